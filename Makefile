@@ -1,0 +1,43 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export AIGC_FAST_CUDA ?= $(if $(shell command -v nvcc),ON,OFF)
+SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc aigc_fast -type f -not -name '*.pyc' -not -name '*.so')
+
+.PHONY: test demo bench gpu dev lint clean
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pip install -q '.[test]'
+	$(BIN)/python -m pytest -q
+
+demo: $(VENV)/.torch
+	AIGC_FAST_CUDA=AUTO $(BIN)/python -m pip install -q '.[demo]'
+	$(BIN)/aigc-fast demo
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m pytest bench -q --benchmark-only --benchmark-group-by=group
+
+gpu: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -m gpu
+
+dev: $(VENV)/.torch
+	$(BIN)/python -m pip install -q scikit-build-core pybind11 ninja
+	$(BIN)/python -m pip install -q --no-build-isolation -Ceditable.rebuild=true -Cbuild-dir=build -e '.[test,dev]'
+
+lint: $(VENV)/.torch
+	$(BIN)/python -m pip install -q ruff 'clang-format==22.*'
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
+
+clean:
+	rm -rf build dist out $(VENV)
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q torch==2.13.0 numpy
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch $(SOURCES)
+	$(BIN)/python -m pip install -q '.[test]'
+	touch $@

@@ -1,0 +1,101 @@
+"""The native modules, loaded once, with the reason kept when one can't be."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+
+import torch
+
+ISA_VARIABLE = "AIGC_FAST_CPU_ISA"
+LEVELS = ("baseline", "avx2", "avx512", "amx")
+MINIMUM_TORCH = (2, 6)
+
+
+def _check_torch() -> None:
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if version < MINIMUM_TORCH:
+        raise ImportError(f"aigc_fast needs torch >= 2.6, found torch {torch.__version__}: pip install -U torch")
+
+
+_check_torch()
+
+
+def _load(name: str) -> tuple[ModuleType | None, str | None]:
+    try:
+        return importlib.import_module(f"aigc_fast.{name}"), None
+    except ImportError as error:
+        return None, str(error)
+
+
+_C, cpu_error = _load("_C")
+
+
+def levels() -> tuple[str, ...]:
+    """Instruction-set levels that are compiled in and that this machine runs, lowest first; empty without `_C`."""
+    return tuple(_C.levels()) if _C else ()
+
+
+def _capped_level() -> str | None:
+    cap = os.environ.get(ISA_VARIABLE) or LEVELS[-1]
+    if cap not in LEVELS:
+        raise ValueError(f"{ISA_VARIABLE}={cap!r}: expected one of {', '.join(LEVELS)}")
+    allowed = LEVELS[: LEVELS.index(cap) + 1]
+    usable = [level for level in levels() if level in allowed]
+    return usable[-1] if usable else None
+
+
+def _kernels(level: str | None) -> SimpleNamespace:
+    return SimpleNamespace(**_C.kernels(level)) if _C and level else SimpleNamespace()
+
+
+class _Native:
+    """The level in use and its kernels, which are functions of `_C`'s signature (see csrc/cpu)."""
+
+    def __init__(self) -> None:
+        self.level = _capped_level()
+        self.kernels = _kernels(self.level)
+
+    @contextmanager
+    def use_level(self, level: str) -> Iterator[None]:
+        """Runs the block on one instruction-set level, at most the machine's own.
+
+        Raises:
+            ValueError: if this machine or build lacks the level.
+        """
+        if level not in levels():
+            raise ValueError(f"level={level!r}: expected one of {', '.join(levels()) or 'none (no native library)'}")
+        before = self.level, self.kernels
+        self.level, self.kernels = level, _kernels(level)
+        try:
+            yield
+        finally:
+            self.level, self.kernels = before
+
+
+cpu = _Native()
+
+
+def cpu_reason() -> str | None:
+    """Why the native CPU library can't run, or None when it can."""
+    if _C is None:
+        return f"aigc_fast._C is not there ({cpu_error}): it was installed without a C++ compiler"
+    if cpu.level is None:
+        return f"no compiled level runs under {ISA_VARIABLE}={os.environ.get(ISA_VARIABLE)}"
+    return None
+
+
+def info() -> dict[str, object]:
+    """How `_C` was built and what it runs on; `{"error": reason}` when it isn't there."""
+    if _C is None:
+        return {"error": cpu_reason()}
+    return {
+        **_C.build_info(),
+        "levels": levels(),
+        "level": cpu.level,
+        "threads": _C.thread_count(),
+        "thread_pool": _C.thread_pool(),
+    }

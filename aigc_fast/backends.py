@@ -1,0 +1,164 @@
+"""The registry of who can run what, and why not."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+BACKEND_VARIABLE = "AIGC_FAST_BACKEND"
+NAMES = ("auto", "reference", "cpu", "cuda", "triton")
+
+log = logging.getLogger("aigc_fast")
+
+Reason = str | None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run an op.
+
+    Attributes:
+        name: "reference", "cpu", "cuda" or "triton".
+        run: the implementation; takes the op's arguments.
+        unsupported: returns why it cannot run these arguments, or None when it can.
+        slower: returns why automatic choice passes it over although it could run, or None.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    unsupported: Callable[..., Reason]
+    slower: Callable[..., Reason]
+
+
+class BackendError(RuntimeError):
+    """A forced backend cannot run the call; the message holds every backend's reason."""
+
+
+def _from_environment() -> str:
+    name = os.environ.get(BACKEND_VARIABLE) or "auto"
+    return _checked(name, BACKEND_VARIABLE)
+
+
+def _checked(name: str, what: str) -> str:
+    if name not in NAMES:
+        raise ValueError(f"{what}={name!r}: expected one of {', '.join(NAMES)}")
+    return name
+
+
+_forced: ContextVar[str] = ContextVar("aigc_fast_backend", default=_from_environment())
+_told: set[tuple[str, str]] = set()
+
+
+def current() -> str:
+    """The backend in force: "auto", or the one that `backend` or AIGC_FAST_BACKEND forces."""
+    return _forced.get()
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Forces a backend inside a `with` block: it runs, or raises `BackendError` with every backend's reason.
+
+    Args:
+        name: "auto" (the default choice), "reference", "cpu", "cuda" or "triton".
+
+    Raises:
+        ValueError: on an unknown name.
+
+    Example:
+        >>> with aigc_fast.backend("reference"):
+        ...     y = aigc_fast.functional.conv_transpose2d(x, weight)
+    """
+    token = _forced.set(_checked(name, "name"))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def _no_reason(*args: Any) -> Reason:
+    return None
+
+
+class Choice:
+    """The backends of one op, best first, and the choice between them."""
+
+    def __init__(self, op: str) -> None:
+        self.op = op
+        self._backends: dict[str, Backend] = {}
+
+    def register(
+        self,
+        name: str,
+        run: Callable[..., Any],
+        unsupported: Callable[..., Reason] = _no_reason,
+        slower: Callable[..., Reason] = _no_reason,
+    ) -> None:
+        """Adds a backend; those registered first are preferred, so the reference comes last."""
+        self._backends[name] = Backend(name, run, unsupported, slower)
+
+    def pick(self, args: tuple[Any, ...]) -> Backend:
+        """The backend for these arguments.
+
+        Raises:
+            BackendError: when a forced backend cannot run them.
+        """
+        forced = _forced.get()
+        if forced != "auto":
+            return self._pick_forced(forced, args)
+        for candidate in self._backends.values():
+            if candidate.unsupported(*args) is None and candidate.slower(*args) is None:
+                return candidate
+        raise BackendError(f"{self.op}: {self._reasons_text(args)}")
+
+    def _pick_forced(self, name: str, args: tuple[Any, ...]) -> Backend:
+        wanted = self._backends.get(name)
+        if wanted is not None and wanted.unsupported(*args) is None:
+            return wanted
+        raise BackendError(f"{self.op}: backend {name!r} was asked for and cannot run this: {self._reasons_text(args)}")
+
+    def reasons(self, args: tuple[Any, ...]) -> dict[str, Reason]:
+        """For every backend: None if automatic choice could take it, else why not."""
+        found: dict[str, Reason] = {}
+        for name in NAMES[1:]:
+            candidate = self._backends.get(name)
+            if candidate is None:
+                found[name] = "not there yet for this op"
+            else:
+                found[name] = candidate.unsupported(*args) or candidate.slower(*args)
+        return found
+
+    def _reasons_text(self, args: tuple[Any, ...]) -> str:
+        return "; ".join(f"{name}: {reason or 'can run'}" for name, reason in self.reasons(args).items())
+
+    def fall_back(self, failed: str, reason: str) -> None:
+        """Says once, through logging, that automatic choice left a backend that was expected to run."""
+        if (self.op, failed) not in _told:
+            _told.add((self.op, failed))
+            log.warning("%s: backend %s is not used: %s", self.op, failed, reason)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` found.
+
+    Attributes:
+        op: the op's name.
+        chosen: the backend that would run.
+        reasons: for every backend, None when it can run, else why not.
+        detail: which kernel the chosen backend would take, when the op tells.
+    """
+
+    op: str
+    chosen: str | None
+    reasons: dict[str, Reason]
+    detail: str | None = None
+
+    def __str__(self) -> str:
+        lines = [f"{self.op}: {self.chosen or 'no backend can run this'}" + (f" ({self.detail})" if self.detail else "")]
+        lines += [f"  {name:10s}{reason or 'can run'}" for name, reason in self.reasons.items()]
+        return "\n".join(lines)

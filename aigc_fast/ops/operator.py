@@ -1,0 +1,126 @@
+"""One op's pieces become a torch.library op, an autograd.Function and an eager shortcut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from aigc_fast.backends import BackendError, Choice, Explanation
+
+LIBRARY = torch.library.Library("aigc_fast", "DEF")
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+_is_compiling = torch.compiler.is_compiling
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_functorch_level = torch._C._functorch.peek_interpreter_stack
+_function_modes = torch._C._len_torch_function_stack
+_tracing_state = torch._C._get_tracing_state
+
+_operators: dict[str, Operator] = {}
+
+
+def operators() -> dict[str, Operator]:
+    """Every op of the package by name."""
+    return dict(_operators)
+
+
+class Operator:
+    """An op that `torch.ops.aigc_fast.<name>` and Python call alike.
+
+    A call takes one of four ways, which give the same numbers:
+    nothing traces, transforms or needs a gradient: the chosen backend at once;
+    something needs a gradient in plain eager mode: an autograd.Function over forward and backward;
+    compile, export or a dispatch mode: the registered op, opaque, which chooses its backend when it runs;
+    functorch transforms, forward-mode AD and tensor subclasses: the reference, which is plain PyTorch.
+
+    Args:
+        name: the op's name.
+        schema: the part of the torch.library schema after the name.
+        reference: the op in plain, differentiable PyTorch.
+        fake: the result's shape, dtype and device, from the same arguments.
+        setup_context: as for `torch.library.register_autograd`.
+        backward: as for `torch.library.register_autograd`; differentiable, so that double backward works.
+        eager_reference: whether, with a gradient in view, automatic choice should hand the whole call to the
+            reference and to PyTorch's own autograd.
+        detail: names the kernel that the chosen backend takes, for `explain`.
+        tags: torch.library tags.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        schema: str,
+        *,
+        reference: Callable[..., Any],
+        fake: Callable[..., Any],
+        setup_context: Callable[[Any, Sequence[Any], Any], None] | None = None,
+        backward: Callable[..., Any] | None = None,
+        eager_reference: Callable[..., bool] | None = None,
+        detail: Callable[..., str | None] | None = None,
+        tags: Sequence[torch.Tag] = (),
+    ) -> None:
+        self.name = name
+        self.reference = reference
+        self.choice = Choice(name)
+        self._eager_reference = eager_reference
+        self._detail = detail
+        LIBRARY.define(name + schema, tags=tuple(tags))
+        LIBRARY.impl(name, self.run, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"aigc_fast::{name}", fake, lib=LIBRARY)
+        if backward is not None:
+            torch.library.register_autograd(
+                f"aigc_fast::{name}", backward, setup_context=setup_context, lib=LIBRARY
+            )
+        self._function = _make_function(name, self.run, setup_context, backward)
+        self._overload = getattr(torch.ops.aigc_fast, name).default
+        _operators[name] = self
+
+    def run(self, *args: Any) -> Any:
+        """Runs the chosen backend; no autograd, no dispatcher."""
+        return self.choice.pick(args).run(*args)
+
+    def __call__(self, *args: Any) -> Any:
+        if _is_compiling() or _dispatch_modes() or _function_modes() or _tracing_state() is not None:
+            return self._overload(*args)
+        needs_gradient = False
+        for arg in args:
+            if isinstance(arg, Tensor):
+                if type(arg) not in _PLAIN:
+                    return self.reference(*args)
+                needs_gradient |= arg.requires_grad
+        if _functorch_level() is not None or forward_ad._current_level >= 0:
+            return self.reference(*args)
+        if not (needs_gradient and torch.is_grad_enabled()):
+            return self.run(*args)
+        if self._eager_reference is not None and self._eager_reference(*args):
+            return self.reference(*args)
+        return self._function.apply(*args)
+
+    def explain(self, *args: Any) -> Explanation:
+        """Which backend would run these arguments, and why not the others."""
+        reasons = self.choice.reasons(args)
+        try:
+            chosen = self.choice.pick(args).name
+        except BackendError:
+            return Explanation(self.name, None, reasons)
+        detail = self._detail(*args) if self._detail and chosen != "reference" else None
+        return Explanation(self.name, chosen, reasons, detail)
+
+
+def _make_function(
+    name: str, run: Callable[..., Any], setup_context: Callable[..., None] | None, backward: Callable[..., Any] | None
+) -> type[torch.autograd.Function]:
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = run(*args)
+        if setup_context is not None:
+            setup_context(ctx, args, output)
+        return output
+
+    members = {"forward": staticmethod(forward)}
+    if backward is not None:
+        members["backward"] = staticmethod(backward)
+    return type(name, (torch.autograd.Function,), members)

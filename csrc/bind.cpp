@@ -1,0 +1,140 @@
+// Module aigc_fast._C: the kernels of every compiled level as Python functions of integers, floats and lists.
+#include <pybind11/pybind11.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <vector>
+
+#include "core/cpu.h"
+#include "core/kernel.h"
+#include "core/parallel.h"
+
+namespace py = pybind11;
+
+namespace {
+
+constexpr int MAX_ARGS = 48, MAX_LIST_ITEMS = 96;
+
+struct Arguments {
+    aigc::Arg values[MAX_ARGS];
+    int64_t items[MAX_LIST_ITEMS];
+    int used_items = 0;
+
+    bool take_list(PyObject* object, aigc::Arg& out) {
+        PyObject* sequence = PySequence_Fast(object, "expected a sequence of integers");
+        if (!sequence)
+            return false;
+        const Py_ssize_t size = PySequence_Fast_GET_SIZE(sequence);
+        bool good = used_items + size <= MAX_LIST_ITEMS;
+        if (!good)
+            PyErr_SetString(PyExc_ValueError, "too many list items");
+        out.list = items + used_items;
+        for (Py_ssize_t i = 0; good && i < size; ++i) {
+            items[used_items++] = PyLong_AsLongLong(PySequence_Fast_GET_ITEM(sequence, i));
+            good = items[used_items - 1] != -1 || !PyErr_Occurred();
+        }
+        Py_DECREF(sequence);
+        return good;
+    }
+
+    bool take(char type, PyObject* object, aigc::Arg& out) {
+        switch (type) {
+        case 'p':
+            out.pointer = object == Py_None ? nullptr : PyLong_AsVoidPtr(object);
+            return out.pointer || !PyErr_Occurred();
+        case 'i':
+            out.integer = PyLong_AsLongLong(object);
+            return out.integer != -1 || !PyErr_Occurred();
+        case 'r':
+            out.real = PyFloat_AsDouble(object);
+            return out.real != -1.0 || !PyErr_Occurred();
+        default:
+            return take_list(object, out);
+        }
+    }
+};
+
+PyObject* call_kernel(PyObject* capsule, PyObject* const* args, Py_ssize_t count) {
+    const auto* kernel = static_cast<const aigc::Kernel*>(PyCapsule_GetPointer(capsule, nullptr));
+    const auto expected = static_cast<Py_ssize_t>(std::strlen(kernel->types));
+    if (count != expected || count > MAX_ARGS)
+        return PyErr_Format(PyExc_TypeError, "%s takes %zd arguments, got %zd", kernel->name, expected, count);
+    Arguments parsed;
+    for (Py_ssize_t i = 0; i < count; ++i)
+        if (!parsed.take(kernel->types[i], args[i], parsed.values[i]))
+            return nullptr;
+    int64_t result = 0;
+    PyThreadState* state = PyEval_SaveThread();
+    std::exception_ptr error;
+    try {
+        result = kernel->run(parsed.values);
+    } catch (...) {
+        error = std::current_exception();
+    }
+    PyEval_RestoreThread(state);
+    try {
+        if (error)
+            std::rethrow_exception(error);
+        return PyLong_FromLongLong(result);
+    } catch (const std::bad_alloc&) {
+        return PyErr_NoMemory();
+    } catch (const std::exception& e) {
+        return PyErr_Format(PyExc_RuntimeError, "%s: %s", kernel->name, e.what());
+    }
+}
+
+py::object bind_kernel(const aigc::Kernel& kernel) {
+    // A function object refers to its definition for as long as the process lives.
+    auto* definition = new PyMethodDef{kernel.name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_kernel)),
+                                       METH_FASTCALL, nullptr};
+    py::capsule self(const_cast<aigc::Kernel*>(&kernel), [](void*) {});
+    PyObject* function = PyCFunction_NewEx(definition, self.ptr(), nullptr);
+    if (!function)
+        throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(function);
+}
+
+py::list supported_levels() {
+    py::list levels;
+    for (const char* level : {"baseline", "avx2", "avx512", "amx"})
+        for (const auto* table = aigc::kernel_tables; table->level; ++table)
+            if (!std::strcmp(table->level, level) && aigc::cpu_supports(level)) {
+                levels.append(level);
+                break;
+            }
+    return levels;
+}
+
+py::dict kernels(const std::string& level) {
+    if (!aigc::cpu_supports(level.c_str()))
+        throw py::value_error("this processor does not run level '" + level + "'");
+    py::dict found;
+    for (const auto* table = aigc::kernel_tables; table->level; ++table)
+        if (level == table->level)
+            for (const auto* kernel = table->kernels; kernel->name; ++kernel)
+                found[kernel->name] = bind_kernel(*kernel);
+    return found;
+}
+
+py::dict build_info() {
+    py::dict info;
+    info["version"] = AIGC_VERSION;
+    info["compiler"] = AIGC_COMPILER;
+    info["flags"] = AIGC_BUILD_FLAGS;
+    info["emulated"] = bool(AIGC_EMULATED);
+    info["pybind11"] = py::str(std::to_string(PYBIND11_VERSION_MAJOR) + "." + std::to_string(PYBIND11_VERSION_MINOR));
+    return info;
+}
+
+}
+
+PYBIND11_MODULE(_C, m) {
+    m.doc() = "Native CPU kernels of aigc_fast: pointers, sizes and strides in; nothing is checked here.";
+    m.def("levels", supported_levels, "Instruction-set levels that were compiled and that this machine runs, lowest first.");
+    m.def("kernels", kernels, py::arg("level"), "The functions of one level, by name.");
+    m.def("thread_count", aigc::thread_count, "Threads that the next parallel region will use.");
+    m.def("thread_pool", aigc::thread_pool_name, "Whose threads run the kernels.");
+    m.def("build_info", build_info, "How this module was built.");
+}

@@ -1,0 +1,169 @@
+#include "core/parallel.h"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+#if !defined(_WIN32)
+#include <dlfcn.h>
+#include <pthread.h>
+#endif
+
+namespace aigc {
+namespace {
+
+struct Job {
+    int64_t begin, end, pieces;
+    RangeFunction function;
+    void* context;
+    std::atomic<int64_t> next{0};
+    std::exception_ptr error;
+    std::mutex guard;
+
+    void run_pieces() {
+        for (int64_t piece; (piece = next.fetch_add(1, std::memory_order_relaxed)) < pieces;) {
+            const int64_t total = end - begin;
+            try {
+                function(context, begin + total * piece / pieces, begin + total * (piece + 1) / pieces);
+            } catch (...) {
+                std::lock_guard lock(guard);
+                error = std::current_exception();
+            }
+        }
+    }
+};
+
+thread_local bool inside_region = false;
+std::atomic<bool> forked{false};
+
+void run_inside(void* job) {
+    inside_region = true;
+    static_cast<Job*>(job)->run_pieces();
+    inside_region = false;
+}
+
+class ThreadPool {
+  public:
+    explicit ThreadPool(int64_t workers) {
+        for (int64_t i = 0; i < workers; ++i)
+            threads_.emplace_back([this] { work(); });
+    }
+    ~ThreadPool() {
+        {
+            std::lock_guard lock(mutex_);
+            stopping_ = true;
+        }
+        wake_.notify_all();
+        for (auto& thread : threads_)
+            thread.join();
+    }
+    void run(Job& job) {
+        std::lock_guard one_job_at_a_time(callers_);
+        {
+            std::lock_guard lock(mutex_);
+            job_ = &job;
+            busy_ = threads_.size();
+            ++generation_;
+        }
+        wake_.notify_all();
+        run_inside(&job);
+        std::unique_lock lock(mutex_);
+        idle_.wait(lock, [this] { return busy_ == 0; });
+    }
+
+  private:
+    void work() {
+        for (uint64_t seen = 0;;) {
+            std::unique_lock lock(mutex_);
+            wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
+            if (stopping_)
+                return;
+            seen = generation_;
+            Job* job = job_;
+            lock.unlock();
+            run_inside(job);
+            lock.lock();
+            if (--busy_ == 0)
+                idle_.notify_one();
+        }
+    }
+
+    std::vector<std::thread> threads_;
+    std::mutex callers_, mutex_;
+    std::condition_variable wake_, idle_;
+    Job* job_ = nullptr;
+    size_t busy_ = 0;
+    uint64_t generation_ = 0;
+    bool stopping_ = false;
+};
+
+struct OpenMP {
+    void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
+    int (*max_threads)() = nullptr;
+    int (*in_parallel)() = nullptr;
+
+    OpenMP() {
+#if !defined(_WIN32)
+        parallel = reinterpret_cast<decltype(parallel)>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+        max_threads = reinterpret_cast<decltype(max_threads)>(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
+        in_parallel = reinterpret_cast<decltype(in_parallel)>(dlsym(RTLD_DEFAULT, "omp_in_parallel"));
+        // A forked child inherits a pool whose threads are gone: entering it would wait for ever.
+        pthread_atfork(nullptr, nullptr, [] { forked = true; });
+#endif
+    }
+    bool usable() const { return parallel && max_threads && in_parallel; }
+};
+
+const OpenMP& openmp() {
+    static const OpenMP found;
+    return found;
+}
+
+int64_t pool_size() {
+    const char* asked = std::getenv("OMP_NUM_THREADS");
+    const int64_t wanted = asked ? std::atoll(asked) : 0;
+    return std::max<int64_t>(1, wanted > 0 ? wanted : std::thread::hardware_concurrency());
+}
+
+ThreadPool& own_pool() {
+    static ThreadPool pool(pool_size() - 1);
+    return pool;
+}
+
+}
+
+int64_t thread_count() {
+    if (forked || inside_region)
+        return 1;
+    const OpenMP& omp = openmp();
+    if (!omp.usable())
+        return pool_size();
+    return omp.in_parallel() ? 1 : omp.max_threads();
+}
+
+const char* thread_pool_name() {
+    return openmp().usable() ? "torch's OpenMP" : "std::thread";
+}
+
+void parallel_run(int64_t begin, int64_t end, int64_t grain, RangeFunction function, void* context) {
+    if (end <= begin)
+        return;
+    const int64_t pieces = std::min(thread_count(), std::max<int64_t>(1, (end - begin) / std::max<int64_t>(1, grain)));
+    if (pieces <= 1) {
+        function(context, begin, end);
+        return;
+    }
+    Job job{.begin = begin, .end = end, .pieces = pieces, .function = function, .context = context};
+    if (openmp().usable())
+        openmp().parallel(run_inside, &job, static_cast<unsigned>(pieces), 0);
+    else
+        own_pool().run(job);
+    if (job.error)
+        std::rethrow_exception(job.error);
+}
+
+}

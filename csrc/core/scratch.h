@@ -1,0 +1,14 @@
+// Working memory that outlives a call: one growing, 64-byte aligned buffer per thread and slot, so that a kernel's
+// temporaries are not paged in anew at every call.
+#pragma once
+
+#include <cstdint>
+
+namespace aigc {
+
+enum class Slot { shared, local, count };
+
+// At least `bytes` bytes, valid until the same thread asks for the same slot again. Throws std::bad_alloc.
+void* scratch(Slot slot, int64_t bytes);
+
+}
