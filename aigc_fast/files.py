@@ -1,0 +1,68 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aigc_fast.errors import UserError
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+@contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; it takes `path`'s place when the block ends well.
+
+    When the block raises, the temporary file goes and whatever stood at `path` stays as it was.
+
+    Raises:
+        UserError: when the folder can't be written to.
+
+    Example:
+        >>> with atomic("out/grid.png") as temporary:
+        ...     image.save(temporary, "PNG")
+    """
+    target = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {_reason(error)}") from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _give_usual_mode(temporary)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {_reason(error)}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _give_usual_mode(path: Path) -> None:
+    # mkstemp makes files that only their owner can read; the umask can only be read by setting it.
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Makes a folder with its parents and checks that files can be written in it.
+
+    Raises:
+        UserError: when it can't be made or written to.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to folder {folder}: {_reason(error)}") from None
+    return folder
