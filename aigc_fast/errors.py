@@ -1,11 +1,11 @@
-"""Errors that the user can mend."""
+"""Errors that a user can mend."""
 
 from __future__ import annotations
 
 
-class UserError(Exception):
-    """Bad input from outside: a damaged file, an unwritable folder, an unknown name or value.
+class UserError(ValueError):
+    """Bad input from outside: a damaged file, an unwritable folder, settings that don't fit.
 
-    The message is one line that says what was wrong and what was expected. The command line prints it on stderr
-    and exits with code 2.
+    The message is one clear line that says what came and what was expected;
+    the command line prints it without a traceback and exits with code 2.
     """

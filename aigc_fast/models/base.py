@@ -1,0 +1,161 @@
+"""What every image model has: its configuration, its classes and a way to sample."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from aigc_fast import functional
+
+Labels = int | Sequence[int] | Tensor
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Runs the block with `module` in eval mode and without gradients, then restores its mode."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(was_training)
+
+
+class ImageModel(nn.Module):
+    """A model that turns latent vectors into images.
+
+    Args:
+        image_shape: (channels, height, width) of one image.
+        latent_dim: size of the latent vector z.
+        num_classes: number of classes of a class-conditional model; None for an unconditional one.
+        **config: the subclass's other constructor arguments, JSON-able; kept in `config` to build the model again.
+
+    Attributes:
+        name: what the registry, files and the command line call the model.
+        config: the constructor's keyword arguments, JSON-able: `type(model)(**model.config)` builds its twin.
+
+    Raises:
+        ValueError: on a shape, a latent size or a number of classes that is not positive.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self, *, image_shape: Sequence[int], latent_dim: int, num_classes: int | None = None, **config: Any
+    ) -> None:
+        super().__init__()
+        if len(image_shape) != 3 or min(image_shape) < 1:
+            raise ValueError(f"image_shape={tuple(image_shape)}: expected (channels, height, width), all positive")
+        if latent_dim < 1:
+            raise ValueError(f"latent_dim={latent_dim}: expected a positive integer")
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"num_classes={num_classes}: expected a positive integer, or None for no classes")
+        self.image_shape = tuple(image_shape)
+        self.latent_dim = latent_dim
+        self.num_classes = num_classes
+        self.config = {
+            "image_shape": list(image_shape),
+            "latent_dim": latent_dim,
+            "num_classes": num_classes,
+            **config,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the parameters are."""
+        return next(self.parameters()).dtype
+
+    def check_labels(self, labels: Labels | None, n: int) -> Tensor | None:
+        """Labels as an int64 tensor (n,) on the model's device; None for an unconditional model.
+
+        Args:
+            labels: one class for all, or one for each of n images.
+            n: how many images.
+
+        Raises:
+            ValueError: when the model is unconditional and labels came, conditional and none came, or their number or
+                range is wrong.
+        """
+        if self.num_classes is None:
+            if labels is not None:
+                raise ValueError(f"labels: {self.name} was built without classes, expected None")
+            return None
+        if labels is None:
+            raise ValueError(f"labels: this {self.name} has {self.num_classes} classes, expected {n} labels, got None")
+        found = torch.as_tensor(labels, device=self.device)
+        if found.dtype.is_floating_point or found.dtype.is_complex or found.dtype == torch.bool:
+            raise ValueError(f"labels: expected integers, got {found.dtype}")
+        if found.dim() == 0:
+            found = found.expand(n)
+        if found.shape != (n,):
+            raise ValueError(f"labels: expected shape ({n},), got {tuple(found.shape)}")
+        if n and not (0 <= int(found.min()) and int(found.max()) < self.num_classes):
+            raise ValueError(
+                f"labels: expected classes 0 to {self.num_classes - 1}, got {int(found.min())} to {int(found.max())}"
+            )
+        return found.long()
+
+    def with_classes(self, features: Tensor, labels: Tensor | None) -> Tensor:
+        """`features` (N, F) with the labels' one-hot vectors appended: (N, F + num_classes); unchanged without labels."""
+        if labels is None:
+            return features
+        one_hot = nn.functional.one_hot(labels, self.num_classes).to(features.dtype)
+        return torch.cat([features, one_hot], dim=1)
+
+    def prior(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """z (n, latent_dim) from N(0, I)."""
+        return functional.randn(n, self.latent_dim, generator=generator, dtype=self.dtype, device=self.device)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Labels | None = None,
+        generator: torch.Generator | None = None,
+        z: Tensor | None = None,
+    ) -> Tensor:
+        """Draws images, in eval mode and without gradients.
+
+        Args:
+            n: how many.
+            labels: for a conditional model, one class for all or n classes; None takes 0, 1, 2, ... in turn.
+            generator: makes the draw repeatable; None uses PyTorch's default generator.
+            z: (n, latent_dim), instead of a draw from N(0, I).
+
+        Returns:
+            (n, channels, height, width), values in [-1, 1].
+
+        Raises:
+            ValueError: when labels or z do not fit.
+        """
+        if n < 0:
+            raise ValueError(f"n={n}: expected the number of images, 0 or more")
+        if labels is None and self.num_classes is not None:
+            labels = torch.arange(n) % self.num_classes
+        checked = self.check_labels(labels, n)
+        if z is None:
+            z = self.prior(n, generator=generator)
+        elif z.shape != (n, self.latent_dim):
+            raise ValueError(f"z: expected shape ({n}, {self.latent_dim}), got {tuple(z.shape)}")
+        with evaluating(self):
+            return self.decode(z.to(self.device, self.dtype), checked)
+
+    @abstractmethod
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """z (N, latent_dim) to images (N, channels, height, width) in [-1, 1], differentiably.
+
+        Args:
+            z: latent vectors.
+            labels: int64 (N,) for a conditional model, else None.
+        """
