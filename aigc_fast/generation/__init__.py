@@ -1,0 +1,17 @@
+"""Making files of what models generate: grids, strips, latent maps, and PNGs that say where they come from."""
+
+from aigc_fast.generation.grid import image_grid, to_uint8
+from aigc_fast.generation.latent import draw, interpolate, latent_manifold
+from aigc_fast.generation.provenance import Provenance, provenance_of, read_provenance, write_png
+
+__all__ = [
+    "Provenance",
+    "draw",
+    "image_grid",
+    "interpolate",
+    "latent_manifold",
+    "provenance_of",
+    "read_provenance",
+    "to_uint8",
+    "write_png",
+]

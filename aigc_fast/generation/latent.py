@@ -1,0 +1,128 @@
+"""Images along chosen paths through a model's latent space."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aigc_fast.models.base import ImageModel, Labels
+
+BATCH = 256
+
+
+def decode_all(model: ImageModel, z: Tensor, labels: Labels | None = None) -> Tensor:
+    """Images of many latents, batch by batch.
+
+    Args:
+        model: any image model.
+        z: (N, latent_dim).
+        labels: one class for all or N classes; None gives a conditional model's classes in turn.
+
+    Returns:
+        (N, C, H, W) in [-1, 1].
+
+    Raises:
+        ValueError: when labels or z do not fit the model.
+    """
+    if labels is None and model.num_classes is not None:
+        labels = torch.arange(len(z)) % model.num_classes
+    classes = model.check_labels(labels, len(z))
+    parts = [
+        model.sample(
+            len(z[i : i + BATCH]), z=z[i : i + BATCH], labels=None if classes is None else classes[i : i + BATCH]
+        )
+        for i in range(0, max(len(z), 1), BATCH)
+    ]
+    return torch.cat(parts)
+
+
+def _seeded_latents(model: ImageModel, count: int, seed: int) -> Tensor:
+    return model.prior(count, generator=torch.Generator().manual_seed(seed))
+
+
+def draw(model: ImageModel, count: int, *, seed: int, labels: Labels | None = None) -> Tensor:
+    """Draws images that depend on the model and the seed alone.
+
+    Args:
+        model: any image model.
+        count: how many images.
+        seed: the same seed gives the same images; image i is the same for every `count` above i.
+        labels: one class for all or `count` classes, for a conditional model; None gives its classes in turn.
+
+    Returns:
+        (count, C, H, W) in [-1, 1].
+
+    Raises:
+        ValueError: when the labels do not fit the model.
+    """
+    return decode_all(model, _seeded_latents(model, count, seed), labels)
+
+
+def slerp(start: Tensor, end: Tensor, fraction: Tensor) -> Tensor:
+    """Spherical interpolation, which keeps the norm that a normal latent has (White 2016, arXiv:1609.04468).
+
+    Args:
+        start: (D,).
+        end: (D,).
+        fraction: (S,), 0 at `start` and 1 at `end`.
+
+    Returns:
+        (S, D).
+    """
+    cosine = torch.nn.functional.cosine_similarity(start, end, dim=0).clamp(-1, 1)
+    angle = torch.acos(cosine)
+    fraction = fraction[:, None]
+    if angle.sin().abs() < 1e-4:
+        return start + fraction * (end - start)
+    return (torch.sin((1 - fraction) * angle) * start + torch.sin(fraction * angle) * end) / angle.sin()
+
+
+def interpolate(
+    model: ImageModel, steps: int = 10, *, rows: int = 1, seed: int = 0, labels: Labels | None = None
+) -> Tensor:
+    """Walks from one random latent to another, once per row.
+
+    Args:
+        model: any image model.
+        steps: images from one end to the other, both ends included; at least 2.
+        rows: how many walks.
+        seed: chooses the ends.
+        labels: the class of all images, or one class for each, for a conditional model.
+
+    Returns:
+        (rows·steps, C, H, W) in [-1, 1], walk after walk.
+
+    Raises:
+        ValueError: when `steps` is below 2 or `rows` below 1.
+    """
+    if steps < 2 or rows < 1:
+        raise ValueError(f"steps={steps}, rows={rows}: expected at least 2 steps and 1 row")
+    ends = _seeded_latents(model, 2 * rows, seed)
+    fraction = torch.linspace(0, 1, steps)
+    z = torch.cat([slerp(ends[2 * row], ends[2 * row + 1], fraction) for row in range(rows)])
+    return decode_all(model, z, labels)
+
+
+def latent_manifold(model: ImageModel, side: int = 15, *, edge: float = 0.03, labels: Labels | None = None) -> Tensor:
+    """The map of a 2-d latent space: a grid of equally probable steps, as in Kingma and Welling (2014), figure 4.
+
+    Args:
+        model: any image model whose `latent_dim` is 2.
+        side: images per row and column.
+        edge: the probability left outside on each side, in (0, 0.5).
+        labels: the class of all images, or one class for each, for a conditional model.
+
+    Returns:
+        (side², C, H, W) in [-1, 1]; the first latent grows to the right, the second upwards.
+
+    Raises:
+        ValueError: when the latent is not 2-d or an argument is out of range.
+    """
+    if model.latent_dim != 2:
+        raise ValueError(f"the latent manifold needs a model with 2 latent dimensions, this one has {model.latent_dim}")
+    if side < 1 or not 0 < edge < 0.5:
+        raise ValueError(f"side={side}, edge={edge}: expected side >= 1 and 0 < edge < 0.5")
+    steps = torch.special.ndtri(torch.linspace(edge, 1 - edge, side, dtype=torch.float64)).float()
+    second, first = torch.meshgrid(steps.flip(0), steps, indexing="ij")
+    z = torch.stack([first.flatten(), second.flatten()], dim=1)
+    return decode_all(model, z, labels)

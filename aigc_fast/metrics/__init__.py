@@ -1,0 +1,33 @@
+"""How good, how varied and how original generated images are."""
+
+from aigc_fast.metrics.classifier import ImageClassifier, load_classifier, train_classifier
+from aigc_fast.metrics.diversity import ClassSpread, class_spread
+from aigc_fast.metrics.frechet import frechet_distance
+from aigc_fast.metrics.images import ImageReport, evaluate_images
+from aigc_fast.metrics.neighbours import (
+    DensityCoverage,
+    Neighbours,
+    PrecisionRecall,
+    density_coverage,
+    nearest_neighbours,
+    pairing_grid,
+    precision_recall,
+)
+
+__all__ = [
+    "ClassSpread",
+    "DensityCoverage",
+    "ImageClassifier",
+    "ImageReport",
+    "Neighbours",
+    "PrecisionRecall",
+    "class_spread",
+    "density_coverage",
+    "evaluate_images",
+    "frechet_distance",
+    "load_classifier",
+    "nearest_neighbours",
+    "pairing_grid",
+    "precision_recall",
+    "train_classifier",
+]

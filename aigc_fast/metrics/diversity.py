@@ -1,0 +1,38 @@
+"""Mode collapse, seen through a classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ClassSpread:
+    """Attributes:
+    histogram: (K,) share of the samples per class, summing to 1.
+    entropy: of the histogram, in nats; log K when all classes are equally frequent, 0 when one is all.
+    effective_classes: exp(entropy), from 1 (collapsed) to K (even).
+    """
+
+    histogram: tuple[float, ...]
+    entropy: float
+    effective_classes: float
+
+
+def class_spread(logits: Tensor) -> ClassSpread:
+    """How evenly samples fall into a classifier's classes: a generator that collapsed leaves classes out.
+
+    Args:
+        logits: (N, K), N >= 1.
+
+    Raises:
+        ValueError: on another shape.
+    """
+    if logits.dim() != 2 or logits.numel() == 0:
+        raise ValueError(f"logits: expected a non-empty (N, K) tensor, got shape {tuple(logits.shape)}")
+    counts = torch.bincount(logits.argmax(dim=1), minlength=logits.shape[1]).double()
+    share = counts / counts.sum()
+    entropy = torch.special.entr(share).sum()
+    return ClassSpread(tuple(share.tolist()), entropy.item(), entropy.exp().item())
