@@ -28,6 +28,18 @@ def operators() -> dict[str, Operator]:
     return dict(_operators)
 
 
+def plain_eager() -> bool:
+    """Whether nothing traces, transforms or watches: no compile, export, dispatch mode, functorch or forward AD."""
+    return not (
+        _is_compiling()
+        or _dispatch_modes()
+        or _function_modes()
+        or _tracing_state() is not None
+        or _functorch_level() is not None
+        or forward_ad._current_level >= 0
+    )
+
+
 class Operator:
     """An op that `torch.ops.aigc_fast.<name>` and Python call alike.
 
