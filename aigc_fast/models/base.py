@@ -27,6 +27,18 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         module.train(was_training)
 
 
+def quarter_sides(image_shape: Sequence[int]) -> tuple[int, int, int]:
+    """(channels, height / 4, width / 4), where a decoder that doubles the sides twice begins.
+
+    Raises:
+        ValueError: when a side is not a multiple of 4.
+    """
+    channels, height, width = image_shape
+    if height % 4 or width % 4:
+        raise ValueError(f"image_shape={tuple(image_shape)}: expected height and width to be multiples of 4")
+    return channels, height // 4, width // 4
+
+
 class ImageModel(nn.Module):
     """A model that turns latent vectors into images.
 
@@ -100,14 +112,13 @@ class ImageModel(nn.Module):
             found = found.expand(n)
         if found.shape != (n,):
             raise ValueError(f"labels: expected shape ({n},), got {tuple(found.shape)}")
-        if n and not (0 <= int(found.min()) and int(found.max()) < self.num_classes):
-            raise ValueError(
-                f"labels: expected classes 0 to {self.num_classes - 1}, got {int(found.min())} to {int(found.max())}"
-            )
+        lowest, highest = (int(found.min()), int(found.max())) if n else (0, 0)
+        if lowest < 0 or highest >= self.num_classes:
+            raise ValueError(f"labels: expected classes 0 to {self.num_classes - 1}, got {lowest} to {highest}")
         return found.long()
 
     def with_classes(self, features: Tensor, labels: Tensor | None) -> Tensor:
-        """`features` (N, F) with the labels' one-hot vectors appended: (N, F + num_classes); unchanged without labels."""
+        """(N, F) to (N, F + num_classes) by the labels' one-hot vectors; unchanged without labels."""
         if labels is None:
             return features
         one_hot = nn.functional.one_hot(labels, self.num_classes).to(features.dtype)

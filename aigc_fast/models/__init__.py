@@ -1,0 +1,22 @@
+"""Generative models that train and sample on the package's kernels."""
+
+from aigc_fast.models.base import ImageModel
+from aigc_fast.models.gan import DCGAN, GAN, MLPGAN, Discriminator
+from aigc_fast.models.registry import MODELS, create, describe, load, save
+from aigc_fast.models.vae import VAE, ConvVAE, VariationalAutoencoder
+
+__all__ = [
+    "DCGAN",
+    "GAN",
+    "MLPGAN",
+    "MODELS",
+    "VAE",
+    "ConvVAE",
+    "Discriminator",
+    "ImageModel",
+    "VariationalAutoencoder",
+    "create",
+    "describe",
+    "load",
+    "save",
+]

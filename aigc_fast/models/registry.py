@@ -1,0 +1,74 @@
+"""The models by name, and models in files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from aigc_fast.errors import UserError
+from aigc_fast.models.base import ImageModel
+from aigc_fast.models.gan import DCGAN, MLPGAN
+from aigc_fast.models.storage import read_tensors, write_tensors
+from aigc_fast.models.vae import VAE, ConvVAE
+
+MODELS: dict[str, type[ImageModel]] = {model.name: model for model in (MLPGAN, DCGAN, VAE, ConvVAE)}
+"""Every model class by the name that files and the command line use."""
+
+
+def create(name: str, **config: Any) -> ImageModel:
+    """A new model.
+
+    Args:
+        name: a key of `MODELS`.
+        **config: the constructor's arguments.
+
+    Raises:
+        UserError: on an unknown name, or arguments that the model does not take.
+    """
+    if name not in MODELS:
+        raise UserError(f"model {name!r} is unknown: expected one of {', '.join(MODELS)}")
+    try:
+        return MODELS[name](**config)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name} cannot be built: {error}") from None
+
+
+def describe(model: ImageModel) -> dict[str, Any]:
+    """What it takes to build the model again: its registry name and its configuration."""
+    return {"model": model.name, "config": model.config}
+
+
+def save(model: ImageModel, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
+    """Writes a model to a safetensors file, whole or not at all; `load` reads it.
+
+    Args:
+        model: any model of `MODELS`.
+        path: the file.
+        metadata: JSON-able facts kept beside the model's name, configuration and the package's version, such as the
+            seed and the training's settings; `load` gives them back as the model's `metadata`.
+
+    Raises:
+        UserError: when the file can't be written.
+    """
+    write_tensors(path, model.state_dict(), {**(metadata or {}), **describe(model)})
+
+
+def load(path: str | os.PathLike[str]) -> ImageModel:
+    """The model that `save` wrote, in eval mode on the CPU; its `metadata` holds what was saved beside it.
+
+    Raises:
+        UserError: when the file is missing, damaged, not a model's or of another shape than its configuration says.
+    """
+    tensors, metadata = read_tensors(path)
+    try:
+        # On the meta device a hostile size in the configuration costs no memory.
+        with torch.device("meta"):
+            model = create(metadata.get("model"), **metadata.get("config", {}))
+        model.load_state_dict(tensors, assign=True)
+    except (UserError, RuntimeError, TypeError) as error:
+        raise UserError(f"{path}: the file does not hold a model: {error}") from None
+    model.metadata = metadata
+    return model.eval()

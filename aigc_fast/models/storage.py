@@ -1,0 +1,85 @@
+"""Tensors and what belongs to them in safetensors files, checked when they are read."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from aigc_fast import __version__
+from aigc_fast.errors import UserError
+from aigc_fast.files import atomic
+
+_KEY = "aigc_fast"
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Writes tensors and JSON-able metadata to a safetensors file, whole or not at all.
+
+    Args:
+        path: the file; what stands there is replaced when the new one is complete.
+        tensors: by name, on any device.
+        metadata: JSON-able; the package's version and a checksum of the tensors are added.
+
+    Raises:
+        UserError: when the file can't be written.
+    """
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps({**metadata, "version": __version__, "checksum": _checksum(kept)})
+    with atomic(path) as temporary:
+        save_file(kept, temporary, {_KEY: text})
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> int:
+    total = 0
+    for name in sorted(tensors):
+        total = zlib.crc32(name.encode(), total)
+        total = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy(), total)
+    return total
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The metadata that `write_tensors` wrote, without reading the tensors.
+
+    Raises:
+        UserError: when the file is missing, damaged or not the package's own.
+    """
+    return _read(path, tensors=False)[1]
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the metadata that `write_tensors` wrote.
+
+    Raises:
+        UserError: when the file is missing, damaged or not the package's own.
+    """
+    tensors, metadata = _read(path, tensors=True)
+    if metadata.get("checksum") != _checksum(tensors):
+        raise UserError(f"{path}: the file is damaged: its checksum does not match its tensors")
+    return tensors, metadata
+
+
+def _read(path: str | os.PathLike[str], tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_KEY)
+            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: the file is damaged or no safetensors file: {error}") from None
+    try:
+        metadata = json.loads(text or "")
+    except ValueError:
+        metadata = None
+    if not isinstance(metadata, dict):
+        raise UserError(f"{path}: the file was not written by aigc_fast: it lacks its metadata")
+    return found, metadata

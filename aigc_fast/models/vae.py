@@ -1,0 +1,195 @@
+"""Variational autoencoders: a multilayer perceptron, and a convolutional one with a latent plane."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aigc_fast import functional
+from aigc_fast import nn as fast
+from aigc_fast.models.base import ImageModel, Labels, evaluating, quarter_sides
+
+LIKELIHOODS = ("bernoulli", "gaussian")
+_LOG_2PI = math.log(2 * math.pi)
+
+
+class VariationalAutoencoder(ImageModel):
+    """An autoencoder whose code is a distribution (Kingma and Welling, "Auto-Encoding Variational Bayes", 2013).
+
+    The encoder gives μ and log σ² of q(z|x) = N(μ, σ²); z = μ + σ·ε; the decoder gives p(x|z).
+
+    Args:
+        encoder: images to features (N, F).
+        code: features and classes (N, F + num_classes) to (N, 2·latent_dim): μ, then log σ².
+        decoder: (N, latent_dim + num_classes) to (N, channels, height, width), before the likelihood's squashing.
+        likelihood: "bernoulli": each pixel, scaled to [0, 1], is the success of a coin whose logit the decoder gives;
+            "gaussian": each pixel in [-1, 1] is normal about the tanh of the decoder's output, with one standard
+            deviation for all, learned along (Rybkin et al., "Simple and Effective VAE Training with Calibrated
+            Decoders", 2021).
+        **config: as for `ImageModel`.
+
+    Raises:
+        ValueError: on an unknown likelihood.
+    """
+
+    def __init__(
+        self, encoder: nn.Sequential, code: nn.Module, decoder: nn.Sequential, *, likelihood: str, **config: Any
+    ) -> None:
+        if likelihood not in LIKELIHOODS:
+            raise ValueError(f"likelihood={likelihood!r}: expected one of {', '.join(LIKELIHOODS)}")
+        super().__init__(likelihood=likelihood, **config)
+        self.likelihood = likelihood
+        self.encoder = encoder
+        self.code = code
+        self.decoder = decoder
+        if likelihood == "gaussian":
+            self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def encode(self, images: Tensor, labels: Labels | None = None) -> tuple[Tensor, Tensor]:
+        """μ and log σ² of q(z|x), each (N, latent_dim), of images (N, channels, height, width) in [-1, 1]."""
+        checked = self.check_labels(labels, len(images))
+        mu, logvar = self.code(self.with_classes(self.encoder(images), checked)).chunk(2, dim=1)
+        return mu.contiguous(), logvar.contiguous()
+
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The mean of p(x|z). See `ImageModel.decode`."""
+        return self._mean(self.decoder(self.with_classes(z, labels)))
+
+    def _mean(self, decoded: Tensor) -> Tensor:
+        # 2·sigmoid(a) − 1 = tanh(a / 2): the Bernoulli mean scaled from [0, 1] to [-1, 1].
+        return torch.tanh(decoded / 2 if self.likelihood == "bernoulli" else decoded)
+
+    def log_likelihood(self, images: Tensor, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """log p(x|z) (N,) in nats, summed over pixels; for the Bernoulli decoder the cross-entropy of grey levels.
+
+        Args:
+            images: x (N, channels, height, width) in [-1, 1].
+            z: (N, latent_dim).
+            labels: int64 (N,) for a conditional model, else None.
+        """
+        decoded = self.decoder(self.with_classes(z, labels))
+        if self.likelihood == "bernoulli":
+            loss = nn.functional.binary_cross_entropy_with_logits(decoded, (images + 1) / 2, reduction="none")
+            return -loss.flatten(1).sum(1)
+        squares = (images - self._mean(decoded)).square().flatten(1).sum(1)
+        pixels = math.prod(self.image_shape)
+        return -0.5 * squares * torch.exp(-2 * self.log_scale) - pixels * (self.log_scale + 0.5 * _LOG_2PI)
+
+    def forward(self, images: Tensor, labels: Labels | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One pass of training.
+
+        Returns:
+            log p(x|z) (N,), KL(q(z|x) ‖ N(0, I)) (N,), μ and log σ² (N, latent_dim) each.
+            The evidence lower bound is the first less the second.
+        """
+        checked = self.check_labels(labels, len(images))
+        mu, logvar = self.encode(images, checked)
+        z, kl = functional.reparameterize_kl(mu, logvar)
+        return self.log_likelihood(images, z, checked), kl, mu, logvar
+
+    def reconstruct(self, images: Tensor, labels: Labels | None = None) -> Tensor:
+        """Images as the decoder gives them back from their own μ, in eval mode and without gradients."""
+        with evaluating(self):
+            checked = self.check_labels(labels, len(images))
+            return self.decode(self.encode(images, checked)[0], checked)
+
+
+class VAE(VariationalAutoencoder):
+    """The VAE of one hidden layer: pixels → hidden → ReLU → 2·latent_dim; latent_dim → hidden → ReLU → pixels.
+
+    Args:
+        image_shape: (channels, height, width).
+        latent_dim: size of z.
+        hidden: width of the hidden layers.
+        num_classes: makes it class-conditional: encoder and decoder see the class.
+        likelihood: as for `VariationalAutoencoder`.
+    """
+
+    name = "vae"
+
+    def __init__(
+        self,
+        *,
+        image_shape: Sequence[int] = (1, 28, 28),
+        latent_dim: int = 20,
+        hidden: int = 400,
+        num_classes: int | None = None,
+        likelihood: str = "bernoulli",
+    ) -> None:
+        classes, pixels = num_classes or 0, math.prod(image_shape)
+        super().__init__(
+            nn.Sequential(nn.Flatten()),
+            nn.Sequential(nn.Linear(pixels + classes, hidden), nn.ReLU(), nn.Linear(hidden, 2 * latent_dim)),
+            nn.Sequential(
+                nn.Linear(latent_dim + classes, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, pixels),
+                nn.Unflatten(1, tuple(image_shape)),
+            ),
+            likelihood=likelihood,
+            image_shape=image_shape,
+            latent_dim=latent_dim,
+            num_classes=num_classes,
+            hidden=hidden,
+        )
+
+
+class ConvVAE(VariationalAutoencoder):
+    """The convolutional VAE, by default with a latent plane that can be drawn, for sides that are multiples of 4.
+
+    Encoder: two Conv 3×3 of stride 2 with ReLU, then Linear. Decoder: Linear and ReLU to a quarter of the side, two
+    ConvTranspose 3×3 of stride 2 with ReLU, then Conv 3×3.
+
+    Args:
+        image_shape: (channels, height, width).
+        latent_dim: size of z.
+        width: number of maps of the widest hidden images; the others have twice as many.
+        num_classes: makes it class-conditional: encoder and decoder see the class.
+        likelihood: as for `VariationalAutoencoder`.
+
+    Raises:
+        ValueError: when height or width is not a multiple of 4.
+    """
+
+    name = "conv-vae"
+
+    def __init__(
+        self,
+        *,
+        image_shape: Sequence[int] = (1, 28, 28),
+        latent_dim: int = 2,
+        width: int = 32,
+        num_classes: int | None = None,
+        likelihood: str = "bernoulli",
+    ) -> None:
+        channels, rows, columns = quarter_sides(image_shape)
+        classes, units = num_classes or 0, 2 * width * rows * columns
+        super().__init__(
+            nn.Sequential(
+                fast.Conv2d(channels, width, 3, 2, 1),
+                nn.ReLU(),
+                fast.Conv2d(width, 2 * width, 3, 2, 1),
+                nn.ReLU(),
+                nn.Flatten(),
+            ),
+            nn.Linear(units + classes, 2 * latent_dim),
+            nn.Sequential(
+                nn.Linear(latent_dim + classes, units),
+                nn.ReLU(),
+                nn.Unflatten(1, (2 * width, rows, columns)),
+                fast.ConvTranspose2d(2 * width, 2 * width, 3, 2, 1, 1),
+                nn.ReLU(),
+                fast.ConvTranspose2d(2 * width, width, 3, 2, 1, 1),
+                nn.ReLU(),
+                fast.Conv2d(width, channels, 3, 1, 1),
+            ),
+            likelihood=likelihood,
+            image_shape=image_shape,
+            latent_dim=latent_dim,
+            num_classes=num_classes,
+            width=width,
+        )
