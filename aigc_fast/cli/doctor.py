@@ -1,0 +1,147 @@
+"""`aigc-fast doctor`: what is installed, what it runs on, and why not faster."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.table import Table
+
+from aigc_fast import _native, functional
+from aigc_fast.backends import BACKEND_VARIABLE
+from aigc_fast.cli.app import console
+from aigc_fast.cli.explain import TYPICAL, typical
+from aigc_fast.diagnostics import info
+
+REQUIRED = ("numpy", "safetensors", "pillow", "typer", "rich")
+OPTIONAL = {
+    "scikit-learn": "the embedded digits",
+    "tensorboard": "train --tensorboard",
+    "triton": "Triton kernels",
+}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def processor_name() -> str:
+    """The processor's marketing name where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """How many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def examine() -> dict[str, Any]:
+    """Everything that `doctor` shows, JSON-able: `aigc_fast.info()` and what is around it."""
+    return {
+        **info(),
+        "packages": {name: _version(name) for name in (*REQUIRED, *OPTIONAL)},
+        "processor": processor_name(),
+        "cores": usable_cores(),
+        "torch_capability": torch.backends.cpu.get_cpu_capability(),
+        "environment": {name: os.environ.get(name) for name in (_native.ISA_VARIABLE, BACKEND_VARIABLE)},
+        "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "functions": {name: _function(name) for name in sorted(functional.__all__) if name in TYPICAL},
+    }
+
+
+def _function(name: str) -> dict[str, Any]:
+    try:
+        found = typical(name)
+    # A broken installation is what doctor is for.
+    except Exception as error:
+        return {"runs": None, "detail": f"{type(error).__name__}: {error}", "backends": {}}
+    return {"runs": found.chosen, "detail": found.detail, "backends": found.reasons}
+
+
+def _section(title: str, rows: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    console.print(title, style="bold", soft_wrap=True)
+    console.print(table)
+    console.print()
+
+
+def _show_versions(found: dict[str, Any]) -> None:
+    rows = {
+        "aigc_fast": found["aigc_fast"],
+        "torch": found["torch"],
+        "Python": found["python"],
+        "system": found["platform"],
+    }
+    for name, installed in found["packages"].items():
+        rows[name] = installed or f"not installed; needed for {OPTIONAL.get(name, 'everything')}: pip install {name}"
+    _section("Versions", rows)
+
+
+def _show_processor(found: dict[str, Any]) -> None:
+    native = found["native"]
+    rows = {
+        "processor": found["processor"],
+        "cores for this process": found["cores"],
+        "torch's level": found["torch_capability"],
+        "torch's threads": found["threads"],
+    }
+    if "error" in native:
+        rows["native library"] = f"not there: {native['error']}"
+    else:
+        cap = found["environment"][_native.ISA_VARIABLE]
+        rows["levels here"] = ", ".join(native["levels"])
+        rows["level in use"] = native["level"] + (f" (capped by {_native.ISA_VARIABLE}={cap})" if cap else "")
+        rows["kernel threads"] = f"{native['threads']}, from {native['thread_pool']}"
+        rows["built with"] = f"{native['compiler']}, {native['flags']}, pybind11 {native['pybind11']}"
+    _section("Processor", rows)
+
+
+def _show_gpu(found: dict[str, Any]) -> None:
+    rows: dict[str, Any] = {"CUDA devices": ", ".join(found["cuda_devices"]) or "none"}
+    rows["torch's CUDA"] = torch.version.cuda or "this torch was built without CUDA"
+    _section("GPU", rows)
+
+
+def _show_backends(found: dict[str, Any]) -> None:
+    rows = {name: reason or "can run" for name, reason in found["backends"].items()}
+    _section(f"Backends (in force: {found['backend']}; {BACKEND_VARIABLE} or aigc_fast.backend(...) forces one)", rows)
+
+
+def _show_functions(found: dict[str, Any]) -> None:
+    rows = {}
+    for name, way in found["functions"].items():
+        kernel = f" ({way['detail']})" if way["detail"] else ""
+        # What holds for every function stands under Backends already.
+        reasons = {other: why for other, why in way["backends"].items() if why and why != found["backends"].get(other)}
+        others = "".join(f"; not {other}: {why}" for other, why in reasons.items())
+        rows[name] = (way["runs"] or "nothing") + kernel + others
+    _section("Functions: what runs a typical call (aigc-fast explain FUNCTION tells all)", rows)
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, for a bug report.")] = False,
+) -> None:
+    """Show versions, instruction sets, threads, GPU, and what runs each function or why not."""
+    found = examine()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for show in (_show_versions, _show_processor, _show_gpu, _show_backends, _show_functions):
+        show(found)

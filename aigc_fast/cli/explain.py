@@ -1,0 +1,123 @@
+"""`aigc-fast explain`: which backend would run a call, and why not the others."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from aigc_fast import functional
+from aigc_fast.backends import Explanation
+from aigc_fast.cli.app import console
+from aigc_fast.diagnostics import explain as explain_call
+from aigc_fast.errors import UserError
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+_SHAPE = re.compile(r"\d+(x\d+)+|\d+x")
+
+
+def _conv_transpose(dimensions: int) -> Callable[[], Call]:
+    def call() -> Call:
+        x, weight = torch.zeros(16, 64, *[8] * dimensions), torch.zeros(64, 32, *[4] * dimensions)
+        return (x, weight), {"stride": 2, "padding": 1}
+
+    return call
+
+
+def _conv(dimensions: int) -> Callable[[], Call]:
+    def call() -> Call:
+        x, weight = torch.zeros(16, 64, *[8] * dimensions), torch.zeros(64, 64, *[3] * dimensions)
+        return (x, weight), {"padding": 1}
+
+    return call
+
+
+def _tensors(count: int, *shape: int) -> Callable[[], Call]:
+    return lambda: (tuple(torch.zeros(shape) for _ in range(count)), {})
+
+
+TYPICAL: dict[str, Callable[[], Call]] = {
+    **{f"conv_transpose{d}d": _conv_transpose(d) for d in (1, 2, 3)},
+    **{f"conv{d}d": _conv(d) for d in (1, 2, 3)},
+    "dropout": _tensors(1, 64, 64, 28, 28),
+    "rand": lambda: ((64, 512), {}),
+    "randn": lambda: ((64, 512), {}),
+    "reparameterize": _tensors(2, 64, 512),
+    "reparameterize_kl": _tensors(2, 64, 512),
+    "kl_standard_normal": _tensors(2, 64, 512),
+}
+"""A call that a generative model makes, per public function."""
+
+
+def typical(name: str) -> Explanation:
+    """The explanation of a function's typical call."""
+    args, kwargs = TYPICAL[name]()
+    return explain_call(name, *args, **kwargs)
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _dtype(text: str) -> torch.dtype:
+    found = getattr(torch, text, None)
+    if not isinstance(found, torch.dtype):
+        raise UserError(f"dtype={text!r}: expected a dtype of torch, as float32 or bfloat16")
+    return found
+
+
+def parse_call(tokens: list[str]) -> Call:
+    """Turns words of the command line to a call's arguments.
+
+    `16x64x8x8` is a tensor of that shape, `8x` one of 8 elements; `name=value` a keyword argument; anything else a
+    number or a string. `dtype=bfloat16` sets the tensors' dtype.
+
+    Raises:
+        UserError: on an unknown dtype.
+    """
+    dtype = torch.float32
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for token in tokens:
+        name, equals, text = token.partition("=")
+        if equals and name == "dtype":
+            dtype = _dtype(text)
+        elif equals:
+            kwargs[name] = _value(text)
+        else:
+            args.append([int(n) for n in token.split("x") if n] if _SHAPE.fullmatch(token) else _value(token))
+    return tuple(torch.zeros(arg, dtype=dtype) if isinstance(arg, list) else arg for arg in args), kwargs
+
+
+def explain(
+    function: Annotated[str, typer.Argument(help="A function of aigc_fast.functional, as conv_transpose2d.")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Shapes such as 16x64x8x8, and name=value; without any, a typical call.", show_default="typical"
+        ),
+    ] = None,
+) -> None:
+    """Say which backend would run a call, and why the others would not.
+
+    Example:  aigc-fast explain conv_transpose2d 16x64x8x8 64x32x4x4 stride=2 padding=1
+    """
+    if function not in functional.__all__:
+        raise UserError(f"function {function!r} is unknown: expected one of {', '.join(sorted(functional.__all__))}")
+    if not arguments and function not in TYPICAL:
+        raise UserError(
+            f"give the shapes that {function} is called with, as in: aigc-fast explain {function} 16x64x8x8"
+        )
+    args, kwargs = parse_call(arguments) if arguments else TYPICAL[function]()
+    try:
+        console.print(str(explain_call(function, *args, **kwargs)), markup=False, soft_wrap=True)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{function} does not take this call: {error}") from None
