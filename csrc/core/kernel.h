@@ -66,6 +66,15 @@ struct IndicesUpTo<0, I...> {
 template <auto F, class Signature = decltype(F)>
 struct Wrapped;
 template <auto F, class... A>
+struct Wrapped<F, int64_t (*)(A...)> {
+    static constexpr char types[] = {ArgOf<A>::code..., '\0'};
+    template <int... I>
+    static int64_t call(const Arg* args, Indices<I...>) {
+        return F(ArgOf<A>::get(args[I])...);
+    }
+    static int64_t run(const Arg* args) { return call(args, typename IndicesUpTo<sizeof...(A)>::type()); }
+};
+template <auto F, class... A>
 struct Wrapped<F, void (*)(A...)> {
     static constexpr char types[] = {ArgOf<A>::code..., '\0'};
     template <int... I>

@@ -1,0 +1,209 @@
+"""Convolution, transposed convolution and their weight gradient.
+
+The three are the derivatives of one trilinear form of (large map, weight, small map): a convolution's input gradient is a
+transposed convolution, the other way round, and both share the weight gradient. Each one's backward is made of the other
+two, so every order of derivative runs on the same kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aigc_fast.ops.conv_transpose import cpu, reference
+from aigc_fast.ops.conv_transpose.plan import Plan, make_plan, memory_format
+from aigc_fast.ops.operator import Operator
+
+__all__ = ["conv", "conv_activation", "conv_transpose", "conv_transpose_activation", "conv_weight_gradient"]
+
+Ints = Sequence[int]
+
+# Below this many multiply-adds the way to our kernel costs more than it gains.
+LEAST_WORK = 100_000
+
+
+def _conv_plan(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Ints, padding: Ints, dilation: Ints, groups: int
+) -> Plan:
+    shape = None if bias is None else tuple(bias.shape)
+    none = (0,) * len(stride)
+    return make_plan(
+        tuple(input.shape), tuple(weight.shape), shape, tuple(stride), tuple(padding), none, tuple(dilation), groups, False
+    )
+
+
+def _conv_transpose_plan(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    output_padding: Ints,
+    dilation: Ints,
+    groups: int,
+) -> Plan:
+    shape = None if bias is None else tuple(bias.shape)
+    sizes = (tuple(stride), tuple(padding), tuple(output_padding), tuple(dilation))
+    return make_plan(tuple(input.shape), tuple(weight.shape), shape, *sizes, groups, True)
+
+
+def _slower(plan: Plan) -> str | None:
+    if plan.multiply_adds < LEAST_WORK:
+        return f"{plan.multiply_adds} multiply-adds: PyTorch's own call costs less"
+    return None
+
+
+def _contiguous_as(output: Tensor, input: Tensor, weight: Tensor) -> Tensor:
+    """The output in the format that `memory_format` promises to compile and export, whoever computed it."""
+    return output.contiguous(memory_format=memory_format(input, weight))
+
+
+def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[..., Plan], extra: int) -> dict[str, Any]:
+    """The pieces of a forward op; its last `extra` arguments are activation and slope, or none."""
+
+    def split(rest: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+        return (rest[:-extra], rest[-extra:]) if extra else (rest, ())
+
+    def run(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+        sizes, activation = split(rest)
+        return cpu.forward(input, weight, bias, plan_of(input, weight, bias, *sizes), *activation)
+
+    def run_reference(input: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        return _contiguous_as(reference_function(input, weight, *rest), input, weight)
+
+    def unsupported(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
+        return cpu.unsupported((input, weight, bias))
+
+    def slower(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
+        return _slower(plan_of(input, weight, bias, *split(rest)[0]))
+
+    return {"run": run, "reference": run_reference, "unsupported": unsupported, "slower": slower}
+
+
+def _forward_operator(
+    name: str,
+    schema: str,
+    reference_function: Callable[..., Tensor],
+    plan_of: Callable[..., Plan],
+    backward: Callable[..., Any] | None = None,
+    setup_context: Callable[..., None] | None = None,
+) -> Operator:
+    pieces = _backend_of(reference_function, plan_of, 2 if "activation" in name else 0)
+    operator = Operator(
+        name,
+        schema,
+        reference=reference_function,
+        fake=pieces["reference"],
+        setup_context=setup_context,
+        backward=backward,
+    )
+    operator.choice.register("cpu", pieces["run"], pieces["unsupported"], pieces["slower"])
+    operator.choice.register("reference", pieces["reference"])
+    return operator
+
+
+def _bias_gradient(gradient: Tensor) -> Tensor:
+    return gradient.sum([d for d in range(gradient.dim()) if d != 1])
+
+
+def _save_input_and_weight(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+    input, weight, _, *ctx.sizes = inputs
+    ctx.save_for_backward(input, weight)
+
+
+def _conv_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    input, weight = ctx.saved_tensors
+    stride, padding, dilation, groups = ctx.sizes
+    kernel = weight.shape[2:]
+    of_input = of_weight = of_bias = None
+    if ctx.needs_input_grad[0]:
+        output_padding = [
+            n - ((m - 1) * s - 2 * p + d * (k - 1) + 1)
+            for n, m, s, p, d, k in zip(input.shape[2:], gradient.shape[2:], stride, padding, dilation, kernel, strict=True)
+        ]
+        of_input = conv_transpose(gradient, weight, None, stride, padding, output_padding, dilation, groups)
+    if ctx.needs_input_grad[1]:
+        of_weight = conv_weight_gradient(input, gradient, list(kernel), stride, padding, dilation, groups)
+    if ctx.needs_input_grad[2]:
+        of_bias = _bias_gradient(gradient)
+    return of_input, of_weight, of_bias, None, None, None, None
+
+
+def _conv_transpose_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    input, weight = ctx.saved_tensors
+    stride, padding, _, dilation, groups = ctx.sizes
+    of_input = of_weight = of_bias = None
+    if ctx.needs_input_grad[0]:
+        of_input = conv(gradient, weight, None, stride, padding, dilation, groups)
+    if ctx.needs_input_grad[1]:
+        of_weight = conv_weight_gradient(gradient, input, list(weight.shape[2:]), stride, padding, dilation, groups)
+    if ctx.needs_input_grad[2]:
+        of_bias = _bias_gradient(gradient)
+    return of_input, of_weight, of_bias, None, None, None, None, None
+
+
+_TENSORS = "(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, "
+_ACTIVATION = ", str activation, float slope) -> Tensor"
+
+conv = _forward_operator(
+    "conv",
+    _TENSORS + "SymInt[] dilation, SymInt groups) -> Tensor",
+    reference.conv,
+    _conv_plan,
+    _conv_backward,
+    _save_input_and_weight,
+)
+conv_transpose = _forward_operator(
+    "conv_transpose",
+    _TENSORS + "SymInt[] output_padding, SymInt[] dilation, SymInt groups) -> Tensor",
+    reference.conv_transpose,
+    _conv_transpose_plan,
+    _conv_transpose_backward,
+    _save_input_and_weight,
+)
+conv_activation = _forward_operator(
+    "conv_activation", _TENSORS + "SymInt[] dilation, SymInt groups" + _ACTIVATION, reference.conv_activation, _conv_plan
+)
+conv_transpose_activation = _forward_operator(
+    "conv_transpose_activation",
+    _TENSORS + "SymInt[] output_padding, SymInt[] dilation, SymInt groups" + _ACTIVATION,
+    reference.conv_transpose_activation,
+    _conv_transpose_plan,
+)
+
+
+def _save_maps(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+    large, small, _, *ctx.sizes = inputs
+    ctx.save_for_backward(large, small)
+
+
+def _conv_weight_gradient_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    large, small = ctx.saved_tensors
+    stride, padding, dilation, groups = ctx.sizes
+    of_large = of_small = None
+    if ctx.needs_input_grad[0]:
+        output_padding = [
+            n - ((m - 1) * s - 2 * p + d * (k - 1) + 1)
+            for n, m, s, p, d, k in zip(
+                large.shape[2:], small.shape[2:], stride, padding, dilation, gradient.shape[2:], strict=True
+            )
+        ]
+        of_large = conv_transpose(small, gradient, None, stride, padding, output_padding, dilation, groups)
+    if ctx.needs_input_grad[1]:
+        of_small = conv(large, gradient, None, stride, padding, dilation, groups)
+    return of_large, of_small, None, None, None, None, None
+
+
+conv_weight_gradient = Operator(
+    "conv_weight_gradient",
+    "(Tensor large, Tensor small, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+    "SymInt groups) -> Tensor",
+    reference=reference.conv_weight_gradient,
+    fake=reference.conv_weight_gradient,
+    setup_context=_save_maps,
+    backward=_conv_weight_gradient_backward,
+)
+conv_weight_gradient.choice.register("reference", reference.conv_weight_gradient)

@@ -1,0 +1,118 @@
+"""The native CPU kernels of convolution, over csrc/cpu/conv_transpose.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from aigc_fast import _native
+from aigc_fast.ops.conv_transpose.plan import AXES, Plan, layout, memory_format
+
+DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4}
+
+
+class _Packed(NamedTuple):
+    data: Tensor
+    version: int
+    pointer: int
+    sample: Tensor
+
+
+_packed_weights = WeakIdKeyDictionary()
+
+
+def unsupported(tensors: Sequence[Tensor | None]) -> str | None:
+    """Why the kernels cannot take these tensors, or None."""
+    first = tensors[0]
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if tensor.device.type != "cpu":
+            return f"input is on {tensor.device}"
+        if tensor.dtype not in DTYPES or tensor.dtype != first.dtype:
+            return f"dtype {tensor.dtype}: the kernels take float32 or bfloat16, the same for all arguments"
+        if tensor.numel() == 0:
+            return "an argument has no elements"
+    return _native.cpu_reason()
+
+
+def _sample(weight: Tensor) -> Tensor:
+    """A few elements, which show writes that the version counter misses (`weight.data.add_(...)`)."""
+    flat = weight.detach().as_strided((min(weight.numel(), 64),), (max(1, weight.numel() // 64),))
+    return flat.clone()
+
+
+def _dense(weight: Tensor) -> Tensor:
+    """The same weight, where gaps or overlaps in memory would upset `_sample` and the packing."""
+    return weight if weight.is_contiguous() or weight.is_contiguous(memory_format=_last(weight)) else weight.contiguous()
+
+
+def _last(weight: Tensor) -> torch.memory_format:
+    return {4: torch.channels_last, 5: torch.channels_last_3d}.get(weight.dim(), torch.contiguous_format)
+
+
+def _weight_strides(weight: Tensor) -> tuple[int, ...]:
+    strides = weight.stride()
+    return (*strides[:2], *(0,) * (2 + AXES - weight.dim()), *strides[2:])
+
+
+def _pack(weight: Tensor, in_layout: tuple[int, ...], out_layout: tuple[int, ...], plan: Plan) -> Tensor:
+    kernels = _native.cpu.kernels
+    packed = torch.empty(kernels.conv_packed_size(in_layout, out_layout, plan.geometry), dtype=torch.float32)
+    kernels.conv_pack(
+        weight.data_ptr(),
+        DTYPES[weight.dtype],
+        _weight_strides(weight),
+        in_layout,
+        out_layout,
+        plan.geometry,
+        packed.data_ptr(),
+    )
+    return packed
+
+
+def packed_weight(weight: Tensor, in_layout: tuple[int, ...], out_layout: tuple[int, ...], plan: Plan) -> Tensor:
+    """The weight in the kernels' layout; kept while nothing wants its gradient and nobody writes to it."""
+    keep = not (weight.requires_grad and torch.is_grad_enabled()) and not weight.is_inference()
+    weight_memory = _dense(weight)
+    if not keep or weight_memory is not weight:
+        return _pack(weight_memory, in_layout, out_layout, plan)
+    key = (_native.cpu.level, plan.geometry)
+    entries = _packed_weights.setdefault(weight, {})
+    entry = entries.get(key)
+    if entry is not None and entry.version == weight._version and entry.pointer == weight.data_ptr():
+        if torch.equal(entry.sample, _sample(weight)):
+            return entry.data
+    data = _pack(weight, in_layout, out_layout, plan)
+    entries[key] = _Packed(data, weight._version, weight.data_ptr(), _sample(weight))
+    return data
+
+
+def forward(
+    input: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, activation: str = "none", slope: float = 0.0
+) -> Tensor:
+    """Runs a planned convolution, transposed or not; input and weight on the CPU in float32 or bfloat16."""
+    output = torch.empty(plan.output_shape, dtype=input.dtype, memory_format=memory_format(input, weight))
+    in_layout, out_layout = layout(input), layout(output)
+    packed = packed_weight(weight, in_layout, out_layout, plan)
+    shift = None if bias is None else bias.detach().to(torch.float32).contiguous()
+    code = DTYPES[input.dtype]
+    _native.cpu.kernels.conv_forward(
+        input.data_ptr(),
+        code,
+        in_layout,
+        packed.data_ptr(),
+        None if shift is None else shift.data_ptr(),
+        output.data_ptr(),
+        code,
+        out_layout,
+        plan.geometry,
+        ACTIVATIONS[activation],
+        slope,
+    )
+    return output

@@ -1,0 +1,137 @@
+"""Shapes of a convolution: checked once per geometry, then remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+import torch
+from torch import Tensor
+
+AXES = 3
+
+Ints = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked convolution.
+
+    Attributes:
+        output_shape: (N, C, *spatial).
+        geometry: kernel, stride, padding and dilation of three axes each, groups, transposed: what csrc/cpu takes.
+        multiply_adds: of the direct algorithm.
+    """
+
+    output_shape: Ints
+    geometry: Ints
+    multiply_adds: int
+
+
+def layout(tensor: Tensor) -> Ints:
+    """Sizes and strides of (N, C, D, H, W), with leading spatial axes of size 1 where there are fewer than three."""
+    missing = 2 + AXES - tensor.dim()
+    shape, strides = tensor.shape, tensor.stride()
+    return (*shape[:2], *(1,) * missing, *shape[2:], *strides[:2], *(0,) * missing, *strides[2:])
+
+
+def memory_format(input: Tensor, weight: Tensor) -> torch.memory_format:
+    """The output's format, as PyTorch chooses it: channels_last when the input or the weight is."""
+    wanted = {4: torch.channels_last, 5: torch.channels_last_3d}.get(input.dim())
+    if wanted is not None:
+        for tensor in (input, weight):
+            if tensor.is_contiguous(memory_format=wanted) and not tensor.is_contiguous():
+                return wanted
+    return torch.contiguous_format
+
+
+def _check_lengths(spatial: int, **sizes: Sequence[int]) -> None:
+    for name, values in sizes.items():
+        if len(values) != spatial:
+            raise RuntimeError(f"{name}={tuple(values)}: expected {spatial} values, one per spatial dimension")
+
+
+def _check_values(stride: Ints, padding: Ints, output_padding: Ints, dilation: Ints, groups: int) -> None:
+    for name, values, least in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
+        if min(values) < least:
+            raise RuntimeError(f"{name}={values}: expected values of at least {least}")
+    for i, extra in enumerate(output_padding):
+        if extra < 0 or (extra >= stride[i] and extra >= dilation[i]):
+            raise RuntimeError(
+                f"output_padding={output_padding}: expected values from 0 to less than stride={stride} or dilation={dilation}"
+            )
+    if groups < 1:
+        raise RuntimeError(f"groups={groups}: expected at least 1")
+
+
+def _check_channels(in_channels: int, weight: Ints, bias: Ints | None, groups: int, transposed: bool) -> int:
+    if transposed:
+        if weight[0] != in_channels:
+            raise RuntimeError(f"weight has shape {weight}: expected dimension 0 to be input's {in_channels} channels")
+        if in_channels % groups:
+            raise RuntimeError(f"groups={groups} does not divide input's {in_channels} channels")
+        out_channels = weight[1] * groups
+    else:
+        if weight[1] * groups != in_channels:
+            raise RuntimeError(
+                f"weight has shape {weight}: expected dimension 1 to be input's {in_channels} channels over groups={groups}"
+            )
+        if weight[0] % groups:
+            raise RuntimeError(f"groups={groups} does not divide weight's {weight[0]} output channels")
+        out_channels = weight[0]
+    if bias is not None and bias != (out_channels,):
+        raise RuntimeError(f"bias has shape {bias}: expected ({out_channels},), one value per output channel")
+    return out_channels
+
+
+@lru_cache(maxsize=4096)
+def make_plan(
+    input: Ints,
+    weight: Ints,
+    bias: Ints | None,
+    stride: Ints,
+    padding: Ints,
+    output_padding: Ints,
+    dilation: Ints,
+    groups: int,
+    transposed: bool,
+) -> Plan:
+    """Checks a convolution of these shapes.
+
+    Raises:
+        RuntimeError: naming the argument that does not fit, what came and what was expected.
+    """
+    spatial = len(input) - 2
+    if not 1 <= spatial <= AXES:
+        raise RuntimeError(f"input has shape {input}: expected (N, C, *spatial) with 1 to 3 spatial dimensions")
+    if len(weight) != len(input):
+        raise RuntimeError(f"weight has shape {weight}: expected {len(input)} dimensions, as many as the batched input")
+    _check_lengths(spatial, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation)
+    _check_values(stride, padding, output_padding, dilation, groups)
+    out_channels = _check_channels(input[1], weight, bias, groups, transposed)
+    kernel = weight[2:]
+    if min(kernel) < 1:
+        raise RuntimeError(f"weight has shape {weight}: expected a kernel of at least 1 in every dimension")
+    size = tuple(_output_size(*axis, transposed) for axis in zip(input[2:], kernel, stride, padding, output_padding, dilation, strict=True))
+    if min(size) < 0 or (min(size) == 0 and not transposed) or (transposed and min(size) < 1 and min(input[2:]) > 0):
+        raise RuntimeError(
+            f"input has shape {input}: with kernel {kernel}, stride {stride}, padding {padding} and dilation {dilation} "
+            f"the output's size would be {size}, expected at least 1"
+        )
+    missing = AXES - spatial
+    ones, zeros = (1,) * missing, (0,) * missing
+    geometry = (*ones, *kernel, *ones, *stride, *zeros, *padding, *ones, *dilation, groups, int(transposed))
+    steps = prod(input[2:]) if transposed else prod(size)
+    multiply_adds = input[0] * steps * prod(kernel) * (input[1] // groups) * out_channels
+    return Plan((input[0], out_channels, *size), geometry, multiply_adds)
+
+
+def _output_size(
+    size: int, kernel: int, stride: int, padding: int, output_padding: int, dilation: int, transposed: bool
+) -> int:
+    reach = dilation * (kernel - 1) + 1
+    if transposed:
+        return (size - 1) * stride - 2 * padding + reach + output_padding
+    return (size + 2 * padding - reach) // stride + 1

@@ -1,0 +1,93 @@
+"""Convolution and its gradients in plain PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+ACTIVATIONS = {
+    "none": lambda x, slope: x,
+    "relu": lambda x, slope: torch.relu(x),
+    "leaky_relu": lambda x, slope: torch.nn.functional.leaky_relu(x, slope),
+    "tanh": lambda x, slope: torch.tanh(x),
+    "sigmoid": lambda x, slope: torch.sigmoid(x),
+}
+
+
+def conv(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """out[n, s, o] = bias[s] + sum over l, k of weight[s, l, k] * input[n, l, o * stride - padding + k * dilation]."""
+    return torch.convolution(input, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
+
+
+def conv_transpose(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """out[n, l, o * stride - padding + k * dilation] gathers weight[s, l, k] * input[n, s, o], plus bias[l]."""
+    return torch.convolution(input, weight, bias, stride, padding, dilation, True, output_padding, groups)
+
+
+def conv_weight_gradient(
+    large: Tensor,
+    small: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """weight[s, l, k] = sum over n, o of small[n, s, o] * large[n, l, o * stride - padding + k * dilation]."""
+    shape = (small.shape[1], large.shape[1] // groups, *kernel_size)
+    weight = large.new_empty(1).expand(shape)
+    no_output_padding = [0] * len(stride)
+    return torch.ops.aten.convolution_backward(
+        small, large, weight, None, stride, padding, dilation, False, no_output_padding, groups, (False, True, False)
+    )[1]
+
+
+def conv_activation(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    activation: str,
+    slope: float,
+) -> Tensor:
+    """`conv` followed by an activation of `ACTIVATIONS`."""
+    return ACTIVATIONS[activation](conv(input, weight, bias, stride, padding, dilation, groups), slope)
+
+
+def conv_transpose_activation(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    activation: str,
+    slope: float,
+) -> Tensor:
+    """`conv_transpose` followed by an activation of `ACTIVATIONS`."""
+    output = conv_transpose(input, weight, bias, stride, padding, output_padding, dilation, groups)
+    return ACTIVATIONS[activation](output, slope)

@@ -1,0 +1,100 @@
+// The GEMM heart: a batch-reduce product whose operands need not be matrices.
+//
+//   C[r][:] (+)= sum over t < batch, k < depth of  rows[r][a_offsets[t] + k * a_step] * B[b_offsets[t] + k * b_step + :]
+//
+// `rows` holds one pointer per row of C, so that the rows of A may be pixels of an image, rows of a matrix or channels
+// at a tap; a list of offsets walks the taps of a kernel, the lines of a picture or the blocks of a long sum. B is read
+// in vectors: a packed panel of weights (b_step = panel_width) or any tensor whose last dimension is contiguous.
+#pragma once
+
+#include "core/simd.h"
+
+namespace aigc::AIGC_LEVEL {
+
+// Rows and vectors of a register tile: 6 x 2 fills the 16 registers of AVX2, 6 x 4 the 32 of AVX-512.
+constexpr int TILE_ROWS = 6;
+constexpr int TILE_VECTORS = AIGC_VECTOR_BYTES == 64 ? 4 : 2;
+// Few rows leave room for more vectors, down to one row of MAX_VECTORS.
+constexpr int MAX_VECTORS = 4;
+
+// Floats in a packed panel of weights. A narrower level splits a panel into several tiles.
+constexpr int PANEL_WIDTH = TILE_VECTORS * VF;
+
+struct Product {
+    const float* const* rows; // one per row of C
+    int64_t a_step;
+    const int64_t* a_offsets; // one per term of the batch
+    const float* b;
+    int64_t b_step;
+    const int64_t* b_offsets;
+    int64_t batch;
+    int64_t depth;
+    float* const* c; // one per row of C
+    bool accumulate; // C += instead of C =
+};
+
+template <int ROWS, int VECTORS>
+static inline void multiply_tile(const Product& p, int64_t row, int64_t column) {
+    vf sum[ROWS][VECTORS];
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v)
+            sum[r][v] = p.accumulate ? load(p.c[row + r] + column + v * VF) : vf{};
+    for (int64_t t = 0; t < p.batch; ++t) {
+        const float* b = p.b + p.b_offsets[t] + column;
+        const float* a[ROWS];
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r)
+            a[r] = p.rows[row + r] + p.a_offsets[t];
+        int64_t at = 0;
+        for (int64_t k = 0; k < p.depth; ++k, at += p.a_step, b += p.b_step) {
+            vf wide[VECTORS];
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; ++v)
+                wide[v] = load(b + v * VF);
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; ++r) {
+                const float scalar = a[r][at];
+#pragma GCC unroll 8
+                for (int v = 0; v < VECTORS; ++v)
+                    sum[r][v] += scalar * wide[v];
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v)
+            store(p.c[row + r] + column + v * VF, sum[r][v]);
+}
+
+template <int VECTORS>
+static void multiply_rows(const Product& p, int64_t rows, int64_t column) {
+    int64_t row = 0;
+    for (; row + TILE_ROWS <= rows; row += TILE_ROWS)
+        multiply_tile<TILE_ROWS, VECTORS>(p, row, column);
+    switch (rows - row) {
+    case 5:
+        return multiply_tile<5, VECTORS>(p, row, column);
+    case 4:
+        return multiply_tile<4, VECTORS>(p, row, column);
+    case 3:
+        return multiply_tile<3, VECTORS>(p, row, column);
+    case 2:
+        return multiply_tile<2, VECTORS>(p, row, column);
+    case 1:
+        return multiply_tile<1, VECTORS>(p, row, column);
+    }
+}
+
+// The whole product: `rows` rows, `vectors` vectors of columns; C and B reach to a full vector.
+static void multiply(const Product& p, int64_t rows, int64_t vectors) {
+    int64_t v = 0;
+    for (; v + TILE_VECTORS <= vectors; v += TILE_VECTORS)
+        multiply_rows<TILE_VECTORS>(p, rows, v * VF);
+    for (; v < vectors; ++v)
+        multiply_rows<1>(p, rows, v * VF);
+}
+
+}

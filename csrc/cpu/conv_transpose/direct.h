@@ -1,0 +1,314 @@
+// Convolution and transposed convolution as batch-reduce products: a row of the tile is an output pixel, a column an
+// output channel, a term of the batch a tap of the kernel.
+#pragma once
+
+#include "core/gemm.h"
+#include "core/scratch.h"
+#include "cpu/conv_transpose/layout.h"
+
+namespace aigc::AIGC_LEVEL {
+namespace {
+
+constexpr int64_t CHANNEL_BLOCK = 64;      // output channels of a work item
+constexpr int64_t PIXEL_BLOCK = 48;        // output pixels of a work item, per phase along W
+constexpr int64_t DEPTH_BLOCK = 384;       // terms of a sum before the next tile: keeps a panel of weights in L1
+constexpr int64_t BOX_FLOATS = 3 << 19;    // input kept packed at a time
+constexpr int64_t LEAST_WORK = 1 << 16;    // multiply-adds that are worth another thread
+
+int64_t padded_channels(int64_t channels) {
+    return round_up(channels, PANEL_WIDTH);
+}
+
+int64_t direct_weight_size(const Geometry& g) {
+    return g.groups * g.taps() * g.in_channels * padded_channels(g.out_channels);
+}
+
+// Packed weights: [group][phase][panel of output channels][tap][input channel][PANEL_WIDTH].
+template <class T>
+void pack_panel(const Geometry& g, const Weight& weight, int64_t group, int64_t panel, float* packed) {
+    const int64_t first = panel * PANEL_WIDTH, width = least<int64_t>(PANEL_WIDTH, g.out_channels - first);
+    const int64_t panels = padded_channels(g.out_channels) / PANEL_WIDTH;
+    float stage[PANEL_WIDTH];
+    float* phase_start = packed;
+    for (int64_t phase = 0; phase < g.phases(); ++phase) {
+        const PhaseTaps taps(g, phase);
+        const int64_t panel_size = taps.taps(g) * g.in_channels * PANEL_WIDTH;
+        float* out = phase_start + panel * panel_size;
+        taps.each(g, [&](int64_t rank, int64_t kd, int64_t kh, int64_t kw) {
+            const int64_t tap = kd * weight.stride[0] + kh * weight.stride[1] + kw * weight.stride[2];
+            float* at = out + rank * g.in_channels * PANEL_WIDTH;
+            for (int64_t i = 0; i < g.in_channels; ++i, at += PANEL_WIDTH) {
+                const T* from = reinterpret_cast<const T*>(weight.at(group, first, i, tap));
+                for (int64_t o = 0; o < width; ++o)
+                    stage[o] = to_float(from[o * weight.out_stride]);
+                for (int64_t o = width; o < PANEL_WIDTH; ++o)
+                    stage[o] = 0;
+                __builtin_memcpy(at, stage, sizeof(stage));
+            }
+        });
+        phase_start += panels * panel_size;
+    }
+}
+
+// The same for float weights whose taps lie side by side, a block of output channels x taps transposed at a time.
+void pack_panel_adjacent_taps(const Geometry& g, const Weight& weight, int64_t group, int64_t panel, float* packed,
+                              float* stage) {
+    const int64_t first = panel * PANEL_WIDTH, width = least<int64_t>(PANEL_WIDTH, g.out_channels - first);
+    const int64_t panels = padded_channels(g.out_channels) / PANEL_WIDTH, taps_count = g.taps();
+    __builtin_memset(stage, 0, sizeof(float) * taps_count * PANEL_WIDTH);
+    for (int64_t i = 0; i < g.in_channels; ++i) {
+        transpose(reinterpret_cast<const float*>(weight.at(group, first, i)), weight.out_stride, stage, PANEL_WIDTH, width,
+                  taps_count);
+        float* phase_start = packed;
+        for (int64_t phase = 0; phase < g.phases(); ++phase) {
+            const PhaseTaps taps(g, phase);
+            const int64_t panel_size = taps.taps(g) * g.in_channels * PANEL_WIDTH;
+            float* out = phase_start + panel * panel_size + i * PANEL_WIDTH;
+            taps.each(g, [&](int64_t rank, int64_t kd, int64_t kh, int64_t kw) {
+                const int64_t tap = (kd * g.axis[1].kernel + kh) * g.axis[2].kernel + kw;
+                __builtin_memcpy(out + rank * g.in_channels * PANEL_WIDTH, stage + tap * PANEL_WIDTH,
+                                 sizeof(float) * PANEL_WIDTH);
+            });
+            phase_start += panels * panel_size;
+        }
+    }
+}
+
+void pack_direct_weight(const Geometry& g, const Weight& weight, float* packed) {
+    const int64_t panels = padded_channels(g.out_channels) / PANEL_WIDTH;
+    const int64_t group_size = direct_weight_size(g) / g.groups;
+    const bool adjacent = weight.dtype == FLOAT32 && weight.out_stride != 1 && weight.taps_are_adjacent(g);
+    const int64_t grain = most<int64_t>(1, LEAST_WORK * panels / most<int64_t>(1, group_size));
+    parallel_for(0, g.groups * panels, grain, [&](int64_t begin, int64_t end) {
+        float* stage = static_cast<float*>(scratch(Slot::local, sizeof(float) * g.taps() * PANEL_WIDTH));
+        for (int64_t item = begin; item < end; ++item) {
+            const int64_t group = item / panels, panel = item % panels;
+            float* out = packed + group * group_size;
+            if (adjacent)
+                pack_panel_adjacent_taps(g, weight, group, panel, out, stage);
+            else if (weight.dtype == FLOAT32)
+                pack_panel<float>(g, weight, group, panel, out);
+            else
+                pack_panel<uint16_t>(g, weight, group, panel, out);
+        }
+    });
+}
+
+// A part of the output: images, and along each axis the steps j of every phase.
+struct Chunk {
+    int64_t first_image, images, first[AXES], steps[AXES];
+};
+
+class Direct {
+  public:
+    Direct(const Geometry& g, const Image& in, const Image& out, const float* packed, const Epilogue& epilogue)
+        : g_(g), in_(in), out_(out), packed_(packed), epilogue_(epilogue), pixel_(pixel_stride(in.channels)) {
+        for (int i = 0; i < AXES; ++i)
+            g_.axis[i].offset_range(low_[i], high_[i]);
+    }
+
+    void run() {
+        Chunk chunk = choose_chunk();
+        const Chunk full = chunk;
+        for (int64_t n = 0; n < out_.batch; n += full.images)
+            for (int64_t d = 0; d < g_.axis[0].steps(); d += full.steps[0])
+                for (int64_t h = 0; h < g_.axis[1].steps(); h += full.steps[1])
+                    for (int64_t w = 0; w < g_.axis[2].steps(); w += full.steps[2]) {
+                        chunk.first_image = n;
+                        chunk.images = least(full.images, out_.batch - n);
+                        const int64_t first[AXES] = {d, h, w};
+                        for (int i = 0; i < AXES; ++i) {
+                            chunk.first[i] = first[i];
+                            chunk.steps[i] = least(full.steps[i], g_.axis[i].steps() - first[i]);
+                        }
+                        run_chunk(chunk);
+                    }
+    }
+
+  private:
+    Box box_of(const Chunk& chunk) const {
+        Box box{chunk.first_image, chunk.images, {}, {}};
+        for (int i = 0; i < AXES; ++i) {
+            box.origin[i] = g_.axis[i].in_step() * chunk.first[i] + low_[i];
+            box.length[i] = g_.axis[i].in_step() * (chunk.steps[i] - 1) + high_[i] - low_[i] + 1;
+        }
+        return box;
+    }
+
+    // As many images as fit the packed box; where one image does not, a part of it, cut along its outer axes first.
+    Chunk choose_chunk() const {
+        Chunk chunk{0, 1, {}, {}};
+        for (int i = 0; i < AXES; ++i)
+            chunk.steps[i] = g_.axis[i].steps();
+        for (int i = 0; i < AXES; ++i)
+            while (box_of(chunk).pixels() * pixel_ > BOX_FLOATS && chunk.steps[i] > (i == 2 ? PIXEL_BLOCK : 1))
+                chunk.steps[i] = ceil_div(chunk.steps[i], 2);
+        chunk.images = most<int64_t>(1, BOX_FLOATS / most<int64_t>(1, box_of(chunk).pixels() * pixel_));
+        chunk.images = least(chunk.images, out_.batch);
+        chunk.images = ceil_div(out_.batch, ceil_div(out_.batch, chunk.images));
+        return chunk;
+    }
+
+    struct Item {
+        int64_t group, first_channel, channels, phase_d, phase_h, first_line, lines, first_w, steps_w;
+    };
+
+    // How a chunk is cut into items; the weights' index is the outermost, so that a thread keeps its panels in cache.
+    struct Cut {
+        int64_t steps_w, segments, lines_per_item, line_groups, channel_blocks, dh_phases;
+        int64_t items(const Geometry& g) const { return g.groups * channel_blocks * dh_phases * segments * line_groups; }
+    };
+
+    Cut cut_of(const Chunk& chunk) const {
+        Cut cut;
+        cut.segments = ceil_div(chunk.steps[2], PIXEL_BLOCK);
+        cut.steps_w = ceil_div(chunk.steps[2], cut.segments);
+        const int64_t lines = chunk.images * chunk.steps[0] * chunk.steps[1];
+        cut.lines_per_item = most<int64_t>(1, least(lines, PIXEL_BLOCK / cut.steps_w));
+        cut.line_groups = ceil_div(lines, cut.lines_per_item);
+        cut.channel_blocks = ceil_div(g_.out_channels, CHANNEL_BLOCK);
+        cut.dh_phases = g_.axis[0].phases() * g_.axis[1].phases();
+        return cut;
+    }
+
+    Item item_of(const Cut& cut, const Chunk& chunk, int64_t index) const {
+        Item item;
+        const int64_t lines = chunk.images * chunk.steps[0] * chunk.steps[1];
+        item.first_line = index % cut.line_groups * cut.lines_per_item;
+        item.lines = least(cut.lines_per_item, lines - item.first_line);
+        index /= cut.line_groups;
+        item.first_w = index % cut.segments * cut.steps_w;
+        item.steps_w = least(cut.steps_w, chunk.steps[2] - item.first_w);
+        index /= cut.segments;
+        item.phase_h = index % g_.axis[1].phases();
+        item.phase_d = index / g_.axis[1].phases() % g_.axis[0].phases();
+        index /= cut.dh_phases;
+        item.first_channel = index % cut.channel_blocks * CHANNEL_BLOCK;
+        item.channels = least(CHANNEL_BLOCK, g_.out_channels - item.first_channel);
+        item.group = index / cut.channel_blocks;
+        return item;
+    }
+
+    void run_chunk(const Chunk& chunk) {
+        box_ = box_of(chunk);
+        auto* pixels = static_cast<float*>(scratch(Slot::shared, sizeof(float) * (box_.pixels() * pixel_ + 16)));
+        read_box(in_, box_, pixels, pixel_);
+        pixels_ = pixels;
+        const Cut cut = cut_of(chunk);
+        const int64_t work = g_.multiply_adds(out_) / most<int64_t>(1, cut.items(g_));
+        parallel_for(0, cut.items(g_), most<int64_t>(1, LEAST_WORK / most<int64_t>(1, work)), [&](int64_t begin, int64_t end) {
+            for (int64_t index = begin; index < end; ++index)
+                run_item(chunk, cut, item_of(cut, chunk, index));
+        });
+    }
+
+    int64_t out_segment(const Cut& cut) const { return cut.steps_w * g_.axis[2].out_step(); }
+
+    void run_item(const Chunk& chunk, const Cut& cut, const Item& item) const {
+        const int64_t width = padded_channels(item.channels), segment = out_segment(cut);
+        const int64_t sums_size = item.lines * segment * width, most_taps = g_.taps();
+        char* memory = static_cast<char*>(scratch(Slot::local, sizeof(float) * sums_size + 16 * most_taps));
+        auto* sums = reinterpret_cast<float*>(memory);
+        auto* offsets = reinterpret_cast<int64_t*>(memory + sizeof(float) * sums_size);
+        for (int64_t phase_w = 0; phase_w < g_.axis[2].phases(); ++phase_w)
+            run_phase(chunk, item, phase_w, segment, width, sums, offsets);
+        epilogue_.apply(sums, item.lines * segment, width, item.channels, item.group * g_.out_channels + item.first_channel);
+        write_item(chunk, item, segment, width, sums);
+    }
+
+    void run_phase(const Chunk& chunk, const Item& item, int64_t phase_w, int64_t segment, int64_t width, float* sums,
+                   int64_t* offsets) const {
+        const int64_t phase = (item.phase_d * g_.axis[1].phases() + item.phase_h) * g_.axis[2].phases() + phase_w;
+        const PhaseTaps taps(g_, phase);
+        const int64_t taps_count = taps.taps(g_), rows = item.lines * item.steps_w;
+        const Axis& axis_w = g_.axis[2];
+        const int64_t line_size = box_.length[2] * pixel_;
+        const float* from[PIXEL_BLOCK];
+        float* to[PIXEL_BLOCK];
+        for (int64_t line = 0, row = 0; line < item.lines; ++line)
+            for (int64_t j = 0; j < item.steps_w; ++j, ++row) {
+                from[row] = pixels_ + box_line(chunk, item.first_line + line) * line_size +
+                            axis_w.in_step() * (item.first_w + j) * pixel_ + item.group * g_.in_channels;
+                to[row] = sums + (line * segment + axis_w.first_out(phase_w) + axis_w.out_step() * j) * width;
+            }
+        if (taps_count == 0) {
+            for (int64_t row = 0; row < rows; ++row)
+                __builtin_memset(to[row], 0, sizeof(float) * width);
+            return;
+        }
+        taps.each(g_, [&](int64_t rank, int64_t kd, int64_t kh, int64_t kw) {
+            const int64_t d = g_.axis[0].offset(taps.phase[0], kd) - low_[0];
+            const int64_t h = g_.axis[1].offset(taps.phase[1], kh) - low_[1];
+            const int64_t w = axis_w.offset(phase_w, kw) - low_[2];
+            offsets[rank] = ((d * box_.length[1] + h) * box_.length[2] + w) * pixel_;
+        });
+        multiply_phase(item, phase, taps_count, rows, width, from, to, offsets);
+    }
+
+    void multiply_phase(const Item& item, int64_t phase, int64_t taps, int64_t rows, int64_t width, const float* const* from,
+                        float* const* to, const int64_t* offsets) const {
+        const int64_t depth = g_.in_channels, panel_size = taps * depth * PANEL_WIDTH;
+        int64_t* steps = const_cast<int64_t*>(offsets) + g_.taps();
+        for (int64_t t = 0; t < taps; ++t)
+            steps[t] = t * depth * PANEL_WIDTH;
+        const float* weights = packed_ + phase_start(item.group, phase) + item.first_channel / PANEL_WIDTH * panel_size;
+        const int64_t batch = most<int64_t>(1, DEPTH_BLOCK / depth), part = least(depth, DEPTH_BLOCK);
+        for (int64_t column = 0; column < width; column += PANEL_WIDTH, weights += panel_size)
+            for (int64_t t = 0; t < taps; t += batch)
+                for (int64_t k = 0; k < depth; k += part) {
+                    const float* rows_at[PIXEL_BLOCK];
+                    float* sums_at[PIXEL_BLOCK];
+                    for (int64_t row = 0; row < rows; ++row) {
+                        rows_at[row] = from[row] + k;
+                        sums_at[row] = to[row] + column;
+                    }
+                    const Product product{.rows = rows_at, .a_step = 1, .a_offsets = offsets + t,
+                                          .b = weights + k * PANEL_WIDTH, .b_step = PANEL_WIDTH, .b_offsets = steps + t,
+                                          .batch = least(batch, taps - t), .depth = least(part, depth - k), .c = sums_at,
+                                          .accumulate = t > 0 || k > 0};
+                    multiply(product, rows, PANEL_WIDTH / VF);
+                }
+    }
+
+    int64_t phase_start(int64_t group, int64_t phase) const {
+        int64_t taps = group * g_.taps();
+        for (int64_t earlier = 0; earlier < phase; ++earlier)
+            taps += PhaseTaps(g_, earlier).taps(g_);
+        return taps * g_.in_channels * padded_channels(g_.out_channels);
+    }
+
+    // The line of the box where step (d, h) of a line of the chunk starts.
+    int64_t box_line(const Chunk& chunk, int64_t line) const {
+        const int64_t h = line % chunk.steps[1], d = line / chunk.steps[1] % chunk.steps[0];
+        const int64_t n = line / (chunk.steps[1] * chunk.steps[0]);
+        return (n * box_.length[0] + d * g_.axis[0].in_step()) * box_.length[1] + h * g_.axis[1].in_step();
+    }
+
+    void write_item(const Chunk& chunk, const Item& item, int64_t segment, int64_t width, const float* sums) const {
+        const int64_t first_w = (chunk.first[2] + item.first_w) * g_.axis[2].out_step();
+        const int64_t pixels = least(item.steps_w * g_.axis[2].out_step(), out_.size[2] - first_w);
+        for (int64_t i = 0; i < item.lines; ++i) {
+            const int64_t line = item.first_line + i;
+            const int64_t jh = chunk.first[1] + line % chunk.steps[1];
+            const int64_t jd = chunk.first[0] + line / chunk.steps[1] % chunk.steps[0];
+            const int64_t n = chunk.first_image + line / (chunk.steps[1] * chunk.steps[0]);
+            const int64_t h = g_.axis[1].first_out(item.phase_h) + jh * g_.axis[1].out_step();
+            const int64_t d = g_.axis[0].first_out(item.phase_d) + jd * g_.axis[0].out_step();
+            if (h < out_.size[1] && d < out_.size[0])
+                write_line(sums + i * segment * width, width, pixels, item.channels, out_, n,
+                           item.group * g_.out_channels + item.first_channel, d, h, first_w);
+        }
+    }
+
+    const Geometry& g_;
+    const Image &in_, &out_;
+    const float* packed_;
+    const Epilogue& epilogue_;
+    const int64_t pixel_;
+    int64_t low_[AXES], high_[AXES];
+    Box box_;
+    const float* pixels_ = nullptr;
+};
+
+}
+}

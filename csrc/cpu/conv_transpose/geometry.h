@@ -1,0 +1,163 @@
+// The shape of a convolution as the kernels see it: three spatial axes, each cut into output phases.
+//
+// A transposed convolution with stride s is s interleaved stride-1 convolutions per axis: output o takes only the taps k
+// with (o + padding - k * dilation) divisible by s. A plain convolution is one phase that steps through its input by s.
+#pragma once
+
+#include <cstdint>
+
+namespace aigc::AIGC_LEVEL {
+namespace {
+
+constexpr int AXES = 3;
+
+template <class T>
+T least(T a, T b) {
+    return a < b ? a : b;
+}
+template <class T>
+T most(T a, T b) {
+    return a > b ? a : b;
+}
+int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+int64_t round_up(int64_t a, int64_t b) {
+    return ceil_div(a, b) * b;
+}
+
+struct Axis {
+    int64_t in, out, kernel, stride, padding, dilation;
+    bool transposed;
+
+    int64_t phases() const { return transposed ? stride : 1; }
+    int64_t in_step() const { return transposed ? 1 : stride; }
+    int64_t out_step() const { return transposed ? stride : 1; }
+    // Outputs per phase, the longest.
+    int64_t steps() const { return ceil_div(out, out_step()); }
+    int64_t first_out(int64_t phase) const {
+        return transposed ? ((phase - padding) % stride + stride) % stride : 0;
+    }
+    int64_t count(int64_t phase) const {
+        const int64_t first = first_out(phase);
+        return first < out ? ceil_div(out - first, out_step()) : 0;
+    }
+    bool uses(int64_t phase, int64_t tap) const { return !transposed || (tap * dilation) % stride == phase; }
+    // Output j of a phase reads input in_step * j + offset for each of its taps.
+    int64_t offset(int64_t phase, int64_t tap) const {
+        return transposed ? (first_out(phase) + padding - tap * dilation) / stride : tap * dilation - padding;
+    }
+    int64_t taps(int64_t phase) const {
+        int64_t found = 0;
+        for (int64_t k = 0; k < kernel; ++k)
+            found += uses(phase, k);
+        return found;
+    }
+    void offset_range(int64_t& low, int64_t& high) const {
+        low = INT64_MAX, high = INT64_MIN;
+        for (int64_t phase = 0; phase < phases(); ++phase)
+            for (int64_t k = 0; k < kernel; ++k)
+                if (uses(phase, k)) {
+                    low = least(low, offset(phase, k));
+                    high = most(high, offset(phase, k));
+                }
+    }
+};
+
+// A tensor (N, C, D, H, W) of any strides.
+struct Image {
+    char* data;
+    int64_t dtype, batch, channels, size[AXES], batch_stride, channel_stride, stride[AXES];
+
+    // sizes and strides of the five dimensions
+    Image(void* pointer, int64_t element, const int64_t* layout)
+        : data(static_cast<char*>(pointer)), dtype(element), batch(layout[0]), channels(layout[1]),
+          batch_stride(layout[5]), channel_stride(layout[6]) {
+        for (int i = 0; i < AXES; ++i) {
+            size[i] = layout[2 + i];
+            stride[i] = layout[7 + i];
+        }
+    }
+    int64_t element_size() const { return dtype == 0 ? 4 : 2; }
+    char* at(int64_t n, int64_t c, int64_t d, int64_t h, int64_t w) const {
+        return data + element_size() * (n * batch_stride + c * channel_stride + d * stride[0] + h * stride[1] + w * stride[2]);
+    }
+};
+
+struct Geometry {
+    Axis axis[AXES];
+    int64_t groups, in_channels, out_channels; // channels of one group
+
+    // kernel, stride, padding, dilation of three axes each; then groups, transposed
+    Geometry(const int64_t* list, const Image& in, const Image& out) {
+        for (int i = 0; i < AXES; ++i)
+            axis[i] = {in.size[i], out.size[i], list[i], list[3 + i], list[6 + i], list[9 + i], list[13] != 0};
+        groups = list[12];
+        in_channels = in.channels / groups;
+        out_channels = out.channels / groups;
+    }
+    int64_t taps() const { return axis[0].kernel * axis[1].kernel * axis[2].kernel; }
+    int64_t phases() const { return axis[0].phases() * axis[1].phases() * axis[2].phases(); }
+    int64_t multiply_adds(const Image& out) const {
+        int64_t total = out.batch * groups * in_channels * out_channels;
+        for (const Axis& a : axis)
+            total *= a.transposed ? a.in * a.kernel : a.out * a.kernel;
+        return total;
+    }
+};
+
+// A weight (dim0, dim1, D, H, W) of any strides, seen as (group, output channel, input channel, tap).
+struct Weight {
+    const char* data;
+    int64_t dtype, group_stride, out_stride, in_stride, stride[AXES];
+
+    Weight(const void* pointer, int64_t element, const int64_t* strides, const Geometry& g)
+        : data(static_cast<const char*>(pointer)), dtype(element), stride{strides[2], strides[3], strides[4]} {
+        const bool transposed = g.axis[0].transposed;
+        out_stride = strides[transposed ? 1 : 0];
+        in_stride = strides[transposed ? 0 : 1];
+        group_stride = strides[0] * (transposed ? g.in_channels : g.out_channels);
+    }
+    int64_t element_size() const { return dtype == 0 ? 4 : 2; }
+    const char* at(int64_t group, int64_t out, int64_t in, int64_t tap_offset = 0) const {
+        return data + element_size() * (group * group_stride + out * out_stride + in * in_stride + tap_offset);
+    }
+    // The taps are neighbours in memory, in order.
+    bool taps_are_adjacent(const Geometry& g) const {
+        int64_t expected = 1;
+        for (int i = AXES - 1; i >= 0; --i) {
+            if (g.axis[i].kernel > 1 && stride[i] != expected)
+                return false;
+            expected *= g.axis[i].kernel;
+        }
+        return true;
+    }
+};
+
+// Which part of which phase a tap belongs to.
+struct PhaseTaps {
+    int64_t phase[AXES];
+
+    PhaseTaps(const Geometry& g, int64_t index) {
+        for (int i = AXES - 1; i >= 0; --i) {
+            phase[i] = index % g.axis[i].phases();
+            index /= g.axis[i].phases();
+        }
+    }
+    int64_t taps(const Geometry& g) const {
+        return g.axis[0].taps(phase[0]) * g.axis[1].taps(phase[1]) * g.axis[2].taps(phase[2]);
+    }
+    // Calls f(rank within the phase, tap per axis).
+    template <class F>
+    void each(const Geometry& g, const F& f) const {
+        int64_t rank = 0;
+        for (int64_t kd = 0; kd < g.axis[0].kernel; ++kd)
+            for (int64_t kh = 0; kh < g.axis[1].kernel; ++kh)
+                for (int64_t kw = 0; kw < g.axis[2].kernel; ++kw)
+                    if (g.axis[0].uses(phase[0], kd) && g.axis[1].uses(phase[1], kh) && g.axis[2].uses(phase[2], kw))
+                        f(rank++, kd, kh, kw);
+    }
+};
+
+}
+}

@@ -1,0 +1,168 @@
+// Between a user's tensor, of any strides and dtype, and the kernels' own layout: float, channels innermost, a border of
+// zeros where the convolution reaches over the edge.
+#pragma once
+
+#include <cmath>
+
+#include "core/parallel.h"
+#include "core/simd.h"
+#include "cpu/conv_transpose/geometry.h"
+
+namespace aigc::AIGC_LEVEL {
+namespace {
+
+constexpr int64_t STAGE_COLUMNS = 64;
+
+// Channels between neighbouring pixels: not a multiple of 1 kB, which would map a column of pixels to few cache sets.
+int64_t pixel_stride(int64_t channels) {
+    const int64_t rounded = round_up(channels, 8);
+    return rounded % 64 == 0 ? rounded + 16 : rounded;
+}
+
+// A box of the input: `origin` may lie outside the image, where it reads zero.
+struct Box {
+    int64_t first_image, images, origin[AXES], length[AXES];
+
+    int64_t lines() const { return images * length[0] * length[1]; }
+    int64_t pixels() const { return lines() * length[2]; }
+};
+
+template <class T>
+void read_channels_innermost(const T* in, int64_t pixels, int64_t step, int64_t channels, float* out, int64_t out_step) {
+    for (int64_t w = 0; w < pixels; ++w)
+        for (int64_t c = 0; c < channels; ++c)
+            out[w * out_step + c] = to_float(in[w * step + c]);
+}
+
+template <class T>
+void read_pixels_innermost(const T* in, int64_t pixels, int64_t channel_step, int64_t step, int64_t channels, float* out,
+                           int64_t out_step) {
+    float stage[8 * STAGE_COLUMNS];
+    for (int64_t c = 0; c < channels; c += 8)
+        for (int64_t w = 0; w < pixels; w += STAGE_COLUMNS) {
+            const int64_t rows = least<int64_t>(8, channels - c), columns = least(STAGE_COLUMNS, pixels - w);
+            for (int64_t r = 0; r < rows; ++r)
+                for (int64_t i = 0; i < columns; ++i)
+                    stage[r * STAGE_COLUMNS + i] = to_float(in[(c + r) * channel_step + (w + i) * step]);
+            transpose(stage, STAGE_COLUMNS, out + w * out_step + c, out_step, rows, columns);
+        }
+}
+
+void read_line(const Image& image, int64_t n, int64_t d, int64_t h, int64_t w, int64_t pixels, float* out, int64_t step) {
+    const char* at = image.at(n, 0, d, h, w);
+    const int64_t channel = image.channel_stride, pixel = image.stride[2];
+    if (image.dtype == BFLOAT16) {
+        const auto* in = reinterpret_cast<const uint16_t*>(at);
+        channel == 1 ? read_channels_innermost(in, pixels, pixel, image.channels, out, step)
+                     : read_pixels_innermost(in, pixels, channel, pixel, image.channels, out, step);
+        return;
+    }
+    const auto* in = reinterpret_cast<const float*>(at);
+    if (channel == 1)
+        read_channels_innermost(in, pixels, pixel, image.channels, out, step);
+    else if (pixel == 1)
+        transpose(in, channel, out, step, image.channels, pixels);
+    else
+        read_pixels_innermost(in, pixels, channel, pixel, image.channels, out, step);
+}
+
+// out: box.lines() x box.length[2] x step floats
+void read_box(const Image& image, const Box& box, float* out, int64_t step) {
+    const int64_t line_size = box.length[2] * step;
+    const int64_t low = most<int64_t>(0, -box.origin[2]);
+    const int64_t high = least(box.length[2], image.size[2] - box.origin[2]);
+    const int64_t grain = most<int64_t>(1, 8192 / most<int64_t>(1, line_size));
+    parallel_for(0, box.lines(), grain, [&](int64_t begin, int64_t end) {
+        for (int64_t line = begin; line < end; ++line) {
+            const int64_t h = box.origin[1] + line % box.length[1];
+            const int64_t d = box.origin[0] + line / box.length[1] % box.length[0];
+            const int64_t n = box.first_image + line / (box.length[1] * box.length[0]);
+            float* at = out + line * line_size;
+            const bool inside = h >= 0 && h < image.size[1] && d >= 0 && d < image.size[0] && low < high;
+            const int64_t first = inside ? low : box.length[2], last = inside ? high : box.length[2];
+            __builtin_memset(at, 0, sizeof(float) * first * step);
+            if (inside)
+                read_line(image, n, d, h, box.origin[2] + first, last - first, at + first * step, step);
+            __builtin_memset(at + last * step, 0, sizeof(float) * (box.length[2] - last) * step);
+        }
+    });
+}
+
+enum Activation : int64_t { NONE = 0, RELU = 1, LEAKY_RELU = 2, TANH = 3, SIGMOID = 4 };
+
+float activate(float x, int64_t activation, float slope) {
+    switch (activation) {
+    case RELU:
+        return x < 0 ? 0 : x;
+    case LEAKY_RELU:
+        return x < 0 ? x * slope : x;
+    case TANH:
+        return std::tanh(x);
+    case SIGMOID:
+        return 1 / (1 + std::exp(-x));
+    default:
+        return x;
+    }
+}
+
+// What happens to a sum before it is written.
+struct Epilogue {
+    const float* bias; // one per output channel, or null
+    int64_t activation;
+    float slope;
+
+    void apply(float* pixels, int64_t count, int64_t step, int64_t channels, int64_t first_channel) const {
+        if (!bias && activation == NONE)
+            return;
+        const float* shift = bias ? bias + first_channel : nullptr;
+        for (int64_t i = 0; i < count; ++i, pixels += step) {
+            if (shift)
+                for (int64_t c = 0; c < channels; ++c)
+                    pixels[c] += shift[c];
+            if (activation == RELU)
+                for (int64_t c = 0; c < channels; ++c)
+                    pixels[c] = pixels[c] < 0 ? 0 : pixels[c];
+            else if (activation == LEAKY_RELU)
+                for (int64_t c = 0; c < channels; ++c)
+                    pixels[c] = pixels[c] < 0 ? pixels[c] * slope : pixels[c];
+            else if (activation != NONE)
+                for (int64_t c = 0; c < channels; ++c)
+                    pixels[c] = activate(pixels[c], activation, slope);
+        }
+    }
+};
+
+template <class T>
+void write_scattered(const float* in, int64_t step, int64_t pixels, int64_t channels, T* out, int64_t channel_step,
+                     int64_t pixel_step) {
+    if (channel_step == 1) {
+        for (int64_t w = 0; w < pixels; ++w)
+            for (int64_t c = 0; c < channels; ++c)
+                from_float(in[w * step + c], out + w * pixel_step + c);
+        return;
+    }
+    float stage[8 * STAGE_COLUMNS];
+    for (int64_t w = 0; w < pixels; w += STAGE_COLUMNS)
+        for (int64_t c = 0; c < channels; c += 8) {
+            const int64_t columns = least<int64_t>(8, channels - c), rows = least(STAGE_COLUMNS, pixels - w);
+            transpose(in + w * step + c, step, stage, STAGE_COLUMNS, rows, columns);
+            for (int64_t i = 0; i < columns; ++i)
+                for (int64_t r = 0; r < rows; ++r)
+                    from_float(stage[i * STAGE_COLUMNS + r], out + (c + i) * channel_step + (w + r) * pixel_step);
+        }
+}
+
+// Writes `pixels` neighbours along W, `channels` from first_channel on, out of pixel-major sums.
+void write_line(const float* in, int64_t step, int64_t pixels, int64_t channels, const Image& image, int64_t n,
+                int64_t first_channel, int64_t d, int64_t h, int64_t w) {
+    char* at = image.at(n, first_channel, d, h, w);
+    if (image.dtype == BFLOAT16)
+        write_scattered(in, step, pixels, channels, reinterpret_cast<uint16_t*>(at), image.channel_stride, image.stride[2]);
+    else if (image.stride[2] == 1 && image.channel_stride != 1)
+        transpose(in, step, reinterpret_cast<float*>(at), image.channel_stride, pixels, channels);
+    else
+        write_scattered(in, step, pixels, channels, reinterpret_cast<float*>(at), image.channel_stride, image.stride[2]);
+}
+
+}
+}
