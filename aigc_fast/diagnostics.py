@@ -1,0 +1,102 @@
+"""What would run, where and why: `explain` for one call, `info` for the installation."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from aigc_fast import _native, backends, functional
+from aigc_fast.backends import Explanation
+from aigc_fast.ops.operator import operators
+
+_PLANNED = {
+    "attention": ("scaled_dot_product_attention",),
+    "recursion": ("ar_recursion", "sample_wise_lpc", "lfilter"),
+    "recurrent": ("rnn_tanh", "rnn_relu", "lstm", "gru"),
+    "decode": (),
+}
+
+
+class _Caught(BaseException):
+    """Leaves a public function at the op that it is about to call."""
+
+    def __init__(self, name: str, args: tuple[Any, ...]) -> None:
+        self.name = name
+        self.args_of_op = args
+
+
+class _CatchOp(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if isinstance(func, torch._ops.OpOverload) and func.namespace == "aigc_fast":
+            raise _Caught(func._schema.name.split("::")[1], args)
+        return func(*args, **(kwargs or {}))
+
+
+def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
+    """Which backend would run a call, and why not the others; nothing is computed.
+
+    Args:
+        op: a name in `aigc_fast.functional`, as "conv_transpose2d" or "reparameterize_kl".
+        *args: what the function would be called with.
+        **kwargs: likewise.
+
+    Returns:
+        The explanation; `print` it for a table.
+
+    Raises:
+        ValueError: on an unknown name.
+        Exception: whatever the function raises on bad arguments.
+
+    Example:
+        >>> print(aigc_fast.explain("conv_transpose2d", x, weight, stride=2))
+    """
+    if op in _PLANNED or any(op in names for names in _PLANNED.values()):
+        return Explanation(op, None, dict.fromkeys(backends.NAMES[1:], "not there yet for this op"))
+    if op not in functional.__all__:
+        raise ValueError(f"op={op!r}: expected a name of aigc_fast.functional: {', '.join(sorted(functional.__all__))}")
+    try:
+        with _CatchOp():
+            getattr(functional, op)(*args, **kwargs)
+    except _Caught as caught:
+        return operators()[caught.name].explain(*caught.args_of_op)
+    return Explanation(op, "reference", dict.fromkeys(backends.NAMES[1:]), "PyTorch's own function, called directly")
+
+
+def info() -> dict[str, Any]:
+    """Versions, instruction-set levels, threads, GPU and backends of this installation.
+
+    Returns:
+        A dictionary of plain values:
+        `aigc_fast`, `torch`, `python`: versions; `platform`: the machine;
+        `native`: how the CPU library was built and what it runs on, or `{"error": reason}`;
+        `threads`: torch's; `gpu`: the first CUDA device's name or None;
+        `backend`: the one in force; `backends`: for each, None when it can run here, else why not;
+        `ops`: the ops that there are.
+    """
+    from aigc_fast import __version__
+
+    return {
+        "aigc_fast": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "native": _native.info(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "backend": backends.current(),
+        "backends": _backend_reasons(),
+        "ops": sorted(operators()),
+    }
+
+
+def _backend_reasons() -> dict[str, str | None]:
+    no_gpu = None if torch.cuda.is_available() else "no CUDA device"
+    return {
+        "reference": None,
+        "cpu": _native.cpu_reason(),
+        "cuda": no_gpu or _native.cuda_reason(),
+        "triton": no_gpu,
+    }

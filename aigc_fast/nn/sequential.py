@@ -1,0 +1,205 @@
+"""`torch.nn.Sequential` that runs convolution, batch norm and activation as one call at inference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as module_hooks
+
+from aigc_fast.nn import conv_transpose
+from aigc_fast.ops.conv_transpose import conv_activation, conv_transpose_activation
+from aigc_fast.ops.operator import plain_eager
+
+_NAMES = ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
+_CONVOLUTIONS = {getattr(home, name) for home in (nn, conv_transpose) for name in _NAMES}
+_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_ACTIVATIONS = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
+_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A convolution with the batch norm and the activation that follow it; at least one of the two."""
+
+    convolution: nn.Module
+    norm: nn.Module | None
+    activation: nn.Module | None
+
+    def __len__(self) -> int:
+        return 1 + (self.norm is not None) + (self.activation is not None)
+
+    def __str__(self) -> str:
+        parts = (self.convolution, self.norm, self.activation)
+        return " + ".join(type(part).__name__ for part in parts if part is not None)
+
+    def tensors(self) -> list[Tensor]:
+        """Everything that the folded weight and bias are made from."""
+        norm = self.norm
+        found = [self.convolution.weight, self.convolution.bias]
+        if norm is not None:
+            found += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
+        return [tensor for tensor in found if tensor is not None]
+
+    def takes(self, input: Any) -> bool:
+        """Whether one call gives what the modules would give for this input, without a gradient."""
+        if type(input) is not Tensor or input.dim() != self.convolution.weight.dim():
+            return False
+        if self.norm is not None and (self.norm.training or self.norm.running_mean is None):
+            return False
+        needs_gradient = input.requires_grad or any(tensor.requires_grad for tensor in self.tensors())
+        return not (needs_gradient and torch.is_grad_enabled()) and not torch.is_autocast_enabled(input.device.type)
+
+    def run(self, input: Tensor) -> Tensor:
+        """Convolution, norm and activation in one call."""
+        conv = self.convolution
+        weight, bias = (conv.weight, conv.bias) if self.norm is None else _folded(self)
+        activation = _ACTIVATIONS[type(self.activation)] if self.activation is not None else "none"
+        slope = getattr(self.activation, "negative_slope", 0.0)
+        geometry = (conv.stride, conv.padding)
+        if conv.transposed:
+            return conv_transpose_activation(
+                input, weight, bias, *geometry, conv.output_padding, conv.dilation, conv.groups, activation, slope
+            )
+        return conv_activation(input, weight, bias, *geometry, conv.dilation, conv.groups, activation, slope)
+
+
+class FusedSequential(nn.Sequential):
+    """`torch.nn.Sequential` whose convolutions run with what follows them in one call at inference.
+
+    A Conv1d/2d/3d or ConvTranspose1d/2d/3d, followed by the BatchNorm of its dimension and/or ReLU, LeakyReLU, Tanh or
+    Sigmoid, becomes one call: the norm is folded into weight and bias, the activation is applied as the result is
+    written. This happens in eval mode where no gradient is needed; in training mode, with hooks on an inner module,
+    under autocast, compile, export and function transforms the modules run one by one as in torch.nn.Sequential.
+    The `state_dict` is torch.nn.Sequential's.
+
+    The folded weights are kept until a tensor that they came from changes: its version counter, address or dtype. A
+    change made through `.data`, which no counter shows, is recognised by a sample of 64 elements of every tensor.
+
+    Example:
+        >>> model = aigc_fast.nn.FusedSequential(nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.BatchNorm2d(32), nn.ReLU())
+    """
+
+    def forward(self, input: Any) -> Any:
+        """Runs the modules in turn; see torch.nn.Sequential."""
+        if self.training or not plain_eager() or any(getattr(module_hooks, name) for name in _GLOBAL_HOOKS):
+            return super().forward(input)
+        modules = list(self)
+        index = 0
+        while index < len(modules):
+            chain = chain_at(modules, index)
+            if chain is not None and chain.takes(input):
+                input = chain.run(input)
+                index += len(chain)
+            else:
+                input = modules[index](input)
+                index += 1
+        return input
+
+
+def chains(sequential: nn.Sequential) -> list[Chain]:
+    """The chains that `FusedSequential` would run as one call each."""
+    modules = list(sequential)
+    found = (chain_at(modules, index) for index in range(len(modules)))
+    return [chain for chain in found if chain is not None]
+
+
+def chain_at(modules: list[nn.Module], index: int) -> Chain | None:
+    """The chain that begins with `modules[index]`, or None."""
+    conv = modules[index]
+    if not _foldable_convolution(conv):
+        return None
+    rest = modules[index + 1 : index + 3]
+    norm = rest.pop(0) if rest and _foldable_norm(rest[0], conv) else None
+    activation = rest[0] if rest and type(rest[0]) in _ACTIVATIONS and not _observed(rest[0]) else None
+    return Chain(conv, norm, activation) if norm is not None or activation is not None else None
+
+
+def _foldable_convolution(module: nn.Module) -> bool:
+    if type(module) not in _CONVOLUTIONS or _observed(module):
+        return False
+    return module.padding_mode == "zeros" and not isinstance(module.padding, str)
+
+
+def _foldable_norm(module: nn.Module, conv: nn.Module) -> bool:
+    expected = _NORMS[conv.weight.dim() - 2]
+    return type(module) is expected and module.num_features == conv.out_channels and not _observed(module)
+
+
+def _observed(module: nn.Module) -> bool:
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return any(hooks) or "forward" in vars(module)
+
+
+@dataclass(frozen=True)
+class _Fold:
+    stamp: tuple[Any, ...]
+    sample: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+_folds: WeakKeyDictionary[nn.Module, _Fold] = WeakKeyDictionary()
+
+
+def _folded(chain: Chain) -> tuple[Tensor, Tensor]:
+    tensors = chain.tensors()
+    if not all(_trackable(tensor) for tensor in tensors):
+        return _fold(chain)
+    stamp = (chain.norm.eps, *((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors))
+    sample = _sample(tensors)
+    known = _folds.get(chain.convolution)
+    if known is None or known.stamp != stamp or not torch.equal(known.sample, sample):
+        known = _folds[chain.convolution] = _Fold(stamp, sample, *_fold(chain))
+    return known.weight, known.bias
+
+
+def _trackable(tensor: Tensor) -> bool:
+    dense = tensor.is_contiguous() or (
+        (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+        or (tensor.dim() == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d))
+    )
+    return dense and not tensor.is_inference() and tensor.numel() > 0
+
+
+def _sample(tensors: list[Tensor]) -> Tensor:
+    picked = []
+    for tensor in tensors:
+        step = -(-tensor.numel() // _SAMPLES)
+        picked.append(tensor.detach().as_strided((-(-tensor.numel() // step),), (step,)))
+    return torch.cat(picked)
+
+
+def _fold(chain: Chain) -> tuple[Tensor, Tensor]:
+    conv, norm = chain.convolution, chain.norm
+    with torch.no_grad():
+        scale = (norm.running_var.double() + norm.eps).rsqrt()
+        if norm.weight is not None:
+            scale = scale * norm.weight
+        shift = -norm.running_mean.double() * scale
+        if conv.bias is not None:
+            shift = shift + conv.bias * scale
+        if norm.bias is not None:
+            shift = shift + norm.bias
+        weight = conv.weight
+        if conv.transposed:
+            grouped = weight.unflatten(0, (conv.groups, -1))
+            per_channel = scale.to(weight.dtype).view(conv.groups, 1, -1, *[1] * (weight.dim() - 2))
+            folded = (grouped * per_channel).flatten(0, 1)
+        else:
+            folded = weight * scale.to(weight.dtype).view(-1, *[1] * (weight.dim() - 1))
+        return folded, shift.to(weight.dtype)

@@ -1,0 +1,212 @@
+"""Swaps a model's layers for aigc_fast's, in place, and says what was swapped, what was not and why."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from aigc_fast.nn.precision import LEVELS
+from aigc_fast.nn.sequential import FusedSequential, chains
+from aigc_fast.optimize import measure, swap
+from aigc_fast.optimize.reporting import Entry, Report
+
+__all__ = ["Entry", "Report", "optimize", "report", "restore"]
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_reports: WeakKeyDictionary[nn.Module, Report] = WeakKeyDictionary()
+
+
+def optimize(model: Model, *, example_inputs: Any = None, precision: str | None = None, inplace: bool = True) -> Model:
+    """Swaps torch.nn.ConvTranspose1d/2d/3d, Conv1d/2d/3d and Dropout for aigc_fast.nn's.
+
+    Only the class of a module changes: parameters, buffers, hooks, `state_dict` keys, the training flag and
+    `isinstance` of the torch class stay. Modules of exactly those types are swapped; subclasses, lazy and quantized
+    modules are left. A torch.nn.Sequential in which a convolution is followed by BatchNorm, ReLU, LeakyReLU, Tanh or
+    Sigmoid becomes an `aigc_fast.nn.FusedSequential`, which runs them as one call at inference.
+    `report(model)` tells what was done and why; `restore(model)` undoes it.
+
+    Dropout draws its mask from Philox: as repeatable under `torch.manual_seed` as PyTorch's, with other elements
+    dropped.
+
+    Args:
+        model: any module; a single layer too.
+        example_inputs: what the model is called with: a tensor, a tuple of positional arguments or a dict of keyword
+            arguments. With it, each layer is timed both ways on the inputs that it meets in that call (forward, and
+            backward too when the model is in training mode), and the slower one is not swapped. The model's buffers,
+            gradients and the random generators are left as they were.
+        precision: "highest", "high" or "medium" as for `torch.set_float32_matmul_precision`, for the forward of the
+            swapped layers alone; None leaves it to PyTorch's own switch.
+        inplace: False works on a deep copy.
+
+    Returns:
+        The model, or its copy.
+
+    Raises:
+        TypeError: when `model` is not a module.
+        ValueError: on an unknown precision, or when the model can't be called with `example_inputs`.
+
+    Example:
+        >>> model = aigc_fast.optimize(model)
+        >>> print(aigc_fast.report(model))
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if precision is not None and precision not in LEVELS:
+        raise ValueError(f"precision={precision!r}: expected one of {', '.join(LEVELS)}, or None")
+    if not inplace:
+        model = copy.deepcopy(model)
+    candidates = _candidates(model)
+    times = {} if example_inputs is None else _layer_times(model, candidates, example_inputs)
+    layers = tuple(_decide(name, module, times) for name, module in candidates)
+    for _, module in candidates:
+        if swap.is_swapped(module) and precision is not None:
+            module.float32_precision = precision
+    fused = _fuse(model, example_inputs)
+    timed = None if example_inputs is None else "forward + backward" if model.training else "forward"
+    _reports[model] = Report(layers, fused, _others(model), timed)
+    return model
+
+
+def restore(model: Model) -> Model:
+    """Makes every layer that `optimize` swapped PyTorch's again, in place.
+
+    Args:
+        model: a module that went through `optimize`, whole or in part.
+
+    Returns:
+        The model.
+    """
+    for module in model.modules():
+        if swap.is_swapped(module):
+            swap.put_back(module)
+            vars(module).pop("float32_precision", None)
+        elif type(module) is FusedSequential:
+            module.__class__ = nn.Sequential
+    _reports.pop(model, None)
+    return model
+
+
+def report(model: nn.Module) -> Report:
+    """What `optimize` swapped in this model, what not and why.
+
+    A copy of an optimised model, or one that was loaded, tells what it holds, without times.
+
+    Args:
+        model: the module that was given to `optimize`.
+
+    Returns:
+        The report; `print` it for a table.
+    """
+    if model in _reports:
+        return _reports[model]
+    layers = tuple(
+        Entry(name, _type_name(module), swap.is_swapped(module), _note_of_stock(module))
+        for name, module in _candidates(model)
+    )
+    fused = tuple(
+        Entry(name, _chain_text(module), True)
+        for name, module in _named(model)
+        if type(module) is FusedSequential and chains(module)
+    )
+    return Report(layers, fused, _others(model))
+
+
+def _note_of_stock(module: nn.Module) -> str | None:
+    return None if swap.is_swapped(module) else swap.refusal(module) or "not optimized yet"
+
+
+def _named(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name or "(model)", module) for name, module in model.named_modules()]
+
+
+def _candidates(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, module) for name, module in _named(model) if swap.concerns(module)]
+
+
+def _type_name(module: nn.Module) -> str:
+    return (swap.original_class(module) or type(module)).__name__
+
+
+def _others(model: nn.Module) -> dict[str, int]:
+    leaves = (
+        module
+        for name, module in _named(model)
+        if next(module.children(), None) is None and "parametrizations." not in name
+    )
+    return dict(Counter(type(module).__name__ for module in leaves if not swap.concerns(module)))
+
+
+def _layer_times(
+    model: nn.Module, candidates: list[tuple[str, nn.Module]], example_inputs: Any
+) -> dict[nn.Module, tuple[float, float] | None]:
+    modules = [module for _, module in candidates if swap.refusal(module) is None]
+    times: dict[nn.Module, tuple[float, float] | None] = {}
+    make = measure.step_of if model.training else measure.forward_of
+    with measure.undisturbed(model):
+        calls = measure.captured_calls(model, modules, example_inputs)
+        with torch.set_grad_enabled(model.training):
+            for module in modules:
+                ways = [swap.put_back, swap.swap]
+                found = measure.interleaved_ms(module, calls[module], make, ways) if calls[module] else None
+                times[module] = None if found is None else (found[0], found[1])
+    return times
+
+
+def _decide(name: str, module: nn.Module, times: dict[nn.Module, tuple[float, float] | None]) -> Entry:
+    kind = _type_name(module)
+    reason = swap.refusal(module)
+    if reason is not None:
+        return Entry(name, kind, False, reason)
+    measured = times.get(module)
+    if measured is not None and measured[1] >= measured[0]:
+        swap.put_back(module)
+        return Entry(name, kind, False, "no faster than PyTorch's here", *measured)
+    swap.swap(module)
+    if measured is not None:
+        return Entry(name, kind, True, None, *measured)
+    return Entry(name, kind, True, "not timed: example_inputs never reach it" if times else None)
+
+
+def _fuse(model: nn.Module, example_inputs: Any) -> tuple[Entry, ...]:
+    found = [(name, module) for name, module in _named(model) if type(module) in (nn.Sequential, FusedSequential)]
+    found = [(name, module) for name, module in found if chains(module)]
+    modules = [module for _, module in found]
+    entries = []
+    with measure.undisturbed(model):
+        calls = {} if example_inputs is None else measure.captured_calls(model, modules, example_inputs)
+        for name, module in found:
+            entries.append(_fuse_one(name, module, calls.get(module, [])))
+    return tuple(entries)
+
+
+def _fuse_one(name: str, module: nn.Sequential, calls: list[measure.Call]) -> Entry:
+    text = _chain_text(module)
+    if not calls:
+        _to_fused(module)
+        return Entry(name, text, True, "at inference")
+    module.eval()
+    with torch.no_grad():
+        plain, fused = measure.interleaved_ms(module, calls, measure.forward_of, [_to_plain, _to_fused])
+    if fused >= plain:
+        _to_plain(module)
+        return Entry(name, text, False, "no faster than module by module here", plain, fused)
+    _to_fused(module)
+    return Entry(name, text, True, "at inference", plain, fused)
+
+
+def _chain_text(module: nn.Sequential) -> str:
+    return ", ".join(str(chain) for chain in chains(module))
+
+
+def _to_plain(module: nn.Module) -> None:
+    module.__class__ = nn.Sequential
+
+
+def _to_fused(module: nn.Module) -> None:
+    module.__class__ = FusedSequential

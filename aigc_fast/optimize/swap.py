@@ -1,0 +1,82 @@
+"""Which modules can be swapped, why others can't, and the swap itself: a change of class, in place."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils import parametrize
+
+import aigc_fast.nn as fast_nn
+
+DROP_INS: dict[type[nn.Module], type[nn.Module]] = {
+    getattr(nn, name): getattr(fast_nn, name)
+    for name in (
+        "ConvTranspose1d",
+        "ConvTranspose2d",
+        "ConvTranspose3d",
+        "Conv1d",
+        "Conv2d",
+        "Conv3d",
+        "Dropout",
+    )
+}
+ORIGINALS = {fast: original for original, fast in DROP_INS.items()}
+_QUANTIZED = ("torch.ao.nn.", "torch.nn.quantized.", "torchao.")
+
+
+def base_class(module: nn.Module) -> type[nn.Module]:
+    """The module's class without what `torch.nn.utils.parametrize` put in front of it."""
+    cls = type(module)
+    return cls.__bases__[0] if parametrize.is_parametrized(module) else cls
+
+
+def original_class(module: nn.Module) -> type[nn.Module] | None:
+    """The torch class that the module is or was, if aigc_fast has a drop-in for it."""
+    cls = base_class(module)
+    return cls if cls in DROP_INS else ORIGINALS.get(cls)
+
+
+def is_swapped(module: nn.Module) -> bool:
+    """Whether the module runs on aigc_fast now."""
+    return base_class(module) in ORIGINALS
+
+
+def refusal(module: nn.Module) -> str | None:
+    """Why a module that looks like one of the drop-ins' originals is left alone, or None."""
+    cls = base_class(module)
+    if isinstance(module, LazyModuleMixin):
+        return "lazy: call the model once, then optimize"
+    if "forward" in vars(module):
+        return "its forward was replaced on the instance"
+    if cls in DROP_INS or cls in ORIGINALS:
+        return None
+    if cls.__module__.startswith(_QUANTIZED):
+        return "quantized"
+    return f"{cls.__name__} is a subclass: its forward may differ"
+
+
+def concerns(module: nn.Module) -> bool:
+    """Whether the module is one of the drop-ins' originals, in whatever guise."""
+    if isinstance(module, tuple(DROP_INS)):
+        return True
+    cls = type(module)
+    return cls.__module__.startswith(_QUANTIZED) and cls.__name__ in {original.__name__ for original in DROP_INS}
+
+
+def set_class(module: nn.Module, cls: type[nn.Module]) -> None:
+    """Changes the class of a module; parametrizations stay in front of it."""
+    if parametrize.is_parametrized(module):
+        old = type(module)
+        members = {key: value for key, value in vars(old).items() if key not in ("__dict__", "__weakref__", "__doc__")}
+        cls = type(f"Parametrized{cls.__name__}", (cls,), members)
+    module.__class__ = cls
+
+
+def swap(module: nn.Module) -> None:
+    """Makes the module aigc_fast's: same parameters, buffers, hooks and state_dict keys."""
+    set_class(module, DROP_INS[original_class(module)])
+
+
+def put_back(module: nn.Module) -> None:
+    """Makes the module PyTorch's again."""
+    set_class(module, original_class(module))

@@ -1,0 +1,128 @@
+"""Shapes, dtypes and tolerances of every op, shared by the tests and by bench/."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Relative error below which two results are the same in that format, whatever PyTorch's own error is.
+FLOORS = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 6e-3, torch.float16: 1e-3}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
+
+
+def relative_error(value: Tensor, reference: Tensor) -> float:
+    """The Frobenius norm of the difference over the reference's, in float64."""
+    value, reference = value.detach().double(), reference.detach().double()
+    return ((value - reference).norm() / reference.norm().clamp_min(1e-30)).item()
+
+
+def assert_parity(ours: Tensor, theirs: Tensor, reference: Tensor, name: str = "output") -> None:
+    """Ours may be at most twice as far from float64 as PyTorch is, with a floor at the format's own rounding."""
+    assert ours.shape == theirs.shape, f"{name}: shape {tuple(ours.shape)}, PyTorch's is {tuple(theirs.shape)}"
+    assert ours.dtype == theirs.dtype, f"{name}: {ours.dtype}, PyTorch's is {theirs.dtype}"
+    if not ours.numel():
+        return
+    found, allowed = relative_error(ours, reference), relative_error(theirs, reference)
+    limit = max(2 * allowed, FLOORS[ours.dtype])
+    assert found <= limit, f"{name}: error {found:.2e} against float64, PyTorch's own is {allowed:.2e}"
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One geometry of a convolution or, with `transposed`, of a transposed one.
+
+    Attributes:
+        batch, channels_in, channels_out: sizes of the input and output.
+        size: the input's spatial size.
+        kernel, stride, padding, output_padding, dilation: one number for every dimension, or one for each.
+    """
+
+    batch: int
+    channels_in: int
+    channels_out: int
+    size: tuple[int, ...]
+    kernel: int | tuple[int, ...]
+    stride: int | tuple[int, ...] = 1
+    padding: int | tuple[int, ...] = 0
+    output_padding: int | tuple[int, ...] = 0
+    dilation: int | tuple[int, ...] = 1
+    groups: int = 1
+    transposed: bool = True
+
+    @property
+    def function(self) -> str:
+        """The name in `torch.nn.functional` and `aigc_fast.functional`."""
+        return f"conv{'_transpose' if self.transposed else ''}{len(self.size)}d"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of the functional."""
+        found = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+        return {**found, "output_padding": self.output_padding} if self.transposed else found
+
+    def tensors(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+        """Input, weight (scaled so that outputs are of order one) and bias."""
+        kernel = self.kernel if isinstance(self.kernel, tuple) else (self.kernel,) * len(self.size)
+        first, second = self.channels_in, self.channels_out
+        if not self.transposed:
+            first, second = second, first
+        weight = torch.randn(first, second // self.groups, *kernel)
+        fan_in = self.channels_in // self.groups * math.prod(kernel)
+        input = torch.randn(self.batch, self.channels_in, *self.size)
+        bias = torch.randn(self.channels_out)
+        return input.to(dtype), (weight / math.sqrt(fan_in)).to(dtype), bias.to(dtype)
+
+    def __str__(self) -> str:
+        size = "x".join(map(str, self.size))
+        text = f"{self.function}-{self.batch}.{self.channels_in}.{self.channels_out}.{size}"
+        shown = {"k": self.kernel, "s": self.stride, "p": self.padding, "op": self.output_padding, "d": self.dilation}
+        for name, value in {**shown, "g": self.groups}.items():
+            text += f"-{name}{value}".replace("(", "").replace(")", "").replace(", ", ".")
+        return text
+
+
+TRANSPOSED = [
+    # The layers that the kernels were written for, narrowed.
+    Convolution(3, 17, 113, (1, 1), 4, 1, 0),
+    Convolution(3, 32, 24, (8, 8), 4, 2, 1),
+    Convolution(1, 113, 17, (4, 4), 4, 2, 1),
+    Convolution(3, 17, 3, (16, 16), 4, 2, 1),
+    Convolution(3, 64, 1, (7, 7), 5, 2, 2, 1),
+    Convolution(3, 17, 32, (7, 7), 5, 2, 2, 1),
+    Convolution(3, 33, 16, (4, 4), 3, 2, 1, 1),
+    Convolution(1, 24, 16, (9, 9), 2, 2),
+    Convolution(1, 17, 24, (40,), 16, 8, 4),
+    Convolution(1, 16, 8, (113,), 4, 2, 1),
+    Convolution(1, 17, 8, (3, 4, 5), 4, 2, 1),
+    # Ugly ones.
+    Convolution(1, 1, 1, (1,), 1),
+    Convolution(3, 3, 1, (17,), 7, 3, 2, 1),
+    Convolution(1, 113, 1, (3,), 5, 4, 0, 3, 1),
+    Convolution(3, 1, 17, (5, 3), (3, 2), (1, 4), (2, 0), (0, 3)),
+    Convolution(1, 3, 17, (6, 5), 3, 2, 1, 1, 2),
+    Convolution(3, 12, 18, (5, 7), (4, 3), (2, 3), 1, (1, 0), 1, 3),
+    Convolution(3, 17, 17, (6, 6), 4, 2, 1, groups=17),
+    Convolution(1, 5, 10, (7, 4), 3, 1, 1, groups=5),
+    Convolution(1, 3, 3, (2, 3, 2), (1, 2, 3), (2, 1, 2), (0, 1, 1), (1, 0, 1), (1, 1, 2)),
+    Convolution(1, 17, 3, (2, 5, 3), 3, 1, 1),
+    Convolution(3, 17, 3, (9, 1), 7, 1, 3),
+    Convolution(3, 4, 6, (5, 5), 2, 4, 0, 3, groups=2),
+]
+
+PLAIN = [
+    Convolution(3, 1, 64, (28, 28), 5, 1, 2, transposed=False),
+    Convolution(3, 17, 24, (14, 14), 5, 2, 2, transposed=False),
+    Convolution(1, 113, 17, (8, 8), 4, 2, 1, transposed=False),
+    Convolution(3, 32, 3, (9, 11), 3, 1, 1, transposed=False),
+    Convolution(3, 17, 1, (7, 7), 3, 1, 1, transposed=False),
+    Convolution(3, 24, 33, (5, 6), 1, transposed=False),
+    Convolution(3, 12, 18, (9, 7), (4, 3), (2, 3), 1, dilation=(1, 2), groups=3, transposed=False),
+    Convolution(1, 17, 17, (9, 9), 3, 2, 1, groups=17, transposed=False),
+    Convolution(1, 17, 8, (113,), 7, 3, 2, dilation=2, transposed=False),
+    Convolution(3, 1, 1, (1,), 1, transposed=False),
+    Convolution(1, 3, 17, (4, 5, 6), (1, 2, 3), (2, 1, 2), (0, 1, 1), transposed=False),
+]

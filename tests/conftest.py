@@ -1,0 +1,72 @@
+"""Fixtures of the whole suite: poisoned memory, seeds, and one run per backend and instruction-set level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis
+import pytest
+import torch
+
+import aigc_fast
+from aigc_fast import _native
+
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40, database=None)
+hypothesis.settings.load_profile("suite")
+
+BACKENDS = ("auto", "reference", "cpu") if _native.cpu_reason() is None else ("auto", "reference")
+
+
+def pytest_report_header() -> str:
+    levels = ", ".join(_native.levels()) or _native.cpu_reason()
+    return f"aigc_fast {aigc_fast.__version__} from {aigc_fast.__path__[0]}; CPU levels: {levels}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _poisoned(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
+        out = kwargs.get("out")
+        made = make(*args, **kwargs)
+        if out is None and (made.is_floating_point() or made.is_complex()):
+            made.detach().fill_(float("nan"))
+        return made
+
+    return poisoned
+
+
+@pytest.fixture(autouse=True)
+def _poison_uninitialized_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output that a kernel forgets to write is NaN, not the right number of the call before."""
+    for name in ("empty", "empty_like", "empty_strided"):
+        monkeypatch.setattr(torch, name, _poisoned(getattr(torch, name)))
+    for name in ("new_empty", "new_empty_strided"):
+        monkeypatch.setattr(torch.Tensor, name, _poisoned(getattr(torch.Tensor, name)))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Any:
+    """The test runs once with each backend that this machine has, forced, and once with the automatic choice."""
+    with aigc_fast.backend(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=_native.levels() or ["none"])
+def isa(request: pytest.FixtureRequest) -> Any:
+    """The test runs once on each instruction-set level that this machine and build have."""
+    if request.param == "none":
+        pytest.skip(_native.cpu_reason())
+    with _native.cpu.use_level(request.param):
+        yield request.param
