@@ -1,0 +1,414 @@
+"""conv_transpose1d/2d/3d and conv1d/2d/3d against PyTorch in float64: every gradient, layout, dtype, backend, level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import torch
+import torch.nn.functional as TF
+from cases import DTYPES, PLAIN, TRANSPOSED, Convolution, assert_parity, relative_error
+from torch import Tensor
+
+import aigc_fast
+import aigc_fast.functional as AF
+from aigc_fast import _native
+
+ALL = TRANSPOSED + PLAIN
+FEW = [TRANSPOSED[1], TRANSPOSED[14], TRANSPOSED[16], PLAIN[1], PLAIN[6]]
+needs_native = pytest.mark.skipif(_native.cpu_reason() is not None, reason=str(_native.cpu_reason()))
+
+
+def functions(case: Convolution) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    return getattr(AF, case.function), getattr(TF, case.function)
+
+
+def every_gradient(
+    function: Callable[..., Tensor], tensors: list[Tensor], gradient: Tensor, **kwargs: Any
+) -> list[Tensor]:
+    """The output and the gradients to every tensor, cut off from the graphs that they came from."""
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+    output = function(*leaves, **kwargs)
+    return [output.detach(), *torch.autograd.grad(output, leaves, gradient.to(output.dtype))]
+
+
+def double_gradient(
+    function: Callable[..., Tensor], tensors: list[Tensor], gradient: Tensor, **kwargs: Any
+) -> list[Tensor]:
+    """The gradients of a weighted sum of the gradients."""
+    leaves = [tensor.detach().requires_grad_() for tensor in (*tensors, gradient)]
+    output = function(*leaves[:-1], **kwargs)
+    first = torch.autograd.grad(output, leaves[:-1], leaves[-1], create_graph=True)
+    weights = [torch.linspace(-1, 1, grad.numel(), dtype=grad.dtype).view_as(grad) for grad in first]
+    total = sum((weight * grad).sum() for weight, grad in zip(weights, first, strict=True))
+    return list(torch.autograd.grad(total, leaves[:2] + leaves[-1:]))
+
+
+def doubled(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.double() for tensor in tensors]
+
+
+def assert_all_parity(
+    compute: Callable[..., list[Tensor]], case: Convolution, tensors: list[Tensor], gradient: Tensor
+) -> None:
+    ours, theirs = functions(case)
+    found = compute(ours, tensors, gradient, **case.arguments)
+    peer = compute(theirs, tensors, gradient, **case.arguments)
+    with aigc_fast.backend("reference"):
+        exact = compute(theirs, doubled(tensors), gradient.double(), **case.arguments)
+    for index, (a, b, c) in enumerate(zip(found, peer, exact, strict=True)):
+        assert_parity(a, b, c, f"{case}: result {index}")
+
+
+def gradient_like_output(case: Convolution, tensors: list[Tensor]) -> Tensor:
+    return torch.randn_like(functions(case)[1](*tensors, **case.arguments))
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_forward_and_gradients(case: Convolution, backend: str) -> None:
+    tensors = list(case.tensors())
+    assert_all_parity(every_gradient, case, tensors, gradient_like_output(case, tensors))
+
+
+@needs_native
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_forward_and_gradients_on_every_level(case: Convolution, isa: str) -> None:
+    tensors = list(case.tensors())
+    with aigc_fast.backend("cpu"):
+        assert_all_parity(every_gradient, case, tensors, gradient_like_output(case, tensors))
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp64"])
+@pytest.mark.parametrize("case", FEW, ids=str)
+def test_dtypes(case: Convolution, dtype: str) -> None:
+    tensors = list(case.tensors(DTYPES[dtype]))
+    assert_all_parity(every_gradient, case, tensors, gradient_like_output(case, tensors))
+
+
+@needs_native
+@pytest.mark.parametrize("case", FEW, ids=str)
+def test_bfloat16_on_every_level(case: Convolution, isa: str) -> None:
+    tensors = list(case.tensors(torch.bfloat16))
+    with aigc_fast.backend("cpu"):
+        assert_all_parity(every_gradient, case, tensors, gradient_like_output(case, tensors))
+
+
+@pytest.mark.parametrize("case", [*FEW, TRANSPOSED[10], PLAIN[10]], ids=str)
+def test_double_backward(case: Convolution, backend: str) -> None:
+    tensors = list(case.tensors())
+    assert_all_parity(double_gradient, case, tensors, gradient_like_output(case, tensors))
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return tensor.contiguous(memory_format=formats.get(tensor.dim(), torch.contiguous_format))
+
+
+def every_second(tensor: Tensor) -> Tensor:
+    wide = torch.randn(*tensor.shape[:-1], tensor.shape[-1] * 2 + 1)
+    wide[..., 1::2] = tensor
+    return wide[..., 1::2]
+
+
+def offset_by_one(tensor: Tensor) -> Tensor:
+    flat = torch.zeros(tensor.numel() + 1, dtype=tensor.dtype)
+    flat[1:] = tensor.flatten()
+    return flat[1:].view(tensor.shape)
+
+
+def transposed_memory(tensor: Tensor) -> Tensor:
+    return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+LAYOUTS = [channels_last, every_second, offset_by_one, transposed_memory]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", [TRANSPOSED[1], TRANSPOSED[9], TRANSPOSED[19], PLAIN[1]], ids=str)
+def test_layouts(case: Convolution, layout: Callable[[Tensor], Tensor], backend: str) -> None:
+    input, weight, bias = case.tensors()
+    gradient = gradient_like_output(case, [input, weight, bias])
+    assert_all_parity(every_gradient, case, [layout(input), layout(weight), bias], layout(gradient))
+
+
+def test_channels_last_input_gives_channels_last_output(backend: str) -> None:
+    input, weight, bias = TRANSPOSED[1].tensors()
+    input = input.contiguous(memory_format=torch.channels_last)
+    output = AF.conv_transpose2d(input, weight, bias, 2, 1)
+    expected = TF.conv_transpose2d(input, weight, bias, 2, 1)
+    assert output.stride() == expected.stride()
+
+
+@pytest.mark.parametrize("case", [TRANSPOSED[1], PLAIN[1]], ids=str)
+def test_expanded_input_and_gradient(case: Convolution, backend: str) -> None:
+    input, weight, bias = case.tensors()
+    input = input[:1].expand(3, *input.shape[1:])
+    gradient = torch.randn(()).expand(gradient_like_output(case, [input, weight, bias]).shape)
+    ours, theirs = functions(case)
+    found = every_gradient(ours, [input, weight, bias], gradient, **case.arguments)
+    peer = every_gradient(theirs, [input, weight, bias], gradient, **case.arguments)
+    exact = every_gradient(theirs, doubled([input, weight, bias]), gradient.double(), **case.arguments)
+    for a, b, c in zip(found, peer, exact, strict=True):
+        assert_parity(a, b, c)
+
+
+@pytest.mark.parametrize("case", [TRANSPOSED[1], PLAIN[1]], ids=str)
+@pytest.mark.parametrize("wanted", range(3), ids=["input", "weight", "bias"])
+def test_one_gradient_alone(case: Convolution, wanted: int, backend: str) -> None:
+    tensors = list(case.tensors())
+    gradient = gradient_like_output(case, tensors)
+    tensors[wanted].requires_grad_()
+    ours, theirs = functions(case)
+    (found,) = torch.autograd.grad(ours(*tensors, **case.arguments), tensors[wanted], gradient)
+    (peer,) = torch.autograd.grad(theirs(*tensors, **case.arguments), tensors[wanted], gradient)
+    tensors = [tensor.detach().double() for tensor in tensors]
+    tensors[wanted].requires_grad_()
+    (exact,) = torch.autograd.grad(theirs(*tensors, **case.arguments), tensors[wanted], gradient.double())
+    assert_parity(found, peer, exact)
+
+
+@pytest.mark.parametrize("case", [TRANSPOSED[1], TRANSPOSED[9], TRANSPOSED[10], PLAIN[1], PLAIN[8]], ids=str)
+def test_without_bias_and_without_batch(case: Convolution, backend: str) -> None:
+    input, weight, _ = case.tensors()
+    ours, theirs = functions(case)
+    for x in (input, input[0]):
+        found, peer = ours(x, weight, **case.arguments), theirs(x, weight, **case.arguments)
+        assert_parity(found, peer, theirs(x.double(), weight.double(), **case.arguments))
+
+
+@pytest.mark.parametrize("case", [TRANSPOSED[1], TRANSPOSED[9], PLAIN[1]], ids=str)
+def test_empty_batch(case: Convolution, backend: str) -> None:
+    input, weight, bias = case.tensors()
+    tensors = [input[:0], weight, bias]
+    ours, theirs = functions(case)
+    expected = theirs(*tensors, **case.arguments)
+    found = every_gradient(ours, tensors, torch.ones_like(expected), **case.arguments)
+    peer = every_gradient(theirs, tensors, torch.ones_like(expected), **case.arguments)
+    for a, b in zip(found, peer, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_strings_for_padding(backend: str) -> None:
+    input, weight, bias = torch.randn(2, 3, 9, 8), torch.randn(5, 3, 4, 3), torch.randn(5)
+    for padding in ("valid", "same"):
+        torch.testing.assert_close(
+            AF.conv2d(input, weight, bias, padding=padding), TF.conv2d(input, weight, bias, padding=padding)
+        )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("case", [TRANSPOSED[1], TRANSPOSED[3], TRANSPOSED[9], PLAIN[3]], ids=str)
+def test_nan_and_infinity_go_where_pytorch_sends_them(case: Convolution, value: float, backend: str) -> None:
+    input, weight, bias = case.tensors()
+    input[0, 0, ..., input.shape[-1] // 2] = value
+    ours, theirs = functions(case)
+    found, expected = ours(input, weight, bias, **case.arguments), theirs(input, weight, bias, **case.arguments)
+    torch.testing.assert_close(found, expected, equal_nan=True, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+def test_gradcheck_of_the_reference(transposed: bool) -> None:
+    case = Convolution(2, 4, 6, (3, 4), 3, 2, 1, 1 if transposed else 0, 1, 2, transposed)
+    tensors = [tensor.requires_grad_() for tensor in case.tensors(torch.float64)]
+    function = functions(case)[0]
+    with aigc_fast.backend("reference"):
+        assert torch.autograd.gradcheck(lambda *t: function(*t, **case.arguments), tensors, fast_mode=True)
+        assert torch.autograd.gradgradcheck(lambda *t: function(*t, **case.arguments), tensors, fast_mode=True)
+
+
+def test_high_precision_stays_close() -> None:
+    case = Convolution(4, 64, 32, (8, 8), 4, 2, 1)
+    tensors = case.tensors()
+    exact = TF.conv_transpose2d(*doubled(list(tensors)), **case.arguments)
+    before = torch.get_float32_matmul_precision()
+    try:
+        for level, limit in (("highest", 2e-6), ("high", 2e-5), ("medium", 6e-3)):
+            torch.set_float32_matmul_precision(level)
+            assert relative_error(AF.conv_transpose2d(*tensors, **case.arguments), exact) < limit
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> Convolution:
+    dims = draw(st.integers(1, 3))
+
+    def each(low: int, high: int) -> st.SearchStrategy[tuple[int, ...]]:
+        return st.tuples(*[st.integers(low, high)] * dims)
+
+    groups, transposed = draw(st.sampled_from([1, 1, 1, 2, 3])), draw(st.booleans())
+    kernel, stride, dilation = draw(each(1, 7 if dims < 3 else 3)), draw(each(1, 4)), draw(each(1, 3))
+    padding = draw(each(0, 3))
+    extent = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    extra = tuple(draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True))
+    if transposed:
+        # The smallest input that gives an output of at least one element.
+        least = [
+            max(1, -(-(1 + 2 * p - e - o) // s) + 1) for p, e, o, s in zip(padding, extent, extra, stride, strict=True)
+        ]
+    else:
+        least = [max(1, e - 2 * p) for e, p in zip(extent, padding, strict=True)]
+    size = tuple(low + draw(st.integers(0, 9 if dims < 3 else 3)) for low in least)
+    channels_in, channels_out = (groups * draw(st.sampled_from([1, 2, 5, 16, 17])) for _ in range(2))
+    batch = draw(st.integers(1, 3))
+    return Convolution(
+        batch, channels_in, channels_out, size, kernel, stride, padding, extra, dilation, groups, transposed
+    )
+
+
+@needs_native
+@hypothesis.settings(max_examples=120)
+@hypothesis.given(geometries())
+def test_random_geometry(case: Convolution) -> None:
+    tensors = list(case.tensors())
+    with aigc_fast.backend("cpu"):
+        assert_all_parity(every_gradient, case, tensors, gradient_like_output(case, tensors))
+
+
+IMPOSSIBLE = {
+    "weight channels": (lambda: (torch.randn(2, 3, 5, 5), torch.randn(4, 2, 3, 3)), {}, "input|weight|channel"),
+    "rank of weight": (lambda: (torch.randn(2, 3, 5, 5), torch.randn(3, 2, 3)), {}, "weight"),
+    "rank of input": (lambda: (torch.randn(5, 5), torch.randn(3, 2, 3, 3)), {}, "input"),
+    "size of bias": (lambda: (torch.randn(2, 3, 5, 5), torch.randn(3, 2, 3, 3), torch.randn(3)), {}, "bias"),
+    "stride zero": (lambda: (torch.randn(2, 3, 5, 5), torch.randn(3, 2, 3, 3)), {"stride": 0}, "stride"),
+    "stride below zero": (lambda: (torch.randn(2, 3, 5, 5), torch.randn(3, 2, 3, 3)), {"stride": -1}, "stride"),
+    "padding below zero": (lambda: (torch.randn(2, 3, 5, 5), torch.randn(3, 2, 3, 3)), {"padding": -1}, "padding"),
+    "dilation zero": (lambda: (torch.randn(2, 3, 5, 5), torch.randn(3, 2, 3, 3)), {"dilation": 0}, "dilation"),
+    "groups": (lambda: (torch.randn(2, 3, 5, 5), torch.randn(3, 2, 3, 3)), {"groups": 2}, "groups"),
+    "groups zero": (lambda: (torch.randn(2, 3, 5, 5), torch.randn(3, 2, 3, 3)), {"groups": 0}, "groups"),
+    "output padding": (
+        lambda: (torch.randn(2, 3, 5, 5), torch.randn(3, 2, 3, 3)),
+        {"output_padding": 3, "stride": 2},
+        "output_padding",
+    ),
+    "empty output": (lambda: (torch.randn(2, 3, 1, 1), torch.randn(3, 2, 1, 1)), {"padding": 2}, "output|padding|size"),
+    "length of stride": (
+        lambda: (torch.randn(2, 3, 5, 5), torch.randn(3, 2, 3, 3)),
+        {"stride": (1, 2, 3)},
+        "stride",
+    ),
+    "dtypes": (
+        lambda: (torch.randn(2, 3, 5, 5), torch.randn(3, 2, 3, 3, dtype=torch.float64)),
+        {},
+        "weight|dtype|type",
+    ),
+    "device": (
+        lambda: (torch.randn(2, 3, 5, 5), torch.randn(3, 2, 3, 3, device="meta")),
+        {},
+        "weight|device",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", IMPOSSIBLE)
+def test_bad_arguments_name_the_argument(what: str, backend: str) -> None:
+    make, kwargs, named = IMPOSSIBLE[what]
+    with pytest.raises((ValueError, RuntimeError, TypeError), match=f"(?i){named}"):
+        AF.conv_transpose2d(*make(), **kwargs)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
+def test_types_without_a_kernel_do_as_pytorch_does(dtype: torch.dtype, backend: str) -> None:
+    if backend == "cpu":
+        pytest.skip("a forced backend refuses with its own reasons")
+    input, weight = torch.ones(1, 2, 4, 4).to(dtype), torch.ones(2, 3, 3, 3).to(dtype)
+    try:
+        expected = TF.conv_transpose2d(input, weight)
+    except RuntimeError as error:
+        with pytest.raises(type(error)):
+            AF.conv_transpose2d(input, weight)
+    else:
+        torch.testing.assert_close(AF.conv_transpose2d(input, weight), expected)
+
+
+def test_more_than_two_billion_elements_are_not_miscounted() -> None:
+    """Nothing is allocated: shapes alone, on the meta device, in the op's own arithmetic."""
+    input, weight = torch.empty(2, 1, 2**16, 2**15, device="meta"), torch.empty(1, 1, 2, 2, device="meta")
+    assert AF.conv_transpose2d(input, weight, stride=2).shape == TF.conv_transpose2d(input, weight, stride=2).shape
+
+
+def test_threads_give_the_same_numbers(backend: str) -> None:
+    case = TRANSPOSED[1]
+    tensors = list(case.tensors())
+    gradient = gradient_like_output(case, tensors)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append(every_gradient(AF.conv_transpose2d, tensors, gradient, **case.arguments))
+    finally:
+        torch.set_num_threads(before)
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+class TestModules:
+    """nn.ConvTranspose1d/2d/3d and nn.Conv1d/2d/3d."""
+
+    NAMES = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Conv1d", "Conv2d", "Conv3d")
+
+    @staticmethod
+    def pair(name: str, **kwargs: Any) -> tuple[torch.nn.Module, torch.nn.Module, Tensor]:
+        ours = getattr(aigc_fast.nn, name)(6, 4, 3, stride=2, padding=1, **kwargs)
+        theirs = getattr(torch.nn, name)(6, 4, 3, stride=2, padding=1, **kwargs)
+        return ours, theirs, torch.randn(2, 6, *[5] * int(name[-2]))
+
+    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("kwargs", [{}, {"bias": False}, {"groups": 2}, {"dilation": 2}], ids=str)
+    def test_state_dict_goes_both_ways(self, name: str, kwargs: dict[str, Any]) -> None:
+        ours, theirs, input = self.pair(name, **kwargs)
+        assert isinstance(ours, getattr(torch.nn, name))
+        assert repr(ours) == repr(theirs)
+        ours.load_state_dict(theirs.state_dict())
+        expected = theirs.double()(input.double())
+        assert_parity(ours(input), theirs.float()(input), expected)
+        theirs.load_state_dict(ours.state_dict())
+
+    @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+    def test_padding_modes(self, mode: str) -> None:
+        ours, theirs, input = self.pair("Conv2d", padding_mode=mode)
+        ours.load_state_dict(theirs.state_dict())
+        torch.testing.assert_close(ours(input), theirs(input))
+
+    def test_output_size(self) -> None:
+        ours, theirs, input = self.pair("ConvTranspose2d")
+        ours.load_state_dict(theirs.state_dict())
+        for size in ([9, 10], [10, 9]):
+            torch.testing.assert_close(ours(input, output_size=size), theirs(input, output_size=size))
+        with pytest.raises(ValueError, match=r"output_size|output size"):
+            ours(input, output_size=[30, 30])
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu", "tanh", "sigmoid"])
+@pytest.mark.parametrize("case", [TRANSPOSED[1], TRANSPOSED[3], TRANSPOSED[9], PLAIN[1]], ids=str)
+def test_activation_in_the_same_call(case: Convolution, activation: str, backend: str) -> None:
+    from aigc_fast.ops.conv_transpose import conv_activation, conv_transpose_activation
+
+    apply = {
+        "none": lambda y: y,
+        "relu": torch.relu,
+        "leaky_relu": lambda y: TF.leaky_relu(y, 0.2),
+        "tanh": torch.tanh,
+        "sigmoid": torch.sigmoid,
+    }[activation]
+    tensors = list(case.tensors())
+    tensors[0][0, 0] = math.nan
+    values = [
+        (value,) * len(case.size) if isinstance(value, int) and name != "groups" else value
+        for name, value in case.arguments.items()
+    ]
+    if case.transposed:
+        stride, padding, dilation, groups, output_padding = values
+        found = conv_transpose_activation(*tensors, stride, padding, output_padding, dilation, groups, activation, 0.2)
+    else:
+        found = conv_activation(*tensors, *values, activation, 0.2)
+    theirs = functions(case)[1]
+    expected = apply(theirs(*tensors, **case.arguments))
+    exact = apply(theirs(*doubled(tensors), **case.arguments))
+    assert torch.equal(found.isnan(), expected.isnan())
+    assert_parity(found.nan_to_num(0), expected.nan_to_num(0), exact.nan_to_num(0))
