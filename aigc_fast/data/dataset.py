@@ -1,0 +1,69 @@
+"""Images in memory, and their batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Images of one size, held as bytes.
+
+    Attributes:
+        images: uint8 (N, channels, height, width).
+        labels: int64 (N,), or None without classes.
+        class_names: what the classes are called, in the labels' order; empty without classes.
+        name: where the images come from, for logs and provenance.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    class_names: tuple[str, ...]
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        return tuple(self.images.shape[1:])
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes, None without classes."""
+        return len(self.class_names) or None
+
+    def batch(self, indices: Tensor | slice = slice(None)) -> Tensor:
+        """The images at `indices`, float32 (n, channels, height, width) in [-1, 1]."""
+        return self.images[indices].float() / 127.5 - 1
+
+    def batch_labels(self, indices: Tensor | slice = slice(None)) -> Tensor | None:
+        """The labels at `indices`, int64 (n,), or None without classes."""
+        return None if self.labels is None else self.labels[indices]
+
+
+def shift(images: Tensor, distance: int, generator: torch.Generator | None = None) -> Tensor:
+    """Moves each image by up to `distance` pixels both ways; the border repeats.
+
+    Args:
+        images: (N, C, H, W).
+        distance: the most pixels, 0 or more.
+        generator: makes the draw repeatable.
+
+    Returns:
+        The moved images, of the same shape.
+    """
+    if distance == 0:
+        return images
+    n, _, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (distance,) * 4, mode="replicate")
+    top, left = torch.randint(0, 2 * distance + 1, (2, n, 1), generator=generator)
+    rows = (top + torch.arange(height))[:, None, :, None]
+    columns = (left + torch.arange(width))[:, None, None, :]
+    samples = torch.arange(n)[:, None, None, None]
+    channels = torch.arange(images.shape[1])[None, :, None, None]
+    return padded[samples, channels, rows, columns]

@@ -1,0 +1,74 @@
+"""A folder of image files, whose subfolders are classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from aigc_fast.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+_GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")
+
+
+def find_images(folder: Path) -> list[tuple[Path, str | None]]:
+    """The image files of a folder with their classes, sorted by name.
+
+    Files right in the folder have no class; when there are none, each subfolder with images is a class.
+    """
+    files = _images_in(folder)
+    if files:
+        return [(path, None) for path in files]
+    subfolders = sorted(path for path in folder.iterdir() if path.is_dir())
+    return [(path, subfolder.name) for subfolder in subfolders for path in _images_in(subfolder)]
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def read_images(files: list[Path], size: int, channels: int | None) -> np.ndarray:
+    """Reads image files as one array: cropped to the middle square and scaled to `size`.
+
+    Args:
+        files: at least one.
+        size: side of the result in pixels.
+        channels: 1 for grey, 3 for colour, None for grey when every file is grey.
+
+    Returns:
+        uint8 (N, channels, size, size).
+
+    Raises:
+        UserError: when a file is damaged or no image.
+    """
+    pictures = [_read(path, size) for path in files]
+    if channels is None:
+        channels = 1 if all(picture.mode == "L" for picture in pictures) else 3
+    mode = "L" if channels == 1 else "RGB"
+    arrays = [np.asarray(picture.convert(mode)) for picture in pictures]
+    return np.stack(arrays).reshape(len(arrays), size, size, channels).transpose(0, 3, 1, 2)
+
+
+def _read(path: Path, size: int) -> Image.Image:
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
+                raise UserError(f"{path}: {picture.width}×{picture.height} pixels are too many")
+            upright = ImageOps.exif_transpose(picture)
+            square = ImageOps.fit(_plain(upright), (size, size), Image.Resampling.LANCZOS)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: cannot be read as an image: {error}") from None
+    return square
+
+
+def _plain(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):
+        # Pillow's own conversion of 16-bit grey clips at 255 where it should scale.
+        return Image.fromarray((np.asarray(picture).astype(np.float32) / 257).clip(0, 255).astype(np.uint8))
+    if picture.mode in _GREY_MODES:
+        return picture.convert("L")
+    return picture.convert("RGB")
