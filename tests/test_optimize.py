@@ -167,6 +167,7 @@ class TestLeft:
         assert "replaced" in aigc_fast.report(aigc_fast.optimize(layer)).layers[0].note
         assert type(layer) is nn.Conv2d
 
+    @pytest.mark.filterwarnings("ignore:.*quantize:UserWarning")
     def test_quantized_modules(self) -> None:
         quantized = pytest.importorskip("torch.ao.nn.quantized")
         model = nn.ModuleList([quantized.Conv2d(1, 1, 1)])
