@@ -57,8 +57,10 @@ class Chain:
             return False
         if self.norm is not None and (self.norm.training or self.norm.running_mean is None):
             return False
+        if input.is_meta or torch.is_autocast_enabled(input.device.type):
+            return False
         needs_gradient = input.requires_grad or any(tensor.requires_grad for tensor in self.tensors())
-        return not (needs_gradient and torch.is_grad_enabled()) and not torch.is_autocast_enabled(input.device.type)
+        return not (needs_gradient and torch.is_grad_enabled())
 
     def run(self, input: Tensor) -> Tensor:
         """Convolution, norm and activation in one call."""

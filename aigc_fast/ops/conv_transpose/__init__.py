@@ -57,6 +57,15 @@ def _conv_transpose_plan(
     return make_plan(tuple(input.shape), tuple(weight.shape), shape, *sizes, groups, True)
 
 
+def check(input: Tensor, weight: Tensor, bias: Tensor | None, *sizes: Any) -> None:
+    """Checks the arguments of `conv` or, with an output_padding among the sizes, of `conv_transpose`.
+
+    Raises:
+        RuntimeError: naming the argument that does not fit, what came and what was expected.
+    """
+    (_conv_plan if len(sizes) == 4 else _conv_transpose_plan)(input, weight, bias, *sizes)
+
+
 def _slower(plan: Plan) -> str | None:
     if plan.multiply_adds < LEAST_WORK:
         return f"{plan.multiply_adds} multiply-adds: PyTorch's own call costs less"

@@ -44,7 +44,7 @@ def _check(input: Tensor, weight: Tensor, bias: Tensor | None, spatial: int) -> 
 
 def _autocast(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if device == "meta" or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return [t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
@@ -63,11 +63,16 @@ def _call(
     """Calls the op on a batch; small work in plain eager mode goes to PyTorch's own function at once."""
     if input.dim() == spatial + 1:
         return _call(op, plain, spatial, input.unsqueeze(0), weight, bias, sizes, groups).squeeze(0)
-    if plain_eager() and backends.current() == "auto" and ops.is_small(input, weight):
-        stride, padding, *output_padding, dilation = sizes
-        tail = (*output_padding, groups, dilation) if output_padding else (dilation, groups)
-        return plain(input, weight, bias, stride, padding, *tail)
-    return op(input, weight, bias, *sizes, groups)
+    try:
+        if plain_eager() and backends.current() == "auto" and ops.is_small(input, weight):
+            stride, padding, *output_padding, dilation = sizes
+            tail = (*output_padding, groups, dilation) if output_padding else (dilation, groups)
+            return plain(input, weight, bias, stride, padding, *tail)
+        return op(input, weight, bias, *sizes, groups)
+    except RuntimeError:
+        # PyTorch's own message may name a primitive of its backend rather than the argument.
+        ops.check(input, weight, bias, *sizes, groups)
+        raise
 
 
 def conv(
