@@ -53,7 +53,7 @@ class ImageModel(nn.Module):
         config: the constructor's keyword arguments, JSON-able: `type(model)(**model.config)` builds its twin.
 
     Raises:
-        ValueError: on a shape, a latent size or a number of classes that is not positive.
+        ValueError: on a size or a number that is not positive.
     """
 
     name: ClassVar[str]
@@ -64,10 +64,9 @@ class ImageModel(nn.Module):
         super().__init__()
         if len(image_shape) != 3 or min(image_shape) < 1:
             raise ValueError(f"image_shape={tuple(image_shape)}: expected (channels, height, width), all positive")
-        if latent_dim < 1:
-            raise ValueError(f"latent_dim={latent_dim}: expected a positive integer")
-        if num_classes is not None and num_classes < 1:
-            raise ValueError(f"num_classes={num_classes}: expected a positive integer, or None for no classes")
+        for name, value in {"latent_dim": latent_dim, "num_classes": num_classes, **config}.items():
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+                raise ValueError(f"{name}={value}: expected a positive number")
         self.image_shape = tuple(image_shape)
         self.latent_dim = latent_dim
         self.num_classes = num_classes

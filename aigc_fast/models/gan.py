@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -56,16 +54,13 @@ def _weighted(module: nn.Module) -> Iterator[nn.Module]:
 class GAN(ImageModel):
     """A generator of images in [-1, 1] and a discriminator of logits.
 
-    Args:
+    Attributes:
         generator: (N, latent_dim + num_classes) to images.
         discriminator: images to logits.
-        **config: as for `ImageModel`.
     """
 
-    def __init__(self, generator: nn.Sequential, discriminator: Discriminator, **config: Any) -> None:
-        super().__init__(**config)
-        self.generator = generator
-        self.discriminator = discriminator
+    generator: nn.Sequential
+    discriminator: Discriminator
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """See `ImageModel.decode`."""
@@ -98,18 +93,7 @@ class MLPGAN(GAN):
         dropout: float = 0.0,
         spectral_norm: bool = False,
     ) -> None:
-        pixels = math.prod(image_shape)
-        generator = nn.Sequential(
-            nn.Linear(latent_dim + (num_classes or 0), hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, pixels),
-            nn.Tanh(),
-            nn.Unflatten(1, tuple(image_shape)),
-        )
-        features = nn.Sequential(nn.Flatten(), nn.Linear(pixels, hidden), nn.LeakyReLU(0.2), fast.Dropout(dropout))
         super().__init__(
-            generator,
-            Discriminator(features, hidden, num_classes, spectral_norm),
             image_shape=image_shape,
             latent_dim=latent_dim,
             num_classes=num_classes,
@@ -117,6 +101,16 @@ class MLPGAN(GAN):
             dropout=dropout,
             spectral_norm=spectral_norm,
         )
+        pixels = math.prod(image_shape)
+        self.generator = nn.Sequential(
+            nn.Linear(latent_dim + (num_classes or 0), hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, pixels),
+            nn.Tanh(),
+            nn.Unflatten(1, tuple(image_shape)),
+        )
+        features = nn.Sequential(nn.Flatten(), nn.Linear(pixels, hidden), nn.LeakyReLU(0.2), fast.Dropout(dropout))
+        self.discriminator = Discriminator(features, hidden, num_classes, spectral_norm)
 
 
 class DCGAN(GAN):
@@ -156,16 +150,7 @@ class DCGAN(GAN):
         negative_slope: float = 0.2,
         spectral_norm: bool = False,
     ) -> None:
-        channels, rows, columns = quarter_sides(image_shape)
-        generator = _dcgan_generator(latent_dim + (num_classes or 0), channels, rows, columns, width, negative_slope)
-        features = _dcgan_features(channels, width, discriminator_strides, dropout, negative_slope)
-        with torch.device("meta"):
-            size = _dcgan_features(channels, width, discriminator_strides, dropout, negative_slope)(
-                torch.empty(1, *image_shape)
-            ).shape[1]
         super().__init__(
-            generator,
-            Discriminator(features, size, num_classes, spectral_norm),
             image_shape=image_shape,
             latent_dim=latent_dim,
             num_classes=num_classes,
@@ -175,6 +160,15 @@ class DCGAN(GAN):
             negative_slope=negative_slope,
             spectral_norm=spectral_norm,
         )
+        channels, rows, columns = quarter_sides(image_shape)
+        inputs = latent_dim + (num_classes or 0)
+        self.generator = _dcgan_generator(inputs, channels, rows, columns, width, negative_slope)
+        features = _dcgan_features(channels, width, discriminator_strides, dropout, negative_slope)
+        # A convolution of 5×5 padded by 2 leaves ⌈side / stride⌉ pixels.
+        sides = [
+            math.ceil(math.ceil(side / discriminator_strides[0]) / discriminator_strides[1]) for side in image_shape[1:]
+        ]
+        self.discriminator = Discriminator(features, 2 * width * math.prod(sides), num_classes, spectral_norm)
 
 
 def _dcgan_generator(
@@ -207,3 +201,10 @@ def _dcgan_features(
         fast.Dropout(dropout),
         nn.Flatten(),
     )
+
+
+def _strided(side: int, strides: Sequence[int]) -> int:
+    # A convolution of 5×5 padded by 2 leaves ⌈side / stride⌉ pixels.
+    for stride in strides:
+        side = math.ceil(side / stride)
+    return side

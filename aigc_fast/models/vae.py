@@ -23,29 +23,30 @@ class VariationalAutoencoder(ImageModel):
     The encoder gives μ and log σ² of q(z|x) = N(μ, σ²); z = μ + σ·ε; the decoder gives p(x|z).
 
     Args:
-        encoder: images to features (N, F).
-        code: features and classes (N, F + num_classes) to (N, 2·latent_dim): μ, then log σ².
-        decoder: (N, latent_dim + num_classes) to (N, channels, height, width), before the likelihood's squashing.
         likelihood: "bernoulli": each pixel, scaled to [0, 1], is the success of a coin whose logit the decoder gives;
             "gaussian": each pixel in [-1, 1] is normal about the tanh of the decoder's output, with one standard
             deviation for all, learned along (Rybkin et al., "Simple and Effective VAE Training with Calibrated
             Decoders", 2021).
         **config: as for `ImageModel`.
 
+    Attributes:
+        encoder: images to features (N, F).
+        code: features and classes (N, F + num_classes) to (N, 2·latent_dim): μ, then log σ².
+        decoder: (N, latent_dim + num_classes) to (N, channels, height, width), before the likelihood's squashing.
+
     Raises:
         ValueError: on an unknown likelihood.
     """
 
-    def __init__(
-        self, encoder: nn.Sequential, code: nn.Module, decoder: nn.Sequential, *, likelihood: str, **config: Any
-    ) -> None:
+    encoder: nn.Sequential
+    code: nn.Module
+    decoder: nn.Sequential
+
+    def __init__(self, *, likelihood: str, **config: Any) -> None:
         if likelihood not in LIKELIHOODS:
             raise ValueError(f"likelihood={likelihood!r}: expected one of {', '.join(LIKELIHOODS)}")
         super().__init__(likelihood=likelihood, **config)
         self.likelihood = likelihood
-        self.encoder = encoder
-        self.code = code
-        self.decoder = decoder
         if likelihood == "gaussian":
             self.log_scale = nn.Parameter(torch.zeros(()))
 
@@ -120,21 +121,21 @@ class VAE(VariationalAutoencoder):
         num_classes: int | None = None,
         likelihood: str = "bernoulli",
     ) -> None:
-        classes, pixels = num_classes or 0, math.prod(image_shape)
         super().__init__(
-            nn.Sequential(nn.Flatten()),
-            nn.Sequential(nn.Linear(pixels + classes, hidden), nn.ReLU(), nn.Linear(hidden, 2 * latent_dim)),
-            nn.Sequential(
-                nn.Linear(latent_dim + classes, hidden),
-                nn.ReLU(),
-                nn.Linear(hidden, pixels),
-                nn.Unflatten(1, tuple(image_shape)),
-            ),
-            likelihood=likelihood,
             image_shape=image_shape,
             latent_dim=latent_dim,
-            num_classes=num_classes,
             hidden=hidden,
+            num_classes=num_classes,
+            likelihood=likelihood,
+        )
+        classes, pixels = num_classes or 0, math.prod(image_shape)
+        self.encoder = nn.Sequential(nn.Flatten())
+        self.code = nn.Sequential(nn.Linear(pixels + classes, hidden), nn.ReLU(), nn.Linear(hidden, 2 * latent_dim))
+        self.decoder = nn.Sequential(
+            nn.Linear(latent_dim + classes, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, pixels),
+            nn.Unflatten(1, tuple(image_shape)),
         )
 
 
@@ -166,30 +167,30 @@ class ConvVAE(VariationalAutoencoder):
         num_classes: int | None = None,
         likelihood: str = "bernoulli",
     ) -> None:
-        channels, rows, columns = quarter_sides(image_shape)
-        classes, units = num_classes or 0, 2 * width * rows * columns
         super().__init__(
-            nn.Sequential(
-                fast.Conv2d(channels, width, 3, 2, 1),
-                nn.ReLU(),
-                fast.Conv2d(width, 2 * width, 3, 2, 1),
-                nn.ReLU(),
-                nn.Flatten(),
-            ),
-            nn.Linear(units + classes, 2 * latent_dim),
-            nn.Sequential(
-                nn.Linear(latent_dim + classes, units),
-                nn.ReLU(),
-                nn.Unflatten(1, (2 * width, rows, columns)),
-                fast.ConvTranspose2d(2 * width, 2 * width, 3, 2, 1, 1),
-                nn.ReLU(),
-                fast.ConvTranspose2d(2 * width, width, 3, 2, 1, 1),
-                nn.ReLU(),
-                fast.Conv2d(width, channels, 3, 1, 1),
-            ),
-            likelihood=likelihood,
             image_shape=image_shape,
             latent_dim=latent_dim,
-            num_classes=num_classes,
             width=width,
+            num_classes=num_classes,
+            likelihood=likelihood,
+        )
+        channels, rows, columns = quarter_sides(image_shape)
+        classes, units = num_classes or 0, 2 * width * rows * columns
+        self.encoder = nn.Sequential(
+            fast.Conv2d(channels, width, 3, 2, 1),
+            nn.ReLU(),
+            fast.Conv2d(width, 2 * width, 3, 2, 1),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        self.code = nn.Linear(units + classes, 2 * latent_dim)
+        self.decoder = nn.Sequential(
+            nn.Linear(latent_dim + classes, units),
+            nn.ReLU(),
+            nn.Unflatten(1, (2 * width, rows, columns)),
+            fast.ConvTranspose2d(2 * width, 2 * width, 3, 2, 1, 1),
+            nn.ReLU(),
+            fast.ConvTranspose2d(2 * width, width, 3, 2, 1, 1),
+            nn.ReLU(),
+            fast.Conv2d(width, channels, 3, 1, 1),
         )

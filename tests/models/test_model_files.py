@@ -1,0 +1,143 @@
+"""Model files: whole or not there, and checked when they are read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import aigc_fast
+from aigc_fast.errors import UserError
+from aigc_fast.models import DCGAN, MODELS, VAE, create, load, save
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.safetensors"
+
+
+@pytest.fixture
+def saved(path):
+    save(VAE(hidden=4), path)
+    return path
+
+
+def rewrite(path, **changes):
+    """Writes the file again with other metadata and a checksum that fits."""
+    from aigc_fast.models.storage import read_tensors, write_tensors
+
+    tensors, metadata = read_tensors(path)
+    write_tensors(path, tensors, {**metadata, **changes})
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_a_loaded_model_is_the_saved_one(name, path):
+    model = create(name, num_classes=3, image_shape=(3, 8, 8), **({"spectral_norm": True} if "gan" in name else {}))
+    save(model, path, {"seed": 11, "training": {"epochs": 2}})
+    loaded = load(path)
+    assert type(loaded) is type(model)
+    assert not loaded.training
+    assert loaded.metadata["seed"] == 11
+    assert loaded.metadata["training"] == {"epochs": 2}
+    assert loaded.metadata["version"] == aigc_fast.__version__
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items())
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    z = torch.randn(2, model.latent_dim)
+    assert torch.equal(loaded.sample(2, z=z), model.sample(2, z=z))
+
+
+def test_a_loaded_model_trains_on(path):
+    save(DCGAN(width=4), path)
+    model = load(path).train()
+    model.discriminator(model.decode(torch.randn(4, 100))).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("size", [0, 3, 8, 100, 5000, -1])
+def test_a_truncated_file_is_named(saved, size):
+    saved.write_bytes(saved.read_bytes()[:size])
+    with pytest.raises(UserError, match=r"model\.safetensors.*damaged"):
+        load(saved)
+
+
+def test_a_flipped_bit_is_noticed(saved):
+    content = bytearray(saved.read_bytes())
+    content[-100] ^= 4
+    saved.write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged.*checksum"):
+        load(saved)
+
+
+def test_a_header_that_promises_too_much_is_refused(saved):
+    content = bytearray(saved.read_bytes())
+    content[:8] = (2**62).to_bytes(8, "little")
+    saved.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        load(saved)
+
+
+def test_a_pickle_is_refused(path):
+    torch.save({"weight": torch.zeros(3)}, path)
+    with pytest.raises(UserError, match="no safetensors file"):
+        load(path)
+
+
+def test_another_program_s_file_is_refused(path):
+    save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(UserError, match="not written by aigc_fast"):
+        load(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nothing.safetensors: no such file"):
+        load(tmp_path / "nothing.safetensors")
+    with pytest.raises(UserError, match="no such file"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "no-such"},
+        {"model": None},
+        {"model": ["vae"]},
+        {"config": None},
+        {"config": {"hidden": 5}},
+        {"config": {"hidden": 2**40}},
+        {"config": {"hidden": 10**30}},
+        {"config": {"hidden": "4"}},
+        {"config": {"image_shape": None}},
+        {"config": {"image_shape": [1, "a", 3]}},
+        {"config": {"hidden": 4, "colour": 1}},
+    ],
+)
+def test_a_hostile_configuration_is_refused(saved, changes):
+    rewrite(saved, **changes)
+    with pytest.raises(UserError, match="does not hold a model"):
+        load(saved)
+
+
+def test_metadata_that_is_no_object_is_refused(saved):
+    save_file(load_file(saved), saved, {"aigc_fast": json.dumps([1, 2])})
+    with pytest.raises(UserError, match="lacks its metadata"):
+        load(saved)
+
+
+def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("aigc_fast.models.storage.save_file", full)
+    with pytest.raises(UserError, match="No space left"):
+        save(VAE(hidden=5), saved)
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match="cannot write"):
+        save(VAE(hidden=4), tmp_path / "no" / "model.safetensors")
