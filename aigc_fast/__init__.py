@@ -1,10 +1,26 @@
 """Drop-in native kernels that make generative PyTorch models faster: same numbers, same state_dict, sooner."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
 
 # First: it raises a readable error on a torch that is too old for anything below.
 from aigc_fast import _native  # noqa: F401, I001
 from aigc_fast import functional, nn
 from aigc_fast.backends import backend
+from aigc_fast.diagnostics import explain, info
+from aigc_fast.optimize import optimize, report, restore
 
-__all__ = ["backend", "functional", "nn"]
+if TYPE_CHECKING:
+    from aigc_fast import models
+
+__all__ = ["__version__", "backend", "explain", "functional", "info", "models", "nn", "optimize", "report", "restore"]
+
+
+def __getattr__(name: str) -> object:
+    if name == "models":
+        return importlib.import_module("aigc_fast.models")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

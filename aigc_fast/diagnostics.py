@@ -97,6 +97,6 @@ def _backend_reasons() -> dict[str, str | None]:
     return {
         "reference": None,
         "cpu": _native.cpu_reason(),
-        "cuda": no_gpu or _native.cuda_reason(),
+        "cuda": no_gpu,
         "triton": no_gpu,
     }

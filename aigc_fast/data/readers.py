@@ -23,7 +23,7 @@ _ARRAY_LABELS = ("y_train", "y", "labels", "target")
 
 
 def digits(size: int = DEFAULT_SIZE) -> ImageDataset:
-    """The 1,797 handwritten digits that come with the package, 8×8 pixels and a black margin of one, scaled up (bicubic).
+    """The 1,797 handwritten digits that come with the package, with a black margin, scaled up (bicubic).
 
     UCI's "Optical Recognition of Handwritten Digits" test set (Alpaydin and Kaynak, 1998), CC BY 4.0.
 

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from aigc_fast.data import shift
+
 SIZE = 28
 CLASSES = 10
 FEATURES = 64
@@ -58,17 +60,11 @@ class ImageClassifier(nn.Module):
             return torch.cat([self.features(part) for part in images.split(_BATCH)])
 
 
-def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Moves the whole batch by up to two pixels each way, and adds a little noise."""
-    down, right = torch.randint(-2, 3, (2,), generator=generator).tolist()
-    moved = torch.roll(images, (down, right), dims=(2, 3))
-    return moved + 0.05 * torch.randn(images.shape, generator=generator)
-
-
 def train_classifier(images: Tensor, labels: Tensor, *, epochs: int = 30, seed: int = 0) -> ImageClassifier:
-    """Trains the classifier from scratch: a few seconds on the embedded digits.
+    """Trains the classifier from scratch: some seconds on the embedded digits.
 
-    `train_classifier(*digits)` with the default arguments is how the shipped weights were made.
+    The weights that ship with the package are `train_classifier(digits.batch(), digits.labels).state_dict()` for
+    `digits = aigc_fast.data.digits()`.
 
     Args:
         images: (N, C, H, W) in [-1, 1].
@@ -89,7 +85,8 @@ def train_classifier(images: Tensor, labels: Tensor, *, epochs: int = 30, seed: 
     for _ in range(epochs):
         for batch in torch.tensor_split(torch.randperm(len(images), generator=generator), len(images) // 64 + 1):
             optimiser.zero_grad()
-            logits = model(_shifted(images[batch], generator))
+            moved = shift(images[batch], 2, generator)
+            logits = model(moved + 0.05 * torch.randn(moved.shape, generator=generator))
             nn.functional.cross_entropy(logits, labels[batch], label_smoothing=0.05).backward()
             optimiser.step()
             schedule.step()

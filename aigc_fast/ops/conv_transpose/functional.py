@@ -1,0 +1,131 @@
+"""The public functions: PyTorch's signatures, autocast and unbatched input, over the ops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from aigc_fast import backends
+from aigc_fast.ops import conv_transpose as ops
+from aigc_fast.ops.operator import plain_eager
+
+_CONV = (None, torch.conv1d, torch.conv2d, torch.conv3d)
+_CONV_TRANSPOSE = (None, torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
+
+IntOrInts = int | Sequence[int]
+
+
+def _expand(value: IntOrInts, spatial: int) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * spatial
+    values = tuple(value)
+    return values * spatial if len(values) == 1 else values
+
+
+def _check(input: Tensor, weight: Tensor, bias: Tensor | None, spatial: int) -> None:
+    for name, tensor in (("input", input), ("weight", weight), ("bias", bias)):
+        if not isinstance(tensor, Tensor) and not (name == "bias" and tensor is None):
+            raise TypeError(f"{name} is {type(tensor).__name__}: expected a Tensor")
+    if input.dim() not in (spatial + 1, spatial + 2):
+        raise RuntimeError(
+            f"input has shape {tuple(input.shape)}: expected {spatial + 2} dimensions (N, C, *spatial) "
+            f"or {spatial + 1} without the batch"
+        )
+    if weight.dim() != spatial + 2:
+        raise RuntimeError(f"weight has shape {tuple(weight.shape)}: expected {spatial + 2} dimensions")
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.dtype != input.dtype:
+            raise RuntimeError(f"{name} has dtype {tensor.dtype}: expected input's {input.dtype}")
+        if tensor is not None and tensor.device != input.device:
+            raise RuntimeError(f"{name} is on {tensor.device}: expected input's device {input.device}")
+
+
+def _autocast(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    device = tensors[0].device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return [t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
+
+
+def _call(
+    op: Callable[..., Tensor],
+    plain: Callable[..., Tensor],
+    spatial: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    sizes: tuple[tuple[int, ...], ...],
+    groups: int,
+) -> Tensor:
+    """Calls the op on a batch; small work in plain eager mode goes to PyTorch's own function at once."""
+    if input.dim() == spatial + 1:
+        return _call(op, plain, spatial, input.unsqueeze(0), weight, bias, sizes, groups).squeeze(0)
+    try:
+        if plain_eager() and backends.current() == "auto" and ops.is_small(input, weight):
+            stride, padding, *output_padding, dilation = sizes
+            tail = (*output_padding, groups, dilation) if output_padding else (dilation, groups)
+            return plain(input, weight, bias, stride, padding, *tail)
+        return op(input, weight, bias, *sizes, groups)
+    except RuntimeError:
+        # PyTorch's own message may name a primitive of its backend rather than the argument.
+        ops.check(input, weight, bias, *sizes, groups)
+        raise
+
+
+def conv(
+    spatial: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: IntOrInts,
+    padding: IntOrInts | str,
+    dilation: IntOrInts,
+    groups: int,
+) -> Tensor:
+    """`torch.nn.functional.conv{spatial}d`."""
+    _check(input, weight, bias, spatial)
+    input, weight, bias = _autocast((input, weight, bias))
+    strides, dilations = _expand(stride, spatial), _expand(dilation, spatial)
+    if isinstance(padding, str):
+        input, paddings = _named_padding(padding, input, weight, strides, dilations)
+    else:
+        paddings = _expand(padding, spatial)
+    return _call(ops.conv, _CONV[spatial], spatial, input, weight, bias, (strides, paddings, dilations), groups)
+
+
+def _named_padding(
+    padding: str, input: Tensor, weight: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[Tensor, tuple[int, ...]]:
+    """The input and the padding that "same" or "valid" stand for; an odd total is padded at the far end."""
+    if padding == "valid":
+        return input, (0,) * len(stride)
+    if padding != "same":
+        raise RuntimeError(f"padding={padding!r}: expected integers, 'same' or 'valid'")
+    if max(stride) > 1:
+        raise RuntimeError(f"padding='same' needs a stride of 1, got stride={stride}")
+    totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    if any(total % 2 for total in totals):
+        extra = [side for total in reversed(totals) for side in (0, total % 2)]
+        input = torch.nn.functional.pad(input, extra)
+    return input, tuple(total // 2 for total in totals)
+
+
+def conv_transpose(
+    spatial: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: IntOrInts,
+    padding: IntOrInts,
+    output_padding: IntOrInts,
+    groups: int,
+    dilation: IntOrInts,
+) -> Tensor:
+    """`torch.nn.functional.conv_transpose{spatial}d`."""
+    _check(input, weight, bias, spatial)
+    input, weight, bias = _autocast((input, weight, bias))
+    sizes = tuple(_expand(value, spatial) for value in (stride, padding, output_padding, dilation))
+    return _call(ops.conv_transpose, _CONV_TRANSPOSE[spatial], spatial, input, weight, bias, sizes, groups)

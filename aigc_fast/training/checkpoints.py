@@ -1,0 +1,131 @@
+"""Checkpoints: everything that a run needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aigc_fast.errors import UserError
+from aigc_fast.models.storage import read_tensors, write_tensors
+from aigc_fast.training.trainer import Trainer
+
+_PATTERN = "step-*.safetensors"
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands in its folder."""
+    return folder / f"step-{step:08d}.safetensors"
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, oldest first."""
+    return sorted(folder.glob(_PATTERN))
+
+
+def find_checkpoint(folder: Path, resume: bool | str | os.PathLike[str]) -> Path:
+    """The checkpoint to resume from.
+
+    Args:
+        folder: where the run keeps its checkpoints.
+        resume: True or "latest" for the folder's newest one, or a path.
+
+    Raises:
+        UserError: when there is none.
+    """
+    if resume is not True and resume != "latest":
+        return Path(resume)
+    found = checkpoints_in(folder)
+    if not found:
+        raise UserError(f"{folder}: holds no checkpoint to resume from")
+    return found[-1]
+
+
+def write_checkpoint(folder: Path, trainer: Trainer, record: Mapping[str, Any], keep: int) -> Path:
+    """Writes weights, optimizers' and random generators' state and the step; then drops all but the newest `keep`.
+
+    Checkpoints of later steps go too: they are from before the run was taken back to an earlier one.
+
+    Args:
+        folder: where the run keeps its checkpoints.
+        trainer: what to save.
+        record: JSON-able facts to save beside.
+        keep: how many checkpoints stay.
+
+    Raises:
+        UserError: when the folder can't be written to.
+    """
+    tensors = {
+        f"{name}.{key}": value for name, module in trainer.modules.items() for key, value in module.state_dict().items()
+    }
+    for name, optimizer in trainer.optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors.update({f"optimizer.{name}.{index}.{key}": value for key, value in state.items()})
+    tensors.update(_random_state(trainer.model.device))
+    path = checkpoint_path(folder, trainer.step_count)
+    write_tensors(path, tensors, {**record, "step": trainer.step_count})
+    found = checkpoints_in(folder)
+    end = found.index(path) + 1
+    for old in found[: max(end - keep, 0)] + found[end:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"random.cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["random.cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the record of a checkpoint.
+
+    Raises:
+        UserError: when the file is missing, damaged or no checkpoint.
+    """
+    tensors, record = read_tensors(path)
+    step = record.get("step")
+    if "random.cpu" not in tensors or not isinstance(step, int) or step < 0:
+        raise UserError(f"{path}: the file is a model's, not a checkpoint's")
+    return tensors, record
+
+
+def restore_checkpoint(path: Path, tensors: Mapping[str, Tensor], step: int, trainer: Trainer) -> None:
+    """Puts a trainer and the random generators into a checkpoint's state.
+
+    Raises:
+        UserError: when the tensors do not fit the trainer's model and optimizers.
+    """
+    try:
+        for name, module in trainer.modules.items():
+            module.load_state_dict(_under(f"{name}.", tensors))
+        for name, optimizer in trainer.optimizers.items():
+            state = _optimizer_state(_under(f"optimizer.{name}.", tensors), optimizer)
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        torch.set_rng_state(tensors["random.cpu"])
+        if trainer.model.device.type == "cuda" and "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"], trainer.model.device)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: the checkpoint does not fit the model: {error}") from None
+    trainer.step_count = step
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _optimizer_state(flat: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in flat.items():
+        index, key = name.split(".")
+        shape = parameters[int(index)].shape if int(index) < len(parameters) else None
+        if value.dim() and value.shape != shape:
+            raise ValueError(f"optimizer state {name}: expected shape {shape}, got {tuple(value.shape)}")
+        state.setdefault(int(index), {})[key] = value
+    return state

@@ -1,0 +1,303 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import os
+import signal
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from aigc_fast.data import ImageDataset, shift
+from aigc_fast.errors import UserError
+from aigc_fast.files import make_folder
+from aigc_fast.generation import draw, image_grid, provenance_of, write_png
+from aigc_fast.models import ImageModel, describe, save
+from aigc_fast.training.checkpoints import (
+    checkpoints_in,
+    find_checkpoint,
+    read_checkpoint,
+    restore_checkpoint,
+    write_checkpoint,
+)
+from aigc_fast.training.config import TrainingConfig
+from aigc_fast.training.log import Averages, ProgressBar, RunLog
+from aigc_fast.training.trainer import Trainer, make_trainer
+
+MODEL_FILE = "model.safetensors"
+Callback = Callable[[int, Mapping[str, float]], None]
+
+log = logging.getLogger("aigc_fast")
+
+_COLLAPSED = 0.2
+_MAY_CHANGE = (
+    "epochs",
+    "steps",
+    "log_interval",
+    "sample_interval",
+    "checkpoint_interval",
+    "keep_checkpoints",
+    "tensorboard",
+)
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended a run, which left a checkpoint.
+
+    Attributes:
+        checkpoint: the file to resume from.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        super().__init__(f"interrupted; {checkpoint} holds everything to resume")
+        self.checkpoint = checkpoint
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a finished run leaves.
+
+    Attributes:
+        model: the trained model in eval mode, a GAN with its averaged generator.
+        model_path: the file that `aigc_fast.models.load` reads.
+        rows: the log: {"step": ..., losses by name}.
+        steps: steps in all.
+        seconds: time that this call's steps took, without samples and checkpoints.
+        images_per_second: images trained on in this call, over `seconds`.
+    """
+
+    model: ImageModel
+    model_path: Path
+    rows: list[dict[str, Any]]
+    steps: int
+    seconds: float
+    images_per_second: float
+
+
+def train(
+    model: ImageModel,
+    dataset: ImageDataset,
+    config: TrainingConfig,
+    out_dir: str | os.PathLike[str],
+    *,
+    resume: bool | str | os.PathLike[str] = False,
+    overwrite: bool = False,
+    callbacks: tuple[Callback, ...] = (),
+    console: Console | None = None,
+) -> TrainingResult:
+    """Trains a model.
+
+    `out_dir` gets `model.safetensors`, `log.jsonl`, `samples/step-*.png` and `checkpoints/step-*.safetensors`.
+    The run depends on the model's initial weights, the data and the configuration alone: a run that is interrupted and
+    resumed gives the same weights, bit for bit, as one that is not. PyTorch's default generator is left as it was.
+    After Ctrl-C or SIGTERM the step under way ends, a checkpoint is written and `TrainingInterrupted` is raised;
+    a second Ctrl-C stops at once.
+
+    Args:
+        model: in training it is changed in place, on the device where it is.
+        dataset: images of the model's shape; with classes, when the model is conditional.
+        config: from `default_config`, or of the model's family.
+        out_dir: the run's folder, made when missing.
+        resume: True or "latest" for the newest checkpoint in `out_dir`, or a checkpoint's path.
+        overwrite: whether a new run may replace one that `out_dir` holds.
+        callbacks: called after each step with the step's number, from 1, and its losses.
+        console: draws the progress bar there; None for none.
+
+    Raises:
+        UserError: when the data does not suit the model, `out_dir` can't be written to or holds another run, or the
+            checkpoint is damaged or of another run. Nothing is overwritten then.
+        TrainingInterrupted: after Ctrl-C or SIGTERM.
+    """
+    run = _Run(model, dataset, config, Path(out_dir))
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        run.start(resume, overwrite)
+        try:
+            return run.go(callbacks, console)
+        finally:
+            run.log.close()
+
+
+class _Run:
+    """A run under way."""
+
+    def __init__(self, model: ImageModel, dataset: ImageDataset, config: TrainingConfig, folder: Path) -> None:
+        _check_data(model, dataset)
+        self.model, self.dataset, self.config, self.folder = model, dataset, config, folder
+        self.checkpoints = folder / "checkpoints"
+        self.trainer: Trainer = make_trainer(model, config)
+        self.batch_size = min(config.batch_size, len(dataset))
+        self.epoch_steps = len(dataset) // self.batch_size
+        self.total = config.steps or config.epochs * self.epoch_steps
+        self.averages = Averages()
+        self.warned = False
+        self.seconds, self.steps_here = 0.0, 0
+        self.record = {
+            **describe(model),
+            "training": dataclasses.asdict(config),
+            "data": {"name": dataset.name, "images": len(dataset), "checksum": _checksum(dataset)},
+        }
+
+    def start(self, resume: bool | str | os.PathLike[str], overwrite: bool) -> None:
+        if resume:
+            path = find_checkpoint(self.checkpoints, resume)
+            tensors, record = read_checkpoint(path)
+            self._check_same_run(path, record)
+            restore_checkpoint(path, tensors, record["step"], self.trainer)
+            self.averages = Averages(record.get("averages"))
+        elif not overwrite and (checkpoints_in(self.checkpoints) or (self.folder / MODEL_FILE).exists()):
+            raise UserError(
+                f"{self.folder}: holds a run already: resume it, allow overwriting, or choose another folder"
+            )
+        make_folder(self.folder)
+        make_folder(self.checkpoints)
+        samples = make_folder(self.folder / "samples")
+        if not resume:
+            for old in [*checkpoints_in(self.checkpoints), *samples.glob("step-*.png")]:
+                old.unlink()
+        self.log = RunLog(self.folder, self.trainer.step_count, self.config.tensorboard)
+
+    def _check_same_run(self, path: Path, record: Mapping[str, Any]) -> None:
+        theirs, ours = dict(record.get("training") or {}), dict(self.record["training"])
+        for name in _MAY_CHANGE:
+            theirs.pop(name, None), ours.pop(name, None)
+        pairs = [(record.get(name), self.record[name], name) for name in ("model", "config", "data")]
+        for there, here, name in [*pairs, (theirs, ours, "training")]:
+            if there != here:
+                raise UserError(f"{path}: is of another run: its {name} is {there}, this run's is {here}")
+
+    def go(self, callbacks: tuple[Callback, ...], console: Console | None) -> TrainingResult:
+        bar = ProgressBar(self.model.name, self.total, console)
+        with _interruptions() as interrupted, bar:
+            for images, labels in self._batches():
+                values = self._timed_step(images, labels)
+                step = self.trainer.step_count
+                bar.show(step, {name: values[name] for name in self.trainer.shown if name in values}, self._rate())
+                self._report(step, values)
+                for callback in callbacks:
+                    callback(step, values)
+                if interrupted():
+                    raise TrainingInterrupted(self._checkpoint())
+                if self._due(step, self.config.checkpoint_interval):
+                    self._checkpoint()
+        return self._finish()
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The batches that are left; which images they hold depends on the seed and the step alone."""
+        device, conditional = self.model.device, self.model.num_classes is not None
+        order, epoch = None, None
+        while self.trainer.step_count < self.total:
+            now, position = divmod(self.trainer.step_count, self.epoch_steps)
+            if now != epoch:
+                epoch = now
+                generator = torch.Generator().manual_seed((self.config.seed + 0x9E3779B9 * (epoch + 1)) % 2**63)
+                order = torch.randperm(len(self.dataset), generator=generator)
+            indices = order[position * self.batch_size : (position + 1) * self.batch_size]
+            images = shift(self.dataset.batch(indices), self.config.shift)
+            labels = self.dataset.batch_labels(indices).to(device) if conditional else None
+            yield images.to(device), labels
+
+    def _timed_step(self, images: Tensor, labels: Tensor | None) -> dict[str, float]:
+        begin = time.perf_counter()
+        values = self.trainer.step(images, labels)
+        self.seconds += time.perf_counter() - begin
+        self.steps_here += 1
+        bad = {name: value for name, value in values.items() if not math.isfinite(value)}
+        if bad:
+            raise UserError(f"training diverged at step {self.trainer.step_count}: {bad}; try a lower learning rate")
+        return values
+
+    def _rate(self) -> float:
+        return self.steps_here * self.batch_size / max(self.seconds, 1e-9)
+
+    def _due(self, step: int, interval: int) -> bool:
+        return interval > 0 and step % interval == 0 and step < self.total
+
+    def _report(self, step: int, values: Mapping[str, float]) -> None:
+        self.averages.add(values)
+        if step % self.config.log_interval == 0 or step == self.total:
+            means = self.averages.take()
+            self.log.add(step, means)
+            self._warn_of_collapse(step, means)
+        if self._due(step, self.config.sample_interval):
+            self._sample(step)
+
+    def _warn_of_collapse(self, step: int, means: Mapping[str, float]) -> None:
+        value = means.get("diversity", 1.0)
+        if value < _COLLAPSED and not self.warned:
+            self.warned = True
+            log.warning("step %d: the generator repeats itself: diversity %.2f, where the data has 1", step, value)
+
+    def _sample(self, step: int) -> None:
+        columns = self.model.num_classes or 8
+        columns = columns if columns <= 16 else 8
+        with self.trainer.sampling() as model:
+            images = draw(model, 8 * columns, seed=self.config.seed)
+        grid = image_grid(images, columns)
+        provenance = provenance_of(self.model, self.config.seed, step=step, training=self.record["training"])
+        write_png(self.folder / "samples" / f"step-{step:08d}.png", grid, provenance)
+        self.log.add_image(step, grid)
+
+    def _checkpoint(self) -> Path:
+        record = {**self.record, "averages": self.averages.sums}
+        path = write_checkpoint(self.checkpoints, self.trainer, record, self.config.keep_checkpoints)
+        with self.trainer.sampling() as model:
+            save(model, self.folder / MODEL_FILE, {**self.record, "step": self.trainer.step_count})
+        return path
+
+    def _finish(self) -> TrainingResult:
+        if self.config.sample_interval:
+            self._sample(self.trainer.step_count)
+        self._checkpoint()
+        self.trainer.finish()
+        return TrainingResult(
+            self.model, self.folder / MODEL_FILE, self.log.rows, self.total, self.seconds, self._rate()
+        )
+
+
+def _checksum(dataset: ImageDataset) -> int:
+    return zlib.crc32(dataset.images.contiguous().numpy())
+
+
+def _check_data(model: ImageModel, dataset: ImageDataset) -> None:
+    if dataset.image_shape != model.image_shape:
+        raise UserError(
+            f"{dataset.name}: images are {dataset.image_shape}, {model.name} was built for {model.image_shape}"
+        )
+    if model.num_classes is not None and model.num_classes != dataset.num_classes:
+        raise UserError(
+            f"{dataset.name}: has {dataset.num_classes or 'no'} classes, {model.name} was built for {model.num_classes}"
+        )
+
+
+@contextmanager
+def _interruptions() -> Iterator[Callable[[], bool]]:
+    """Turns the first SIGINT or SIGTERM into a flag to ask for; a second one interrupts at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def note(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

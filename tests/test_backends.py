@@ -1,0 +1,197 @@
+"""The choice of a backend: automatic, forced, from the environment, and explained."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+import aigc_fast
+import aigc_fast.functional as AF
+from aigc_fast import _native, backends
+from aigc_fast.backends import BackendError, Choice
+
+needs_native = pytest.mark.skipif(_native.cpu_reason() is not None, reason=str(_native.cpu_reason()))
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs code in a fresh interpreter that imports the same aigc_fast."""
+    code = f"import sys; sys.path[:] = {sys.path!r}\n{code}"
+    run = [sys.executable, "-W", "ignore", "-c", code]
+    return subprocess.run(run, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120)
+
+
+def choice(**reasons: tuple[str | None, str | None]) -> Choice:
+    made = Choice("op")
+    for name, (unsupported, slower) in reasons.items():
+        made.register(name, lambda *a, name=name: name, lambda *a, r=unsupported: r, lambda *a, r=slower: r)
+    return made
+
+
+def test_the_first_that_can_and_is_not_slower_is_taken() -> None:
+    assert choice(cpu=(None, None), reference=(None, None)).pick(()).name == "cpu"
+    assert choice(cpu=("float16", None), reference=(None, None)).pick(()).name == "reference"
+    assert choice(cpu=(None, "tiny"), reference=(None, None)).pick(()).name == "reference"
+
+
+def test_a_forced_backend_runs_even_where_it_is_slower() -> None:
+    with aigc_fast.backend("cpu"):
+        assert choice(cpu=(None, "tiny"), reference=(None, None)).pick(()).name == "cpu"
+
+
+def test_a_forced_backend_that_cannot_run_raises_with_every_reason() -> None:
+    made = choice(cpu=("dtype float16", None), reference=(None, None))
+    with aigc_fast.backend("cpu"), pytest.raises(BackendError) as caught:
+        made.pick(())
+    message = str(caught.value)
+    for part in ("op:", "'cpu'", "cpu: dtype float16", "reference: can run", "cuda: not there", "triton: not there"):
+        assert part in message
+
+
+def test_forcing_nests_and_ends_with_the_block() -> None:
+    before = backends.current()
+    with aigc_fast.backend("reference"):
+        with aigc_fast.backend("auto"):
+            assert backends.current() == "auto"
+        assert backends.current() == "reference"
+    with pytest.raises(KeyError), aigc_fast.backend("reference"):
+        raise KeyError
+    assert backends.current() == before
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'avx'.*auto, reference, cpu, cuda, triton"), aigc_fast.backend("avx"):
+        pass
+
+
+def test_a_fall_back_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    made = Choice("told-once")
+    with caplog.at_level(logging.WARNING, "aigc_fast"):
+        made.fall_back("cuda", "no device")
+        made.fall_back("cuda", "no device")
+    assert [record.getMessage() for record in caplog.records] == ["told-once: backend cuda is not used: no device"]
+
+
+@needs_native
+def test_the_environment_forces_a_backend_and_caps_the_level() -> None:
+    found = python(
+        "import torch, aigc_fast\n"
+        "x, w = torch.ones(8, 64, 8, 8), torch.ones(64, 64, 4, 4)\n"
+        "print(aigc_fast.explain('conv_transpose2d', x, w).chosen, aigc_fast.info()['native']['level'])",
+        AIGC_FAST_BACKEND="reference",
+        AIGC_FAST_CPU_ISA="baseline",
+    )
+    assert found.stdout.split() == ["reference", "baseline"], found.stderr
+
+
+def test_a_wrong_environment_is_refused_on_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = python("import aigc_fast", AIGC_FAST_BACKEND="gpu")
+    assert found.returncode != 0
+    assert "AIGC_FAST_BACKEND='gpu': expected one of auto" in found.stderr
+    monkeypatch.setenv(_native.ISA_VARIABLE, "sse")
+    with pytest.raises(ValueError, match="AIGC_FAST_CPU_ISA='sse': expected one of baseline"):
+        _native._capped_level()
+
+
+@needs_native
+@pytest.mark.parametrize("cap", _native.LEVELS)
+def test_the_cap_is_the_lesser_of_what_is_asked_and_what_there_is(cap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(_native.ISA_VARIABLE, cap)
+    allowed = _native.LEVELS[: _native.LEVELS.index(cap) + 1]
+    assert _native._capped_level() == [level for level in _native.levels() if level in allowed][-1]
+
+
+@needs_native
+def test_a_level_is_used_inside_its_block_alone() -> None:
+    before = _native.cpu.level
+    with _native.cpu.use_level("baseline"):
+        assert _native.cpu.level == "baseline"
+    assert _native.cpu.level == before
+    with pytest.raises(ValueError, match="level='sse'"), _native.cpu.use_level("sse"):
+        pass
+
+
+@needs_native
+def test_a_forced_backend_refuses_what_it_cannot_run() -> None:
+    input, weight = torch.ones(1, 2, 4, 4, dtype=torch.float64), torch.ones(2, 3, 3, 3, dtype=torch.float64)
+    with aigc_fast.backend("cpu"), pytest.raises(BackendError, match=r"reference: can run.*cpu: dtype torch.float64"):
+        AF.conv_transpose2d(input, weight)
+    with aigc_fast.backend("triton"), pytest.raises(BackendError, match="triton: not there yet"):
+        AF.conv_transpose2d(input, weight)
+
+
+class TestExplain:
+    @staticmethod
+    def tensors() -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.randn(16, 64, 16, 16), torch.randn(64, 32, 4, 4)
+
+    @needs_native
+    def test_says_what_runs(self) -> None:
+        found = aigc_fast.explain("conv_transpose2d", *self.tensors(), stride=2, padding=1)
+        assert found.chosen in ("cpu", "reference")
+        assert found.reasons["cpu"] is None if found.chosen == "cpu" else found.reasons["cpu"]
+        assert found.reasons["reference"] is None
+        assert str(found).startswith("conv_transpose: ")
+
+    def test_obeys_the_forced_backend(self) -> None:
+        with aigc_fast.backend("reference"):
+            assert aigc_fast.explain("conv2d", torch.randn(2, 3, 9, 9), torch.randn(4, 3, 3, 3)).chosen == "reference"
+
+    def test_of_a_backend_that_cannot_run(self) -> None:
+        with aigc_fast.backend("triton"):
+            found = aigc_fast.explain("conv_transpose2d", *self.tensors())
+        assert found.chosen is None
+        assert "no backend can run this" in str(found)
+
+    @needs_native
+    def test_gives_the_reason_of_a_small_call(self) -> None:
+        found = aigc_fast.explain("conv_transpose1d", torch.randn(1, 1, 3), torch.randn(1, 1, 2))
+        assert found.chosen == "reference"
+        assert "multiply-adds" in found.reasons["cpu"]
+
+    @pytest.mark.parametrize("name", ["attention", "scaled_dot_product_attention", "lstm", "ar_recursion", "decode"])
+    def test_of_what_is_not_there_yet(self, name: str) -> None:
+        found = aigc_fast.explain(name)
+        assert found.chosen is None
+        assert set(found.reasons.values()) == {"not there yet for this op"}
+
+    def test_of_an_unknown_name(self) -> None:
+        with pytest.raises(ValueError, match=r"op='conv4d'.*conv_transpose2d"):
+            aigc_fast.explain("conv4d")
+
+    def test_of_bad_arguments(self) -> None:
+        with pytest.raises(RuntimeError, match="groups"):
+            aigc_fast.explain("conv_transpose2d", *self.tensors(), groups=3)
+
+    @pytest.mark.parametrize("name", sorted(AF.__all__))
+    def test_every_public_function_can_be_explained(self, name: str) -> None:
+        arguments: dict[str, Any] = {
+            "randn": (2, 3),
+            "rand": (2, 3),
+            "dropout": (torch.randn(4, 4),),
+            "reparameterize": (torch.randn(2, 3), torch.randn(2, 3)),
+            "reparameterize_kl": (torch.randn(2, 3), torch.randn(2, 3)),
+            "kl_standard_normal": (torch.randn(2, 3), torch.randn(2, 3)),
+        }
+        if name not in arguments:
+            size = [5] * int(name[-2])
+            arguments[name] = (torch.randn(2, 3, *size), torch.randn(3, 3, *[2] * len(size)))
+        state = torch.get_rng_state()
+        assert aigc_fast.explain(name, *arguments[name]).chosen in ("reference", "cpu")
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_info_tells_versions_and_backends() -> None:
+    found = aigc_fast.info()
+    assert found["aigc_fast"] == aigc_fast.__version__
+    assert found["torch"] == torch.__version__
+    assert found["threads"] == torch.get_num_threads()
+    assert found["backends"]["reference"] is None
+    assert found["backends"]["cpu"] == _native.cpu_reason()
+    if not torch.cuda.is_available():
+        assert "no CUDA device" in found["backends"]["cuda"]

@@ -1,0 +1,487 @@
+"""optimize, restore and report: what is swapped and what is left, and that nothing else about a model changes."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+from cases import relative_error
+from torch import Tensor, nn
+
+import aigc_fast
+from aigc_fast.nn import FusedSequential
+from aigc_fast.optimize.reporting import Entry, Report
+
+
+def generator() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(10, 128, bias=False),
+        nn.BatchNorm1d(128),
+        nn.LeakyReLU(0.2),
+        nn.Unflatten(1, (8, 4, 4)),
+        nn.ConvTranspose2d(8, 6, 5, 2, 2, 1, bias=False),
+        nn.BatchNorm2d(6),
+        nn.LeakyReLU(0.2),
+        nn.ConvTranspose2d(6, 1, 5, 2, 2, 1),
+        nn.Tanh(),
+    )
+
+
+def with_statistics(model: nn.Module) -> nn.Module:
+    """Norms with statistics and scales that folding can't get right by luck."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if module.running_mean is not None:
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.2, 3)
+            if module.affine:
+                nn.init.normal_(module.weight)
+                nn.init.normal_(module.bias)
+    return model
+
+
+def assert_same(model: nn.Module, stock: nn.Module, *inputs: Any) -> None:
+    with torch.no_grad():
+        assert relative_error(model(*inputs), stock(*inputs)) < 2e-6
+
+
+class TestSwap:
+    LAYERS = (
+        (nn.ConvTranspose1d, (2, 3, 2), (1, 2, 5)),
+        (nn.ConvTranspose2d, (2, 3, 2), (1, 2, 5, 5)),
+        (nn.ConvTranspose3d, (2, 3, 2), (1, 2, 3, 3, 3)),
+        (nn.Conv1d, (2, 3, 2), (1, 2, 5)),
+        (nn.Conv2d, (2, 3, 2), (1, 2, 5, 5)),
+        (nn.Conv3d, (2, 3, 2), (1, 2, 3, 3, 3)),
+        (nn.Dropout, (0.5,), (4, 4)),
+    )
+
+    @pytest.mark.parametrize(("cls", "args", "shape"), LAYERS, ids=lambda value: getattr(value, "__name__", None))
+    def test_every_type_there_and_back(self, cls: type[nn.Module], args: tuple, shape: tuple[int, ...]) -> None:
+        layer = cls(*args).eval()
+        stock = copy.deepcopy(layer)
+        assert aigc_fast.optimize(layer) is layer
+        assert type(layer) is getattr(aigc_fast.nn, cls.__name__)
+        assert isinstance(layer, cls)
+        assert_same(layer, stock, torch.randn(shape))
+        assert aigc_fast.restore(layer) is layer
+        assert type(layer) is cls
+        assert vars(layer).keys() == vars(stock).keys()
+
+    def test_parameters_buffers_hooks_keys_and_mode_stay(self) -> None:
+        model = generator()
+        seen = []
+        model[4].register_forward_hook(lambda *_: seen.append("called"))
+        keys, ids = list(model.state_dict()), [id(parameter) for parameter in model.parameters()]
+        model.train()
+        aigc_fast.optimize(model)
+        assert list(model.state_dict()) == keys
+        assert [id(parameter) for parameter in model.parameters()] == ids
+        assert model.training
+        assert model[4].training
+        model(torch.randn(2, 10))
+        assert seen == ["called"]
+
+    def test_state_dicts_go_both_ways(self) -> None:
+        model, stock = aigc_fast.optimize(generator()), generator()
+        model.load_state_dict(stock.state_dict())
+        assert_same(model.eval(), stock.eval(), torch.randn(2, 10))
+        stock.load_state_dict(model.state_dict())
+
+    def test_a_copy_leaves_the_original(self) -> None:
+        model = generator()
+        fast = aigc_fast.optimize(model, inplace=False)
+        assert type(model[4]) is nn.ConvTranspose2d
+        assert type(model) is nn.Sequential
+        assert type(fast[4]) is aigc_fast.nn.ConvTranspose2d
+        assert fast[4].weight is not model[4].weight
+
+    def test_twice_is_as_once(self) -> None:
+        model = aigc_fast.optimize(aigc_fast.optimize(generator()))
+        assert len(aigc_fast.report(model).swapped) == 2
+        assert type(aigc_fast.restore(model)[4]) is nn.ConvTranspose2d
+
+    def test_deepcopy_and_pickle(self) -> None:
+        model = with_statistics(aigc_fast.optimize(generator())).eval()
+        input = torch.randn(2, 10)
+        with torch.no_grad():
+            model(input)
+        file = io.BytesIO()
+        torch.save(model, file)
+        file.seek(0)
+        for twin in (copy.deepcopy(model), torch.load(file, weights_only=False)):
+            assert type(twin[4]) is aigc_fast.nn.ConvTranspose2d
+            assert type(twin) is FusedSequential
+            assert_same(twin, model, input)
+            assert [entry.name for entry in aigc_fast.report(twin).swapped] == ["4", "7"]
+
+    def test_a_shared_module_once(self) -> None:
+        layer = nn.Conv2d(3, 3, 3)
+        model = nn.ModuleDict({"a": layer, "b": nn.Sequential(layer, nn.Flatten())})
+        report = aigc_fast.report(aigc_fast.optimize(model))
+        assert [entry.name for entry in report.layers] == ["a"]
+        assert model["a"] is model["b"][0]
+
+    def test_gradients_are_stock_gradients(self) -> None:
+        model = generator()
+        stock = copy.deepcopy(model)
+        aigc_fast.optimize(model)
+        input = torch.randn(4, 10)
+        for net in (model, stock):
+            net(input).square().sum().backward()
+        for ours, theirs in zip(model.parameters(), stock.parameters(), strict=True):
+            assert relative_error(ours.grad, theirs.grad) < 1e-5
+
+    def test_compiles_as_one_graph(self) -> None:
+        model = generator().eval()
+        stock = copy.deepcopy(model)
+        aigc_fast.optimize(model)
+        assert_same(torch.compile(model, fullgraph=True, backend="aot_eager"), stock, torch.randn(3, 10))
+
+
+class MyConv(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+class TestLeft:
+    def test_subclasses(self) -> None:
+        model = nn.ModuleList([MyConv(1, 1, 1)])
+        (entry,) = aigc_fast.report(aigc_fast.optimize(model)).layers
+        assert type(model[0]) is MyConv
+        assert not entry.swapped
+        assert "MyConv is a subclass" in entry.note
+
+    def test_lazy_modules_until_they_are_made(self) -> None:
+        model = nn.Sequential(nn.LazyConvTranspose2d(3, 2))
+        assert "lazy" in aigc_fast.report(aigc_fast.optimize(model)).layers[0].note
+        model(torch.randn(1, 2, 3, 3))
+        assert aigc_fast.report(aigc_fast.optimize(model)).layers[0].swapped
+
+    def test_a_forward_replaced_on_the_instance(self) -> None:
+        layer = nn.Conv2d(1, 1, 1)
+        layer.forward = lambda input: input
+        assert "replaced" in aigc_fast.report(aigc_fast.optimize(layer)).layers[0].note
+        assert type(layer) is nn.Conv2d
+
+    @pytest.mark.filterwarnings("ignore:.*quantize:UserWarning")
+    def test_quantized_modules(self) -> None:
+        quantized = pytest.importorskip("torch.ao.nn.quantized")
+        model = nn.ModuleList([quantized.Conv2d(1, 1, 1)])
+        assert aigc_fast.report(aigc_fast.optimize(model)).layers[0].note == "quantized"
+
+    def test_others_are_counted(self) -> None:
+        assert aigc_fast.report(aigc_fast.optimize(generator())).others == {
+            "Linear": 1,
+            "BatchNorm1d": 1,
+            "BatchNorm2d": 1,
+            "LeakyReLU": 2,
+            "Unflatten": 1,
+            "Tanh": 1,
+        }
+
+
+class TestSpectralNorm:
+    def test_parametrized_modules_are_swapped(self) -> None:
+        layer = nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)).eval()
+        stock = copy.deepcopy(layer)
+        keys = list(layer.state_dict())
+        aigc_fast.optimize(layer)
+        assert isinstance(layer, aigc_fast.nn.Conv2d)
+        assert list(layer.state_dict()) == keys
+        assert_same(layer, stock, torch.randn(1, 3, 5, 5))
+        assert_same(copy.deepcopy(layer), stock, torch.randn(1, 3, 5, 5))
+        aigc_fast.restore(layer)
+        assert not isinstance(layer, aigc_fast.nn.Conv2d)
+        nn.utils.parametrize.remove_parametrizations(layer, "weight")
+        assert type(layer) is nn.Conv2d
+
+    def test_parametrizations_can_go_after_the_swap(self) -> None:
+        layer = aigc_fast.optimize(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)))
+        nn.utils.parametrize.remove_parametrizations(layer, "weight")
+        assert type(layer) is aigc_fast.nn.Conv2d
+
+    @pytest.mark.filterwarnings("ignore:.*spectral_norm")
+    def test_the_old_hook_works_on(self) -> None:
+        layer = nn.utils.spectral_norm(nn.ConvTranspose2d(3, 4, 3)).eval()
+        stock = copy.deepcopy(layer)
+        aigc_fast.optimize(layer)
+        assert_same(layer, stock, torch.randn(1, 3, 5, 5))
+
+
+class TestExampleInputs:
+    @pytest.mark.parametrize("training", [True, False])
+    def test_both_ways_are_timed_and_the_slower_is_left(self, training: bool) -> None:
+        model = generator().train(training)
+        stock = copy.deepcopy(model)
+        report = aigc_fast.report(aigc_fast.optimize(model, example_inputs=torch.randn(4, 10)))
+        assert report.timed == ("forward + backward" if training else "forward")
+        for entry in report.layers:
+            assert entry.torch_ms > 0
+            assert entry.fast_ms > 0
+            assert entry.swapped == (entry.fast_ms < entry.torch_ms)
+            assert isinstance(model.get_submodule(entry.name), aigc_fast.nn.ConvTranspose2d) == entry.swapped
+        (fused,) = report.fused
+        assert fused.swapped == (fused.fast_ms < fused.torch_ms) == (type(model) is FusedSequential)
+        assert_same(model.eval(), stock.eval(), torch.randn(3, 10))
+
+    def test_the_model_is_not_disturbed(self) -> None:
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 1, 3)).train()
+        model[1].eval()
+        input = torch.randn(2, 3, 8, 8, requires_grad=True)
+        before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+        aigc_fast.optimize(model, example_inputs=(input,))
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, before[key]), key
+        assert torch.equal(torch.get_rng_state(), state)
+        assert input.grad is None
+        assert all(parameter.grad is None for parameter in model.parameters())
+        assert [module.training for module in model] == [True, False, True, True]
+        assert not any(module._forward_pre_hooks for module in model.modules())
+
+    def test_arguments_come_in_three_forms(self) -> None:
+        class Two(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = nn.ConvTranspose1d(2, 3, 4)
+
+            def forward(self, input: Tensor, size: list[int]) -> Tensor:
+                return self.conv(input, output_size=size)
+
+        input = torch.randn(1, 2, 5)
+        for given in ((input, [8]), {"input": input, "size": [8]}):
+            report = aigc_fast.report(aigc_fast.optimize(Two(), example_inputs=given))
+            assert report.layers[0].torch_ms is not None
+
+    def test_layers_that_are_never_reached_are_swapped_untimed(self) -> None:
+        class Half(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.used, self.unused = nn.Conv1d(1, 1, 1), nn.Conv1d(1, 1, 1)
+
+            def forward(self, input: Tensor) -> Tensor:
+                return self.used(input)
+
+        entries = {
+            e.name: e for e in aigc_fast.report(aigc_fast.optimize(Half(), example_inputs=torch.ones(1, 1, 4))).layers
+        }
+        assert entries["unused"].swapped
+        assert "never reach" in entries["unused"].note
+
+    def test_inputs_that_do_not_fit(self) -> None:
+        model = generator()
+        with pytest.raises(ValueError, match=r"example_inputs: the model can't be called with them: RuntimeError"):
+            aigc_fast.optimize(model, example_inputs=torch.randn(2, 11))
+        assert type(model[4]) is nn.ConvTranspose2d
+        assert not model[4]._forward_pre_hooks
+
+
+class TestBadArguments:
+    def test_a_model_that_is_none(self) -> None:
+        with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module, got function"):
+            aigc_fast.optimize(generator)
+
+    def test_precision(self) -> None:
+        with pytest.raises(ValueError, match="precision='low': expected one of highest, high, medium"):
+            aigc_fast.optimize(generator(), precision="low")
+
+
+def test_precision_holds_in_the_swapped_layers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    plain = aigc_fast.nn.conv_transpose.functional.conv_transpose2d
+
+    def spy(*args: Any, **kwargs: Any) -> Tensor:
+        seen.append(torch.get_float32_matmul_precision())
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(aigc_fast.nn.conv_transpose.functional, "conv_transpose2d", spy)
+    layer = aigc_fast.optimize(nn.ConvTranspose2d(2, 3, 3), precision="medium")
+    layer(torch.randn(1, 2, 4, 4))
+    aigc_fast.optimize(layer, precision="high")(torch.randn(1, 2, 4, 4))
+    assert seen == ["medium", "high"]
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert "float32_precision" not in vars(aigc_fast.restore(layer))
+
+
+class TestReport:
+    def test_table(self) -> None:
+        report = Report(
+            layers=(
+                Entry("g.4", "ConvTranspose2d", True, None, 12.3456, 7.0),
+                Entry("d.0", "Conv2d", False, "no faster than PyTorch's here", 1.0, 1.5),
+            ),
+            fused=(Entry("g", "ConvTranspose2d + Tanh", True, "at inference"),),
+            others={"Linear": 2},
+            timed="forward",
+        )
+        assert str(report).splitlines() == [
+            "1 of 2 layers swapped; times in ms, median, forward (fused chains: inference)",
+            "",
+            "module  type             swapped   torch  aigc_fast  note",
+            "g.4     ConvTranspose2d  yes      12.346      7.000",
+            "d.0     Conv2d           no        1.000      1.500  no faster than PyTorch's here",
+            "",
+            "module  type                    fused  note",
+            "g       ConvTranspose2d + Tanh  yes    at inference",
+            "",
+            "no drop-in for: 2 Linear",
+        ]
+
+    def test_of_a_model_without_layers(self) -> None:
+        report = aigc_fast.report(aigc_fast.optimize(nn.Linear(2, 2)))
+        assert str(report) == "0 of 0 layers swapped\n\nno drop-in for: 1 Linear"
+
+    def test_of_a_model_that_was_never_optimized(self) -> None:
+        report = aigc_fast.report(generator())
+        assert [entry.note for entry in report.left] == ["not optimized yet"] * 2
+
+
+def chain(dims: int, transposed: bool, norm: bool, activation: nn.Module | None, **kwargs: Any) -> nn.Sequential:
+    name = f"Conv{'Transpose' if transposed else ''}{dims}d"
+    layers: list[nn.Module] = [getattr(nn, name)(4, 6, 3, stride=2, padding=1, **kwargs)]
+    if norm:
+        layers.append(getattr(nn, f"BatchNorm{dims}d")(6))
+    if activation is not None:
+        layers.append(activation)
+    return with_statistics(nn.Sequential(*layers)).eval()
+
+
+class CountCalls:
+    """How often the modules of a Sequential run one by one."""
+
+    def __init__(self, model: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = 0
+        plain = nn.BatchNorm2d.forward
+
+        def counted(module: nn.Module, input: Tensor) -> Tensor:
+            self.calls += 1
+            return plain(module, input)
+
+        monkeypatch.setattr(nn.BatchNorm2d, "forward", counted)
+
+
+CHANGES = {
+    "in place": lambda m: m[0].weight.mul_(2),
+    "through .data": lambda m: m[0].weight.data.mul_(2),
+    "a new tensor": lambda m: setattr(m[0], "weight", nn.Parameter(torch.randn_like(m[0].weight))),
+    "bias": lambda m: m[0].bias.add_(1),
+    "statistics": lambda m: m[1].running_var.data.fill_(3),
+    "scale": lambda m: nn.init.normal_(m[1].weight.data),
+    "load_state_dict": lambda m: m.load_state_dict(chain(2, True, True, nn.ReLU()).state_dict()),
+    "eps": lambda m: setattr(m[1], "eps", 0.5),
+    "dtype": lambda m: m.double(),
+    "slope": lambda m: setattr(m[2], "negative_slope", 0.7),
+    "another module": lambda m: m.__setitem__(1, with_statistics(nn.BatchNorm2d(6)).eval()),
+    "a module less": lambda m: m.__delitem__(1),
+}
+
+
+class TestFusion:
+    @pytest.mark.parametrize("dims", [1, 2, 3])
+    @pytest.mark.parametrize("transposed", [True, False])
+    @pytest.mark.parametrize(
+        ("norm", "activation"),
+        [(True, None), (True, nn.ReLU()), (False, nn.LeakyReLU(0.3)), (True, nn.Tanh()), (False, nn.Sigmoid())],
+        ids=str,
+    )
+    def test_same_numbers(self, dims: int, transposed: bool, norm: bool, activation: nn.Module | None) -> None:
+        for kwargs in ({}, {"bias": False}, {"groups": 2}):
+            model = chain(dims, transposed, norm, activation, **kwargs)
+            stock = copy.deepcopy(model)
+            assert type(aigc_fast.optimize(model)) is FusedSequential
+            assert_same(model, stock, torch.randn(2, 4, *[5] * dims))
+
+    def test_one_call_at_inference_and_module_by_module_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = aigc_fast.optimize(chain(2, True, True, nn.ReLU()))
+        count, input = CountCalls(model, monkeypatch), torch.randn(2, 4, 5, 5)
+        with torch.no_grad():
+            model(input)
+        assert count.calls == 0
+        model(input)
+        assert count.calls == 1, "a gradient is needed"
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            model(input)
+        assert count.calls == 2, "autocast"
+        model.requires_grad_(False)(input)
+        assert count.calls == 2, "no gradient is needed"
+        with torch.no_grad():
+            model.train()(input)
+            assert count.calls == 3, "training"
+            model.eval()[1].train()
+            model(input)
+            assert count.calls == 4, "the norm alone is training"
+
+    def test_hooks_on_inner_modules_are_called(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = aigc_fast.optimize(chain(2, True, True, nn.ReLU()))
+        count, seen = CountCalls(model, monkeypatch), []
+        handle = model[1].register_forward_hook(lambda *_: seen.append(1))
+        with torch.no_grad():
+            model(torch.randn(1, 4, 5, 5))
+            assert (count.calls, seen) == (1, [1])
+            handle.remove()
+            model(torch.randn(1, 4, 5, 5))
+            assert count.calls == 1
+            handle = nn.modules.module.register_module_forward_hook(lambda *_: seen.append(1))
+            try:
+                model(torch.randn(1, 4, 5, 5))
+            finally:
+                handle.remove()
+        assert count.calls == 2
+
+    @pytest.mark.parametrize("change", CHANGES)
+    def test_the_folded_weights_follow_every_change(self, change: str) -> None:
+        model = aigc_fast.optimize(chain(2, True, True, nn.LeakyReLU(0.1)))
+        input = torch.randn(2, 4, 5, 5)
+        with torch.no_grad():
+            before = model(input)
+            CHANGES[change](model)
+            input = input.to(model[0].weight.dtype)
+            found, expected = model(input), nn.Sequential.forward(model, input)
+        assert relative_error(found, expected) < 2e-6
+        assert change == "dtype" or relative_error(found, before) > 1e-3
+
+    def test_inference_mode(self) -> None:
+        with torch.inference_mode():
+            model = aigc_fast.optimize(chain(2, True, True, nn.ReLU()))
+            input = torch.randn(2, 4, 5, 5)
+            assert relative_error(model(input), nn.Sequential.forward(model, input)) < 2e-6
+        model = aigc_fast.optimize(chain(2, True, True, nn.ReLU()))
+        with torch.inference_mode():
+            model(input)
+        with torch.no_grad():
+            assert relative_error(model(input), nn.Sequential.forward(model, input)) < 2e-6
+
+    @pytest.mark.parametrize(
+        "model",
+        [
+            nn.Sequential(nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), nn.BatchNorm2d(6), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(4, 6, 3, padding="same"), nn.BatchNorm2d(6), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, track_running_stats=False), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, affine=False), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.BatchNorm2d(6)),
+            nn.Sequential(nn.Conv2d(4, 6, 3), nn.ELU(), nn.ConvTranspose2d(6, 2, 3), nn.Hardtanh()),
+            nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 6, 3)), nn.BatchNorm2d(6), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(4, 6, 3), nn.Sequential(nn.BatchNorm2d(6), nn.ReLU())),
+            nn.Sequential(nn.Conv2d(4, 6, 3), nn.Dropout(0.5), nn.Conv2d(6, 3, 1), nn.ReLU(inplace=True)),
+        ],
+        ids=str,
+    )
+    def test_odd_chains_give_the_same_numbers(self, model: nn.Sequential) -> None:
+        model = with_statistics(copy.deepcopy(model)).eval()
+        stock = copy.deepcopy(model)
+        assert_same(aigc_fast.optimize(model), stock, torch.randn(3, 4, 7, 7))
+
+    def test_inputs_that_the_norm_refuses_are_refused(self) -> None:
+        model = aigc_fast.optimize(chain(2, True, True, nn.ReLU()))
+        with torch.no_grad(), pytest.raises(ValueError, match="expected 4D input"):
+            model(torch.randn(4, 5, 5))
+
+    def test_restore(self) -> None:
+        model = generator()
+        stock = copy.deepcopy(model)
+        aigc_fast.restore(aigc_fast.optimize(model))
+        assert type(model) is nn.Sequential
+        assert [type(module) for module in model] == [type(module) for module in stock]
