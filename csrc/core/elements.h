@@ -7,6 +7,8 @@
 
 namespace aigc::AIGC_LEVEL {
 
+constexpr int64_t FLOAT16 = 2, FLOAT64 = 3; // beside the values of Dtype
+
 typedef uint16_t vh __attribute__((vector_size(AIGC_VECTOR_BYTES / 2)));
 typedef uint16_t unaligned_vh __attribute__((vector_size(AIGC_VECTOR_BYTES / 2), aligned(2), may_alias));
 

@@ -33,7 +33,7 @@ static inline void store(float* p, vf v) {
 }
 
 // The element types of tensors, as Python passes them.
-enum Dtype : int64_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2, FLOAT64 = 3 };
+enum Dtype : int64_t { FLOAT32 = 0, BFLOAT16 = 1 };
 
 static inline float to_float(float x) {
     return x;

@@ -26,12 +26,9 @@ def _draw_default(device: torch.device) -> Tensor:
 
 
 # Opaque to torch.compile, which would otherwise draw from a generator of its own.
-LIBRARY.define("random_key(Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
-LIBRARY.impl("random_key", _draw_default, "BackendSelect")
-LIBRARY.impl("random_key", _draw_default, "CompositeExplicitAutograd")
-torch.library.register_fake(
-    "aigc_fast::random_key", lambda device: torch.empty(2, dtype=torch.int64, device=device), lib=LIBRARY
-)
+LIBRARY.define("random_key(Tensor like) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
+LIBRARY.impl("random_key", lambda like: _draw_default(like.device), "CompositeExplicitAutograd")
+torch.library.register_fake("aigc_fast::random_key", lambda like: like.new_empty(2, dtype=torch.int64), lib=LIBRARY)
 
 
 def draw_key(device: torch.device, generator: torch.Generator | None = None) -> Tensor:
@@ -50,8 +47,8 @@ def draw_key(device: torch.device, generator: torch.Generator | None = None) -> 
     """
     if generator is None:
         if _is_compiling() and _functorch_level() is None:
-            return torch.ops.aigc_fast.random_key(device)
-        return torch.randint(_KEY_LIMIT, (2,), device=device)
+            return torch.ops.aigc_fast.random_key(torch.empty(0, device=device))
+        return _draw_default(device)
     source = generator.device
     if source.type not in ("cpu", device.type):
         raise RuntimeError(f"generator: got one of device {source}, expected one of {device} or of the cpu")
