@@ -7,8 +7,23 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from aigc_fast.ops.conv_transpose import functional as _conv
+from aigc_fast.ops.random import dropout, rand, randn
+from aigc_fast.ops.reparameterize import kl_standard_normal, reparameterize, reparameterize_kl
 
-__all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
+__all__ = [
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "dropout",
+    "kl_standard_normal",
+    "rand",
+    "randn",
+    "reparameterize",
+    "reparameterize_kl",
+]
 
 
 def conv1d(

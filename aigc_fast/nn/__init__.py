@@ -1,6 +1,18 @@
 """Drop-in modules: the constructor, `state_dict` keys and `isinstance` of the torch.nn layer they stand for."""
 
 from aigc_fast.nn.conv_transpose import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from aigc_fast.nn.random import Dropout
+from aigc_fast.nn.reparameterize import Reparameterize
 from aigc_fast.nn.sequential import FusedSequential
 
-__all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "FusedSequential"]
+__all__ = [
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "Dropout",
+    "FusedSequential",
+    "Reparameterize",
+]

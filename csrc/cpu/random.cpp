@@ -1,11 +1,101 @@
+// Uniform and standard normal numbers, and dropout: element i depends on the key and on i alone.
+#include "core/elements.h"
 #include "core/kernel.h"
+#include "core/philox.h"
 
 namespace aigc::AIGC_LEVEL {
 namespace {
-void placeholder(float* out, int64_t n) {
-    for (int64_t i = 0; i < n; ++i)
-        out[i] = 0;
+
+template <class T>
+void fill_uniform(T* out, int64_t n, Key key) {
+    for_each_random_tile(n, [=](int64_t first, int64_t count) {
+        alignas(64) float words[RANDOM_TILE];
+        random_words(key, first, count, words);
+        for_each_vector(count, [&](int64_t i, int64_t width) AIGC_INLINE {
+            const vf value = __builtin_convertvector(vi(vu(load(words + i)) >> 8), vf) * 0x1p-24f;
+            store_up_to(out + first + i, value, width);
+        });
+    });
 }
+
+template <class T>
+void fill_normal(T* out, int64_t n, Key key) {
+    for_each_random_tile(n, [=](int64_t first, int64_t count) {
+        alignas(64) float values[RANDOM_TILE];
+        random_normals(key, first, count, values);
+        for_each_vector(count, [&](int64_t i, int64_t width)
+                                   AIGC_INLINE { store_up_to(out + first + i, load(values + i), width); });
+    });
 }
-AIGC_EXPORT(random, AIGC_KERNEL(placeholder))
+
+struct Keep {
+    uint32_t below; // an element is kept when its word is below this
+    double scale;
+};
+
+Keep keep_with_probability(double q) {
+    const double bound = q * 0x1p32 + 0.5;
+    return {bound >= 0x1p32 ? 0xffffffffu : static_cast<uint32_t>(bound), q > 0 ? 1.0 / q : 0.0};
+}
+
+// Multiplies by the mask, as PyTorch does, so that a dropped infinity or NaN becomes NaN.
+template <class T>
+void drop(T* out, const T* in, const float* words, int64_t n, Keep keep) {
+    const vi scale = vi(broadcast(static_cast<float>(keep.scale)));
+    for_each_vector(n, [&](int64_t i, int64_t width) AIGC_INLINE {
+        const vf factor = vf((vu(load(words + i)) < keep.below) & scale);
+        store_up_to(out + i, load_up_to(in + i, width) * factor, width);
+    });
+}
+void drop(double* out, const double* in, const float* words, int64_t n, Keep keep) {
+    for (int64_t i = 0; i < n; ++i) {
+        uint32_t word;
+        __builtin_memcpy(&word, words + i, 4);
+        out[i] = in[i] * (word < keep.below ? keep.scale : 0.0);
+    }
+}
+
+template <class T>
+void drop_all(T* out, const T* in, int64_t n, Key key, double p) {
+    const Keep keep = keep_with_probability(1.0 - p);
+    for_each_random_tile(n, [=](int64_t first, int64_t count) {
+        alignas(64) float words[RANDOM_TILE];
+        random_words(key, first, count, words);
+        drop(out + first, in + first, words, count, keep);
+    });
+}
+
+void uniform(void* out, int64_t n, int64_t dtype, const uint64_t* key) {
+    if (dtype == FLOAT32)
+        fill_uniform(static_cast<float*>(out), n, read_key(key));
+    else if (dtype == BFLOAT16)
+        fill_uniform(static_cast<bfloat16*>(out), n, read_key(key));
+    else
+        fill_uniform(static_cast<float16*>(out), n, read_key(key));
+}
+
+void normal(void* out, int64_t n, int64_t dtype, const uint64_t* key) {
+    if (dtype == FLOAT32)
+        fill_normal(static_cast<float*>(out), n, read_key(key));
+    else if (dtype == BFLOAT16)
+        fill_normal(static_cast<bfloat16*>(out), n, read_key(key));
+    else
+        fill_normal(static_cast<float16*>(out), n, read_key(key));
+}
+
+void dropout(void* out, const void* in, int64_t n, int64_t dtype, const uint64_t* key, double p) {
+    if (dtype == FLOAT32)
+        drop_all(static_cast<float*>(out), static_cast<const float*>(in), n, read_key(key), p);
+    else if (dtype == BFLOAT16)
+        drop_all(static_cast<bfloat16*>(out), static_cast<const bfloat16*>(in), n, read_key(key), p);
+    else if (dtype == FLOAT16)
+        drop_all(static_cast<float16*>(out), static_cast<const float16*>(in), n, read_key(key), p);
+    else
+        drop_all(static_cast<double*>(out), static_cast<const double*>(in), n, read_key(key), p);
+}
+
+}
+
+AIGC_EXPORT(random, AIGC_KERNEL(uniform), AIGC_KERNEL(normal), AIGC_KERNEL(dropout))
+
 }

@@ -1,0 +1,21 @@
+"""`nn.Dropout` on the random numbers of `aigc_fast.functional.dropout`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aigc_fast.ops.random import dropout
+
+
+class Dropout(torch.nn.Dropout):
+    """`torch.nn.Dropout`, whose mask is made on all threads, is not stored, and is made anew in backward.
+
+    Args:
+        p: the probability to drop an element, in [0, 1]; 0.5 by default.
+        inplace: whether to write the result into the input; False by default.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Drops elements in training mode; any shape, any floating-point dtype."""
+        return dropout(input, self.p, self.training, self.inplace)

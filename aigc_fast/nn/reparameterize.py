@@ -1,0 +1,35 @@
+"""The sampling layer of a variational auto-encoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aigc_fast.ops.reparameterize import reparameterize, reparameterize_kl
+
+
+class Reparameterize(torch.nn.Module):
+    """Samples z = mu + exp(logvar / 2) * noise, between a variational auto-encoder's encoder and its decoder.
+
+    Args:
+        return_kl: whether to return the divergence to the standard normal law as well; False by default.
+
+    Example:
+        >>> sample = Reparameterize(return_kl=True)
+        >>> z, kl = sample(mu, logvar)  # shapes (B, ...) and (B,)
+    """
+
+    def __init__(self, return_kl: bool = False) -> None:
+        super().__init__()
+        self.return_kl = return_kl
+
+    def forward(
+        self, mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """z of the shape of `mu`, or (z, kl) with kl of shape (B,); see `functional.reparameterize_kl`."""
+        if self.return_kl:
+            return reparameterize_kl(mu, logvar, generator=generator)
+        return reparameterize(mu, logvar, generator=generator)
+
+    def extra_repr(self) -> str:
+        return f"return_kl={self.return_kl}"

@@ -1,0 +1,182 @@
+"""Random numbers and dropout: Philox4x32-10, element i a pure function of a key and of i.
+
+Randomness enters an op as its `key`, an int64 tensor (seed, offset) that `draw_key` takes from a torch generator; the
+op itself is deterministic, on any number of threads, and its backward pass makes the same numbers again from the key.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aigc_fast.ops.operator import LIBRARY, Operator
+from aigc_fast.ops.random import cpu, reference
+
+_KEY_LIMIT = 2**63 - 1
+_is_compiling = torch.compiler.is_compiling
+_functorch_level = torch._C._functorch.peek_interpreter_stack
+
+
+def _draw_default(device: torch.device) -> Tensor:
+    return torch.randint(_KEY_LIMIT, (2,), device=device)
+
+
+# Opaque to torch.compile, which would otherwise draw from a generator of its own.
+LIBRARY.define("random_key(Tensor like) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
+LIBRARY.impl("random_key", lambda like: _draw_default(like.device), "CompositeExplicitAutograd")
+torch.library.register_fake("aigc_fast::random_key", lambda like: like.new_empty(2, dtype=torch.int64), lib=LIBRARY)
+
+
+def draw_key(device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    """Draws the key of one random tensor and advances the generator.
+
+    Args:
+        device: where the random tensor will be. Its default generator is the source without `generator`: the key is
+            drawn on the device, so that CUDA graphs draw anew at every replay.
+        generator: of the same device, or of the CPU: then the numbers are the CPU's.
+
+    Returns:
+        int64, shape (2,), on `device`: seed and offset.
+
+    Raises:
+        RuntimeError: if the generator is of another device.
+    """
+    if generator is None:
+        if _is_compiling() and _functorch_level() is None:
+            return torch.ops.aigc_fast.random_key(torch.empty(0, device=device))
+        return _draw_default(device)
+    source = generator.device
+    if source.type not in ("cpu", device.type):
+        raise RuntimeError(f"generator: got one of device {source}, expected one of {device} or of the cpu")
+    key = torch.randint(_KEY_LIMIT, (2,), device=source, generator=generator)
+    return key if source == device else key.to(device)
+
+
+def _fake_fill(size: Sequence[Any], key: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty(size, dtype=dtype, device=key.device)
+
+
+def _setup_dropout(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+    _, key, ctx.p = inputs
+    ctx.save_for_backward(key)
+
+
+def _dropout_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    (key,) = ctx.saved_tensors
+    return DROPOUT(grad, key, ctx.p), None, None
+
+
+NORMAL = Operator(
+    "normal", "(SymInt[] size, Tensor key, ScalarType dtype) -> Tensor", reference=reference.normal, fake=_fake_fill
+)
+UNIFORM = Operator(
+    "uniform", "(SymInt[] size, Tensor key, ScalarType dtype) -> Tensor", reference=reference.uniform, fake=_fake_fill
+)
+DROPOUT = Operator(
+    "dropout",
+    "(Tensor input, Tensor key, float p) -> Tensor",
+    reference=reference.dropout,
+    fake=lambda input, key, p: torch.empty_like(input),
+    setup_context=_setup_dropout,
+    backward=_dropout_backward,
+)
+for _op in (NORMAL, UNIFORM, DROPOUT):
+    _op.choice.register("cpu", getattr(cpu, _op.name), getattr(cpu, f"{_op.name}_unsupported"))
+    _op.choice.register("reference", getattr(reference, _op.name))
+
+
+def _fill(
+    op: Operator,
+    size: tuple[Any, ...],
+    generator: torch.Generator | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str | int | None,
+) -> Tensor:
+    shape = size[0] if len(size) == 1 and not isinstance(size[0], numbers.Integral | torch.SymInt) else size
+    for extent in shape:
+        if extent < 0:
+            raise RuntimeError(f"size: got {list(shape)}, expected no negative dimension")
+    dtype = dtype or torch.get_default_dtype()
+    if not dtype.is_floating_point:
+        raise RuntimeError(f"dtype: got {dtype}, expected a floating-point type")
+    device = torch.empty(0, device=device).device
+    return op(list(shape), draw_key(device, generator), dtype)
+
+
+def randn(
+    *size: int | Sequence[int],
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | int | None = None,
+) -> Tensor:
+    """Standard normal numbers, as `torch.randn`, on all threads and the same for any number of them.
+
+    Philox4x32-10 words through the transform of Box and Muller; element i depends on the key that is drawn from the
+    generator and on i alone. The numbers differ from torch's for the same seed.
+
+    Args:
+        size: the shape, as integers or as one sequence.
+        generator: the source of the key; by default torch's default generator of the device.
+        dtype: a floating-point type; by default torch's default.
+        device: by default torch's default.
+
+    Returns:
+        A tensor of shape `size`.
+
+    Raises:
+        RuntimeError: for a negative size, another type, or a generator of another device.
+    """
+    return _fill(NORMAL, size, generator, dtype, device)
+
+
+def rand(
+    *size: int | Sequence[int],
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | int | None = None,
+) -> Tensor:
+    """Uniform numbers on [0, 1), as `torch.rand`, on all threads and the same for any number of them.
+
+    24 random bits for each number, 53 in float64; arguments, result and errors as for `randn`.
+    """
+    return _fill(UNIFORM, size, generator, dtype, device)
+
+
+def dropout(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """`torch.nn.functional.dropout`, whose mask is made on all threads, is not stored, and is made anew in backward.
+
+    Each element is kept with probability 1 - p, and then scaled by 1 / (1 - p).
+
+    Args:
+        input: any shape, floating-point or complex.
+        p: the probability to drop an element, in [0, 1].
+        training: without it, `input` itself is the result.
+        inplace: whether to write the result into `input`.
+        generator: the source of the mask's key; by default torch's default generator of the device.
+
+    Returns:
+        A tensor of the shape and dtype of `input`; `input` itself when nothing is dropped.
+
+    Raises:
+        ValueError: if p lies outside [0, 1].
+        RuntimeError: for integer input, or a generator of another device.
+    """
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"p: dropout probability has to be between 0 and 1, but got {p}")
+    if not training or p == 0.0 or input.numel() == 0:
+        return input
+    if not (input.is_floating_point() or input.is_complex()):
+        raise RuntimeError(f"input: got {input.dtype}, expected a floating-point or complex type")
+    output = DROPOUT(input, draw_key(input.device, generator), float(p))
+    return input.copy_(output) if inplace else output

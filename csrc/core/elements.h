@@ -1,0 +1,94 @@
+// Vectors of float from tensors of any supported element type, and back.
+#pragma once
+
+#include <cstddef>
+
+#include "core/simd.h"
+
+namespace aigc::AIGC_LEVEL {
+
+constexpr int64_t FLOAT16 = 2, FLOAT64 = 3; // beside the values of Dtype
+
+typedef uint16_t vh __attribute__((vector_size(AIGC_VECTOR_BYTES / 2)));
+typedef uint16_t unaligned_vh __attribute__((vector_size(AIGC_VECTOR_BYTES / 2), aligned(2), may_alias));
+
+using bfloat16 = uint16_t;
+struct float16 {
+    uint16_t bits;
+};
+
+static inline vf load(const bfloat16* p) {
+    return vf(__builtin_convertvector(vh(*reinterpret_cast<const unaligned_vh*>(p)), vu) << 16);
+}
+// Rounds to nearest even; a NaN stays one.
+static inline void store(bfloat16* p, vf v) {
+    const vu bits = vu(v);
+    const vu rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const vu kept = vu(v == v) & rounded;
+    const vu quiet = vu(v != v) & ((bits >> 16) | 0x40);
+    *reinterpret_cast<unaligned_vh*>(p) = __builtin_convertvector(kept | quiet, vh);
+}
+
+#if defined(__AVX512F__) && AIGC_VECTOR_BYTES == 64
+static inline vf load(const float16* p) {
+    return vf(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+}
+static inline void store(float16* p, vf v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(__m512(v), _MM_FROUND_TO_NEAREST_INT));
+}
+#elif defined(__F16C__) && AIGC_VECTOR_BYTES == 32
+static inline vf load(const float16* p) {
+    return vf(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+static inline void store(float16* p, vf v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(__m256(v), _MM_FROUND_TO_NEAREST_INT));
+}
+#else
+static inline vf load(const float16* p) {
+    vf v;
+    for (int i = 0; i < VF; ++i) {
+        _Float16 x;
+        __builtin_memcpy(&x, p + i, 2);
+        v[i] = float(x);
+    }
+    return v;
+}
+static inline void store(float16* p, vf v) {
+    for (int i = 0; i < VF; ++i) {
+        const _Float16 x = static_cast<_Float16>(v[i]);
+        __builtin_memcpy(p + i, &x, 2);
+    }
+}
+#endif
+
+// The first `count` elements, at most a vector of them, zeros after them.
+template <class T>
+static inline vf load_up_to(const T* p, int64_t count) {
+    if (count >= VF)
+        return load(p);
+    T padded[VF] = {};
+    __builtin_memcpy(padded, p, static_cast<size_t>(count) * sizeof(T));
+    return load(padded);
+}
+template <class T>
+static inline void store_up_to(T* p, vf v, int64_t count) {
+    if (count >= VF)
+        return store(p, v);
+    T padded[VF];
+    store(padded, v);
+    __builtin_memcpy(p, padded, static_cast<size_t>(count) * sizeof(T));
+}
+
+// Calls f(first, count) for every whole vector of n elements, then for the rest. Only an inlined f knows that the
+// whole ones are whole: declare it AIGC_INLINE.
+#define AIGC_INLINE __attribute__((always_inline))
+template <class F>
+static inline void for_each_vector(int64_t n, const F& f) {
+    int64_t i = 0;
+    for (; i + VF <= n; i += VF)
+        f(i, int64_t(VF));
+    if (i < n)
+        f(i, n - i);
+}
+
+}

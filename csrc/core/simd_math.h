@@ -1,0 +1,75 @@
+// Elementary functions of float vectors, within 1 to 2 units in the last place.
+#pragma once
+
+#include "core/simd.h"
+
+namespace aigc::AIGC_LEVEL {
+
+static inline vf broadcast(float x) { return x - vf{}; }
+
+static inline vf power_of_two(vi n) { return vf((n + 127) << 23); }
+
+// exp over all of float: subnormal results, 0, infinity and NaN as in the C library.
+static inline vf exp(vf x) {
+    constexpr float LOG2_E = 1.44269504088896341f, LN2_HIGH = 0.693359375f, LN2_LOW = -2.12194440e-4f;
+    constexpr float ROUNDER = 0x1.8p23f; // added, it leaves the nearest integer in the low bits
+    x = x > 89.0f ? broadcast(89.0f) : x;
+    x = x < -104.0f ? broadcast(-104.0f) : x;
+    const vf shifted = x * LOG2_E + ROUNDER;
+    const vf n = shifted - ROUNDER;
+    const vi exponent = vi(shifted) - vi(broadcast(ROUNDER));
+    const vf r = (x - n * LN2_HIGH) - n * LN2_LOW;
+    vf p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    // Two steps, since 2^exponent itself may not be a normal float.
+    const vi half = exponent >> 1;
+    return p * power_of_two(half) * power_of_two(exponent - half);
+}
+
+// Natural logarithm of normal positive floats.
+static inline vf log(vf x) {
+    constexpr uint32_t SQRT_HALF = 0x3f3504f3;
+    constexpr float LN2_HIGH = 0.693359375f, LN2_LOW = -2.12194440e-4f;
+    const vi exponent = vi(vu(x) - SQRT_HALF) >> 23;
+    const vf f = vf(vi(x) - (exponent << 23)) - 1.0f;
+    const vf e = __builtin_convertvector(exponent, vf);
+    const vf square = f * f;
+    vf p = f * 7.0376836292e-2f - 1.1514610310e-1f;
+    p = p * f + 1.1676998740e-1f;
+    p = p * f - 1.2420140846e-1f;
+    p = p * f + 1.4249322787e-1f;
+    p = p * f - 1.6668057665e-1f;
+    p = p * f + 2.0000714765e-1f;
+    p = p * f - 2.4999993993e-1f;
+    p = p * f + 3.3333331174e-1f;
+    vf tail = p * f * square + e * LN2_LOW;
+    tail = tail - square * 0.5f;
+    return (f + tail) + e * LN2_HIGH;
+}
+
+// Sine and cosine of x in [-pi/4, pi/4].
+static inline void sincos_eighth(vf x, vf& sine, vf& cosine) {
+    const vf square = x * x;
+    const vf s = (square * -1.9515295891e-4f + 8.3321608736e-3f) * square - 1.6666654611e-1f;
+    const vf c = (square * 2.443315711809948e-5f - 1.388731625493765e-3f) * square + 4.166664568298827e-2f;
+    sine = s * (square * x) + x;
+    cosine = c * (square * square) + (1.0f - square * 0.5f);
+}
+
+static inline vf sqrt(vf x) {
+#if defined(__AVX512F__) && AIGC_VECTOR_BYTES == 64
+    return vf(_mm512_sqrt_ps(__m512(x)));
+#elif defined(__AVX2__) && AIGC_VECTOR_BYTES == 32
+    return vf(_mm256_sqrt_ps(__m256(x)));
+#else
+    for (int i = 0; i < VF; ++i)
+        x[i] = __builtin_sqrtf(x[i]);
+    return x;
+#endif
+}
+
+}

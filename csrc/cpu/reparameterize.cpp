@@ -1,0 +1,191 @@
+// z = mu + exp(logvar / 2) * noise, the Kullback-Leibler divergence to the standard normal law, and their gradients.
+// The noise is a pure function of the key and is made anew in the backward pass.
+#include "core/elements.h"
+#include "core/kernel.h"
+#include "core/philox.h"
+#include "core/scratch.h"
+
+namespace aigc::AIGC_LEVEL {
+namespace {
+
+// Sum over each row of a (rows, columns) tensor of floats that come tile by tile, in double and in an order that
+// depends on the shape alone. A row that crosses tiles is put together at the end from one part per tile.
+class RowSums {
+  public:
+    RowSums(int64_t rows, int64_t columns) : rows_(rows), columns_(columns) {
+        const int64_t parts = 2 * random_tiles(rows * columns);
+        parts_ = static_cast<double*>(scratch(Slot::shared, (parts + rows) * int64_t(sizeof(double))));
+        sums_ = parts_ + parts;
+    }
+
+    void add_tile(int64_t first, const float* values, int64_t count) const {
+        double* part = parts_ + first / RANDOM_TILE * 2;
+        int64_t row = first / columns_, begin = 0;
+        for (int64_t end = (row + 1) * columns_ - first; begin < count; ++row, begin = end, end += columns_) {
+            const bool starts_here = row * columns_ >= first, ends_here = end <= count;
+            const double sum = add(values + begin, (ends_here ? end : count) - begin);
+            (!starts_here ? part[0] : !ends_here ? part[1] : sums_[row]) = sum;
+        }
+    }
+
+    double finish(int64_t row) const {
+        const int64_t first = row * columns_ / RANDOM_TILE, last = (row * columns_ + columns_ - 1) / RANDOM_TILE;
+        double sum = first == last ? sums_[row] : parts_[2 * first + 1];
+        for (int64_t t = first + 1; t <= last; ++t)
+            sum += parts_[2 * t];
+        return sum;
+    }
+
+    int64_t rows() const { return rows_; }
+
+  private:
+    static double add(const float* values, int64_t n) {
+        typedef double vd __attribute__((vector_size(VF * sizeof(double))));
+        vd total{};
+        int64_t i = 0;
+        for (; i + 2 * VF <= n; i += 2 * VF)
+            total += __builtin_convertvector(load(values + i) + load(values + i + VF), vd);
+        double sum = 0;
+        for (int lane = 0; i > 0 && lane < VF; ++lane)
+            sum += total[lane];
+        for (; i < n; ++i)
+            sum += values[i];
+        return sum;
+    }
+
+    int64_t rows_, columns_;
+    double *parts_, *sums_;
+};
+
+// Divergence of one element, doubled.
+inline vf twice_divergence(vf mu, vf logvar, vf sigma) { return mu * mu + ((sigma * sigma - 1.0f) - logvar); }
+
+template <class T>
+void sample(T* z, const T* mu, const T* logvar, int64_t n, Key key) {
+    for_each_random_tile(n, [=](int64_t first, int64_t count) {
+        alignas(64) float noise[RANDOM_TILE];
+        random_normals(key, first, count, noise);
+        for_each_vector(count, [&](int64_t i, int64_t width) AIGC_INLINE {
+            const vf m = load_up_to(mu + first + i, width), l = load_up_to(logvar + first + i, width);
+            store_up_to(z + first + i, m + exp(l * 0.5f) * load(noise + i), width);
+        });
+    });
+}
+
+template <class T>
+void diverge(T* kl, const T* mu, const T* logvar, int64_t n, const RowSums& sums) {
+    for_each_random_tile(n, [=, &sums](int64_t first, int64_t count) {
+        alignas(64) float terms[RANDOM_TILE];
+        for_each_vector(count, [&](int64_t i, int64_t width) AIGC_INLINE {
+            const vf m = load_up_to(mu + first + i, width), l = load_up_to(logvar + first + i, width);
+            store(terms + i, twice_divergence(m, l, exp(l * 0.5f)));
+        });
+        sums.add_tile(first, terms, count);
+    });
+    for (int64_t row = 0; row < sums.rows(); ++row)
+        store_up_to(kl + row, broadcast(static_cast<float>(0.5 * sums.finish(row))), 1);
+}
+
+template <class T>
+void sample_and_diverge(T* z, T* kl, const T* mu, const T* logvar, int64_t n, Key key, const RowSums& sums) {
+    for_each_random_tile(n, [=, &sums](int64_t first, int64_t count) {
+        alignas(64) float noise[RANDOM_TILE], terms[RANDOM_TILE];
+        random_normals(key, first, count, noise);
+        for_each_vector(count, [&](int64_t i, int64_t width) AIGC_INLINE {
+            const vf m = load_up_to(mu + first + i, width), l = load_up_to(logvar + first + i, width);
+            const vf sigma = exp(l * 0.5f);
+            store(terms + i, twice_divergence(m, l, sigma));
+            store_up_to(z + first + i, m + sigma * load(noise + i), width);
+        });
+        sums.add_tile(first, terms, count);
+    });
+    for (int64_t row = 0; row < sums.rows(); ++row)
+        store_up_to(kl + row, broadcast(static_cast<float>(0.5 * sums.finish(row))), 1);
+}
+
+template <class T>
+void forward(T* z, T* kl, const T* mu, const T* logvar, int64_t rows, int64_t columns, const uint64_t* key) {
+    if (!kl)
+        sample(z, mu, logvar, rows * columns, read_key(key));
+    else if (!z)
+        diverge(kl, mu, logvar, rows * columns, RowSums(rows, columns));
+    else
+        sample_and_diverge(z, kl, mu, logvar, rows * columns, read_key(key), RowSums(rows, columns));
+}
+
+// The kl gradient of each of `count` elements from element `first` on.
+template <class T>
+void spread_rows(const T* grad_kl, int64_t stride, int64_t columns, int64_t first, int64_t count, float* out) {
+    int64_t row = first / columns, i = 0;
+    for (int64_t end = (row + 1) * columns - first; i < count; ++row, end += columns) {
+        const float g = load_up_to(grad_kl + row * stride, 1)[0];
+        for (; i < end && i < count; ++i)
+            out[i] = g;
+    }
+}
+
+template <class T>
+struct Gradients {
+    T *mu, *logvar;  // of the inputs; mu may be null without kl
+    const T *z, *kl; // of the outputs; either may be null
+    int64_t kl_stride;
+};
+
+template <class T>
+void backward(Gradients<T> grad, const T* mu, const T* logvar, int64_t n, int64_t columns, const uint64_t* key) {
+    for_each_random_tile(n, [=](int64_t first, int64_t count) {
+        alignas(64) float noise[RANDOM_TILE] = {}, row_grad[RANDOM_TILE] = {};
+        if (grad.z)
+            random_normals(read_key(key), first, count, noise);
+        if (grad.kl)
+            spread_rows(grad.kl, grad.kl_stride, columns, first, count, row_grad);
+        for_each_vector(count, [&](int64_t i, int64_t width) AIGC_INLINE {
+            const int64_t at = first + i;
+            const vf gz = grad.z ? load_up_to(grad.z + at, width) : vf{}, g = load(row_grad + i);
+            const vf sigma = exp(load_up_to(logvar + at, width) * 0.5f);
+            const vf of_variance = grad.kl ? (sigma * sigma - 1.0f) * g : vf{};
+            store_up_to(grad.logvar + at, (gz * load(noise + i) * sigma + of_variance) * 0.5f, width);
+            if (grad.mu)
+                store_up_to(grad.mu + at, gz + load_up_to(mu + at, width) * g, width);
+        });
+    });
+}
+
+template <class T>
+void forward_of(void* z, void* kl, const void* mu, const void* logvar, int64_t rows, int64_t columns,
+                const uint64_t* key) {
+    forward(static_cast<T*>(z), static_cast<T*>(kl), static_cast<const T*>(mu), static_cast<const T*>(logvar), rows,
+            columns, key);
+}
+
+template <class T>
+void backward_of(void* grad_mu, void* grad_logvar, const void* grad_z, const void* grad_kl, int64_t kl_stride,
+                 const void* mu, const void* logvar, int64_t n, int64_t columns, const uint64_t* key) {
+    const Gradients<T> grad{static_cast<T*>(grad_mu), static_cast<T*>(grad_logvar), static_cast<const T*>(grad_z),
+                            static_cast<const T*>(grad_kl), kl_stride};
+    backward(grad, static_cast<const T*>(mu), static_cast<const T*>(logvar), n, columns, key);
+}
+
+// Without z only the divergence, without kl only the sample.
+void reparameterize(void* z, void* kl, const void* mu, const void* logvar, int64_t rows, int64_t columns, int64_t dtype,
+                    const uint64_t* key) {
+    const auto run = dtype == FLOAT32    ? &forward_of<float>
+                     : dtype == BFLOAT16 ? &forward_of<bfloat16>
+                                         : &forward_of<float16>;
+    run(z, kl, mu, logvar, rows, columns, key);
+}
+
+void reparameterize_backward(void* grad_mu, void* grad_logvar, const void* grad_z, const void* grad_kl,
+                             int64_t kl_stride, const void* mu, const void* logvar, int64_t n, int64_t columns,
+                             int64_t dtype, const uint64_t* key) {
+    const auto run = dtype == FLOAT32    ? &backward_of<float>
+                     : dtype == BFLOAT16 ? &backward_of<bfloat16>
+                                         : &backward_of<float16>;
+    run(grad_mu, grad_logvar, grad_z, grad_kl, kl_stride, mu, logvar, n, columns, key);
+}
+
+}
+
+AIGC_EXPORT(reparameterize, AIGC_KERNEL(reparameterize), AIGC_KERNEL(reparameterize_backward))
+
+}
