@@ -1,0 +1,358 @@
+"""Every public function under every transform and dtype: the README's table, cell by cell.
+
+A cell says who runs: "✓" a native kernel, "ref" plain PyTorch, "–" means that there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as TF
+from cases import DTYPES, FLOORS, relative_error
+from torch import Tensor
+from torch.autograd import forward_ad
+
+import aigc_fast
+import aigc_fast.functional as AF
+from aigc_fast import _native
+from aigc_fast.ops.operator import operators
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A public function as a function of tensors alone.
+
+    Attributes:
+        call: the function on our side.
+        expected: the same in PyTorch, or ours on the reference backend; None for the latter.
+        shapes: of the inputs.
+    """
+
+    call: Callable[..., Tensor]
+    shapes: tuple[tuple[int, ...], ...]
+    expected: Callable[..., Tensor] | None = None
+
+    def inputs(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        return [(torch.randn(shape) * 0.5).to(dtype) for shape in self.shapes]
+
+    def ours(self, *tensors: Tensor) -> Tensor:
+        torch.manual_seed(7)
+        return self.call(*tensors)
+
+    def theirs(self, *tensors: Tensor) -> Tensor:
+        torch.manual_seed(7)
+        if self.expected is not None:
+            return self.expected(*tensors)
+        with aigc_fast.backend("reference"):
+            return self.call(*tensors)
+
+
+def convolution(name: str) -> Case:
+    size, kernel = (5,) * int(name[-2]), (3,) * int(name[-2])
+
+    def call(home: Any) -> Callable[..., Tensor]:
+        return lambda input, weight, bias: getattr(home, name)(input, weight, bias, stride=2, padding=1)
+
+    return Case(call(AF), ((2, 6, *size), (6, 6, *kernel), (6,)), call(TF))
+
+
+CASES = {
+    **{name: convolution(name) for name in ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")},
+    **{name: convolution(name) for name in ("conv1d", "conv2d", "conv3d")},
+    "randn": Case(lambda like: AF.randn(like.shape, dtype=like.dtype), ((6, 7),)),
+    "rand": Case(lambda like: AF.rand(like.shape, dtype=like.dtype), ((6, 7),)),
+    "dropout": Case(lambda input: AF.dropout(input, 0.3), ((6, 7),)),
+    "reparameterize": Case(lambda mu, logvar: AF.reparameterize(mu, logvar), ((6, 7), (6, 7))),
+    "reparameterize_kl": Case(
+        lambda mu, logvar: torch.cat([part.reshape(-1) for part in AF.reparameterize_kl(mu, logvar)]), ((6, 7), (6, 7))
+    ),
+    "kl_standard_normal": Case(lambda mu, logvar: AF.kl_standard_normal(mu, logvar), ((6, 7), (6, 7))),
+}
+
+
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    assert relative_error(found, expected) <= 3 * FLOORS[expected.dtype]
+
+
+def weights_like(tensor: Tensor) -> Tensor:
+    return torch.linspace(-1, 1, tensor.numel(), dtype=tensor.dtype).view_as(tensor)
+
+
+def gradients(function: Callable[..., Tensor], tensors: list[Tensor], create_graph: bool = False) -> list[Tensor]:
+    output = function(*tensors)
+    return list(torch.autograd.grad((output * weights_like(output)).sum(), tensors, create_graph=create_graph))
+
+
+def leaves(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.detach().clone().requires_grad_() for tensor in tensors]
+
+
+def check_forward(case: Case) -> None:
+    tensors = case.inputs()
+    assert_close(case.ours(*tensors), case.theirs(*tensors))
+
+
+def check_backward(case: Case) -> None:
+    tensors = leaves(case.inputs())
+    for ours, theirs in zip(gradients(case.ours, tensors), gradients(case.theirs, tensors), strict=True):
+        assert_close(ours, theirs)
+
+
+def check_double_backward(case: Case) -> None:
+    def second(function: Callable[..., Tensor], tensors: list[Tensor]) -> list[Tensor]:
+        total = sum(grad.square().sum() for grad in gradients(function, tensors, create_graph=True))
+        return list(torch.autograd.grad(total, tensors, allow_unused=True))
+
+    tensors = leaves(case.inputs())
+    for ours, theirs in zip(second(case.ours, tensors), second(case.theirs, tensors), strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            assert_close(ours, theirs)
+
+
+def check_forward_ad(case: Case) -> None:
+    def tangent(function: Callable[..., Tensor], tensors: list[Tensor], directions: list[Tensor]) -> Tensor:
+        with forward_ad.dual_level():
+            pairs = [forward_ad.make_dual(a, b) for a, b in zip(tensors, directions, strict=True)]
+            return forward_ad.unpack_dual(function(*pairs)).tangent.clone()
+
+    tensors, directions = case.inputs(torch.float64), case.inputs(torch.float64)
+    step = 1e-6
+    forward = case.theirs(*[a + step * b for a, b in zip(tensors, directions, strict=True)])
+    backward = case.theirs(*[a - step * b for a, b in zip(tensors, directions, strict=True)])
+    numeric = (forward - backward) / (2 * step)
+    assert relative_error(tangent(case.ours, tensors, directions), numeric) < 1e-7
+    _, found = torch.func.jvp(case.ours, tuple(tensors), tuple(directions))
+    assert relative_error(found, numeric) < 1e-7
+
+
+def check_vmap(case: Case) -> None:
+    batch = [torch.stack([tensor, tensor * 0.5, -tensor]) for tensor in case.inputs()]
+    torch.manual_seed(7)
+    found = torch.vmap(case.call, randomness="same")(*batch)
+    assert_close(found, torch.stack([case.theirs(*[tensor[i] for tensor in batch]) for i in range(3)]))
+
+
+def check_compile(case: Case) -> None:
+    tensors = leaves(case.inputs())
+    compiled = torch.compile(case.call, fullgraph=True, backend="aot_eager")
+
+    def ours(*tensors: Tensor) -> Tensor:
+        torch.manual_seed(7)
+        return compiled(*tensors)
+
+    assert_close(ours(*tensors).detach(), case.theirs(*tensors).detach())
+    if case.theirs(*tensors).requires_grad:
+        for found, expected in zip(gradients(ours, tensors), gradients(case.theirs, tensors), strict=True):
+            assert_close(found, expected)
+
+
+def check_export(case: Case) -> None:
+    class Module(torch.nn.Module):
+        def forward(self, *tensors: Tensor) -> Tensor:
+            return case.call(*tensors)
+
+    tensors = case.inputs()
+    program = torch.export.export(Module(), tuple(tensors)).module()
+    torch.manual_seed(7)
+    assert_close(program(*tensors), case.theirs(*tensors))
+
+
+def check_autocast(case: Case) -> None:
+    tensors = case.inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_close(case.ours(*tensors), case.theirs(*tensors))
+
+
+def check_non_contiguous(case: Case) -> None:
+    tensors = leaves([tensor.transpose(0, -1).contiguous().transpose(0, -1) for tensor in case.inputs()])
+    assert_close(case.ours(*tensors), case.theirs(*tensors))
+    if case.theirs(*tensors).requires_grad:
+        for ours, theirs in zip(gradients(case.ours, tensors), gradients(case.theirs, tensors), strict=True):
+            assert_close(ours, theirs)
+
+
+def check_zero_size(case: Case) -> None:
+    first, *rest = case.inputs()
+    paired = [tensor[:0] if tensor.shape == first.shape else tensor for tensor in rest]
+    tensors = leaves([first[:0], *paired])
+    ours, theirs = case.ours(*tensors), case.theirs(*tensors)
+    assert ours.shape == theirs.shape
+    if theirs.requires_grad:
+        for found, expected in zip(gradients(case.ours, tensors), gradients(case.theirs, tensors), strict=True):
+            torch.testing.assert_close(found, expected)
+
+
+def check_deterministic(case: Case) -> None:
+    tensors = leaves(case.inputs())
+    torch.use_deterministic_algorithms(True)
+    try:
+        runs = [[case.ours(*tensors).detach()] for _ in range(2)]
+        if case.ours(*tensors).requires_grad:
+            for run in runs:
+                run += gradients(case.ours, tensors)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for one, two in zip(*runs, strict=True):
+        assert torch.equal(one, two)
+
+
+def check_dtensor(case: Case) -> None:
+    from torch.distributed.tensor import Replicate, distribute_tensor
+
+    with one_process() as mesh:
+        tensors = [distribute_tensor(tensor, mesh, [Replicate()]) for tensor in case.inputs()]
+        found = case.ours(*tensors)
+        found = found.full_tensor() if hasattr(found, "full_tensor") else found
+        assert_close(found, case.theirs(*[tensor.full_tensor() for tensor in tensors]))
+
+
+def check_cuda_graph(case: Case) -> None:
+    tensors = [tensor.cuda() for tensor in case.inputs()]
+    for _ in range(2):
+        case.call(*tensors)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = case.call(*tensors)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert not output.isnan().any()
+    if case.expected is not None:
+        assert relative_error(output, case.expected(*tensors)) < 1e-4
+
+
+@contextmanager
+def one_process() -> Iterator[Any]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield dist.init_device_mesh("cpu", (1,))
+    finally:
+        dist.destroy_process_group()
+
+
+def check_dtype(name: str) -> Callable[[Case], None]:
+    def check(case: Case) -> None:
+        tensors = leaves(case.inputs(DTYPES[name]))
+        assert_close(case.ours(*tensors), case.theirs(*tensors))
+        if case.theirs(*tensors).requires_grad:
+            for ours, theirs in zip(gradients(case.ours, tensors), gradients(case.theirs, tensors), strict=True):
+                assert_close(ours, theirs)
+
+    return check
+
+
+CHECKS = {
+    "forward": check_forward,
+    "backward": check_backward,
+    "double backward": check_double_backward,
+    "forward AD": check_forward_ad,
+    "vmap": check_vmap,
+    "compile": check_compile,
+    "export": check_export,
+    "autocast": check_autocast,
+    "non-contiguous": check_non_contiguous,
+    "zero-size": check_zero_size,
+    "deterministic": check_deterministic,
+    "CUDA graph": check_cuda_graph,
+    "DTensor": check_dtensor,
+    **{name: check_dtype(name) for name in DTYPES},
+}
+
+
+def readme_table() -> dict[str, dict[str, str]]:
+    """The README's table: for each function, the mark of each column."""
+    lines = [line for line in README.read_text().splitlines() if line.startswith("|")]
+    start = next(i for i, line in enumerate(lines) if line.startswith("| transform"))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:]]
+    names = [re.findall(r"`(\w+)`", cell) for cell in cells[0][1:]]
+    rows = [row for row in cells[2:] if row[0] in CHECKS]
+    return {name: {row[0]: row[1 + i] for row in rows} for i, group in enumerate(names) for name in group}
+
+
+TABLE = readme_table()
+CELLS = [
+    pytest.param(name, column, mark, id=f"{name}-{column}", marks=[pytest.mark.gpu] if column == "CUDA graph" else [])
+    for name, row in TABLE.items()
+    for column, mark in row.items()
+    if mark != "–"
+]
+
+
+@contextmanager
+def counted_kernels() -> Iterator[list[str]]:
+    """The names of the native kernels that are called inside the block."""
+    called: list[str] = []
+    plain = _native.cpu.kernels
+
+    def counted(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            called.append(name)
+            return kernel(*args)
+
+        return call
+
+    _native.cpu.kernels = SimpleNamespace(**{name: counted(name, kernel) for name, kernel in vars(plain).items()})
+    try:
+        yield called
+    finally:
+        _native.cpu.kernels = plain
+
+
+def test_the_table_has_every_function_and_every_transform() -> None:
+    assert set(TABLE) == set(AF.__all__) == set(CASES)
+    for name, row in TABLE.items():
+        assert list(row) == list(CHECKS), name
+        assert set(row.values()) <= {"✓", "ref", "–"}, name
+
+
+@pytest.mark.parametrize(("name", "column", "mark"), CELLS)
+def test_cell(name: str, column: str, mark: str) -> None:
+    native = mark == "✓" and column != "CUDA graph" and _native.cpu_reason() is None
+    with aigc_fast.backend("cpu" if native else "auto"), counted_kernels() as called:
+        CHECKS[column](CASES[name])
+    if column != "CUDA graph" and _native.cpu_reason() is None:
+        assert bool(called) == native, f"the README says {mark}; kernels called: {called}"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_opcheck_of_every_op_that_a_function_calls(name: str) -> None:
+    """The calls are recorded from a forward, a backward and a double backward."""
+    calls: dict[tuple[str, int], tuple[Any, ...]] = {}
+
+    class Record(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+            if getattr(func, "namespace", None) == "aigc_fast":
+                calls.setdefault((func._schema.name, len(calls)), args)
+            return func(*args, **(kwargs or {}))
+
+    case = CASES[name]
+    tensors = leaves(case.inputs())
+    with Record():
+        output = case.call(*tensors)
+        if output.requires_grad:
+            total = sum(grad.square().sum() for grad in gradients(case.call, tensors, create_graph=True))
+            total.backward()
+    checked = set()
+    for (op, _), args in calls.items():
+        short = op.split("::")[1]
+        if short in checked or short not in operators():
+            continue
+        checked.add(short)
+        fresh = [
+            arg.detach().clone().requires_grad_(arg.requires_grad) if isinstance(arg, Tensor) else arg for arg in args
+        ]
+        torch.library.opcheck(getattr(torch.ops.aigc_fast, short).default, tuple(fresh))
+    assert checked
