@@ -112,10 +112,11 @@ static inline void box_muller(vu radius_word, vu angle_word, vf& first, vf& seco
     const vf radius = sqrt(log(uniform) * -2.0f);
     vf sine, cosine;
     sincos_eighth(__builtin_convertvector(vi(angle_word << 2) >> 2, vf) * TURN, sine, cosine);
-    const vu quadrant = (angle_word + 0x20000000u) >> 30;
-    const vi swapped = (quadrant & 1) != 0;
-    first = vf(vu(radius * (swapped ? sine : cosine)) ^ ((quadrant + 1) >> 1 << 31));
-    second = vf(vu(radius * (swapped ? cosine : sine)) ^ (quadrant >> 1 << 31));
+    // Bits 31 and 30 of the turned word are the quadrant.
+    const vu turned = angle_word + 0x20000000u;
+    const vi swapped = vi(turned << 1) < 0;
+    first = vf(vu(radius * (swapped ? sine : cosine)) ^ ((turned + 0x40000000u) & 0x80000000u));
+    second = vf(vu(radius * (swapped ? cosine : sine)) ^ (turned & 0x80000000u));
 }
 
 // Calls emit(w0, w1, w2, w3, at) for every step of RANDOM_STEP elements from element `first` (a multiple of 4) on.
@@ -138,13 +139,18 @@ static inline void random_words(Key key, int64_t first, int64_t n, float* out) {
     for_each_step(key, first, n, [out](const vf* w, int64_t at) { store_blocks(w[0], w[1], w[2], w[3], out + at); });
 }
 
+// Two loops, since each step of either is a long chain of dependent instructions: short steps overlap.
 static inline void random_normals(Key key, int64_t first, int64_t n, float* out) {
     for_each_step(key, first, n, [out](const vf* w, int64_t at) {
-        vf normal[4];
-        box_muller(vu(w[0]), vu(w[1]), normal[0], normal[1]);
-        box_muller(vu(w[2]), vu(w[3]), normal[2], normal[3]);
-        store_blocks(normal[0], normal[1], normal[2], normal[3], out + at);
+        for (int i = 0; i < 4; ++i)
+            store(out + at + i * VF, w[i]);
     });
+    for (int64_t at = 0; at < n; at += RANDOM_STEP) {
+        vf normal[4];
+        for (int i = 0; i < 4; i += 2)
+            box_muller(vu(load(out + at + i * VF)), vu(load(out + at + (i + 1) * VF)), normal[i], normal[i + 1]);
+        store_blocks(normal[0], normal[1], normal[2], normal[3], out + at);
+    }
 }
 
 // Random numbers are made a tile at a time, which stays in the first-level cache until it is used. Calls

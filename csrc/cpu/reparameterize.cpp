@@ -8,6 +8,30 @@
 namespace aigc::AIGC_LEVEL {
 namespace {
 
+// A sum of vectors in double.
+class Total {
+  public:
+    void operator+=(vf v) {
+        for (int half = 0; half < 2; ++half) {
+            half_vf part;
+            __builtin_memcpy(&part, reinterpret_cast<const char*>(&v) + half * sizeof(part), sizeof(part));
+            halves_[half] += __builtin_convertvector(part, vd);
+        }
+    }
+    double sum() const {
+        const vd both = halves_[0] + halves_[1];
+        double sum = 0;
+        for (int lane = 0; lane < VF / 2; ++lane)
+            sum += both[lane];
+        return sum;
+    }
+
+  private:
+    typedef double vd __attribute__((vector_size(AIGC_VECTOR_BYTES)));
+    typedef float half_vf __attribute__((vector_size(AIGC_VECTOR_BYTES / 2)));
+    vd halves_[2] = {};
+};
+
 // Sum over each row of a (rows, columns) tensor of floats that come tile by tile, in double and in an order that
 // depends on the shape alone. A row that crosses tiles is put together at the end from one part per tile.
 class RowSums {
@@ -40,17 +64,14 @@ class RowSums {
 
   private:
     static double add(const float* values, int64_t n) {
-        typedef double vd __attribute__((vector_size(VF * sizeof(double))));
-        vd total{};
+        Total total;
         int64_t i = 0;
-        for (; i + 2 * VF <= n; i += 2 * VF)
-            total += __builtin_convertvector(load(values + i) + load(values + i + VF), vd);
-        double sum = 0;
-        for (int lane = 0; i > 0 && lane < VF; ++lane)
-            sum += total[lane];
-        for (; i < n; ++i)
-            sum += values[i];
-        return sum;
+        for (; i + 4 * VF <= n; i += 4 * VF)
+            total +=
+                (load(values + i) + load(values + i + VF)) + (load(values + i + 2 * VF) + load(values + i + 3 * VF));
+        for_each_vector(n - i,
+                        [&](int64_t at, int64_t width) AIGC_INLINE { total += load_up_to(values + i + at, width); });
+        return total.sum();
     }
 
     int64_t rows_, columns_;
@@ -126,27 +147,29 @@ void spread_rows(const T* grad_kl, int64_t stride, int64_t columns, int64_t firs
 
 template <class T>
 struct Gradients {
-    T *mu, *logvar;  // of the inputs; mu may be null without kl
-    const T *z, *kl; // of the outputs; either may be null
+    T *mu, *logvar;  // of the inputs; mu is null without kl
+    const T *z, *kl; // of the outputs; kl may be null
     int64_t kl_stride;
 };
 
-template <class T>
-void backward(Gradients<T> grad, const T* mu, const T* logvar, int64_t n, int64_t columns, const uint64_t* key) {
+template <bool WITH_KL, class T>
+void backward(Gradients<T> grad, const T* mu, const T* logvar, int64_t n, int64_t columns, Key key) {
     for_each_random_tile(n, [=](int64_t first, int64_t count) {
-        alignas(64) float noise[RANDOM_TILE] = {}, row_grad[RANDOM_TILE] = {};
-        if (grad.z)
-            random_normals(read_key(key), first, count, noise);
-        if (grad.kl)
+        alignas(64) float noise[RANDOM_TILE], row_grad[WITH_KL ? RANDOM_TILE : 1];
+        random_normals(key, first, count, noise);
+        if constexpr (WITH_KL)
             spread_rows(grad.kl, grad.kl_stride, columns, first, count, row_grad);
         for_each_vector(count, [&](int64_t i, int64_t width) AIGC_INLINE {
             const int64_t at = first + i;
-            const vf gz = grad.z ? load_up_to(grad.z + at, width) : vf{}, g = load(row_grad + i);
+            const vf gz = load_up_to(grad.z + at, width);
             const vf sigma = exp(load_up_to(logvar + at, width) * 0.5f);
-            const vf of_variance = grad.kl ? (sigma * sigma - 1.0f) * g : vf{};
-            store_up_to(grad.logvar + at, (gz * load(noise + i) * sigma + of_variance) * 0.5f, width);
-            if (grad.mu)
+            vf of_sigma = gz * load(noise + i) * sigma;
+            if constexpr (WITH_KL) {
+                const vf g = load(row_grad + i);
+                of_sigma += (sigma * sigma - 1.0f) * g;
                 store_up_to(grad.mu + at, gz + load_up_to(mu + at, width) * g, width);
+            }
+            store_up_to(grad.logvar + at, of_sigma * 0.5f, width);
         });
     });
 }
@@ -163,7 +186,8 @@ void backward_of(void* grad_mu, void* grad_logvar, const void* grad_z, const voi
                  const void* mu, const void* logvar, int64_t n, int64_t columns, const uint64_t* key) {
     const Gradients<T> grad{static_cast<T*>(grad_mu), static_cast<T*>(grad_logvar), static_cast<const T*>(grad_z),
                             static_cast<const T*>(grad_kl), kl_stride};
-    backward(grad, static_cast<const T*>(mu), static_cast<const T*>(logvar), n, columns, key);
+    const auto run = grad_kl ? &backward<true, T> : &backward<false, T>;
+    run(grad, static_cast<const T*>(mu), static_cast<const T*>(logvar), n, columns, read_key(key));
 }
 
 // Without z only the divergence, without kl only the sample.

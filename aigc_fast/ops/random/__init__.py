@@ -18,38 +18,35 @@ from aigc_fast.ops.random import cpu, reference
 
 _KEY_LIMIT = 2**63 - 1
 _is_compiling = torch.compiler.is_compiling
-_functorch_level = torch._C._functorch.peek_interpreter_stack
 
 
-def _draw_default(device: torch.device) -> Tensor:
-    return torch.randint(_KEY_LIMIT, (2,), device=device)
+def _draw(like: Tensor) -> Tensor:
+    return torch.randint(_KEY_LIMIT, (2,), device=like.device)
 
 
 # Opaque to torch.compile, which would otherwise draw from a generator of its own.
 LIBRARY.define("random_key(Tensor like) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
-LIBRARY.impl("random_key", lambda like: _draw_default(like.device), "CompositeExplicitAutograd")
+LIBRARY.impl("random_key", _draw, "CompositeExplicitAutograd")
 torch.library.register_fake("aigc_fast::random_key", lambda like: like.new_empty(2, dtype=torch.int64), lib=LIBRARY)
 
 
-def draw_key(device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+def draw_key(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draws the key of one random tensor and advances the generator.
 
     Args:
-        device: where the random tensor will be. Its default generator is the source without `generator`: the key is
-            drawn on the device, so that CUDA graphs draw anew at every replay.
+        like: a tensor on the device where the random one will be. That device's default generator is the source
+            without `generator`: the key is drawn on the device, so that CUDA graphs draw anew at every replay.
         generator: of the same device, or of the CPU: then the numbers are the CPU's.
 
     Returns:
-        int64, shape (2,), on `device`: seed and offset.
+        int64, shape (2,), on the device of `like`: seed and offset.
 
     Raises:
         RuntimeError: if the generator is of another device.
     """
     if generator is None:
-        if _is_compiling() and _functorch_level() is None:
-            return torch.ops.aigc_fast.random_key(torch.empty(0, device=device))
-        return _draw_default(device)
-    source = generator.device
+        return torch.ops.aigc_fast.random_key(like) if _is_compiling() else _draw(like)
+    source, device = generator.device, like.device
     if source.type not in ("cpu", device.type):
         raise RuntimeError(f"generator: got one of device {source}, expected one of {device} or of the cpu")
     key = torch.randint(_KEY_LIMIT, (2,), device=source, generator=generator)
@@ -103,8 +100,7 @@ def _fill(
     dtype = dtype or torch.get_default_dtype()
     if not dtype.is_floating_point:
         raise RuntimeError(f"dtype: got {dtype}, expected a floating-point type")
-    device = torch.empty(0, device=device).device
-    return op(list(shape), draw_key(device, generator), dtype)
+    return op(list(shape), draw_key(torch.empty(0, device=device), generator), dtype)
 
 
 def randn(
@@ -178,5 +174,5 @@ def dropout(
         return input
     if not (input.is_floating_point() or input.is_complex()):
         raise RuntimeError(f"input: got {input.dtype}, expected a floating-point or complex type")
-    output = DROPOUT(input, draw_key(input.device, generator), float(p))
+    output = DROPOUT(input, draw_key(input, generator), float(p))
     return input.copy_(output) if inplace else output

@@ -156,7 +156,7 @@ def reparameterize(mu: Tensor, logvar: Tensor, *, generator: torch.Generator | N
         RuntimeError: if shapes, dtypes or devices differ, for integers, or for a generator of another device.
     """
     mu, logvar = _checked(mu, logvar)
-    return REPARAMETERIZE(mu, logvar, draw_key(mu.device, generator))
+    return REPARAMETERIZE(mu, logvar, draw_key(mu, generator))
 
 
 def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -193,4 +193,4 @@ def reparameterize_kl(mu: Tensor, logvar: Tensor, *, generator: torch.Generator 
         RuntimeError: as for `reparameterize` and `kl_standard_normal`.
     """
     mu, logvar = _checked_rows(mu, logvar)
-    return REPARAMETERIZE_KL(mu, logvar, draw_key(mu.device, generator))
+    return REPARAMETERIZE_KL(mu, logvar, draw_key(mu, generator))
