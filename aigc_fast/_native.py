@@ -32,6 +32,7 @@ def _load(name: str) -> tuple[ModuleType | None, str | None]:
 
 
 _C, cpu_error = _load("_C")
+cuda, cuda_error = _load("_C_cuda")
 
 
 def levels() -> tuple[str, ...]:
@@ -85,6 +86,13 @@ def cpu_reason() -> str | None:
         return f"aigc_fast._C is not there ({cpu_error}): it was installed without a C++ compiler"
     if cpu.level is None:
         return f"no compiled level runs under {ISA_VARIABLE}={os.environ.get(ISA_VARIABLE)}"
+    return None
+
+
+def cuda_reason() -> str | None:
+    """Why the native CUDA library can't run, or None when it can."""
+    if cuda is None:
+        return f"aigc_fast._C_cuda is not there ({cuda_error}): it was installed without a CUDA compiler"
     return None
 
 

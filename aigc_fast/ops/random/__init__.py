@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aigc_fast.ops import support
 from aigc_fast.ops.operator import LIBRARY, Operator
-from aigc_fast.ops.random import cpu, reference
+from aigc_fast.ops.random import cpu, cuda, reference
 
 _KEY_LIMIT = 2**63 - 1
 _is_compiling = torch.compiler.is_compiling
@@ -81,8 +82,20 @@ DROPOUT = Operator(
     setup_context=_setup_dropout,
     backward=_dropout_backward,
 )
-for _op in (NORMAL, UNIFORM, DROPOUT):
+
+
+def _triton_fills(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> support.Reason:
+    return support.triton(key, dtype)
+
+
+def _triton_drops(input: Tensor, key: Tensor, p: float) -> support.Reason:
+    return support.triton(input, input.dtype)
+
+
+for _op, _triton_unsupported in ((NORMAL, _triton_fills), (UNIFORM, _triton_fills), (DROPOUT, _triton_drops)):
     _op.choice.register("cpu", getattr(cpu, _op.name), getattr(cpu, f"{_op.name}_unsupported"))
+    _op.choice.register("cuda", getattr(cuda, _op.name), getattr(cuda, f"{_op.name}_unsupported"))
+    _op.choice.register("triton", support.lazily(f"{__name__}.triton", _op.name), _triton_unsupported)
     _op.choice.register("reference", getattr(reference, _op.name))
 
 

@@ -9,31 +9,19 @@ import torch
 from torch import Tensor
 
 from aigc_fast import _native
-
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
-
-
-def unsupported(tensor: Tensor, dtype: torch.dtype, dtypes: Sequence[torch.dtype]) -> str | None:
-    """Why the native library can't compute on this tensor's device in this dtype, or None."""
-    if tensor.device.type != "cpu":
-        return f"the tensors are on {tensor.device}"
-    if dtype not in dtypes:
-        return f"{dtype} is computed by the reference"
-    return _native.cpu_reason()
+from aigc_fast.ops import support
+from aigc_fast.ops.support import DTYPES, UP_TO_FLOAT32
 
 
-_FILLED = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def normal_unsupported(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> str | None:
-    return unsupported(key, dtype, _FILLED)
+def normal_unsupported(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> support.Reason:
+    return support.cpu(key, dtype, UP_TO_FLOAT32)
 
 
 uniform_unsupported = normal_unsupported
 
 
-def dropout_unsupported(input: Tensor, key: Tensor, p: float) -> str | None:
-    return unsupported(input, input.dtype, tuple(DTYPES))
+def dropout_unsupported(input: Tensor, key: Tensor, p: float) -> support.Reason:
+    return support.cpu(input, input.dtype, tuple(DTYPES))
 
 
 def normal(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:

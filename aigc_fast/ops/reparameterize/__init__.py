@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aigc_fast.ops import support
 from aigc_fast.ops.operator import Operator
 from aigc_fast.ops.random import draw_key
-from aigc_fast.ops.reparameterize import cpu, reference
+from aigc_fast.ops.reparameterize import cpu, cuda, reference
 
 _is_autocast = torch.is_autocast_enabled
 
@@ -61,6 +62,10 @@ def _sample_kl_gradient_backward(ctx: Any, to_mu: Tensor, to_logvar: Tensor) -> 
         0.5 * REPARAMETERIZE_BACKWARD(to_logvar * grad_z, logvar, key) + 0.5 * to_logvar * rows * logvar.exp(),
         None,
     )
+
+
+def _triton_unsupported(tensor: Tensor, *others: Tensor) -> support.Reason:
+    return support.triton(tensor, tensor.dtype)
 
 
 def _fake_kl(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -114,7 +119,9 @@ for _op in (
     REPARAMETERIZE_KL,
     REPARAMETERIZE_KL_BACKWARD,
 ):
-    _op.choice.register("cpu", getattr(cpu, _op.name), getattr(cpu, f"{_op.name}_unsupported"))
+    _op.choice.register("cpu", getattr(cpu, _op.name), cpu.unsupported)
+    _op.choice.register("cuda", getattr(cuda, _op.name), cuda.unsupported)
+    _op.choice.register("triton", support.lazily(f"{__name__}.triton", _op.name), _triton_unsupported)
     _op.choice.register("reference", getattr(reference, _op.name))
 
 

@@ -6,30 +6,12 @@ import torch
 from torch import Tensor
 
 from aigc_fast import _native
-from aigc_fast.ops.random.cpu import DTYPES, unsupported
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def reparameterize_unsupported(mu: Tensor, logvar: Tensor, key: Tensor) -> str | None:
-    return unsupported(mu, mu.dtype, _DTYPES)
+from aigc_fast.ops import support
+from aigc_fast.ops.support import DTYPES, UP_TO_FLOAT32
 
 
-reparameterize_kl_unsupported = reparameterize_unsupported
-
-
-def kl_standard_normal_unsupported(mu: Tensor, logvar: Tensor) -> str | None:
-    return unsupported(mu, mu.dtype, _DTYPES)
-
-
-def reparameterize_backward_unsupported(grad: Tensor, logvar: Tensor, key: Tensor) -> str | None:
-    return unsupported(logvar, logvar.dtype, _DTYPES)
-
-
-def reparameterize_kl_backward_unsupported(
-    grad_z: Tensor, grad_kl: Tensor, mu: Tensor, logvar: Tensor, key: Tensor
-) -> str | None:
-    return unsupported(mu, mu.dtype, _DTYPES)
+def unsupported(tensor: Tensor, *others: Tensor) -> support.Reason:
+    return support.cpu(tensor, tensor.dtype, UP_TO_FLOAT32)
 
 
 def _run(z: Tensor | None, kl: Tensor | None, mu: Tensor, logvar: Tensor, key: Tensor | None) -> None:

@@ -1,0 +1,62 @@
+"""The native kernels of csrc/cuda/random.cu."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from aigc_fast import _native
+from aigc_fast.ops import support
+from aigc_fast.ops.random.reference import keep_below, keep_scale
+from aigc_fast.ops.support import DTYPES
+
+
+def normal_unsupported(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> support.Reason:
+    return support.cuda(key, dtype)
+
+
+uniform_unsupported = normal_unsupported
+
+
+def dropout_unsupported(input: Tensor, key: Tensor, p: float) -> support.Reason:
+    return support.cuda(input, input.dtype)
+
+
+def _fill(kernel: str, size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
+    out = torch.empty(size, dtype=dtype, device=key.device)
+    n = math.prod(size)
+    if n:
+        with torch.cuda.device(key.device):
+            fill = getattr(_native.cuda, kernel)
+            fill(out.data_ptr(), n, DTYPES[dtype], key.contiguous().data_ptr(), support.current_stream(out))
+    return out
+
+
+def normal(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
+    return _fill("normal", size, key, dtype)
+
+
+def uniform(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
+    return _fill("uniform", size, key, dtype)
+
+
+def dropout(input: Tensor, key: Tensor, p: float) -> Tensor:
+    out = torch.empty_like(input)
+    if not input.is_contiguous():
+        return out.copy_(dropout(input.contiguous(), key, p))
+    if input.numel():
+        with torch.cuda.device(input.device):
+            _native.cuda.dropout(
+                out.data_ptr(),
+                input.data_ptr(),
+                input.numel(),
+                DTYPES[input.dtype],
+                key.contiguous().data_ptr(),
+                keep_below(p),
+                keep_scale(p),
+                support.current_stream(input),
+            )
+    return out

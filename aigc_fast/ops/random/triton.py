@@ -1,0 +1,110 @@
+"""Uniform and standard normal numbers, and dropout, as Triton kernels: the reference's numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from aigc_fast.ops.random.reference import keep_below, keep_scale
+
+BLOCK = 1024
+
+
+@triton.jit
+def four_words(key, groups):
+    """The four random words of each group of four elements."""
+    seed = tl.load(key)
+    counter = tl.load(key + 1) + groups
+    low = (counter & 0xFFFFFFFF).to(tl.uint32)
+    high = ((counter >> 32) & 0xFFFFFFFF).to(tl.uint32)
+    zero = tl.zeros_like(low)
+    return tl.philox(seed, low, high, zero, zero)
+
+
+@triton.jit
+def in_order(a, b, c, d):
+    """Four words of each group, brought into the elements' order."""
+    return tl.interleave(tl.interleave(a, c), tl.interleave(b, d))
+
+
+@triton.jit
+def box_muller(radius_word, angle_word):
+    """Two words to two standard normals; the angle's quadrant comes from the word's bits."""
+    uniform = (radius_word >> 1).to(tl.int32).to(tl.float32) * 4.656612873077393e-10 + 2.3283064365386963e-10
+    radius = tl.sqrt(-2.0 * tl.log(uniform))
+    turned = angle_word + 0x20000000
+    rest = (turned & 0x3FFFFFFF).to(tl.int32) - 0x20000000
+    angle = rest.to(tl.float32) * 1.4629180792671597e-9
+    sine, cosine = tl.sin(angle), tl.cos(angle)
+    odd = (turned >> 30 & 1) == 1
+    sign = tl.where(turned >> 31 == 1, -1.0, 1.0)
+    first = tl.where(odd, -sine, cosine)
+    second = tl.where(odd, cosine, sine)
+    return first * (radius * sign), second * (radius * sign)
+
+
+@triton.jit
+def normals(key, groups):
+    """Four standard normals of each group, in the elements' order."""
+    w0, w1, w2, w3 = four_words(key, groups)
+    n0, n1 = box_muller(w0, w1)
+    n2, n3 = box_muller(w2, w3)
+    return in_order(n0, n1, n2, n3)
+
+
+@triton.jit
+def _normal(out, n, key, SIZE: tl.constexpr):
+    first = tl.program_id(0).to(tl.int64) * SIZE
+    at = first + tl.arange(0, SIZE)
+    tl.store(out + at, normals(key, first // 4 + tl.arange(0, SIZE // 4)), mask=at < n)
+
+
+@triton.jit
+def _uniform(out, n, key, SIZE: tl.constexpr):
+    first = tl.program_id(0).to(tl.int64) * SIZE
+    at = first + tl.arange(0, SIZE)
+    w0, w1, w2, w3 = four_words(key, first // 4 + tl.arange(0, SIZE // 4))
+    words = in_order(w0, w1, w2, w3)
+    tl.store(out + at, (words >> 8).to(tl.int32).to(tl.float32) * 5.960464477539063e-08, mask=at < n)
+
+
+@triton.jit
+def _dropout(out, input, n, key, below, scale, SIZE: tl.constexpr):
+    first = tl.program_id(0).to(tl.int64) * SIZE
+    at = first + tl.arange(0, SIZE)
+    w0, w1, w2, w3 = four_words(key, first // 4 + tl.arange(0, SIZE // 4))
+    kept = in_order(w0, w1, w2, w3).to(tl.int64) < below
+    values = tl.load(input + at, mask=at < n).to(tl.float32)
+    tl.store(out + at, values * tl.where(kept, scale, 0.0), mask=at < n)
+
+
+def _grid(n: int) -> tuple[int]:
+    return (triton.cdiv(n, BLOCK),)
+
+
+def normal(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
+    out, n = torch.empty(size, dtype=dtype, device=key.device), math.prod(size)
+    if n:
+        _normal[_grid(n)](out, n, key.contiguous(), SIZE=BLOCK)
+    return out
+
+
+def uniform(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
+    out, n = torch.empty(size, dtype=dtype, device=key.device), math.prod(size)
+    if n:
+        _uniform[_grid(n)](out, n, key.contiguous(), SIZE=BLOCK)
+    return out
+
+
+def dropout(input: Tensor, key: Tensor, p: float) -> Tensor:
+    out, n = torch.empty_like(input), input.numel()
+    if not input.is_contiguous():
+        return out.copy_(dropout(input.contiguous(), key, p))
+    if n:
+        _dropout[_grid(n)](out, input, n, key.contiguous(), keep_below(p), keep_scale(p), SIZE=BLOCK)
+    return out
