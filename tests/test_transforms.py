@@ -323,7 +323,7 @@ def test_cell(name: str, column: str, mark: str) -> None:
     native = mark == "✓" and column != "CUDA graph" and _native.cpu_reason() is None
     with aigc_fast.backend("cpu" if native else "auto"), counted_kernels() as called:
         CHECKS[column](CASES[name])
-    if column != "CUDA graph" and _native.cpu_reason() is None:
+    if column not in ("CUDA graph", "zero-size") and _native.cpu_reason() is None:
         assert bool(called) == native, f"the README says {mark}; kernels called: {called}"
 
 
@@ -344,7 +344,8 @@ def test_opcheck_of_every_op_that_a_function_calls(name: str) -> None:
         output = case.call(*tensors)
         if output.requires_grad:
             total = sum(grad.square().sum() for grad in gradients(case.call, tensors, create_graph=True))
-            total.backward()
+            if total.requires_grad:
+                total.backward()
     checked = set()
     for (op, _), args in calls.items():
         short = op.split("::")[1]
