@@ -11,6 +11,7 @@ from pathlib import Path
 
 from aigc_fast.cli.demo.compare import Comparison, Parity, Row
 from aigc_fast.cli.demo.timing import Timing
+from aigc_fast.cli.evaluate import ROWS
 from aigc_fast.files import atomic
 from aigc_fast.metrics import ImageReport
 
@@ -149,32 +150,11 @@ def _state_verdict(parity: Parity) -> str:
     return "identical" if parity.same_keys and parity.same_values and parity.loads_back else "differs"
 
 
-_METRICS = (
-    ("Fréchet distance", "frechet", "{:.1f}", "0; {frechet_of_training:.1f} between halves of the training images"),
-    ("Precision", "precision", "{:.2f}", "1: every image lies among the training images"),
-    ("Recall", "recall", "{:.2f}", "1: every training image lies among the generated ones"),
-    ("Density", "density", "{:.2f}", "about 1"),
-    ("Coverage", "coverage", "{:.2f}", "1: every training image has a generated one nearby"),
-    (
-        "Nearest training image",
-        "nearest",
-        "{:.2f}",
-        "{nearest_of_training:.2f} from one training image to the next; near 0 would be copying",
-    ),
-    (
-        "Effective classes",
-        "effective_classes",
-        "{:.1f}",
-        "{training_effective_classes:.1f} in the training images; 1 is a collapsed model",
-    ),
-)
-
-
 def metrics_table(reports: dict[str, ImageReport]) -> str:
     """The metrics of several models side by side, with what would be ideal."""
     first = next(iter(reports.values())).as_dict()
     lines = []
-    for label, name, form, ideal in _METRICS:
+    for label, name, form, ideal in ROWS:
         values = [form.format(getattr(report, name)) for report in reports.values()]
         cells = "".join(f"<td>{value}</td>" for value in values)
         lines.append(f'<tr><td>{label}</td>{cells}<td class="text">{escape(ideal.format(**first))}</td></tr>')
