@@ -1,6 +1,7 @@
 // Convolution and its two gradients. Forward convolution, transposed convolution (its input gradient) and the weight
 // gradient are the three faces of one trilinear form, and share geometry, layout and product.
 #include "core/kernel.h"
+#include "cpu/conv_transpose/weight_gradient.h"
 #include "cpu/conv_transpose/winograd.h"
 
 namespace aigc::AIGC_LEVEL {
@@ -56,9 +57,17 @@ int64_t conv_forward(void* in_data, int64_t in_dtype, const int64_t* in_layout, 
     return 1;
 }
 
+// geometry: of the convolution from large to small; out: (small channels, large channels / groups, taps), contiguous.
+void conv_weight_gradient(void* large_data, const int64_t* large_layout, void* small_data, const int64_t* small_layout,
+                          int64_t dtype, const int64_t* geometry, void* out) {
+    const Image large(large_data, dtype, large_layout), small(small_data, dtype, small_layout);
+    const Geometry g(geometry, large, small);
+    WeightGradient(g, large, small).run(out, dtype);
+}
+
 }
 
 AIGC_EXPORT(conv_transpose, AIGC_KERNEL(conv_algorithm), AIGC_KERNEL(conv_packed_size), AIGC_KERNEL(conv_pack),
-            AIGC_KERNEL(conv_forward))
+            AIGC_KERNEL(conv_forward), AIGC_KERNEL(conv_weight_gradient))
 
 }

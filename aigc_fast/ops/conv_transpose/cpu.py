@@ -140,3 +140,18 @@ def forward(
         ):
             break
     return output
+
+
+def weight_gradient(large: Tensor, small: Tensor, plan: Plan, weight_shape: Ints) -> Tensor:
+    """The weight gradient of the planned convolution from `large` to `small`."""
+    output = torch.empty(weight_shape, dtype=large.dtype)
+    _native.cpu.kernels.conv_weight_gradient(
+        large.data_ptr(),
+        layout(large),
+        small.data_ptr(),
+        layout(small),
+        DTYPES[large.dtype],
+        plan.geometry,
+        output.data_ptr(),
+    )
+    return output

@@ -361,8 +361,8 @@ class WinogradRun {
         const int64_t row_blocks = ceil_div(rows, rows_per_block), columns = g_.groups * plan_.panels_;
         parallel_for(0, columns * segments * row_blocks, 1, [&](int64_t begin, int64_t end) {
             for (int64_t index = begin; index < end; ++index) {
-                const int64_t row_block = index % row_blocks, part = index / row_blocks % segments;
-                const int64_t column = index / (row_blocks * segments);
+                const int64_t column = index % columns, part = index / columns % segments;
+                const int64_t row_block = index / (columns * segments);
                 Block block{
                     column / plan_.panels_, column % plan_.panels_, row_block * rows_per_block, 0, part * segment, 0};
                 block.rows = least(rows_per_block, rows - block.first_row);
