@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,6 +37,19 @@ class _CatchOp(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@contextmanager
+def _generators_kept(values: tuple[Any, ...]) -> Iterator[None]:
+    """A random function draws its key before the op that is caught; afterwards the generators are what they were."""
+    given = {value: value.get_state() for value in values if isinstance(value, torch.Generator)}
+    devices = {value.device for value in values if isinstance(value, torch.Tensor) and value.is_cuda}
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        for generator, state in given.items():
+            generator.set_state(state)
+
+
 def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
     """Which backend would run a call, and why not the others; nothing is computed.
 
@@ -58,11 +73,11 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
     if op not in functional.__all__:
         raise ValueError(f"op={op!r}: expected a name of aigc_fast.functional: {', '.join(sorted(functional.__all__))}")
     try:
-        with _CatchOp():
+        with _generators_kept((*args, *kwargs.values())), _CatchOp():
             getattr(functional, op)(*args, **kwargs)
     except _Caught as caught:
         return operators()[caught.name].explain(*caught.args_of_op)
-    return Explanation(op, "reference", dict.fromkeys(backends.NAMES[1:]), "PyTorch's own function, called directly")
+    return Explanation(op, "reference", dict.fromkeys(backends.NAMES[1:]), "no kernel is needed")
 
 
 def info() -> dict[str, Any]:

@@ -87,8 +87,8 @@ PyObject* call_kernel(PyObject* capsule, PyObject* const* args, Py_ssize_t count
 
 py::object bind_kernel(const aigc::Kernel& kernel) {
     // A function object refers to its definition for as long as the process lives.
-    auto* definition = new PyMethodDef{kernel.name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_kernel)),
-                                       METH_FASTCALL, nullptr};
+    auto* definition = new PyMethodDef{
+        kernel.name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_kernel)), METH_FASTCALL, nullptr};
     py::capsule self(const_cast<aigc::Kernel*>(&kernel), [](void*) {});
     PyObject* function = PyCFunction_NewEx(definition, self.ptr(), nullptr);
     if (!function)
@@ -132,7 +132,8 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_C, m) {
     m.doc() = "Native CPU kernels of aigc_fast: pointers, sizes and strides in; nothing is checked here.";
-    m.def("levels", supported_levels, "Instruction-set levels that were compiled and that this machine runs, lowest first.");
+    m.def("levels", supported_levels,
+          "Instruction-set levels that were compiled and that this machine runs, lowest first.");
     m.def("kernels", kernels, py::arg("level"), "The functions of one level, by name.");
     m.def("thread_count", aigc::thread_count, "Threads that the next parallel region will use.");
     m.def("thread_pool", aigc::thread_pool_name, "Whose threads run the kernels.");

@@ -185,6 +185,12 @@ class TestExplain:
         assert aigc_fast.explain(name, *arguments[name]).chosen in ("reference", "cpu")
         assert torch.equal(torch.get_rng_state(), state)
 
+    def test_a_given_generator_is_not_advanced(self) -> None:
+        generator = torch.Generator().manual_seed(3)
+        state = generator.get_state()
+        aigc_fast.explain("randn", 3, generator=generator)
+        assert torch.equal(generator.get_state(), state)
+
 
 def test_info_tells_versions_and_backends() -> None:
     found = aigc_fast.info()

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from aigc_fast import __version__
-from aigc_fast.cli import doctor, explain
+from aigc_fast.cli import doctor, evaluate, explain, generate, provenance, train
 from aigc_fast.cli.app import Group, console
 
 app = typer.Typer(
@@ -18,8 +18,15 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command()(doctor.doctor)
-app.command()(explain.explain)
+for command in (
+    train.train,
+    generate.generate,
+    evaluate.evaluate,
+    provenance.provenance,
+    doctor.doctor,
+    explain.explain,
+):
+    app.command()(command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -53,16 +54,13 @@ def read_images(files: list[Path], size: int, channels: int | None) -> np.ndarra
 
 def _read(path: Path, size: int) -> Image.Image:
     try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
-                raise UserError(f"{path}: {picture.width}×{picture.height} pixels are too many")
-            upright = ImageOps.exif_transpose(picture)
-            square = ImageOps.fit(_plain(upright), (size, size), Image.Resampling.LANCZOS)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, UserError):
-            raise
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                upright = ImageOps.exif_transpose(picture)
+                return ImageOps.fit(_plain(upright), (size, size), Image.Resampling.LANCZOS)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{path}: cannot be read as an image: {error}") from None
-    return square
 
 
 def _plain(picture: Image.Image) -> Image.Image:

@@ -75,7 +75,8 @@ def load(
 
 def _read_npz(path: Path) -> ImageDataset:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
             if not isinstance(arrays, np.lib.npyio.NpzFile):
                 raise UserError(f"{path}: expected an .npz file with images and labels, got a single array")
             images = next((arrays[name] for name in _ARRAY_IMAGES if name in arrays), None)
@@ -121,7 +122,7 @@ def _as_bytes(images: np.ndarray, path: Path) -> Tensor:
         raise UserError(f"{path}: expected pixels in 0 to 255 (or 0 to 1 as floats), got {low} to {high}")
     if images.dtype.kind == "f":
         images = np.round(images * (255 if high <= 1 else 1))
-    return torch.from_numpy(np.ascontiguousarray(images, dtype=np.uint8))
+    return torch.from_numpy(np.array(images, dtype=np.uint8, order="C"))
 
 
 def _read_folder(path: Path, size: int, channels: int | None) -> ImageDataset:

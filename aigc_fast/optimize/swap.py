@@ -19,7 +19,6 @@ DROP_INS: dict[type[nn.Module], type[nn.Module]] = {
         "Conv3d",
         "Dropout",
     )
-    if hasattr(fast_nn, name)
 }
 ORIGINALS = {fast: original for original, fast in DROP_INS.items()}
 _QUANTIZED = ("torch.ao.nn.", "torch.nn.quantized.", "torchao.")

@@ -67,8 +67,6 @@ bool aigc::cpu_supports(const char* level) {
 
 #else
 
-bool aigc::cpu_supports(const char* level) {
-    return !std::strcmp(level, "baseline");
-}
+bool aigc::cpu_supports(const char* level) { return !std::strcmp(level, "baseline"); }
 
 #endif

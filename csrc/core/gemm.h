@@ -1,6 +1,7 @@
 // The GEMM heart: a batch-reduce product whose operands need not be matrices.
 //
-//   C[r][:] (+)= sum over t < batch, k < depth of  rows[r][a_offsets[t] + k * a_step] * B[b_offsets[t] + k * b_step + :]
+//   C[r][:] (+)= sum over t < batch, k < depth of  rows[r][a_offsets[t] + k * a_step] * B[b_offsets[t] + k * b_step +
+//   :]
 //
 // `rows` holds one pointer per row of C, so that the rows of A may be pixels of an image, rows of a matrix or channels
 // at a tap; a list of offsets walks the taps of a kernel, the lines of a picture or the blocks of a long sum. B is read
@@ -14,8 +15,6 @@ namespace aigc::AIGC_LEVEL {
 // Rows and vectors of a register tile: 6 x 2 fills the 16 registers of AVX2, 6 x 4 the 32 of AVX-512.
 constexpr int TILE_ROWS = 6;
 constexpr int TILE_VECTORS = AIGC_VECTOR_BYTES == 64 ? 4 : 2;
-// Few rows leave room for more vectors, down to one row of MAX_VECTORS.
-constexpr int MAX_VECTORS = 4;
 
 // Floats in a packed panel of weights. A narrower level splits a panel into several tiles.
 constexpr int PANEL_WIDTH = TILE_VECTORS * VF;
@@ -33,8 +32,9 @@ struct Product {
     bool accumulate; // C += instead of C =
 };
 
+// Not inlined: on its own the loop keeps every pointer in a register.
 template <int ROWS, int VECTORS>
-static inline void multiply_tile(const Product& p, int64_t row, int64_t column) {
+__attribute__((noinline)) static void multiply_tile(const Product& p, int64_t row, int64_t column) {
     vf sum[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
@@ -72,8 +72,13 @@ static inline void multiply_tile(const Product& p, int64_t row, int64_t column) 
 template <int VECTORS>
 static void multiply_rows(const Product& p, int64_t rows, int64_t column) {
     int64_t row = 0;
-    for (; row + TILE_ROWS <= rows; row += TILE_ROWS)
+    // 7 and 8 end as 4 + 3 and 4 + 4: a tile of 1 or 2 rows leaves the multipliers waiting for its own sums.
+    for (; rows - row >= TILE_ROWS && rows - row != 7 && rows - row != 8; row += TILE_ROWS)
         multiply_tile<TILE_ROWS, VECTORS>(p, row, column);
+    if (rows - row > TILE_ROWS) {
+        multiply_tile<4, VECTORS>(p, row, column);
+        row += 4;
+    }
     switch (rows - row) {
     case 5:
         return multiply_tile<5, VECTORS>(p, row, column);

@@ -145,9 +145,7 @@ int64_t thread_count() {
     return omp.in_parallel() ? 1 : omp.max_threads();
 }
 
-const char* thread_pool_name() {
-    return openmp().usable() ? "torch's OpenMP" : "std::thread";
-}
+const char* thread_pool_name() { return openmp().usable() ? "torch's OpenMP" : "std::thread"; }
 
 void parallel_run(int64_t begin, int64_t end, int64_t grain, RangeFunction function, void* context) {
     if (end <= begin)

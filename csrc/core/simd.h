@@ -25,19 +25,13 @@ typedef int32_t vi __attribute__((vector_size(AIGC_VECTOR_BYTES)));
 
 constexpr int VF = AIGC_VECTOR_BYTES / sizeof(float);
 
-static inline vf load(const float* p) {
-    return *reinterpret_cast<const unaligned_vf*>(p);
-}
-static inline void store(float* p, vf v) {
-    *reinterpret_cast<unaligned_vf*>(p) = v;
-}
+static inline vf load(const float* p) { return *reinterpret_cast<const unaligned_vf*>(p); }
+static inline void store(float* p, vf v) { *reinterpret_cast<unaligned_vf*>(p) = v; }
 
 // The element types of tensors, as Python passes them.
 enum Dtype : int64_t { FLOAT32 = 0, BFLOAT16 = 1 };
 
-static inline float to_float(float x) {
-    return x;
-}
+static inline float to_float(float x) { return x; }
 static inline float to_float(uint16_t bits) {
     const uint32_t wide = uint32_t(bits) << 16;
     float x;
@@ -53,12 +47,8 @@ static inline uint16_t to_bfloat16(float x) {
         return uint16_t((bits >> 16) | 0x40);
     return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
-static inline void from_float(float x, float* out) {
-    *out = x;
-}
-static inline void from_float(float x, uint16_t* out) {
-    *out = to_bfloat16(x);
-}
+static inline void from_float(float x, float* out) { *out = x; }
+static inline void from_float(float x, uint16_t* out) { *out = to_bfloat16(x); }
 
 // out[c * out_stride + r] = in[r * in_stride + c] for 8 rows of 8.
 #if defined(__AVX2__)
@@ -89,20 +79,25 @@ static inline void transpose8(const float* in, int64_t in_stride, float* out, in
 }
 #endif
 
+// A strip of 8 rows; `columns` of any number.
+static inline void transpose_rows(const float* in, int64_t in_stride, float* out, int64_t out_stride, int64_t rows,
+                                  int64_t columns) {
+    int64_t c = 0;
+    for (; rows == 8 && c + 8 <= columns; c += 8)
+        transpose8(in + c, in_stride, out + c * out_stride, out_stride);
+    for (; c < columns; ++c)
+        for (int64_t i = 0; i < rows; ++i)
+            out[c * out_stride + i] = in[i * in_stride + c];
+}
+
+// The side with the wider stride is the outer loop: its few cache lines are finished before the next ones.
 static inline void transpose(const float* in, int64_t in_stride, float* out, int64_t out_stride, int64_t rows,
                              int64_t columns) {
-    int64_t r = 0;
-    for (; r + 8 <= rows; r += 8) {
-        int64_t c = 0;
-        for (; c + 8 <= columns; c += 8)
-            transpose8(in + r * in_stride + c, in_stride, out + c * out_stride + r, out_stride);
-        for (; c < columns; ++c)
-            for (int64_t i = r; i < r + 8; ++i)
-                out[c * out_stride + i] = in[i * in_stride + c];
-    }
-    for (; r < rows; ++r)
-        for (int64_t c = 0; c < columns; ++c)
-            out[c * out_stride + r] = in[r * in_stride + c];
+    const int64_t strip = out_stride > in_stride ? 8 : columns;
+    for (int64_t c = 0; c < columns; c += strip)
+        for (int64_t r = 0; r < rows; r += 8)
+            transpose_rows(in + r * in_stride + c, in_stride, out + c * out_stride + r, out_stride,
+                           rows - r < 8 ? rows - r : 8, columns - c < strip ? columns - c : strip);
 }
 
 }

@@ -1,36 +1,73 @@
 // Convolution and its two gradients. Forward convolution, transposed convolution (its input gradient) and the weight
 // gradient are the three faces of one trilinear form, and share geometry, layout and product.
 #include "core/kernel.h"
-#include "cpu/conv_transpose/direct.h"
+#include "cpu/conv_transpose/weight_gradient.h"
+#include "cpu/conv_transpose/winograd.h"
 
 namespace aigc::AIGC_LEVEL {
 namespace {
 
-// Floats of the packed weight.
-int64_t conv_packed_size(const int64_t* in_layout, const int64_t* out_layout, const int64_t* geometry) {
-    const Image in(nullptr, FLOAT32, in_layout), out(nullptr, FLOAT32, out_layout);
-    return direct_weight_size(Geometry(geometry, in, out));
-}
+enum Algorithm : int64_t { DIRECT = 0, WINOGRAD = 1 };
 
-void conv_pack(void* weight, int64_t dtype, const int64_t* weight_strides, const int64_t* in_layout, const int64_t* out_layout,
-               const int64_t* geometry, float* packed) {
+// The smallest number of multiplications saved that pays for the transforms, and the fewest tiles per weight.
+constexpr double LEAST_GAIN = 1.35;
+constexpr int64_t LEAST_TILES = 24, LEAST_CHANNELS = 16;
+
+// Which algorithm conv_forward takes best for these shapes.
+int64_t conv_algorithm(const int64_t* in_layout, const int64_t* out_layout, const int64_t* geometry) {
     const Image in(nullptr, FLOAT32, in_layout), out(nullptr, FLOAT32, out_layout);
     const Geometry g(geometry, in, out);
-    pack_direct_weight(g, Weight(weight, dtype, weight_strides, g), packed);
+    const Winograd winograd(g);
+    const bool wide = g.in_channels >= LEAST_CHANNELS && g.out_channels >= LEAST_CHANNELS;
+    return wide && winograd.gain(in.batch) >= LEAST_GAIN && in.batch * winograd.tiles() >= LEAST_TILES ? WINOGRAD
+                                                                                                       : DIRECT;
+}
+
+// Floats of the packed weight.
+int64_t conv_packed_size(const int64_t* in_layout, const int64_t* out_layout, const int64_t* geometry,
+                         int64_t algorithm) {
+    const Image in(nullptr, FLOAT32, in_layout), out(nullptr, FLOAT32, out_layout);
+    const Geometry g(geometry, in, out);
+    return algorithm == WINOGRAD ? Winograd(g).weight_size() : direct_weight_size(g);
+}
+
+// Returns 1, or 0 where the weight holds values that this algorithm must not see.
+int64_t conv_pack(void* data, int64_t dtype, const int64_t* weight_strides, const int64_t* in_layout,
+                  const int64_t* out_layout, const int64_t* geometry, int64_t algorithm, float* packed) {
+    const Image in(nullptr, FLOAT32, in_layout), out(nullptr, FLOAT32, out_layout);
+    const Geometry g(geometry, in, out);
+    const Weight weight(data, dtype, weight_strides, g);
+    if (algorithm == WINOGRAD)
+        return Winograd(g).pack(weight, packed);
+    pack_direct_weight(g, weight, packed);
+    return 1;
 }
 
 // in, out: (N, C, D, H, W) by sizes and strides (10 numbers); packed: from conv_pack; bias: floats or null.
-void conv_forward(void* in_data, int64_t in_dtype, const int64_t* in_layout, const float* packed, const float* bias,
-                  void* out_data, int64_t out_dtype, const int64_t* out_layout, const int64_t* geometry, int64_t activation,
-                  double slope) {
+// Returns 1, or 0 where the input holds values that this algorithm must not see: call again with the direct one.
+int64_t conv_forward(void* in_data, int64_t in_dtype, const int64_t* in_layout, const float* packed, const float* bias,
+                     void* out_data, int64_t out_dtype, const int64_t* out_layout, const int64_t* geometry,
+                     int64_t algorithm, int64_t activation, double slope) {
     const Image in(in_data, in_dtype, in_layout), out(out_data, out_dtype, out_layout);
     const Geometry g(geometry, in, out);
     const Epilogue epilogue{bias, activation, static_cast<float>(slope)};
+    if (algorithm == WINOGRAD)
+        return Winograd(g).run(in, out, packed, epilogue);
     Direct(g, in, out, packed, epilogue).run();
+    return 1;
+}
+
+// geometry: of the convolution from large to small; out: (small channels, large channels / groups, taps), contiguous.
+void conv_weight_gradient(void* large_data, const int64_t* large_layout, void* small_data, const int64_t* small_layout,
+                          int64_t dtype, const int64_t* geometry, void* out) {
+    const Image large(large_data, dtype, large_layout), small(small_data, dtype, small_layout);
+    const Geometry g(geometry, large, small);
+    WeightGradient(g, large, small).run(out, dtype);
 }
 
 }
 
-AIGC_EXPORT(conv_transpose, AIGC_KERNEL(conv_packed_size), AIGC_KERNEL(conv_pack), AIGC_KERNEL(conv_forward))
+AIGC_EXPORT(conv_transpose, AIGC_KERNEL(conv_algorithm), AIGC_KERNEL(conv_packed_size), AIGC_KERNEL(conv_pack),
+            AIGC_KERNEL(conv_forward), AIGC_KERNEL(conv_weight_gradient))
 
 }

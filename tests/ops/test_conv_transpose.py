@@ -415,3 +415,11 @@ def test_activation_in_the_same_call(case: Convolution, activation: str, backend
     exact = apply(theirs(*doubled(tensors), **case.arguments))
     assert torch.equal(found.isnan(), expected.isnan())
     assert_parity(found.nan_to_num(0), expected.nan_to_num(0), exact.nan_to_num(0))
+
+
+@pytest.mark.parametrize("case", [TRANSPOSED[1], PLAIN[1]], ids=str)
+def test_opcheck_of_the_activation_ops(case: Convolution) -> None:
+    geometry = [case.stride, case.padding, *([case.output_padding] if case.transposed else []), case.dilation]
+    args = [*case.tensors(), *[[value] * len(case.size) for value in geometry], case.groups, "leaky_relu", 0.2]
+    op = torch.ops.aigc_fast.conv_transpose_activation if case.transposed else torch.ops.aigc_fast.conv_activation
+    torch.library.opcheck(op.default, tuple(args))

@@ -223,13 +223,46 @@ def _conv_weight_gradient_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...
     return of_large, of_small, None, None, None, None, None
 
 
+def _reference_weight_gradient(*args: Any) -> Tensor:
+    return reference.conv_weight_gradient(*args).contiguous()
+
+
+def _weight_gradient_plan(
+    large: Tensor,
+    small: Tensor,
+    kernel_size: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    groups: int,
+) -> tuple[Plan, tuple[int, ...]]:
+    shape = (small.shape[1], large.shape[1] // groups, *kernel_size)
+    none = (0,) * len(stride)
+    sizes = (tuple(stride), tuple(padding), none, tuple(dilation))
+    plan = make_plan(tuple(large.shape), shape, None, *sizes, groups, False)
+    if plan.output_shape != tuple(small.shape):
+        raise RuntimeError(f"small has shape {tuple(small.shape)}: expected {plan.output_shape}")
+    return plan, shape
+
+
+def _run_weight_gradient(large: Tensor, small: Tensor, *sizes: Any) -> Tensor:
+    return cpu.weight_gradient(large, small, *_weight_gradient_plan(large, small, *sizes))
+
+
+def _weight_gradient_slower(large: Tensor, small: Tensor, *sizes: Any) -> str | None:
+    return _slower(_weight_gradient_plan(large, small, *sizes)[0])
+
+
 conv_weight_gradient = Operator(
     "conv_weight_gradient",
     "(Tensor large, Tensor small, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
     "SymInt groups) -> Tensor",
     reference=reference.conv_weight_gradient,
-    fake=reference.conv_weight_gradient,
+    fake=_reference_weight_gradient,
     setup_context=_save_maps,
     backward=_conv_weight_gradient_backward,
 )
-conv_weight_gradient.choice.register("reference", reference.conv_weight_gradient)
+conv_weight_gradient.choice.register(
+    "cpu", _run_weight_gradient, lambda large, small, *sizes: cpu.unsupported((large, small)), _weight_gradient_slower
+)
+conv_weight_gradient.choice.register("reference", _reference_weight_gradient)

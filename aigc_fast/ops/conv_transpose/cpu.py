@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -10,14 +11,15 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from aigc_fast import _native
-from aigc_fast.ops.conv_transpose.plan import AXES, Plan, layout, memory_format
+from aigc_fast.ops.conv_transpose.plan import AXES, Ints, Plan, layout, memory_format
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+DIRECT = 0
 ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4}
 
 
 class _Packed(NamedTuple):
-    data: Tensor
+    data: Tensor | None
     version: int
     pointer: int
     sample: Tensor
@@ -63,38 +65,50 @@ def _last(weight: Tensor) -> torch.memory_format:
     return {4: torch.channels_last, 5: torch.channels_last_3d}.get(weight.dim(), torch.contiguous_format)
 
 
-def _weight_strides(weight: Tensor) -> tuple[int, ...]:
+def _weight_strides(weight: Tensor) -> Ints:
     strides = weight.stride()
     return (*strides[:2], *(0,) * (2 + AXES - weight.dim()), *strides[2:])
 
 
-def _pack(weight: Tensor, in_layout: tuple[int, ...], out_layout: tuple[int, ...], plan: Plan) -> Tensor:
+@lru_cache(maxsize=4096)
+def algorithm(level: str, in_layout: Ints, out_layout: Ints, geometry: Ints) -> int:
+    """The algorithm that is expected to be fastest, by csrc/cpu/conv_transpose.cpp."""
+    return _native.cpu.kernels.conv_algorithm(in_layout, out_layout, geometry)
+
+
+def _pack(weight: Tensor, in_layout: Ints, out_layout: Ints, plan: Plan, method: int) -> Tensor | None:
     kernels = _native.cpu.kernels
-    packed = torch.empty(kernels.conv_packed_size(in_layout, out_layout, plan.geometry), dtype=torch.float32)
-    kernels.conv_pack(
+    size = kernels.conv_packed_size(in_layout, out_layout, plan.geometry, method)
+    packed = torch.empty(size, dtype=torch.float32)
+    strides = _weight_strides(weight)
+    fine = kernels.conv_pack(
         weight.data_ptr(),
         DTYPES[weight.dtype],
-        _weight_strides(weight),
+        strides,
         in_layout,
         out_layout,
         plan.geometry,
+        method,
         packed.data_ptr(),
     )
-    return packed
+    return packed if fine else None
 
 
-def packed_weight(weight: Tensor, in_layout: tuple[int, ...], out_layout: tuple[int, ...], plan: Plan) -> Tensor:
-    """The weight in the kernels' layout; kept while nothing wants its gradient and nobody writes to it."""
+def packed_weight(weight: Tensor, in_layout: Ints, out_layout: Ints, plan: Plan, method: int) -> Tensor | None:
+    """The weight in the kernels' layout; kept while nothing wants its gradient and nobody writes to it.
+
+    None where the weight holds values that the algorithm must not see.
+    """
     keep = not (weight.requires_grad and torch.is_grad_enabled()) and not weight.is_inference()
     weight_memory = _dense(weight)
     if not keep or weight_memory is not weight:
-        return _pack(weight_memory, in_layout, out_layout, plan)
-    key = (_native.cpu.level, plan.geometry)
+        return _pack(weight_memory, in_layout, out_layout, plan, method)
+    key = (_native.cpu.level, plan.geometry, method)
     entries = _packed_weights.setdefault(weight, {})
     entry = entries.get(key)
     if entry is not None and _is_current(entry, weight):
         return entry.data
-    data = _pack(weight, in_layout, out_layout, plan)
+    data = _pack(weight, in_layout, out_layout, plan, method)
     entries[key] = _Packed(data, weight._version, weight.data_ptr(), _sample(weight))
     return data
 
@@ -105,20 +119,39 @@ def forward(
     """Runs a planned convolution, transposed or not; input and weight on the CPU in float32 or bfloat16."""
     output = torch.empty(plan.output_shape, dtype=input.dtype, memory_format=memory_format(input, weight))
     in_layout, out_layout = layout(input), layout(output)
-    packed = packed_weight(weight, in_layout, out_layout, plan)
     shift = None if bias is None else bias.detach().to(torch.float32).contiguous()
     code = DTYPES[input.dtype]
-    _native.cpu.kernels.conv_forward(
-        input.data_ptr(),
-        code,
-        in_layout,
-        packed.data_ptr(),
-        None if shift is None else shift.data_ptr(),
-        output.data_ptr(),
-        code,
-        out_layout,
+    best = algorithm(_native.cpu.level, in_layout, out_layout, plan.geometry)
+    for method in dict.fromkeys((best, DIRECT)):
+        packed = packed_weight(weight, in_layout, out_layout, plan, method)
+        if packed is not None and _native.cpu.kernels.conv_forward(
+            input.data_ptr(),
+            code,
+            in_layout,
+            packed.data_ptr(),
+            None if shift is None else shift.data_ptr(),
+            output.data_ptr(),
+            code,
+            out_layout,
+            plan.geometry,
+            method,
+            ACTIVATIONS[activation],
+            slope,
+        ):
+            break
+    return output
+
+
+def weight_gradient(large: Tensor, small: Tensor, plan: Plan, weight_shape: Ints) -> Tensor:
+    """The weight gradient of the planned convolution from `large` to `small`."""
+    output = torch.empty(weight_shape, dtype=large.dtype)
+    _native.cpu.kernels.conv_weight_gradient(
+        large.data_ptr(),
+        layout(large),
+        small.data_ptr(),
+        layout(small),
+        DTYPES[large.dtype],
         plan.geometry,
-        ACTIVATIONS[activation],
-        slope,
+        output.data_ptr(),
     )
     return output

@@ -101,11 +101,21 @@ def normal(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
     return _shaped(pair, size).to(dtype)
 
 
+def beside(numbers: Tensor, tensor: Tensor) -> Tensor:
+    """The numbers, replicated over the mesh where `tensor` is a DTensor: the same key gives the same on every rank."""
+    mesh = getattr(tensor, "device_mesh", None)
+    if mesh is None:
+        return numbers
+    from torch.distributed.tensor import DTensor, Replicate
+
+    return DTensor.from_local(numbers, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
 def dropout(input: Tensor, key: Tensor, p: float) -> Tensor:
     """Keeps each element with probability 1 - p, scaled by 1 / (1 - p); the others are multiplied by 0."""
     keep = _shaped(words(input.numel(), key), input.shape) < keep_below(p)
     compute = input.dtype if input.is_complex() else computing_dtype(input.dtype)
-    return (input.to(compute) * (keep.to(compute) * keep_scale(p))).to(input.dtype)
+    return (input.to(compute) * beside(keep.to(compute) * keep_scale(p), input)).to(input.dtype)
 
 
 def keep_below(p: float) -> int:

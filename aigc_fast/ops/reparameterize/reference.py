@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.random.reference import computing_dtype, normal
+from aigc_fast.ops.random.reference import beside, computing_dtype, normal
 
 
 def _noise_times_sigma(logvar: Tensor, key: Tensor) -> Tensor:
     compute = computing_dtype(logvar.dtype)
-    return normal(logvar.shape, key, compute) * (0.5 * logvar.to(compute)).exp()
+    return beside(normal(logvar.shape, key, compute), logvar) * (0.5 * logvar.to(compute)).exp()
 
 
 def reparameterize(mu: Tensor, logvar: Tensor, key: Tensor) -> Tensor:

@@ -9,87 +9,86 @@
 namespace aigc::AIGC_LEVEL {
 namespace {
 
-constexpr int64_t CHANNEL_BLOCK = 64;      // output channels of a work item
-constexpr int64_t PIXEL_BLOCK = 48;        // output pixels of a work item, per phase along W
-constexpr int64_t DEPTH_BLOCK = 384;       // terms of a sum before the next tile: keeps a panel of weights in L1
-constexpr int64_t BOX_FLOATS = 3 << 19;    // input kept packed at a time
-constexpr int64_t LEAST_WORK = 1 << 16;    // multiply-adds that are worth another thread
+constexpr int64_t CHANNEL_BLOCK = 64;   // output channels of a work item
+constexpr int64_t PIXEL_BLOCK = 48;     // output pixels of a work item, per phase along W
+constexpr int64_t DEPTH_BLOCK = 384;    // terms of a sum before the next tile: keeps a panel of weights in L1
+constexpr int64_t BOX_FLOATS = 3 << 19; // input kept packed at a time
+constexpr int64_t LEAST_WORK = 1 << 16; // multiply-adds that are worth another thread
 
-int64_t padded_channels(int64_t channels) {
-    return round_up(channels, PANEL_WIDTH);
-}
+int64_t padded_channels(int64_t channels) { return round_up(channels, PANEL_WIDTH); }
 
 int64_t direct_weight_size(const Geometry& g) {
     return g.groups * g.taps() * g.in_channels * padded_channels(g.out_channels);
 }
 
-// Packed weights: [group][phase][panel of output channels][tap][input channel][PANEL_WIDTH].
-template <class T>
-void pack_panel(const Geometry& g, const Weight& weight, int64_t group, int64_t panel, float* packed) {
-    const int64_t first = panel * PANEL_WIDTH, width = least<int64_t>(PANEL_WIDTH, g.out_channels - first);
-    const int64_t panels = padded_channels(g.out_channels) / PANEL_WIDTH;
-    float stage[PANEL_WIDTH];
-    float* phase_start = packed;
+// Where the first input channel of every tap lies in a group's packed weights, for one panel.
+void place_taps(const Geometry& g, int64_t panel, int64_t panels, int64_t* place) {
+    int64_t phase_start = 0;
     for (int64_t phase = 0; phase < g.phases(); ++phase) {
         const PhaseTaps taps(g, phase);
         const int64_t panel_size = taps.taps(g) * g.in_channels * PANEL_WIDTH;
-        float* out = phase_start + panel * panel_size;
         taps.each(g, [&](int64_t rank, int64_t kd, int64_t kh, int64_t kw) {
-            const int64_t tap = kd * weight.stride[0] + kh * weight.stride[1] + kw * weight.stride[2];
-            float* at = out + rank * g.in_channels * PANEL_WIDTH;
-            for (int64_t i = 0; i < g.in_channels; ++i, at += PANEL_WIDTH) {
-                const T* from = reinterpret_cast<const T*>(weight.at(group, first, i, tap));
-                for (int64_t o = 0; o < width; ++o)
-                    stage[o] = to_float(from[o * weight.out_stride]);
-                for (int64_t o = width; o < PANEL_WIDTH; ++o)
-                    stage[o] = 0;
-                __builtin_memcpy(at, stage, sizeof(stage));
-            }
+            const int64_t tap = (kd * g.axis[1].kernel + kh) * g.axis[2].kernel + kw;
+            place[tap] = phase_start + panel * panel_size + rank * g.in_channels * PANEL_WIDTH;
         });
         phase_start += panels * panel_size;
     }
 }
 
-// The same for float weights whose taps lie side by side, a block of output channels x taps transposed at a time.
-void pack_panel_adjacent_taps(const Geometry& g, const Weight& weight, int64_t group, int64_t panel, float* packed,
-                              float* stage) {
-    const int64_t first = panel * PANEL_WIDTH, width = least<int64_t>(PANEL_WIDTH, g.out_channels - first);
-    const int64_t panels = padded_channels(g.out_channels) / PANEL_WIDTH, taps_count = g.taps();
-    __builtin_memset(stage, 0, sizeof(float) * taps_count * PANEL_WIDTH);
-    for (int64_t i = 0; i < g.in_channels; ++i) {
-        transpose(reinterpret_cast<const float*>(weight.at(group, first, i)), weight.out_stride, stage, PANEL_WIDTH, width,
-                  taps_count);
-        float* phase_start = packed;
-        for (int64_t phase = 0; phase < g.phases(); ++phase) {
-            const PhaseTaps taps(g, phase);
-            const int64_t panel_size = taps.taps(g) * g.in_channels * PANEL_WIDTH;
-            float* out = phase_start + panel * panel_size + i * PANEL_WIDTH;
-            taps.each(g, [&](int64_t rank, int64_t kd, int64_t kh, int64_t kw) {
-                const int64_t tap = (kd * g.axis[1].kernel + kh) * g.axis[2].kernel + kw;
-                __builtin_memcpy(out + rank * g.in_channels * PANEL_WIDTH, stage + tap * PANEL_WIDTH,
-                                 sizeof(float) * PANEL_WIDTH);
-            });
-            phase_start += panels * panel_size;
-        }
-    }
+template <class T>
+void gather_taps(const Geometry& g, const Weight& weight, const T* from, int64_t width, float* taps) {
+    float* at = taps;
+    for (int64_t kd = 0; kd < g.axis[0].kernel; ++kd)
+        for (int64_t kh = 0; kh < g.axis[1].kernel; ++kh)
+            for (int64_t kw = 0; kw < g.axis[2].kernel; ++kw, at += PANEL_WIDTH) {
+                const T* tap = from + kd * weight.stride[0] + kh * weight.stride[1] + kw * weight.stride[2];
+                for (int64_t o = 0; o < width; ++o)
+                    at[o] = to_float(tap[o * weight.out_stride]);
+            }
 }
 
+// The taps of one input channel for a panel of output channels, [tap][PANEL_WIDTH]. Tells whether all are finite.
+bool read_taps(const Geometry& g, const Weight& weight, int64_t group, int64_t panel, int64_t in_channel, float* taps) {
+    const int64_t first = panel * PANEL_WIDTH, width = least<int64_t>(PANEL_WIDTH, g.out_channels - first);
+    const int64_t size = g.taps() * PANEL_WIDTH;
+    const char* at = weight.at(group, first, in_channel);
+    if (width < PANEL_WIDTH)
+        __builtin_memset(taps, 0, sizeof(float) * size);
+    if (weight.dtype == BFLOAT16)
+        gather_taps(g, weight, reinterpret_cast<const uint16_t*>(at), width, taps);
+    else if (weight.out_stride != 1 && weight.taps_are_adjacent(g))
+        transpose(reinterpret_cast<const float*>(at), weight.out_stride, taps, PANEL_WIDTH, width, g.taps());
+    else
+        gather_taps(g, weight, reinterpret_cast<const float*>(at), width, taps);
+    vf zero{};
+    for (int64_t i = 0; i < size; i += VF)
+        zero += load(taps + i) * 0.0f;
+    bool finite = true;
+    for (int v = 0; v < VF; ++v)
+        finite &= zero[v] == 0;
+    return finite;
+}
+
+// Packed weights: [group][phase][panel of output channels][tap][input channel][PANEL_WIDTH].
 void pack_direct_weight(const Geometry& g, const Weight& weight, float* packed) {
-    const int64_t panels = padded_channels(g.out_channels) / PANEL_WIDTH;
+    const int64_t panels = padded_channels(g.out_channels) / PANEL_WIDTH, taps_count = g.taps();
     const int64_t group_size = direct_weight_size(g) / g.groups;
-    const bool adjacent = weight.dtype == FLOAT32 && weight.out_stride != 1 && weight.taps_are_adjacent(g);
-    const int64_t grain = most<int64_t>(1, LEAST_WORK * panels / most<int64_t>(1, group_size));
-    parallel_for(0, g.groups * panels, grain, [&](int64_t begin, int64_t end) {
-        float* stage = static_cast<float*>(scratch(Slot::local, sizeof(float) * g.taps() * PANEL_WIDTH));
+    const int64_t grain = most<int64_t>(1, LEAST_WORK / (taps_count * PANEL_WIDTH));
+    parallel_for(0, g.groups * panels * g.in_channels, grain, [&](int64_t begin, int64_t end) {
+        auto* stage =
+            static_cast<float*>(scratch(Slot::local, (sizeof(float) * PANEL_WIDTH + sizeof(int64_t)) * taps_count));
+        auto* place = reinterpret_cast<int64_t*>(stage + taps_count * PANEL_WIDTH);
+        int64_t placed_panel = -1;
         for (int64_t item = begin; item < end; ++item) {
-            const int64_t group = item / panels, panel = item % panels;
-            float* out = packed + group * group_size;
-            if (adjacent)
-                pack_panel_adjacent_taps(g, weight, group, panel, out, stage);
-            else if (weight.dtype == FLOAT32)
-                pack_panel<float>(g, weight, group, panel, out);
-            else
-                pack_panel<uint16_t>(g, weight, group, panel, out);
+            const int64_t i = item % g.in_channels, panel = item / g.in_channels % panels;
+            const int64_t group = item / (g.in_channels * panels);
+            if (panel != placed_panel)
+                place_taps(g, panel, panels, place);
+            placed_panel = panel;
+            read_taps(g, weight, group, panel, i, stage);
+            float* out = packed + group * group_size + i * PANEL_WIDTH;
+            for (int64_t tap = 0; tap < taps_count; ++tap)
+                __builtin_memcpy(out + place[tap], stage + tap * PANEL_WIDTH, sizeof(float) * PANEL_WIDTH);
         }
     });
 }
@@ -156,7 +155,9 @@ class Direct {
     // How a chunk is cut into items; the weights' index is the outermost, so that a thread keeps its panels in cache.
     struct Cut {
         int64_t steps_w, segments, lines_per_item, line_groups, channel_blocks, dh_phases;
-        int64_t items(const Geometry& g) const { return g.groups * channel_blocks * dh_phases * segments * line_groups; }
+        int64_t items(const Geometry& g) const {
+            return g.groups * channel_blocks * dh_phases * segments * line_groups;
+        }
     };
 
     Cut cut_of(const Chunk& chunk) const {
@@ -196,10 +197,11 @@ class Direct {
         pixels_ = pixels;
         const Cut cut = cut_of(chunk);
         const int64_t work = g_.multiply_adds(out_) / most<int64_t>(1, cut.items(g_));
-        parallel_for(0, cut.items(g_), most<int64_t>(1, LEAST_WORK / most<int64_t>(1, work)), [&](int64_t begin, int64_t end) {
-            for (int64_t index = begin; index < end; ++index)
-                run_item(chunk, cut, item_of(cut, chunk, index));
-        });
+        parallel_for(0, cut.items(g_), most<int64_t>(1, LEAST_WORK / most<int64_t>(1, work)),
+                     [&](int64_t begin, int64_t end) {
+                         for (int64_t index = begin; index < end; ++index)
+                             run_item(chunk, cut, item_of(cut, chunk, index));
+                     });
     }
 
     int64_t out_segment(const Cut& cut) const { return cut.steps_w * g_.axis[2].out_step(); }
@@ -212,7 +214,8 @@ class Direct {
         auto* offsets = reinterpret_cast<int64_t*>(memory + sizeof(float) * sums_size);
         for (int64_t phase_w = 0; phase_w < g_.axis[2].phases(); ++phase_w)
             run_phase(chunk, item, phase_w, segment, width, sums, offsets);
-        epilogue_.apply(sums, item.lines * segment, width, item.channels, item.group * g_.out_channels + item.first_channel);
+        epilogue_.apply(sums, item.lines * segment, width, item.channels,
+                        item.group * g_.out_channels + item.first_channel);
         write_item(chunk, item, segment, width, sums);
     }
 
@@ -245,8 +248,8 @@ class Direct {
         multiply_phase(item, phase, taps_count, rows, width, from, to, offsets);
     }
 
-    void multiply_phase(const Item& item, int64_t phase, int64_t taps, int64_t rows, int64_t width, const float* const* from,
-                        float* const* to, const int64_t* offsets) const {
+    void multiply_phase(const Item& item, int64_t phase, int64_t taps, int64_t rows, int64_t width,
+                        const float* const* from, float* const* to, const int64_t* offsets) const {
         const int64_t depth = g_.in_channels, panel_size = taps * depth * PANEL_WIDTH;
         int64_t* steps = const_cast<int64_t*>(offsets) + g_.taps();
         for (int64_t t = 0; t < taps; ++t)
@@ -262,9 +265,15 @@ class Direct {
                         rows_at[row] = from[row] + k;
                         sums_at[row] = to[row] + column;
                     }
-                    const Product product{.rows = rows_at, .a_step = 1, .a_offsets = offsets + t,
-                                          .b = weights + k * PANEL_WIDTH, .b_step = PANEL_WIDTH, .b_offsets = steps + t,
-                                          .batch = least(batch, taps - t), .depth = least(part, depth - k), .c = sums_at,
+                    const Product product{.rows = rows_at,
+                                          .a_step = 1,
+                                          .a_offsets = offsets + t,
+                                          .b = weights + k * PANEL_WIDTH,
+                                          .b_step = PANEL_WIDTH,
+                                          .b_offsets = steps + t,
+                                          .batch = least(batch, taps - t),
+                                          .depth = least(part, depth - k),
+                                          .c = sums_at,
                                           .accumulate = t > 0 || k > 0};
                     multiply(product, rows, PANEL_WIDTH / VF);
                 }

@@ -1,7 +1,8 @@
 // The shape of a convolution as the kernels see it: three spatial axes, each cut into output phases.
 //
-// A transposed convolution with stride s is s interleaved stride-1 convolutions per axis: output o takes only the taps k
-// with (o + padding - k * dilation) divisible by s. A plain convolution is one phase that steps through its input by s.
+// A transposed convolution with stride s is s interleaved stride-1 convolutions per axis: output o takes only the taps
+// k with (o + padding - k * dilation) divisible by s. A plain convolution is one phase that steps through its input by
+// s.
 #pragma once
 
 #include <cstdint>
@@ -19,12 +20,8 @@ template <class T>
 T most(T a, T b) {
     return a > b ? a : b;
 }
-int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
-int64_t round_up(int64_t a, int64_t b) {
-    return ceil_div(a, b) * b;
-}
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 struct Axis {
     int64_t in, out, kernel, stride, padding, dilation;
@@ -35,9 +32,7 @@ struct Axis {
     int64_t out_step() const { return transposed ? stride : 1; }
     // Outputs per phase, the longest.
     int64_t steps() const { return ceil_div(out, out_step()); }
-    int64_t first_out(int64_t phase) const {
-        return transposed ? ((phase - padding) % stride + stride) % stride : 0;
-    }
+    int64_t first_out(int64_t phase) const { return transposed ? ((phase - padding) % stride + stride) % stride : 0; }
     int64_t count(int64_t phase) const {
         const int64_t first = first_out(phase);
         return first < out ? ceil_div(out - first, out_step()) : 0;
@@ -80,7 +75,8 @@ struct Image {
     }
     int64_t element_size() const { return dtype == 0 ? 4 : 2; }
     char* at(int64_t n, int64_t c, int64_t d, int64_t h, int64_t w) const {
-        return data + element_size() * (n * batch_stride + c * channel_stride + d * stride[0] + h * stride[1] + w * stride[2]);
+        return data +
+               element_size() * (n * batch_stride + c * channel_stride + d * stride[0] + h * stride[1] + w * stride[2]);
     }
 };
 

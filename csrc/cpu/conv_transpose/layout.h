@@ -1,5 +1,5 @@
-// Between a user's tensor, of any strides and dtype, and the kernels' own layout: float, channels innermost, a border of
-// zeros where the convolution reaches over the edge.
+// Between a user's tensor, of any strides and dtype, and the kernels' own layout: float, channels innermost, a border
+// of zeros where the convolution reaches over the edge.
 #pragma once
 
 #include <cmath>
@@ -28,15 +28,16 @@ struct Box {
 };
 
 template <class T>
-void read_channels_innermost(const T* in, int64_t pixels, int64_t step, int64_t channels, float* out, int64_t out_step) {
+void read_channels_innermost(const T* in, int64_t pixels, int64_t step, int64_t channels, float* out,
+                             int64_t out_step) {
     for (int64_t w = 0; w < pixels; ++w)
         for (int64_t c = 0; c < channels; ++c)
             out[w * out_step + c] = to_float(in[w * step + c]);
 }
 
 template <class T>
-void read_pixels_innermost(const T* in, int64_t pixels, int64_t channel_step, int64_t step, int64_t channels, float* out,
-                           int64_t out_step) {
+void read_pixels_innermost(const T* in, int64_t pixels, int64_t channel_step, int64_t step, int64_t channels,
+                           float* out, int64_t out_step) {
     float stage[8 * STAGE_COLUMNS];
     for (int64_t c = 0; c < channels; c += 8)
         for (int64_t w = 0; w < pixels; w += STAGE_COLUMNS) {
@@ -48,7 +49,8 @@ void read_pixels_innermost(const T* in, int64_t pixels, int64_t channel_step, in
         }
 }
 
-void read_line(const Image& image, int64_t n, int64_t d, int64_t h, int64_t w, int64_t pixels, float* out, int64_t step) {
+void read_line(const Image& image, int64_t n, int64_t d, int64_t h, int64_t w, int64_t pixels, float* out,
+               int64_t step) {
     const char* at = image.at(n, 0, d, h, w);
     const int64_t channel = image.channel_stride, pixel = image.stride[2];
     if (image.dtype == BFLOAT16) {
@@ -157,11 +159,13 @@ void write_line(const float* in, int64_t step, int64_t pixels, int64_t channels,
                 int64_t first_channel, int64_t d, int64_t h, int64_t w) {
     char* at = image.at(n, first_channel, d, h, w);
     if (image.dtype == BFLOAT16)
-        write_scattered(in, step, pixels, channels, reinterpret_cast<uint16_t*>(at), image.channel_stride, image.stride[2]);
+        write_scattered(in, step, pixels, channels, reinterpret_cast<uint16_t*>(at), image.channel_stride,
+                        image.stride[2]);
     else if (image.stride[2] == 1 && image.channel_stride != 1)
         transpose(in, step, reinterpret_cast<float*>(at), image.channel_stride, pixels, channels);
     else
-        write_scattered(in, step, pixels, channels, reinterpret_cast<float*>(at), image.channel_stride, image.stride[2]);
+        write_scattered(in, step, pixels, channels, reinterpret_cast<float*>(at), image.channel_stride,
+                        image.stride[2]);
 }
 
 }

@@ -1,0 +1,180 @@
+"""`aigc-fast train`: train a model on images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from aigc_fast import data as datasets
+from aigc_fast.cli.app import INTERRUPTED, console
+from aigc_fast.cli.options import Data, checked_seed
+from aigc_fast.data import ImageDataset
+from aigc_fast.errors import UserError
+from aigc_fast.models import MODELS, ImageModel, create
+from aigc_fast.models.vae import LIKELIHOODS
+from aigc_fast.training import (
+    LOSSES,
+    GANConfig,
+    TrainingConfig,
+    TrainingInterrupted,
+    TrainingResult,
+    VAEConfig,
+    default_config,
+)
+from aigc_fast.training import train as run_training
+
+_MODEL, _GAN, _VAE, _FILES = "The model", "GANs only", "VAEs only", "Files"
+
+
+def _option(kind: Any, help_text: str, panel: str | None = None, default: Any = False, **kwargs: Any) -> Any:
+    """An option that is the model's or the configuration's own when it is not given; `default` says which that is."""
+    shown = str(default) if default is not False else False
+    return Annotated[kind | None, typer.Option(help=help_text, show_default=shown, rich_help_panel=panel, **kwargs)]
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=f"One of: {', '.join(MODELS)}.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the run.", show_default="runs/MODEL", rich_help_panel=_FILES),
+]
+Resume = Annotated[
+    str | None,
+    typer.Option(help='Go on from "latest", or from a checkpoint file.', metavar="WHICH", rich_help_panel=_FILES),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a run that the folder holds.", rich_help_panel=_FILES)
+]
+Tensorboard = Annotated[
+    bool, typer.Option("--tensorboard", help="Also write losses and samples for TensorBoard.", rich_help_panel=_FILES)
+]
+Conditional = Annotated[
+    bool,
+    typer.Option("--conditional", help="Teach it the classes, so that generate --class works.", rich_help_panel=_MODEL),
+]
+SpectralNorm = Annotated[
+    bool, typer.Option("--spectral-norm", help="Bound the discriminator's slope.", rich_help_panel=_GAN)
+]
+Seed = Annotated[
+    int, typer.Option(min=0, callback=checked_seed, help="Of the weights, the order of the data and the noise.")
+]
+
+Size = _option(
+    int, "Scale the images to this many pixels a side; a multiple of 4 for dcgan and conv-vae.", _MODEL, min=1
+)
+Channels = _option(int, "1 for grey images, 3 for colour.", _MODEL, min=1, max=3)
+LatentDim = _option(int, "Size of the latent vector.", _MODEL, min=1)
+Width = _option(int, "Feature maps (dcgan, conv-vae).", _MODEL, min=1)
+Hidden = _option(int, "Hidden units (mlp-gan, vae).", _MODEL, min=1)
+Epochs = _option(int, "Passes over the images.", None, TrainingConfig.epochs, min=1)
+Steps = _option(int, "Training steps in all, instead of epochs.", min=1)
+BatchSize = _option(int, "Images a step.", None, TrainingConfig.batch_size, min=1)
+LearningRate = _option(
+    float, "Adam's step size.", None, f"{GANConfig.learning_rate:g} for GANs, {VAEConfig.learning_rate:g} for VAEs"
+)
+Shift = _option(int, "Move each image at random by up to so many pixels.", None, TrainingConfig.shift, min=0)
+SampleInterval = _option(
+    int, "Steps between two grids of samples; 0 for none.", _FILES, TrainingConfig.sample_interval, min=0
+)
+CheckpointInterval = _option(
+    int, "Steps between two checkpoints; 0 for one at the end.", _FILES, TrainingConfig.checkpoint_interval, min=0
+)
+Loss = _option(str, f"One of: {', '.join(LOSSES)}.", _GAN, GANConfig.loss)
+CriticSteps = _option(
+    int, "Discriminator steps for each generator step.", _GAN, f"{GANConfig.critic_steps}; 5 for wgan-gp", min=1
+)
+GradientPenalty = _option(float, "Weight of wgan-gp's gradient penalty.", _GAN, GANConfig.gradient_penalty)
+Likelihood = _option(str, f"How output and image are compared: {' or '.join(LIKELIHOODS)}.", _VAE, LIKELIHOODS[0])
+Beta = _option(float, "Weight of the KL divergence.", _VAE, VAEConfig.beta)
+Warmup = _option(int, "Steps over which that weight grows from 0.", _VAE, VAEConfig.warmup, min=0)
+FreeBits = _option(float, "Nats of KL that each latent dimension has for free.", _VAE, VAEConfig.free_bits)
+
+
+def train(
+    model: Model,
+    data: Data = None,
+    epochs: Epochs = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    shift: Shift = None,
+    seed: Seed = 42,
+    conditional: Conditional = False,
+    size: Size = None,
+    channels: Channels = None,
+    latent_dim: LatentDim = None,
+    width: Width = None,
+    hidden: Hidden = None,
+    loss: Loss = None,
+    critic_steps: CriticSteps = None,
+    gradient_penalty: GradientPenalty = None,
+    spectral_norm: SpectralNorm = False,
+    likelihood: Likelihood = None,
+    beta: Beta = None,
+    warmup: Warmup = None,
+    free_bits: FreeBits = None,
+    out: Out = None,
+    resume: Resume = None,
+    overwrite: Overwrite = False,
+    sample_interval: SampleInterval = None,
+    checkpoint_interval: CheckpointInterval = None,
+    tensorboard: Tensorboard = False,
+) -> None:
+    """Train a model on the embedded digits, or on your own images.
+
+    The folder gets model.safetensors, samples as training goes, checkpoints and a log. Ctrl-C leaves a checkpoint;
+    --resume latest goes on from it.
+
+    Example:  aigc-fast train dcgan --conditional --epochs 30
+    """
+    given = dict(locals())
+    shape = {name: given[name] for name in ("latent_dim", "width", "hidden", "likelihood") if given[name] is not None}
+    shape.update({"spectral_norm": True} if spectral_norm else {})
+    settings = {name: given[name] for name in _SETTINGS}
+    dataset = datasets.load(data, size=size, channels=channels)
+    network = _new_model(model, dataset, conditional, seed, shape)
+    config = default_config(network, seed=seed, tensorboard=tensorboard or None, **settings)
+    folder = out or Path("runs") / model
+    console.print(f"Training {model} on {len(dataset)} images of {dataset.name}; Ctrl-C stops and leaves a checkpoint.")
+    try:
+        result = run_training(
+            network, dataset, config, folder, resume=resume or False, overwrite=overwrite, console=console
+        )
+    except TrainingInterrupted as interrupted:
+        typer.echo(f"aigc-fast: {interrupted}: give --resume latest", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    _tell(result, folder)
+
+
+_SETTINGS = (
+    "epochs",
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "shift",
+    "loss",
+    "critic_steps",
+    "gradient_penalty",
+    "beta",
+    "warmup",
+    "free_bits",
+    "sample_interval",
+    "checkpoint_interval",
+)
+
+
+def _new_model(name: str, dataset: ImageDataset, conditional: bool, seed: int, shape: dict[str, Any]) -> ImageModel:
+    classes = dataset.num_classes if conditional else None
+    if conditional and classes is None:
+        raise UserError(f"--conditional: {dataset.name} has no classes")
+    torch.manual_seed(seed)
+    return create(name, image_shape=dataset.image_shape, num_classes=classes, **shape)
+
+
+def _tell(result: TrainingResult, folder: Path) -> None:
+    last = "  ".join(f"{name} {value:.3g}" for name, value in result.rows[-1].items() if name != "step")
+    console.print(f"{result.steps} steps, {result.images_per_second:.0f} images/s; {last}", soft_wrap=True)
+    console.print(f"Model {result.model_path}, samples in {folder / 'samples'}", soft_wrap=True)
+    console.print(f"Next:  aigc-fast generate {result.model_path}", soft_wrap=True)

@@ -1,0 +1,276 @@
+"""Data from every source, and what is said when a source is damaged."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from aigc_fast.data import digits, load, shift
+from aigc_fast.errors import UserError
+
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (9, 28, 28), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def classes():
+    return np.array([3, 1, 0, 2, 3, 1, 0, 2, 2], np.uint8)
+
+
+def idx(array):
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_png(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+def test_the_embedded_digits_are_scikit_learn_s():
+    data, source = digits(size=10), load_digits()
+    assert (len(data), data.image_shape, data.num_classes, data.name) == (1797, (1, 10, 10), 10, "digits")
+    assert torch.equal(data.labels, torch.from_numpy(source.target).long())
+    expected = torch.from_numpy(source.images * 255 / 16).round()
+    assert torch.equal(data.images[:, 0, 1:9, 1:9].double(), expected)
+    assert not data.images[:, :, 0].any()
+
+
+def test_the_digits_are_28_pixels_wide_by_default():
+    data = load()
+    assert data.image_shape == (1, 28, 28)
+    assert data.class_names == tuple("0123456789")
+    assert torch.equal(data.images, digits().images)
+    assert load(size=12, channels=3).image_shape == (3, 12, 12)
+
+
+def test_batches_run_from_minus_one_to_one():
+    data = digits()
+    batch = data.batch(slice(0, 7))
+    assert batch.dtype == torch.float32
+    assert (batch.min(), batch.max()) == (-1, 1)
+    assert torch.equal(((batch + 1) * 127.5).round().byte(), data.images[:7])
+    assert torch.equal(data.batch_labels(torch.tensor([3, 1])), torch.tensor([3, 1]))
+
+
+@pytest.mark.parametrize("names", [("x_train", "y_train"), ("x", "y"), ("images", "labels")])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_npz(tmp_path, pixels, classes, names, compressed):
+    path = tmp_path / "mnist.npz"
+    arrays = {names[0]: pixels, names[1]: classes, "x_test": pixels[:2]}
+    (np.savez_compressed if compressed else np.savez)(path, **arrays)
+    data = load(path)
+    assert torch.equal(data.images[:, 0], torch.from_numpy(pixels))
+    assert data.labels.tolist() == classes.tolist()
+    assert data.class_names == ("0", "1", "2", "3")
+    assert data.name == "mnist.npz"
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((4, 6, 8), (1, 6, 8)), ((4, 6, 8, 1), (1, 6, 8)), ((4, 6, 8, 3), (3, 6, 8)), ((4, 3, 6, 8), (3, 6, 8))],
+)
+def test_npz_layouts_without_labels(tmp_path, shape, expected):
+    array = np.random.default_rng(1).integers(0, 256, shape)
+    np.savez(tmp_path / "a.npz", x=array)
+    data = load(tmp_path / "a.npz")
+    assert data.image_shape == expected
+    assert (data.labels, data.num_classes) == (None, None)
+    assert data.images.sum() == array.sum()
+
+
+def test_npz_floats_are_scaled(tmp_path, pixels):
+    np.savez(tmp_path / "one.npz", x=pixels / 255)
+    np.savez(tmp_path / "many.npz", x=pixels.astype(np.float32))
+    assert torch.equal(load(tmp_path / "one.npz").images[:, 0], torch.from_numpy(pixels))
+    assert torch.equal(load(tmp_path / "many.npz").images[:, 0], torch.from_numpy(pixels))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "expected"),
+    [
+        ({"pictures": np.zeros((2, 4, 4), np.uint8)}, "expected an array x_train.*got pictures"),
+        ({"x": np.zeros((2, 4), np.uint8)}, r"got shape \(2, 4\)"),
+        ({"x": np.zeros((2, 4, 4, 2), np.uint8)}, "1 or 3 channels"),
+        ({"x": np.zeros((0, 4, 4), np.uint8)}, "at least one image"),
+        ({"x": np.full((2, 4, 4), 300)}, "0 to 255"),
+        ({"x": np.full((2, 4, 4), np.nan)}, "0 to 255"),
+        ({"x": np.zeros((2, 4, 4), bool)}, "numbers as pixels"),
+        ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.zeros(3, int)}, "2 integer labels"),
+        ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.array([0, -1])}, "labels from 0 up"),
+        ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.array([0.0, 1.0])}, "integer labels"),
+        ({"x": np.array([{"a": 1}], dtype=object)}, "damaged"),
+    ],
+)
+def test_npz_that_holds_something_else_is_named(tmp_path, arrays, expected):
+    np.savez(tmp_path / "odd.npz", **arrays)
+    with pytest.raises(UserError, match=rf"odd\.npz.*{expected}"):
+        load(tmp_path / "odd.npz")
+
+
+def test_a_damaged_npz_is_named(tmp_path, pixels):
+    np.savez_compressed(tmp_path / "m.npz", x=pixels)
+    content = (tmp_path / "m.npz").read_bytes()
+    damaged = bytearray(content)
+    damaged[len(content) // 2] ^= 0xFF
+    for number, bad in enumerate([b"", b"PK\x03\x04", content[: len(content) // 2], bytes(damaged), b"hello" * 99]):
+        path = tmp_path / f"bad{number}.npz"
+        path.write_bytes(bad)
+        with pytest.raises(UserError, match=f"bad{number}"):
+            load(path)
+    np.save(tmp_path / "single.npy", pixels)
+    with pytest.raises(UserError, match="single array"):
+        load(tmp_path / "single.npy")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("dotted", [False, True])
+def test_idx(tmp_path, pixels, classes, zipped, dotted):
+    for name, array in ((IMAGES, pixels), (LABELS, classes)):
+        name = name.replace("-idx", ".idx") if dotted else name
+        content = idx(array)
+        (tmp_path / (name + ".gz" * zipped)).write_bytes(gzip.compress(content) if zipped else content)
+    data = load(tmp_path)
+    assert torch.equal(data.images[:, 0], torch.from_numpy(pixels))
+    assert data.labels.tolist() == classes.tolist()
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_damaged_idx_files_are_named(tmp_path, pixels, classes, zipped):
+    pack = gzip.compress if zipped else bytes
+    suffix = ".gz" * zipped
+    (tmp_path / (LABELS + suffix)).write_bytes(pack(idx(classes)))
+    path = tmp_path / (IMAGES + suffix)
+    good = idx(pixels)
+    promised = struct.pack(">BBBB3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1) + bytes(10)
+    bad = [b"", good[:3], good[:10], good[:-1], good + b"x", b"\x89PNG" + good, promised, b"\0\0\x0d\x03" + good[4:]]
+    whole = pack(good)
+    files = [pack(content) for content in bad] + ([whole[: len(whole) // 2], b"hello", good] if zipped else [])
+    for content in files:
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=IMAGES):
+            load(tmp_path)
+
+
+def test_idx_files_that_do_not_belong_together_are_named(tmp_path, pixels, classes):
+    (tmp_path / IMAGES).write_bytes(idx(pixels))
+    with pytest.raises(UserError, match=f"{LABELS}.*is not"):
+        load(tmp_path)
+    (tmp_path / LABELS).write_bytes(idx(classes[:-1]))
+    with pytest.raises(UserError, match="9 integer labels"):
+        load(tmp_path)
+
+
+def test_a_folder_of_grey_images(tmp_path, pixels):
+    for index, array in enumerate(pixels):
+        write_png(tmp_path / f"{index}.png", array)
+    (tmp_path / "notes.txt").write_text("not an image")
+    data = load(tmp_path)
+    assert data.image_shape == (1, 28, 28)
+    assert data.labels is None
+    assert torch.equal(data.images[:, 0], torch.from_numpy(pixels))
+
+
+def test_subfolders_are_classes(tmp_path):
+    for index, name in enumerate(["cat", "ant", "bee"]):
+        for part in range(index + 1):
+            write_png(tmp_path / name / f"{part}.png", np.full((28, 28), 40 * index, np.uint8))
+    (tmp_path / "empty").mkdir()
+    data = load(tmp_path)
+    assert data.class_names == ("ant", "bee", "cat")
+    assert data.labels.tolist() == [0, 0, 1, 1, 1, 2]
+    assert data.images[:, 0, 0, 0].tolist() == [40, 40, 80, 80, 80, 0]
+
+
+def test_odd_sizes_and_modes_become_one_size(tmp_path):
+    write_png(tmp_path / "wide.png", np.full((10, 37), 200, np.uint8))
+    write_png(tmp_path / "tall.jpg", np.full((51, 13, 3), (200, 100, 50), np.uint8))
+    Image.fromarray(np.full((9, 9), 1, np.uint8)).convert("P").save(tmp_path / "palette.gif")
+    Image.fromarray(np.full((8, 8, 4), 255, np.uint8)).save(tmp_path / "alpha.png")
+    Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "deep.png")
+    data = load(tmp_path, size=16)
+    assert data.image_shape == (3, 16, 16)
+    means = dict(zip(sorted(path.name for path in tmp_path.iterdir()), data.images.float().mean((2, 3)), strict=True))
+    torch.testing.assert_close(means["wide.png"], torch.full((3,), 200.0))
+    torch.testing.assert_close(means["tall.jpg"], torch.tensor([200.0, 100.0, 50.0]), atol=4, rtol=0)
+    torch.testing.assert_close(means["deep.png"], torch.full((3,), 155.0), atol=1, rtol=0)
+
+
+def test_images_are_cropped_to_the_middle_square(tmp_path):
+    picture = np.zeros((10, 30), np.uint8)
+    picture[:, 10:20] = 250
+    write_png(tmp_path / "a.png", picture)
+    assert load(tmp_path, size=10).images.min() >= 249
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_are_chosen(tmp_path, channels):
+    write_png(tmp_path / "folder" / "a.png", np.full((8, 8, 3), (255, 0, 0), np.uint8))
+    np.savez(tmp_path / "a.npz", x=np.full((2, 8, 8, 3), (255, 0, 0), np.uint8))
+    np.savez(tmp_path / "grey.npz", x=np.full((2, 8, 8), 76, np.uint8))
+    for name in ("folder", "a.npz", "grey.npz"):
+        data = load(tmp_path / name, channels=channels, size=8)
+        assert data.image_shape == (channels, 8, 8)
+        assert data.images[0, 0, 0, 0] == (255 if channels == 3 and name != "grey.npz" else 76)
+
+
+def test_a_damaged_image_is_named(tmp_path, pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[0]).save(buffer, "PNG")
+    for bad in (b"", b"hello", buffer.getvalue()[:60], buffer.getvalue()[:-200]):
+        (tmp_path / "bad.png").write_bytes(bad)
+        with pytest.raises(UserError, match=r"bad\.png"):
+            load(tmp_path)
+
+
+def test_an_image_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
+    write_png(tmp_path / "big.png", np.zeros((20, 20), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    with pytest.raises(UserError, match=r"big\.png"):
+        load(tmp_path)
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match="nothing: no such file or folder"):
+        load(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no IDX files and no images"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(("settings", "expected"), [({"size": 0}, "size=0"), ({"channels": 2}, "channels=2")])
+def test_wrong_settings_are_named(settings, expected):
+    with pytest.raises(UserError, match=expected):
+        load(**settings)
+
+
+def test_arrays_are_scaled_when_asked(tmp_path, pixels):
+    np.savez(tmp_path / "a.npz", x=np.full((2, 30, 20), 99, np.uint8))
+    assert load(tmp_path / "a.npz").image_shape == (1, 30, 20)
+    scaled = load(tmp_path / "a.npz", size=16)
+    assert scaled.image_shape == (1, 16, 16)
+    assert (scaled.images == 99).all()
+
+
+def test_shifts_move_images_within_the_distance():
+    images = torch.zeros(200, 2, 9, 11)
+    images[:, 0, 4, 5], images[:, 1, 4, 5] = 1, 2
+    moved = shift(images, 2, torch.Generator().manual_seed(0))
+    assert torch.equal(moved[:, 1], 2 * moved[:, 0])
+    where = moved[:, 0].flatten(1).argmax(1)
+    rows, columns = where // 11 - 4, where % 11 - 5
+    assert sorted(set(rows.tolist())) == sorted(set(columns.tolist())) == [-2, -1, 0, 1, 2]
+    assert shift(images, 0) is images
+
+
+def test_shifts_repeat_the_border():
+    assert torch.equal(shift(torch.ones(5, 1, 4, 4), 3), torch.ones(5, 1, 4, 4))

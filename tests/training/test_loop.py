@@ -1,0 +1,299 @@
+"""The training loop: resuming, interrupting, and refusing what would destroy a run."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import signal
+
+import pytest
+import torch
+from rich.console import Console
+
+from aigc_fast.data import ImageDataset
+from aigc_fast.errors import UserError
+from aigc_fast.generation import read_provenance
+from aigc_fast.models import MODELS, create, load
+from aigc_fast.training import TrainingInterrupted, default_config, make_trainer, train
+
+
+def stop_at(step, number=signal.SIGINT):
+    def callback(now, values):
+        if now == step:
+            signal.raise_signal(number)
+
+    return callback
+
+
+def same(first, second):
+    state, other = first.state_dict(), second.state_dict()
+    return list(state) == list(other) and all(torch.equal(value, other[key]) for key, value in state.items())
+
+
+def steps_of(folder):
+    return [int(path.stem.removeprefix("step-")) for path in sorted((folder / "checkpoints").iterdir())]
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, tmp_path, name, conditional):
+    settings = {"name": name, "conditional": conditional, "shift": 1, "sample_interval": 4}
+    whole = run(tmp_path / "whole", **settings)
+    with pytest.raises(TrainingInterrupted):
+        run(tmp_path / "parts", callbacks=(stop_at(7),), **settings)
+    parts = run(tmp_path / "parts", resume=True, **settings)
+    assert same(parts.model, whole.model)
+    assert parts.rows == whole.rows
+    assert steps_of(tmp_path / "parts") == [7, 10, 12]
+    for file in ("log.jsonl", "samples/step-00000008.png", "samples/step-00000012.png"):
+        assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_wgan_gp_resumes_between_two_generator_steps(run, tmp_path):
+    settings = {"name": "dcgan", "loss": "wgan-gp", "critic_steps": 3, "steps": 10}
+    whole = run(tmp_path / "whole", **settings)
+    with pytest.raises(TrainingInterrupted):
+        run(tmp_path / "parts", callbacks=(stop_at(4),), **settings)
+    assert same(run(tmp_path / "parts", resume="latest", **settings).model, whole.model)
+
+
+def test_a_run_depends_on_its_seed_alone_and_leaves_the_default_generator(run, tmp_path):
+    first = run(tmp_path / "first")
+    state = torch.get_rng_state()
+    torch.rand(7)
+    second = run(tmp_path / "second")
+    other = run(tmp_path / "other", seed=43)
+    assert same(first.model, second.model)
+    assert not same(first.model, other.model)
+    torch.manual_seed(1)
+    create("vae", image_shape=(1, 8, 8), hidden=8)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_longer_run_goes_on_from_a_finished_one(run, tmp_path):
+    whole = run(tmp_path / "whole", steps=12)
+    run(tmp_path / "parts", steps=6)
+    assert same(run(tmp_path / "parts", steps=12, resume=True).model, whole.model)
+
+
+def test_resuming_from_an_earlier_checkpoint_drops_the_later_ones(run, tmp_path):
+    whole = run(tmp_path, steps=12)
+    earlier = tmp_path / "checkpoints" / "step-00000005.safetensors"
+    again = run(tmp_path, steps=12, resume=earlier, checkpoint_interval=3)
+    assert same(again.model, whole.model)
+    assert [row["step"] for row in again.rows] == [3, 6, 9, 12]
+    assert steps_of(tmp_path) == [6, 9, 12]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_a_checkpoint_and_the_signal_handlers(run, tmp_path, number):
+    before = signal.getsignal(number)
+    with pytest.raises(TrainingInterrupted) as caught:
+        run(tmp_path, callbacks=(stop_at(4, number),))
+    assert caught.value.checkpoint == tmp_path / "checkpoints" / "step-00000004.safetensors"
+    assert isinstance(caught.value, KeyboardInterrupt)
+    assert caught.value.checkpoint.exists()
+    assert load(tmp_path / "model.safetensors").metadata["step"] == 4
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_interrupt_stops_at_once(run, tmp_path):
+    def twice(step, values):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(tmp_path, callbacks=(twice,))
+    assert not isinstance(caught.value, TrainingInterrupted)
+    assert steps_of(tmp_path) == []
+
+
+def test_checkpoints_rotate(run, tmp_path):
+    run(tmp_path, steps=12, checkpoint_interval=2, keep_checkpoints=2)
+    assert steps_of(tmp_path) == [10, 12]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_the_saved_model_is_the_trained_one(run, tmp_path):
+    result = run(tmp_path, name="dcgan")
+    saved = load(result.model_path)
+    assert same(saved, result.model)
+    assert saved.metadata["training"]["seed"] == 42
+    assert saved.metadata["data"]["name"] == "noise"
+    assert result.steps == 12
+    assert not result.model.training
+
+
+def test_the_log_holds_means_of_every_step(run, tmp_path):
+    seen = []
+    result = run(tmp_path, callbacks=(lambda step, values: seen.append(values["loss"]),), steps=8)
+    assert [row["step"] for row in result.rows] == [3, 6, 8]
+    expected = [sum(seen[:3]) / 3, sum(seen[3:6]) / 3, sum(seen[6:]) / 2]
+    assert [row["loss"] for row in result.rows] == pytest.approx(expected, rel=1e-12)
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == result.rows
+
+
+def test_sample_grids_carry_their_provenance(run, tmp_path):
+    run(tmp_path, name="mlp-gan", sample_interval=5, conditional=True)
+    grids = sorted((tmp_path / "samples").iterdir())
+    assert [grid.name for grid in grids] == [f"step-{step:08d}.png" for step in (5, 10, 12)]
+    provenance = read_provenance(grids[0])
+    assert (provenance.model, provenance.seed, provenance.settings["step"]) == ("mlp-gan", 42, 5)
+
+
+def test_tensorboard_gets_losses_and_grids(run, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = run(tmp_path, tensorboard=True, sample_interval=6)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [3, 6, 9, 12]
+    assert events.Scalars("loss")[0].value == pytest.approx(result.rows[0]["loss"])
+    assert len(events.Images("samples")) == 2
+
+
+def test_the_progress_bar_shows_losses_and_speed(dataset, tmp_path):
+    model = create("vae", image_shape=(1, 8, 8), hidden=4)
+    console = Console(width=100, record=True, force_terminal=True, file=io.StringIO())
+    train(model, dataset, default_config(model, steps=3, sample_interval=0), tmp_path, console=console)
+    text = console.export_text()
+    assert "3/3" in text
+    assert "loss" in text
+    assert "images/s" in text
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_with_a_run_is_not_overwritten_unasked(run, tmp_path, snapshot, resume):
+    run(tmp_path)
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match="another run" if resume else "holds a run already"):
+        run(tmp_path, learning_rate=0.1, resume=resume)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_run_is_overwritten_when_asked(run, tmp_path):
+    run(tmp_path, sample_interval=5)
+    result = run(tmp_path, steps=4, checkpoint_interval=2, overwrite=True)
+    assert steps_of(tmp_path) == [2, 4]
+    assert [row["step"] for row in result.rows] == [3, 4]
+    assert not list((tmp_path / "samples").iterdir())
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "model"])
+def test_a_damaged_checkpoint_is_named_and_nothing_is_overwritten(run, tmp_path, snapshot, damage):
+    run(tmp_path)
+    newest = sorted((tmp_path / "checkpoints").iterdir())[-1]
+    content = bytearray(newest.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    cut = {"truncate": len(content) // 2, "empty": 0}.get(damage, len(content))
+    newest.write_bytes((tmp_path / "model.safetensors").read_bytes() if damage == "model" else content[:cut])
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match=r"step-00000012\.safetensors"):
+        run(tmp_path, resume=True, steps=20)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"name": "mlp-gan"}, "its model is vae"),
+        ({"conditional": True}, "its config is"),
+        ({"seed": 1}, "its training is"),
+        ({"batch_size": 4}, "its training is"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(run, tmp_path, snapshot, changes, expected):
+    run(tmp_path)
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match=expected):
+        run(tmp_path, resume=True, **changes)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_checkpoint_on_other_data_is_refused(run, dataset, tmp_path):
+    run(tmp_path)
+    other = ImageDataset(dataset.images.flip(0), dataset.labels, dataset.class_names, dataset.name)
+    with pytest.raises(UserError, match="its data is"):
+        run(tmp_path, data=other, resume=True)
+
+
+def test_a_checkpoint_whose_tensors_do_not_fit_is_refused(run, tmp_path, snapshot):
+    from aigc_fast.models.storage import read_tensors, write_tensors
+
+    run(tmp_path)
+    path = tmp_path / "checkpoints" / "step-00000012.safetensors"
+    tensors, record = read_tensors(path)
+    key = next(name for name in tensors if name.endswith("exp_avg"))
+    write_tensors(path, {**tensors, key: torch.zeros(2, 2)}, record)
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match="does not fit"):
+        run(tmp_path, resume=True, steps=20)
+    assert snapshot(tmp_path) == before
+
+
+def test_nothing_to_resume_is_named(run, tmp_path):
+    with pytest.raises(UserError, match="no checkpoint"):
+        run(tmp_path, resume=True)
+    with pytest.raises(UserError, match="no such file"):
+        run(tmp_path, resume=tmp_path / "none.safetensors")
+
+
+def test_an_unwritable_folder_is_named(run, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write"):
+        run(tmp_path / "file" / "run")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_data_that_does_not_suit_the_model_is_named(run, dataset, tmp_path):
+    wide = ImageDataset(torch.zeros(9, 1, 8, 12, dtype=torch.uint8), None, (), "wide")
+    with pytest.raises(UserError, match=r"wide: images are \(1, 8, 12\), vae was built for \(1, 8, 8\)"):
+        run(tmp_path, data=wide)
+    plain = ImageDataset(dataset.images, None, (), "plain")
+    with pytest.raises(UserError, match="plain: has no classes, vae was built for 3"):
+        run(tmp_path, data=plain, conditional=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_smaller_than_a_batch_is_one_batch(run, dataset, tmp_path):
+    few = ImageDataset(dataset.images[:5], dataset.labels[:5], dataset.class_names, "few")
+    result = run(tmp_path, data=few, steps=None, epochs=3)
+    assert result.steps == 3
+
+
+def test_every_image_of_an_epoch_is_seen_once(dataset, tmp_path, monkeypatch):
+    seen = []
+    model = create("vae", image_shape=(1, 8, 8), hidden=4, num_classes=3)
+    config = default_config(model, epochs=2, batch_size=10, sample_interval=0)
+    step = type(make_trainer(model, config)).step
+
+    def watched(self, images, labels):
+        seen.append((images, labels))
+        return step(self, images, labels)
+
+    monkeypatch.setattr("aigc_fast.training.trainer.VAETrainer.step", watched, raising=False)
+    train(model, dataset, config, tmp_path)
+    assert len(seen) == 10
+    for epoch in (seen[:5], seen[5:]):
+        images = torch.cat([images for images, _ in epoch]).flatten(1)
+        distances = torch.cdist(images, dataset.batch().flatten(1))
+        order = distances.argmin(1)
+        assert sorted(order.tolist()) == list(range(50))
+        assert torch.equal(torch.cat([labels for _, labels in epoch]), dataset.labels[order])
+
+
+def test_a_diverged_run_says_so_and_keeps_its_last_checkpoint(run, tmp_path):
+    with pytest.raises(UserError, match=r"diverged at step \d+.*learning rate"):
+        run(tmp_path, name="conv-vae", learning_rate=1e30)
+    assert 12 not in steps_of(tmp_path)
+
+
+def test_a_collapsed_generator_is_reported(run, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("aigc_fast.training.trainer.diversity", lambda fake, real: torch.tensor(0.05))
+    with caplog.at_level(logging.WARNING, logger="aigc_fast"):
+        result = run(tmp_path, name="mlp-gan")
+    assert [record.getMessage() for record in caplog.records if "repeats itself" in record.getMessage()] == [
+        "step 3: the generator repeats itself: diversity 0.05, where the data has 1"
+    ]
+    assert result.rows[0]["diversity"] == pytest.approx(0.05)
