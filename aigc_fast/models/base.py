@@ -125,7 +125,10 @@ class ImageModel(nn.Module):
 
     def prior(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """z (n, latent_dim) from N(0, I)."""
-        return functional.randn(n, self.latent_dim, generator=generator, dtype=self.dtype, device=self.device)
+        device = self.device if generator is None else generator.device
+        return functional.randn(n, self.latent_dim, generator=generator, dtype=self.dtype, device=device).to(
+            self.device
+        )
 
     def sample(
         self,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from aigc_fast.errors import UserError
 from aigc_fast.files import atomic
 
 _KEY = "aigc_fast"
+_CHECKSUM = "aigc_fast.crc32"
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -33,53 +35,60 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
         UserError: when the file can't be written.
     """
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps({**metadata, "version": __version__, "checksum": _checksum(kept)})
+    text = json.dumps({**metadata, "version": __version__})
     with atomic(path) as temporary:
-        save_file(kept, temporary, {_KEY: text})
+        save_file(kept, temporary, {_KEY: text, _CHECKSUM: _checksum(kept, text)})
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> int:
-    total = 0
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    total = zlib.crc32(text.encode())
     for name in sorted(tensors):
         total = zlib.crc32(name.encode(), total)
         total = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy(), total)
-    return total
+    return f"{total:08x}"
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The metadata that `write_tensors` wrote, without reading the tensors.
+    """The metadata that `write_tensors` wrote, without reading the tensors; their checksum is not checked.
 
     Raises:
         UserError: when the file is missing, damaged or not the package's own.
     """
-    return _read(path, tensors=False)[1]
+    with _opened(path) as file:
+        return _metadata(path, file.metadata())
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the metadata that `write_tensors` wrote.
+    """The tensors and the metadata that `write_tensors` wrote, to which it adds the file's `checksum`.
 
     Raises:
         UserError: when the file is missing, damaged or not the package's own.
     """
-    tensors, metadata = _read(path, tensors=True)
-    if metadata.get("checksum") != _checksum(tensors):
-        raise UserError(f"{path}: the file is damaged: its checksum does not match its tensors")
-    return tensors, metadata
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = file.metadata()
+    metadata = _metadata(path, header)
+    if header.get(_CHECKSUM) != _checksum(tensors, header[_KEY]):
+        raise UserError(f"{path}: the file is damaged: its checksum does not match")
+    return tensors, {**metadata, "checksum": header[_CHECKSUM]}
 
 
-def _read(path: str | os.PathLike[str], tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
-            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: the file is damaged or no safetensors file: {error}") from None
+
+
+def _metadata(path: str | os.PathLike[str], header: Mapping[str, str] | None) -> dict[str, Any]:
     try:
-        metadata = json.loads(text or "")
+        metadata = json.loads((header or {}).get(_KEY, ""))
     except ValueError:
         metadata = None
     if not isinstance(metadata, dict):
         raise UserError(f"{path}: the file was not written by aigc_fast: it lacks its metadata")
-    return found, metadata
+    return metadata

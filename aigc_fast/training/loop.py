@@ -164,19 +164,20 @@ class _Run:
         make_folder(self.folder)
         make_folder(self.checkpoints)
         samples = make_folder(self.folder / "samples")
+        self.log = RunLog(self.folder, self.trainer.step_count, self.config.tensorboard)
         if not resume:
             for old in [*checkpoints_in(self.checkpoints), *samples.glob("step-*.png")]:
                 old.unlink()
-        self.log = RunLog(self.folder, self.trainer.step_count, self.config.tensorboard)
 
     def _check_same_run(self, path: Path, record: Mapping[str, Any]) -> None:
-        theirs, ours = dict(record.get("training") or {}), dict(self.record["training"])
-        for name in _MAY_CHANGE:
-            theirs.pop(name, None), ours.pop(name, None)
-        pairs = [(record.get(name), self.record[name], name) for name in ("model", "config", "data")]
-        for there, here, name in [*pairs, (theirs, ours, "training")]:
-            if there != here:
-                raise UserError(f"{path}: is of another run: its {name} is {there}, this run's is {here}")
+        there, here = _settings(record), _settings(self.record)
+        differences = [
+            f"{name} is {there.get(name)} there and {here.get(name)} here"
+            for name in sorted(there.keys() | here.keys())
+            if there.get(name) != here.get(name)
+        ]
+        if differences:
+            raise UserError(f"{path}: is of another run: {', '.join(differences)}")
 
     def go(self, callbacks: tuple[Callback, ...], console: Console | None) -> TrainingResult:
         bar = ProgressBar(self.model.name, self.total, console)
@@ -265,6 +266,15 @@ class _Run:
         return TrainingResult(
             self.model, self.folder / MODEL_FILE, self.log.rows, self.total, self.seconds, self._rate()
         )
+
+
+def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What two runs must share to be one, by dotted names."""
+    settings = {"model": record.get("model")}
+    for part in ("config", "data", "training"):
+        values = record.get(part)
+        settings.update({f"{part}.{name}": value for name, value in (values or {}).items() if name not in _MAY_CHANGE})
+    return settings
 
 
 def _checksum(dataset: ImageDataset) -> int:

@@ -48,6 +48,14 @@ def test_a_loaded_model_is_the_saved_one(name, path):
     assert torch.equal(loaded.sample(2, z=z), model.sample(2, z=z))
 
 
+def test_the_checksum_tells_models_apart(tmp_path):
+    first, second = VAE(hidden=4), VAE(hidden=4)
+    for name, model in (("a", first), ("b", first), ("c", second)):
+        save(model, tmp_path / name)
+    a, b, c = (load(tmp_path / name).metadata["checksum"] for name in "abc")
+    assert a == b != c
+
+
 def test_a_loaded_model_trains_on(path):
     save(DCGAN(width=4), path)
     model = load(path).train()
@@ -66,6 +74,15 @@ def test_a_flipped_bit_is_noticed(saved):
     content = bytearray(saved.read_bytes())
     content[-100] ^= 4
     saved.write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged.*checksum"):
+        load(saved)
+
+
+def test_changed_metadata_is_noticed(saved):
+    content = saved.read_bytes()
+    changed = content.replace(b"bernoulli", b"bernoullj")
+    assert changed != content
+    saved.write_bytes(changed)
     with pytest.raises(UserError, match=r"damaged.*checksum"):
         load(saved)
 

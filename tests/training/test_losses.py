@@ -102,7 +102,7 @@ def test_diversity_is_one_for_data_and_falls_with_the_modes():
     assert 0.9 < diversity(data[0], data[1]) < 1.1
     few = data[0][:4].repeat(16, 1, 1, 1)
     assert diversity(few + 0.01 * torch.randn_like(few), data[1]) < 0.1
-    assert diversity(data[0][:1].expand(64, -1, -1, -1), data[1]) == 0
+    assert diversity(data[0][:1].expand(64, -1, -1, -1), data[1]) < 0.01
 
 
 def test_free_bits_count_only_what_is_above_the_allowance():
