@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from aigc_fast import __version__
-from aigc_fast.cli import doctor, evaluate, explain, generate, provenance, train
+from aigc_fast.cli import demo, doctor, evaluate, explain, generate, provenance, train
 from aigc_fast.cli.app import Group, console
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
+    demo.demo,
     train.train,
     generate.generate,
     evaluate.evaluate,

@@ -81,6 +81,7 @@ def evaluate(
         shown = images[:PAIRS]
         grid = pairing_grid(shown, training.batch(), nearest_neighbours(shown, training.batch()))
         write_png(neighbours, grid, provenance, scale=2)
+        typer.echo(f"Wrote {neighbours}", err=as_json)
 
 
 def _images(

@@ -1,0 +1,67 @@
+"""`aigc-fast demo`: what the package does, on one page."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aigc_fast.cli.app import console
+from aigc_fast.cli.demo import sections
+from aigc_fast.cli.demo.compare import Comparison, Row, compare
+from aigc_fast.cli.demo.learn import learn
+from aigc_fast.cli.demo.stock import BATCH
+from aigc_fast.data import digits
+from aigc_fast.files import make_folder
+
+GAN_STEPS = 700
+VAE_STEPS = 2000
+SECONDS_PER_ROW = 2.0
+
+Out = Annotated[Path, typer.Option(help="Folder for the page, the images and the models.")]
+GanSteps = Annotated[int, typer.Option(min=10, help="Training steps of the DCGAN.")]
+VaeSteps = Annotated[int, typer.Option(min=10, help="Training steps of the ConvVAE.")]
+Seconds = Annotated[float, typer.Option(min=0.01, max=60, help="Time to measure each line of the table for.")]
+
+
+def demo(
+    out: Out = Path("out/demo"),
+    gan_steps: GanSteps = GAN_STEPS,
+    vae_steps: VaeSteps = VAE_STEPS,
+    seconds_per_row: Seconds = SECONDS_PER_ROW,
+) -> None:
+    """Make a stock DCGAN faster, train a DCGAN and a ConvVAE on digits, and show it all on one page.
+
+    A few minutes on two cores; the page is out/demo/index.html.
+    """
+    start = time.perf_counter()
+    folder, dataset = make_folder(out), digits()
+    console.rule("A stock PyTorch DCGAN, before and after aigc_fast.optimize")
+    comparison = compare(dataset.batch(slice(0, BATCH)), seconds_per_row, _tell_row)
+    _tell_parity(comparison)
+    console.rule("Training on digits")
+    gan = learn("dcgan", dataset, gan_steps, folder, console, num_classes=dataset.num_classes)
+    vae = learn("conv-vae", dataset, vae_steps, folder, console)
+    page = sections.new_page()
+    sections.add_comparison(page, comparison)
+    sections.add_gan(page, gan, dataset)
+    sections.add_vae(page, vae)
+    sections.add_quality(page, gan, vae)
+    sections.add_commands(page, gan, vae, time.perf_counter() - start)
+    page.write(folder / "index.html")
+    console.rule(f"{time.perf_counter() - start:.0f} seconds")
+    console.print(f"Open {folder / 'index.html'}", soft_wrap=True)
+
+
+def _tell_row(row: Row) -> None:
+    best = min(timing.median for timing in (row.stock, row.channels_last) if timing)
+    console.print(f"{row.name:56}{best:9.3f} ms →{row.fast.median:9.3f} ms {row.ratio:6.2f}×", soft_wrap=True)
+
+
+def _tell_parity(comparison: Comparison) -> None:
+    parity = comparison.parity
+    same = "identical" if parity.same_keys and parity.same_values and parity.loads_back else "DIFFERENT"
+    errors = f"{parity.error:.1e} (PyTorch's own: {parity.stock_error:.1e})"
+    console.print(f"Largest error against float64: {errors}; state_dict: {same}", soft_wrap=True)

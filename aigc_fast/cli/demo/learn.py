@@ -1,0 +1,87 @@
+"""What the demo trains, and the images and figures that come of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from aigc_fast.data import ImageDataset
+from aigc_fast.generation import draw, image_grid, interpolate, latent_manifold, provenance_of, write_png
+from aigc_fast.metrics import ImageReport, evaluate_images, nearest_neighbours, pairing_grid
+from aigc_fast.models import ImageModel, VariationalAutoencoder, create
+from aigc_fast.training import TrainingResult, default_config, train
+
+SEED = 42
+MEASURED = 1000
+SCALE = 2
+
+
+@dataclass(frozen=True)
+class Learned:
+    """One trained model and what it gave.
+
+    Attributes:
+        result: the run's.
+        pictures: PNG files by what they show.
+        report: the metrics.
+    """
+
+    result: TrainingResult
+    pictures: dict[str, Path]
+    report: ImageReport
+
+
+def learn(
+    name: str, dataset: ImageDataset, steps: int, folder: Path, console: Console | None, **config: Any
+) -> Learned:
+    """Trains a model, draws its pictures and measures them.
+
+    Args:
+        name: of the model.
+        dataset: what it learns from.
+        steps: training steps.
+        folder: gets the pictures, and the run in a folder of the model's name.
+        console: where the progress bar goes.
+        **config: of the model.
+    """
+    torch.manual_seed(SEED)
+    model = create(name, image_shape=dataset.image_shape, **config)
+    interval = max(1, steps // 5)
+    settings = default_config(model, steps=steps, seed=SEED, sample_interval=interval, checkpoint_interval=steps)
+    result = train(model, dataset, settings, folder / name, overwrite=True, console=console)
+    training = dataset.batch()
+    generated = draw(result.model, MEASURED, seed=SEED)
+    pictures = _pictures(result, dataset, generated, folder)
+    return Learned(result, pictures, evaluate_images(generated, training))
+
+
+def _pictures(result: TrainingResult, dataset: ImageDataset, generated: Tensor, folder: Path) -> dict[str, Path]:
+    model, training = result.model, dataset.batch()
+    label = 3 if model.num_classes else None
+    shown = generated[:20]
+    grids = {
+        "samples": image_grid(generated[:80], 10),
+        "interpolation": image_grid(interpolate(model, 10, rows=3, seed=SEED, labels=label), 10),
+        "neighbours": pairing_grid(shown, training, nearest_neighbours(shown, training), 10),
+    }
+    if model.latent_dim == 2:
+        grids["manifold"] = image_grid(latent_manifold(model, 18), 18, padding=0)
+    if isinstance(model, VariationalAutoencoder):
+        grids["reconstructions"] = _reconstructions(model, training[:20])
+    paths = {name: _written(grid, folder / f"{model.name}-{name}.png", model, name) for name, grid in grids.items()}
+    paths["early"] = min(result.model_path.parent.glob("samples/step-*.png"))
+    return paths
+
+
+def _reconstructions(model: VariationalAutoencoder, images: Tensor) -> Tensor:
+    return image_grid(torch.cat([images, model.reconstruct(images)], dim=2), 10)
+
+
+def _written(grid: Tensor, path: Path, model: ImageModel, name: str) -> Path:
+    seed = None if name in ("manifold", "reconstructions") else SEED
+    return write_png(path, grid, provenance_of(model, seed, picture=name, command="aigc-fast demo"), scale=SCALE)

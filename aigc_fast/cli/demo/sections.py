@@ -1,0 +1,155 @@
+"""What the page says, section by section."""
+
+from __future__ import annotations
+
+import platform
+from html import escape
+
+import torch
+
+from aigc_fast import __version__, _native
+from aigc_fast.cli.demo.chart import bar_chart, line_chart
+from aigc_fast.cli.demo.compare import Comparison
+from aigc_fast.cli.demo.learn import Learned
+from aigc_fast.cli.demo.page import Page, figures, metrics_table, parity_cards, picture, timing_table
+from aigc_fast.cli.doctor import processor_name
+from aigc_fast.data import ImageDataset
+
+
+def machine() -> str:
+    """One line about what all this was measured on."""
+    level = _native.cpu.level or "no native library"
+    return (
+        f"{processor_name()}, {torch.get_num_threads()} threads, {level}; torch {torch.__version__}, "
+        f"Python {platform.python_version()}, {platform.system()}"
+    )
+
+
+def new_page() -> Page:
+    """The page's head."""
+    return Page(
+        f"aigc_fast {__version__}: demo",
+        f"Measured, trained and drawn in one run of aigc-fast demo on: {machine()}.",
+    )
+
+
+def add_comparison(page: Page, comparison: Comparison) -> None:
+    """The stock DCGAN, before and after `optimize`."""
+    page.heading("The same model, sooner")
+    page.paragraph(
+        "A DCGAN and a ConvVAE written with nothing but torch.nn go through aigc_fast.optimize, which swaps their "
+        "layers in place. The numbers come first, then the time."
+    )
+    page.add("<pre>model = aigc_fast.optimize(model)</pre>", parity_cards(comparison))
+    page.paragraph(
+        "Every line is measured in this run: the candidates take turns, and the quartiles show how steady the machine "
+        "was. Speed is against the faster of PyTorch's two layouts; lines below 1 are slower than PyTorch. "
+        "Errors are relative, against float64: of the images for generation, of the worst gradient for training steps, "
+        "of the worst of output and gradients for layers."
+    )
+    page.add(timing_table(comparison.rows))
+    page.add(
+        f"<details><summary>aigc_fast.report(model)</summary><pre>{escape(str(comparison.report))}</pre></details>"
+    )
+
+
+def _curves(learned: Learned, names: tuple[str, ...], title: str) -> str:
+    rows = [row for row in learned.result.rows if all(name in row for name in names)]
+    return line_chart([row["step"] for row in rows], {name: [row[name] for row in rows] for name in names}, title)
+
+
+def _how_long(learned: Learned) -> str:
+    result = learned.result
+    return f"{result.steps} steps in {result.seconds:.0f} s, {result.images_per_second:.0f} images a second"
+
+
+def add_gan(page: Page, learned: Learned, dataset: ImageDataset) -> None:
+    """What the DCGAN learned."""
+    pictures = learned.pictures
+    page.heading("A DCGAN learns to draw digits")
+    page.paragraph(
+        f"Conditional DCGAN on the {len(dataset)} digits that come with the package: {_how_long(learned)}. "
+        "None of these digits was written by anyone."
+    )
+    last, early = learned.result.steps, int(pictures["early"].stem.split("-")[1])
+    page.add(
+        figures(
+            [
+                picture(pictures["samples"], f"After {last} steps: one class per column"),
+                picture(pictures["early"], f"The same noise after {early} steps"),
+            ]
+        ),
+        figures(
+            [
+                picture(pictures["interpolation"], "From one random latent to another: three walks through class 3"),
+                _curves(learned, ("d_loss", "g_loss"), "Losses of discriminator and generator"),
+            ]
+        ),
+        figures(
+            [
+                _curves(
+                    learned, ("diversity",), "Diversity of a batch: about 1 is the data's own, near 0 is mode collapse"
+                )
+            ]
+        ),
+    )
+
+
+def add_vae(page: Page, learned: Learned) -> None:
+    """What the ConvVAE learned."""
+    pictures = learned.pictures
+    page.heading("A ConvVAE lays the digits out on a map")
+    page.paragraph(f"Convolutional VAE with a 2-d latent: {_how_long(learned)}.")
+    page.add(
+        figures(
+            [
+                picture(pictures["manifold"], "The latent plane: equal steps of probability, both ways"),
+                picture(pictures["samples"], "Random samples"),
+            ]
+        ),
+        figures(
+            [
+                picture(pictures["reconstructions"], "Training digits, and below each what two numbers keep of it"),
+                _curves(learned, ("reconstruction", "kl"), "Reconstruction error and KL divergence, nats per image"),
+            ]
+        ),
+    )
+
+
+def add_quality(page: Page, gan: Learned, vae: Learned) -> None:
+    """The metrics of both."""
+    page.heading("How good, how varied, how original")
+    page.paragraph(
+        f"{gan.report.count} images of each model against the {gan.report.training_count} training images, on the "
+        "features of a small digit classifier."
+    )
+    page.add(metrics_table({"DCGAN": gan.report, "ConvVAE": vae.report}))
+    classes = [str(index) for index in range(len(gan.report.class_histogram))]
+    shares = {"DCGAN": gan.report.class_histogram, "ConvVAE": vae.report.class_histogram}
+    page.add(
+        figures(
+            [
+                picture(
+                    gan.pictures["neighbours"], "DCGAN: generated digits, and below each its nearest training digit"
+                ),
+                picture(vae.pictures["neighbours"], "ConvVAE: likewise"),
+            ]
+        ),
+        figures([bar_chart(shares, classes, "Share of each digit among the generated images, by the classifier")]),
+    )
+
+
+def add_commands(page: Page, gan: Learned, vae: Learned, seconds: float) -> None:
+    """How to go on."""
+    page.heading("Go on from here")
+    page.paragraph("The models are beside this page; every PNG carries its model, seed and settings in its metadata.")
+    commands = (
+        f"aigc-fast generate {gan.result.model_path} --class 7 --seed 1",
+        f"aigc-fast generate {vae.result.model_path} --what manifold",
+        f"aigc-fast evaluate {gan.result.model_path}",
+        f"aigc-fast provenance {gan.pictures['samples']}",
+        "aigc-fast train dcgan --conditional",
+        "aigc-fast doctor",
+    )
+    page.add(f"<pre>{escape(chr(10).join(commands))}</pre>")
+    page.add(f"<footer>All of it took {seconds:.0f} seconds. The images on this page are AI-generated.</footer>")
