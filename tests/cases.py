@@ -126,3 +126,9 @@ PLAIN = [
     Convolution(3, 1, 1, (1,), 1, transposed=False),
     Convolution(1, 3, 17, (4, 5, 6), (1, 2, 3), (2, 1, 2), (0, 1, 1), transposed=False),
 ]
+
+# Random numbers: around the width of a vector, of a step and of a tile.
+RANDOM_SIZES = [1, 3, 17, 31, 32, 113, 1023, 1025, 100_003]
+
+# mu and logvar: rows shorter and longer than a vector and a tile, and not a multiple of a Philox block.
+LATENTS = [(1, 17), (113,), (64, 2), (128, 20), (7, 113), (3, 1023), (2, 3, 5, 7), (1, 3000), (2, 5001), (1025, 1)]

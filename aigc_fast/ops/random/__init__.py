@@ -113,7 +113,7 @@ def _fill(
     dtype = dtype or torch.get_default_dtype()
     if not dtype.is_floating_point:
         raise RuntimeError(f"dtype: got {dtype}, expected a floating-point type")
-    return op(list(shape), draw_key(torch.empty(0, device=device), generator), dtype)
+    return op(list(shape), draw_key(torch.zeros(0, device=device), generator), dtype)
 
 
 def randn(

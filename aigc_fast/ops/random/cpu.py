@@ -25,13 +25,13 @@ def dropout_unsupported(input: Tensor, key: Tensor, p: float) -> support.Reason:
 
 
 def normal(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
-    out = torch.empty(size, dtype=dtype)
+    out = torch.empty(size, dtype=dtype, device=key.device)
     _native.cpu.kernels.normal(out.data_ptr(), math.prod(size), DTYPES[dtype], key.contiguous().data_ptr())
     return out
 
 
 def uniform(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
-    out = torch.empty(size, dtype=dtype)
+    out = torch.empty(size, dtype=dtype, device=key.device)
     _native.cpu.kernels.uniform(out.data_ptr(), math.prod(size), DTYPES[dtype], key.contiguous().data_ptr())
     return out
 

@@ -14,16 +14,25 @@ def unsupported(tensor: Tensor, *others: Tensor) -> support.Reason:
     return support.cpu(tensor, tensor.dtype, UP_TO_FLOAT32)
 
 
+def _empty_rows(mu: Tensor) -> Tensor:
+    return torch.empty(mu.shape[0], dtype=mu.dtype, device=mu.device)
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """`tensor` if the kernel can write into it, else a contiguous stand-in."""
+    return tensor if tensor.is_contiguous() else torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+
+
 def _run(z: Tensor | None, kl: Tensor | None, mu: Tensor, logvar: Tensor, key: Tensor | None) -> None:
     rows, n = (1, mu.numel()) if kl is None else (kl.numel(), mu.numel())
     if n == 0:
         if kl is not None:
             kl.zero_()
         return
-    dense = z if z is None or z.is_contiguous() else torch.empty(z.shape, dtype=z.dtype)
+    out = None if z is None else _dense(z)
     mu, logvar = mu.contiguous(), logvar.contiguous()
     _native.cpu.kernels.reparameterize(
-        None if dense is None else dense.data_ptr(),
+        None if out is None else out.data_ptr(),
         None if kl is None else kl.data_ptr(),
         mu.data_ptr(),
         logvar.data_ptr(),
@@ -32,8 +41,8 @@ def _run(z: Tensor | None, kl: Tensor | None, mu: Tensor, logvar: Tensor, key: T
         DTYPES[mu.dtype],
         None if key is None else key.contiguous().data_ptr(),
     )
-    if dense is not z:
-        z.copy_(dense)
+    if out is not z:
+        z.copy_(out)
 
 
 def reparameterize(mu: Tensor, logvar: Tensor, key: Tensor) -> Tensor:
@@ -43,48 +52,38 @@ def reparameterize(mu: Tensor, logvar: Tensor, key: Tensor) -> Tensor:
 
 
 def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
-    kl = mu.new_empty(mu.shape[:1])
+    kl = _empty_rows(mu)
     _run(None, kl, mu, logvar, None)
     return kl
 
 
 def reparameterize_kl(mu: Tensor, logvar: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    z, kl = torch.empty_like(mu), mu.new_empty(mu.shape[:1])
+    z, kl = torch.empty_like(mu), _empty_rows(mu)
     _run(z, kl, mu, logvar, key)
     return z, kl
 
 
 def reparameterize_backward(grad: Tensor, logvar: Tensor, key: Tensor) -> Tensor:
-    grad_logvar = torch.empty(logvar.shape, dtype=logvar.dtype)
+    grad_logvar, n = torch.empty_like(logvar), logvar.numel()
+    out = _dense(grad_logvar)
     grad, logvar, key = grad.contiguous(), logvar.contiguous(), key.contiguous()
-    n = logvar.numel()
-    _native.cpu.kernels.reparameterize_backward(
-        None,
-        grad_logvar.data_ptr(),
-        grad.data_ptr(),
-        None,
-        0,
-        None,
-        logvar.data_ptr(),
-        n,
-        n,
-        DTYPES[logvar.dtype],
-        key.data_ptr(),
-    )
-    return grad_logvar
+    addresses = None, out.data_ptr(), grad.data_ptr(), None, 0, None, logvar.data_ptr()
+    _native.cpu.kernels.reparameterize_backward(*addresses, n, n, DTYPES[logvar.dtype], key.data_ptr())
+    return grad_logvar if out is grad_logvar else grad_logvar.copy_(out)
 
 
 def reparameterize_kl_backward(
     grad_z: Tensor, grad_kl: Tensor, mu: Tensor, logvar: Tensor, key: Tensor
 ) -> tuple[Tensor, Tensor]:
-    grad_mu, grad_logvar = torch.empty(mu.shape, dtype=mu.dtype), torch.empty(mu.shape, dtype=mu.dtype)
+    grads = torch.empty_like(mu), torch.empty_like(logvar)
     n = mu.numel()
     if n == 0:
-        return grad_mu, grad_logvar
+        return grads
+    outs = _dense(grads[0]), _dense(grads[1])
     grad_z, mu, logvar, key = grad_z.contiguous(), mu.contiguous(), logvar.contiguous(), key.contiguous()
     _native.cpu.kernels.reparameterize_backward(
-        grad_mu.data_ptr(),
-        grad_logvar.data_ptr(),
+        outs[0].data_ptr(),
+        outs[1].data_ptr(),
         grad_z.data_ptr(),
         grad_kl.data_ptr(),
         grad_kl.stride(0),
@@ -95,4 +94,7 @@ def reparameterize_kl_backward(
         DTYPES[mu.dtype],
         key.data_ptr(),
     )
-    return grad_mu, grad_logvar
+    for grad, out in zip(grads, outs, strict=True):
+        if grad is not out:
+            grad.copy_(out)
+    return grads
