@@ -111,6 +111,7 @@ TRANSPOSED = [
     Convolution(1, 17, 3, (2, 5, 3), 3, 1, 1),
     Convolution(3, 17, 3, (9, 1), 7, 1, 3),
     Convolution(3, 4, 6, (5, 5), 2, 4, 0, 3, groups=2),
+    Convolution(2, 3, 5, (4, 3), 3, (1, 2), 1, (2, 2), (3, 3)),
 ]
 
 PLAIN = [

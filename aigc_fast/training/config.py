@@ -75,7 +75,7 @@ class GANConfig(TrainingConfig):
     """
 
     loss: str = "non-saturating"
-    learning_rate: float = 2e-4
+    learning_rate: float = 5e-4
     discriminator_learning_rate: float | None = None
     beta1: float = 0.5
     beta2: float = 0.999
@@ -110,7 +110,7 @@ class VAEConfig(TrainingConfig):
         UserError: on a value out of range.
     """
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     beta: float = 1.0
     warmup: int = 0
     free_bits: float = 0.0

@@ -41,14 +41,18 @@ __attribute__((noinline)) static void multiply_tile(const Product& p, int64_t ro
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v)
             sum[r][v] = p.accumulate ? load(p.c[row + r] + column + v * VF) : vf{};
-    for (int64_t t = 0; t < p.batch; ++t) {
-        const float* b = p.b + p.b_offsets[t] + column;
-        const float* a[ROWS];
+    const float* a[ROWS];
 #pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r)
-            a[r] = p.rows[row + r] + p.a_offsets[t];
-        int64_t at = 0;
-        for (int64_t k = 0; k < p.depth; ++k, at += p.a_step, b += p.b_step) {
+    for (int r = 0; r < ROWS; ++r)
+        a[r] = p.rows[row + r];
+    const float* const b_start = p.b + column;
+    const int64_t a_step = p.a_step, b_step = p.b_step;
+    for (int64_t t = 0; t < p.batch; ++t) {
+        const float* b = b_start + p.b_offsets[t];
+        int64_t at = p.a_offsets[t];
+        for (int64_t k = p.depth; k > 0; --k, at += a_step, b += b_step) {
+            // Keeps one index for all rows: the compiler would rather advance a pointer for each.
+            asm("" : "+r"(at));
             vf wide[VECTORS];
 #pragma GCC unroll 8
             for (int v = 0; v < VECTORS; ++v)
@@ -63,10 +67,12 @@ __attribute__((noinline)) static void multiply_tile(const Product& p, int64_t ro
         }
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r)
+    for (int r = 0; r < ROWS; ++r) {
+        float* const c = p.c[row + r] + column;
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v)
-            store(p.c[row + r] + column + v * VF, sum[r][v]);
+            store(c + v * VF, sum[r][v]);
+    }
 }
 
 template <int VECTORS>
@@ -100,6 +106,33 @@ static void multiply(const Product& p, int64_t rows, int64_t vectors) {
         multiply_rows<TILE_VECTORS>(p, rows, v * VF);
     for (; v < vectors; ++v)
         multiply_rows<1>(p, rows, v * VF);
+}
+
+template <int ROWS, int VECTORS>
+static void multiply_columns(const Product& p, int64_t row, int64_t vectors) {
+    int64_t v = 0;
+    for (; v + VECTORS <= vectors; v += VECTORS)
+        multiply_tile<ROWS, VECTORS>(p, row, v * VF);
+    for (; v < vectors; ++v)
+        multiply_tile<ROWS, 1>(p, row, v * VF);
+}
+
+// The same for few rows and many columns: tiles as wide as the registers allow.
+constexpr int MAX_VECTORS = 8;
+static void multiply_wide(const Product& p, int64_t rows, int64_t vectors) {
+    int64_t row = 0;
+    for (; rows - row > 4; row += 3)
+        multiply_columns<3, 4>(p, row, vectors);
+    switch (rows - row) {
+    case 4:
+        return multiply_columns<4, 3>(p, row, vectors);
+    case 3:
+        return multiply_columns<3, 4>(p, row, vectors);
+    case 2:
+        return multiply_columns<2, 6>(p, row, vectors);
+    case 1:
+        return multiply_columns<1, MAX_VECTORS>(p, row, vectors);
+    }
 }
 
 }

@@ -1,13 +1,14 @@
 // Convolution and its two gradients. Forward convolution, transposed convolution (its input gradient) and the weight
 // gradient are the three faces of one trilinear form, and share geometry, layout and product.
 #include "core/kernel.h"
+#include "cpu/conv_transpose/narrow.h"
 #include "cpu/conv_transpose/weight_gradient.h"
 #include "cpu/conv_transpose/winograd.h"
 
 namespace aigc::AIGC_LEVEL {
 namespace {
 
-enum Algorithm : int64_t { DIRECT = 0, WINOGRAD = 1 };
+enum Algorithm : int64_t { DIRECT = 0, WINOGRAD = 1, NARROW = 2 };
 
 // The smallest number of multiplications saved that pays for the transforms, and the fewest tiles per weight.
 constexpr double LEAST_GAIN = 1.35;
@@ -17,6 +18,8 @@ constexpr int64_t LEAST_TILES = 24, LEAST_CHANNELS = 16;
 int64_t conv_algorithm(const int64_t* in_layout, const int64_t* out_layout, const int64_t* geometry) {
     const Image in(nullptr, FLOAT32, in_layout), out(nullptr, FLOAT32, out_layout);
     const Geometry g(geometry, in, out);
+    if (Narrow::fits(g))
+        return NARROW;
     const Winograd winograd(g);
     const bool wide = g.in_channels >= LEAST_CHANNELS && g.out_channels >= LEAST_CHANNELS;
     return wide && winograd.gain(in.batch) >= LEAST_GAIN && in.batch * winograd.tiles() >= LEAST_TILES ? WINOGRAD
@@ -28,7 +31,14 @@ int64_t conv_packed_size(const int64_t* in_layout, const int64_t* out_layout, co
                          int64_t algorithm) {
     const Image in(nullptr, FLOAT32, in_layout), out(nullptr, FLOAT32, out_layout);
     const Geometry g(geometry, in, out);
-    return algorithm == WINOGRAD ? Winograd(g).weight_size() : direct_weight_size(g);
+    switch (algorithm) {
+    case WINOGRAD:
+        return Winograd(g).weight_size();
+    case NARROW:
+        return Narrow::weight_size(g);
+    default:
+        return direct_weight_size(g);
+    }
 }
 
 // Returns 1, or 0 where the weight holds values that this algorithm must not see.
@@ -39,7 +49,10 @@ int64_t conv_pack(void* data, int64_t dtype, const int64_t* weight_strides, cons
     const Weight weight(data, dtype, weight_strides, g);
     if (algorithm == WINOGRAD)
         return Winograd(g).pack(weight, packed);
-    pack_direct_weight(g, weight, packed);
+    if (algorithm == NARROW)
+        Narrow::pack(g, weight, packed);
+    else
+        pack_direct_weight(g, weight, packed);
     return 1;
 }
 
@@ -53,7 +66,10 @@ int64_t conv_forward(void* in_data, int64_t in_dtype, const int64_t* in_layout, 
     const Epilogue epilogue{bias, activation, static_cast<float>(slope)};
     if (algorithm == WINOGRAD)
         return Winograd(g).run(in, out, packed, epilogue);
-    Direct(g, in, out, packed, epilogue).run();
+    if (algorithm == NARROW)
+        Narrow(g, in, out, packed, epilogue).run();
+    else
+        Direct(g, in, out, packed, epilogue).run();
     return 1;
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from aigc_fast.ops.conv_transpose import cpu, reference
@@ -157,11 +158,17 @@ def _conv_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 
 def _conv_transpose_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     input, weight = ctx.saved_tensors
-    stride, padding, _, dilation, groups = ctx.sizes
+    stride, padding, output_padding, dilation, groups = ctx.sizes
     of_input = of_weight = of_bias = None
+    # An output_padding of a whole stride or more adds elements to the output that no input element reaches.
+    surplus = [extra // step for extra, step in zip(output_padding, stride, strict=True)]
     if ctx.needs_input_grad[0]:
         of_input = conv(gradient, weight, None, stride, padding, dilation, groups)
+        if any(surplus):
+            of_input = of_input[(..., *(slice(0, size) for size in input.shape[2:]))]
     if ctx.needs_input_grad[1]:
+        if any(surplus):
+            input = torch.nn.functional.pad(input, [side for extra in reversed(surplus) for side in (0, extra)])
         of_weight = conv_weight_gradient(gradient, input, list(weight.shape[2:]), stride, padding, dilation, groups)
     if ctx.needs_input_grad[2]:
         of_bias = _bias_gradient(gradient)

@@ -92,45 +92,46 @@ void read_box(const Image& image, const Box& box, float* out, int64_t step) {
 
 enum Activation : int64_t { NONE = 0, RELU = 1, LEAKY_RELU = 2, TANH = 3, SIGMOID = 4 };
 
-float activate(float x, int64_t activation, float slope) {
-    switch (activation) {
-    case RELU:
-        return x < 0 ? 0 : x;
-    case LEAKY_RELU:
-        return x < 0 ? x * slope : x;
-    case TANH:
-        return std::tanh(x);
-    case SIGMOID:
-        return 1 / (1 + std::exp(-x));
-    default:
-        return x;
-    }
-}
-
 // What happens to a sum before it is written.
 struct Epilogue {
     const float* bias; // one per output channel, or null
     int64_t activation;
     float slope;
 
+    // Pixel-major sums: `channels` neighbours from first_channel on, `step` floats between pixels.
     void apply(float* pixels, int64_t count, int64_t step, int64_t channels, int64_t first_channel) const {
         if (!bias && activation == NONE)
             return;
-        const float* shift = bias ? bias + first_channel : nullptr;
         for (int64_t i = 0; i < count; ++i, pixels += step) {
-            if (shift)
+            if (bias)
                 for (int64_t c = 0; c < channels; ++c)
-                    pixels[c] += shift[c];
-            if (activation == RELU)
-                for (int64_t c = 0; c < channels; ++c)
-                    pixels[c] = pixels[c] < 0 ? 0 : pixels[c];
-            else if (activation == LEAKY_RELU)
-                for (int64_t c = 0; c < channels; ++c)
-                    pixels[c] = pixels[c] < 0 ? pixels[c] * slope : pixels[c];
-            else if (activation != NONE)
-                for (int64_t c = 0; c < channels; ++c)
-                    pixels[c] = activate(pixels[c], activation, slope);
+                    pixels[c] += bias[first_channel + c];
+            activate_all(pixels, channels);
         }
+    }
+
+    // Neighbouring pixels of one channel.
+    void apply_row(float* row, int64_t count, int64_t channel) const {
+        if (bias)
+            for (int64_t i = 0; i < count; ++i)
+                row[i] += bias[channel];
+        activate_all(row, count);
+    }
+
+  private:
+    void activate_all(float* x, int64_t count) const {
+        if (activation == RELU)
+            for (int64_t i = 0; i < count; ++i)
+                x[i] = x[i] < 0 ? 0 : x[i];
+        else if (activation == LEAKY_RELU)
+            for (int64_t i = 0; i < count; ++i)
+                x[i] = x[i] < 0 ? x[i] * slope : x[i];
+        else if (activation == TANH)
+            for (int64_t i = 0; i < count; ++i)
+                x[i] = std::tanh(x[i]);
+        else if (activation == SIGMOID)
+            for (int64_t i = 0; i < count; ++i)
+                x[i] = 1 / (1 + std::exp(-x[i]));
     }
 };
 

@@ -8,8 +8,9 @@
 namespace aigc::AIGC_LEVEL {
 namespace {
 
-constexpr int64_t DEPTH_PIXELS = 128; // pixels of a partial sum: both operands of a tile stay in L1
-constexpr int64_t ROW_BLOCK = 384;    // rows of a work item
+constexpr int64_t DEPTH_PIXELS = 128;     // pixels of a partial sum: both operands of a tile stay in L1
+constexpr int64_t ROW_BLOCK = 384;        // rows of a work item
+constexpr int64_t SUM_FLOATS = 256 << 10; // both maps, packed, of the pixels that are summed at a time: they stay in L2
 
 class WeightGradient {
   public:
@@ -31,7 +32,7 @@ class WeightGradient {
         const int64_t sums_size = g_.groups * rows_ * width_;
         const int64_t per_image =
             image_floats(large_box(0, 1), large_pixel_) + image_floats(small_box(0, 1), small_pixel_);
-        int64_t images = most<int64_t>(1, least(small_.batch, BOX_FLOATS / per_image));
+        int64_t images = most<int64_t>(1, least(small_.batch, SUM_FLOATS / per_image));
         images = ceil_div(small_.batch, ceil_div(small_.batch, images));
         const int64_t lines = images * small_.size[0] * small_.size[1];
         char* memory = static_cast<char*>(

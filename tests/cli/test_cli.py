@@ -1,0 +1,340 @@
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import aigc_fast
+from aigc_fast.cli import app
+from aigc_fast.cli.demo.page import Page
+from aigc_fast.data import digits
+from aigc_fast.generation import draw, image_grid, read_provenance, to_uint8
+from aigc_fast.models import ConvVAE, create, load, save
+
+TINY = ["--steps", "4", "--batch-size", "8", "--sample-interval", "0"]
+
+
+def run(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def refused(result, *words):
+    """One line on stderr that holds the words, exit code 2."""
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("aigc-fast: error: ")
+    for word in words:
+        assert str(word) in lines[0]
+
+
+def tree(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def model_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    models = {
+        "conv-vae": create("conv-vae", width=4),
+        "dcgan": create("dcgan", width=4, num_classes=10),
+        "mlp-gan": create("mlp-gan", hidden=8),
+    }
+    for name, model in models.items():
+        save(model, folder / f"{name}.safetensors")
+    return {name: folder / f"{name}.safetensors" for name in models}
+
+
+def test_version_and_help():
+    assert run("--version").stdout.strip() == f"aigc-fast {aigc_fast.__version__}"
+    shown = run("--help")
+    assert shown.exit_code == 0
+    for command in ("demo", "train", "generate", "evaluate", "provenance", "doctor", "explain"):
+        assert command in shown.stdout
+        assert run(command, "--help").exit_code == 0
+
+
+def test_no_arguments_is_help_and_not_an_error_message():
+    result = run()
+    assert "Usage" in result.output
+    assert "error" not in result.output
+
+
+def test_the_script_and_the_module_agree(tmp_path):
+    code = "from aigc_fast.cli import main; main()"
+    for start in (["-m", "aigc_fast.cli"], ["-c", code]):
+        done = subprocess.run(
+            [sys.executable, *start, "generate", "none.safetensors"], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr == "aigc-fast: error: none.safetensors: no such file\n"
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["trian"], ["trian", "train"]),
+        (["train"], ["MODEL"]),
+        (["train", "wgan"], ["'wgan'", "mlp-gan, dcgan, vae, conv-vae"]),
+        (["train", "dcgan", "--loss", "hing"], ["hing", "hinge"]),
+        (["train", "dcgan", "--beta", "2"], ["beta", "dcgan"]),
+        (["train", "vae", "--loss", "hinge"], ["loss", "vae"]),
+        (["train", "vae", "--width", "3"], ["vae", "width"]),
+        (["train", "vae", "--likelihood", "poisson"], ["poisson", "bernoulli"]),
+        (["train", "vae", "--epochs", "0"], ["--epochs", "0"]),
+        (["train", "vae", "--epochs", "many"], ["--epochs", "many"]),
+        (["train", "vae", "--seed", str(2**63)], ["--seed"]),
+        (["train", "dcgan", "--size", "30"], ["30", "4"]),
+        (["train", "vae", "--data", "nowhere"], ["nowhere"]),
+        (["train", "vae", "--resume", "latest"], ["no checkpoint"]),
+        (["train", "vae", "--frobnicate"], ["--frobnicate"]),
+        (["explain", "conv9d"], ["conv9d", "conv_transpose2d"]),
+        (["explain", "conv_transpose2d", "2x3x4x4", "5x3x4x4"], ["conv_transpose2d"]),
+        (["explain", "conv_transpose2d", "2x3x4x4", "dtype=int"], ["dtype", "'int'"]),
+        (["provenance", "missing.png"], ["missing.png"]),
+        (["evaluate", "missing"], ["missing"]),
+    ],
+    ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else None,
+)
+def test_bad_words_are_one_line_and_leave_nothing(tmp_path, monkeypatch, args, words):
+    monkeypatch.chdir(tmp_path)
+    refused(run(*args), *words)
+    assert os.listdir(tmp_path) == []
+
+
+def test_damaged_files(tmp_path, model_files):
+    whole = model_files["conv-vae"].read_bytes()
+    cut, flipped, text = tmp_path / "cut.safetensors", tmp_path / "flipped.safetensors", tmp_path / "text.safetensors"
+    cut.write_bytes(whole[:-100])
+    flipped.write_bytes(whole[:-8] + bytes(byte ^ 255 for byte in whole[-8:]))
+    text.write_text("hello")
+    data = tmp_path / "mnist.npz"
+    data.write_bytes(b"PK\x03\x04 not really")
+    before = tree(tmp_path)
+    for file in (cut, flipped, text):
+        refused(run("generate", file, "--out", tmp_path / "a.png"), file)
+        refused(run("evaluate", file), file)
+    refused(run("train", "vae", "--data", data, "--out", tmp_path / "run"), data)
+    assert tree(tmp_path) == before
+
+
+def test_unwritable_places(tmp_path, model_files):
+    blocker = tmp_path / "file"
+    blocker.write_text("here first")
+    inside = blocker / "sub"
+    refused(run("generate", model_files["conv-vae"], "--out", inside / "a.png"), inside)
+    refused(run("generate", model_files["conv-vae"], "--what", "single", "--out", inside), inside)
+    refused(run("train", "mlp-gan", *TINY, "--out", inside), inside)
+    refused(run("evaluate", model_files["conv-vae"], "--neighbours", inside / "a.png"), inside)
+    refused(run("demo", "--out", inside), inside)
+    assert blocker.read_text() == "here first"
+
+
+@pytest.mark.parametrize("model", ["mlp-gan", "vae"])
+def test_training_writes_a_model_that_generates_and_is_measured(tmp_path, model):
+    folder = tmp_path / "run"
+    result = run("train", model, "--hidden", "16", *TINY, "--conditional", "--out", folder)
+    assert result.exit_code == 0, result.output
+    assert "Next:  aigc-fast generate" in result.stdout
+    loaded = load(folder / "model.safetensors")
+    assert loaded.name == model
+    assert (loaded.num_classes, loaded.config["hidden"]) == (10, 16)
+    grid = tmp_path / "grid.png"
+    assert run("generate", folder / "model.safetensors", "--class", "3", "--count", "4", "--out", grid).exit_code == 0
+    measured = run("evaluate", folder / "model.safetensors", "--count", "40", "--json")
+    assert measured.exit_code == 0, measured.output
+    assert json.loads(measured.stdout)["count"] == 40
+
+
+def test_same_seed_same_weights_and_a_run_is_not_overwritten_unasked(tmp_path):
+    args = ["train", "mlp-gan", "--hidden", "8", *TINY]
+    for name in ("a", "b"):
+        assert run(*args, "--seed", "5", "--out", tmp_path / name).exit_code == 0
+    a, b = (load(tmp_path / name / "model.safetensors").state_dict() for name in ("a", "b"))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    before = tree(tmp_path)
+    result = run(*args, "--seed", "6", "--out", tmp_path / "a")
+    assert result.exit_code == 2
+    assert "holds a run already" in result.stderr
+    assert tree(tmp_path) == before
+    assert run(*args, "--seed", "6", "--out", tmp_path / "a", "--overwrite").exit_code == 0
+    assert (
+        run(
+            *args[:4], "--steps", "6", *TINY[2:], "--seed", "6", "--out", tmp_path / "a", "--resume", "latest"
+        ).exit_code
+        == 0
+    )
+    assert load(tmp_path / "a" / "model.safetensors").metadata["step"] == 6
+
+
+def test_grid_is_what_its_record_says_and_comes_again(tmp_path, model_files):
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        args = ["--count", "10", "--columns", "5", "--seed", "9", "--scale", "2", "--out", path]
+        assert run("generate", model_files["dcgan"], *args).exit_code == 0
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    record = read_provenance(paths[0])
+    assert (record.model, record.seed) == ("dcgan", 9)
+    model = load(model_files["dcgan"])
+    assert record.settings["model_checksum"] == model.metadata["checksum"]
+    expected = to_uint8(image_grid(draw(model, 10, seed=9), 5))
+    with Image.open(paths[0]) as picture:
+        assert picture.size == (2 * expected.shape[1], 2 * expected.shape[0])
+        shrunk = picture.resize(expected.shape[::-1], Image.Resampling.NEAREST)
+        assert shrunk.tobytes() == expected.tobytes()
+    command = record.settings["command"].split()
+    assert command[:3] == ["aigc-fast", "generate", "dcgan.safetensors"]
+    again = tmp_path / "again.png"
+    assert run("generate", model_files["dcgan"], *command[3:], "--out", again).exit_code == 0
+    assert again.read_bytes() == paths[0].read_bytes()
+
+
+def test_provenance_command_prints_the_record(tmp_path, model_files):
+    path = tmp_path / "a.png"
+    run("generate", model_files["conv-vae"], "--out", path, "--count", "2", "--seed", "4")
+    shown = json.loads(run("provenance", path).stdout)
+    assert (shown["model"], shown["seed"], shown["version"]) == ("conv-vae", 4, aigc_fast.__version__)
+
+
+def test_existing_files_are_kept_unless_asked(tmp_path, model_files):
+    path = tmp_path / "a.png"
+    path.write_text("mine")
+    refused(run("generate", model_files["conv-vae"], "--out", path), path, "--overwrite")
+    assert path.read_text() == "mine"
+    assert run("generate", model_files["conv-vae"], "--out", path, "--overwrite").exit_code == 0
+    folder = tmp_path / "single"
+    folder.mkdir()
+    (folder / "2.png").write_text("mine")
+    refused(run("generate", model_files["conv-vae"], "--what", "single", "--count", "3", "--out", folder), "2.png")
+    assert os.listdir(folder) == ["2.png"]
+    refused(run("generate", model_files["conv-vae"], "--out", folder), "folder")
+
+
+def test_single_images_one_class(tmp_path, model_files):
+    args = ["--what", "single", "--count", "11", "--class", "7", "--seed", "2", "--out", tmp_path]
+    assert run("generate", model_files["dcgan"], *args).exit_code == 0
+    names = sorted(os.listdir(tmp_path))
+    assert names == [f"{index:02d}.png" for index in range(11)]
+    expected = draw(load(model_files["dcgan"]), 11, seed=2, labels=7)
+    for index, name in enumerate(names):
+        assert read_provenance(tmp_path / name).settings["index"] == index
+        with Image.open(tmp_path / name) as picture:
+            assert picture.tobytes() == to_uint8(expected[index]).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("what", "model", "args", "size"),
+    [
+        ("interpolation", "dcgan", ["--count", "2", "--columns", "5"], (5 * 30 + 2, 2 * 30 + 2)),
+        ("manifold", "conv-vae", ["--count", "3"], (3 * 30 + 2, 3 * 30 + 2)),
+        ("grid", "mlp-gan", [], (8 * 30 + 2, 8 * 30 + 2)),
+    ],
+)
+def test_what_can_be_made(tmp_path, model_files, what, model, args, size):
+    path = tmp_path / "a.png"
+    result = run("generate", model_files[model], "--what", what, *args, "--out", path)
+    assert result.exit_code == 0, result.output
+    with Image.open(path) as picture:
+        assert picture.size == size
+
+
+def test_what_a_model_can_not_do(tmp_path, model_files):
+    out = tmp_path / "a.png"
+    refused(run("generate", model_files["dcgan"], "--what", "manifold", "--out", out), "2 latent dimensions")
+    refused(run("generate", model_files["dcgan"], "--class", "10", "--out", out), "0 to 9")
+    refused(run("generate", model_files["mlp-gan"], "--class", "1", "--out", out), "without classes")
+    refused(run("generate", model_files["mlp-gan"], "--what", "film", "--out", out), "film", "grid")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_of_training_images_is_found_to_be_copied(tmp_path):
+    images = digits().images[:60, 0].numpy()
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index, pixels in enumerate(images):
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    pairs = tmp_path / "pairs.png"
+    found = run("evaluate", folder, "--json", "--neighbours", pairs)
+    assert found.exit_code == 0, found.output
+    report = json.loads(found.stdout)
+    assert (report["nearest"], report["precision"]) == (0.0, 1.0)
+    assert pairs.exists()
+    shown = run("evaluate", folder)
+    assert "Nearest training image" in shown.stdout
+    assert "Fréchet distance" in shown.stdout
+
+
+def test_too_few_images_or_another_size(tmp_path, model_files):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("L", (28, 28)).save(folder / "a.png")
+    refused(run("evaluate", folder), folder)
+    save(ConvVAE(width=2, image_shape=(1, 8, 12)), tmp_path / "odd.safetensors")
+    refused(run("evaluate", tmp_path / "odd.safetensors"), "8")
+
+
+def test_doctor_tells_versions_levels_and_every_function():
+    shown = run("doctor")
+    assert shown.exit_code == 0
+    for word in (torch.__version__, aigc_fast.__version__, "Processor", "GPU", "Backends", "reference"):
+        assert word in shown.stdout
+    found = json.loads(run("doctor", "--json").stdout)
+    assert set(found["functions"]) == set(aigc_fast.functional.__all__)
+    for function in found["functions"].values():
+        assert function["runs"] is not None
+        assert function["backends"]
+
+
+def test_doctor_without_the_native_library(tmp_path):
+    code = (
+        "import sys; sys.modules['aigc_fast._C'] = None\n"
+        "from aigc_fast.cli import main; sys.argv = ['aigc-fast', 'doctor']; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "without a C++ compiler" in done.stdout
+
+
+def test_explain_takes_shapes_and_settings():
+    shown = run("explain", "conv_transpose2d", "2x8x4x4", "8x4x4x4", "stride=2", "padding=1", "dtype=float64")
+    assert shown.exit_code == 0, shown.output
+    assert "conv_transpose2d" in shown.stdout or "conv_transpose" in shown.stdout
+    assert re.search(r"reference +can run", shown.stdout)
+    assert run("explain", "reparameterize_kl").exit_code == 0
+
+
+def test_demo_in_short(tmp_path):
+    out = tmp_path / "demo"
+    args = ["--gan-steps", "10", "--vae-steps", "10", "--seconds-per-row", "0.01", "--out", out]
+    result = run("demo", *args)
+    assert result.exit_code == 0, result.output
+    html = (out / "index.html").read_text(encoding="utf-8")
+    assert html.count("<h1>") == 1
+    assert html.count("data:image/png;base64,") == 8
+    assert html.count("<svg") == html.count("</svg>") == 4
+    assert not re.search(r'(src|href)="(?!data:)', html)
+    assert "identical" in html
+    for name in ("dcgan-samples", "conv-vae-manifold"):
+        assert read_provenance(out / f"{name}.png").settings["command"] == "aigc-fast demo"
+    assert load(out / "dcgan" / "model.safetensors").num_classes == 10
+
+
+def test_page_escapes_what_it_is_given():
+    page = Page("a <b>", 'c & "d"')
+    page.heading("<script>")
+    page.paragraph("1 < 2")
+    html = page.html()
+    assert "<script>" not in html
+    assert "1 &lt; 2" in html
+    assert "a &lt;b&gt;" in html
