@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from aigc_fast import _native
+from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.plan import AXES, Ints, Plan, layout, memory_format
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
@@ -113,10 +114,29 @@ def packed_weight(weight: Tensor, in_layout: Ints, out_layout: Ints, plan: Plan,
     return data
 
 
+def _rows(tensor: Tensor) -> Tensor:
+    """(N, everything else) in float32: PyTorch's bfloat16 product is slow without AMX or AVX512-BF16."""
+    return tensor.detach().flatten(1).to(torch.float32)
+
+
+def _matrix_forward(
+    input: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, activation: str, slope: float
+) -> Tensor:
+    transposed = plan.geometry[-1]
+    product = torch.mm(_rows(input), _rows(weight) if transposed else _rows(weight).t())
+    output = product.reshape(plan.output_shape)
+    if bias is not None:
+        output += bias.detach().view(-1, *(1,) * (output.dim() - 2))
+    output = reference.ACTIVATIONS[activation](output, slope)
+    return output.to(input.dtype).contiguous(memory_format=memory_format(input, weight))
+
+
 def forward(
     input: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, activation: str = "none", slope: float = 0.0
 ) -> Tensor:
     """Runs a planned convolution, transposed or not; input and weight on the CPU in float32 or bfloat16."""
+    if plan.is_matrix:
+        return _matrix_forward(input, weight, bias, plan, activation, slope)
     output = torch.empty(plan.output_shape, dtype=input.dtype, memory_format=memory_format(input, weight))
     in_layout, out_layout = layout(input), layout(output)
     shift = None if bias is None else bias.detach().to(torch.float32).contiguous()
@@ -144,6 +164,8 @@ def forward(
 
 def weight_gradient(large: Tensor, small: Tensor, plan: Plan, weight_shape: Ints) -> Tensor:
     """The weight gradient of the planned convolution from `large` to `small`."""
+    if plan.is_matrix:
+        return torch.mm(_rows(small).t(), _rows(large)).reshape(weight_shape).to(large.dtype)
     output = torch.empty(weight_shape, dtype=large.dtype)
     _native.cpu.kernels.conv_weight_gradient(
         large.data_ptr(),

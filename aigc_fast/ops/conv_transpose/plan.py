@@ -23,11 +23,13 @@ class Plan:
         output_shape: (N, C, *spatial).
         geometry: kernel, stride, padding and dilation of three axes each, groups, transposed: what csrc/cpu takes.
         multiply_adds: of the direct algorithm.
+        is_matrix: the small map is one pixel and the kernel covers the large map, so that all is a matrix product.
     """
 
     output_shape: Ints
     geometry: Ints
     multiply_adds: int
+    is_matrix: bool
 
 
 def layout(tensor: Tensor) -> Ints:
@@ -128,7 +130,9 @@ def make_plan(
     geometry = (*ones, *kernel, *ones, *stride, *zeros, *padding, *ones, *dilation, groups, int(transposed))
     steps = prod(input[2:]) if transposed else prod(size)
     multiply_adds = input[0] * steps * prod(kernel) * (input[1] // groups) * out_channels
-    return Plan((input[0], out_channels, *size), geometry, multiply_adds)
+    large, small = (size, input[2:]) if transposed else (input[2:], size)
+    is_matrix = groups == 1 and set(small) == {1} and large == kernel and not any(padding)
+    return Plan((input[0], out_channels, *size), geometry, multiply_adds, is_matrix)
 
 
 def _output_size(

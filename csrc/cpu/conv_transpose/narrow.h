@@ -41,27 +41,17 @@ class Narrow {
 
     void run() {
         for (int i = 0; i < AXES; ++i)
-            length_[i] = g_.axis[i].steps() + high_[i] - low_[i];
-        plane_ = length_[0] * length_[1] * length_[2] + MAX_VECTORS * VF;
-        const int64_t per_image = plane_ * g_.in_channels;
-        int64_t images = most<int64_t>(1, least(out_.batch, BOX_FLOATS / per_image));
-        images = ceil_div(out_.batch, ceil_div(out_.batch, images));
-        planes_ = static_cast<float*>(scratch(Slot::shared, sizeof(float) * images * per_image));
-        const int64_t lines_d = g_.axis[0].steps();
-        band_ = most<int64_t>(1, least(g_.axis[1].steps(), BAND_PIXELS / length_[2]));
-        const int64_t bands = ceil_div(g_.axis[1].steps(), band_);
-        const int64_t phases = g_.axis[0].phases() * g_.axis[1].phases();
-        for (int64_t first = 0; first < out_.batch; first += images) {
-            const int64_t count = least(images, out_.batch - first);
-            read_planes(first, count);
-            parallel_for(0, count * lines_d * bands * phases, 1, [&](int64_t begin, int64_t end) {
-                for (int64_t item = begin; item < end; ++item) {
-                    const int64_t phase = item % phases, band = item / phases % bands;
-                    const int64_t d = item / (phases * bands) % lines_d, n = item / (phases * bands * lines_d);
-                    run_band(first, n, d, band * band_, phase / g_.axis[1].phases(), phase % g_.axis[1].phases());
-                }
-            });
-        }
+            length_[i] = high_[i] - low_[i] + (i == 2 ? g_.axis[i].steps() : 1);
+        const int64_t lines = g_.axis[1].steps(), depth = g_.axis[0].steps();
+        band_ = most<int64_t>(1, least(lines, BAND_PIXELS / length_[2]));
+        const int64_t bands = ceil_div(lines, band_);
+        band_ = ceil_div(lines, bands);
+        length_[1] += band_ - 1;
+        plane_ = round_up(length_[0] * length_[1] * length_[2], 16) + MAX_VECTORS * VF;
+        parallel_for(0, out_.batch * depth * bands, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t item = begin; item < end; ++item)
+                run_band(item / (bands * depth), item / bands % depth, item % bands * band_);
+        });
     }
 
   private:
@@ -75,46 +65,55 @@ class Narrow {
                 to[w] = to_float(from[w * step]);
     }
 
-    void read_planes(int64_t first, int64_t count) const {
+    // The lines that a band needs, [channel][d][h][w] with a border of zeros.
+    void read_band(int64_t n, int64_t first_d, int64_t first_h, float* planes) const {
         const int64_t before = most<int64_t>(0, -low_[2]), skip = most<int64_t>(0, low_[2]);
         const int64_t inside = most<int64_t>(0, least(in_.size[2] - skip, length_[2] - before));
         const bool innermost = in_.channel_stride == 1 && in_.dtype == FLOAT32 && in_.channels > 1;
-        parallel_for(0, count * length_[0] * length_[1], 4, [&](int64_t begin, int64_t end) {
-            for (int64_t item = begin; item < end; ++item) {
-                const int64_t y = item % length_[1], z = item / length_[1] % length_[0],
-                              n = item / (length_[1] * length_[0]);
-                const int64_t h = y + low_[1], d = z + low_[0];
-                float* to = planes_ + n * in_.channels * plane_ + (z * length_[1] + y) * length_[2];
-                const bool empty = h < 0 || h >= in_.size[1] || d < 0 || d >= in_.size[0] || inside == 0;
-                for (int64_t c = 0; c < in_.channels; ++c) {
-                    float* line = to + c * plane_;
-                    __builtin_memset(line, 0, sizeof(float) * length_[2]);
-                    if (empty || innermost)
-                        continue;
-                    const char* at = in_.at(first + n, c, d, h, skip);
-                    if (in_.dtype == BFLOAT16)
-                        copy_line(reinterpret_cast<const uint16_t*>(at), in_.stride[2], inside, line + before);
-                    else
-                        copy_line(reinterpret_cast<const float*>(at), in_.stride[2], inside, line + before);
-                }
-                if (innermost && !empty)
-                    transpose(reinterpret_cast<const float*>(in_.at(first + n, 0, d, h, skip)), in_.stride[2],
-                              to + before, plane_, inside, in_.channels);
+        __builtin_memset(planes, 0, sizeof(float) * plane_ * in_.channels);
+        for (int64_t i = 0; i < length_[0] * length_[1] && innermost; ++i) {
+            const int64_t h = first_h + low_[1] + i % length_[1], d = first_d + low_[0] + i / length_[1];
+            if (holds(d, h) && inside > 0)
+                transpose(reinterpret_cast<const float*>(in_.at(n, 0, d, h, skip)), in_.stride[2],
+                          planes + i * length_[2] + before, plane_, inside, in_.channels);
+        }
+        for (int64_t c = 0; c < in_.channels && !innermost; ++c)
+            for (int64_t i = 0; i < length_[0] * length_[1]; ++i) {
+                const int64_t h = first_h + low_[1] + i % length_[1], d = first_d + low_[0] + i / length_[1];
+                if (!holds(d, h))
+                    continue;
+                const char* from = in_.at(n, c, d, h, skip);
+                float* to = planes + c * plane_ + i * length_[2] + before;
+                if (in_.dtype == BFLOAT16)
+                    copy_line(reinterpret_cast<const uint16_t*>(from), in_.stride[2], inside, to);
+                else
+                    copy_line(reinterpret_cast<const float*>(from), in_.stride[2], inside, to);
             }
-        });
     }
 
-    void run_band(int64_t first_image, int64_t n, int64_t d, int64_t first_h, int64_t phase_d, int64_t phase_h) const {
+    bool holds(int64_t d, int64_t h) const { return d >= 0 && d < in_.size[0] && h >= 0 && h < in_.size[1]; }
+
+    void run_band(int64_t n, int64_t d, int64_t first_h) const {
         const int64_t lines = least(band_, g_.axis[1].steps() - first_h), pixels = round_up(lines * length_[2], VF);
         const int64_t phases = g_.axis[2].phases(), channels = g_.out_channels;
-        const int64_t sums_size = phases * channels * pixels, row_size = phases * (g_.axis[2].steps() + 1);
-        auto* sums = static_cast<float*>(
-            scratch(Slot::local, sizeof(float) * (sums_size + row_size + 16) + sizeof(int64_t) * 2 * g_.taps()));
-        float* row = sums + sums_size;
-        auto* offsets = reinterpret_cast<int64_t*>(sums + round_up(sums_size + row_size, 2));
-        const float* start = planes_ + n * in_.channels * plane_ + (d * length_[1] + first_h) * length_[2];
-        for (int64_t phase = 0; phase < phases; ++phase)
-            multiply_phase(start, phase_d, phase_h, phase, pixels, sums + phase * channels * pixels, offsets);
+        const int64_t planes_size = plane_ * in_.channels, sums_size = phases * channels * pixels;
+        const int64_t row_size = round_up(phases * (g_.axis[2].steps() + 1), 16);
+        auto* planes = static_cast<float*>(scratch(Slot::local, sizeof(float) * (planes_size + sums_size + row_size) +
+                                                                    sizeof(int64_t) * 2 * g_.taps()));
+        float *sums = planes + planes_size, *row = sums + sums_size;
+        auto* offsets = reinterpret_cast<int64_t*>(row + row_size);
+        read_band(n, d, first_h, planes);
+        for (int64_t phase = 0; phase < g_.axis[0].phases() * g_.axis[1].phases(); ++phase) {
+            const int64_t phase_d = phase / g_.axis[1].phases(), phase_h = phase % g_.axis[1].phases();
+            for (int64_t phase_w = 0; phase_w < phases; ++phase_w)
+                multiply_phase(planes, phase_d, phase_h, phase_w, pixels, sums + phase_w * channels * pixels, offsets);
+            write_lines(n, d, first_h, lines, pixels, phase_d, phase_h, sums, row);
+        }
+    }
+
+    void write_lines(int64_t n, int64_t d, int64_t first_h, int64_t lines, int64_t pixels, int64_t phase_d,
+                     int64_t phase_h, const float* sums, float* row) const {
+        const int64_t channels = g_.out_channels;
         const int64_t od = g_.axis[0].first_out(phase_d) + d * g_.axis[0].out_step();
         for (int64_t i = 0; i < lines && od < out_.size[0]; ++i) {
             const int64_t oh = g_.axis[1].first_out(phase_h) + (first_h + i) * g_.axis[1].out_step();
@@ -123,7 +122,7 @@ class Narrow {
             for (int64_t o = 0; o < channels; ++o) {
                 interleave(sums + o * pixels + i * length_[2], channels * pixels, row);
                 epilogue_.apply_row(row, out_.size[2], o);
-                write_row(row, out_.at(first_image + n, o, od, oh, 0));
+                write_row(row, out_.at(n, o, od, oh, 0));
             }
         }
     }
@@ -195,7 +194,6 @@ class Narrow {
     const float* packed_;
     const Epilogue& epilogue_;
     int64_t low_[AXES], high_[AXES], length_[AXES], plane_, band_;
-    float* planes_;
 };
 
 }
