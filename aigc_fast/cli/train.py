@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -137,7 +138,6 @@ def train(
     network = _new_model(model, dataset, conditional, seed, shape)
     config = default_config(network, seed=seed, tensorboard=tensorboard or None, **settings)
     folder = out or Path("runs") / model
-    console.print(f"Training {model} on {len(dataset)} images of {dataset.name}; Ctrl-C stops and leaves a checkpoint.")
     try:
         result = run_training(
             network, dataset, config, folder, resume=resume or False, overwrite=overwrite, console=console
@@ -145,7 +145,7 @@ def train(
     except TrainingInterrupted as interrupted:
         typer.echo(f"aigc-fast: {interrupted}: give --resume latest", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    _tell(result, folder)
+    _tell(result, dataset, folder)
 
 
 _SETTINGS = (
@@ -169,12 +169,22 @@ def _new_model(name: str, dataset: ImageDataset, conditional: bool, seed: int, s
     classes = dataset.num_classes if conditional else None
     if conditional and classes is None:
         raise UserError(f"--conditional: {dataset.name} has no classes")
+    if name in MODELS:
+        _check_shape(name, shape)
     torch.manual_seed(seed)
     return create(name, image_shape=dataset.image_shape, num_classes=classes, **shape)
 
 
-def _tell(result: TrainingResult, folder: Path) -> None:
+def _check_shape(name: str, shape: dict[str, Any]) -> None:
+    known = inspect.signature(MODELS[name]).parameters
+    for option in shape:
+        if option not in known:
+            raise UserError(f"--{option.replace('_', '-')}: {name} has no such setting")
+
+
+def _tell(result: TrainingResult, dataset: ImageDataset, folder: Path) -> None:
     last = "  ".join(f"{name} {value:.3g}" for name, value in result.rows[-1].items() if name != "step")
-    console.print(f"{result.steps} steps, {result.images_per_second:.0f} images/s; {last}", soft_wrap=True)
+    speed = f"{result.steps} steps on {len(dataset)} images of {dataset.name}, {result.images_per_second:.0f} images/s"
+    console.print(f"{speed}; {last}", soft_wrap=True)
     console.print(f"Model {result.model_path}, samples in {folder / 'samples'}", soft_wrap=True)
     console.print(f"Next:  aigc-fast generate {result.model_path}", soft_wrap=True)

@@ -88,7 +88,7 @@ def test_the_script_and_the_module_agree(tmp_path):
         (["train", "dcgan", "--loss", "hing"], ["hing", "hinge"]),
         (["train", "dcgan", "--beta", "2"], ["beta", "dcgan"]),
         (["train", "vae", "--loss", "hinge"], ["loss", "vae"]),
-        (["train", "vae", "--width", "3"], ["vae", "width"]),
+        (["train", "vae", "--width", "3"], ["vae", "--width"]),
         (["train", "vae", "--likelihood", "poisson"], ["poisson", "bernoulli"]),
         (["train", "vae", "--epochs", "0"], ["--epochs", "0"]),
         (["train", "vae", "--epochs", "many"], ["--epochs", "many"]),
@@ -99,7 +99,7 @@ def test_the_script_and_the_module_agree(tmp_path):
         (["train", "vae", "--frobnicate"], ["--frobnicate"]),
         (["explain", "conv9d"], ["conv9d", "conv_transpose2d"]),
         (["explain", "conv_transpose2d", "2x3x4x4", "5x3x4x4"], ["conv_transpose2d"]),
-        (["explain", "conv_transpose2d", "2x3x4x4", "dtype=int"], ["dtype", "'int'"]),
+        (["explain", "conv_transpose2d", "2x3x4x4", "dtype=whole"], ["dtype", "'whole'"]),
         (["provenance", "missing.png"], ["missing.png"]),
         (["evaluate", "missing"], ["missing"]),
     ],
@@ -316,8 +316,7 @@ def test_explain_takes_shapes_and_settings():
 
 def test_demo_in_short(tmp_path):
     out = tmp_path / "demo"
-    args = ["--gan-steps", "10", "--vae-steps", "10", "--seconds-per-row", "0.01", "--out", out]
-    result = run("demo", *args)
+    result = run("demo", "--quick", "--out", out)
     assert result.exit_code == 0, result.output
     html = (out / "index.html").read_text(encoding="utf-8")
     assert html.count("<h1>") == 1

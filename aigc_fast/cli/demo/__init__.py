@@ -19,11 +19,17 @@ from aigc_fast.files import make_folder
 GAN_STEPS = 700
 VAE_STEPS = 2000
 SECONDS_PER_ROW = 2.0
+QUICK_STEPS = 10
+QUICK_SECONDS = 0.02
+QUICK_BATCH = 8
 
 Out = Annotated[Path, typer.Option(help="Folder for the page, the images and the models.")]
 GanSteps = Annotated[int, typer.Option(min=10, help="Training steps of the DCGAN.")]
 VaeSteps = Annotated[int, typer.Option(min=10, help="Training steps of the ConvVAE.")]
 Seconds = Annotated[float, typer.Option(min=0.01, max=60, help="Time to measure each line of the table for.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Only try that everything runs: ten steps, small batches, rough times.")
+]
 
 
 def demo(
@@ -31,15 +37,19 @@ def demo(
     gan_steps: GanSteps = GAN_STEPS,
     vae_steps: VaeSteps = VAE_STEPS,
     seconds_per_row: Seconds = SECONDS_PER_ROW,
+    quick: Quick = False,
 ) -> None:
     """Make a stock DCGAN faster, train a DCGAN and a ConvVAE on digits, and show it all on one page.
 
     A few minutes on two cores; the page is out/demo/index.html.
     """
+    batch = BATCH
+    if quick:
+        gan_steps, vae_steps, seconds_per_row, batch = QUICK_STEPS, QUICK_STEPS, QUICK_SECONDS, QUICK_BATCH
     start = time.perf_counter()
     folder, dataset = make_folder(out), digits()
     console.rule("A stock PyTorch DCGAN, before and after aigc_fast.optimize")
-    comparison = compare(dataset.batch(slice(0, BATCH)), seconds_per_row, _tell_row)
+    comparison = compare(dataset.batch(slice(0, batch)), seconds_per_row, _tell_row)
     _tell_parity(comparison)
     console.rule("Training on digits")
     gan = learn("dcgan", dataset, gan_steps, folder, console, num_classes=dataset.num_classes)

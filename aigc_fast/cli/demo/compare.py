@@ -285,7 +285,7 @@ def compare(images: Tensor, seconds: float, on_row: Callable[[Row], None] = lamb
     """Optimises a stock DCGAN, proves parity, and times both.
 
     Args:
-        images: (64, 1, 28, 28) training images in [-1, 1].
+        images: (N, 1, 28, 28) training images in [-1, 1]; N is the batch size that is timed.
         seconds: about how long each line of the table is measured.
         on_row: called with each line as it is ready.
     """

@@ -37,18 +37,19 @@ def interleaved(calls: Mapping[str, Callable[[], object]], seconds: float = 2.0)
 
     Args:
         calls: what to time, by name.
-        seconds: about how long the whole measurement takes.
+        seconds: about how long the whole measurement takes; where that is too short, each is called a few times.
 
     Returns:
         A timing per name.
     """
     for call in calls.values():
         call()
-    first = {name: min(_once(call) for _ in range(2)) for name, call in calls.items()}
-    share = seconds / ROUNDS / len(calls)
-    repeats = {name: max(1, min(MAX_CALLS_PER_ROUND, int(share / max(t, 1e-7)))) for name, t in first.items()}
+    first = {name: _once(call) for name, call in calls.items()}
+    rounds = max(1, min(ROUNDS, int(seconds / 2 / sum(first.values()))))
+    share = seconds / rounds / len(calls)
+    repeats = {name: max(2, min(MAX_CALLS_PER_ROUND, int(share / max(t, 1e-7)))) for name, t in first.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, call in calls.items():
             call()
             samples[name] += [1e3 * _once(call) for _ in range(repeats[name])]
