@@ -133,3 +133,8 @@ RANDOM_SIZES = [1, 3, 17, 31, 32, 113, 1023, 1025, 100_003]
 
 # mu and logvar: rows shorter and longer than a vector and a tile, and not a multiple of a Philox block.
 LATENTS = [(1, 17), (113,), (64, 2), (128, 20), (7, 113), (3, 1023), (2, 3, 5, 7), (1, 3000), (2, 5001), (1025, 1)]
+
+# What bench/ times: a discriminator's feature maps, a Transformer's residual, a small hidden layer; latents of
+# variational auto-encoders from two dimensions to an image's.
+DROPOUTS = {"feature maps": ((64, 64, 28, 28), 0.3), "residual": ((4, 256, 768), 0.1), "small": ((64, 128), 0.5)}
+BENCH_LATENTS = {"latent2": (64, 2), "mlp20": (128, 20), "wide512": (64, 512), "sd64": (16, 4, 64, 64)}

@@ -155,7 +155,7 @@ static inline void random_normals(Key key, int64_t first, int64_t n, float* out)
 
 // Random numbers are made a tile at a time, which stays in the first-level cache until it is used. Calls
 // f(first, count) for every tile of n elements, on as many threads as pay.
-constexpr int64_t RANDOM_TILE = 1024, RANDOM_TILES_PER_THREAD = 4;
+constexpr int64_t RANDOM_TILE = 1024, RANDOM_TILES_PER_THREAD = 8;
 static inline int64_t random_tiles(int64_t n) { return (n + RANDOM_TILE - 1) / RANDOM_TILE; }
 template <class F>
 static inline void for_each_random_tile(int64_t n, const F& f) {
