@@ -20,7 +20,8 @@ class Parity:
     """How the optimised model's numbers compare.
 
     Attributes:
-        error: largest relative error of aigc_fast's images, logits and gradients against float64.
+        error: largest relative error of aigc_fast's images, logits and gradients against float64; the gradients with
+            smooth activations and without dropout.
         stock_error: the same for stock PyTorch in float32.
         difference: largest absolute difference between the pixels of both.
         same_keys: whether the state_dict has the same names in the same order.
@@ -84,20 +85,29 @@ def _worst(found: list[Tensor], exact: list[Tensor]) -> float:
     return max(relative_error(a, b) for a, b in zip(found, exact, strict=True))
 
 
-def _without_dropout(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.eval()
+def _comparable(model: nn.Module) -> nn.Module:
+    """A copy in training mode whose gradients can be compared to rounding.
+
+    Dropout is off, for its masks are random, and SiLU stands for ReLU and LeakyReLU: a value that rounds to the other
+    side of their kink changes the gradient by far more than rounding.
+    """
+    model = copy.deepcopy(model).train()
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.ReLU | nn.LeakyReLU):
+                setattr(parent, name, nn.SiLU())
+            elif isinstance(child, nn.Dropout):
+                child.eval()
+    return model
 
 
 def _gan_outputs(model: stock.StockDCGAN, images: Tensor, z: Tensor) -> list[Tensor]:
-    """Images, logits and every gradient of one training step; dropout left out, for its masks are random."""
-    model = copy.deepcopy(model).train()
-    _without_dropout(model)
-    loss, generator_loss = stock.gan_losses(model, images, z)
-    of_discriminator = torch.autograd.grad(loss, list(model.discriminator.parameters()))
-    of_generator = torch.autograd.grad(generator_loss(), list(model.generator.parameters()))
-    model.eval()
+    """Images, logits and every gradient of one training step."""
+    smooth = _comparable(model)
+    loss, generator_loss = stock.gan_losses(smooth, images, z)
+    of_discriminator = torch.autograd.grad(loss, list(smooth.discriminator.parameters()))
+    of_generator = torch.autograd.grad(generator_loss(), list(smooth.generator.parameters()))
+    model = copy.deepcopy(model).eval()
     with torch.no_grad():
         drawn = model.generator(z)
         return [drawn, model.discriminator(drawn), *of_discriminator, *of_generator]
@@ -171,7 +181,7 @@ def _vae_row(images: Tensor, seconds: float) -> Row:
 
     def gradients(model: stock.StockConvVAE, dtype: torch.dtype) -> list[Tensor]:
         # With z = μ there is nothing random to differ in.
-        model = copy.deepcopy(model).to(dtype)
+        model = _comparable(model).to(dtype)
         loss = model(images.to(dtype), lambda mu, logvar: (mu, stock.sample_and_kl(mu, logvar)[1]))
         return list(torch.autograd.grad(loss, list(model.parameters())))
 
