@@ -2,17 +2,25 @@
 // gradient are the three faces of one trilinear form, and share geometry, layout and product.
 #include "core/kernel.h"
 #include "cpu/conv_transpose/narrow.h"
-#include "cpu/conv_transpose/weight_gradient.h"
 #include "cpu/conv_transpose/winograd.h"
+#include "cpu/conv_transpose/winograd_weight_gradient.h"
 
 namespace aigc::AIGC_LEVEL {
 namespace {
 
 enum Algorithm : int64_t { DIRECT = 0, WINOGRAD = 1, NARROW = 2 };
 
-// The smallest number of multiplications saved that pays for the transforms, and the fewest tiles per weight.
+// The smallest number of multiplications saved that pays for the transforms, the fewest tiles per weight, and the most
+// floats that one image's transform may take.
 constexpr double LEAST_GAIN = 1.35;
-constexpr int64_t LEAST_TILES = 24, LEAST_CHANNELS = 16;
+constexpr int64_t LEAST_TILES = 24, LEAST_CHANNELS = 16, MOST_FLOATS = 16 << 20;
+
+bool suits_winograd(const Windows& windows, const Image& in) {
+    const Geometry& g = windows.g;
+    const bool wide = g.in_channels >= LEAST_CHANNELS && g.out_channels >= LEAST_CHANNELS;
+    return wide && windows.gain(in.batch) >= LEAST_GAIN && in.batch * windows.tiles() >= LEAST_TILES &&
+           windows.image_floats(in.channels) <= MOST_FLOATS;
+}
 
 // Which algorithm conv_forward takes best for these shapes.
 int64_t conv_algorithm(const int64_t* in_layout, const int64_t* out_layout, const int64_t* geometry) {
@@ -20,10 +28,7 @@ int64_t conv_algorithm(const int64_t* in_layout, const int64_t* out_layout, cons
     const Geometry g(geometry, in, out);
     if (Narrow::fits(g))
         return NARROW;
-    const Winograd winograd(g);
-    const bool wide = g.in_channels >= LEAST_CHANNELS && g.out_channels >= LEAST_CHANNELS;
-    return wide && winograd.gain(in.batch) >= LEAST_GAIN && in.batch * winograd.tiles() >= LEAST_TILES ? WINOGRAD
-                                                                                                       : DIRECT;
+    return suits_winograd(Windows(g), in) ? WINOGRAD : DIRECT;
 }
 
 // Floats of the packed weight.
@@ -32,8 +37,10 @@ int64_t conv_packed_size(const int64_t* in_layout, const int64_t* out_layout, co
     const Image in(nullptr, FLOAT32, in_layout), out(nullptr, FLOAT32, out_layout);
     const Geometry g(geometry, in, out);
     switch (algorithm) {
-    case WINOGRAD:
-        return Winograd(g).weight_size();
+    case WINOGRAD: {
+        const Windows windows(g);
+        return Winograd(windows).weight_size();
+    }
     case NARROW:
         return Narrow::weight_size(g);
     default:
@@ -47,8 +54,10 @@ int64_t conv_pack(void* data, int64_t dtype, const int64_t* weight_strides, cons
     const Image in(nullptr, FLOAT32, in_layout), out(nullptr, FLOAT32, out_layout);
     const Geometry g(geometry, in, out);
     const Weight weight(data, dtype, weight_strides, g);
-    if (algorithm == WINOGRAD)
-        return Winograd(g).pack(weight, packed);
+    if (algorithm == WINOGRAD) {
+        const Windows windows(g);
+        return Winograd(windows).pack(weight, packed);
+    }
     if (algorithm == NARROW)
         Narrow::pack(g, weight, packed);
     else
@@ -64,8 +73,10 @@ int64_t conv_forward(void* in_data, int64_t in_dtype, const int64_t* in_layout, 
     const Image in(in_data, in_dtype, in_layout), out(out_data, out_dtype, out_layout);
     const Geometry g(geometry, in, out);
     const Epilogue epilogue{bias, activation, static_cast<float>(slope)};
-    if (algorithm == WINOGRAD)
-        return Winograd(g).run(in, out, packed, epilogue);
+    if (algorithm == WINOGRAD) {
+        const Windows windows(g);
+        return Winograd(windows).run(in, out, packed, epilogue);
+    }
     if (algorithm == NARROW)
         Narrow(g, in, out, packed, epilogue).run();
     else
@@ -78,7 +89,9 @@ void conv_weight_gradient(void* large_data, const int64_t* large_layout, void* s
                           int64_t dtype, const int64_t* geometry, void* out) {
     const Image large(large_data, dtype, large_layout), small(small_data, dtype, small_layout);
     const Geometry g(geometry, large, small);
-    WeightGradient(g, large, small).run(out, dtype);
+    const Windows windows(g);
+    if (!suits_winograd(windows, large) || !WinogradWeightGradient(windows, large, small).run(out, dtype))
+        WeightGradient(g, large, small).run(out, dtype);
 }
 
 }

@@ -16,8 +16,10 @@ from aigc_fast.cli.demo.stock import BATCH
 from aigc_fast.data import digits
 from aigc_fast.files import make_folder
 
-GAN_STEPS = 700
-VAE_STEPS = 2000
+GAN_STEPS = 850
+GAN_MODEL = {"width": 32, "discriminator_strides": (2, 2), "spectral_norm": True, "dropout": 0.0}
+GAN_TRAINING = {"loss": "hinge", "learning_rate": 1e-3, "discriminator_learning_rate": 2e-3}
+VAE_STEPS = 750
 SECONDS_PER_ROW = 2.0
 QUICK_STEPS = 10
 QUICK_SECONDS = 0.02
@@ -52,7 +54,8 @@ def demo(
     comparison = compare(dataset.batch(slice(0, batch)), seconds_per_row, _tell_row)
     _tell_parity(comparison)
     console.rule("Training on digits")
-    gan = learn("dcgan", dataset, gan_steps, folder, console, num_classes=dataset.num_classes)
+    conditional = {**GAN_MODEL, "num_classes": dataset.num_classes}
+    gan = learn("dcgan", dataset, gan_steps, folder, console, conditional, GAN_TRAINING)
     vae = learn("conv-vae", dataset, vae_steps, folder, console)
     page = sections.new_page()
     sections.add_comparison(page, comparison)

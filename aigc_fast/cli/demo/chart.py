@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 34
+WIDTH, HEIGHT = 480, 240
+LEFT, RIGHT, TOP, BOTTOM = 48, 12, 14, 40
 MAX_POINTS = 400
 
 
@@ -58,9 +58,9 @@ class _Axes:
             parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
             parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
         for tick in nice_ticks(*self.x):
-            parts.append(f'<text x="{self.px(tick):.1f}" y="{HEIGHT - 16}" text-anchor="middle">{tick:.4g}</text>')
+            parts.append(f'<text x="{self.px(tick):.1f}" y="{HEIGHT - 22}" text-anchor="middle">{tick:.4g}</text>')
         middle = (LEFT + WIDTH - RIGHT) / 2
-        parts.append(f'<text x="{middle}" y="{HEIGHT - 2}" text-anchor="middle">{escape(x_label)}</text>')
+        parts.append(f'<text x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_label)}</text>')
         return parts
 
     def line(self, xs: Sequence[float], ys: Sequence[float], style: str) -> str:
@@ -131,5 +131,5 @@ def bar_chart(bars: Mapping[str, Sequence[float]], labels: Sequence[str], title:
             parts.append(f'<rect class="bar k{index}" x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}"/>')
     for group, label in enumerate(labels):
         x = axes.px(group + 0.5)
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 16}" text-anchor="middle">{escape(label)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 22}" text-anchor="middle">{escape(label)}</text>')
     return f"<figure>{_svg(parts, title)}{_legend(list(bars))}<figcaption>{escape(title)}</figcaption></figure>"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -37,7 +39,13 @@ class Learned:
 
 
 def learn(
-    name: str, dataset: ImageDataset, steps: int, folder: Path, console: Console | None, **config: Any
+    name: str,
+    dataset: ImageDataset,
+    steps: int,
+    folder: Path,
+    console: Console | None,
+    config: Mapping[str, Any] = MappingProxyType({}),
+    training: Mapping[str, Any] = MappingProxyType({}),
 ) -> Learned:
     """Trains a model, draws its pictures and measures them.
 
@@ -47,17 +55,19 @@ def learn(
         steps: training steps.
         folder: gets the pictures, and the run in a folder of the model's name.
         console: where the progress bar goes.
-        **config: of the model.
+        config: of the model.
+        training: settings of its training.
     """
     torch.manual_seed(SEED)
     model = create(name, image_shape=dataset.image_shape, **config)
     interval = max(1, steps // 5)
-    settings = default_config(model, steps=steps, seed=SEED, sample_interval=interval, checkpoint_interval=steps)
+    settings = default_config(
+        model, steps=steps, seed=SEED, sample_interval=interval, checkpoint_interval=steps, **training
+    )
     result = train(model, dataset, settings, folder / name, overwrite=True, console=console)
-    training = dataset.batch()
     generated = draw(result.model, MEASURED, seed=SEED)
     pictures = _pictures(result, dataset, generated, folder)
-    return Learned(result, pictures, evaluate_images(generated, training))
+    return Learned(result, pictures, evaluate_images(generated, dataset.batch()))
 
 
 def _pictures(result: TrainingResult, dataset: ImageDataset, generated: Tensor, folder: Path) -> dict[str, Path]:

@@ -15,6 +15,9 @@ from aigc_fast.cli.evaluate import ROWS
 from aigc_fast.files import atomic
 from aigc_fast.metrics import ImageReport
 
+IDEAL = "ideal"
+_LEFT = ' class="text"'
+
 
 @dataclass
 class Page:
@@ -70,9 +73,9 @@ def picture(path: Path, caption: str) -> str:
     return f'<figure><img src="data:image/png;base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
 
-def figures(parts: Sequence[str], wide: bool = False) -> str:
-    """Figures side by side where there is room; one below the other when `wide`."""
-    return f'<div class="figures{" wide" if wide else ""}">{"".join(parts)}</div>'
+def figures(parts: Sequence[str]) -> str:
+    """Figures side by side where there is room."""
+    return f'<div class="figures">{"".join(parts)}</div>'
 
 
 def cards(facts: Sequence[tuple[str, str]]) -> str:
@@ -85,7 +88,7 @@ def cards(facts: Sequence[tuple[str, str]]) -> str:
 
 def table(head: Sequence[str], rows: Sequence[str]) -> str:
     """A table that scrolls sideways on a narrow screen; `rows` are HTML."""
-    cells = "".join(f"<th>{escape(text)}</th>" for text in head)
+    cells = "".join(f"<th{_LEFT if text == IDEAL else ''}>{escape(text)}</th>" for text in head)
     return f'<div class="scroll"><table><tr>{cells}</tr>{"".join(rows)}</table></div>'
 
 
@@ -112,20 +115,20 @@ def timing_table(rows: Sequence[Row]) -> str:
     """Stock PyTorch against aigc_fast, grouped."""
     head = (
         "milliseconds, median (quartiles)",
+        "speed",
+        "aigc_fast",
         "PyTorch",
         "PyTorch channels_last",
-        "aigc_fast",
-        "speed",
-        "error of aigc_fast",
-        "of PyTorch",
+        "error (PyTorch's)",
     )
     lines, group = [], None
     for row in rows:
         if row.group != group:
             group = row.group
             lines.append(f'<tr class="group"><td colspan="{len(head)}">{escape(group)}</td></tr>')
-        times = [_milliseconds(timing) for timing in (row.stock, row.channels_last, row.fast)]
-        lines.append(_row([escape(row.name), *times, _ratio(row), _error(row.error), _error(row.stock_error)]))
+        times = [_milliseconds(timing) for timing in (row.fast, row.stock, row.channels_last)]
+        errors = f"{_error(row.error)} <small>({_error(row.stock_error)})</small>"
+        lines.append(_row([escape(row.name), _ratio(row), *times, errors]))
     return table(head, lines)
 
 
@@ -158,4 +161,4 @@ def metrics_table(reports: dict[str, ImageReport]) -> str:
         values = [form.format(getattr(report, name)) for report in reports.values()]
         cells = "".join(f"<td>{value}</td>" for value in values)
         lines.append(f'<tr><td>{label}</td>{cells}<td class="text">{escape(ideal.format(**first))}</td></tr>')
-    return table(("", *reports, "ideal"), lines)
+    return table(("", *reports, IDEAL), lines)

@@ -1,0 +1,308 @@
+// Winograd's minimal filtering (Lavin and Gray, arXiv:1509.09308) over the windows of a strided kernel.
+//
+// All phases of a transposed convolution read the same windows of `reach` neighbouring inputs (two for kernel 4 and
+// stride 2), so one input transform serves them all: F(3, 2) takes 4 products where the direct way takes 6, per axis. A
+// strided convolution is the mirror image: one output phase, and one map of inputs for each residue of the stride.
+// Points 0, 1, -1 and infinity: transforms only add, halve and subtract, and the error stays in the direct way's class.
+#pragma once
+
+#include "core/scratch.h"
+#include "cpu/conv_transpose/layout.h"
+
+namespace aigc::AIGC_LEVEL {
+namespace {
+
+constexpr int POINTS = 4;
+constexpr int MOST_REACH = 3, MOST_STRIDE = 8;
+constexpr int64_t VALUE_FLOATS = 3 << 19; // transformed input kept at a time
+constexpr float LARGEST = 1e30f;          // beyond it, sums of inputs might overflow
+
+// One axis: what every phase (transposed) or residue (plain) sees through its windows.
+struct WindowAxis {
+    int64_t reach, outputs, points, maps, first, windows, tiles;
+    int64_t shifts[MOST_STRIDE] = {};           // of the window of output step 0, per phase or map
+    int64_t taps[MOST_STRIDE][MOST_REACH] = {}; // the tap at each place of a window, or -1
+    bool fits;
+    // reach: inputs of a window; outputs, points: of F(outputs, reach), 1 and 1 where nothing is to be gained;
+    // maps: residues of a strided input; first: input step of window 0; tiles: of `outputs` windows.
+
+    static int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+
+    // Range of the window steps that map (residue) or phase `index` uses.
+    static void range(const Axis& a, int64_t index, int64_t& low, int64_t& high) {
+        low = INT64_MAX, high = INT64_MIN;
+        for (int64_t k = 0; k < a.kernel; ++k) {
+            if (a.transposed ? !a.uses(index, k) : residue(a, k) != index)
+                continue;
+            const int64_t at = a.transposed ? a.offset(index, k) : floor_div(a.offset(0, k), a.stride);
+            low = least(low, at);
+            high = most(high, at);
+        }
+    }
+    static int64_t residue(const Axis& a, int64_t k) {
+        const int64_t offset = a.offset(0, k);
+        return offset - floor_div(offset, a.stride) * a.stride;
+    }
+
+    // Windows coincide where they can; a phase or map whose taps lie further has its own shifted.
+    void place_taps(const Axis& a, int64_t index) {
+        int64_t low, high;
+        range(a, index, low, high);
+        shifts[index] = low <= high ? most<int64_t>(0, high - reach + 1 - first) : 0;
+        for (int64_t k = 0; k < a.kernel; ++k)
+            if (a.transposed ? a.uses(index, k) : residue(a, k) == index) {
+                const int64_t at = a.transposed ? a.offset(index, k) : floor_div(a.offset(0, k), a.stride);
+                taps[index][at - first - shifts[index]] = k;
+            }
+    }
+
+    explicit WindowAxis(const Axis& a) {
+        for (auto& places : taps)
+            for (auto& tap : places)
+                tap = -1;
+        maps = a.in_step();
+        reach = 1, first = INT64_MAX;
+        for (int64_t i = 0; i < a.stride; ++i) {
+            int64_t low, high;
+            range(a, i, low, high);
+            if (low <= high) {
+                reach = most(reach, high - low + 1);
+                first = least(first, low);
+            }
+        }
+        fits = reach <= MOST_REACH && a.stride <= MOST_STRIDE;
+        points = fits && reach > 1 ? POINTS : 1;
+        outputs = points == 1 ? 1 : points - reach + 1;
+        for (int64_t i = 0; fits && i < a.stride; ++i)
+            place_taps(a, i);
+        windows = 0;
+        for (int64_t phase = 0; phase < a.phases(); ++phase)
+            windows = most(windows, (a.transposed ? shifts[phase] : 0) + a.count(phase));
+        tiles = ceil_div(windows, outputs);
+    }
+
+    int64_t input_steps(const Axis& a) const {
+        int64_t widest = 0;
+        for (int64_t map = 0; map < maps; ++map)
+            widest = most(widest, a.transposed ? 0 : shifts[map]);
+        return tiles * outputs + reach - 1 + widest;
+    }
+    // The first output whose window is `window` or later: the outputs of neighbouring windows are neighbours.
+    int64_t first_output(const Axis& a, int64_t window) const {
+        int64_t first_of_all = INT64_MAX;
+        for (int64_t phase = 0; phase < a.phases(); ++phase)
+            first_of_all = least(first_of_all, output(a, phase, window));
+        return first_of_all;
+    }
+    int64_t output(const Axis& a, int64_t phase, int64_t window) const {
+        return a.first_out(phase) + a.out_step() * (window - (a.transposed ? shifts[phase] : 0));
+    }
+};
+
+// The windows of all axes.
+struct Windows {
+    const Geometry& g;
+    WindowAxis axis[AXES];
+    int64_t points, maps;
+
+    explicit Windows(const Geometry& geometry)
+        : g(geometry), axis{WindowAxis(g.axis[0]), WindowAxis(g.axis[1]), WindowAxis(g.axis[2])},
+          points(axis[0].points * axis[1].points * axis[2].points), maps(axis[0].maps * axis[1].maps * axis[2].maps) {}
+
+    int64_t tiles() const { return axis[0].tiles * axis[1].tiles * axis[2].tiles; }
+    // Floats of one image, transformed.
+    int64_t image_floats(int64_t channels) const { return points * maps * tiles() * pixel_stride(channels); }
+    void map_of(int64_t map, int64_t* of) const {
+        of[2] = map % axis[2].maps;
+        of[1] = map / axis[2].maps % axis[1].maps;
+        of[0] = map / (axis[1].maps * axis[2].maps);
+    }
+
+    // Multiplications of the direct way for one of this one's; 0 where the transform does not apply.
+    double gain(int64_t images) const {
+        if (!axis[0].fits || !axis[1].fits || !axis[2].fits || points == 1 || images == 0)
+            return 0;
+        double direct = 1, ours = 1;
+        for (int i = 0; i < AXES; ++i) {
+            const Axis& a = g.axis[i];
+            direct *= double(a.transposed ? a.in : a.out) * a.kernel;
+            ours *= double(axis[i].tiles * axis[i].points) * a.phases() * axis[i].maps;
+        }
+        return direct / ours;
+    }
+};
+
+// The transformed input of some images: [point][map][tile][channel], `pixel` floats from tile to tile.
+class WindowValues {
+  public:
+    WindowValues(const Windows& windows, const Image& in)
+        : w_(windows), g_(windows.g), in_(in), pixel_(pixel_stride(in.channels)) {}
+
+    // Images that are worth transforming at a time, in equal shares.
+    int64_t images_at_a_time() const {
+        const int64_t most_images = most<int64_t>(1, VALUE_FLOATS / w_.image_floats(in_.channels));
+        return ceil_div(in_.batch, ceil_div(in_.batch, least(in_.batch, most_images)));
+    }
+
+    // Floats of scratch for that many images.
+    int64_t size(int64_t images) const {
+        return box_of(0, images).pixels() * pixel_ + w_.points * w_.maps * step_of(images);
+    }
+
+    // False where the input holds values that the transform would spread or overflow.
+    bool read(int64_t first, int64_t images, float* memory) {
+        box_ = box_of(first, images);
+        tiles_ = images * w_.tiles();
+        step_ = step_of(images);
+        pixels_ = memory;
+        values_ = memory + box_.pixels() * pixel_;
+        read_box(in_, box_, pixels_, pixel_);
+        return transform_input();
+    }
+
+    const float* at(int64_t point, int64_t map, int64_t tile) const {
+        return values_ + (point * w_.maps + map) * step_ + tile * pixel_;
+    }
+    int64_t tiles() const { return tiles_; }
+    int64_t map_step() const { return step_; }
+    int64_t tile_step() const { return pixel_; }
+
+  private:
+    Box box_of(int64_t first, int64_t images) const {
+        Box box{first, images, {}, {}};
+        for (int i = 0; i < AXES; ++i) {
+            box.origin[i] = g_.axis[i].in_step() * w_.axis[i].first;
+            box.length[i] = g_.axis[i].in_step() * w_.axis[i].input_steps(g_.axis[i]);
+        }
+        return box;
+    }
+    int64_t step_of(int64_t images) const { return images * w_.tiles() * pixel_ + 16; }
+
+    bool transform_input() {
+        const WindowAxis* a = w_.axis;
+        bool fine = true;
+        const int64_t grain = most<int64_t>(1, 8192 / (w_.points * w_.maps * pixel_));
+        parallel_for(0, tiles_, grain, [&](int64_t begin, int64_t end) {
+            vi suspicious{};
+            for (int64_t tile = begin; tile < end; ++tile) {
+                const int64_t w = tile % a[2].tiles, h = tile / a[2].tiles % a[1].tiles;
+                const int64_t d = tile / (a[2].tiles * a[1].tiles) % a[0].tiles, n = tile / w_.tiles();
+                const int64_t step[AXES] = {g_.axis[0].in_step(), g_.axis[1].in_step(), g_.axis[2].in_step()};
+                for (int64_t map = 0; map < w_.maps; ++map) {
+                    const int64_t map_w = map % a[2].maps, map_h = map / a[2].maps % a[1].maps;
+                    const int64_t map_d = map / (a[2].maps * a[1].maps);
+                    const int64_t line =
+                        (n * box_.length[0] + first_input(0, d, map_d)) * box_.length[1] + first_input(1, h, map_h);
+                    const float* from = pixels_ + (line * box_.length[2] + first_input(2, w, map_w)) * pixel_;
+                    transform_tile(from, step, values_ + map * step_ + tile * pixel_, suspicious);
+                }
+            }
+            for (int v = 0; v < VF; ++v)
+                if (suspicious[v])
+                    __atomic_store_n(&fine, false, __ATOMIC_RELAXED);
+        });
+        return fine;
+    }
+
+    // Where a tile's inputs of a map start in the box.
+    int64_t first_input(int axis, int64_t tile, int64_t map) const {
+        const Axis& a = g_.axis[axis];
+        const WindowAxis& windows = w_.axis[axis];
+        return (tile * windows.outputs + (a.transposed ? 0 : windows.shifts[map])) * a.in_step() + map;
+    }
+
+    // B^T along one axis of a grid of vectors.
+    static void forward(vf* grid, int64_t points, int64_t step) {
+        if (points == 1)
+            return;
+        const vf x0 = grid[0], x1 = grid[step], x2 = grid[2 * step], x3 = grid[3 * step];
+        grid[0] = x0 - x2;
+        grid[step] = x1 + x2;
+        grid[2 * step] = x2 - x1;
+        grid[3 * step] = x3 - x1;
+    }
+
+    template <int PD, int PH, int PW>
+    void transform_tile_of(const float* from, const int64_t* step, float* to, vi& suspicious) const {
+        const int64_t row = step[1] * box_.length[2] * pixel_,
+                      plane = step[0] * box_.length[1] * box_.length[2] * pixel_;
+        const int64_t out_step = w_.maps * step_, columns = round_up(in_.channels, VF);
+        for (int64_t c = 0; c < columns; c += VF) {
+            vf grid[PD * PH * PW];
+            for (int d = 0; d < PD; ++d)
+                for (int h = 0; h < PH; ++h)
+                    for (int w = 0; w < PW; ++w) {
+                        const vf x = load(from + d * plane + h * row + w * step[2] * pixel_ + c);
+                        suspicious |= ~((x < LARGEST) & (x > -LARGEST));
+                        grid[(d * PH + h) * PW + w] = x;
+                    }
+            for (int i = 0; i < PD * PH; ++i)
+                forward(grid + i * PW, PW, 1);
+            for (int d = 0; d < PD; ++d)
+                for (int w = 0; w < PW; ++w)
+                    forward(grid + d * PH * PW + w, PH, PW);
+            for (int i = 0; i < PH * PW; ++i)
+                forward(grid + i, PD, PH * PW);
+            for (int p = 0; p < PD * PH * PW; ++p)
+                store(to + p * out_step + c, grid[p]);
+        }
+    }
+
+    void transform_tile(const float* from, const int64_t* step, float* to, vi& suspicious) const {
+        const WindowAxis* a = w_.axis;
+        const int64_t kind = (a[0].points > 1) * 4 + (a[1].points > 1) * 2 + (a[2].points > 1);
+        switch (kind) {
+        case 1:
+            return transform_tile_of<1, 1, 4>(from, step, to, suspicious);
+        case 2:
+            return transform_tile_of<1, 4, 1>(from, step, to, suspicious);
+        case 3:
+            return transform_tile_of<1, 4, 4>(from, step, to, suspicious);
+        case 4:
+            return transform_tile_of<4, 1, 1>(from, step, to, suspicious);
+        case 5:
+            return transform_tile_of<4, 1, 4>(from, step, to, suspicious);
+        case 6:
+            return transform_tile_of<4, 4, 1>(from, step, to, suspicious);
+        default:
+            return transform_tile_of<4, 4, 4>(from, step, to, suspicious);
+        }
+    }
+
+    const Windows& w_;
+    const Geometry& g_;
+    const Image& in_;
+    const int64_t pixel_;
+    Box box_;
+    int64_t tiles_, step_;
+    float *pixels_, *values_;
+};
+
+// A^T of F(outputs, reach) along one axis of a grid of vectors, in place.
+static inline void inverse(vf* grid, int64_t outputs, int64_t step) {
+    if (outputs == 1)
+        return;
+    const vf sum = grid[step] + grid[2 * step], difference = grid[step] - grid[2 * step], last = grid[3 * step];
+    grid[0] += sum;
+    grid[step] = outputs == 3 ? difference : difference + last;
+    grid[2 * step] = sum + last;
+}
+
+// G of F(outputs, reach) along one axis: `reach` vectors to `points`, `step` floats apart.
+static inline void filter(const float* taps, int64_t reach, int64_t points, int64_t step, float* out, int64_t out_step,
+                          int64_t width) {
+    for (int64_t v = 0; v < width; v += VF) {
+        const vf first = load(taps + v);
+        store(out + v, first);
+        if (points == 1)
+            continue;
+        const vf last = load(taps + (reach - 1) * step + v);
+        const vf even = reach == 3 ? first + last : first, odd = load(taps + step + v);
+        store(out + out_step + v, 0.5f * (even + odd));
+        store(out + 2 * out_step + v, 0.5f * (even - odd));
+        store(out + 3 * out_step + v, last);
+    }
+}
+
+}
+}
