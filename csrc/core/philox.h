@@ -21,8 +21,10 @@ struct Key {
 };
 static inline Key read_key(const uint64_t* key) { return {key[0], key[1]}; }
 
-// Elements that one step of the generators makes.
-constexpr int64_t RANDOM_STEP = 8 * VQ;
+// Two vectors of blocks make a part, four vectors of elements; one step makes several, whose rounds fill each other's
+// latencies.
+constexpr int CHAINS = 4;
+constexpr int64_t PART = 8 * VQ, RANDOM_STEP = CHAINS / 2 * PART;
 
 // One of the block's four words in the low half of each lane; the high halves hold nothing of use.
 struct Blocks {
@@ -52,12 +54,13 @@ static inline void philox_round(Blocks& b, uint32_t key0, uint32_t key1) {
 
 static inline Blocks first_state(vq counter) { return {{counter, counter >> 32, vq{}, vq{}}}; }
 
-static inline void philox(Blocks& a, Blocks& b, uint64_t seed) {
+static inline void philox(Blocks (&b)[CHAINS], uint64_t seed) {
     uint32_t key0 = uint32_t(seed), key1 = uint32_t(seed >> 32);
 #pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {
-        philox_round(a, key0, key1);
-        philox_round(b, key0, key1);
+#pragma GCC unroll 4
+        for (int c = 0; c < CHAINS; ++c)
+            philox_round(b[c], key0, key1);
         key0 += 0x9E3779B9u;
         key1 += 0xBB67AE85u;
     }
@@ -119,18 +122,25 @@ static inline void box_muller(vu radius_word, vu angle_word, vf& first, vf& seco
     second = vf(vu(radius * (swapped ? cosine : sine)) ^ (turned & 0x80000000u));
 }
 
-// Calls emit(w0, w1, w2, w3, at) for every step of RANDOM_STEP elements from element `first` (a multiple of 4) on.
+// Calls emit(words, at) for every part from element `first` (a multiple of 4) on, in whole steps: four vectors of
+// words.
 template <class F>
 static inline void for_each_step(Key key, int64_t first, int64_t n, const F& emit) {
     vq counter = lane_counters() + (key.offset + uint64_t(first) / 4);
-    for (int64_t at = 0; at < n; at += RANDOM_STEP, counter += 2 * VQ) {
-        Blocks a = first_state(counter), b = first_state(counter + VQ);
-        philox(a, b, key.seed);
-        vf word[4];
+    for (int64_t at = 0; at < n; at += RANDOM_STEP) {
+        Blocks blocks[CHAINS];
 #pragma GCC unroll 4
-        for (int w = 0; w < 4; ++w)
-            word[w] = low_halves(vf(a.word[w]), vf(b.word[w]), Lanes());
-        emit(word, at);
+        for (int c = 0; c < CHAINS; ++c, counter += VQ)
+            blocks[c] = first_state(counter);
+        philox(blocks, key.seed);
+#pragma GCC unroll 4
+        for (int c = 0; c < CHAINS; c += 2) {
+            vf word[4];
+#pragma GCC unroll 4
+            for (int w = 0; w < 4; ++w)
+                word[w] = low_halves(vf(blocks[c].word[w]), vf(blocks[c + 1].word[w]), Lanes());
+            emit(word, at + c / 2 * PART);
+        }
     }
 }
 
@@ -145,7 +155,7 @@ static inline void random_normals(Key key, int64_t first, int64_t n, float* out)
         for (int i = 0; i < 4; ++i)
             store(out + at + i * VF, w[i]);
     });
-    for (int64_t at = 0; at < n; at += RANDOM_STEP) {
+    for (int64_t at = 0; at < n; at += PART) {
         vf normal[4];
         for (int i = 0; i < 4; i += 2)
             box_muller(vu(load(out + at + i * VF)), vu(load(out + at + (i + 1) * VF)), normal[i], normal[i + 1]);
