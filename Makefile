@@ -8,17 +8,17 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc aigc_fast -type f -no
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pip install -q '.[test]'
-	$(BIN)/python -m pytest -q
+	$(BIN)/pytest -q
 
 demo: $(VENV)/.torch
 	AIGC_FAST_CUDA=AUTO $(BIN)/python -m pip install -q '.[demo]'
 	$(BIN)/aigc-fast demo
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m pytest bench -q --benchmark-only --benchmark-group-by=group
+	$(BIN)/pytest bench -q --benchmark-only --benchmark-group-by=group
 
 gpu: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m gpu
+	$(BIN)/pytest -q -m gpu
 
 dev: $(VENV)/.torch
 	$(BIN)/python -m pip install -q scikit-build-core pybind11 ninja

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,6 +114,12 @@ def _backend_reasons() -> dict[str, str | None]:
     return {
         "reference": None,
         "cpu": _native.cpu_reason(),
-        "cuda": no_gpu,
-        "triton": no_gpu,
+        "cuda": no_gpu or _native.cuda_reason(),
+        "triton": _triton_reason(no_gpu),
     }
+
+
+def _triton_reason(no_gpu: str | None) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    return None if os.environ.get("TRITON_INTERPRET") == "1" else no_gpu

@@ -23,7 +23,7 @@ def run(*args):
     return CliRunner().invoke(app, [str(arg) for arg in args])
 
 
-def refused(result, *words):
+def assert_refused(result, *words):
     """One line on stderr that holds the words, exit code 2."""
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
@@ -107,7 +107,7 @@ def test_the_script_and_the_module_agree(tmp_path):
 )
 def test_bad_words_are_one_line_and_leave_nothing(tmp_path, monkeypatch, args, words):
     monkeypatch.chdir(tmp_path)
-    refused(run(*args), *words)
+    assert_refused(run(*args), *words)
     assert os.listdir(tmp_path) == []
 
 
@@ -121,9 +121,9 @@ def test_damaged_files(tmp_path, model_files):
     data.write_bytes(b"PK\x03\x04 not really")
     before = tree(tmp_path)
     for file in (cut, flipped, text):
-        refused(run("generate", file, "--out", tmp_path / "a.png"), file)
-        refused(run("evaluate", file), file)
-    refused(run("train", "vae", "--data", data, "--out", tmp_path / "run"), data)
+        assert_refused(run("generate", file, "--out", tmp_path / "a.png"), file)
+        assert_refused(run("evaluate", file), file)
+    assert_refused(run("train", "vae", "--data", data, "--out", tmp_path / "run"), data)
     assert tree(tmp_path) == before
 
 
@@ -131,11 +131,11 @@ def test_unwritable_places(tmp_path, model_files):
     blocker = tmp_path / "file"
     blocker.write_text("here first")
     inside = blocker / "sub"
-    refused(run("generate", model_files["conv-vae"], "--out", inside / "a.png"), inside)
-    refused(run("generate", model_files["conv-vae"], "--what", "single", "--out", inside), inside)
-    refused(run("train", "mlp-gan", *TINY, "--out", inside), inside)
-    refused(run("evaluate", model_files["conv-vae"], "--neighbours", inside / "a.png"), inside)
-    refused(run("demo", "--out", inside), inside)
+    assert_refused(run("generate", model_files["conv-vae"], "--out", inside / "a.png"), inside)
+    assert_refused(run("generate", model_files["conv-vae"], "--what", "single", "--out", inside), inside)
+    assert_refused(run("train", "mlp-gan", *TINY, "--out", inside), inside)
+    assert_refused(run("evaluate", model_files["conv-vae"], "--neighbours", inside / "a.png"), inside)
+    assert_refused(run("demo", "--out", inside), inside)
     assert blocker.read_text() == "here first"
 
 
@@ -208,15 +208,17 @@ def test_provenance_command_prints_the_record(tmp_path, model_files):
 def test_existing_files_are_kept_unless_asked(tmp_path, model_files):
     path = tmp_path / "a.png"
     path.write_text("mine")
-    refused(run("generate", model_files["conv-vae"], "--out", path), path, "--overwrite")
+    assert_refused(run("generate", model_files["conv-vae"], "--out", path), path, "--overwrite")
     assert path.read_text() == "mine"
     assert run("generate", model_files["conv-vae"], "--out", path, "--overwrite").exit_code == 0
     folder = tmp_path / "single"
     folder.mkdir()
     (folder / "2.png").write_text("mine")
-    refused(run("generate", model_files["conv-vae"], "--what", "single", "--count", "3", "--out", folder), "2.png")
+    assert_refused(
+        run("generate", model_files["conv-vae"], "--what", "single", "--count", "3", "--out", folder), "2.png"
+    )
     assert os.listdir(folder) == ["2.png"]
-    refused(run("generate", model_files["conv-vae"], "--out", folder), "folder")
+    assert_refused(run("generate", model_files["conv-vae"], "--out", folder), "folder")
 
 
 def test_single_images_one_class(tmp_path, model_files):
@@ -249,10 +251,10 @@ def test_what_can_be_made(tmp_path, model_files, what, model, args, size):
 
 def test_what_a_model_can_not_do(tmp_path, model_files):
     out = tmp_path / "a.png"
-    refused(run("generate", model_files["dcgan"], "--what", "manifold", "--out", out), "2 latent dimensions")
-    refused(run("generate", model_files["dcgan"], "--class", "10", "--out", out), "0 to 9")
-    refused(run("generate", model_files["mlp-gan"], "--class", "1", "--out", out), "without classes")
-    refused(run("generate", model_files["mlp-gan"], "--what", "film", "--out", out), "film", "grid")
+    assert_refused(run("generate", model_files["dcgan"], "--what", "manifold", "--out", out), "2 latent dimensions")
+    assert_refused(run("generate", model_files["dcgan"], "--class", "10", "--out", out), "0 to 9")
+    assert_refused(run("generate", model_files["mlp-gan"], "--class", "1", "--out", out), "without classes")
+    assert_refused(run("generate", model_files["mlp-gan"], "--what", "film", "--out", out), "film", "grid")
     assert os.listdir(tmp_path) == []
 
 
@@ -277,9 +279,9 @@ def test_too_few_images_or_another_size(tmp_path, model_files):
     folder = tmp_path / "images"
     folder.mkdir()
     Image.new("L", (28, 28)).save(folder / "a.png")
-    refused(run("evaluate", folder), folder)
+    assert_refused(run("evaluate", folder), folder)
     save(ConvVAE(width=2, image_shape=(1, 8, 12)), tmp_path / "odd.safetensors")
-    refused(run("evaluate", tmp_path / "odd.safetensors"), "8")
+    assert_refused(run("evaluate", tmp_path / "odd.safetensors"), "8")
 
 
 def test_doctor_tells_versions_levels_and_every_function():
