@@ -323,7 +323,7 @@ def test_demo_in_short(tmp_path):
     html = (out / "index.html").read_text(encoding="utf-8")
     assert html.count("<h1>") == 1
     assert html.count("data:image/png;base64,") == 8
-    assert html.count("<svg") == html.count("</svg>") == 4
+    assert html.count("<svg") == html.count("</svg>") == 5
     assert not re.search(r'(src|href)="(?!data:)', html)
     assert "identical" in html
     for name in ("dcgan-samples", "conv-vae-manifold"):

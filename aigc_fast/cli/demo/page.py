@@ -96,10 +96,14 @@ def _row(cells: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _milliseconds(timing: Timing | None) -> str:
     if timing is None:
         return "–"
-    return f"{timing.median:.3g} <small>({timing.low:.3g}–{timing.high:.3g})</small>"
+    return f"{_number(timing.median)} <small>({_number(timing.low)}–{_number(timing.high)})</small>"
 
 
 def _ratio(row: Row) -> str:
@@ -108,7 +112,8 @@ def _ratio(row: Row) -> str:
 
 
 def _error(value: float) -> str:
-    return "exact" if value == 0 else f"{value:.0e}"
+    # A hyphen that lines don't break at.
+    return "exact" if value == 0 else f"{value:.0e}".replace("-", "\u2011")
 
 
 def timing_table(rows: Sequence[Row]) -> str:

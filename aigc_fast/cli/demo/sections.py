@@ -19,8 +19,9 @@ from aigc_fast.data import ImageDataset
 def machine() -> str:
     """One line about what all this was measured on."""
     level = _native.cpu.level or "no native library"
+    threads = torch.get_num_threads()
     return (
-        f"{processor_name()}, {torch.get_num_threads()} threads, {level}; torch {torch.__version__}, "
+        f"{processor_name()}, {threads} thread{'s' if threads > 1 else ''}, {level}; torch {torch.__version__}, "
         f"Python {platform.python_version()}, {platform.system()}"
     )
 
@@ -76,7 +77,7 @@ def add_gan(page: Page, learned: Learned, dataset: ImageDataset) -> None:
         figures(
             [
                 picture(pictures["samples"], f"After {last} steps: one class per column"),
-                picture(pictures["early"], f"The same noise after {early} steps"),
+                picture(pictures["early"], f"The same latents after {early} steps"),
             ]
         ),
         figures(
@@ -110,7 +111,8 @@ def add_vae(page: Page, learned: Learned) -> None:
         figures(
             [
                 picture(pictures["reconstructions"], "Training digits, and below each what two numbers keep of it"),
-                _curves(learned, ("reconstruction", "kl"), "Reconstruction error and KL divergence, nats per image"),
+                _curves(learned, ("kl",), "KL divergence of the code from the prior, nats per image"),
+                _curves(learned, ("reconstruction",), "Reconstruction error, nats per image"),
             ]
         ),
     )
