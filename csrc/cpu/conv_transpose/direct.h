@@ -101,7 +101,8 @@ struct Chunk {
 class Direct {
   public:
     Direct(const Geometry& g, const Image& in, const Image& out, const float* packed, const Epilogue& epilogue)
-        : g_(g), in_(in), out_(out), packed_(packed), epilogue_(epilogue), pixel_(pixel_stride(in.channels)) {
+        : g_(g), in_(in), out_(out), packed_(packed), epilogue_(epilogue),
+          pixel_(in.channels < 8 ? in.channels : pixel_stride(in.channels)) {
         for (int i = 0; i < AXES; ++i)
             g_.axis[i].offset_range(low_[i], high_[i]);
     }
@@ -190,11 +191,31 @@ class Direct {
         return item;
     }
 
-    void run_chunk(const Chunk& chunk) {
-        box_ = box_of(chunk);
-        auto* pixels = static_cast<float*>(scratch(Slot::shared, sizeof(float) * (box_.pixels() * pixel_ + 16)));
-        read_box(in_, box_, pixels, pixel_);
+    // Float maps with channels innermost that need no border are read where they lie, all others through a packed box.
+    void open_box(const Chunk& chunk) {
+        const Box box = box_of(chunk);
+        bool inside = in_.dtype == FLOAT32 && in_.channel_stride == 1;
+        for (int i = 0; i < AXES; ++i)
+            inside = inside && box.origin[i] >= 0 && box.origin[i] + box.length[i] <= in_.size[i];
+        if (inside) {
+            image_step_ = in_.batch_stride;
+            for (int i = 0; i < AXES; ++i)
+                step_[i] = in_.stride[i];
+            pixels_ =
+                reinterpret_cast<const float*>(in_.at(box.first_image, 0, box.origin[0], box.origin[1], box.origin[2]));
+            return;
+        }
+        step_[2] = pixel_;
+        step_[1] = box.length[2] * pixel_;
+        step_[0] = box.length[1] * step_[1];
+        image_step_ = box.length[0] * step_[0];
+        auto* pixels = static_cast<float*>(scratch(Slot::shared, sizeof(float) * (box.pixels() * pixel_ + 16)));
+        read_box(in_, box, pixels, pixel_);
         pixels_ = pixels;
+    }
+
+    void run_chunk(const Chunk& chunk) {
+        open_box(chunk);
         const Cut cut = cut_of(chunk);
         const int64_t work = g_.multiply_adds(out_) / most<int64_t>(1, cut.items(g_));
         parallel_for(0, cut.items(g_), most<int64_t>(1, LEAST_WORK / most<int64_t>(1, work)),
@@ -225,13 +246,12 @@ class Direct {
         const PhaseTaps taps(g_, phase);
         const int64_t taps_count = taps.taps(g_), rows = item.lines * item.steps_w;
         const Axis& axis_w = g_.axis[2];
-        const int64_t line_size = box_.length[2] * pixel_;
         const float* from[PIXEL_BLOCK];
         float* to[PIXEL_BLOCK];
         for (int64_t line = 0, row = 0; line < item.lines; ++line)
             for (int64_t j = 0; j < item.steps_w; ++j, ++row) {
-                from[row] = pixels_ + box_line(chunk, item.first_line + line) * line_size +
-                            axis_w.in_step() * (item.first_w + j) * pixel_ + item.group * g_.in_channels;
+                from[row] = pixels_ + line_start(chunk, item.first_line + line) +
+                            axis_w.in_step() * (item.first_w + j) * step_[2] + item.group * g_.in_channels;
                 to[row] = sums + (line * segment + axis_w.first_out(phase_w) + axis_w.out_step() * j) * width;
             }
         if (taps_count == 0) {
@@ -243,14 +263,30 @@ class Direct {
             const int64_t d = g_.axis[0].offset(taps.phase[0], kd) - low_[0];
             const int64_t h = g_.axis[1].offset(taps.phase[1], kh) - low_[1];
             const int64_t w = axis_w.offset(phase_w, kw) - low_[2];
-            offsets[rank] = ((d * box_.length[1] + h) * box_.length[2] + w) * pixel_;
+            offsets[rank] = d * step_[0] + h * step_[1] + w * step_[2];
         });
-        multiply_phase(item, phase, taps_count, rows, width, from, to, offsets);
+        if (taps_are_one_run())
+            multiply_phase(item, phase, taps_count / axis_w.kernel, g_.in_channels * axis_w.kernel, rows, width, from,
+                           to, keep_every(offsets, taps_count, axis_w.kernel));
+        else
+            multiply_phase(item, phase, taps_count, g_.in_channels, rows, width, from, to, offsets);
     }
 
-    void multiply_phase(const Item& item, int64_t phase, int64_t taps, int64_t rows, int64_t width,
+    // With few input channels the taps along W are neighbours in the map as in the weights: one long sum, not many
+    // short.
+    bool taps_are_one_run() const {
+        const Axis& w = g_.axis[2];
+        return !w.transposed && w.dilation == 1 && step_[2] == g_.in_channels;
+    }
+    static const int64_t* keep_every(int64_t* offsets, int64_t count, int64_t step) {
+        for (int64_t i = 0; i * step < count; ++i)
+            offsets[i] = offsets[i * step];
+        return offsets;
+    }
+
+    void multiply_phase(const Item& item, int64_t phase, int64_t taps, int64_t depth, int64_t rows, int64_t width,
                         const float* const* from, float* const* to, const int64_t* offsets) const {
-        const int64_t depth = g_.in_channels, panel_size = taps * depth * PANEL_WIDTH;
+        const int64_t panel_size = taps * depth * PANEL_WIDTH;
         int64_t* steps = const_cast<int64_t*>(offsets) + g_.taps();
         for (int64_t t = 0; t < taps; ++t)
             steps[t] = t * depth * PANEL_WIDTH;
@@ -286,11 +322,11 @@ class Direct {
         return taps * g_.in_channels * padded_channels(g_.out_channels);
     }
 
-    // The line of the box where step (d, h) of a line of the chunk starts.
-    int64_t box_line(const Chunk& chunk, int64_t line) const {
+    // Where the first step of a line of the chunk reads.
+    int64_t line_start(const Chunk& chunk, int64_t line) const {
         const int64_t h = line % chunk.steps[1], d = line / chunk.steps[1] % chunk.steps[0];
         const int64_t n = line / (chunk.steps[1] * chunk.steps[0]);
-        return (n * box_.length[0] + d * g_.axis[0].in_step()) * box_.length[1] + h * g_.axis[1].in_step();
+        return n * image_step_ + d * g_.axis[0].in_step() * step_[0] + h * g_.axis[1].in_step() * step_[1];
     }
 
     void write_item(const Chunk& chunk, const Item& item, int64_t segment, int64_t width, const float* sums) const {
@@ -315,7 +351,7 @@ class Direct {
     const Epilogue& epilogue_;
     const int64_t pixel_;
     int64_t low_[AXES], high_[AXES];
-    Box box_;
+    int64_t image_step_ = 0, step_[AXES] = {};
     const float* pixels_ = nullptr;
 };
 
