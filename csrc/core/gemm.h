@@ -32,7 +32,9 @@ struct Product {
     bool accumulate; // C += instead of C =
 };
 
-// Not inlined: on its own the loop keeps every pointer in a register.
+// How far ahead B is fetched into L2: its panels come from L3 or memory once per block of rows.
+constexpr int PREFETCH_STEPS = 64;
+
 template <int ROWS, int VECTORS>
 __attribute__((noinline)) static void multiply_tile(const Product& p, int64_t row, int64_t column) {
     vf sum[ROWS][VECTORS];
@@ -53,6 +55,7 @@ __attribute__((noinline)) static void multiply_tile(const Product& p, int64_t ro
         for (int64_t k = p.depth; k > 0; --k, at += a_step, b += b_step) {
             // Keeps one index for all rows: the compiler would rather advance a pointer for each.
             asm("" : "+r"(at));
+            __builtin_prefetch(b + PREFETCH_STEPS * b_step, 0, 2);
             vf wide[VECTORS];
 #pragma GCC unroll 8
             for (int v = 0; v < VECTORS; ++v)
@@ -119,19 +122,23 @@ static void multiply_columns(const Product& p, int64_t row, int64_t vectors) {
 
 // The same for few rows and many columns: tiles as wide as the registers allow.
 constexpr int MAX_VECTORS = 8;
+static inline int64_t wide_vectors(int64_t rows) {
+    const int64_t most_vectors[] = {MAX_VECTORS, MAX_VECTORS, 6, 4, 3};
+    return rows <= 4 ? most_vectors[rows] : 4;
+}
+
 static void multiply_wide(const Product& p, int64_t rows, int64_t vectors) {
-    int64_t row = 0;
-    for (; rows - row > 4; row += 3)
-        multiply_columns<3, 4>(p, row, vectors);
-    switch (rows - row) {
+    switch (rows) {
     case 4:
-        return multiply_columns<4, 3>(p, row, vectors);
+        return multiply_columns<4, 3>(p, 0, vectors);
     case 3:
-        return multiply_columns<3, 4>(p, row, vectors);
+        return multiply_columns<3, 4>(p, 0, vectors);
     case 2:
-        return multiply_columns<2, 6>(p, row, vectors);
+        return multiply_columns<2, 6>(p, 0, vectors);
     case 1:
-        return multiply_columns<1, MAX_VECTORS>(p, row, vectors);
+        return multiply_columns<1, MAX_VECTORS>(p, 0, vectors);
+    default:
+        return multiply(p, rows, vectors);
     }
 }
 

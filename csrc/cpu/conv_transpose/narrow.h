@@ -1,6 +1,6 @@
-// Few output channels, as at the end of a generator: rows of the tile are output channels, columns neighbouring pixels
-// of the padded map, read in place. Lines run into each other, so that a vector is full however narrow the image is;
-// what falls on the border is computed and dropped.
+// Few output or few input channels, as at a generator's end and a discriminator's start: rows of the tile are output
+// channels, columns neighbouring pixels of the padded map, read in place. Lines run into each other, so that a vector
+// is full however narrow the image is; what falls on the border is computed and dropped.
 #pragma once
 
 #include "cpu/conv_transpose/direct.h"
@@ -8,8 +8,11 @@
 namespace aigc::AIGC_LEVEL {
 namespace {
 
-constexpr int64_t NARROW_CHANNELS = 8;
-constexpr int64_t BAND_PIXELS = 512; // pixels of a work item
+constexpr int64_t NARROW_CHANNELS = 8; // output channels at most,
+constexpr int64_t NARROW_INPUTS = 4;   // or input channels
+constexpr int64_t NARROW_BLOCK = 24;   // output channels of a work item
+constexpr int64_t INPUT_BLOCK = 32;    // input channels whose lines stay in L1 for all phases
+constexpr int64_t BAND_PIXELS = 512;   // pixels of a work item
 
 class Narrow {
   public:
@@ -20,8 +23,8 @@ class Narrow {
     }
 
     static bool fits(const Geometry& g) {
-        return g.groups == 1 && g.out_channels <= NARROW_CHANNELS && g.axis[0].in_step() == 1 &&
-               g.axis[1].in_step() == 1 && g.axis[2].in_step() == 1;
+        return g.groups == 1 && (g.out_channels <= NARROW_CHANNELS || g.in_channels <= NARROW_INPUTS) &&
+               g.axis[0].in_step() == 1 && g.axis[1].in_step() == 1 && g.axis[2].in_step() == 1;
     }
     static int64_t weight_size(const Geometry& g) { return g.taps() * g.out_channels * g.in_channels; }
 
@@ -48,9 +51,12 @@ class Narrow {
         band_ = ceil_div(lines, bands);
         length_[1] += band_ - 1;
         plane_ = round_up(length_[0] * length_[1] * length_[2], 16) + MAX_VECTORS * VF;
+        const int64_t blocks = ceil_div(g_.out_channels, NARROW_BLOCK);
         parallel_for(0, out_.batch * depth * bands, 1, [&](int64_t begin, int64_t end) {
             for (int64_t item = begin; item < end; ++item)
-                run_band(item / (bands * depth), item / bands % depth, item % bands * band_);
+                for (int64_t block = 0; block < blocks; ++block)
+                    run_band({item / (bands * depth), item / bands % depth, item % bands * band_, block * NARROW_BLOCK,
+                              least(NARROW_BLOCK, g_.out_channels - block * NARROW_BLOCK)});
         });
     }
 
@@ -83,6 +89,7 @@ class Narrow {
                 if (!holds(d, h))
                     continue;
                 const char* from = in_.at(n, c, d, h, skip);
+                __builtin_prefetch(from + in_.channel_stride * in_.element_size());
                 float* to = planes + c * plane_ + i * length_[2] + before;
                 if (in_.dtype == BFLOAT16)
                     copy_line(reinterpret_cast<const uint16_t*>(from), in_.stride[2], inside, to);
@@ -93,71 +100,88 @@ class Narrow {
 
     bool holds(int64_t d, int64_t h) const { return d >= 0 && d < in_.size[0] && h >= 0 && h < in_.size[1]; }
 
-    void run_band(int64_t n, int64_t d, int64_t first_h) const {
-        const int64_t lines = least(band_, g_.axis[1].steps() - first_h), pixels = round_up(lines * length_[2], VF);
-        const int64_t phases = g_.axis[2].phases(), channels = g_.out_channels;
-        const int64_t planes_size = plane_ * in_.channels, sums_size = phases * channels * pixels;
-        const int64_t row_size = round_up(phases * (g_.axis[2].steps() + 1), 16);
+    // Some lines of one image, for some output channels.
+    struct Band {
+        int64_t n, d, first_h, first_channel, channels;
+    };
+
+    void run_band(const Band& band) const {
+        const int64_t lines = least(band_, g_.axis[1].steps() - band.first_h),
+                      pixels = round_up(lines * length_[2], VF);
+        const int64_t planes_size = plane_ * in_.channels, sums_size = g_.phases() * band.channels * pixels;
+        const int64_t row_size = round_up(g_.axis[2].phases() * (g_.axis[2].steps() + 1), 16);
         auto* planes = static_cast<float*>(scratch(Slot::local, sizeof(float) * (planes_size + sums_size + row_size) +
                                                                     sizeof(int64_t) * 2 * g_.taps()));
         float *sums = planes + planes_size, *row = sums + sums_size;
         auto* offsets = reinterpret_cast<int64_t*>(row + row_size);
-        read_band(n, d, first_h, planes);
-        for (int64_t phase = 0; phase < g_.axis[0].phases() * g_.axis[1].phases(); ++phase) {
-            const int64_t phase_d = phase / g_.axis[1].phases(), phase_h = phase % g_.axis[1].phases();
-            for (int64_t phase_w = 0; phase_w < phases; ++phase_w)
-                multiply_phase(planes, phase_d, phase_h, phase_w, pixels, sums + phase_w * channels * pixels, offsets);
-            write_lines(n, d, first_h, lines, pixels, phase_d, phase_h, sums, row);
+        if (band.first_channel == 0)
+            read_band(band.n, band.d, band.first_h, planes);
+        place_offsets(offsets);
+        multiply_band(band, planes, pixels, sums, offsets);
+        for (int64_t phase = 0; phase < g_.axis[0].phases() * g_.axis[1].phases(); ++phase)
+            write_lines(band, lines, pixels, phase / g_.axis[1].phases(), phase % g_.axis[1].phases(),
+                        sums + phase * g_.axis[2].phases() * band.channels * pixels, row);
+    }
+
+    // Per tap, phase by phase: where its weights start, and how far it reaches into the planes.
+    void place_offsets(int64_t* offsets) const {
+        int64_t *steps = offsets + g_.taps(), placed = 0;
+        for (int64_t phase = 0; phase < g_.phases(); ++phase) {
+            const PhaseTaps taps(g_, phase);
+            taps.each(g_, [&](int64_t, int64_t kd, int64_t kh, int64_t kw) {
+                const int64_t z = g_.axis[0].offset(taps.phase[0], kd) - low_[0];
+                const int64_t y = g_.axis[1].offset(taps.phase[1], kh) - low_[1];
+                steps[placed] = (z * length_[1] + y) * length_[2] + g_.axis[2].offset(taps.phase[2], kw) - low_[2];
+                offsets[placed] = placed * g_.out_channels * g_.in_channels;
+                ++placed;
+            });
         }
     }
 
-    void write_lines(int64_t n, int64_t d, int64_t first_h, int64_t lines, int64_t pixels, int64_t phase_d,
-                     int64_t phase_h, const float* sums, float* row) const {
-        const int64_t channels = g_.out_channels;
-        const int64_t od = g_.axis[0].first_out(phase_d) + d * g_.axis[0].out_step();
+    // sums: [phase][channel][pixel]. A few columns at a time take all phases, then the next input channels.
+    void multiply_band(const Band& band, const float* planes, int64_t pixels, float* sums,
+                       const int64_t* offsets) const {
+        const int64_t columns = wide_vectors(band.channels) * VF, depth = g_.in_channels;
+        const float* from[NARROW_BLOCK];
+        float* to[NARROW_BLOCK];
+        for (int64_t column = 0; column < pixels; column += columns)
+            for (int64_t k = 0; k < depth; k += INPUT_BLOCK) {
+                int64_t placed = 0;
+                for (int64_t o = 0; o < band.channels; ++o)
+                    from[o] = packed_ + (band.first_channel + o) * depth + k;
+                for (int64_t phase = 0; phase < g_.phases(); ++phase) {
+                    const int64_t count = PhaseTaps(g_, phase).taps(g_);
+                    for (int64_t o = 0; o < band.channels; ++o)
+                        to[o] = sums + (phase * band.channels + o) * pixels + column;
+                    const Product product{.rows = from,
+                                          .a_step = 1,
+                                          .a_offsets = offsets + placed,
+                                          .b = planes + k * plane_ + column,
+                                          .b_step = plane_,
+                                          .b_offsets = offsets + g_.taps() + placed,
+                                          .batch = count,
+                                          .depth = least(INPUT_BLOCK, depth - k),
+                                          .c = to,
+                                          .accumulate = k > 0};
+                    multiply_wide(product, band.channels, least(columns, pixels - column) / VF);
+                    placed += count;
+                }
+            }
+    }
+
+    void write_lines(const Band& band, int64_t lines, int64_t pixels, int64_t phase_d, int64_t phase_h,
+                     const float* sums, float* row) const {
+        const int64_t od = g_.axis[0].first_out(phase_d) + band.d * g_.axis[0].out_step();
         for (int64_t i = 0; i < lines && od < out_.size[0]; ++i) {
-            const int64_t oh = g_.axis[1].first_out(phase_h) + (first_h + i) * g_.axis[1].out_step();
+            const int64_t oh = g_.axis[1].first_out(phase_h) + (band.first_h + i) * g_.axis[1].out_step();
             if (oh >= out_.size[1])
                 continue;
-            for (int64_t o = 0; o < channels; ++o) {
-                interleave(sums + o * pixels + i * length_[2], channels * pixels, row);
-                epilogue_.apply_row(row, out_.size[2], o);
-                write_row(row, out_.at(n, o, od, oh, 0));
+            for (int64_t o = 0; o < band.channels; ++o) {
+                interleave(sums + o * pixels + i * length_[2], band.channels * pixels, row);
+                epilogue_.apply_row(row, out_.size[2], band.first_channel + o);
+                write_row(row, out_.at(band.n, band.first_channel + o, od, oh, 0));
             }
         }
-    }
-
-    void multiply_phase(const float* start, int64_t phase_d, int64_t phase_h, int64_t phase_w, int64_t pixels,
-                        float* sums, int64_t* offsets) const {
-        const int64_t phase = (phase_d * g_.axis[1].phases() + phase_h) * g_.axis[2].phases() + phase_w;
-        const PhaseTaps taps(g_, phase);
-        const int64_t count = taps.taps(g_), channels = g_.out_channels, depth = g_.in_channels;
-        int64_t* steps = offsets + g_.taps();
-        taps.each(g_, [&](int64_t rank, int64_t kd, int64_t kh, int64_t kw) {
-            const int64_t z = g_.axis[0].offset(phase_d, kd) - low_[0], y = g_.axis[1].offset(phase_h, kh) - low_[1];
-            steps[rank] = (z * length_[1] + y) * length_[2] + g_.axis[2].offset(phase_w, kw) - low_[2];
-            offsets[rank] = rank * channels * depth;
-        });
-        int64_t earlier = 0;
-        for (int64_t i = 0; i < phase; ++i)
-            earlier += PhaseTaps(g_, i).taps(g_);
-        const float* from[NARROW_CHANNELS];
-        float* to[NARROW_CHANNELS];
-        for (int64_t o = 0; o < channels; ++o) {
-            from[o] = packed_ + (earlier * channels + o) * depth;
-            to[o] = sums + o * pixels;
-        }
-        const Product product{.rows = from,
-                              .a_step = 1,
-                              .a_offsets = offsets,
-                              .b = start,
-                              .b_step = plane_,
-                              .b_offsets = steps,
-                              .batch = count,
-                              .depth = depth,
-                              .c = to,
-                              .accumulate = false};
-        multiply_wide(product, channels, pixels / VF);
     }
 
     // The phases along W, one after the other in `sums`, become neighbouring pixels of `row`.
