@@ -7,7 +7,6 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc aigc_fast -type f -no
 .PHONY: test demo bench gpu dev lint clean
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pip install -q '.[test]'
 	$(BIN)/pytest -q
 
 demo: $(VENV)/.torch

@@ -50,7 +50,8 @@ def _checked(name: str, what: str) -> str:
     return name
 
 
-_forced: ContextVar[str] = ContextVar("aigc_fast_backend", default=_from_environment())
+_DEFAULT = _from_environment()
+_forced: ContextVar[str] = ContextVar("aigc_fast_backend", default=_DEFAULT)
 _told: set[tuple[str, str]] = set()
 
 
@@ -159,6 +160,8 @@ class Explanation:
     detail: str | None = None
 
     def __str__(self) -> str:
-        lines = [f"{self.op}: {self.chosen or 'no backend can run this'}" + (f" ({self.detail})" if self.detail else "")]
+        lines = [
+            f"{self.op}: {self.chosen or 'no backend can run this'}" + (f" ({self.detail})" if self.detail else "")
+        ]
         lines += [f"  {name:10s}{reason or 'can run'}" for name, reason in self.reasons.items()]
         return "\n".join(lines)

@@ -206,8 +206,8 @@ def conv_transpose3d(
     The output's phases are plain convolutions: stride s gives s interleaved ones per dimension.
 
     Args:
-        input: (N, C_in, D, H, W) or (C_in, D, H, W); contiguous, channels_last or any strides; float32 or bfloat16 on the
-            native kernels, other dtypes and devices on PyTorch's.
+        input: (N, C_in, D, H, W) or (C_in, D, H, W); contiguous, channels_last or any strides; float32 or bfloat16 on
+            the native kernels, other dtypes and devices on PyTorch's.
         weight: (C_in, C_out / groups, K_d, K_h, K_w), of input's dtype.
         bias: (C_out,), of input's dtype, or None.
         stride: of the convolution that this one is the gradient of, one value or one per dimension.

@@ -31,6 +31,27 @@ int64_t conv_algorithm(const int64_t* in_layout, const int64_t* out_layout, cons
     return suits_winograd(Windows(g), in) ? WINOGRAD : DIRECT;
 }
 
+// 1 where conv_weight_gradient takes the Winograd windows of the convolution from large to small.
+int64_t conv_weight_gradient_algorithm(const int64_t* large_layout, const int64_t* small_layout,
+                                       const int64_t* geometry) {
+    const Image large(nullptr, FLOAT32, large_layout), small(nullptr, FLOAT32, small_layout);
+    const Geometry g(geometry, large, small);
+    return suits_winograd(Windows(g), large) ? WINOGRAD : DIRECT;
+}
+
+// A number that changes when any of 64 elements, spread over the tensor, does.
+int64_t conv_fingerprint(void* data, int64_t elements, int64_t element_size) {
+    const char* at = static_cast<const char*>(data);
+    const int64_t samples = least<int64_t>(64, elements), step = elements / most<int64_t>(1, samples);
+    uint64_t hash = 0xcbf29ce484222325;
+    for (int64_t i = 0; i < samples; ++i) {
+        uint64_t bits = 0;
+        __builtin_memcpy(&bits, at + i * step * element_size, element_size == 2 ? 2 : 4);
+        hash = (hash ^ bits) * 0x100000001b3;
+    }
+    return static_cast<int64_t>(hash >> 1);
+}
+
 // Floats of the packed weight.
 int64_t conv_packed_size(const int64_t* in_layout, const int64_t* out_layout, const int64_t* geometry,
                          int64_t algorithm) {
@@ -96,7 +117,8 @@ void conv_weight_gradient(void* large_data, const int64_t* large_layout, void* s
 
 }
 
-AIGC_EXPORT(conv_transpose, AIGC_KERNEL(conv_algorithm), AIGC_KERNEL(conv_packed_size), AIGC_KERNEL(conv_pack),
-            AIGC_KERNEL(conv_forward), AIGC_KERNEL(conv_weight_gradient))
+AIGC_EXPORT(conv_transpose, AIGC_KERNEL(conv_algorithm), AIGC_KERNEL(conv_packed_size), AIGC_KERNEL(conv_fingerprint),
+            AIGC_KERNEL(conv_pack), AIGC_KERNEL(conv_forward), AIGC_KERNEL(conv_weight_gradient),
+            AIGC_KERNEL(conv_weight_gradient_algorithm))
 
 }

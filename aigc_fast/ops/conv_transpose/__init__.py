@@ -13,16 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.conv_transpose import cpu, reference
+from aigc_fast.ops.conv_transpose import choice, cpu, reference
 from aigc_fast.ops.conv_transpose.plan import Plan, make_plan, memory_format
 from aigc_fast.ops.operator import Operator
 
 __all__ = ["conv", "conv_activation", "conv_transpose", "conv_transpose_activation", "conv_weight_gradient"]
 
 Ints = Sequence[int]
-
-# Below this many multiply-adds the way to our kernel costs more than it gains.
-LEAST_WORK = 100_000
 
 
 def _conv_plan(
@@ -67,17 +64,6 @@ def check(input: Tensor, weight: Tensor, bias: Tensor | None, *sizes: Any) -> No
     (_conv_plan if len(sizes) == 4 else _conv_transpose_plan)(input, weight, bias, *sizes)
 
 
-def _slower(plan: Plan) -> str | None:
-    if plan.multiply_adds < LEAST_WORK:
-        return f"{plan.multiply_adds} multiply-adds: PyTorch's own call costs less"
-    return None
-
-
-def is_small(input: Tensor, weight: Tensor) -> bool:
-    """Whether PyTorch's own call costs less than the way to our kernels, before any plan is made."""
-    return input.numel() * weight.numel() < LEAST_WORK * input.shape[1]
-
-
 def _contiguous_as(output: Tensor, input: Tensor, weight: Tensor) -> Tensor:
     """The output in the format that `memory_format` promises to compile and export, whoever computed it."""
     return output.contiguous(memory_format=memory_format(input, weight))
@@ -100,7 +86,7 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
         return cpu.unsupported((input, weight, bias))
 
     def slower(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
-        return _slower(plan_of(input, weight, bias, *split(rest)[0]))
+        return choice.forward_slower(input, weight, plan_of(input, weight, bias, *split(rest)[0]))
 
     return {"run": run, "reference": run_reference, "unsupported": unsupported, "slower": slower}
 
@@ -257,7 +243,8 @@ def _run_weight_gradient(large: Tensor, small: Tensor, *sizes: Any) -> Tensor:
 
 
 def _weight_gradient_slower(large: Tensor, small: Tensor, *sizes: Any) -> str | None:
-    return _slower(_weight_gradient_plan(large, small, *sizes)[0])
+    plan, _ = _weight_gradient_plan(large, small, *sizes)
+    return choice.weight_gradient_slower(large, small, plan, cpu.takes_windows(large, small, plan))
 
 
 conv_weight_gradient = Operator(

@@ -23,7 +23,7 @@ class _Packed(NamedTuple):
     data: Tensor | None
     version: int
     pointer: int
-    sample: Tensor
+    fingerprint: int
 
 
 _packed_weights = WeakIdKeyDictionary()
@@ -44,14 +44,13 @@ def unsupported(tensors: Sequence[Tensor | None]) -> str | None:
     return _native.cpu_reason()
 
 
-def _sample(weight: Tensor) -> Tensor:
-    """A few elements, which show writes that the version counter misses (`weight.data.add_(...)`)."""
-    flat = weight.detach().as_strided((min(weight.numel(), 64),), (max(1, weight.numel() // 64),))
-    return flat.clone()
+def _fingerprint(weight: Tensor) -> int:
+    """Of a few elements: shows writes that the version counter misses (`weight.data.add_(...)`)."""
+    return _native.cpu.kernels.conv_fingerprint(weight.data_ptr(), weight.numel(), weight.element_size())
 
 
 def _dense(weight: Tensor) -> Tensor:
-    """The same weight, where gaps or overlaps in memory would upset `_sample` and the packing."""
+    """The same weight, where gaps or overlaps in memory would upset `_fingerprint` and the packing."""
     return (
         weight if weight.is_contiguous() or weight.is_contiguous(memory_format=_last(weight)) else weight.contiguous()
     )
@@ -59,7 +58,7 @@ def _dense(weight: Tensor) -> Tensor:
 
 def _is_current(entry: _Packed, weight: Tensor) -> bool:
     same_memory = entry.version == weight._version and entry.pointer == weight.data_ptr()
-    return same_memory and torch.equal(entry.sample, _sample(weight))
+    return same_memory and entry.fingerprint == _fingerprint(weight)
 
 
 def _last(weight: Tensor) -> torch.memory_format:
@@ -110,7 +109,7 @@ def packed_weight(weight: Tensor, in_layout: Ints, out_layout: Ints, plan: Plan,
     if entry is not None and _is_current(entry, weight):
         return entry.data
     data = _pack(weight, in_layout, out_layout, plan, method)
-    entries[key] = _Packed(data, weight._version, weight.data_ptr(), _sample(weight))
+    entries[key] = _Packed(data, weight._version, weight.data_ptr(), _fingerprint(weight))
     return data
 
 
@@ -139,7 +138,9 @@ def forward(
         return _matrix_forward(input, weight, bias, plan, activation, slope)
     output = torch.empty(plan.output_shape, dtype=input.dtype, memory_format=memory_format(input, weight))
     in_layout, out_layout = layout(input), layout(output)
-    shift = None if bias is None else bias.detach().to(torch.float32).contiguous()
+    shift = bias
+    if bias is not None and (bias.dtype != torch.float32 or not bias.is_contiguous()):
+        shift = bias.detach().to(torch.float32).contiguous()
     code = DTYPES[input.dtype]
     best = algorithm(_native.cpu.level, in_layout, out_layout, plan.geometry)
     for method in dict.fromkeys((best, DIRECT)):
@@ -160,6 +161,18 @@ def forward(
         ):
             break
     return output
+
+
+def takes_windows(large: Tensor, small: Tensor, plan: Plan) -> bool:
+    """Whether the weight gradient goes through Winograd windows."""
+    return unsupported((large, small)) is None and _takes_windows(
+        _native.cpu.level, layout(large), layout(small), plan.geometry
+    )
+
+
+@lru_cache(maxsize=4096)
+def _takes_windows(level: str, large: Ints, small: Ints, geometry: Ints) -> bool:
+    return bool(_native.cpu.kernels.conv_weight_gradient_algorithm(large, small, geometry))
 
 
 def weight_gradient(large: Tensor, small: Tensor, plan: Plan, weight_shape: Ints) -> Tensor:

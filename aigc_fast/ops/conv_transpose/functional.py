@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aigc_fast import backends
 from aigc_fast.ops import conv_transpose as ops
+from aigc_fast.ops.conv_transpose.choice import is_small
 from aigc_fast.ops.operator import plain_eager
 
 _CONV = (None, torch.conv1d, torch.conv2d, torch.conv3d)
@@ -50,9 +51,12 @@ def _autocast(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
     return [t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
 
 
+def _needs_gradient(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+
+
 def _call(
     op: Callable[..., Tensor],
-    plain: Callable[..., Tensor],
     spatial: int,
     input: Tensor,
     weight: Tensor,
@@ -60,14 +64,15 @@ def _call(
     sizes: tuple[tuple[int, ...], ...],
     groups: int,
 ) -> Tensor:
-    """Calls the op on a batch; small work in plain eager mode goes to PyTorch's own function at once."""
+    """Calls the op on a batch; small work that PyTorch's own function does sooner goes there at once."""
     if input.dim() == spatial + 1:
-        return _call(op, plain, spatial, input.unsqueeze(0), weight, bias, sizes, groups).squeeze(0)
+        return _call(op, spatial, input.unsqueeze(0), weight, bias, sizes, groups).squeeze(0)
     try:
-        if plain_eager() and backends.current() == "auto" and ops.is_small(input, weight):
-            stride, padding, *output_padding, dilation = sizes
-            tail = (*output_padding, groups, dilation) if output_padding else (dilation, groups)
-            return plain(input, weight, bias, stride, padding, *tail)
+        if is_small(input, weight) and plain_eager() and backends.current() == "auto":
+            if op is ops.conv:
+                return _CONV[spatial](input, weight, bias, *sizes, groups)
+            if torch.is_grad_enabled() and _needs_gradient(input, weight, bias):
+                return _CONV_TRANSPOSE[spatial](input, weight, bias, *sizes[:3], groups, sizes[3])
         return op(input, weight, bias, *sizes, groups)
     except RuntimeError:
         # PyTorch's own message may name a primitive of its backend rather than the argument.
@@ -93,7 +98,7 @@ def conv(
         input, paddings = _named_padding(padding, input, weight, strides, dilations)
     else:
         paddings = _expand(padding, spatial)
-    return _call(ops.conv, _CONV[spatial], spatial, input, weight, bias, (strides, paddings, dilations), groups)
+    return _call(ops.conv, spatial, input, weight, bias, (strides, paddings, dilations), groups)
 
 
 def _named_padding(
@@ -128,4 +133,4 @@ def conv_transpose(
     _check(input, weight, bias, spatial)
     input, weight, bias = _autocast((input, weight, bias))
     sizes = tuple(_expand(value, spatial) for value in (stride, padding, output_padding, dilation))
-    return _call(ops.conv_transpose, _CONV_TRANSPOSE[spatial], spatial, input, weight, bias, sizes, groups)
+    return _call(ops.conv_transpose, spatial, input, weight, bias, sizes, groups)

@@ -14,7 +14,7 @@ namespace {
 
 constexpr int POINTS = 4;
 constexpr int MOST_REACH = 3, MOST_STRIDE = 8;
-constexpr int64_t VALUE_FLOATS = 3 << 19; // transformed input kept at a time
+constexpr int64_t VALUE_FLOATS = 1 << 19; // transformed input kept at a time
 constexpr float LARGEST = 1e30f;          // beyond it, sums of inputs might overflow
 
 // One axis: what every phase (transposed) or residue (plain) sees through its windows.
