@@ -112,6 +112,11 @@ TRANSPOSED = [
     Convolution(3, 17, 3, (9, 1), 7, 1, 3),
     Convolution(3, 4, 6, (5, 5), 2, 4, 0, 3, groups=2),
     Convolution(2, 3, 5, (4, 3), 3, (1, 2), 1, (2, 2), (3, 3)),
+    # Enough tiles and channels for Winograd windows, with tiles and panels that do not come out even.
+    Convolution(1, 17, 24, (97,), 4, 2, 1),
+    Convolution(1, 16, 17, (5, 6, 7), 4, 2, 1),
+    Convolution(2, 17, 19, (13, 11), 6, 2, 2),
+    Convolution(2, 36, 34, (9, 11), 4, 2, 0, 1, groups=2),
 ]
 
 PLAIN = [
@@ -126,7 +131,28 @@ PLAIN = [
     Convolution(1, 17, 8, (113,), 7, 3, 2, dilation=2, transposed=False),
     Convolution(3, 1, 1, (1,), 1, transposed=False),
     Convolution(1, 3, 17, (4, 5, 6), (1, 2, 3), (2, 1, 2), (0, 1, 1), transposed=False),
+    Convolution(2, 33, 17, (13, 11), 3, 1, 1, transposed=False),
+    Convolution(2, 16, 24, (5, 9, 8), 3, 1, 1, transposed=False),
+    Convolution(2, 34, 36, (12, 10), 4, 2, 1, groups=2, transposed=False),
+    Convolution(1, 17, 16, (100,), 6, 3, 1, transposed=False),
 ]
+
+# What bench/ times: generators, vocoders, decoders and U-Nets as they are met, and a discriminator's layers.
+LAYERS = {
+    "DCGAN 100 to 512, 1x1": Convolution(16, 100, 512, (1, 1), 4),
+    "DCGAN 512 to 256, 4x4, batch 1": Convolution(1, 512, 256, (4, 4), 4, 2, 1),
+    "DCGAN 512 to 256, 4x4": Convolution(16, 512, 256, (4, 4), 4, 2, 1),
+    "DCGAN 256 to 128, 8x8": Convolution(16, 256, 128, (8, 8), 4, 2, 1),
+    "DCGAN 128 to 64, 16x16": Convolution(16, 128, 64, (16, 16), 4, 2, 1),
+    "DCGAN 64 to 3, 32x32": Convolution(16, 64, 3, (32, 32), 4, 2, 1),
+    "digits 128 to 64, 7x7": Convolution(64, 128, 64, (7, 7), 5, 2, 2, 1),
+    "digits 64 to 1, 14x14": Convolution(64, 64, 1, (14, 14), 5, 2, 2, 1),
+    "HiFi-GAN 128 to 64, 5120": Convolution(1, 128, 64, (5120,), 4, 2, 1),
+    "U-Net 256 to 128, 64x64": Convolution(1, 256, 128, (64, 64), 2, 2),
+    "video 64 to 32, 8x16x16": Convolution(1, 64, 32, (8, 16, 16), 4, 2, 1),
+    "discriminator 1 to 64, 28x28": Convolution(64, 1, 64, (28, 28), 5, 1, 2, transposed=False),
+    "discriminator 64 to 128, 28x28": Convolution(64, 64, 128, (28, 28), 5, 2, 2, transposed=False),
+}
 
 # Random numbers: around the width of a vector, of a step and of a tile.
 RANDOM_SIZES = [1, 3, 17, 31, 32, 113, 1023, 1025, 100_003]

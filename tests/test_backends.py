@@ -150,7 +150,7 @@ class TestExplain:
 
     @needs_native
     def test_gives_the_reason_of_a_small_call(self) -> None:
-        found = aigc_fast.explain("conv_transpose1d", torch.randn(1, 1, 3), torch.randn(1, 1, 2))
+        found = aigc_fast.explain("conv1d", torch.randn(1, 1, 3), torch.randn(1, 1, 2))
         assert found.chosen == "reference"
         assert "multiply-adds" in found.reasons["cpu"]
 
