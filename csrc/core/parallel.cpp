@@ -16,6 +16,9 @@
 namespace aigc {
 namespace {
 
+// More pieces than threads: a core that is slow, or shared with another process, takes fewer of them.
+constexpr int64_t PIECES_PER_THREAD = 4;
+
 struct Job {
     int64_t begin, end, pieces;
     RangeFunction function;
@@ -150,14 +153,16 @@ const char* thread_pool_name() { return openmp().usable() ? "torch's OpenMP" : "
 void parallel_run(int64_t begin, int64_t end, int64_t grain, RangeFunction function, void* context) {
     if (end <= begin)
         return;
-    const int64_t pieces = std::min(thread_count(), std::max<int64_t>(1, (end - begin) / std::max<int64_t>(1, grain)));
-    if (pieces <= 1) {
+    const int64_t most_pieces = std::max<int64_t>(1, (end - begin) / std::max<int64_t>(1, grain));
+    const int64_t threads = std::min(thread_count(), most_pieces);
+    if (threads <= 1) {
         function(context, begin, end);
         return;
     }
+    const int64_t pieces = std::min(most_pieces, threads * PIECES_PER_THREAD);
     Job job{.begin = begin, .end = end, .pieces = pieces, .function = function, .context = context};
     if (openmp().usable())
-        openmp().parallel(run_inside, &job, static_cast<unsigned>(pieces), 0);
+        openmp().parallel(run_inside, &job, static_cast<unsigned>(threads), 0);
     else
         own_pool().run(job);
     if (job.error)

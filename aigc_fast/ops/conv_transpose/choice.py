@@ -16,6 +16,7 @@ LEAST_WORK = 100_000
 FEW_CHANNELS = 4
 LEAST_GROUP_CHANNELS = 8
 WIDE_CHANNELS = 16
+FEW_PIXELS = 512
 
 
 def is_small(input: Tensor, weight: Tensor) -> bool:
@@ -38,10 +39,12 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan) -> str | None:
     in_channels = input.shape[1] // groups
     if not transposed and plan.multiply_adds < LEAST_WORK:
         return f"{plan.multiply_adds} multiply-adds: PyTorch's own call costs less"
-    if not transposed and in_channels <= FEW_CHANNELS and not plan.is_matrix:
-        return f"{in_channels} input channels: too few for a product"
     kernel, stride = plan.geometry[:3], plan.geometry[3:6]
-    if transposed and kernel == stride and memory_format(input, weight) != torch.contiguous_format:
+    channels_last = memory_format(input, weight) != torch.contiguous_format
+    few = in_channels <= FEW_CHANNELS and not plan.is_matrix
+    if not transposed and few and (channels_last or max(stride) == 1):
+        return f"{in_channels} input channels: too few for a product"
+    if transposed and kernel == stride and channels_last:
         return "kernel and stride are equal and the layout channels_last: PyTorch's product needs no rearranging"
     return _shared(plan, input.dtype, plan.output_shape[1])
 
@@ -54,7 +57,7 @@ def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, winograd: b
         winograd
         or plan.is_matrix
         or large.dtype == torch.bfloat16
-        or (channels >= WIDE_CHANNELS and channels_last)
+        or (channels >= WIDE_CHANNELS and (channels_last or small[:, 0].numel() <= FEW_PIXELS))
         or (channels == 1 and not channels_last)
     )
     if not wins:
