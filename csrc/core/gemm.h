@@ -30,10 +30,10 @@ struct Product {
     int64_t depth;
     float* const* c; // one per row of C
     bool accumulate; // C += instead of C =
+    // Steps of B fetched into L2 ahead of use: packed panels come from L3 or memory once per block of rows. 0 where B
+    // does not go on in the same direction.
+    int64_t steps_ahead = 64;
 };
-
-// How far ahead B is fetched into L2: its panels come from L3 or memory once per block of rows.
-constexpr int PREFETCH_STEPS = 64;
 
 template <int ROWS, int VECTORS>
 __attribute__((noinline)) static void multiply_tile(const Product& p, int64_t row, int64_t column) {
@@ -48,14 +48,14 @@ __attribute__((noinline)) static void multiply_tile(const Product& p, int64_t ro
     for (int r = 0; r < ROWS; ++r)
         a[r] = p.rows[row + r];
     const float* const b_start = p.b + column;
-    const int64_t a_step = p.a_step, b_step = p.b_step;
+    const int64_t a_step = p.a_step, b_step = p.b_step, ahead = p.steps_ahead * b_step;
     for (int64_t t = 0; t < p.batch; ++t) {
         const float* b = b_start + p.b_offsets[t];
         int64_t at = p.a_offsets[t];
         for (int64_t k = p.depth; k > 0; --k, at += a_step, b += b_step) {
             // Keeps one index for all rows: the compiler would rather advance a pointer for each.
             asm("" : "+r"(at));
-            __builtin_prefetch(b + PREFETCH_STEPS * b_step, 0, 2);
+            __builtin_prefetch(b + ahead, 0, 2);
             vf wide[VECTORS];
 #pragma GCC unroll 8
             for (int v = 0; v < VECTORS; ++v)

@@ -11,7 +11,7 @@ namespace {
 constexpr int64_t NARROW_CHANNELS = 8; // output channels at most,
 constexpr int64_t NARROW_INPUTS = 4;   // or input channels
 constexpr int64_t NARROW_BLOCK = 24;   // output channels of a work item
-constexpr int64_t INPUT_BLOCK = 32;    // input channels whose lines stay in L1 for all phases
+constexpr int64_t INPUT_BLOCK = 64;    // input channels whose lines stay in L1 for all phases
 constexpr int64_t BAND_PIXELS = 512;   // pixels of a work item
 
 class Narrow {
@@ -107,7 +107,8 @@ class Narrow {
 
     void run_band(const Band& band) const {
         const int64_t lines = least(band_, g_.axis[1].steps() - band.first_h),
-                      pixels = round_up(lines * length_[2], VF);
+                      columns = wide_vectors(band.channels) * VF;
+        const int64_t pixels = round_up(lines * length_[2], columns);
         const int64_t planes_size = plane_ * in_.channels, sums_size = g_.phases() * band.channels * pixels;
         const int64_t row_size = round_up(g_.axis[2].phases() * (g_.axis[2].steps() + 1), 16);
         auto* planes = static_cast<float*>(scratch(Slot::local, sizeof(float) * (planes_size + sums_size + row_size) +
@@ -162,7 +163,8 @@ class Narrow {
                                           .batch = count,
                                           .depth = least(INPUT_BLOCK, depth - k),
                                           .c = to,
-                                          .accumulate = k > 0};
+                                          .accumulate = k > 0,
+                                          .steps_ahead = 0};
                     multiply_wide(product, band.channels, least(columns, pixels - column) / VF);
                     placed += count;
                 }
