@@ -17,6 +17,7 @@ FEW_CHANNELS = 4
 LEAST_GROUP_CHANNELS = 8
 WIDE_CHANNELS = 16
 FEW_PIXELS = 512
+WIDE_KERNEL = 4
 
 
 def is_small(input: Tensor, weight: Tensor) -> bool:
@@ -44,6 +45,8 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan) -> str | None:
     few = in_channels <= FEW_CHANNELS and not plan.is_matrix
     if not transposed and few and (channels_last or max(stride) == 1):
         return f"{in_channels} input channels: too few for a product"
+    if not transposed and max(stride) > 1 and max(kernel) > WIDE_KERNEL and input.dtype == torch.float32:
+        return f"a plain convolution with stride {max(stride)} and kernel {max(kernel)}: PyTorch's is as fast"
     if transposed and kernel == stride and channels_last:
         return "kernel and stride are equal and the layout channels_last: PyTorch's product needs no rearranging"
     return _shared(plan, input.dtype, plan.output_shape[1])
