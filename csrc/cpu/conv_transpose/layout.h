@@ -13,9 +13,10 @@ namespace {
 
 constexpr int64_t STAGE_COLUMNS = 64;
 
-// Channels between neighbouring pixels: not a multiple of 1 kB, which would map a column of pixels to few cache sets.
+// Channels between neighbouring pixels: whole vectors, since the transforms write them, and not a multiple of 1 kB,
+// which would map a column of pixels to few cache sets.
 int64_t pixel_stride(int64_t channels) {
-    const int64_t rounded = round_up(channels, 8);
+    const int64_t rounded = round_up(channels, VF > 8 ? VF : 8);
     return rounded % 64 == 0 ? rounded + 16 : rounded;
 }
 
