@@ -14,6 +14,7 @@ from aigc_fast.ops.support import DTYPES, UP_TO_FLOAT32
 
 
 def normal_unsupported(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> support.Reason:
+    """Why this backend cannot draw these uniforms or normals, or None."""
     return support.cpu(key, dtype, UP_TO_FLOAT32)
 
 
@@ -21,22 +22,26 @@ uniform_unsupported = normal_unsupported
 
 
 def dropout_unsupported(input: Tensor, key: Tensor, p: float) -> support.Reason:
+    """Why this backend cannot drop out of this input, or None."""
     return support.cpu(input, input.dtype, tuple(DTYPES))
 
 
 def normal(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
+    """Standard normals of `size` from the key; see `reference.normal`."""
     out = torch.empty(size, dtype=dtype, device=key.device)
     _native.cpu.kernels.normal(out.data_ptr(), math.prod(size), DTYPES[dtype], key.contiguous().data_ptr())
     return out
 
 
 def uniform(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
+    """Uniforms in [0, 1) of `size` from the key; see `reference.uniform`."""
     out = torch.empty(size, dtype=dtype, device=key.device)
     _native.cpu.kernels.uniform(out.data_ptr(), math.prod(size), DTYPES[dtype], key.contiguous().data_ptr())
     return out
 
 
 def dropout(input: Tensor, key: Tensor, p: float) -> Tensor:
+    """`input` with elements dropped by the key's mask, the rest scaled; see `reference.dropout`."""
     out = torch.empty_like(input)
     if not input.is_contiguous():
         return out.copy_(dropout(input.contiguous(), key, p))

@@ -15,6 +15,7 @@ from aigc_fast.ops.support import DTYPES
 
 
 def normal_unsupported(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> support.Reason:
+    """Why this backend cannot draw these uniforms or normals, or None."""
     return support.cuda(key, dtype)
 
 
@@ -22,6 +23,7 @@ uniform_unsupported = normal_unsupported
 
 
 def dropout_unsupported(input: Tensor, key: Tensor, p: float) -> support.Reason:
+    """Why this backend cannot drop out of this input, or None."""
     return support.cuda(input, input.dtype)
 
 
@@ -36,14 +38,17 @@ def _fill(kernel: str, size: Sequence[int], key: Tensor, dtype: torch.dtype) -> 
 
 
 def normal(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
+    """Standard normals of `size` from the key; see `reference.normal`."""
     return _fill("normal", size, key, dtype)
 
 
 def uniform(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
+    """Uniforms in [0, 1) of `size` from the key; see `reference.uniform`."""
     return _fill("uniform", size, key, dtype)
 
 
 def dropout(input: Tensor, key: Tensor, p: float) -> Tensor:
+    """`input` with elements dropped by the key's mask, the rest scaled; see `reference.dropout`."""
     out = torch.empty_like(input)
     if not input.is_contiguous():
         return out.copy_(dropout(input.contiguous(), key, p))

@@ -88,6 +88,7 @@ def _grid(n: int) -> tuple[int]:
 
 
 def normal(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
+    """Standard normals of `size` from the key; see `reference.normal`."""
     out, n = torch.empty(size, dtype=dtype, device=key.device), math.prod(size)
     if n:
         _normal[_grid(n)](out, n, key.contiguous(), SIZE=BLOCK)
@@ -95,6 +96,7 @@ def normal(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def uniform(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
+    """Uniforms in [0, 1) of `size` from the key; see `reference.uniform`."""
     out, n = torch.empty(size, dtype=dtype, device=key.device), math.prod(size)
     if n:
         _uniform[_grid(n)](out, n, key.contiguous(), SIZE=BLOCK)
@@ -102,6 +104,7 @@ def uniform(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def dropout(input: Tensor, key: Tensor, p: float) -> Tensor:
+    """`input` with elements dropped by the key's mask, the rest scaled; see `reference.dropout`."""
     out, n = torch.empty_like(input), input.numel()
     if not input.is_contiguous():
         return out.copy_(dropout(input.contiguous(), key, p))

@@ -11,6 +11,7 @@ from aigc_fast.ops.support import DTYPES, UP_TO_FLOAT32
 
 
 def unsupported(tensor: Tensor, *others: Tensor) -> support.Reason:
+    """Why this backend cannot take these arguments, or None."""
     return support.cpu(tensor, tensor.dtype, UP_TO_FLOAT32)
 
 
@@ -46,24 +47,28 @@ def _run(z: Tensor | None, kl: Tensor | None, mu: Tensor, logvar: Tensor, key: T
 
 
 def reparameterize(mu: Tensor, logvar: Tensor, key: Tensor) -> Tensor:
+    """z = mu + exp(logvar / 2) * noise from the key; see `reference.reparameterize`."""
     z = torch.empty_like(mu)
     _run(z, None, mu, logvar, key)
     return z
 
 
 def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
+    """The divergence from N(0, I) per row; see `reference.kl_standard_normal`."""
     kl = _empty_rows(mu)
     _run(None, kl, mu, logvar, None)
     return kl
 
 
 def reparameterize_kl(mu: Tensor, logvar: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """z and the divergence per row in one pass; see `reference.reparameterize_kl`."""
     z, kl = torch.empty_like(mu), _empty_rows(mu)
     _run(z, kl, mu, logvar, key)
     return z, kl
 
 
 def reparameterize_backward(grad: Tensor, logvar: Tensor, key: Tensor) -> Tensor:
+    """The gradient of logvar, with the noise made again from the key."""
     grad_logvar, n = torch.empty_like(logvar), logvar.numel()
     out = _dense(grad_logvar)
     grad, logvar, key = grad.contiguous(), logvar.contiguous(), key.contiguous()
@@ -75,6 +80,7 @@ def reparameterize_backward(grad: Tensor, logvar: Tensor, key: Tensor) -> Tensor
 def reparameterize_kl_backward(
     grad_z: Tensor, grad_kl: Tensor, mu: Tensor, logvar: Tensor, key: Tensor
 ) -> tuple[Tensor, Tensor]:
+    """The gradients of mu and logvar, with the noise made again from the key."""
     grads = torch.empty_like(mu), torch.empty_like(logvar)
     n = mu.numel()
     if n == 0:

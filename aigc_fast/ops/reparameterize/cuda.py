@@ -11,6 +11,7 @@ from aigc_fast.ops.support import DTYPES
 
 
 def unsupported(tensor: Tensor, *others: Tensor) -> support.Reason:
+    """Why this backend cannot take these arguments, or None."""
     return support.cuda(tensor, tensor.dtype)
 
 
@@ -47,18 +48,21 @@ def _run(z: Tensor | None, kl: Tensor | None, mu: Tensor, logvar: Tensor, key: T
 
 
 def reparameterize(mu: Tensor, logvar: Tensor, key: Tensor) -> Tensor:
+    """z = mu + exp(logvar / 2) * noise from the key; see `reference.reparameterize`."""
     z = torch.empty_like(mu)
     _run(z, None, mu, logvar, key)
     return z
 
 
 def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
+    """The divergence from N(0, I) per row; see `reference.kl_standard_normal`."""
     kl = mu.new_empty(mu.shape[:1])
     _run(None, kl, mu, logvar, None)
     return kl
 
 
 def reparameterize_kl(mu: Tensor, logvar: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """z and the divergence per row in one pass; see `reference.reparameterize_kl`."""
     z, kl = torch.empty_like(mu), mu.new_empty(mu.shape[:1])
     _run(z, kl, mu, logvar, key)
     return z, kl
@@ -96,6 +100,7 @@ def _run_backward(
 
 
 def reparameterize_backward(grad: Tensor, logvar: Tensor, key: Tensor) -> Tensor:
+    """The gradient of logvar, with the noise made again from the key."""
     grad_logvar = torch.empty(logvar.shape, dtype=logvar.dtype, device=logvar.device)
     _run_backward(None, grad_logvar, grad, None, None, logvar, key)
     return grad_logvar
@@ -104,6 +109,7 @@ def reparameterize_backward(grad: Tensor, logvar: Tensor, key: Tensor) -> Tensor
 def reparameterize_kl_backward(
     grad_z: Tensor, grad_kl: Tensor, mu: Tensor, logvar: Tensor, key: Tensor
 ) -> tuple[Tensor, Tensor]:
+    """The gradients of mu and logvar, with the noise made again from the key."""
     grad_mu, grad_logvar = (torch.empty(mu.shape, dtype=mu.dtype, device=mu.device) for _ in range(2))
     _run_backward(grad_mu, grad_logvar, grad_z, grad_kl, mu, logvar, key)
     return grad_mu, grad_logvar
