@@ -10,6 +10,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from aigc_fast import _native
+
 BACKEND_VARIABLE = "AIGC_FAST_BACKEND"
 NAMES = ("auto", "reference", "cpu", "cuda", "triton")
 
@@ -113,6 +115,9 @@ class Choice:
             return self._pick_forced(forced, args)
         for candidate in self._backends.values():
             if candidate.unsupported(*args) is None and candidate.slower(*args) is None:
+                missing = _native.cpu_reason() if candidate.name == "reference" else None
+                if missing is not None:
+                    self.fall_back("cpu", missing)
                 return candidate
         raise BackendError(f"{self.op}: {self._reasons_text(args)}")
 

@@ -77,6 +77,19 @@ def test_a_fall_back_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.getMessage() for record in caplog.records] == ["told-once: backend cuda is not used: no device"]
 
 
+def test_without_the_native_library_automatic_choice_says_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "_told", set())
+    monkeypatch.setattr(_native, "cpu_reason", lambda: "no compiler")
+    with caplog.at_level(logging.WARNING, "aigc_fast"):
+        for _ in range(2):
+            aigc_fast.functional.conv_transpose2d(torch.randn(1, 8, 9, 9), torch.randn(8, 8, 4, 4))
+    assert [record.getMessage() for record in caplog.records] == [
+        "conv_transpose: backend cpu is not used: no compiler"
+    ]
+
+
 @needs_native
 def test_the_environment_forces_a_backend_and_caps_the_level() -> None:
     found = python(

@@ -56,8 +56,6 @@ class Operator:
         fake: the result's shape, dtype and device, from the same arguments.
         setup_context: as for `torch.library.register_autograd`.
         backward: as for `torch.library.register_autograd`; differentiable, so that double backward works.
-        eager_reference: whether, with a gradient in view, automatic choice should hand the whole call to the
-            reference and to PyTorch's own autograd.
         detail: names the kernel that the chosen backend takes, for `explain`.
         tags: torch.library tags.
     """
@@ -71,14 +69,12 @@ class Operator:
         fake: Callable[..., Any],
         setup_context: Callable[[Any, Sequence[Any], Any], None] | None = None,
         backward: Callable[..., Any] | None = None,
-        eager_reference: Callable[..., bool] | None = None,
         detail: Callable[..., str | None] | None = None,
         tags: Sequence[torch.Tag] = (),
     ) -> None:
         self.name = name
         self.reference = reference
         self.choice = Choice(name)
-        self._eager_reference = eager_reference
         self._detail = detail
         LIBRARY.define(name + schema, tags=tuple(tags))
         LIBRARY.impl(name, self.run, "CompositeExplicitAutograd")
@@ -106,8 +102,6 @@ class Operator:
             return self.reference(*args)
         if not (needs_gradient and torch.is_grad_enabled()):
             return self.run(*args)
-        if self._eager_reference is not None and self._eager_reference(*args):
-            return self.reference(*args)
         return self._function.apply(*args)
 
     def explain(self, *args: Any) -> Explanation:
