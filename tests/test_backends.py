@@ -84,7 +84,7 @@ def test_without_the_native_library_automatic_choice_says_so(
     monkeypatch.setattr(_native, "cpu_reason", lambda: "no compiler")
     with caplog.at_level(logging.WARNING, "aigc_fast"):
         for _ in range(2):
-            aigc_fast.functional.conv_transpose2d(torch.randn(1, 8, 9, 9), torch.randn(8, 8, 4, 4))
+            aigc_fast.functional.conv_transpose2d(torch.randn(1, 16, 16, 16), torch.randn(16, 16, 4, 4))
     assert [record.getMessage() for record in caplog.records] == [
         "conv_transpose: backend cpu is not used: no compiler"
     ]

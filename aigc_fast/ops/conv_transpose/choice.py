@@ -11,7 +11,7 @@ from torch import Tensor
 from aigc_fast import _native
 from aigc_fast.ops.conv_transpose.plan import Plan, memory_format
 
-# Below this many multiply-adds a call's overhead counts most, and PyTorch's convolution has less of it.
+# Below this many multiply-adds a call's overhead counts most, and PyTorch's own call has less of it.
 LEAST_WORK = 100_000
 FEW_CHANNELS = 4
 LEAST_GROUP_CHANNELS = 8
@@ -21,8 +21,8 @@ WIDE_KERNEL = 4
 
 
 def is_small(input: Tensor, weight: Tensor) -> bool:
-    """Whether a plain convolution costs less in PyTorch than the way to our kernels, before any plan is made."""
-    return input.numel() * weight.numel() < LEAST_WORK * input.shape[1]
+    """Whether PyTorch's own call costs less than the way to our kernels, before any plan is made."""
+    return input.dim() > 1 and input.numel() * weight.numel() < LEAST_WORK * input.shape[1]
 
 
 def _shared(plan: Plan, dtype: torch.dtype, out_channels: int) -> str | None:
@@ -38,7 +38,7 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan) -> str | None:
     """Why PyTorch's forward is preferred for this convolution or transposed convolution, or None."""
     *_, groups, transposed = plan.geometry
     in_channels = input.shape[1] // groups
-    if not transposed and plan.multiply_adds < LEAST_WORK:
+    if plan.multiply_adds < LEAST_WORK:
         return f"{plan.multiply_adds} multiply-adds: PyTorch's own call costs less"
     kernel, stride = plan.geometry[:3], plan.geometry[3:6]
     channels_last = memory_format(input, weight) != torch.contiguous_format

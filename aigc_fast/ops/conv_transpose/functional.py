@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -51,8 +52,12 @@ def _autocast(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
     return [t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
 
 
-def _needs_gradient(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    return input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+def _stays_with_pytorch(input: Tensor, weight: Tensor) -> bool:
+    """Whether a call is so small that PyTorch's own function should have it before anything else is looked at."""
+    tensors = isinstance(input, Tensor) and isinstance(weight, Tensor)
+    if not tensors or not is_small(input, weight) or not (input.is_cpu and weight.is_cpu):
+        return False
+    return plain_eager() and backends.current() == "auto"
 
 
 def _call(
@@ -64,15 +69,10 @@ def _call(
     sizes: tuple[tuple[int, ...], ...],
     groups: int,
 ) -> Tensor:
-    """Calls the op on a batch; small work that PyTorch's own function does sooner goes there at once."""
+    """Calls the op on a batch."""
     if input.dim() == spatial + 1:
         return _call(op, spatial, input.unsqueeze(0), weight, bias, sizes, groups).squeeze(0)
     try:
-        if is_small(input, weight) and plain_eager() and backends.current() == "auto":
-            if op is ops.conv:
-                return _CONV[spatial](input, weight, bias, *sizes, groups)
-            if torch.is_grad_enabled() and _needs_gradient(input, weight, bias):
-                return _CONV_TRANSPOSE[spatial](input, weight, bias, *sizes[:3], groups, sizes[3])
         return op(input, weight, bias, *sizes, groups)
     except RuntimeError:
         # PyTorch's own message may name a primitive of its backend rather than the argument.
@@ -91,6 +91,9 @@ def conv(
     groups: int,
 ) -> Tensor:
     """`torch.nn.functional.conv{spatial}d`."""
+    if _stays_with_pytorch(input, weight):
+        with suppress(RuntimeError):
+            return _CONV[spatial](input, weight, bias, stride, padding, dilation, groups)
     _check(input, weight, bias, spatial)
     input, weight, bias = _autocast((input, weight, bias))
     strides, dilations = _expand(stride, spatial), _expand(dilation, spatial)
@@ -130,6 +133,9 @@ def conv_transpose(
     dilation: IntOrInts,
 ) -> Tensor:
     """`torch.nn.functional.conv_transpose{spatial}d`."""
+    if _stays_with_pytorch(input, weight):
+        with suppress(RuntimeError):
+            return _CONV_TRANSPOSE[spatial](input, weight, bias, stride, padding, output_padding, groups, dilation)
     _check(input, weight, bias, spatial)
     input, weight, bias = _autocast((input, weight, bias))
     sizes = tuple(_expand(value, spatial) for value in (stride, padding, output_padding, dilation))
