@@ -78,27 +78,45 @@ __attribute__((noinline)) static void multiply_tile(const Product& p, int64_t ro
     }
 }
 
+// A tile of fewer vectors takes more rows: enough sums to hide the latency of a multiply-add, and few enough that each
+// vector of B is still used often.
+template <int VECTORS>
+constexpr int MOST_ROWS = VECTORS == TILE_VECTORS ? TILE_ROWS : 8;
+
+// Tiles of equal height, or one row less: a last tile of 1 or 2 rows would wait for its own sums.
 template <int VECTORS>
 static void multiply_rows(const Product& p, int64_t rows, int64_t column) {
-    int64_t row = 0;
-    // 7 and 8 end as 4 + 3 and 4 + 4: a tile of 1 or 2 rows leaves the multipliers waiting for its own sums.
-    for (; rows - row >= TILE_ROWS && rows - row != 7 && rows - row != 8; row += TILE_ROWS)
-        multiply_tile<TILE_ROWS, VECTORS>(p, row, column);
-    if (rows - row > TILE_ROWS) {
-        multiply_tile<4, VECTORS>(p, row, column);
-        row += 4;
-    }
-    switch (rows - row) {
-    case 5:
-        return multiply_tile<5, VECTORS>(p, row, column);
-    case 4:
-        return multiply_tile<4, VECTORS>(p, row, column);
-    case 3:
-        return multiply_tile<3, VECTORS>(p, row, column);
-    case 2:
-        return multiply_tile<2, VECTORS>(p, row, column);
-    case 1:
-        return multiply_tile<1, VECTORS>(p, row, column);
+    for (int64_t tiles = (rows + MOST_ROWS<VECTORS> - 1) / MOST_ROWS<VECTORS>, row = 0; tiles > 0; --tiles) {
+        const int64_t height = (rows - row + tiles - 1) / tiles;
+        switch (height) {
+        case 8:
+            if constexpr (MOST_ROWS<VECTORS> == 8)
+                multiply_tile<8, VECTORS>(p, row, column);
+            break;
+        case 7:
+            if constexpr (MOST_ROWS<VECTORS> == 8)
+                multiply_tile<7, VECTORS>(p, row, column);
+            break;
+        case 6:
+            multiply_tile<6, VECTORS>(p, row, column);
+            break;
+        case 5:
+            multiply_tile<5, VECTORS>(p, row, column);
+            break;
+        case 4:
+            multiply_tile<4, VECTORS>(p, row, column);
+            break;
+        case 3:
+            multiply_tile<3, VECTORS>(p, row, column);
+            break;
+        case 2:
+            multiply_tile<2, VECTORS>(p, row, column);
+            break;
+        case 1:
+            multiply_tile<1, VECTORS>(p, row, column);
+            break;
+        }
+        row += height;
     }
 }
 
@@ -107,8 +125,18 @@ static void multiply(const Product& p, int64_t rows, int64_t vectors) {
     int64_t v = 0;
     for (; v + TILE_VECTORS <= vectors; v += TILE_VECTORS)
         multiply_rows<TILE_VECTORS>(p, rows, v * VF);
-    for (; v < vectors; ++v)
-        multiply_rows<1>(p, rows, v * VF);
+    switch (vectors - v) {
+    case 3:
+        if constexpr (TILE_VECTORS > 3)
+            return multiply_rows<3>(p, rows, v * VF);
+        break;
+    case 2:
+        if constexpr (TILE_VECTORS > 2)
+            return multiply_rows<2>(p, rows, v * VF);
+        break;
+    case 1:
+        return multiply_rows<1>(p, rows, v * VF);
+    }
 }
 
 template <int ROWS, int VECTORS>

@@ -28,6 +28,20 @@ constexpr int VF = AIGC_VECTOR_BYTES / sizeof(float);
 static inline vf load(const float* p) { return *reinterpret_cast<const unaligned_vf*>(p); }
 static inline void store(float* p, vf v) { *reinterpret_cast<unaligned_vf*>(p) = v; }
 
+// The first `count` floats at p, zeros after them; nothing beyond them is read.
+static inline vf load_part(const float* p, int64_t count) {
+    if (count >= VF)
+        return load(p);
+#if defined(__AVX512F__)
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+#else
+    vf x{};
+    for (int64_t i = 0; i < count; ++i)
+        x[i] = p[i];
+    return x;
+#endif
+}
+
 // The element types of tensors, as Python passes them.
 enum Dtype : int64_t { FLOAT32 = 0, BFLOAT16 = 1 };
 

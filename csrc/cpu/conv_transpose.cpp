@@ -1,6 +1,7 @@
 // Convolution and its two gradients. Forward convolution, transposed convolution (its input gradient) and the weight
 // gradient are the three faces of one trilinear form, and share geometry, layout and product.
 #include "core/kernel.h"
+#include "cpu/conv_transpose/col2im.h"
 #include "cpu/conv_transpose/narrow.h"
 #include "cpu/conv_transpose/winograd.h"
 #include "cpu/conv_transpose/winograd_weight_gradient.h"
@@ -8,7 +9,7 @@
 namespace aigc::AIGC_LEVEL {
 namespace {
 
-enum Algorithm : int64_t { DIRECT = 0, WINOGRAD = 1, NARROW = 2 };
+enum Algorithm : int64_t { DIRECT = 0, WINOGRAD = 1, NARROW = 2, COL2IM = 3 };
 
 // The smallest number of multiplications saved that pays for the transforms, the fewest tiles per weight, and the most
 // floats that one image's transform may take.
@@ -26,6 +27,8 @@ bool suits_winograd(const Windows& windows, const Image& in) {
 int64_t conv_algorithm(const int64_t* in_layout, const int64_t* out_layout, const int64_t* geometry) {
     const Image in(nullptr, FLOAT32, in_layout), out(nullptr, FLOAT32, out_layout);
     const Geometry g(geometry, in, out);
+    if (Col2im::fits(g))
+        return COL2IM;
     if (Narrow::fits(g))
         return NARROW;
     return suits_winograd(Windows(g), in) ? WINOGRAD : DIRECT;
@@ -63,6 +66,7 @@ int64_t conv_packed_size(const int64_t* in_layout, const int64_t* out_layout, co
         return Winograd(windows).weight_size();
     }
     case NARROW:
+    case COL2IM:
         return Narrow::weight_size(g);
     default:
         return direct_weight_size(g);
@@ -79,7 +83,7 @@ int64_t conv_pack(void* data, int64_t dtype, const int64_t* weight_strides, cons
         const Windows windows(g);
         return Winograd(windows).pack(weight, packed);
     }
-    if (algorithm == NARROW)
+    if (algorithm == NARROW || algorithm == COL2IM)
         Narrow::pack(g, weight, packed);
     else
         pack_direct_weight(g, weight, packed);
@@ -98,7 +102,9 @@ int64_t conv_forward(void* in_data, int64_t in_dtype, const int64_t* in_layout, 
         const Windows windows(g);
         return Winograd(windows).run(in, out, packed, epilogue);
     }
-    if (algorithm == NARROW)
+    if (algorithm == COL2IM)
+        Col2im(g, in, out, packed, epilogue).run();
+    else if (algorithm == NARROW)
         Narrow(g, in, out, packed, epilogue).run();
     else
         Direct(g, in, out, packed, epilogue).run();

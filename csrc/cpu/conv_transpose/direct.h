@@ -17,6 +17,11 @@ constexpr int64_t LEAST_WORK = 1 << 16; // multiply-adds that are worth another 
 
 int64_t padded_channels(int64_t channels) { return round_up(channels, PANEL_WIDTH); }
 
+// Vectors of a panel that hold channels.
+int64_t panel_vectors(int64_t channels, int64_t panel) {
+    return ceil_div(least<int64_t>(PANEL_WIDTH, channels - panel * PANEL_WIDTH), VF);
+}
+
 int64_t direct_weight_size(const Geometry& g) {
     return g.groups * g.taps() * g.in_channels * padded_channels(g.out_channels);
 }
@@ -311,7 +316,7 @@ class Direct {
                                           .depth = least(part, depth - k),
                                           .c = sums_at,
                                           .accumulate = t > 0 || k > 0};
-                    multiply(product, rows, PANEL_WIDTH / VF);
+                    multiply(product, rows, panel_vectors(item.channels, column / PANEL_WIDTH));
                 }
     }
 

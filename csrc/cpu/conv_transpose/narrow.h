@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cpu/conv_transpose/direct.h"
+#include "cpu/conv_transpose/lines.h"
 
 namespace aigc::AIGC_LEVEL {
 namespace {
@@ -110,7 +111,7 @@ class Narrow {
                       columns = wide_vectors(band.channels) * VF;
         const int64_t pixels = round_up(lines * length_[2], columns);
         const int64_t planes_size = plane_ * in_.channels, sums_size = g_.phases() * band.channels * pixels;
-        const int64_t row_size = round_up(g_.axis[2].phases() * (g_.axis[2].steps() + 1), 16);
+        const int64_t row_size = interleaved_size(g_.axis[2]);
         auto* planes = static_cast<float*>(scratch(Slot::local, sizeof(float) * (planes_size + sums_size + row_size) +
                                                                     sizeof(int64_t) * 2 * g_.taps()));
         float *sums = planes + planes_size, *row = sums + sums_size;
@@ -179,40 +180,11 @@ class Narrow {
             if (oh >= out_.size[1])
                 continue;
             for (int64_t o = 0; o < band.channels; ++o) {
-                interleave(sums + o * pixels + i * length_[2], band.channels * pixels, row);
+                interleave(g_.axis[2], sums + o * pixels + i * length_[2], band.channels * pixels, row);
                 epilogue_.apply_row(row, out_.size[2], band.first_channel + o);
-                write_row(row, out_.at(band.n, band.first_channel + o, od, oh, 0));
+                write_row(out_, row, out_.at(band.n, band.first_channel + o, od, oh, 0));
             }
         }
-    }
-
-    // The phases along W, one after the other in `sums`, become neighbouring pixels of `row`.
-    void interleave(const float* sums, int64_t phase_step, float* row) const {
-        const Axis& a = g_.axis[2];
-        if (a.phases() == 2) {
-            const float* even = sums + (a.first_out(0) == 0 ? 0 : phase_step);
-            const float* odd = sums + (a.first_out(0) == 0 ? phase_step : 0);
-            for (int64_t j = 0; j < a.steps(); ++j) {
-                row[2 * j] = even[j];
-                row[2 * j + 1] = odd[j];
-            }
-            return;
-        }
-        for (int64_t phase = 0; phase < a.phases(); ++phase)
-            for (int64_t j = 0; j < a.steps(); ++j)
-                row[a.first_out(phase) + a.out_step() * j] = sums[phase * phase_step + j];
-    }
-
-    void write_row(const float* row, char* at) const {
-        const int64_t step = out_.stride[2];
-        if (out_.dtype == BFLOAT16)
-            for (int64_t w = 0; w < out_.size[2]; ++w)
-                from_float(row[w], reinterpret_cast<uint16_t*>(at) + w * step);
-        else if (step == 1)
-            __builtin_memcpy(at, row, sizeof(float) * out_.size[2]);
-        else
-            for (int64_t w = 0; w < out_.size[2]; ++w)
-                reinterpret_cast<float*>(at)[w * step] = row[w];
     }
 
     const Geometry& g_;

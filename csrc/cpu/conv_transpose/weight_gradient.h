@@ -101,6 +101,7 @@ class WeightGradient {
     void add_block(int64_t group, int64_t panel, int64_t block, bool accumulate, const int64_t* large_at,
                    const int64_t* small_at) const {
         const int64_t first_row = block * ROW_BLOCK, rows = least(ROW_BLOCK, rows_ - first_row);
+        const int64_t vectors = panel_vectors(columns_, panel);
         const float* large = large_pixels_ + group * g_.in_channels;
         const float* small = small_pixels_ + group * g_.out_channels;
         const float* from[ROW_BLOCK];
@@ -122,7 +123,7 @@ class WeightGradient {
                         .c = to,
                         .accumulate = accumulate};
         if (rows_are_large_)
-            return add_pixels(product, rows);
+            return add_pixels(product, rows, vectors);
         // The taps are columns here: their offset moves B, one tap at a time.
         for (int64_t i = 0; i < rows;) {
             const int64_t tap = (first_row + i) / row_channels_;
@@ -131,13 +132,13 @@ class WeightGradient {
             one.rows = from + i;
             one.c = to + i;
             one.b += tap_offset(tap);
-            add_pixels(one, of_tap);
+            add_pixels(one, of_tap, vectors);
             i += of_tap;
         }
     }
 
     // Sums over all pixels of the lines, a batch of short lines or a part of a long one at a time.
-    void add_pixels(Product product, int64_t rows) const {
+    void add_pixels(Product product, int64_t rows, int64_t vectors) const {
         const int64_t width = small_.size[2], parts = ceil_div(width, DEPTH_PIXELS), part = ceil_div(width, parts);
         const int64_t batch = most<int64_t>(1, DEPTH_PIXELS / part);
         const int64_t *a_offsets = product.a_offsets, *b_offsets = product.b_offsets;
@@ -154,7 +155,7 @@ class WeightGradient {
                 product.b = b + w * product.b_step;
                 product.batch = least(batch, lines_ - line);
                 product.depth = least(part, width - w);
-                multiply(product, rows, PANEL_WIDTH / VF);
+                multiply(product, rows, vectors);
                 product.accumulate = true;
             }
     }

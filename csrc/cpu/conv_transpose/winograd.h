@@ -94,6 +94,11 @@ bool Winograd::pack(const Weight& weight, float* packed) const {
     return finite;
 }
 
+template <int N>
+struct Constant {
+    static constexpr int value = N;
+};
+
 // One call's transformed input and products.
 class WinogradRun {
   public:
@@ -184,7 +189,7 @@ class WinogradRun {
                                               .depth = least(part, depth - k),
                                               .c = to,
                                               .accumulate = t > 0 || k > 0};
-                        multiply(product, tiles, PANEL_WIDTH / VF);
+                        multiply(product, tiles, panel_vectors(g_.out_channels, block.panel));
                     }
     }
 
@@ -217,7 +222,7 @@ class WinogradRun {
     void place_tiles(const Block& block, int64_t row, const float* products, const int64_t* first_window,
                      const int64_t* first, const int64_t* length, float* lines) const {
         const WindowAxis* a = plan_.w_.axis;
-        const int64_t tiles = block.rows * block.tiles;
+        const int64_t tiles = block.rows * block.tiles, vectors = panel_vectors(g_.out_channels, block.panel);
         for (int64_t phase = 0; phase < g_.phases(); ++phase) {
             const PhaseTaps of(g_, phase);
             const float* from = products + (phase * plan_.w_.points * tiles + row * block.tiles) * PANEL_WIDTH;
@@ -226,30 +231,43 @@ class WinogradRun {
                 at[i] = a[i].output(g_.axis[i], of.phase[i], first_window[i]) - first[i];
                 step[i] = g_.axis[i].out_step();
             }
-            for (int64_t tile = 0; tile < block.tiles; ++tile, at[2] += step[2] * a[2].outputs)
-                place_tile(from + tile * PANEL_WIDTH, tiles * PANEL_WIDTH, at, step, length, lines);
+            with_outputs(a[0].outputs, [&](auto depth) {
+                with_outputs(a[1].outputs, [&](auto height) {
+                    with_outputs(a[2].outputs, [&](auto width) {
+                        for (int64_t tile = 0; tile < block.tiles; ++tile, at[2] += step[2] * a[2].outputs)
+                            place_tile<depth.value, height.value, width.value>(
+                                from + tile * PANEL_WIDTH, tiles * PANEL_WIDTH, vectors, at, step, length, lines);
+                    });
+                });
+            });
         }
     }
 
-    void place_tile(const float* products, int64_t point_step, const int64_t* at, const int64_t* step,
-                    const int64_t* length, float* lines) const {
-        const WindowAxis* a = plan_.w_.axis;
-        const int64_t pd = a[0].points, ph = a[1].points, pw = a[2].points;
-        for (int v = 0; v < PANEL_WIDTH; v += VF) {
-            vf grid[POINTS * POINTS * POINTS];
-            for (int64_t p = 0; p < plan_.w_.points; ++p)
+    // Calls f with the number of outputs as a constant, so that a tile stays in registers.
+    template <class F>
+    static void with_outputs(int64_t outputs, const F& f) {
+        outputs == 1 ? f(Constant<1>()) : outputs == 2 ? f(Constant<2>()) : f(Constant<3>());
+    }
+
+    template <int MD, int MH, int MW>
+    static void place_tile(const float* products, int64_t point_step, int64_t vectors, const int64_t* at,
+                           const int64_t* step, const int64_t* length, float* lines) {
+        constexpr int PD = MD == 1 ? 1 : POINTS, PH = MH == 1 ? 1 : POINTS, PW = MW == 1 ? 1 : POINTS;
+        for (int64_t v = 0; v < vectors * VF; v += VF) {
+            vf grid[PD * PH * PW];
+            for (int p = 0; p < PD * PH * PW; ++p)
                 grid[p] = load(products + p * point_step + v);
-            for (int64_t i = 0; i < ph * pw; ++i)
-                inverse(grid + i, a[0].outputs, ph * pw);
-            for (int64_t d = 0; d < a[0].outputs; ++d)
-                for (int64_t w = 0; w < pw; ++w)
-                    inverse(grid + d * ph * pw + w, a[1].outputs, pw);
-            for (int64_t d = 0; d < a[0].outputs; ++d)
-                for (int64_t h = 0; h < a[1].outputs; ++h) {
-                    vf* last = grid + (d * ph + h) * pw;
-                    inverse(last, a[2].outputs, 1);
+            for (int i = 0; i < PH * PW; ++i)
+                inverse(grid + i, MD, PH * PW);
+            for (int d = 0; d < MD; ++d)
+                for (int w = 0; w < PW; ++w)
+                    inverse(grid + d * PH * PW + w, MH, PW);
+            for (int d = 0; d < MD; ++d)
+                for (int h = 0; h < MH; ++h) {
+                    vf* last = grid + (d * PH + h) * PW;
+                    inverse(last, MW, 1);
                     const int64_t line = (at[0] + d * step[0]) * length[1] + at[1] + h * step[1];
-                    for (int64_t w = 0; w < a[2].outputs; ++w)
+                    for (int w = 0; w < MW; ++w)
                         store(lines + (line * length[2] + at[2] + w * step[2]) * PANEL_WIDTH + v, last[w]);
                 }
         }

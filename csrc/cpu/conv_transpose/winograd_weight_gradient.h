@@ -127,7 +127,7 @@ class WinogradWeightGradient {
                                   .depth = least(DEPTH_PIXELS, values_.tiles() - tile),
                                   .c = to,
                                   .accumulate = accumulate || tile > 0};
-            multiply(product, rows, PANEL_WIDTH / VF);
+            multiply(product, rows, panel_vectors(g_.out_channels, panel));
         }
     }
 

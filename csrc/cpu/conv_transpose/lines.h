@@ -1,0 +1,41 @@
+// Finished lines of one output channel: the phases along W brought together, and the line written in the user's layout.
+#pragma once
+
+#include "cpu/conv_transpose/layout.h"
+
+namespace aigc::AIGC_LEVEL {
+namespace {
+
+// The phases along W, `phase_step` floats apart in `sums`, become neighbouring pixels of `row`.
+void interleave(const Axis& a, const float* sums, int64_t phase_step, float* row) {
+    if (a.phases() == 2) {
+        const float* even = sums + (a.first_out(0) == 0 ? 0 : phase_step);
+        const float* odd = sums + (a.first_out(0) == 0 ? phase_step : 0);
+        for (int64_t j = 0; j < a.steps(); ++j) {
+            row[2 * j] = even[j];
+            row[2 * j + 1] = odd[j];
+        }
+        return;
+    }
+    for (int64_t phase = 0; phase < a.phases(); ++phase)
+        for (int64_t j = 0; j < a.steps(); ++j)
+            row[a.first_out(phase) + a.out_step() * j] = sums[phase * phase_step + j];
+}
+
+// Floats of a row that `interleave` may write.
+int64_t interleaved_size(const Axis& a) { return round_up(a.phases() * (a.steps() + 1), 16); }
+
+void write_row(const Image& out, const float* row, char* at) {
+    const int64_t step = out.stride[2];
+    if (out.dtype == BFLOAT16)
+        for (int64_t w = 0; w < out.size[2]; ++w)
+            from_float(row[w], reinterpret_cast<uint16_t*>(at) + w * step);
+    else if (step == 1)
+        __builtin_memcpy(at, row, sizeof(float) * out.size[2]);
+    else
+        for (int64_t w = 0; w < out.size[2]; ++w)
+            reinterpret_cast<float*>(at)[w * step] = row[w];
+}
+
+}
+}
