@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 import torch
 
 ISA_VARIABLE = "AIGC_FAST_CPU_ISA"
-LEVELS = ("baseline", "avx2", "avx512", "amx")
+LEVELS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
 MINIMUM_TORCH = (2, 6)
 
 

@@ -98,7 +98,7 @@ py::object bind_kernel(const aigc::Kernel& kernel) {
 
 py::list supported_levels() {
     py::list levels;
-    for (const char* level : {"baseline", "avx2", "avx512", "amx"})
+    for (const char* level : {"baseline", "avx2", "avx512", "avx512_bf16", "amx"})
         for (const auto* table = aigc::kernel_tables; table->level; ++table)
             if (!std::strcmp(table->level, level) && aigc::cpu_supports(level)) {
                 levels.append(level);

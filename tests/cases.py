@@ -112,6 +112,10 @@ TRANSPOSED = [
     Convolution(3, 17, 3, (9, 1), 7, 1, 3),
     Convolution(3, 4, 6, (5, 5), 2, 4, 0, 3, groups=2),
     Convolution(2, 3, 5, (4, 3), 3, (1, 2), 1, (2, 2), (3, 3)),
+    # Few output channels, in many bands and columns.
+    Convolution(1, 9, 2, (70, 66), 4, 2, 1),
+    Convolution(2, 200, 5, (6, 45), (7, 3), (2, 1), (3, 1)),
+    Convolution(1, 19, 7, (5, 6, 9), 4, 2, 1),
     # Enough tiles and channels for Winograd windows, with tiles and panels that do not come out even.
     Convolution(1, 17, 24, (97,), 4, 2, 1),
     Convolution(1, 16, 17, (5, 6, 7), 4, 2, 1),
@@ -135,6 +139,7 @@ PLAIN = [
     Convolution(2, 16, 24, (5, 9, 8), 3, 1, 1, transposed=False),
     Convolution(2, 34, 36, (12, 10), 4, 2, 1, groups=2, transposed=False),
     Convolution(1, 17, 16, (100,), 6, 3, 1, transposed=False),
+    Convolution(2, 40, 6, (3, 20, 33), 3, 1, 2, dilation=2, transposed=False),
 ]
 
 # What bench/ times: generators, vocoders, decoders and U-Nets as they are met, and a discriminator's layers.

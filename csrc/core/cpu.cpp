@@ -13,7 +13,7 @@
 namespace {
 
 struct Features {
-    bool avx2 = false, avx512 = false, amx = false;
+    bool avx2 = false, avx512 = false, avx512_bf16 = false, amx = false;
 };
 
 uint64_t enabled_states() {
@@ -47,8 +47,9 @@ Features detect() {
     found.avx512 = found.avx2 && (ebx7 & AVX512_F_DQ_BW_VL) == AVX512_F_DQ_BW_VL && (states & ZMM) == ZMM;
     if (!found.avx512 || !__get_cpuid_count(7, 1, &a, &b, &c, &d))
         return found;
-    const bool bf16 = a & (1u << 5), tile = (edx7 & (1u << 24)) && (edx7 & (1u << 22));
-    found.amx = bf16 && tile && (states & TILE) == TILE && request_tile_state();
+    found.avx512_bf16 = a & (1u << 5);
+    const bool tile = (edx7 & (1u << 24)) && (edx7 & (1u << 22));
+    found.amx = found.avx512_bf16 && tile && (states & TILE) == TILE && request_tile_state();
     return found;
 }
 
@@ -62,7 +63,7 @@ bool aigc::cpu_supports(const char* level) {
     return found.avx2;
 #endif
     return (!std::strcmp(level, "avx2") && found.avx2) || (!std::strcmp(level, "avx512") && found.avx512) ||
-           (!std::strcmp(level, "amx") && found.amx);
+           (!std::strcmp(level, "avx512_bf16") && found.avx512_bf16) || (!std::strcmp(level, "amx") && found.amx);
 }
 
 #else

@@ -2,7 +2,8 @@
 
 namespace aigc {
 
-// Whether this processor and operating system run a level's instructions: "baseline", "avx2", "avx512" or "amx".
+// Whether this processor and operating system run a level's instructions: "baseline", "avx2", "avx512",
+// "avx512_bf16" or "amx".
 // Asks the kernel for AMX's tile state the first time.
 bool cpu_supports(const char* level);
 

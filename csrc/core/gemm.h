@@ -19,11 +19,13 @@ constexpr int TILE_VECTORS = AIGC_VECTOR_BYTES == 64 ? 4 : 2;
 // Floats in a packed panel of weights. A narrower level splits a panel into several tiles.
 constexpr int PANEL_WIDTH = TILE_VECTORS * VF;
 
-struct Product {
-    const float* const* rows; // one per row of C
+// A: float, or a pair of bfloat16 that are multiplied and added together; C is float.
+template <class A>
+struct ProductOf {
+    const A* const* rows; // one per row of C
     int64_t a_step;
     const int64_t* a_offsets; // one per term of the batch
-    const float* b;
+    const A* b;
     int64_t b_step;
     const int64_t* b_offsets;
     int64_t batch;
@@ -34,38 +36,39 @@ struct Product {
     // does not go on in the same direction.
     int64_t steps_ahead = 64;
 };
+using Product = ProductOf<float>;
 
-template <int ROWS, int VECTORS>
-__attribute__((noinline)) static void multiply_tile(const Product& p, int64_t row, int64_t column) {
+template <int ROWS, int VECTORS, class A>
+__attribute__((noinline)) static void multiply_tile(const ProductOf<A>& p, int64_t row, int64_t column) {
     vf sum[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v)
             sum[r][v] = p.accumulate ? load(p.c[row + r] + column + v * VF) : vf{};
-    const float* a[ROWS];
+    const A* a[ROWS];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
         a[r] = p.rows[row + r];
-    const float* const b_start = p.b + column;
+    const A* const b_start = p.b + column;
     const int64_t a_step = p.a_step, b_step = p.b_step, ahead = p.steps_ahead * b_step;
     for (int64_t t = 0; t < p.batch; ++t) {
-        const float* b = b_start + p.b_offsets[t];
+        const A* b = b_start + p.b_offsets[t];
         int64_t at = p.a_offsets[t];
         for (int64_t k = p.depth; k > 0; --k, at += a_step, b += b_step) {
             // Keeps one index for all rows: the compiler would rather advance a pointer for each.
             asm("" : "+r"(at));
             __builtin_prefetch(b + ahead, 0, 2);
-            vf wide[VECTORS];
+            decltype(load(b)) wide[VECTORS];
 #pragma GCC unroll 8
             for (int v = 0; v < VECTORS; ++v)
                 wide[v] = load(b + v * VF);
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; ++r) {
-                const float scalar = a[r][at];
+                const A scalar = a[r][at];
 #pragma GCC unroll 8
                 for (int v = 0; v < VECTORS; ++v)
-                    sum[r][v] += scalar * wide[v];
+                    sum[r][v] = multiply_add(sum[r][v], scalar, wide[v]);
             }
         }
     }
@@ -84,8 +87,8 @@ template <int VECTORS>
 constexpr int MOST_ROWS = VECTORS == TILE_VECTORS ? TILE_ROWS : 8;
 
 // Tiles of equal height, or one row less: a last tile of 1 or 2 rows would wait for its own sums.
-template <int VECTORS>
-static void multiply_rows(const Product& p, int64_t rows, int64_t column) {
+template <int VECTORS, class A>
+static void multiply_rows(const ProductOf<A>& p, int64_t rows, int64_t column) {
     for (int64_t tiles = (rows + MOST_ROWS<VECTORS> - 1) / MOST_ROWS<VECTORS>, row = 0; tiles > 0; --tiles) {
         const int64_t height = (rows - row + tiles - 1) / tiles;
         switch (height) {
@@ -121,7 +124,8 @@ static void multiply_rows(const Product& p, int64_t rows, int64_t column) {
 }
 
 // The whole product: `rows` rows, `vectors` vectors of columns; C and B reach to a full vector.
-static void multiply(const Product& p, int64_t rows, int64_t vectors) {
+template <class A>
+static void multiply(const ProductOf<A>& p, int64_t rows, int64_t vectors) {
     int64_t v = 0;
     for (; v + TILE_VECTORS <= vectors; v += TILE_VECTORS)
         multiply_rows<TILE_VECTORS>(p, rows, v * VF);

@@ -17,7 +17,7 @@ namespace aigc {
 namespace {
 
 // More pieces than threads: a core that is slow, or shared with another process, takes fewer of them.
-constexpr int64_t PIECES_PER_THREAD = 4;
+constexpr int64_t PIECES_PER_THREAD = 16;
 
 struct Job {
     int64_t begin, end, pieces;

@@ -9,7 +9,7 @@
 namespace aigc::AIGC_LEVEL {
 namespace {
 
-enum Algorithm : int64_t { DIRECT = 0, WINOGRAD = 1, NARROW = 2, COL2IM = 3 };
+enum Algorithm : int64_t { DIRECT = 0, WINOGRAD = 1, NARROW = 2, COL2IM = 3, DIRECT_BF16 = 4 };
 
 // The smallest number of multiplications saved that pays for the transforms, the fewest tiles per weight, and the most
 // floats that one image's transform may take.
@@ -23,14 +23,19 @@ bool suits_winograd(const Windows& windows, const Image& in) {
            windows.image_floats(in.channels) <= MOST_FLOATS;
 }
 
-// Which algorithm conv_forward takes best for these shapes.
-int64_t conv_algorithm(const int64_t* in_layout, const int64_t* out_layout, const int64_t* geometry) {
+// Pairs of channels must not span two groups.
+bool suits_pairs(const Geometry& g) { return HAS_PAIRS && (g.groups == 1 || g.in_channels % 2 == 0); }
+
+// Which algorithm conv_forward takes best for these shapes. round: 1 where the products may be of bfloat16.
+int64_t conv_algorithm(const int64_t* in_layout, const int64_t* out_layout, const int64_t* geometry, int64_t round) {
     const Image in(nullptr, FLOAT32, in_layout), out(nullptr, FLOAT32, out_layout);
     const Geometry g(geometry, in, out);
     if (Col2im::fits(g))
         return COL2IM;
     if (Narrow::fits(g))
         return NARROW;
+    if (round && suits_pairs(g))
+        return DIRECT_BF16;
     return suits_winograd(Windows(g), in) ? WINOGRAD : DIRECT;
 }
 
@@ -68,8 +73,10 @@ int64_t conv_packed_size(const int64_t* in_layout, const int64_t* out_layout, co
     case NARROW:
     case COL2IM:
         return Narrow::weight_size(g);
+    case DIRECT_BF16:
+        return direct_weight_size<Pair>(g);
     default:
-        return direct_weight_size(g);
+        return direct_weight_size<float>(g);
     }
 }
 
@@ -85,6 +92,8 @@ int64_t conv_pack(void* data, int64_t dtype, const int64_t* weight_strides, cons
     }
     if (algorithm == NARROW || algorithm == COL2IM)
         Narrow::pack(g, weight, packed);
+    else if (algorithm == DIRECT_BF16)
+        pack_direct_weight(g, weight, reinterpret_cast<Pair*>(packed));
     else
         pack_direct_weight(g, weight, packed);
     return 1;
@@ -106,8 +115,10 @@ int64_t conv_forward(void* in_data, int64_t in_dtype, const int64_t* in_layout, 
         Col2im(g, in, out, packed, epilogue).run();
     else if (algorithm == NARROW)
         Narrow(g, in, out, packed, epilogue).run();
+    else if (algorithm == DIRECT_BF16)
+        Direct<Pair>(g, in, out, reinterpret_cast<const Pair*>(packed), epilogue).run();
     else
-        Direct(g, in, out, packed, epilogue).run();
+        Direct<float>(g, in, out, packed, epilogue).run();
     return 1;
 }
 

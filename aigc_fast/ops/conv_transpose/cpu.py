@@ -15,6 +15,7 @@ from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.plan import AXES, Ints, Plan, layout, memory_format
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+BFLOAT16 = DTYPES[torch.bfloat16]
 DIRECT = 0
 ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4}
 
@@ -71,9 +72,9 @@ def _weight_strides(weight: Tensor) -> Ints:
 
 
 @lru_cache(maxsize=4096)
-def algorithm(level: str, in_layout: Ints, out_layout: Ints, geometry: Ints) -> int:
+def algorithm(level: str, in_layout: Ints, out_layout: Ints, geometry: Ints, round_to_bfloat16: bool) -> int:
     """The algorithm that is expected to be fastest, by csrc/cpu/conv_transpose.cpp."""
-    return _native.cpu.kernels.conv_algorithm(in_layout, out_layout, geometry)
+    return _native.cpu.kernels.conv_algorithm(in_layout, out_layout, geometry, int(round_to_bfloat16))
 
 
 def _pack(weight: Tensor, in_layout: Ints, out_layout: Ints, plan: Plan, method: int) -> Tensor | None:
@@ -142,7 +143,8 @@ def forward(
     if bias is not None and (bias.dtype != torch.float32 or not bias.is_contiguous()):
         shift = bias.detach().to(torch.float32).contiguous()
     code = DTYPES[input.dtype]
-    best = algorithm(_native.cpu.level, in_layout, out_layout, plan.geometry)
+    rounds = code == BFLOAT16 or torch.get_float32_matmul_precision() == "medium"
+    best = algorithm(_native.cpu.level, in_layout, out_layout, plan.geometry, rounds)
     for method in dict.fromkeys((best, DIRECT)):
         packed = packed_weight(weight, in_layout, out_layout, plan, method)
         if packed is not None and _native.cpu.kernels.conv_forward(

@@ -22,19 +22,26 @@ int64_t panel_vectors(int64_t channels, int64_t panel) {
     return ceil_div(least<int64_t>(PANEL_WIDTH, channels - panel * PANEL_WIDTH), VF);
 }
 
-int64_t direct_weight_size(const Geometry& g) {
-    return g.groups * g.taps() * g.in_channels * padded_channels(g.out_channels);
+// Elements that hold a group's input channels.
+template <class A>
+int64_t depth_of(const Geometry& g) {
+    return ceil_div(g.in_channels, CHANNELS_IN<A>);
 }
 
-// Where the first input channel of every tap lies in a group's packed weights, for one panel.
-void place_taps(const Geometry& g, int64_t panel, int64_t panels, int64_t* place) {
+template <class A>
+int64_t direct_weight_size(const Geometry& g) {
+    return g.groups * g.taps() * depth_of<A>(g) * padded_channels(g.out_channels);
+}
+
+// Where every tap starts in a group's packed weights of `depth` elements per output channel, for one panel.
+void place_taps(const Geometry& g, int64_t depth, int64_t panel, int64_t panels, int64_t* place) {
     int64_t phase_start = 0;
     for (int64_t phase = 0; phase < g.phases(); ++phase) {
         const PhaseTaps taps(g, phase);
-        const int64_t panel_size = taps.taps(g) * g.in_channels * PANEL_WIDTH;
+        const int64_t panel_size = taps.taps(g) * depth * PANEL_WIDTH;
         taps.each(g, [&](int64_t rank, int64_t kd, int64_t kh, int64_t kw) {
             const int64_t tap = (kd * g.axis[1].kernel + kh) * g.axis[2].kernel + kw;
-            place[tap] = phase_start + panel * panel_size + rank * g.in_channels * PANEL_WIDTH;
+            place[tap] = phase_start + panel * panel_size + rank * depth * PANEL_WIDTH;
         });
         phase_start += panels * panel_size;
     }
@@ -74,26 +81,46 @@ bool read_taps(const Geometry& g, const Weight& weight, int64_t group, int64_t p
     return finite;
 }
 
-// Packed weights: [group][phase][panel of output channels][tap][input channel][PANEL_WIDTH].
-void pack_direct_weight(const Geometry& g, const Weight& weight, float* packed) {
+void read_elements(const Geometry& g, const Weight& weight, int64_t group, int64_t panel, int64_t element,
+                   float* taps) {
+    read_taps(g, weight, group, panel, element, taps);
+}
+void read_elements(const Geometry& g, const Weight& weight, int64_t group, int64_t panel, int64_t element, Pair* taps) {
+    const int64_t size = g.taps() * PANEL_WIDTH;
+    auto* first = reinterpret_cast<float*>(taps);
+    float* second = first + size;
+    read_taps(g, weight, group, panel, 2 * element, first);
+    if (2 * element + 1 < g.in_channels)
+        read_taps(g, weight, group, panel, 2 * element + 1, second);
+    else
+        __builtin_memset(second, 0, sizeof(float) * size);
+    for (int64_t i = 0; i < size; ++i) {
+        const float x = first[i];
+        taps[i] = pair_of(to_bfloat16(x), to_bfloat16(second[i]));
+    }
+}
+
+// Packed weights: [group][phase][panel of output channels][tap][element of input channels][PANEL_WIDTH].
+template <class A>
+void pack_direct_weight(const Geometry& g, const Weight& weight, A* packed) {
     const int64_t panels = padded_channels(g.out_channels) / PANEL_WIDTH, taps_count = g.taps();
-    const int64_t group_size = direct_weight_size(g) / g.groups;
-    const int64_t grain = most<int64_t>(1, LEAST_WORK / (taps_count * PANEL_WIDTH));
-    parallel_for(0, g.groups * panels * g.in_channels, grain, [&](int64_t begin, int64_t end) {
-        auto* stage =
-            static_cast<float*>(scratch(Slot::local, (sizeof(float) * PANEL_WIDTH + sizeof(int64_t)) * taps_count));
-        auto* place = reinterpret_cast<int64_t*>(stage + taps_count * PANEL_WIDTH);
+    const int64_t group_size = direct_weight_size<A>(g) / g.groups, depth = depth_of<A>(g);
+    const int64_t stage_size = taps_count * PANEL_WIDTH;
+    const int64_t grain = most<int64_t>(1, LEAST_WORK / stage_size);
+    parallel_for(0, g.groups * panels * depth, grain, [&](int64_t begin, int64_t end) {
+        auto* stage = static_cast<A*>(
+            scratch(Slot::local, sizeof(A) * CHANNELS_IN<A> * stage_size + sizeof(int64_t) * taps_count));
+        auto* place = reinterpret_cast<int64_t*>(stage + CHANNELS_IN<A> * stage_size);
         int64_t placed_panel = -1;
         for (int64_t item = begin; item < end; ++item) {
-            const int64_t i = item % g.in_channels, panel = item / g.in_channels % panels;
-            const int64_t group = item / (g.in_channels * panels);
+            const int64_t i = item % depth, panel = item / depth % panels, group = item / (depth * panels);
             if (panel != placed_panel)
-                place_taps(g, panel, panels, place);
+                place_taps(g, depth, panel, panels, place);
             placed_panel = panel;
-            read_taps(g, weight, group, panel, i, stage);
-            float* out = packed + group * group_size + i * PANEL_WIDTH;
+            read_elements(g, weight, group, panel, i, stage);
+            A* out = packed + group * group_size + i * PANEL_WIDTH;
             for (int64_t tap = 0; tap < taps_count; ++tap)
-                __builtin_memcpy(out + place[tap], stage + tap * PANEL_WIDTH, sizeof(float) * PANEL_WIDTH);
+                __builtin_memcpy(out + place[tap], stage + tap * PANEL_WIDTH, sizeof(A) * PANEL_WIDTH);
         }
     });
 }
@@ -103,11 +130,12 @@ struct Chunk {
     int64_t first_image, images, first[AXES], steps[AXES];
 };
 
+template <class A>
 class Direct {
   public:
-    Direct(const Geometry& g, const Image& in, const Image& out, const float* packed, const Epilogue& epilogue)
-        : g_(g), in_(in), out_(out), packed_(packed), epilogue_(epilogue),
-          pixel_(in.channels < 8 ? in.channels : pixel_stride(in.channels)) {
+    Direct(const Geometry& g, const Image& in, const Image& out, const A* packed, const Epilogue& epilogue)
+        : g_(g), in_(in), out_(out), packed_(packed), epilogue_(epilogue), depth_(depth_of<A>(g)),
+          pixel_(g.groups * depth_ < 8 ? g.groups * depth_ : pixel_stride(g.groups * depth_)) {
         for (int i = 0; i < AXES; ++i)
             g_.axis[i].offset_range(low_[i], high_[i]);
     }
@@ -199,7 +227,7 @@ class Direct {
     // Float maps with channels innermost that need no border are read where they lie, all others through a packed box.
     void open_box(const Chunk& chunk) {
         const Box box = box_of(chunk);
-        bool inside = in_.dtype == FLOAT32 && in_.channel_stride == 1;
+        bool inside = CHANNELS_IN<A> == 1 && in_.dtype == FLOAT32 && in_.channel_stride == 1;
         for (int i = 0; i < AXES; ++i)
             inside = inside && box.origin[i] >= 0 && box.origin[i] + box.length[i] <= in_.size[i];
         if (inside) {
@@ -207,14 +235,14 @@ class Direct {
             for (int i = 0; i < AXES; ++i)
                 step_[i] = in_.stride[i];
             pixels_ =
-                reinterpret_cast<const float*>(in_.at(box.first_image, 0, box.origin[0], box.origin[1], box.origin[2]));
+                reinterpret_cast<const A*>(in_.at(box.first_image, 0, box.origin[0], box.origin[1], box.origin[2]));
             return;
         }
         step_[2] = pixel_;
         step_[1] = box.length[2] * pixel_;
         step_[0] = box.length[1] * step_[1];
         image_step_ = box.length[0] * step_[0];
-        auto* pixels = static_cast<float*>(scratch(Slot::shared, sizeof(float) * (box.pixels() * pixel_ + 16)));
+        auto* pixels = static_cast<A*>(scratch(Slot::shared, sizeof(A) * (box.pixels() * pixel_ + 16)));
         read_box(in_, box, pixels, pixel_);
         pixels_ = pixels;
     }
@@ -251,12 +279,12 @@ class Direct {
         const PhaseTaps taps(g_, phase);
         const int64_t taps_count = taps.taps(g_), rows = item.lines * item.steps_w;
         const Axis& axis_w = g_.axis[2];
-        const float* from[PIXEL_BLOCK];
+        const A* from[PIXEL_BLOCK];
         float* to[PIXEL_BLOCK];
         for (int64_t line = 0, row = 0; line < item.lines; ++line)
             for (int64_t j = 0; j < item.steps_w; ++j, ++row) {
                 from[row] = pixels_ + line_start(chunk, item.first_line + line) +
-                            axis_w.in_step() * (item.first_w + j) * step_[2] + item.group * g_.in_channels;
+                            axis_w.in_step() * (item.first_w + j) * step_[2] + item.group * depth_;
                 to[row] = sums + (line * segment + axis_w.first_out(phase_w) + axis_w.out_step() * j) * width;
             }
         if (taps_count == 0) {
@@ -271,17 +299,17 @@ class Direct {
             offsets[rank] = d * step_[0] + h * step_[1] + w * step_[2];
         });
         if (taps_are_one_run())
-            multiply_phase(item, phase, taps_count / axis_w.kernel, g_.in_channels * axis_w.kernel, rows, width, from,
-                           to, keep_every(offsets, taps_count, axis_w.kernel));
+            multiply_phase(item, phase, taps_count / axis_w.kernel, depth_ * axis_w.kernel, rows, width, from, to,
+                           keep_every(offsets, taps_count, axis_w.kernel));
         else
-            multiply_phase(item, phase, taps_count, g_.in_channels, rows, width, from, to, offsets);
+            multiply_phase(item, phase, taps_count, depth_, rows, width, from, to, offsets);
     }
 
     // With few input channels the taps along W are neighbours in the map as in the weights: one long sum, not many
     // short.
     bool taps_are_one_run() const {
         const Axis& w = g_.axis[2];
-        return !w.transposed && w.dilation == 1 && step_[2] == g_.in_channels;
+        return !w.transposed && w.dilation == 1 && step_[2] == depth_;
     }
     static const int64_t* keep_every(int64_t* offsets, int64_t count, int64_t step) {
         for (int64_t i = 0; i * step < count; ++i)
@@ -290,32 +318,32 @@ class Direct {
     }
 
     void multiply_phase(const Item& item, int64_t phase, int64_t taps, int64_t depth, int64_t rows, int64_t width,
-                        const float* const* from, float* const* to, const int64_t* offsets) const {
+                        const A* const* from, float* const* to, const int64_t* offsets) const {
         const int64_t panel_size = taps * depth * PANEL_WIDTH;
         int64_t* steps = const_cast<int64_t*>(offsets) + g_.taps();
         for (int64_t t = 0; t < taps; ++t)
             steps[t] = t * depth * PANEL_WIDTH;
-        const float* weights = packed_ + phase_start(item.group, phase) + item.first_channel / PANEL_WIDTH * panel_size;
+        const A* weights = packed_ + phase_start(item.group, phase) + item.first_channel / PANEL_WIDTH * panel_size;
         const int64_t batch = most<int64_t>(1, DEPTH_BLOCK / depth), part = least(depth, DEPTH_BLOCK);
         for (int64_t column = 0; column < width; column += PANEL_WIDTH, weights += panel_size)
             for (int64_t t = 0; t < taps; t += batch)
                 for (int64_t k = 0; k < depth; k += part) {
-                    const float* rows_at[PIXEL_BLOCK];
+                    const A* rows_at[PIXEL_BLOCK];
                     float* sums_at[PIXEL_BLOCK];
                     for (int64_t row = 0; row < rows; ++row) {
                         rows_at[row] = from[row] + k;
                         sums_at[row] = to[row] + column;
                     }
-                    const Product product{.rows = rows_at,
-                                          .a_step = 1,
-                                          .a_offsets = offsets + t,
-                                          .b = weights + k * PANEL_WIDTH,
-                                          .b_step = PANEL_WIDTH,
-                                          .b_offsets = steps + t,
-                                          .batch = least(batch, taps - t),
-                                          .depth = least(part, depth - k),
-                                          .c = sums_at,
-                                          .accumulate = t > 0 || k > 0};
+                    const ProductOf<A> product{.rows = rows_at,
+                                               .a_step = 1,
+                                               .a_offsets = offsets + t,
+                                               .b = weights + k * PANEL_WIDTH,
+                                               .b_step = PANEL_WIDTH,
+                                               .b_offsets = steps + t,
+                                               .batch = least(batch, taps - t),
+                                               .depth = least(part, depth - k),
+                                               .c = sums_at,
+                                               .accumulate = t > 0 || k > 0};
                     multiply(product, rows, panel_vectors(item.channels, column / PANEL_WIDTH));
                 }
     }
@@ -324,7 +352,7 @@ class Direct {
         int64_t taps = group * g_.taps();
         for (int64_t earlier = 0; earlier < phase; ++earlier)
             taps += PhaseTaps(g_, earlier).taps(g_);
-        return taps * g_.in_channels * padded_channels(g_.out_channels);
+        return taps * depth_ * padded_channels(g_.out_channels);
     }
 
     // Where the first step of a line of the chunk reads.
@@ -352,12 +380,12 @@ class Direct {
 
     const Geometry& g_;
     const Image &in_, &out_;
-    const float* packed_;
+    const A* packed_;
     const Epilogue& epilogue_;
-    const int64_t pixel_;
+    const int64_t depth_, pixel_; // elements of a pixel, and between neighbours
     int64_t low_[AXES], high_[AXES];
     int64_t image_step_ = 0, step_[AXES] = {};
-    const float* pixels_ = nullptr;
+    const A* pixels_ = nullptr;
 };
 
 }

@@ -69,8 +69,76 @@ void read_line(const Image& image, int64_t n, int64_t d, int64_t h, int64_t w, i
         read_pixels_innermost(in, pixels, channel, pixel, image.channels, out, step);
 }
 
-// out: box.lines() x box.length[2] x step floats
-void read_box(const Image& image, const Box& box, float* out, int64_t step) {
+// Channels in one element of a kernel's own layout.
+template <class A>
+constexpr int64_t CHANNELS_IN = 1;
+template <>
+constexpr int64_t CHANNELS_IN<Pair> = 2;
+
+uint16_t bfloat16(uint16_t x) { return x; }
+uint16_t bfloat16(float x) { return to_bfloat16(x); }
+
+template <class T>
+void read_pairs_innermost(const T* in, int64_t pixels, int64_t step, int64_t channels, Pair* out, int64_t out_step) {
+    for (int64_t w = 0; w < pixels; ++w, in += step, out += out_step) {
+        for (int64_t c = 0; c + 1 < channels; c += 2)
+            out[c / 2] = pair_of(bfloat16(in[c]), bfloat16(in[c + 1]));
+        if (channels % 2)
+            out[channels / 2] = bfloat16(in[channels - 1]);
+    }
+}
+
+template <class T>
+void pair_lines(const T* first, const T* second, int64_t step, int64_t count, Pair* out) {
+    if (step == 1)
+        for (int64_t i = 0; i < count; ++i)
+            out[i] = pair_of(bfloat16(first[i]), bfloat16(second[i]));
+    else
+        for (int64_t i = 0; i < count; ++i)
+            out[i] = pair_of(bfloat16(first[i * step]), bfloat16(second[i * step]));
+}
+
+template <class T>
+void pair_channels(const T* in, int64_t pixels, int64_t channel_step, int64_t step, int64_t channels, Pair* out,
+                   int64_t out_step) {
+    Pair stage[8 * STAGE_COLUMNS];
+    for (int64_t c = 0; c < channels; c += 16)
+        for (int64_t w = 0; w < pixels; w += STAGE_COLUMNS) {
+            const int64_t rows = least<int64_t>(8, ceil_div(channels - c, 2)),
+                          columns = least(STAGE_COLUMNS, pixels - w);
+            for (int64_t r = 0; r < rows; ++r) {
+                const T* first = in + (c + 2 * r) * channel_step + w * step;
+                if (c + 2 * r + 1 < channels)
+                    pair_lines(first, first + channel_step, step, columns, stage + r * STAGE_COLUMNS);
+                else
+                    for (int64_t i = 0; i < columns; ++i)
+                        stage[r * STAGE_COLUMNS + i] = bfloat16(first[i * step]);
+            }
+            transpose(reinterpret_cast<const float*>(stage), STAGE_COLUMNS,
+                      reinterpret_cast<float*>(out + w * out_step + c / 2), out_step, rows, columns);
+        }
+}
+
+template <class T>
+void read_pairs(const Image& image, const T* in, int64_t pixels, Pair* out, int64_t step) {
+    if (image.channel_stride == 1)
+        read_pairs_innermost(in, pixels, image.stride[2], image.channels, out, step);
+    else
+        pair_channels(in, pixels, image.channel_stride, image.stride[2], image.channels, out, step);
+}
+
+void read_line(const Image& image, int64_t n, int64_t d, int64_t h, int64_t w, int64_t pixels, Pair* out,
+               int64_t step) {
+    const char* at = image.at(n, 0, d, h, w);
+    if (image.dtype == BFLOAT16)
+        read_pairs(image, reinterpret_cast<const uint16_t*>(at), pixels, out, step);
+    else
+        read_pairs(image, reinterpret_cast<const float*>(at), pixels, out, step);
+}
+
+// out: box.lines() x box.length[2] x step elements
+template <class A>
+void read_box(const Image& image, const Box& box, A* out, int64_t step) {
     const int64_t line_size = box.length[2] * step;
     const int64_t low = most<int64_t>(0, -box.origin[2]);
     const int64_t high = least(box.length[2], image.size[2] - box.origin[2]);
@@ -80,13 +148,13 @@ void read_box(const Image& image, const Box& box, float* out, int64_t step) {
             const int64_t h = box.origin[1] + line % box.length[1];
             const int64_t d = box.origin[0] + line / box.length[1] % box.length[0];
             const int64_t n = box.first_image + line / (box.length[1] * box.length[0]);
-            float* at = out + line * line_size;
+            A* at = out + line * line_size;
             const bool inside = h >= 0 && h < image.size[1] && d >= 0 && d < image.size[0] && low < high;
             const int64_t first = inside ? low : box.length[2], last = inside ? high : box.length[2];
-            __builtin_memset(at, 0, sizeof(float) * first * step);
+            __builtin_memset(at, 0, sizeof(A) * first * step);
             if (inside)
                 read_line(image, n, d, h, box.origin[2] + first, last - first, at + first * step, step);
-            __builtin_memset(at + last * step, 0, sizeof(float) * (box.length[2] - last) * step);
+            __builtin_memset(at + last * step, 0, sizeof(A) * (box.length[2] - last) * step);
         }
     });
 }
@@ -150,9 +218,16 @@ void write_scattered(const float* in, int64_t step, int64_t pixels, int64_t chan
         for (int64_t c = 0; c < channels; c += 8) {
             const int64_t columns = least<int64_t>(8, channels - c), rows = least(STAGE_COLUMNS, pixels - w);
             transpose(in + w * step + c, step, stage, STAGE_COLUMNS, rows, columns);
-            for (int64_t i = 0; i < columns; ++i)
-                for (int64_t r = 0; r < rows; ++r)
-                    from_float(stage[i * STAGE_COLUMNS + r], out + (c + i) * channel_step + (w + r) * pixel_step);
+            for (int64_t i = 0; i < columns; ++i) {
+                const float* from = stage + i * STAGE_COLUMNS;
+                T* to = out + (c + i) * channel_step + w * pixel_step;
+                if (pixel_step == 1)
+                    for (int64_t r = 0; r < rows; ++r)
+                        from_float(from[r], to + r);
+                else
+                    for (int64_t r = 0; r < rows; ++r)
+                        from_float(from[r], to + r * pixel_step);
+            }
         }
 }
 
