@@ -20,6 +20,11 @@ FEW_PIXELS = 512
 WIDE_KERNEL = 4
 
 
+def rounds_natively() -> bool:
+    """Whether the processor has instructions for products of bfloat16."""
+    return _native.cpu.level in ("avx512_bf16", "amx")
+
+
 def is_small(input: Tensor, weight: Tensor) -> bool:
     """Whether PyTorch's own call costs less than the way to our kernels, before any plan is made."""
     return input.dim() > 1 and input.numel() * weight.numel() < LEAST_WORK * input.shape[1]
@@ -56,6 +61,8 @@ def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, winograd: b
     """Why PyTorch's weight gradient is preferred for the convolution from `large` to `small`, or None."""
     channels_last = memory_format(large, small) != torch.contiguous_format
     channels = large.shape[1] // plan.geometry[-2]
+    if large.dtype == torch.bfloat16 and rounds_natively() and not plan.is_matrix:
+        return "bfloat16 on a processor that multiplies it: PyTorch's weight gradient does so, ours computes in float32"
     wins = (
         winograd
         or plan.is_matrix

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -28,6 +29,7 @@ class _Packed(NamedTuple):
 
 
 _packed_weights = WeakIdKeyDictionary()
+_thread = threading.local()
 
 
 def unsupported(tensors: Sequence[Tensor | None]) -> str | None:
@@ -77,10 +79,19 @@ def algorithm(level: str, in_layout: Ints, out_layout: Ints, geometry: Ints, rou
     return _native.cpu.kernels.conv_algorithm(in_layout, out_layout, geometry, int(round_to_bfloat16))
 
 
-def _pack(weight: Tensor, in_layout: Ints, out_layout: Ints, plan: Plan, method: int) -> Tensor | None:
+def _workspace(size: int) -> Tensor:
+    """Memory for a packed weight that only one call needs: fresh pages would cost more than the packing."""
+    buffer = getattr(_thread, "workspace", None)
+    if buffer is None or buffer.numel() < size:
+        with torch.inference_mode(False):
+            buffer = _thread.workspace = torch.empty(size, dtype=torch.float32)
+    return buffer
+
+
+def _pack(weight: Tensor, in_layout: Ints, out_layout: Ints, plan: Plan, method: int, keep: bool) -> Tensor | None:
     kernels = _native.cpu.kernels
     size = kernels.conv_packed_size(in_layout, out_layout, plan.geometry, method)
-    packed = torch.empty(size, dtype=torch.float32)
+    packed = torch.empty(size, dtype=torch.float32) if keep else _workspace(size)
     strides = _weight_strides(weight)
     fine = kernels.conv_pack(
         weight.data_ptr(),
@@ -103,13 +114,13 @@ def packed_weight(weight: Tensor, in_layout: Ints, out_layout: Ints, plan: Plan,
     keep = not (weight.requires_grad and torch.is_grad_enabled()) and not weight.is_inference()
     weight_memory = _dense(weight)
     if not keep or weight_memory is not weight:
-        return _pack(weight_memory, in_layout, out_layout, plan, method)
+        return _pack(weight_memory, in_layout, out_layout, plan, method, keep=False)
     key = (_native.cpu.level, plan.geometry, method)
     entries = _packed_weights.setdefault(weight, {})
     entry = entries.get(key)
     if entry is not None and _is_current(entry, weight):
         return entry.data
-    data = _pack(weight, in_layout, out_layout, plan, method)
+    data = _pack(weight, in_layout, out_layout, plan, method, keep=True)
     entries[key] = _Packed(data, weight._version, weight.data_ptr(), _fingerprint(weight))
     return data
 
