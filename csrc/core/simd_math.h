@@ -30,6 +30,19 @@ static inline vf exp(vf x) {
     return p * power_of_two(half) * power_of_two(exponent - half);
 }
 
+// Cephes' tanhf: a polynomial near zero, where 1 - 2 / (exp(2x) + 1) would cancel.
+static inline vf tanh(vf x) {
+    const vf square = x * x;
+    vf p = square * -5.70498872745e-3f + 2.06390887954e-2f;
+    p = p * square - 5.37397155531e-2f;
+    p = p * square + 1.33314422036e-1f;
+    p = p * square - 3.33332819422e-1f;
+    const vf far = 1.0f - 2.0f / (exp(x + x) + 1.0f);
+    return (x < 0.625f) & (x > -0.625f) ? p * square * x + x : far;
+}
+
+static inline vf sigmoid(vf x) { return 1.0f / (1.0f + exp(-x)); }
+
 // Natural logarithm of normal positive floats.
 static inline vf log(vf x) {
     constexpr uint32_t SQRT_HALF = 0x3f3504f3;

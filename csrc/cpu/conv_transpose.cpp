@@ -2,6 +2,7 @@
 // gradient are the three faces of one trilinear form, and share geometry, layout and product.
 #include "core/kernel.h"
 #include "cpu/conv_transpose/col2im.h"
+#include "cpu/conv_transpose/im2col_weight_gradient.h"
 #include "cpu/conv_transpose/narrow.h"
 #include "cpu/conv_transpose/winograd.h"
 #include "cpu/conv_transpose/winograd_weight_gradient.h"
@@ -127,6 +128,8 @@ void conv_weight_gradient(void* large_data, const int64_t* large_layout, void* s
                           int64_t dtype, const int64_t* geometry, void* out) {
     const Image large(large_data, dtype, large_layout), small(small_data, dtype, small_layout);
     const Geometry g(geometry, large, small);
+    if (Im2colWeightGradient::fits(g, large, small))
+        return Im2colWeightGradient(g, large, small).run(static_cast<float*>(out));
     const Windows windows(g);
     if (!suits_winograd(windows, large) || !WinogradWeightGradient(windows, large, small).run(out, dtype))
         WeightGradient(g, large, small).run(out, dtype);

@@ -2,10 +2,8 @@
 // of zeros where the convolution reaches over the edge.
 #pragma once
 
-#include <cmath>
-
 #include "core/parallel.h"
-#include "core/simd.h"
+#include "core/simd_math.h"
 #include "cpu/conv_transpose/geometry.h"
 
 namespace aigc::AIGC_LEVEL {
@@ -167,40 +165,46 @@ struct Epilogue {
     int64_t activation;
     float slope;
 
-    // Pixel-major sums: `channels` neighbours from first_channel on, `step` floats between pixels.
+    // Pixel-major sums: `channels` neighbours from first_channel on, `step` floats between pixels, in whole vectors.
     void apply(float* pixels, int64_t count, int64_t step, int64_t channels, int64_t first_channel) const {
         if (!bias && activation == NONE)
             return;
-        for (int64_t i = 0; i < count; ++i, pixels += step) {
-            if (bias)
-                for (int64_t c = 0; c < channels; ++c)
-                    pixels[c] += bias[first_channel + c];
-            activate_all(pixels, channels);
-        }
+        for (int64_t c = 0; c < channels; c += VF)
+            finish(pixels + c, count, step, bias ? load_part(bias + first_channel + c, channels - c) : vf{});
     }
 
-    // Neighbouring pixels of one channel.
+    // Neighbouring pixels of one channel, up to a whole vector.
     void apply_row(float* row, int64_t count, int64_t channel) const {
-        if (bias)
-            for (int64_t i = 0; i < count; ++i)
-                row[i] += bias[channel];
-        activate_all(row, count);
+        if (bias || activation != NONE)
+            finish(row, ceil_div(count, VF), VF, broadcast(bias ? bias[channel] : 0));
     }
 
   private:
-    void activate_all(float* x, int64_t count) const {
-        if (activation == RELU)
-            for (int64_t i = 0; i < count; ++i)
-                x[i] = x[i] < 0 ? 0 : x[i];
-        else if (activation == LEAKY_RELU)
-            for (int64_t i = 0; i < count; ++i)
-                x[i] = x[i] < 0 ? x[i] * slope : x[i];
-        else if (activation == TANH)
-            for (int64_t i = 0; i < count; ++i)
-                x[i] = std::tanh(x[i]);
-        else if (activation == SIGMOID)
-            for (int64_t i = 0; i < count; ++i)
-                x[i] = 1 / (1 + std::exp(-x[i]));
+    void finish(float* x, int64_t count, int64_t step, vf shift) const {
+        switch (activation) {
+        case RELU:
+            return each(x, count, step, [=](vf v) {
+                v += shift;
+                return v < 0 ? vf{} : v;
+            });
+        case LEAKY_RELU:
+            return each(x, count, step, [=, this](vf v) {
+                v += shift;
+                return v < 0 ? v * slope : v;
+            });
+        case TANH:
+            return each(x, count, step, [=](vf v) { return tanh(v + shift); });
+        case SIGMOID:
+            return each(x, count, step, [=](vf v) { return sigmoid(v + shift); });
+        default:
+            return each(x, count, step, [=](vf v) { return v + shift; });
+        }
+    }
+
+    template <class F>
+    static void each(float* x, int64_t count, int64_t step, const F& f) {
+        for (int64_t i = 0; i < count; ++i, x += step)
+            store(x, f(load(x)));
     }
 };
 

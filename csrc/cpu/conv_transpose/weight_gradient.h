@@ -9,7 +9,8 @@ namespace aigc::AIGC_LEVEL {
 namespace {
 
 constexpr int64_t DEPTH_PIXELS = 128;     // pixels of a partial sum: both operands of a tile stay in L1
-constexpr int64_t ROW_BLOCK = 384;        // rows of a work item
+constexpr int64_t ROW_BLOCK = 384;        // rows of a work item, at most
+constexpr int64_t ITEMS_PER_THREAD = 4;   // at least, where there are rows enough
 constexpr int64_t SUM_FLOATS = 256 << 10; // both maps, packed, of the pixels that are summed at a time: they stay in L2
 
 class WeightGradient {
@@ -81,13 +82,16 @@ class WeightGradient {
             large_at[i] = (n * large.length[0] + d * g_.axis[0].in_step()) * plane_ + h * g_.axis[1].in_step() * line_;
             small_at[i] = i * small.length[2] * small_pixel_;
         }
-        const int64_t panels = width_ / PANEL_WIDTH, blocks = ceil_div(rows_, ROW_BLOCK);
-        const int64_t work = lines_ * small_.size[2] * least(rows_, ROW_BLOCK) * PANEL_WIDTH;
+        const int64_t panels = width_ / PANEL_WIDTH;
+        const int64_t share = ceil_div(rows_ * panels * g_.groups, ITEMS_PER_THREAD * thread_count());
+        const int64_t block_rows = least(ROW_BLOCK, round_up(share, 2 * TILE_ROWS)),
+                      blocks = ceil_div(rows_, block_rows);
+        const int64_t work = lines_ * small_.size[2] * least(rows_, block_rows) * PANEL_WIDTH;
         const int64_t grain = most<int64_t>(1, LEAST_WORK / most<int64_t>(1, work));
         parallel_for(0, g_.groups * panels * blocks, grain, [&](int64_t begin, int64_t end) {
             for (int64_t item = begin; item < end; ++item)
-                add_block(item / (panels * blocks), item / blocks % panels, item % blocks, first > 0, large_at,
-                          small_at);
+                add_block(item / (panels * blocks), item / blocks % panels, item % blocks * block_rows, block_rows,
+                          first > 0, large_at, small_at);
         });
     }
 
@@ -98,9 +102,9 @@ class WeightGradient {
                (g_.axis[2].offset(0, kw) - low_[2]) * large_pixel_;
     }
 
-    void add_block(int64_t group, int64_t panel, int64_t block, bool accumulate, const int64_t* large_at,
-                   const int64_t* small_at) const {
-        const int64_t first_row = block * ROW_BLOCK, rows = least(ROW_BLOCK, rows_ - first_row);
+    void add_block(int64_t group, int64_t panel, int64_t first_row, int64_t block_rows, bool accumulate,
+                   const int64_t* large_at, const int64_t* small_at) const {
+        const int64_t rows = least(block_rows, rows_ - first_row);
         const int64_t vectors = panel_vectors(columns_, panel);
         const float* large = large_pixels_ + group * g_.in_channels;
         const float* small = small_pixels_ + group * g_.out_channels;
