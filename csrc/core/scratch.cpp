@@ -1,6 +1,5 @@
 #include "core/scratch.h"
 
-#include <memory>
 #include <new>
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -11,37 +10,62 @@ namespace {
 
 constexpr int64_t HUGE_PAGE = 2 << 20;
 
-struct Free {
-    void operator()(void* p) const { ::operator delete(p, std::align_val_t(HUGE_PAGE)); }
-};
-
 // Kernels walk their scratch with strides of a kilobyte or more: small pages would miss the TLB at nearly every step.
-void* allocate(int64_t bytes) {
-    void* memory = ::operator new(static_cast<size_t>(bytes), std::align_val_t(HUGE_PAGE));
-#if defined(__linux__)
-    madvise(memory, static_cast<size_t>(bytes), MADV_HUGEPAGE);
-#endif
-    return memory;
-}
+// The memory comes fresh from the system, since what malloc hands out again has its small pages already.
+class Buffer {
+  public:
+    Buffer() = default;
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+    ~Buffer() { release(); }
 
-struct Buffer {
-    std::unique_ptr<void, Free> memory;
-    int64_t size = 0;
+    void* at_least(int64_t bytes) {
+        if (size_ < bytes) {
+            release();
+            reserve((bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+        }
+        return memory_;
+    }
+
+  private:
+#if defined(__linux__)
+    void reserve(int64_t size) {
+        void* mapped = mmap(nullptr, static_cast<size_t>(size + HUGE_PAGE), PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (mapped == MAP_FAILED)
+            throw std::bad_alloc();
+        mapped_ = mapped;
+        const auto start = reinterpret_cast<uintptr_t>(mapped);
+        memory_ = reinterpret_cast<void*>((start + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+        madvise(memory_, static_cast<size_t>(size), MADV_HUGEPAGE);
+        size_ = size;
+    }
+    void release() {
+        if (mapped_)
+            munmap(mapped_, static_cast<size_t>(size_ + HUGE_PAGE));
+        mapped_ = memory_ = nullptr;
+        size_ = 0;
+    }
+#else
+    void reserve(int64_t size) {
+        mapped_ = memory_ = ::operator new(static_cast<size_t>(size), std::align_val_t(64));
+        size_ = size;
+    }
+    void release() {
+        ::operator delete(mapped_, std::align_val_t(64));
+        mapped_ = memory_ = nullptr;
+        size_ = 0;
+    }
+#endif
+    void *mapped_ = nullptr, *memory_ = nullptr;
+    int64_t size_ = 0;
 };
 
 }
 
 void* scratch(Slot slot, int64_t bytes) {
     thread_local Buffer buffers[static_cast<int>(Slot::count)];
-    Buffer& buffer = buffers[static_cast<int>(slot)];
-    if (buffer.size < bytes) {
-        buffer.memory.reset();
-        buffer.size = 0;
-        const int64_t size = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-        buffer.memory.reset(allocate(size));
-        buffer.size = size;
-    }
-    return buffer.memory.get();
+    return buffers[static_cast<int>(slot)].at_least(bytes);
 }
 
 }

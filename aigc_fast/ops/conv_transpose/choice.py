@@ -20,6 +20,11 @@ FEW_PIXELS = 512
 WIDE_KERNEL = 4
 
 
+def has_wide_vectors() -> bool:
+    """Whether the kernels in use have vectors of 64 bytes."""
+    return _native.cpu.level not in (None, "baseline", "avx2")
+
+
 def rounds_natively() -> bool:
     """Whether the processor has instructions for products of bfloat16."""
     return _native.cpu.level in ("avx512_bf16", "amx")
@@ -48,7 +53,7 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan) -> str | None:
     kernel, stride = plan.geometry[:3], plan.geometry[3:6]
     channels_last = memory_format(input, weight) != torch.contiguous_format
     few = in_channels <= FEW_CHANNELS and not plan.is_matrix
-    if not transposed and few and (channels_last or max(stride) == 1):
+    if not transposed and few and (channels_last or max(stride) == 1) and not has_wide_vectors():
         return f"{in_channels} input channels: too few for a product"
     if not transposed and max(stride) > 1 and max(kernel) > WIDE_KERNEL and input.dtype == torch.float32:
         return f"a plain convolution with stride {max(stride)} and kernel {max(kernel)}: PyTorch's is as fast"
@@ -68,7 +73,7 @@ def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, winograd: b
         or plan.is_matrix
         or large.dtype == torch.bfloat16
         or (channels >= WIDE_CHANNELS and (channels_last or small[:, 0].numel() <= FEW_PIXELS))
-        or (channels == 1 and not channels_last)
+        or (channels == 1 and not channels_last and not has_wide_vectors())
     )
     if not wins:
         return "no Winograd windows to save products: PyTorch's weight gradient is as fast"
