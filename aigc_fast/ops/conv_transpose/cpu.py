@@ -23,6 +23,7 @@ ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4}
 
 class _Packed(NamedTuple):
     data: Tensor | None
+    kept: bool
     version: int
     pointer: int
     fingerprint: int
@@ -118,10 +119,13 @@ def packed_weight(weight: Tensor, in_layout: Ints, out_layout: Ints, plan: Plan,
     key = (_native.cpu.level, plan.geometry, method)
     entries = _packed_weights.setdefault(weight, {})
     entry = entries.get(key)
-    if entry is not None and _is_current(entry, weight):
+    current = entry is not None and _is_current(entry, weight)
+    if current and entry.kept:
         return entry.data
-    data = _pack(weight, in_layout, out_layout, plan, method, keep=True)
-    entries[key] = _Packed(data, weight._version, weight.data_ptr(), _fingerprint(weight))
+    # Kept from the second call on: in training every step has new weights, and most of them are used once.
+    data = _pack(weight, in_layout, out_layout, plan, method, keep=current)
+    kept_data = data if current else None
+    entries[key] = _Packed(kept_data, current, weight._version, weight.data_ptr(), _fingerprint(weight))
     return data
 
 
