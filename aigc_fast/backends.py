@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aigc_fast import _native
 
 BACKEND_VARIABLE = "AIGC_FAST_BACKEND"
 NAMES = ("auto", "reference", "cpu", "cuda", "triton")
+MOST_RUNNERS = 4096
 
 log = logging.getLogger("aigc_fast")
 
 Reason = str | None
+
+
+class Runner(NamedTuple):
+    """What runs a call.
+
+    Attributes:
+        run: takes the op's arguments; nothing can be differentiated through it.
+        plain: the same in PyTorch, for calls that need a gradient and that PyTorch had better have whole, or None.
+    """
+
+    run: Callable[..., Any]
+    plain: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -29,12 +42,17 @@ class Backend:
         run: the implementation; takes the op's arguments.
         unsupported: returns why it cannot run these arguments, or None when it can.
         slower: returns why automatic choice passes it over although it could run, or None.
+        prepare: returns what runs every call of the same signature, with all that follows from the signature worked
+            out; None where `run` is as good.
+        plain: none; with `run` it makes this a Runner for want of a prepared one.
     """
 
     name: str
     run: Callable[..., Any]
     unsupported: Callable[..., Reason]
     slower: Callable[..., Reason]
+    prepare: Callable[..., Runner] | None = None
+    plain: None = None
 
 
 class BackendError(RuntimeError):
@@ -88,11 +106,19 @@ def _no_reason(*args: Any) -> Reason:
 
 
 class Choice:
-    """The backends of one op, best first, and the choice between them."""
+    """The backends of one op, best first, and the choice between them.
 
-    def __init__(self, op: str) -> None:
+    Args:
+        op: the op's name.
+        signature: all that the reasons and preparations of the op's backends depend on, of a call's arguments; calls of
+            the same signature are judged once. None where a look costs less than remembering.
+    """
+
+    def __init__(self, op: str, signature: Callable[..., Hashable] | None = None) -> None:
         self.op = op
+        self._signature = signature
         self._backends: dict[str, Backend] = {}
+        self._runners: dict[Hashable, Runner | Backend] = {}
 
     def register(
         self,
@@ -100,9 +126,31 @@ class Choice:
         run: Callable[..., Any],
         unsupported: Callable[..., Reason] = _no_reason,
         slower: Callable[..., Reason] = _no_reason,
+        prepare: Callable[..., Runner] | None = None,
     ) -> None:
         """Adds a backend; those registered first are preferred, so the reference comes last."""
-        self._backends[name] = Backend(name, run, unsupported, slower)
+        self._backends[name] = Backend(name, run, unsupported, slower, prepare)
+
+    def runner(self, args: tuple[Any, ...]) -> Runner | Backend:
+        """What runs these arguments: `pick` and `Backend.prepare`, remembered by signature.
+
+        Raises:
+            BackendError: when a forced backend cannot run them.
+        """
+        if self._signature is None:
+            return self.pick(args)
+        forced = _forced.get()
+        key = (forced, self._signature(*args))
+        found = self._runners.get(key)
+        if found is None:
+            chosen = self.pick(args)
+            found = chosen.prepare(*args) if chosen.prepare else chosen
+            if forced not in ("auto", "reference"):
+                found = Runner(found.run)
+            if len(self._runners) >= MOST_RUNNERS:
+                self._runners.clear()
+            self._runners[key] = found
+        return found
 
     def pick(self, args: tuple[Any, ...]) -> Backend:
         """The backend for these arguments.

@@ -22,7 +22,12 @@ struct Arguments {
     int64_t items[MAX_LIST_ITEMS];
     int used_items = 0;
 
+    // A sequence of integers, or bytes: int64 numbers as they lie in memory, which cost nothing to read.
     bool take_list(PyObject* object, aigc::Arg& out) {
+        if (PyBytes_Check(object)) {
+            out.list = reinterpret_cast<const int64_t*>(PyBytes_AS_STRING(object));
+            return true;
+        }
         PyObject* sequence = PySequence_Fast(object, "expected a sequence of integers");
         if (!sequence)
             return false;

@@ -90,6 +90,33 @@ def test_without_the_native_library_automatic_choice_says_so(
     ]
 
 
+def test_a_verdict_is_remembered_by_signature_and_forced_backend() -> None:
+    asked: list[int] = []
+
+    def slower(size: int) -> str | None:
+        asked.append(size)
+        return "small" if size < 10 else None
+
+    made = Choice("op", lambda size: size)
+    made.register(
+        "cpu", lambda size: "cpu", slower=slower, prepare=lambda size: backends.Runner(lambda n: f"{n} {size}")
+    )
+    made.register("reference", lambda size: "reference")
+    for _ in range(2):
+        assert [made.runner((size,)).run(size) for size in (5, 20)] == ["reference", "20 20"]
+        with aigc_fast.backend("cpu"):
+            assert made.runner((5,)).run(5) == "5 5"
+    assert asked == [5, 20]
+
+
+def test_what_is_remembered_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "MOST_RUNNERS", 3)
+    made = Choice("op", lambda size: size)
+    made.register("reference", lambda size: size)
+    assert [made.runner((size,)).run(size) for size in range(10)] == list(range(10))
+    assert len(made._runners) <= 3
+
+
 @needs_native
 def test_the_environment_forces_a_backend_and_caps_the_level() -> None:
     found = python(
@@ -162,10 +189,10 @@ class TestExplain:
         assert "no backend can run this" in str(found)
 
     @needs_native
-    def test_gives_the_reason_of_a_small_call(self) -> None:
-        found = aigc_fast.explain("conv1d", torch.randn(1, 1, 3), torch.randn(1, 1, 2))
+    def test_gives_the_reason_of_a_depthwise_call(self) -> None:
+        found = aigc_fast.explain("conv1d", torch.randn(1, 8, 9), torch.randn(8, 1, 3), groups=8)
         assert found.chosen == "reference"
-        assert "multiply-adds" in found.reasons["cpu"]
+        assert "1 channels per group" in found.reasons["cpu"]
 
     @pytest.mark.parametrize("name", ["attention", "scaled_dot_product_attention", "lstm", "ar_recursion", "decode"])
     def test_of_what_is_not_there_yet(self, name: str) -> None:

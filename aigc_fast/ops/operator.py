@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -40,12 +40,18 @@ def plain_eager() -> bool:
     )
 
 
+def hashable(args: Sequence[Any]) -> tuple[Any, ...]:
+    """The arguments with tuples for lists, which is what the dispatcher makes of sequences."""
+    return tuple(tuple(arg) if type(arg) is list else arg for arg in args)
+
+
 class Operator:
     """An op that `torch.ops.aigc_fast.<name>` and Python call alike.
 
     A call takes one of four ways, which give the same numbers:
     nothing traces, transforms or needs a gradient: the chosen backend at once;
-    something needs a gradient in plain eager mode: an autograd.Function over forward and backward;
+    something needs a gradient in plain eager mode: an autograd.Function over forward and backward, or PyTorch itself
+    where nothing of ours would be used;
     compile, export or a dispatch mode: the registered op, opaque, which chooses its backend when it runs;
     functorch transforms, forward-mode AD and tensor subclasses: the reference, which is plain PyTorch.
 
@@ -57,6 +63,7 @@ class Operator:
         setup_context: as for `torch.library.register_autograd`.
         backward: as for `torch.library.register_autograd`; differentiable, so that double backward works.
         detail: names the kernel that the chosen backend takes, for `explain`.
+        signature: as for `Choice`.
         tags: torch.library tags.
     """
 
@@ -70,39 +77,50 @@ class Operator:
         setup_context: Callable[[Any, Sequence[Any], Any], None] | None = None,
         backward: Callable[..., Any] | None = None,
         detail: Callable[..., str | None] | None = None,
+        signature: Callable[..., Hashable] | None = None,
         tags: Sequence[torch.Tag] = (),
     ) -> None:
         self.name = name
         self.reference = reference
-        self.choice = Choice(name)
+        self.choice = Choice(name, signature)
         self._detail = detail
+        self._tensors = [i for i, parameter in enumerate(schema.split("->")[0].split(",")) if "Tensor" in parameter]
         LIBRARY.define(name + schema, tags=tuple(tags))
-        LIBRARY.impl(name, self.run, "CompositeExplicitAutograd")
+        LIBRARY.impl(name, self._run_dispatched, "CompositeExplicitAutograd")
         torch.library.register_fake(f"aigc_fast::{name}", fake, lib=LIBRARY)
         if backward is not None:
             torch.library.register_autograd(f"aigc_fast::{name}", backward, setup_context=setup_context, lib=LIBRARY)
-        self._function = _make_function(name, self.run, setup_context, backward)
+        self._function = _make_function(name, setup_context, backward)
         self._overload = getattr(torch.ops.aigc_fast, name).default
         _operators[name] = self
 
     def run(self, *args: Any) -> Any:
         """Runs the chosen backend; no autograd, no dispatcher."""
-        return self.choice.pick(args).run(*args)
+        return self.choice.runner(args).run(*args)
+
+    def _run_dispatched(self, *args: Any) -> Any:
+        return self.run(*hashable(args))
 
     def __call__(self, *args: Any) -> Any:
         if _is_compiling() or _dispatch_modes() or _function_modes() or _tracing_state() is not None:
             return self._overload(*args)
         needs_gradient = False
-        for arg in args:
-            if isinstance(arg, Tensor):
-                if type(arg) not in _PLAIN:
+        for i in self._tensors:
+            arg = args[i]
+            if type(arg) in _PLAIN:
+                if arg.layout is not torch.strided:
                     return self.reference(*args)
+                if arg.is_neg():
+                    return self._overload(*args)
                 needs_gradient |= arg.requires_grad
+            elif arg is not None:
+                return self.reference(*args)
         if _functorch_level() is not None or forward_ad._current_level >= 0:
             return self.reference(*args)
+        runner = self.choice.runner(args)
         if not (needs_gradient and torch.is_grad_enabled()):
-            return self.run(*args)
-        return self._function.apply(*args)
+            return runner.run(*args)
+        return runner.plain(*args) if runner.plain else self._function.apply(*args, runner.run)
 
     def explain(self, *args: Any) -> Explanation:
         """Which backend would run these arguments, and why not the others."""
@@ -116,15 +134,21 @@ class Operator:
 
 
 def _make_function(
-    name: str, run: Callable[..., Any], setup_context: Callable[..., None] | None, backward: Callable[..., Any] | None
+    name: str, setup_context: Callable[..., None] | None, backward: Callable[..., Any] | None
 ) -> type[torch.autograd.Function]:
-    def forward(ctx: Any, *args: Any) -> Any:
+    """An autograd.Function of the op's arguments and of what runs them."""
+
+    def forward(ctx: Any, *args_and_run: Any) -> Any:
+        *args, run = args_and_run
         output = run(*args)
         if setup_context is not None:
             setup_context(ctx, args, output)
         return output
 
+    def backward_of_args(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        return *backward(ctx, *gradients), None
+
     members = {"forward": staticmethod(forward)}
     if backward is not None:
-        members["backward"] = staticmethod(backward)
+        members["backward"] = staticmethod(backward_of_args)
     return type(name, (torch.autograd.Function,), members)

@@ -328,6 +328,49 @@ def test_types_without_a_kernel_do_as_pytorch_does(dtype: torch.dtype, backend: 
         torch.testing.assert_close(AF.conv_transpose2d(input, weight), expected)
 
 
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+def test_a_repeated_call_sees_new_values_dtypes_and_strides(name: str, backend: str) -> None:
+    ours, theirs = getattr(AF, name), getattr(TF, name)
+    torch.manual_seed(0)
+    input, weight, bias = torch.randn(2, 16, 9, 9), torch.randn(16, 16, 4, 4), torch.randn(32)[::2]
+    for _ in range(3):
+        weight.data.mul_(-2)
+        bias.add_(1)
+        for tensors in (
+            (input, weight, bias),
+            (input.to(memory_format=torch.channels_last), weight, bias),
+            (input.transpose(2, 3), weight.flip(0), None),
+            (input.bfloat16(), weight.bfloat16(), bias.bfloat16()),
+            (input.double(), weight.double(), bias.double()) if backend != "cpu" else (input, weight, None),
+        ):
+            expected = theirs(*tensors, stride=2)
+            found = ours(*tensors, stride=2)
+            assert found.dtype == expected.dtype
+            assert relative_error(found, expected) < (1e-2 if found.dtype == torch.bfloat16 else 1e-5)
+
+
+def test_autocast_takes_mixed_dtypes(backend: str) -> None:
+    input, weight, bias = torch.randn(2, 16, 9, 9), torch.randn(16, 16, 4, 4).bfloat16(), torch.randn(16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = AF.conv2d(input, weight, bias), TF.conv2d(input, weight, bias)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    assert relative_error(found, expected) < 1e-2
+
+
+def test_lazily_negated_tensors(backend: str) -> None:
+    values = torch.randn(2, 16, 9, 9, dtype=torch.complex64)
+    input, weight = values.conj().imag, torch.randn(16, 16, 3, 3, dtype=torch.complex64).conj().imag
+    assert input.is_neg()
+    assert weight.is_neg()
+    expected = TF.conv_transpose2d(-values.imag, weight.clone(), stride=2)
+    assert relative_error(AF.conv_transpose2d(input, weight, stride=2), expected) < 1e-5
+    gradients = []
+    for function in (AF.conv_transpose2d, TF.conv_transpose2d):
+        leaf = torch.randn(16, 16, 3, 3, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        gradients.append(torch.autograd.grad(function(input, leaf, stride=2).square().sum(), leaf)[0])
+    assert relative_error(*gradients) < 1e-5
+
+
 def test_more_than_two_billion_elements_are_not_miscounted() -> None:
     """Nothing is allocated: shapes alone, on the meta device, in the op's own arithmetic."""
     input, weight = torch.empty(2, 1, 2**16, 2**15, device="meta"), torch.empty(1, 1, 2, 2, device="meta")

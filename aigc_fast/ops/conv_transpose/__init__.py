@@ -7,15 +7,17 @@ other two, so every order of derivative runs on the same kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from aigc_fast import _native
+from aigc_fast.backends import Runner
 from aigc_fast.ops.conv_transpose import choice, cpu, reference
 from aigc_fast.ops.conv_transpose.plan import Plan, make_plan, memory_format
-from aigc_fast.ops.operator import Operator
+from aigc_fast.ops.operator import Operator, hashable
 
 __all__ = ["conv", "conv_activation", "conv_transpose", "conv_transpose_activation", "conv_weight_gradient"]
 
@@ -55,18 +57,22 @@ def _conv_transpose_plan(
     return make_plan(tuple(input.shape), tuple(weight.shape), shape, *sizes, groups, True)
 
 
+def _check_alike(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.dtype != input.dtype:
+            raise RuntimeError(f"{name} has dtype {tensor.dtype}: expected input's {input.dtype}")
+        if tensor is not None and tensor.device != input.device:
+            raise RuntimeError(f"{name} is on {tensor.device}: expected input's device {input.device}")
+
+
 def check(input: Tensor, weight: Tensor, bias: Tensor | None, *sizes: Any) -> None:
     """Checks the arguments of `conv` or, with an output_padding among the sizes, of `conv_transpose`.
 
     Raises:
         RuntimeError: naming the argument that does not fit, what came and what was expected.
     """
+    _check_alike(input, weight, bias)
     (_conv_plan if len(sizes) == 4 else _conv_transpose_plan)(input, weight, bias, *sizes)
-
-
-def _contiguous_as(output: Tensor, input: Tensor, weight: Tensor) -> Tensor:
-    """The output in the format that `memory_format` promises to compile and export, whoever computed it."""
-    return output.contiguous(memory_format=memory_format(input, weight))
 
 
 def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[..., Plan], extra: int) -> dict[str, Any]:
@@ -75,12 +81,30 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
     def split(rest: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
         return (rest[:-extra], rest[-extra:]) if extra else (rest, ())
 
-    def run(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-        sizes, activation = split(rest)
-        return cpu.forward(input, weight, bias, plan_of(input, weight, bias, *sizes), *activation)
+    def formatted(input: Tensor, weight: Tensor) -> Callable[..., Tensor]:
+        # What `memory_format` promises to compile and export, whoever computes.
+        wanted = memory_format(input, weight)
+        return lambda *args: reference_function(*args).contiguous(memory_format=wanted)
 
     def run_reference(input: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-        return _contiguous_as(reference_function(input, weight, *rest), input, weight)
+        return formatted(input, weight)(input, weight, *rest)
+
+    def prepare(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
+        sizes, activation = split(rest)
+        plan = plan_of(input, weight, bias, *sizes)
+        plain = formatted(input, weight) if choice.leave_gradients(input, plan) else None
+        return Runner(cpu.prepare_forward(input, weight, plan, *activation), plain)
+
+    def run(*args: Any) -> Tensor:
+        return prepare(*args).run(*args)
+
+    def prepare_reference(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
+        _check_alike(input, weight, bias)
+        run = formatted(input, weight)
+        if unsupported(input, weight, bias) is not None:
+            return Runner(run, plain=run)
+        plan = plan_of(input, weight, bias, *split(rest)[0])
+        return Runner(run, plain=run if choice.leave_gradients(input, plan) else None)
 
     def unsupported(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
         return cpu.unsupported((input, weight, bias))
@@ -88,7 +112,24 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
     def slower(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
         return choice.forward_slower(input, weight, plan_of(input, weight, bias, *split(rest)[0]))
 
-    return {"run": run, "reference": run_reference, "unsupported": unsupported, "slower": slower}
+    return {
+        "run": run,
+        "prepare": prepare,
+        "reference": run_reference,
+        "prepare_reference": prepare_reference,
+        "unsupported": unsupported,
+        "slower": slower,
+    }
+
+
+def _look(tensor: Tensor | None) -> Hashable:
+    return tensor if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+
+
+def _signature(first: Tensor, second: Tensor, *rest: Any) -> Hashable:
+    """Of a convolution of either kind or of a weight gradient; see `Choice`."""
+    bias, *sizes = rest if rest[0] is None or isinstance(rest[0], Tensor) else (None, *rest)
+    return _look(first), _look(second), _look(bias), *sizes, _native.cpu.level, torch.get_float32_matmul_precision()
 
 
 def _forward_operator(
@@ -107,9 +148,10 @@ def _forward_operator(
         fake=pieces["reference"],
         setup_context=setup_context,
         backward=backward,
+        signature=_signature,
     )
-    operator.choice.register("cpu", pieces["run"], pieces["unsupported"], pieces["slower"])
-    operator.choice.register("reference", pieces["reference"])
+    operator.choice.register("cpu", pieces["run"], pieces["unsupported"], pieces["slower"], pieces["prepare"])
+    operator.choice.register("reference", pieces["reference"], prepare=pieces["prepare_reference"])
     return operator
 
 
@@ -118,8 +160,17 @@ def _bias_gradient(gradient: Tensor) -> Tensor:
 
 
 def _save_input_and_weight(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
-    input, weight, _, *ctx.sizes = inputs
+    input, weight, _, *sizes = inputs
+    ctx.sizes = hashable(sizes)
     ctx.save_for_backward(input, weight)
+
+
+def _output_padding(large: Tensor, small: Tensor, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Ints:
+    """The output_padding with which the transposed convolution of `small` has the size of `large`."""
+    return tuple(
+        n - ((m - 1) * s - 2 * p + d * (k - 1) + 1)
+        for n, m, s, p, d, k in zip(large.shape[2:], small.shape[2:], stride, padding, dilation, kernel, strict=True)
+    )
 
 
 def _conv_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
@@ -128,15 +179,10 @@ def _conv_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     kernel = weight.shape[2:]
     of_input = of_weight = of_bias = None
     if ctx.needs_input_grad[0]:
-        output_padding = [
-            n - ((m - 1) * s - 2 * p + d * (k - 1) + 1)
-            for n, m, s, p, d, k in zip(
-                input.shape[2:], gradient.shape[2:], stride, padding, dilation, kernel, strict=True
-            )
-        ]
+        output_padding = _output_padding(input, gradient, kernel, stride, padding, dilation)
         of_input = conv_transpose(gradient, weight, None, stride, padding, output_padding, dilation, groups)
     if ctx.needs_input_grad[1]:
-        of_weight = conv_weight_gradient(input, gradient, list(kernel), stride, padding, dilation, groups)
+        of_weight = conv_weight_gradient(input, gradient, kernel, stride, padding, dilation, groups)
     if ctx.needs_input_grad[2]:
         of_bias = _bias_gradient(gradient)
     return of_input, of_weight, of_bias, None, None, None, None
@@ -155,7 +201,7 @@ def _conv_transpose_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     if ctx.needs_input_grad[1]:
         if any(surplus):
             input = torch.nn.functional.pad(input, [side for extra in reversed(surplus) for side in (0, extra)])
-        of_weight = conv_weight_gradient(gradient, input, list(weight.shape[2:]), stride, padding, dilation, groups)
+        of_weight = conv_weight_gradient(gradient, input, weight.shape[2:], stride, padding, dilation, groups)
     if ctx.needs_input_grad[2]:
         of_bias = _bias_gradient(gradient)
     return of_input, of_weight, of_bias, None, None, None, None, None
@@ -195,7 +241,8 @@ conv_transpose_activation = _forward_operator(
 
 
 def _save_maps(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
-    large, small, _, *ctx.sizes = inputs
+    large, small, _, *sizes = inputs
+    ctx.sizes = hashable(sizes)
     ctx.save_for_backward(large, small)
 
 
@@ -204,12 +251,7 @@ def _conv_weight_gradient_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...
     stride, padding, dilation, groups = ctx.sizes
     of_large = of_small = None
     if ctx.needs_input_grad[0]:
-        output_padding = [
-            n - ((m - 1) * s - 2 * p + d * (k - 1) + 1)
-            for n, m, s, p, d, k in zip(
-                large.shape[2:], small.shape[2:], stride, padding, dilation, gradient.shape[2:], strict=True
-            )
-        ]
+        output_padding = _output_padding(large, small, gradient.shape[2:], stride, padding, dilation)
         of_large = conv_transpose(small, gradient, None, stride, padding, output_padding, dilation, groups)
     if ctx.needs_input_grad[1]:
         of_small = conv(large, gradient, None, stride, padding, dilation, groups)
@@ -238,8 +280,12 @@ def _weight_gradient_plan(
     return plan, shape
 
 
-def _run_weight_gradient(large: Tensor, small: Tensor, *sizes: Any) -> Tensor:
-    return cpu.weight_gradient(large, small, *_weight_gradient_plan(large, small, *sizes))
+def _prepare_weight_gradient(large: Tensor, small: Tensor, *sizes: Any) -> Runner:
+    return Runner(cpu.prepare_weight_gradient(large, small, *_weight_gradient_plan(large, small, *sizes)))
+
+
+def _run_weight_gradient(*args: Any) -> Tensor:
+    return _prepare_weight_gradient(*args).run(*args)
 
 
 def _weight_gradient_slower(large: Tensor, small: Tensor, *sizes: Any) -> str | None:
@@ -255,8 +301,13 @@ conv_weight_gradient = Operator(
     fake=_reference_weight_gradient,
     setup_context=_save_maps,
     backward=_conv_weight_gradient_backward,
+    signature=_signature,
 )
 conv_weight_gradient.choice.register(
-    "cpu", _run_weight_gradient, lambda large, small, *sizes: cpu.unsupported((large, small)), _weight_gradient_slower
+    "cpu",
+    _run_weight_gradient,
+    lambda large, small, *sizes: cpu.unsupported((large, small)),
+    _weight_gradient_slower,
+    _prepare_weight_gradient,
 )
 conv_weight_gradient.choice.register("reference", _reference_weight_gradient)

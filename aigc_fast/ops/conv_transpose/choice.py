@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from aigc_fast import _native
-from aigc_fast.ops.conv_transpose.plan import Plan, memory_format
+from aigc_fast.ops.conv_transpose.plan import AXES, Plan, memory_format
 
-# Below this many multiply-adds a call's overhead counts most, and PyTorch's own call has less of it.
-LEAST_WORK = 100_000
 FEW_CHANNELS = 4
 LEAST_GROUP_CHANNELS = 8
 WIDE_CHANNELS = 16
 FEW_PIXELS = 512
 WIDE_KERNEL = 4
+# PyTorch takes its light kernel for one image of at most so many elements, where a side of the kernel is at most this.
+LIGHT_NUMEL, LIGHT_KERNEL = 20480, 3
+LIGHT_WORK = 300_000
+# Below so many multiply-adds the cost of PyTorch's call decides over weight gradients.
+SMALL_WORK = 2_000_000
 
 
 def has_wide_vectors() -> bool:
@@ -30,26 +33,36 @@ def rounds_natively() -> bool:
     return _native.cpu.level in ("avx512_bf16", "amx")
 
 
-def is_small(input: Tensor, weight: Tensor) -> bool:
-    """Whether PyTorch's own call costs less than the way to our kernels, before any plan is made."""
-    return input.dim() > 1 and input.numel() * weight.numel() < LEAST_WORK * input.shape[1]
+def _is_light(input: Tensor, plan: Plan) -> bool:
+    """Whether PyTorch takes its own kernel for small maps, whose call costs less than one of oneDNN's or of ours."""
+    kernel_d, kernel_h, kernel_w = plan.geometry[:AXES]
+    small = input.shape[0] == 1 and input.numel() <= LIGHT_NUMEL and min(kernel_h, kernel_w) <= LIGHT_KERNEL
+    cheap = plan.multiply_adds < LIGHT_WORK or kernel_d * kernel_h * kernel_w == 1
+    return small and cheap and input.dtype == torch.float32 and plan.geometry[-2] == 1
 
 
-def _shared(plan: Plan, dtype: torch.dtype, out_channels: int) -> str | None:
-    groups = plan.geometry[-2]
-    if dtype == torch.bfloat16 and _native.cpu.level == "amx":
-        return "bfloat16 on a processor with AMX: PyTorch's kernels use its tiles"
-    if groups > 1 and out_channels // groups < LEAST_GROUP_CHANNELS:
-        return f"{out_channels // groups} output channels per group: too few to fill a vector"
-    return None
+def _few_per_group(channels: int, groups: int) -> str | None:
+    if groups == 1 or channels // groups >= LEAST_GROUP_CHANNELS:
+        return None
+    return f"{channels // groups} channels per group: too few to fill a vector"
+
+
+def _amx(dtype: torch.dtype) -> str | None:
+    if dtype != torch.bfloat16 or _native.cpu.level != "amx":
+        return None
+    return "bfloat16 on a processor with AMX: PyTorch's kernels use its tiles"
+
+
+def leave_gradients(input: Tensor, plan: Plan) -> bool:
+    """Whether PyTorch had better have a convolution, transposed or not, with all its gradients."""
+    few = _few_per_group(max(input.shape[1], plan.output_shape[1]), plan.geometry[-2])
+    return _is_light(input, plan) or few is not None or _amx(input.dtype) is not None
 
 
 def forward_slower(input: Tensor, weight: Tensor, plan: Plan) -> str | None:
     """Why PyTorch's forward is preferred for this convolution or transposed convolution, or None."""
     *_, groups, transposed = plan.geometry
     in_channels = input.shape[1] // groups
-    if plan.multiply_adds < LEAST_WORK:
-        return f"{plan.multiply_adds} multiply-adds: PyTorch's own call costs less"
     kernel, stride = plan.geometry[:3], plan.geometry[3:6]
     channels_last = memory_format(input, weight) != torch.contiguous_format
     few = in_channels <= FEW_CHANNELS and not plan.is_matrix
@@ -59,7 +72,7 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan) -> str | None:
         return f"a plain convolution with stride {max(stride)} and kernel {max(kernel)}: PyTorch's is as fast"
     if transposed and kernel == stride and channels_last:
         return "kernel and stride are equal and the layout channels_last: PyTorch's product needs no rearranging"
-    return _shared(plan, input.dtype, plan.output_shape[1])
+    return _amx(input.dtype) or _few_per_group(plan.output_shape[1], groups)
 
 
 def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, winograd: bool) -> str | None:
@@ -71,10 +84,11 @@ def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, winograd: b
     wins = (
         winograd
         or plan.is_matrix
+        or plan.multiply_adds < SMALL_WORK
         or large.dtype == torch.bfloat16
         or (channels >= WIDE_CHANNELS and (channels_last or small[:, 0].numel() <= FEW_PIXELS))
         or (channels == 1 and not channels_last and not has_wide_vectors())
     )
     if not wins:
         return "no Winograd windows to save products: PyTorch's weight gradient is as fast"
-    return _shared(plan, large.dtype, small.shape[1])
+    return _amx(large.dtype) or _few_per_group(small.shape[1], plan.geometry[-2])

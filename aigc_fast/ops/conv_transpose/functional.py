@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import torch
 from torch import Tensor
 
-from aigc_fast import backends
 from aigc_fast.ops import conv_transpose as ops
-from aigc_fast.ops.conv_transpose.choice import is_small
-from aigc_fast.ops.operator import plain_eager
-
-_CONV = (None, torch.conv1d, torch.conv2d, torch.conv3d)
-_CONV_TRANSPOSE = (None, torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
 
 IntOrInts = int | Sequence[int]
 
 
+# An eager call asks for one only where any device has it.
+_any_autocast = torch._C._is_any_autocast_enabled
+
+
 def _expand(value: IntOrInts, spatial: int) -> tuple[int, ...]:
+    if type(value) is tuple and len(value) == spatial:
+        return value
     if isinstance(value, int):
         return (value,) * spatial
     values = tuple(value)
@@ -37,11 +36,6 @@ def _check(input: Tensor, weight: Tensor, bias: Tensor | None, spatial: int) -> 
         )
     if weight.dim() != spatial + 2:
         raise RuntimeError(f"weight has shape {tuple(weight.shape)}: expected {spatial + 2} dimensions")
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and tensor.dtype != input.dtype:
-            raise RuntimeError(f"{name} has dtype {tensor.dtype}: expected input's {input.dtype}")
-        if tensor is not None and tensor.device != input.device:
-            raise RuntimeError(f"{name} is on {tensor.device}: expected input's device {input.device}")
 
 
 def _autocast(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
@@ -50,14 +44,6 @@ def _autocast(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return [t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
-
-
-def _stays_with_pytorch(input: Tensor, weight: Tensor) -> bool:
-    """Whether a call is so small that PyTorch's own function should have it before anything else is looked at."""
-    tensors = isinstance(input, Tensor) and isinstance(weight, Tensor)
-    if not tensors or not is_small(input, weight) or not (input.is_cpu and weight.is_cpu):
-        return False
-    return plain_eager() and backends.current() == "auto"
 
 
 def _call(
@@ -70,13 +56,18 @@ def _call(
     groups: int,
 ) -> Tensor:
     """Calls the op on a batch."""
-    if input.dim() == spatial + 1:
-        return _call(op, spatial, input.unsqueeze(0), weight, bias, sizes, groups).squeeze(0)
+    batched = True
     try:
-        return op(input, weight, bias, *sizes, groups)
-    except RuntimeError:
+        if _any_autocast():
+            input, weight, bias = _autocast((input, weight, bias))
+        batched = input.dim() != spatial + 1
+        if batched:
+            return op(input, weight, bias, *sizes, groups)
+        return op(input.unsqueeze(0), weight, bias, *sizes, groups).squeeze(0)
+    except (RuntimeError, TypeError, AttributeError):
         # PyTorch's own message may name a primitive of its backend rather than the argument.
-        ops.check(input, weight, bias, *sizes, groups)
+        _check(input, weight, bias, spatial)
+        ops.check(input if batched else input.unsqueeze(0), weight, bias, *sizes, groups)
         raise
 
 
@@ -91,11 +82,6 @@ def conv(
     groups: int,
 ) -> Tensor:
     """`torch.nn.functional.conv{spatial}d`."""
-    if _stays_with_pytorch(input, weight):
-        with suppress(RuntimeError):
-            return _CONV[spatial](input, weight, bias, stride, padding, dilation, groups)
-    _check(input, weight, bias, spatial)
-    input, weight, bias = _autocast((input, weight, bias))
     strides, dilations = _expand(stride, spatial), _expand(dilation, spatial)
     if isinstance(padding, str):
         input, paddings = _named_padding(padding, input, weight, strides, dilations)
@@ -133,10 +119,5 @@ def conv_transpose(
     dilation: IntOrInts,
 ) -> Tensor:
     """`torch.nn.functional.conv_transpose{spatial}d`."""
-    if _stays_with_pytorch(input, weight):
-        with suppress(RuntimeError):
-            return _CONV_TRANSPOSE[spatial](input, weight, bias, stride, padding, output_padding, groups, dilation)
-    _check(input, weight, bias, spatial)
-    input, weight, bias = _autocast((input, weight, bias))
     sizes = tuple(_expand(value, spatial) for value in (stride, padding, output_padding, dilation))
     return _call(ops.conv_transpose, spatial, input, weight, bias, sizes, groups)

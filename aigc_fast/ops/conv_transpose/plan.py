@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 
 import torch
@@ -31,12 +32,22 @@ class Plan:
     multiply_adds: int
     is_matrix: bool
 
+    @cached_property
+    def packed_geometry(self) -> bytes:
+        """`geometry` as the kernels read it."""
+        return packed_ints(self.geometry)
 
-def layout(tensor: Tensor) -> Ints:
+
+def packed_ints(values: Ints) -> bytes:
+    """The numbers as int64 in memory, which the kernels read in place."""
+    return struct.pack(f"{len(values)}q", *values)
+
+
+def layout(tensor: Tensor) -> bytes:
     """Sizes and strides of (N, C, D, H, W), with leading spatial axes of size 1 where there are fewer than three."""
     missing = 2 + AXES - tensor.dim()
     shape, strides = tensor.shape, tensor.stride()
-    return (*shape[:2], *(1,) * missing, *shape[2:], *strides[:2], *(0,) * missing, *strides[2:])
+    return packed_ints((*shape[:2], *(1,) * missing, *shape[2:], *strides[:2], *(0,) * missing, *strides[2:]))
 
 
 def memory_format(input: Tensor, weight: Tensor) -> torch.memory_format:

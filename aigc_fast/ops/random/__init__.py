@@ -18,6 +18,7 @@ from aigc_fast.ops.operator import LIBRARY, Operator
 from aigc_fast.ops.random import cpu, cuda, reference
 
 _KEY_LIMIT = 2**63 - 1
+_EXTENT = (int, numbers.Integral, torch.SymInt)
 _is_compiling = torch.compiler.is_compiling
 
 
@@ -106,14 +107,18 @@ def _fill(
     dtype: torch.dtype | None,
     device: torch.device | str | int | None,
 ) -> Tensor:
-    shape = size[0] if len(size) == 1 and not isinstance(size[0], numbers.Integral | torch.SymInt) else size
+    shape = size if len(size) != 1 or isinstance(size[0], _EXTENT) else size[0]
     for extent in shape:
         if extent < 0:
             raise RuntimeError(f"size: got {list(shape)}, expected no negative dimension")
     dtype = dtype or torch.get_default_dtype()
     if not dtype.is_floating_point:
         raise RuntimeError(f"dtype: got {dtype}, expected a floating-point type")
-    return op(list(shape), draw_key(torch.zeros(0, device=device), generator), dtype)
+    if generator is None and not _is_compiling():
+        key = torch.randint(_KEY_LIMIT, (2,), device=device)
+    else:
+        key = draw_key(torch.zeros(0, device=device), generator)
+    return op(shape, key, dtype)
 
 
 def randn(

@@ -1,0 +1,127 @@
+"""Weights in the layout that the convolution kernels read, kept from one call to the next where that is safe."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Hashable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from aigc_fast import _native
+from aigc_fast.ops.conv_transpose.plan import AXES, Ints
+
+FLOAT32 = 0
+
+
+class _Packed(NamedTuple):
+    data: Tensor | None
+    version: int
+    pointer: int
+    fingerprint: int
+
+
+class _Entries(NamedTuple):
+    weight: weakref.ref[Tensor]
+    by_packing: dict[Hashable, _Packed]
+
+
+_kept: dict[int, _Entries] = {}
+_thread = threading.local()
+
+
+def _entries_of(weight: Tensor) -> dict[Hashable, _Packed]:
+    identity = id(weight)
+    found = _kept.get(identity)
+    if found is not None and found.weight() is weight:
+        return found.by_packing
+
+    def forget(reference: weakref.ref[Tensor]) -> None:
+        if identity in _kept and _kept[identity].weight is reference:
+            del _kept[identity]
+
+    found = _kept[identity] = _Entries(weakref.ref(weight, forget), {})
+    return found.by_packing
+
+
+def _workspace(size: int) -> Tensor:
+    """Memory for a packed weight that only one call needs: fresh pages would cost more than the packing."""
+    buffer = getattr(_thread, "workspace", None)
+    if buffer is None or buffer.numel() < size:
+        with torch.inference_mode(False):
+            buffer = _thread.workspace = torch.empty(size, dtype=torch.float32)
+    return buffer
+
+
+def _last(weight: Tensor) -> torch.memory_format:
+    return {4: torch.channels_last, 5: torch.channels_last_3d}.get(weight.dim(), torch.contiguous_format)
+
+
+def _is_dense(weight: Tensor) -> bool:
+    """Whether there are no gaps or overlaps in memory, which would upset fingerprint and packing."""
+    return weight.is_contiguous() or weight.is_contiguous(memory_format=_last(weight))
+
+
+def _strides(weight: Tensor) -> Ints:
+    strides = weight.stride()
+    return (*strides[:2], *(0,) * (2 + AXES - weight.dim()), *strides[2:])
+
+
+class Packing:
+    """How one algorithm wants the weights of one geometry.
+
+    Args:
+        weight: whose strides all weights will have.
+        dtype: the code of its dtype.
+        in_layout, out_layout: of `plan.layout`.
+        geometry: `Plan.packed_geometry`.
+        method: the algorithm.
+    """
+
+    def __init__(
+        self, weight: Tensor, dtype: int, in_layout: bytes, out_layout: bytes, geometry: bytes, method: int
+    ) -> None:
+        self.dtype, self.geometry, self.method = dtype, geometry, method
+        self.in_layout, self.out_layout = in_layout, out_layout
+        self.size = _native.cpu.kernels.conv_packed_size(in_layout, out_layout, geometry, method)
+        self._dense = _is_dense(weight)
+        # Of the layouts only the channels matter, which the weight itself gives.
+        self._key = (_native.cpu.level, geometry, method, self.size)
+
+    def pack(self, weight: Tensor, keep: bool) -> Tensor | None:
+        """The packed weight, in memory of its own or in what the next call uses again."""
+        packed = torch.empty(self.size, dtype=torch.float32) if keep else _workspace(self.size)
+        fine = _native.cpu.kernels.conv_pack(
+            weight.data_ptr(),
+            self.dtype,
+            _strides(weight),
+            self.in_layout,
+            self.out_layout,
+            self.geometry,
+            self.method,
+            packed.data_ptr(),
+        )
+        return packed if fine else None
+
+    def of(self, weight: Tensor) -> Tensor | None:
+        """The packed weight; kept while nothing wants its gradient and nobody writes to it.
+
+        None where the weight holds values that the algorithm must not see.
+        """
+        if not self._dense or weight.is_inference() or (weight.requires_grad and torch.is_grad_enabled()):
+            return self.pack(weight if self._dense else weight.contiguous(), keep=False)
+        entries = _entries_of(weight)
+        entry = entries.get(self._key)
+        pointer = weight.data_ptr()
+        # Shows writes that the version counter misses (`weight.data.add_(...)`).
+        fingerprint = _native.cpu.kernels.conv_fingerprint(pointer, weight.numel(), 4 if self.dtype == FLOAT32 else 2)
+        now = weight._version, pointer, fingerprint
+        current = entry is not None and entry[1:] == now
+        if current and entry.data is not None:
+            return entry.data
+        # Kept from the second call on: in training every step has new weights, and most of them are used once.
+        data = self.pack(weight, keep=current)
+        entries[self._key] = _Packed(data if current else None, *now)
+        return data
