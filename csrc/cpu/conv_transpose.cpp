@@ -4,6 +4,7 @@
 #include "cpu/conv_transpose/col2im.h"
 #include "cpu/conv_transpose/im2col_weight_gradient.h"
 #include "cpu/conv_transpose/narrow.h"
+#include "cpu/conv_transpose/parts.h"
 #include "cpu/conv_transpose/winograd.h"
 #include "cpu/conv_transpose/winograd_weight_gradient.h"
 
@@ -100,14 +101,8 @@ int64_t conv_pack(void* data, int64_t dtype, const int64_t* weight_strides, cons
     return 1;
 }
 
-// in, out: (N, C, D, H, W) by sizes and strides (10 numbers); packed: from conv_pack; bias: floats or null.
-// Returns 1, or 0 where the input holds values that this algorithm must not see: call again with the direct one.
-int64_t conv_forward(void* in_data, int64_t in_dtype, const int64_t* in_layout, const float* packed, const float* bias,
-                     void* out_data, int64_t out_dtype, const int64_t* out_layout, const int64_t* geometry,
-                     int64_t algorithm, int64_t activation, double slope) {
-    const Image in(in_data, in_dtype, in_layout), out(out_data, out_dtype, out_layout);
-    const Geometry g(geometry, in, out);
-    const Epilogue epilogue{bias, activation, static_cast<float>(slope)};
+bool run_algorithm(int64_t algorithm, const Geometry& g, const Image& in, const Image& out, const float* packed,
+                   const Epilogue& epilogue) {
     if (algorithm == WINOGRAD) {
         const Windows windows(g);
         return Winograd(windows).run(in, out, packed, epilogue);
@@ -120,7 +115,24 @@ int64_t conv_forward(void* in_data, int64_t in_dtype, const int64_t* in_layout, 
         Direct<Pair>(g, in, out, reinterpret_cast<const Pair*>(packed), epilogue).run();
     else
         Direct<float>(g, in, out, packed, epilogue).run();
-    return 1;
+    return true;
+}
+
+// in, out: (N, C, D, H, W) by sizes and strides (10 numbers); packed: from conv_pack; bias: floats or null.
+// Returns 1, or 0 where the input holds values that this algorithm must not see: call again with the direct one.
+int64_t conv_forward(void* in_data, int64_t in_dtype, const int64_t* in_layout, const float* packed, const float* bias,
+                     void* out_data, int64_t out_dtype, const int64_t* out_layout, const int64_t* geometry,
+                     int64_t algorithm, int64_t activation, double slope) {
+    const Image in(in_data, in_dtype, in_layout), out(out_data, out_dtype, out_layout);
+    const Geometry g(geometry, in, out);
+    const Epilogue epilogue{bias, activation, static_cast<float>(slope)};
+    // The others cut their work into bands that share nothing.
+    if (algorithm == COL2IM || algorithm == NARROW)
+        return run_algorithm(algorithm, g, in, out, packed, epilogue);
+    const Parts parts(g, in, out, g.taps() * g.in_channels * out.channels);
+    return parts.for_each([&](int64_t, const Part& part) {
+        return run_algorithm(algorithm, part.g, part.in, part.out, packed, epilogue);
+    });
 }
 
 // geometry: of the convolution from large to small; out: (small channels, large channels / groups, taps), contiguous.

@@ -74,6 +74,19 @@ struct Image {
         }
     }
     int64_t element_size() const { return dtype == 0 ? 4 : 2; }
+    int64_t numel() const { return batch * channels * size[0] * size[1] * size[2]; }
+    Image images(int64_t first, int64_t count) const {
+        Image part(*this);
+        part.data = at(first, 0, 0, 0, 0);
+        part.batch = count;
+        return part;
+    }
+    Image rows(int axis, int64_t first, int64_t count) const {
+        Image part(*this);
+        part.data += element_size() * first * stride[axis];
+        part.size[axis] = count;
+        return part;
+    }
     char* at(int64_t n, int64_t c, int64_t d, int64_t h, int64_t w) const {
         return data +
                element_size() * (n * batch_stride + c * channel_stride + d * stride[0] + h * stride[1] + w * stride[2]);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cpu/conv_transpose/direct.h"
+#include "cpu/conv_transpose/parts.h"
 
 namespace aigc::AIGC_LEVEL {
 namespace {
@@ -11,7 +12,11 @@ namespace {
 constexpr int64_t DEPTH_PIXELS = 128;     // pixels of a partial sum: both operands of a tile stay in L1
 constexpr int64_t ROW_BLOCK = 384;        // rows of a work item, at most
 constexpr int64_t ITEMS_PER_THREAD = 4;   // at least, where there are rows enough
+constexpr int64_t MOST_SUMS = 512 << 10, MOST_THREADS = 1 << 16;
 constexpr int64_t SUM_FLOATS = 256 << 10; // both maps, packed, of the pixels that are summed at a time: they stay in L2
+
+// How sums of a part weigh, for Parts: those that leave the cache are read and written again for every few images.
+int64_t weight_of_sums(int64_t sums_size) { return sums_size <= MOST_SUMS ? sums_size : INT64_MAX / MOST_THREADS; }
 
 class WeightGradient {
   public:
@@ -31,21 +36,11 @@ class WeightGradient {
     // out: (small channels, large channels / groups, taps), contiguous
     void run(void* out, int64_t dtype) {
         const int64_t sums_size = g_.groups * rows_ * width_;
-        const int64_t per_image =
-            image_floats(large_box(0, 1), large_pixel_) + image_floats(small_box(0, 1), small_pixel_);
-        int64_t images = most<int64_t>(1, least(small_.batch, SUM_FLOATS / per_image));
-        images = ceil_div(small_.batch, ceil_div(small_.batch, images));
-        const int64_t lines = images * small_.size[0] * small_.size[1];
-        char* memory = static_cast<char*>(
-            scratch(Slot::shared,
-                    sizeof(float) * (sums_size + images * per_image + 4 * PANEL_WIDTH) + sizeof(int64_t) * 2 * lines));
-        sums_ = reinterpret_cast<float*>(memory);
-        large_pixels_ = sums_ + sums_size;
-        small_pixels_ = large_pixels_ + images * image_floats(large_box(0, 1), large_pixel_) + 2 * PANEL_WIDTH;
-        offsets_ = reinterpret_cast<int64_t*>(small_pixels_ + images * image_floats(small_box(0, 1), small_pixel_) +
-                                              2 * PANEL_WIDTH);
-        for (int64_t first = 0; first < small_.batch; first += images)
-            add_images(first, least(images, small_.batch - first), lines);
+        const Parts parts(g_, large_, small_, weight_of_sums(sums_size));
+        sums_ = sum_over(parts, sums_size, [](const Part& part, float* sums) {
+            WeightGradient(part.g, part.in, part.out).sum(sums);
+            return true;
+        });
         if (dtype == BFLOAT16)
             write(static_cast<uint16_t*>(out));
         else
@@ -67,7 +62,27 @@ class WeightGradient {
         return {first, images, {}, {small_.size[0], small_.size[1], small_.size[2]}};
     }
 
-    void add_images(int64_t first, int64_t images, int64_t most_lines) {
+    int64_t per_image() const {
+        return image_floats(large_box(0, 1), large_pixel_) + image_floats(small_box(0, 1), small_pixel_);
+    }
+
+    void sum(float* sums) {
+        sums_ = sums;
+        const int64_t most_images = most<int64_t>(1, least(small_.batch, SUM_FLOATS / per_image()));
+        const int64_t images = ceil_div(small_.batch, ceil_div(small_.batch, most_images));
+        const int64_t lines = images * small_.size[0] * small_.size[1];
+        char* memory =
+            static_cast<char*>(scratch(Slot::shared, sizeof(float) * (images * per_image() + 4 * PANEL_WIDTH) +
+                                                         sizeof(int64_t) * 2 * lines));
+        large_pixels_ = reinterpret_cast<float*>(memory);
+        small_pixels_ = large_pixels_ + images * image_floats(large_box(0, 1), large_pixel_) + 2 * PANEL_WIDTH;
+        offsets_ = reinterpret_cast<int64_t*>(small_pixels_ + images * image_floats(small_box(0, 1), small_pixel_) +
+                                              2 * PANEL_WIDTH);
+        for (int64_t first = 0; first < small_.batch; first += images)
+            add_images(first, least(images, small_.batch - first), lines, first > 0);
+    }
+
+    void add_images(int64_t first, int64_t images, int64_t most_lines, bool accumulate) {
         const Box large = large_box(first, images), small = small_box(first, images);
         read_box(large_, large, large_pixels_, large_pixel_);
         read_box(small_, small, small_pixels_, small_pixel_);
@@ -91,7 +106,7 @@ class WeightGradient {
         parallel_for(0, g_.groups * panels * blocks, grain, [&](int64_t begin, int64_t end) {
             for (int64_t item = begin; item < end; ++item)
                 add_block(item / (panels * blocks), item / blocks % panels, item % blocks * block_rows, block_rows,
-                          first > 0, large_at, small_at);
+                          accumulate, large_at, small_at);
         });
     }
 

@@ -12,29 +12,19 @@ class WinogradWeightGradient {
   public:
     // The geometry is that of the convolution from `large` to `small`.
     WinogradWeightGradient(const Windows& windows, const Image& large, const Image& small)
-        : w_(windows), g_(windows.g), small_(small), pixel_(pixel_stride(small.channels)),
+        : w_(windows), g_(windows.g), large_(large), small_(small), pixel_(pixel_stride(small.channels)),
           width_(padded_channels(g_.out_channels)), values_(windows, large) {}
 
     // False where the maps hold values that the transform would spread or overflow: nothing usable is written then.
     bool run(void* out, int64_t dtype) {
-        const int64_t images = values_.images_at_a_time(), tiles = images * w_.tiles();
         const int64_t sums_size = g_.groups * w_.points * w_.maps * g_.in_channels * width_;
-        const int64_t box_size = round_up(box_of(0, images).pixels() * pixel_, 16);
-        const int64_t filters_size = w_.points * tiles * pixel_ + PANEL_WIDTH;
-        sums_ = static_cast<float*>(
-            scratch(Slot::shared, sizeof(float) * (sums_size + box_size + filters_size + values_.size(images))));
-        small_pixels_ = sums_ + sums_size;
-        filters_ = small_pixels_ + box_size;
-        for (int64_t first = 0; first < small_.batch; first += images) {
-            const int64_t count = least(images, small_.batch - first);
-            if (!values_.read(first, count, filters_ + filters_size))
-                return false;
-            box_ = box_of(first, count);
-            read_box(small_, box_, small_pixels_, pixel_);
-            if (!transform_small())
-                return false;
-            multiply_all(first > 0);
-        }
+        const Parts parts(g_, large_, small_, weight_of_sums(sums_size));
+        sums_ = sum_over(parts, sums_size, [](const Part& part, float* sums) {
+            const Windows windows(part.g);
+            return WinogradWeightGradient(windows, part.in, part.out).sum(sums);
+        });
+        if (!sums_)
+            return false;
         if (dtype == BFLOAT16)
             write(static_cast<uint16_t*>(out));
         else
@@ -46,6 +36,27 @@ class WinogradWeightGradient {
     Box box_of(int64_t first, int64_t images) const {
         const WindowAxis* a = w_.axis;
         return {first, images, {}, {a[0].tiles * a[0].outputs, a[1].tiles * a[1].outputs, a[2].tiles * a[2].outputs}};
+    }
+
+    bool sum(float* sums) {
+        sums_ = sums;
+        const int64_t images = values_.images_at_a_time(), tiles = images * w_.tiles();
+        const int64_t box_size = round_up(box_of(0, images).pixels() * pixel_, 16);
+        const int64_t filters_size = w_.points * tiles * pixel_ + PANEL_WIDTH;
+        small_pixels_ = static_cast<float*>(
+            scratch(Slot::shared, sizeof(float) * (box_size + filters_size + values_.size(images))));
+        filters_ = small_pixels_ + box_size;
+        for (int64_t first = 0; first < small_.batch; first += images) {
+            const int64_t count = least(images, small_.batch - first);
+            if (!values_.read(first, count, filters_ + filters_size))
+                return false;
+            box_ = box_of(first, count);
+            read_box(small_, box_, small_pixels_, pixel_);
+            if (!transform_small())
+                return false;
+            multiply_all(first > 0);
+        }
+        return true;
     }
 
     // A tile of the small map is the filter here: m pixels to the points, along each axis.
@@ -181,7 +192,7 @@ class WinogradWeightGradient {
 
     const Windows& w_;
     const Geometry& g_;
-    const Image& small_;
+    const Image &large_, &small_;
     const int64_t pixel_, width_;
     WindowValues values_;
     Box box_;
