@@ -16,11 +16,11 @@ enum Algorithm : int64_t { DIRECT = 0, WINOGRAD = 1, NARROW = 2, COL2IM = 3, DIR
 // The smallest number of multiplications saved that pays for the transforms, the fewest tiles per weight, and the most
 // floats that one image's transform may take.
 constexpr double LEAST_GAIN = 1.35;
-constexpr int64_t LEAST_TILES = 24, LEAST_CHANNELS = 16, MOST_FLOATS = 16 << 20;
+constexpr int64_t LEAST_TILES = 24, LEAST_CHANNELS = 16, LEAST_GRADIENT_CHANNELS = 32, MOST_FLOATS = 16 << 20;
 
-bool suits_winograd(const Windows& windows, const Image& in) {
+bool suits_winograd(const Windows& windows, const Image& in, int64_t least_channels) {
     const Geometry& g = windows.g;
-    const bool wide = g.in_channels >= LEAST_CHANNELS && g.out_channels >= LEAST_CHANNELS;
+    const bool wide = g.in_channels >= least_channels && g.out_channels >= least_channels;
     return wide && windows.gain(in.batch) >= LEAST_GAIN && in.batch * windows.tiles() >= LEAST_TILES &&
            windows.image_floats(in.channels) <= MOST_FLOATS;
 }
@@ -38,7 +38,7 @@ int64_t conv_algorithm(const int64_t* in_layout, const int64_t* out_layout, cons
         return NARROW;
     if (round && suits_pairs(g))
         return DIRECT_BF16;
-    return suits_winograd(Windows(g), in) ? WINOGRAD : DIRECT;
+    return suits_winograd(Windows(g), in, LEAST_CHANNELS) ? WINOGRAD : DIRECT;
 }
 
 // 1 where conv_weight_gradient takes the Winograd windows of the convolution from large to small.
@@ -46,7 +46,7 @@ int64_t conv_weight_gradient_algorithm(const int64_t* large_layout, const int64_
                                        const int64_t* geometry) {
     const Image large(nullptr, FLOAT32, large_layout), small(nullptr, FLOAT32, small_layout);
     const Geometry g(geometry, large, small);
-    return suits_winograd(Windows(g), large) ? WINOGRAD : DIRECT;
+    return suits_winograd(Windows(g), large, LEAST_GRADIENT_CHANNELS) ? WINOGRAD : DIRECT;
 }
 
 // A number that changes when any of 64 elements, spread over the tensor, does.
@@ -143,7 +143,8 @@ void conv_weight_gradient(void* large_data, const int64_t* large_layout, void* s
     if (Im2colWeightGradient::fits(g, large, small))
         return Im2colWeightGradient(g, large, small).run(static_cast<float*>(out));
     const Windows windows(g);
-    if (!suits_winograd(windows, large) || !WinogradWeightGradient(windows, large, small).run(out, dtype))
+    if (!suits_winograd(windows, large, LEAST_GRADIENT_CHANNELS) ||
+        !WinogradWeightGradient(windows, large, small).run(out, dtype))
         WeightGradient(g, large, small).run(out, dtype);
 }
 

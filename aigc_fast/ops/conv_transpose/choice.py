@@ -75,6 +75,16 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan) -> str | None:
     return _amx(input.dtype) or _few_per_group(plan.output_shape[1], groups)
 
 
+def _direct_weight_gradient_wins(channels: int, channels_last: bool, pixels: int, plan: Plan) -> bool:
+    kernel, stride = plan.geometry[:3], plan.geometry[3:6]
+    if not has_wide_vectors():
+        few = channels == 1 and not channels_last
+        return few or (channels >= WIDE_CHANNELS and (channels_last or pixels <= FEW_PIXELS))
+    if channels_last:
+        return channels > WIDE_CHANNELS and max(kernel) > 1
+    return channels == 1 or channels > FEW_CHANNELS or max(stride) == 1 or max(kernel) < WIDE_KERNEL
+
+
 def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, winograd: bool) -> str | None:
     """Why PyTorch's weight gradient is preferred for the convolution from `large` to `small`, or None."""
     channels_last = memory_format(large, small) != torch.contiguous_format
@@ -86,9 +96,10 @@ def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, winograd: b
         or plan.is_matrix
         or plan.multiply_adds < SMALL_WORK
         or large.dtype == torch.bfloat16
-        or (channels >= WIDE_CHANNELS and (channels_last or small[:, 0].numel() <= FEW_PIXELS))
-        or (channels == 1 and not channels_last and not has_wide_vectors())
+        or _direct_weight_gradient_wins(channels, channels_last, small[:, 0].numel(), plan)
     )
     if not wins:
-        return "no Winograd windows to save products: PyTorch's weight gradient is as fast"
+        return (
+            f"{channels} channels of the larger map, kernel {plan.geometry[:3]}: PyTorch's weight gradient is as fast"
+        )
     return _amx(large.dtype) or _few_per_group(small.shape[1], plan.geometry[-2])

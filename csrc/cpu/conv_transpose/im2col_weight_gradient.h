@@ -25,22 +25,31 @@ class Im2colWeightGradient {
 
     // out: (small channels, large channels, taps), contiguous
     void run(float* out) {
+        const int64_t sums_size = g_.out_channels * width_;
+        const Parts parts(g_, large_, small_, weight_of_sums(sums_size));
+        const float* sums = sum_over(parts, sums_size, [](const Part& part, float* of_part) {
+            Im2colWeightGradient(part.g, part.in, part.out).sum(of_part);
+            return true;
+        });
+        for (int64_t o = 0; o < g_.out_channels; ++o)
+            __builtin_memcpy(out + o * columns_, sums + o * width_, sizeof(float) * columns_);
+    }
+
+  private:
+    void sum(float* sums) {
         const int64_t lines = small_.batch * small_.size[0] * small_.size[1], width = small_.size[2];
         const int64_t most_lines = least(lines, most<int64_t>(1, IM2COL_FLOATS / (width * width_)));
-        const int64_t sums_size = g_.out_channels * width_, panel_size = most_lines * width * width_;
-        char* memory = static_cast<char*>(
-            scratch(Slot::shared, sizeof(float) * (sums_size + panel_size) + sizeof(int64_t) * 2 * most_lines));
-        sums_ = reinterpret_cast<float*>(memory);
-        panel_ = sums_ + sums_size;
+        const int64_t panel_size = most_lines * width * width_;
+        char* memory =
+            static_cast<char*>(scratch(Slot::shared, sizeof(float) * panel_size + sizeof(int64_t) * 2 * most_lines));
+        sums_ = sums;
+        panel_ = reinterpret_cast<float*>(memory);
         small_at_ = reinterpret_cast<int64_t*>(panel_ + panel_size);
         panel_at_ = small_at_ + most_lines;
         for (int64_t first = 0; first < lines; first += most_lines)
             add_lines(first, least(most_lines, lines - first), first > 0);
-        for (int64_t o = 0; o < g_.out_channels; ++o)
-            __builtin_memcpy(out + o * columns_, sums_ + o * width_, sizeof(float) * columns_);
     }
 
-  private:
     void add_lines(int64_t first, int64_t lines, bool accumulate) {
         const int64_t width = small_.size[2];
         parallel_for(0, lines, most<int64_t>(1, LEAST_WORK / (8 * width * width_)), [&](int64_t begin, int64_t end) {

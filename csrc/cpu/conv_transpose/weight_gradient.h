@@ -9,9 +9,9 @@
 namespace aigc::AIGC_LEVEL {
 namespace {
 
-constexpr int64_t DEPTH_PIXELS = 128;     // pixels of a partial sum: both operands of a tile stay in L1
-constexpr int64_t ROW_BLOCK = 384;        // rows of a work item, at most
-constexpr int64_t ITEMS_PER_THREAD = 4;   // at least, where there are rows enough
+constexpr int64_t DEPTH_PIXELS = 128;   // pixels of a partial sum: both operands of a tile stay in L1
+constexpr int64_t ROW_BLOCK = 384;      // rows of a work item, at most
+constexpr int64_t ITEMS_PER_THREAD = 4; // at least, where there are rows enough
 constexpr int64_t MOST_SUMS = 512 << 10, MOST_THREADS = 1 << 16;
 constexpr int64_t SUM_FLOATS = 256 << 10; // both maps, packed, of the pixels that are summed at a time: they stay in L2
 
@@ -24,7 +24,7 @@ class WeightGradient {
     WeightGradient(const Geometry& g, const Image& large, const Image& small)
         : g_(g), large_(large), small_(small), large_pixel_(pixel_stride(large.channels)),
           small_pixel_(pixel_stride(small.channels)),
-          rows_are_large_(g.out_channels >= VF || g.out_channels >= g.in_channels), taps_(g.taps()) {
+          rows_are_large_(g.out_channels >= 2 * VF || g.out_channels >= g.in_channels), taps_(g.taps()) {
         row_channels_ = rows_are_large_ ? g.in_channels : g.out_channels;
         columns_ = rows_are_large_ ? g.out_channels : g.in_channels;
         width_ = padded_channels(columns_);
@@ -71,9 +71,8 @@ class WeightGradient {
         const int64_t most_images = most<int64_t>(1, least(small_.batch, SUM_FLOATS / per_image()));
         const int64_t images = ceil_div(small_.batch, ceil_div(small_.batch, most_images));
         const int64_t lines = images * small_.size[0] * small_.size[1];
-        char* memory =
-            static_cast<char*>(scratch(Slot::shared, sizeof(float) * (images * per_image() + 4 * PANEL_WIDTH) +
-                                                         sizeof(int64_t) * 2 * lines));
+        char* memory = static_cast<char*>(scratch(
+            Slot::shared, sizeof(float) * (images * per_image() + 4 * PANEL_WIDTH) + sizeof(int64_t) * 2 * lines));
         large_pixels_ = reinterpret_cast<float*>(memory);
         small_pixels_ = large_pixels_ + images * image_floats(large_box(0, 1), large_pixel_) + 2 * PANEL_WIDTH;
         offsets_ = reinterpret_cast<int64_t*>(small_pixels_ + images * image_floats(small_box(0, 1), small_pixel_) +
