@@ -6,8 +6,9 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc aigc_fast -type f -no
 
 .PHONY: test demo bench gpu dev lint clean
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed $(VENV)/.emulated
 	$(BIN)/pytest -q
+	PYTHONPATH=$(VENV)/emulated $(BIN)/pytest -q tests/ops -k every_level
 
 demo: $(VENV)/.torch
 	AIGC_FAST_CUDA=AUTO $(BIN)/python -m pip install -q '.[demo]'
@@ -35,6 +36,12 @@ $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q torch==2.13.0 numpy
+	touch $@
+
+# The instruction sets that this machine may lack, with emulated instructions.
+$(VENV)/.emulated: $(VENV)/.torch $(SOURCES)
+	AIGC_FAST_CUDA=OFF AIGC_FAST_EMULATE=ON $(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/emulated .
+	ls $(VENV)/emulated/aigc_fast/_C.*
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch $(SOURCES)

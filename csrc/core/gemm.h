@@ -8,7 +8,7 @@
 // in vectors: a packed panel of weights (b_step = panel_width) or any tensor whose last dimension is contiguous.
 #pragma once
 
-#include "core/simd.h"
+#include "core/tiles.h"
 
 namespace aigc::AIGC_LEVEL {
 
@@ -35,8 +35,15 @@ struct ProductOf {
     // Steps of B fetched into L2 ahead of use: packed panels come from L3 or memory once per block of rows. 0 where B
     // does not go on in the same direction.
     int64_t steps_ahead = 64;
+    // So many rows of A, and of C, in succession lie at equal distances: what AMX needs. 0 where that is not known.
+    int64_t run = 0;
 };
 using Product = ProductOf<float>;
+
+template <class A>
+constexpr bool IS_PAIR = false;
+template <>
+constexpr bool IS_PAIR<Pair> = true;
 
 template <int ROWS, int VECTORS, class A>
 __attribute__((noinline)) static void multiply_tile(const ProductOf<A>& p, int64_t row, int64_t column) {
@@ -123,9 +130,89 @@ static void multiply_rows(const ProductOf<A>& p, int64_t rows, int64_t column) {
     }
 }
 
+#if defined(__AMX_BF16__) || defined(AIGC_EMULATE_TILES)
+template <int HEIGHT, int WIDTH>
+static void multiply_amx_tile(const ProductOf<Pair>& p, const int64_t* row, int64_t column, int64_t depth_step) {
+    clear_tile<SUM_TILE>();
+    clear_tile<SUM_TILE + 1>();
+    clear_tile<SUM_TILE + 2>();
+    clear_tile<SUM_TILE + 3>();
+    const Pair *const a = p.rows[row[0]], *const a_next = p.rows[row[HEIGHT - 1]], *const b = p.b + column;
+    const int64_t a_bytes = p.run > 1 ? int64_t(sizeof(Pair)) * (p.rows[row[0] + 1] - a) : 0;
+    const int64_t b_step = p.b_step, b_bytes = int64_t(sizeof(Pair)) * b_step;
+    const int64_t *const a_offsets = p.a_offsets, *const b_offsets = p.b_offsets, batch = p.batch, depth = p.depth;
+    for (int64_t t = 0; t < batch; ++t) {
+        const int64_t a_at = a_offsets[t];
+        const Pair* const b_at = b + b_offsets[t];
+        for (int64_t k = 0; k < depth; k += depth_step) {
+            load_tile<B_TILE>(b_at + k * b_step, b_bytes);
+            load_tile<A_TILE>(a + a_at + k, a_bytes);
+            multiply_add_tiles<SUM_TILE, A_TILE, B_TILE>();
+            if constexpr (WIDTH == 2) {
+                load_tile<B_TILE + 1>(b_at + k * b_step + VF, b_bytes);
+                multiply_add_tiles<SUM_TILE + 1, A_TILE, B_TILE + 1>();
+            }
+            if constexpr (HEIGHT == 2) {
+                load_tile<A_TILE + 1>(a_next + a_at + k, a_bytes);
+                multiply_add_tiles<SUM_TILE + 2, A_TILE + 1, B_TILE>();
+            }
+            if constexpr (HEIGHT == 2 && WIDTH == 2)
+                multiply_add_tiles<SUM_TILE + 3, A_TILE + 1, B_TILE + 1>();
+        }
+    }
+    float *const c = p.c[row[0]] + column, *const c_next = p.c[row[HEIGHT - 1]] + column;
+    const int64_t c_bytes = p.run > 1 ? int64_t(sizeof(float)) * (p.c[row[0] + 1] - p.c[row[0]]) : 0;
+    store_tile<SUM_TILE>(c, c_bytes);
+    if constexpr (WIDTH == 2)
+        store_tile<SUM_TILE + 1>(c + VF, c_bytes);
+    if constexpr (HEIGHT == 2)
+        store_tile<SUM_TILE + 2>(c_next, c_bytes);
+    if constexpr (HEIGHT == 2 && WIDTH == 2)
+        store_tile<SUM_TILE + 3>(c_next + VF, c_bytes);
+}
+
+// Two tiles of rows by two of columns share what they load. The last tile of a run overlaps the one before it, so that
+// all have one height: another would need new shapes, and a row that is computed twice comes out the same.
+static void multiply_amx(const ProductOf<Pair>& p, int64_t rows, int64_t vectors, int64_t depth_step) {
+    const int64_t tiles_in_run = (p.run + TILE_SIDE - 1) / TILE_SIDE,
+                  height = (p.run + tiles_in_run - 1) / tiles_in_run;
+    const int64_t tiles = rows / p.run * tiles_in_run;
+    const auto first_row = [&](int64_t tile) {
+        const int64_t in_run = tile % tiles_in_run * height;
+        return tile / tiles_in_run * p.run + (in_run + height < p.run ? in_run : p.run - height);
+    };
+    const Tiles shapes(TileShapes(height, depth_step));
+    for (int64_t v = 0; v < vectors; v += 2)
+        for (int64_t tile = 0; tile < tiles; tile += 2) {
+            const bool two_rows = tile + 1 < tiles, two_columns = v + 1 < vectors;
+            const int64_t row[2] = {first_row(tile), two_rows ? first_row(tile + 1) : 0}, column = v * VF;
+            if (two_rows)
+                two_columns ? multiply_amx_tile<2, 2>(p, row, column, depth_step)
+                            : multiply_amx_tile<2, 1>(p, row, column, depth_step);
+            else
+                two_columns ? multiply_amx_tile<1, 2>(p, row, column, depth_step)
+                            : multiply_amx_tile<1, 1>(p, row, column, depth_step);
+        }
+}
+#endif
+
+// Pairs that a tile takes at a time: as many as divide the depth. 0 where tiles would be nearly empty.
+static inline int64_t amx_depth(int64_t depth, int64_t run) {
+    constexpr int64_t LEAST_DEPTH = 4, LEAST_ROWS = 4;
+    for (int64_t step = depth < TILE_SIDE ? depth : TILE_SIDE; HAS_TILES && step > 0 && run >= LEAST_ROWS; --step)
+        if (depth % step == 0)
+            return step == depth || step >= LEAST_DEPTH ? step : 0;
+    return 0;
+}
+
 // The whole product: `rows` rows, `vectors` vectors of columns; C and B reach to a full vector.
 template <class A>
 static void multiply(const ProductOf<A>& p, int64_t rows, int64_t vectors) {
+#if defined(__AMX_BF16__) || defined(AIGC_EMULATE_TILES)
+    if constexpr (IS_PAIR<A>)
+        if (const int64_t step = p.accumulate ? 0 : amx_depth(p.depth, p.run); step > 0)
+            return multiply_amx(p, rows, vectors, step);
+#endif
     int64_t v = 0;
     for (; v + TILE_VECTORS <= vectors; v += TILE_VECTORS)
         multiply_rows<TILE_VECTORS>(p, rows, v * VF);

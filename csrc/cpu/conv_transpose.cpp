@@ -11,7 +11,9 @@
 namespace aigc::AIGC_LEVEL {
 namespace {
 
-enum Algorithm : int64_t { DIRECT = 0, WINOGRAD = 1, NARROW = 2, COL2IM = 3, DIRECT_BF16 = 4 };
+enum Algorithm : int64_t { DIRECT = 0, WINOGRAD = 1, NARROW = 2, COL2IM = 3, DIRECT_BF16 = 4, DIRECT_SPLIT = 5 };
+// What the factors may be rounded to: nothing, bfloat16, or the sum of two bfloat16.
+enum Factors : int64_t { EXACT = 0, ROUNDED = 1, SPLIT = 2 };
 
 // The smallest number of multiplications saved that pays for the transforms, the fewest tiles per weight, and the most
 // floats that one image's transform may take.
@@ -28,16 +30,23 @@ bool suits_winograd(const Windows& windows, const Image& in, int64_t least_chann
 // Pairs of channels must not span two groups.
 bool suits_pairs(const Geometry& g) { return HAS_PAIRS && (g.groups == 1 || g.in_channels % 2 == 0); }
 
-// Which algorithm conv_forward takes best for these shapes. round: 1 where the products may be of bfloat16.
-int64_t conv_algorithm(const int64_t* in_layout, const int64_t* out_layout, const int64_t* geometry, int64_t round) {
+// Without AMX three products of bfloat16 cost more than one of float.
+bool suits_split(const Geometry& g) {
+    return HAS_TILES && suits_pairs(g) && amx_depth(depth_of<Pair>(g), g.axis[2].steps()) > 0;
+}
+
+// Which algorithm conv_forward takes best for these shapes.
+int64_t conv_algorithm(const int64_t* in_layout, const int64_t* out_layout, const int64_t* geometry, int64_t factors) {
     const Image in(nullptr, FLOAT32, in_layout), out(nullptr, FLOAT32, out_layout);
     const Geometry g(geometry, in, out);
     if (Col2im::fits(g))
         return COL2IM;
     if (Narrow::fits(g))
         return NARROW;
-    if (round && suits_pairs(g))
+    if (factors == ROUNDED && suits_pairs(g))
         return DIRECT_BF16;
+    if (factors == SPLIT && suits_split(g))
+        return DIRECT_SPLIT;
     return suits_winograd(Windows(g), in, LEAST_CHANNELS) ? WINOGRAD : DIRECT;
 }
 
@@ -48,6 +57,8 @@ int64_t conv_weight_gradient_algorithm(const int64_t* large_layout, const int64_
     const Geometry g(geometry, large, small);
     return suits_winograd(Windows(g), large, LEAST_GRADIENT_CHANNELS) ? WINOGRAD : DIRECT;
 }
+
+int64_t planes_of(int64_t algorithm) { return algorithm == DIRECT_SPLIT ? SPLIT_PLANES : 1; }
 
 // A number that changes when any of 64 elements, spread over the tensor, does.
 int64_t conv_fingerprint(void* data, int64_t elements, int64_t element_size) {
@@ -76,13 +87,14 @@ int64_t conv_packed_size(const int64_t* in_layout, const int64_t* out_layout, co
     case COL2IM:
         return Narrow::weight_size(g);
     case DIRECT_BF16:
-        return direct_weight_size<Pair>(g);
+    case DIRECT_SPLIT:
+        return direct_weight_size<Pair>(g, planes_of(algorithm));
     default:
         return direct_weight_size<float>(g);
     }
 }
 
-// Returns 1, or 0 where the weight holds values that this algorithm must not see.
+// Returns 1, or 0 where the weight is not finite: with the zeros around the input it would make NaN.
 int64_t conv_pack(void* data, int64_t dtype, const int64_t* weight_strides, const int64_t* in_layout,
                   const int64_t* out_layout, const int64_t* geometry, int64_t algorithm, float* packed) {
     const Image in(nullptr, FLOAT32, in_layout), out(nullptr, FLOAT32, out_layout);
@@ -93,12 +105,10 @@ int64_t conv_pack(void* data, int64_t dtype, const int64_t* weight_strides, cons
         return Winograd(windows).pack(weight, packed);
     }
     if (algorithm == NARROW || algorithm == COL2IM)
-        Narrow::pack(g, weight, packed);
-    else if (algorithm == DIRECT_BF16)
-        pack_direct_weight(g, weight, reinterpret_cast<Pair*>(packed));
-    else
-        pack_direct_weight(g, weight, packed);
-    return 1;
+        return Narrow::pack(g, weight, packed);
+    if (algorithm == DIRECT_BF16 || algorithm == DIRECT_SPLIT)
+        return pack_direct_weight(g, weight, planes_of(algorithm), reinterpret_cast<Pair*>(packed));
+    return pack_direct_weight(g, weight, 1, packed);
 }
 
 bool run_algorithm(int64_t algorithm, const Geometry& g, const Image& in, const Image& out, const float* packed,
@@ -111,10 +121,10 @@ bool run_algorithm(int64_t algorithm, const Geometry& g, const Image& in, const 
         Col2im(g, in, out, packed, epilogue).run();
     else if (algorithm == NARROW)
         Narrow(g, in, out, packed, epilogue).run();
-    else if (algorithm == DIRECT_BF16)
-        Direct<Pair>(g, in, out, reinterpret_cast<const Pair*>(packed), epilogue).run();
+    else if (algorithm == DIRECT_BF16 || algorithm == DIRECT_SPLIT)
+        return Direct<Pair>(g, in, out, planes_of(algorithm), reinterpret_cast<const Pair*>(packed), epilogue).run();
     else
-        Direct<float>(g, in, out, packed, epilogue).run();
+        Direct<float>(g, in, out, 1, packed, epilogue).run();
     return true;
 }
 

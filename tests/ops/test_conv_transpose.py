@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
@@ -17,6 +17,7 @@ from torch import Tensor
 import aigc_fast
 import aigc_fast.functional as AF
 from aigc_fast import _native
+from aigc_fast.nn.precision import float32_precision
 
 ALL = TRANSPOSED + PLAIN
 FEW = [*(TRANSPOSED[i] for i in (1, 14, 16, 18, 22, 29, 30)), *(PLAIN[i] for i in (1, 6, 13))]
@@ -204,10 +205,13 @@ def test_strings_for_padding(backend: str) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("where", [0, 1], ids=["input", "weight"])
 @pytest.mark.parametrize("case", [TRANSPOSED[1], TRANSPOSED[3], TRANSPOSED[9], PLAIN[3]], ids=str)
-def test_nan_and_infinity_go_where_pytorch_sends_them(case: Convolution, value: float, backend: str) -> None:
-    input, weight, bias = case.tensors()
-    input[0, 0, ..., input.shape[-1] // 2] = value
+def test_nan_and_infinity_go_where_pytorch_sends_them(
+    case: Convolution, where: int, value: float, backend: str
+) -> None:
+    input, weight, bias = tensors = case.tensors()
+    tensors[where][0, 0, ..., tensors[where].shape[-1] // 2] = value
     ours, theirs = functions(case)
     found, expected = ours(input, weight, bias, **case.arguments), theirs(input, weight, bias, **case.arguments)
     torch.testing.assert_close(found, expected, equal_nan=True, rtol=1e-4, atol=1e-4)
@@ -223,17 +227,52 @@ def test_gradcheck_of_the_reference(transposed: bool) -> None:
         assert torch.autograd.gradgradcheck(lambda *t: function(*t, **case.arguments), tensors, fast_mode=True)
 
 
-def test_high_precision_stays_close() -> None:
-    case = Convolution(4, 64, 32, (8, 8), 4, 2, 1)
-    tensors = case.tensors()
-    exact = TF.conv_transpose2d(*doubled(list(tensors)), **case.arguments)
-    before = torch.get_float32_matmul_precision()
-    try:
-        for level, limit in (("highest", 2e-6), ("high", 2e-5), ("medium", 6e-3)):
-            torch.set_float32_matmul_precision(level)
-            assert relative_error(AF.conv_transpose2d(*tensors, **case.arguments), exact) < limit
-    finally:
-        torch.set_float32_matmul_precision(before)
+# Depths and widths around what a tile of AMX holds: 16 pairs of channels, 16 pixels, 16 output channels.
+WIDE = [
+    Convolution(4, 64, 32, (8, 8), 4, 2, 1),
+    Convolution(2, 8, 17, (5, 4), 4, 2, 1),
+    Convolution(1, 34, 33, (3, 35), 4, 2, 1),
+    Convolution(1, 100, 70, (6, 17), 3, 2, 1, 1),
+    Convolution(2, 33, 24, (4, 4), 5, 3, 2, 1),
+    Convolution(1, 48, 130, (150,), 8, 4, 2),
+    Convolution(2, 32, 20, (2, 3, 9), 4, 2, 1),
+    Convolution(2, 64, 48, (7, 20), 4, 2, 1, groups=2),
+    Convolution(1, 66, 24, (9, 33), 3, 1, 1, groups=2),
+    Convolution(2, 96, 64, (10, 12), 3, 1, 1, transposed=False),
+    Convolution(2, 40, 64, (11, 21), 4, 2, 1, transposed=False),
+    Convolution(1, 12, 40, (20, 30), 3, 1, 2, dilation=2, transposed=False),
+]
+
+
+@pytest.fixture(params=[("highest", 2e-6), ("high", 2e-5), ("medium", 6e-3)], ids=lambda param: param[0])
+def precision_limit(request: pytest.FixtureRequest) -> Iterator[float]:
+    """The relative error that a setting of `torch.set_float32_matmul_precision` may bring, which is in force."""
+    precision, limit = request.param
+    with float32_precision(precision):
+        yield limit
+
+
+@needs_native
+@pytest.mark.parametrize("case", [*WIDE, *FEW], ids=str)
+def test_precision_on_every_level(case: Convolution, precision_limit: float, isa: str) -> None:
+    ours, theirs = functions(case)
+    tensors = list(case.tensors())
+    exact = theirs(*doubled(tensors), **case.arguments)
+    with aigc_fast.backend("cpu"):
+        assert relative_error(ours(*tensors, **case.arguments), exact) < precision_limit
+
+
+@needs_native
+@pytest.mark.parametrize("where", [0, 1], ids=["input", "weight"])
+@pytest.mark.parametrize("value", [math.inf, math.nan, 3.4e38])
+def test_values_that_cannot_be_split_on_every_level(value: float, where: int, isa: str) -> None:
+    case = WIDE[0]
+    tensors = list(case.tensors())
+    tensors[where][1, 2, 3, 3] = value
+    expected = TF.conv_transpose2d(*tensors, **case.arguments)
+    with float32_precision("high"), aigc_fast.backend("cpu"):
+        found = AF.conv_transpose2d(*tensors, **case.arguments)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3, equal_nan=True)
 
 
 @st.composite

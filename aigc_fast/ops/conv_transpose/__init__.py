@@ -92,8 +92,9 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
     def prepare(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
         sizes, activation = split(rest)
         plan = plan_of(input, weight, bias, *sizes)
-        plain = formatted(input, weight) if choice.leave_gradients(input, plan) else None
-        return Runner(cpu.prepare_forward(input, weight, plan, *activation), plain)
+        plain = formatted(input, weight)
+        run = cpu.prepare_forward(input, weight, plan, plain, *activation)
+        return Runner(run, plain if choice.leave_gradients(input, plan) else None)
 
     def run(*args: Any) -> Tensor:
         return prepare(*args).run(*args)

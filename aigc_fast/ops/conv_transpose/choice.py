@@ -56,7 +56,7 @@ def _amx(dtype: torch.dtype) -> str | None:
 def leave_gradients(input: Tensor, plan: Plan) -> bool:
     """Whether PyTorch had better have a convolution, transposed or not, with all its gradients."""
     few = _few_per_group(max(input.shape[1], plan.output_shape[1]), plan.geometry[-2])
-    return _is_light(input, plan) or few is not None or _amx(input.dtype) is not None
+    return _is_light(input, plan) or few is not None
 
 
 def forward_slower(input: Tensor, weight: Tensor, plan: Plan) -> str | None:
@@ -72,7 +72,8 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan) -> str | None:
         return f"a plain convolution with stride {max(stride)} and kernel {max(kernel)}: PyTorch's is as fast"
     if transposed and kernel == stride and channels_last:
         return "kernel and stride are equal and the layout channels_last: PyTorch's product needs no rearranging"
-    return _amx(input.dtype) or _few_per_group(plan.output_shape[1], groups)
+    left = _amx(input.dtype) if not transposed or plan.is_matrix else None
+    return left or _few_per_group(plan.output_shape[1], groups)
 
 
 def _direct_weight_gradient_wins(channels: int, channels_last: bool, pixels: int, plan: Plan) -> bool:

@@ -17,6 +17,9 @@ from aigc_fast.ops.conv_transpose.plan import Ints, Plan, layout, memory_format
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 BFLOAT16 = DTYPES[torch.bfloat16]
 DIRECT = 0
+# What the factors of a product may be rounded to: float32 stays, or becomes bfloat16, or the sum of two bfloat16.
+EXACT, ROUNDED, SPLIT = range(3)
+FACTORS = {"highest": EXACT, "high": SPLIT, "medium": ROUNDED}
 ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4}
 
 
@@ -36,9 +39,9 @@ def unsupported(tensors: Sequence[Tensor | None]) -> str | None:
 
 
 @lru_cache(maxsize=4096)
-def algorithm(level: str, in_layout: bytes, out_layout: bytes, geometry: bytes, round_to_bfloat16: bool) -> int:
+def algorithm(level: str, in_layout: bytes, out_layout: bytes, geometry: bytes, factors: int) -> int:
     """The algorithm that is expected to be fastest, by csrc/cpu/conv_transpose.cpp."""
-    return _native.cpu.kernels.conv_algorithm(in_layout, out_layout, geometry, int(round_to_bfloat16))
+    return _native.cpu.kernels.conv_algorithm(in_layout, out_layout, geometry, factors)
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -72,7 +75,12 @@ def _floats(bias: Tensor | None) -> Tensor | None:
 
 
 def prepare_forward(
-    input: Tensor, weight: Tensor, plan: Plan, activation: str = "none", slope: float = 0.0
+    input: Tensor,
+    weight: Tensor,
+    plan: Plan,
+    fallback: Callable[..., Tensor],
+    activation: str = "none",
+    slope: float = 0.0,
 ) -> Callable[..., Tensor]:
     """What runs a planned convolution, transposed or not, of these shapes, strides and dtypes.
 
@@ -80,6 +88,7 @@ def prepare_forward(
         input: on the CPU, in float32 or bfloat16, as `weight`.
         weight: of (C_in, C_out / groups, ...) where transposed, else (C_out, C_in / groups, ...).
         plan: of the convolution.
+        fallback: what runs where the weight is not finite, with the same arguments.
         activation: a key of `ACTIVATIONS`.
         slope: of leaky_relu.
 
@@ -92,9 +101,9 @@ def prepare_forward(
     like = torch.empty(shape, dtype=dtype, device="meta", memory_format=memory_format(input, weight))
     out_strides = like.stride()
     layouts = in_layout, out_layout = layout(input), layout(like)
-    rounds = code == BFLOAT16 or torch.get_float32_matmul_precision() == "medium"
+    factors = ROUNDED if code == BFLOAT16 else FACTORS[torch.get_float32_matmul_precision()]
     geometry, kernel = plan.packed_geometry, _native.cpu.kernels.conv_forward
-    best = algorithm(_native.cpu.level, *layouts, geometry, rounds)
+    best = algorithm(_native.cpu.level, *layouts, geometry, factors)
     packings = [Packing(weight, code, *layouts, geometry, method) for method in dict.fromkeys((best, DIRECT))]
     activation_code = ACTIVATIONS[activation]
 
@@ -117,8 +126,8 @@ def prepare_forward(
                 activation_code,
                 slope,
             ):
-                break
-        return output
+                return output
+        return fallback(input, weight, bias, *rest)
 
     return run
 

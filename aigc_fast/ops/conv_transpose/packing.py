@@ -108,7 +108,7 @@ class Packing:
     def of(self, weight: Tensor) -> Tensor | None:
         """The packed weight; kept while nothing wants its gradient and nobody writes to it.
 
-        None where the weight holds values that the algorithm must not see.
+        None where the weight is not finite.
         """
         if not self._dense or weight.is_inference() or (weight.requires_grad and torch.is_grad_enabled()):
             return self.pack(weight if self._dense else weight.contiguous(), keep=False)

@@ -9,8 +9,8 @@
 namespace aigc::AIGC_LEVEL {
 namespace {
 
-constexpr int64_t CHANNEL_BLOCK = 64;   // output channels of a work item
-constexpr int64_t PIXEL_BLOCK = 48;     // output pixels of a work item, per phase along W
+constexpr int64_t CHANNEL_BLOCK = 64;                // output channels of a work item
+constexpr int64_t PIXEL_BLOCK = HAS_TILES ? 64 : 48; // output pixels of a work item, per phase along W
 constexpr int64_t DEPTH_BLOCK = 384;    // terms of a sum before the next tile: keeps a panel of weights in L1
 constexpr int64_t BOX_FLOATS = 3 << 19; // input kept packed at a time
 constexpr int64_t LEAST_WORK = 1 << 16; // multiply-adds that are worth another thread
@@ -28,9 +28,13 @@ int64_t depth_of(const Geometry& g) {
     return ceil_div(g.in_channels, CHANNELS_IN<A>);
 }
 
+// Planes of a pixel or a weight: a float is the sum of so many bfloat16. The product of two such sums leaves out the
+// smallest term.
+constexpr int64_t SPLIT_PLANES = 2, SPLIT_TERMS = 3;
+
 template <class A>
-int64_t direct_weight_size(const Geometry& g) {
-    return g.groups * g.taps() * depth_of<A>(g) * padded_channels(g.out_channels);
+int64_t direct_weight_size(const Geometry& g, int64_t planes = 1) {
+    return g.groups * g.taps() * planes * depth_of<A>(g) * padded_channels(g.out_channels);
 }
 
 // Where every tap starts in a group's packed weights of `depth` elements per output channel, for one panel.
@@ -59,7 +63,8 @@ void gather_taps(const Geometry& g, const Weight& weight, const T* from, int64_t
             }
 }
 
-// The taps of one input channel for a panel of output channels, [tap][PANEL_WIDTH]. Tells whether all are finite.
+// The taps of one input channel for a panel of output channels, [tap][PANEL_WIDTH]. Tells whether all are finite, with
+// room for the sums of a transform.
 bool read_taps(const Geometry& g, const Weight& weight, int64_t group, int64_t panel, int64_t in_channel, float* taps) {
     const int64_t first = panel * PANEL_WIDTH, width = least<int64_t>(PANEL_WIDTH, g.out_channels - first);
     const int64_t size = g.taps() * PANEL_WIDTH;
@@ -74,55 +79,68 @@ bool read_taps(const Geometry& g, const Weight& weight, int64_t group, int64_t p
         gather_taps(g, weight, reinterpret_cast<const float*>(at), width, taps);
     vf zero{};
     for (int64_t i = 0; i < size; i += VF)
-        zero += load(taps + i) * 0.0f;
+        zero += load(taps + i) * 16.0f * 0.0f;
     bool finite = true;
     for (int v = 0; v < VF; ++v)
         finite &= zero[v] == 0;
     return finite;
 }
 
-void read_elements(const Geometry& g, const Weight& weight, int64_t group, int64_t panel, int64_t element,
-                   float* taps) {
-    read_taps(g, weight, group, panel, element, taps);
+// The taps of one element for a panel, all its planes one after another, by way of `stage`. Tells whether all are
+// finite.
+bool read_elements(const Geometry& g, const Weight& weight, int64_t group, int64_t panel, int64_t element, int64_t,
+                   float*, float* taps) {
+    return read_taps(g, weight, group, panel, element, taps);
 }
-void read_elements(const Geometry& g, const Weight& weight, int64_t group, int64_t panel, int64_t element, Pair* taps) {
+bool read_elements(const Geometry& g, const Weight& weight, int64_t group, int64_t panel, int64_t element,
+                   int64_t planes, float* stage, Pair* taps) {
     const int64_t size = g.taps() * PANEL_WIDTH;
-    auto* first = reinterpret_cast<float*>(taps);
-    float* second = first + size;
-    read_taps(g, weight, group, panel, 2 * element, first);
+    float* second = stage + size;
+    bool finite = read_taps(g, weight, group, panel, 2 * element, stage);
     if (2 * element + 1 < g.in_channels)
-        read_taps(g, weight, group, panel, 2 * element + 1, second);
+        finite &= read_taps(g, weight, group, panel, 2 * element + 1, second);
     else
         __builtin_memset(second, 0, sizeof(float) * size);
-    for (int64_t i = 0; i < size; ++i) {
-        const float x = first[i];
-        taps[i] = pair_of(to_bfloat16(x), to_bfloat16(second[i]));
-    }
+    if (planes == 1)
+        for (int64_t i = 0; i < size; ++i)
+            taps[i] = pair_of(to_bfloat16(stage[i]), to_bfloat16(second[i]));
+    else
+        finite &= split_pairs(stage, second, 1, size, taps, taps + size);
+    return finite;
 }
 
-// Packed weights: [group][phase][panel of output channels][tap][element of input channels][PANEL_WIDTH].
+// Packed weights: [group][phase][panel of output channels][tap][plane][element of input channels][PANEL_WIDTH].
+// Tells whether all are finite.
 template <class A>
-void pack_direct_weight(const Geometry& g, const Weight& weight, A* packed) {
+bool pack_direct_weight(const Geometry& g, const Weight& weight, int64_t planes, A* packed) {
     const int64_t panels = padded_channels(g.out_channels) / PANEL_WIDTH, taps_count = g.taps();
-    const int64_t group_size = direct_weight_size<A>(g) / g.groups, depth = depth_of<A>(g);
-    const int64_t stage_size = taps_count * PANEL_WIDTH;
-    const int64_t grain = most<int64_t>(1, LEAST_WORK / stage_size);
+    const int64_t group_size = direct_weight_size<A>(g, planes) / g.groups, depth = depth_of<A>(g);
+    const int64_t taps_size = taps_count * PANEL_WIDTH, staged = IS_PAIR<A> ? CHANNELS_IN<A> * taps_size : 0;
+    const int64_t grain = most<int64_t>(1, LEAST_WORK / taps_size);
+    bool finite = true;
     parallel_for(0, g.groups * panels * depth, grain, [&](int64_t begin, int64_t end) {
-        auto* stage = static_cast<A*>(
-            scratch(Slot::local, sizeof(A) * CHANNELS_IN<A> * stage_size + sizeof(int64_t) * taps_count));
-        auto* place = reinterpret_cast<int64_t*>(stage + CHANNELS_IN<A> * stage_size);
+        auto* taps = static_cast<A*>(scratch(Slot::local, int64_t(sizeof(A)) * (planes * taps_size + staged) +
+                                                              int64_t(sizeof(int64_t)) * taps_count));
+        auto* stage = reinterpret_cast<float*>(taps + planes * taps_size);
+        auto* place = reinterpret_cast<int64_t*>(stage + staged);
         int64_t placed_panel = -1;
+        bool all_finite = true;
         for (int64_t item = begin; item < end; ++item) {
             const int64_t i = item % depth, panel = item / depth % panels, group = item / (depth * panels);
             if (panel != placed_panel)
-                place_taps(g, depth, panel, panels, place);
+                place_taps(g, planes * depth, panel, panels, place);
             placed_panel = panel;
-            read_elements(g, weight, group, panel, i, stage);
+            all_finite &= read_elements(g, weight, group, panel, i, planes, stage, taps);
             A* out = packed + group * group_size + i * PANEL_WIDTH;
-            for (int64_t tap = 0; tap < taps_count; ++tap)
-                __builtin_memcpy(out + place[tap], stage + tap * PANEL_WIDTH, sizeof(A) * PANEL_WIDTH);
+            for (int64_t plane = 0; plane < planes; ++plane)
+                for (int64_t tap = 0; tap < taps_count; ++tap)
+                    __builtin_memcpy(out + place[tap] + plane * depth * PANEL_WIDTH,
+                                     taps + plane * taps_size + tap * PANEL_WIDTH, sizeof(A) * PANEL_WIDTH);
         }
+        if (!all_finite)
+            __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
     });
+    return finite;
 }
 
 // A part of the output: images, and along each axis the steps j of every phase.
@@ -133,14 +151,17 @@ struct Chunk {
 template <class A>
 class Direct {
   public:
-    Direct(const Geometry& g, const Image& in, const Image& out, const A* packed, const Epilogue& epilogue)
-        : g_(g), in_(in), out_(out), packed_(packed), epilogue_(epilogue), depth_(depth_of<A>(g)),
-          pixel_(g.groups * depth_ < 8 ? g.groups * depth_ : pixel_stride(g.groups * depth_)) {
+    Direct(const Geometry& g, const Image& in, const Image& out, int64_t planes, const A* packed,
+           const Epilogue& epilogue)
+        : g_(g), in_(in), out_(out), packed_(packed), epilogue_(epilogue), planes_(planes), depth_(depth_of<A>(g)),
+          pixel_(planes * g.groups * depth_ < 8 ? planes * g.groups * depth_
+                                                : pixel_stride(planes * g.groups * depth_)) {
         for (int i = 0; i < AXES; ++i)
             g_.axis[i].offset_range(low_[i], high_[i]);
     }
 
-    void run() {
+    // False where the input holds values that cannot be split into planes.
+    bool run() {
         Chunk chunk = choose_chunk();
         const Chunk full = chunk;
         for (int64_t n = 0; n < out_.batch; n += full.images)
@@ -154,8 +175,10 @@ class Direct {
                             chunk.first[i] = first[i];
                             chunk.steps[i] = least(full.steps[i], g_.axis[i].steps() - first[i]);
                         }
-                        run_chunk(chunk);
+                        if (!run_chunk(chunk))
+                            return false;
                     }
+        return true;
     }
 
   private:
@@ -225,7 +248,7 @@ class Direct {
     }
 
     // Float maps with channels innermost that need no border are read where they lie, all others through a packed box.
-    void open_box(const Chunk& chunk) {
+    bool open_box(const Chunk& chunk) {
         const Box box = box_of(chunk);
         bool inside = CHANNELS_IN<A> == 1 && in_.dtype == FLOAT32 && in_.channel_stride == 1;
         for (int i = 0; i < AXES; ++i)
@@ -236,19 +259,24 @@ class Direct {
                 step_[i] = in_.stride[i];
             pixels_ =
                 reinterpret_cast<const A*>(in_.at(box.first_image, 0, box.origin[0], box.origin[1], box.origin[2]));
-            return;
+            return true;
         }
         step_[2] = pixel_;
         step_[1] = box.length[2] * pixel_;
         step_[0] = box.length[1] * step_[1];
         image_step_ = box.length[0] * step_[0];
         auto* pixels = static_cast<A*>(scratch(Slot::shared, sizeof(A) * (box.pixels() * pixel_ + 16)));
-        read_box(in_, box, pixels, pixel_);
         pixels_ = pixels;
+        if constexpr (IS_PAIR<A>)
+            if (planes_ == SPLIT_PLANES)
+                return read_split_box(in_, box, pixels, pixel_);
+        read_box(in_, box, pixels, pixel_);
+        return true;
     }
 
-    void run_chunk(const Chunk& chunk) {
-        open_box(chunk);
+    bool run_chunk(const Chunk& chunk) {
+        if (!open_box(chunk))
+            return false;
         const Cut cut = cut_of(chunk);
         const int64_t work = g_.multiply_adds(out_) / most<int64_t>(1, cut.items(g_));
         parallel_for(0, cut.items(g_), most<int64_t>(1, LEAST_WORK / most<int64_t>(1, work)),
@@ -256,14 +284,15 @@ class Direct {
                          for (int64_t index = begin; index < end; ++index)
                              run_item(chunk, cut, item_of(cut, chunk, index));
                      });
+        return true;
     }
 
     int64_t out_segment(const Cut& cut) const { return cut.steps_w * g_.axis[2].out_step(); }
 
     void run_item(const Chunk& chunk, const Cut& cut, const Item& item) const {
         const int64_t width = padded_channels(item.channels), segment = out_segment(cut);
-        const int64_t sums_size = item.lines * segment * width, most_taps = g_.taps();
-        char* memory = static_cast<char*>(scratch(Slot::local, sizeof(float) * sums_size + 16 * most_taps));
+        const int64_t sums_size = item.lines * segment * width;
+        char* memory = static_cast<char*>(scratch(Slot::local, sizeof(float) * sums_size + 16 * most_terms()));
         auto* sums = reinterpret_cast<float*>(memory);
         auto* offsets = reinterpret_cast<int64_t*>(memory + sizeof(float) * sums_size);
         for (int64_t phase_w = 0; phase_w < g_.axis[2].phases(); ++phase_w)
@@ -305,28 +334,52 @@ class Direct {
             multiply_phase(item, phase, taps_count, depth_, rows, width, from, to, offsets);
     }
 
+    int64_t most_terms() const { return g_.taps() * (planes_ == SPLIT_PLANES ? SPLIT_TERMS : 1); }
+
     // With few input channels the taps along W are neighbours in the map as in the weights: one long sum, not many
     // short.
     bool taps_are_one_run() const {
         const Axis& w = g_.axis[2];
         return !w.transposed && w.dilation == 1 && step_[2] == depth_;
     }
-    static const int64_t* keep_every(int64_t* offsets, int64_t count, int64_t step) {
+    static int64_t* keep_every(int64_t* offsets, int64_t count, int64_t step) {
         for (int64_t i = 0; i * step < count; ++i)
             offsets[i] = offsets[i * step];
         return offsets;
     }
 
+    // Where the terms of the sum start in the map and in a panel of weights. offsets: in, one per tap.
+    int64_t place_terms(int64_t taps, int64_t depth, int64_t* offsets, int64_t* steps) const {
+        if (planes_ == 1) {
+            for (int64_t t = 0; t < taps; ++t)
+                steps[t] = t * depth * PANEL_WIDTH;
+            return taps;
+        }
+        const int64_t in_plane = g_.groups * depth_, weight_plane = depth * PANEL_WIDTH;
+        for (int64_t t = taps - 1; t >= 0; --t) {
+            const int64_t at = offsets[t];
+            const int64_t maps[SPLIT_TERMS] = {at + in_plane, at, at};
+            const int64_t weights[SPLIT_TERMS] = {0, weight_plane, 0};
+            for (int64_t i = 0; i < SPLIT_TERMS; ++i) {
+                offsets[t * SPLIT_TERMS + i] = maps[i];
+                steps[t * SPLIT_TERMS + i] = t * SPLIT_PLANES * weight_plane + weights[i];
+            }
+        }
+        return taps * SPLIT_TERMS;
+    }
+
     void multiply_phase(const Item& item, int64_t phase, int64_t taps, int64_t depth, int64_t rows, int64_t width,
-                        const A* const* from, float* const* to, const int64_t* offsets) const {
-        const int64_t panel_size = taps * depth * PANEL_WIDTH;
-        int64_t* steps = const_cast<int64_t*>(offsets) + g_.taps();
-        for (int64_t t = 0; t < taps; ++t)
-            steps[t] = t * depth * PANEL_WIDTH;
+                        const A* const* from, float* const* to, int64_t* offsets) const {
+        const int64_t panel_size = planes_ * taps * depth * PANEL_WIDTH;
+        int64_t* steps = offsets + most_terms();
+        const int64_t terms = place_terms(taps, depth, offsets, steps);
         const A* weights = packed_ + phase_start(item.group, phase) + item.first_channel / PANEL_WIDTH * panel_size;
-        const int64_t batch = most<int64_t>(1, DEPTH_BLOCK / depth), part = least(depth, DEPTH_BLOCK);
+        // Tiles keep their sums to the end: what they read is large either way.
+        const bool in_tiles = IS_PAIR<A> && amx_depth(depth, item.steps_w) > 0;
+        const int64_t batch = in_tiles ? terms : most<int64_t>(1, DEPTH_BLOCK / depth);
+        const int64_t part = in_tiles ? depth : least(depth, DEPTH_BLOCK);
         for (int64_t column = 0; column < width; column += PANEL_WIDTH, weights += panel_size)
-            for (int64_t t = 0; t < taps; t += batch)
+            for (int64_t t = 0; t < terms; t += batch)
                 for (int64_t k = 0; k < depth; k += part) {
                     const A* rows_at[PIXEL_BLOCK];
                     float* sums_at[PIXEL_BLOCK];
@@ -340,10 +393,11 @@ class Direct {
                                                .b = weights + k * PANEL_WIDTH,
                                                .b_step = PANEL_WIDTH,
                                                .b_offsets = steps + t,
-                                               .batch = least(batch, taps - t),
+                                               .batch = least(batch, terms - t),
                                                .depth = least(part, depth - k),
                                                .c = sums_at,
-                                               .accumulate = t > 0 || k > 0};
+                                               .accumulate = t > 0 || k > 0,
+                                               .run = item.steps_w};
                     multiply(product, rows, panel_vectors(item.channels, column / PANEL_WIDTH));
                 }
     }
@@ -352,7 +406,7 @@ class Direct {
         int64_t taps = group * g_.taps();
         for (int64_t earlier = 0; earlier < phase; ++earlier)
             taps += PhaseTaps(g_, earlier).taps(g_);
-        return taps * depth_ * padded_channels(g_.out_channels);
+        return taps * planes_ * depth_ * padded_channels(g_.out_channels);
     }
 
     // Where the first step of a line of the chunk reads.
@@ -382,7 +436,8 @@ class Direct {
     const Image &in_, &out_;
     const A* packed_;
     const Epilogue& epilogue_;
-    const int64_t depth_, pixel_; // elements of a pixel, and between neighbours
+    const int64_t planes_;
+    const int64_t depth_, pixel_; // elements of a group in a plane of a pixel, and between neighbouring pixels
     int64_t low_[AXES], high_[AXES];
     int64_t image_step_ = 0, step_[AXES] = {};
     const A* pixels_ = nullptr;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/parallel.h"
+#include "core/scratch.h"
 #include "core/simd_math.h"
 #include "cpu/conv_transpose/geometry.h"
 
@@ -134,9 +135,10 @@ void read_line(const Image& image, int64_t n, int64_t d, int64_t h, int64_t w, i
         read_pairs(image, reinterpret_cast<const float*>(at), pixels, out, step);
 }
 
+// Calls read(n, d, h, w, pixels, out, step) for every line of the box inside the image, and clears what lies outside.
 // out: box.lines() x box.length[2] x step elements
-template <class A>
-void read_box(const Image& image, const Box& box, A* out, int64_t step) {
+template <class A, class F>
+void for_each_line(const Image& image, const Box& box, A* out, int64_t step, const F& read) {
     const int64_t line_size = box.length[2] * step;
     const int64_t low = most<int64_t>(0, -box.origin[2]);
     const int64_t high = least(box.length[2], image.size[2] - box.origin[2]);
@@ -151,10 +153,55 @@ void read_box(const Image& image, const Box& box, A* out, int64_t step) {
             const int64_t first = inside ? low : box.length[2], last = inside ? high : box.length[2];
             __builtin_memset(at, 0, sizeof(A) * first * step);
             if (inside)
-                read_line(image, n, d, h, box.origin[2] + first, last - first, at + first * step, step);
+                read(n, d, h, box.origin[2] + first, last - first, at + first * step, step);
             __builtin_memset(at + last * step, 0, sizeof(A) * (box.length[2] - last) * step);
         }
     });
+}
+
+template <class A>
+void read_box(const Image& image, const Box& box, A* out, int64_t step) {
+    for_each_line(image, box, out, step, [&](auto... where) { read_line(image, where...); });
+}
+
+// Floats as sums of two bfloat16, what rounding gives and the rest. Tells whether both are finite.
+bool split_pairs(const float* first, const float* second, int64_t step, int64_t count, Pair* rounded, Pair* rest) {
+    float zero = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        const float x = first[i * step], y = second[i * step];
+        const uint16_t near_x = to_bfloat16(x), near_y = to_bfloat16(y);
+        const float rest_x = x - to_float(near_x), rest_y = y - to_float(near_y);
+        zero += rest_x * 0.0f + rest_y * 0.0f;
+        rounded[i] = pair_of(near_x, near_y);
+        rest[i] = pair_of(to_bfloat16(rest_x), to_bfloat16(rest_y));
+    }
+    return zero == 0;
+}
+
+bool split_pixels(const float* in, int64_t in_step, int64_t pixels, int64_t channels, Pair* out, int64_t out_step) {
+    const int64_t depth = ceil_div(channels, 2);
+    const float none = 0;
+    bool finite = true;
+    for (int64_t w = 0; w < pixels; ++w, in += in_step, out += out_step) {
+        finite &= split_pairs(in, in + 1, 2, channels / 2, out, out + depth);
+        if (channels % 2)
+            finite &= split_pairs(in + channels - 1, &none, 0, 1, out + channels / 2, out + depth + channels / 2);
+    }
+    return finite;
+}
+
+// The same as read_box for two planes of pairs. False where a value is not finite: it would spread.
+bool read_split_box(const Image& image, const Box& box, Pair* out, int64_t step) {
+    const int64_t pixel = pixel_stride(image.channels);
+    bool finite = true;
+    for_each_line(image, box, out, step,
+                  [&](int64_t n, int64_t d, int64_t h, int64_t w, int64_t pixels, Pair* at, int64_t) {
+                      auto* line = static_cast<float*>(scratch(Slot::local, int64_t(sizeof(float)) * pixels * pixel));
+                      read_line(image, n, d, h, w, pixels, line, pixel);
+                      if (!split_pixels(line, pixel, pixels, image.channels, at, step))
+                          __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
+                  });
+    return finite;
 }
 
 enum Activation : int64_t { NONE = 0, RELU = 1, LEAKY_RELU = 2, TANH = 3, SIGMOID = 4 };

@@ -30,17 +30,21 @@ class Narrow {
     static int64_t weight_size(const Geometry& g) { return g.taps() * g.out_channels * g.in_channels; }
 
     // Packed weights: [phase][tap][output channel][input channel].
-    static void pack(const Geometry& g, const Weight& weight, float* packed) {
+    // Tells whether all are finite.
+    static bool pack(const Geometry& g, const Weight& weight, float* packed) {
+        float zero = 0;
         for (int64_t phase = 0; phase < g.phases(); ++phase)
             PhaseTaps(g, phase).each(g, [&](int64_t, int64_t kd, int64_t kh, int64_t kw) {
                 const int64_t tap = kd * weight.stride[0] + kh * weight.stride[1] + kw * weight.stride[2];
                 for (int64_t o = 0; o < g.out_channels; ++o)
                     for (int64_t i = 0; i < g.in_channels; ++i) {
                         const char* at = weight.at(0, o, i, tap);
-                        *packed++ = weight.dtype == BFLOAT16 ? to_float(*reinterpret_cast<const uint16_t*>(at))
-                                                             : *reinterpret_cast<const float*>(at);
+                        *packed = weight.dtype == BFLOAT16 ? to_float(*reinterpret_cast<const uint16_t*>(at))
+                                                           : *reinterpret_cast<const float*>(at);
+                        zero += *packed++ * 0.0f;
                     }
             });
+        return zero == 0;
     }
 
     void run() {
