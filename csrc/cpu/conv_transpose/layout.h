@@ -2,6 +2,7 @@
 // of zeros where the convolution reaches over the edge.
 #pragma once
 
+#include "core/elements.h"
 #include "core/parallel.h"
 #include "core/scratch.h"
 #include "core/simd_math.h"
@@ -74,16 +75,21 @@ constexpr int64_t CHANNELS_IN = 1;
 template <>
 constexpr int64_t CHANNELS_IN<Pair> = 2;
 
-uint16_t bfloat16(uint16_t x) { return x; }
-uint16_t bfloat16(float x) { return to_bfloat16(x); }
+uint16_t rounded(uint16_t x) { return x; }
+uint16_t rounded(float x) { return to_bfloat16(x); }
 
 template <class T>
 void read_pairs_innermost(const T* in, int64_t pixels, int64_t step, int64_t channels, Pair* out, int64_t out_step) {
+    if (sizeof(T) == sizeof(bfloat16) && channels % 2 == 0) {
+        for (int64_t w = 0; w < pixels; ++w, in += step, out += out_step)
+            __builtin_memcpy(out, in, sizeof(T) * channels);
+        return;
+    }
     for (int64_t w = 0; w < pixels; ++w, in += step, out += out_step) {
         for (int64_t c = 0; c + 1 < channels; c += 2)
-            out[c / 2] = pair_of(bfloat16(in[c]), bfloat16(in[c + 1]));
+            out[c / 2] = pair_of(rounded(in[c]), rounded(in[c + 1]));
         if (channels % 2)
-            out[channels / 2] = bfloat16(in[channels - 1]);
+            out[channels / 2] = rounded(in[channels - 1]);
     }
 }
 
@@ -91,19 +97,19 @@ template <class T>
 void pair_lines(const T* first, const T* second, int64_t step, int64_t count, Pair* out) {
     if (step == 1)
         for (int64_t i = 0; i < count; ++i)
-            out[i] = pair_of(bfloat16(first[i]), bfloat16(second[i]));
+            out[i] = pair_of(rounded(first[i]), rounded(second[i]));
     else
         for (int64_t i = 0; i < count; ++i)
-            out[i] = pair_of(bfloat16(first[i * step]), bfloat16(second[i * step]));
+            out[i] = pair_of(rounded(first[i * step]), rounded(second[i * step]));
 }
 
 template <class T>
 void pair_channels(const T* in, int64_t pixels, int64_t channel_step, int64_t step, int64_t channels, Pair* out,
                    int64_t out_step) {
-    Pair stage[8 * STAGE_COLUMNS];
-    for (int64_t c = 0; c < channels; c += 16)
+    Pair stage[TRANSPOSED * STAGE_COLUMNS];
+    for (int64_t c = 0; c < channels; c += 2 * TRANSPOSED)
         for (int64_t w = 0; w < pixels; w += STAGE_COLUMNS) {
-            const int64_t rows = least<int64_t>(8, ceil_div(channels - c, 2)),
+            const int64_t rows = least<int64_t>(TRANSPOSED, ceil_div(channels - c, 2)),
                           columns = least(STAGE_COLUMNS, pixels - w);
             for (int64_t r = 0; r < rows; ++r) {
                 const T* first = in + (c + 2 * r) * channel_step + w * step;
@@ -111,7 +117,7 @@ void pair_channels(const T* in, int64_t pixels, int64_t channel_step, int64_t st
                     pair_lines(first, first + channel_step, step, columns, stage + r * STAGE_COLUMNS);
                 else
                     for (int64_t i = 0; i < columns; ++i)
-                        stage[r * STAGE_COLUMNS + i] = bfloat16(first[i * step]);
+                        stage[r * STAGE_COLUMNS + i] = rounded(first[i * step]);
             }
             transpose(reinterpret_cast<const float*>(stage), STAGE_COLUMNS,
                       reinterpret_cast<float*>(out + w * out_step + c / 2), out_step, rows, columns);
@@ -165,14 +171,14 @@ void read_box(const Image& image, const Box& box, A* out, int64_t step) {
 }
 
 // Floats as sums of two bfloat16, what rounding gives and the rest. Tells whether both are finite.
-bool split_pairs(const float* first, const float* second, int64_t step, int64_t count, Pair* rounded, Pair* rest) {
+bool split_pairs(const float* first, const float* second, int64_t step, int64_t count, Pair* near, Pair* rest) {
     float zero = 0;
     for (int64_t i = 0; i < count; ++i) {
         const float x = first[i * step], y = second[i * step];
         const uint16_t near_x = to_bfloat16(x), near_y = to_bfloat16(y);
         const float rest_x = x - to_float(near_x), rest_y = y - to_float(near_y);
         zero += rest_x * 0.0f + rest_y * 0.0f;
-        rounded[i] = pair_of(near_x, near_y);
+        near[i] = pair_of(near_x, near_y);
         rest[i] = pair_of(to_bfloat16(rest_x), to_bfloat16(rest_y));
     }
     return zero == 0;
@@ -255,26 +261,29 @@ struct Epilogue {
     }
 };
 
+void write_floats(const float* in, int64_t count, float* out) { __builtin_memcpy(out, in, sizeof(float) * count); }
+void write_floats(const float* in, int64_t count, bfloat16* out) {
+    for_each_vector(count, [&](int64_t i, int64_t n) AIGC_INLINE { store_up_to(out + i, load_up_to(in + i, n), n); });
+}
+
 template <class T>
 void write_scattered(const float* in, int64_t step, int64_t pixels, int64_t channels, T* out, int64_t channel_step,
                      int64_t pixel_step) {
     if (channel_step == 1) {
         for (int64_t w = 0; w < pixels; ++w)
-            for (int64_t c = 0; c < channels; ++c)
-                from_float(in[w * step + c], out + w * pixel_step + c);
+            write_floats(in + w * step, channels, out + w * pixel_step);
         return;
     }
-    float stage[8 * STAGE_COLUMNS];
+    float stage[TRANSPOSED * STAGE_COLUMNS];
     for (int64_t w = 0; w < pixels; w += STAGE_COLUMNS)
-        for (int64_t c = 0; c < channels; c += 8) {
-            const int64_t columns = least<int64_t>(8, channels - c), rows = least(STAGE_COLUMNS, pixels - w);
+        for (int64_t c = 0; c < channels; c += TRANSPOSED) {
+            const int64_t columns = least(TRANSPOSED, channels - c), rows = least(STAGE_COLUMNS, pixels - w);
             transpose(in + w * step + c, step, stage, STAGE_COLUMNS, rows, columns);
             for (int64_t i = 0; i < columns; ++i) {
                 const float* from = stage + i * STAGE_COLUMNS;
                 T* to = out + (c + i) * channel_step + w * pixel_step;
                 if (pixel_step == 1)
-                    for (int64_t r = 0; r < rows; ++r)
-                        from_float(from[r], to + r);
+                    write_floats(from, rows, to);
                 else
                     for (int64_t r = 0; r < rows; ++r)
                         from_float(from[r], to + r * pixel_step);
