@@ -130,7 +130,16 @@ static void multiply_rows(const ProductOf<A>& p, int64_t rows, int64_t column) {
     }
 }
 
-#if defined(__AMX_BF16__) || defined(AIGC_EMULATE_TILES)
+// Pairs that a tile takes at a time: as many as divide the depth. 0 where tiles would be nearly empty.
+static inline int64_t amx_depth(int64_t depth, int64_t run) {
+    constexpr int64_t LEAST_DEPTH = 4, LEAST_ROWS = 4;
+    for (int64_t step = depth < TILE_SIDE ? depth : TILE_SIDE; HAS_TILES && step > 0 && run >= LEAST_ROWS; --step)
+        if (depth % step == 0)
+            return step == depth || step >= LEAST_DEPTH ? step : 0;
+    return 0;
+}
+
+#if AIGC_HAS_TILES
 template <int HEIGHT, int WIDTH>
 static void multiply_amx_tile(const ProductOf<Pair>& p, const int64_t* row, int64_t column, int64_t depth_step) {
     clear_tile<SUM_TILE>();
@@ -138,7 +147,7 @@ static void multiply_amx_tile(const ProductOf<Pair>& p, const int64_t* row, int6
     clear_tile<SUM_TILE + 2>();
     clear_tile<SUM_TILE + 3>();
     const Pair *const a = p.rows[row[0]], *const a_next = p.rows[row[HEIGHT - 1]], *const b = p.b + column;
-    const int64_t a_bytes = p.run > 1 ? int64_t(sizeof(Pair)) * (p.rows[row[0] + 1] - a) : 0;
+    const int64_t a_bytes = int64_t(sizeof(Pair)) * (p.rows[row[0] + 1] - a);
     const int64_t b_step = p.b_step, b_bytes = int64_t(sizeof(Pair)) * b_step;
     const int64_t *const a_offsets = p.a_offsets, *const b_offsets = p.b_offsets, batch = p.batch, depth = p.depth;
     for (int64_t t = 0; t < batch; ++t) {
@@ -161,7 +170,7 @@ static void multiply_amx_tile(const ProductOf<Pair>& p, const int64_t* row, int6
         }
     }
     float *const c = p.c[row[0]] + column, *const c_next = p.c[row[HEIGHT - 1]] + column;
-    const int64_t c_bytes = p.run > 1 ? int64_t(sizeof(float)) * (p.c[row[0] + 1] - p.c[row[0]]) : 0;
+    const int64_t c_bytes = int64_t(sizeof(float)) * (p.c[row[0] + 1] - p.c[row[0]]);
     store_tile<SUM_TILE>(c, c_bytes);
     if constexpr (WIDTH == 2)
         store_tile<SUM_TILE + 1>(c + VF, c_bytes);
@@ -172,8 +181,12 @@ static void multiply_amx_tile(const ProductOf<Pair>& p, const int64_t* row, int6
 }
 
 // Two tiles of rows by two of columns share what they load. The last tile of a run overlaps the one before it, so that
-// all have one height: another would need new shapes, and a row that is computed twice comes out the same.
-static void multiply_amx(const ProductOf<Pair>& p, int64_t rows, int64_t vectors, int64_t depth_step) {
+// all have one height: another would need new shapes, and a row that is computed twice comes out the same. False where
+// tiles do not suit the product.
+static bool multiply_in_amx_tiles(const ProductOf<Pair>& p, int64_t rows, int64_t vectors) {
+    const int64_t depth_step = p.accumulate ? 0 : amx_depth(p.depth, p.run);
+    if (depth_step == 0)
+        return false;
     const int64_t tiles_in_run = (p.run + TILE_SIDE - 1) / TILE_SIDE,
                   height = (p.run + tiles_in_run - 1) / tiles_in_run;
     const int64_t tiles = rows / p.run * tiles_in_run;
@@ -193,26 +206,20 @@ static void multiply_amx(const ProductOf<Pair>& p, int64_t rows, int64_t vectors
                 two_columns ? multiply_amx_tile<1, 2>(p, row, column, depth_step)
                             : multiply_amx_tile<1, 1>(p, row, column, depth_step);
         }
+    return true;
 }
 #endif
 
-// Pairs that a tile takes at a time: as many as divide the depth. 0 where tiles would be nearly empty.
-static inline int64_t amx_depth(int64_t depth, int64_t run) {
-    constexpr int64_t LEAST_DEPTH = 4, LEAST_ROWS = 4;
-    for (int64_t step = depth < TILE_SIDE ? depth : TILE_SIDE; HAS_TILES && step > 0 && run >= LEAST_ROWS; --step)
-        if (depth % step == 0)
-            return step == depth || step >= LEAST_DEPTH ? step : 0;
-    return 0;
+template <class A>
+static bool multiply_in_amx_tiles(const ProductOf<A>&, int64_t, int64_t) {
+    return false;
 }
 
 // The whole product: `rows` rows, `vectors` vectors of columns; C and B reach to a full vector.
 template <class A>
 static void multiply(const ProductOf<A>& p, int64_t rows, int64_t vectors) {
-#if defined(__AMX_BF16__) || defined(AIGC_EMULATE_TILES)
-    if constexpr (IS_PAIR<A>)
-        if (const int64_t step = p.accumulate ? 0 : amx_depth(p.depth, p.run); step > 0)
-            return multiply_amx(p, rows, vectors, step);
-#endif
+    if (multiply_in_amx_tiles(p, rows, vectors))
+        return;
     int64_t v = 0;
     for (; v + TILE_VECTORS <= vectors; v += TILE_VECTORS)
         multiply_rows<TILE_VECTORS>(p, rows, v * VF);

@@ -29,7 +29,7 @@ struct alignas(64) TileShapes {
 };
 
 #if defined(__AMX_BF16__)
-constexpr bool HAS_TILES = true;
+#define AIGC_HAS_TILES 1
 
 // The tiles' shapes while it lives; their contents are undefined afterwards.
 class Tiles {
@@ -58,7 +58,7 @@ static inline void multiply_add_tiles() {
 }
 
 #elif defined(AIGC_EMULATE_TILES)
-constexpr bool HAS_TILES = true;
+#define AIGC_HAS_TILES 1
 
 // What the instructions do with tiles that are not configured, or too high for their shape, ends the program here too.
 struct EmulatedTiles {
@@ -127,7 +127,9 @@ static inline void multiply_add_tiles() {
 }
 
 #else
-constexpr bool HAS_TILES = false;
+#define AIGC_HAS_TILES 0
 #endif
+
+constexpr bool HAS_TILES = AIGC_HAS_TILES;
 
 }

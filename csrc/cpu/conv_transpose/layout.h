@@ -80,7 +80,7 @@ uint16_t rounded(float x) { return to_bfloat16(x); }
 
 template <class T>
 void read_pairs_innermost(const T* in, int64_t pixels, int64_t step, int64_t channels, Pair* out, int64_t out_step) {
-    if (sizeof(T) == sizeof(bfloat16) && channels % 2 == 0) {
+    if (sizeof(T) == sizeof(bfloat16) && channels % 2 == 0) { // pairs already
         for (int64_t w = 0; w < pixels; ++w, in += step, out += out_step)
             __builtin_memcpy(out, in, sizeof(T) * channels);
         return;
@@ -267,6 +267,14 @@ void write_floats(const float* in, int64_t count, bfloat16* out) {
 }
 
 template <class T>
+void write_pixels(const float* in, int64_t count, T* out, int64_t step) {
+    if (step == 1)
+        return write_floats(in, count, out);
+    for (int64_t i = 0; i < count; ++i)
+        from_float(in[i], out + i * step);
+}
+
+template <class T>
 void write_scattered(const float* in, int64_t step, int64_t pixels, int64_t channels, T* out, int64_t channel_step,
                      int64_t pixel_step) {
     if (channel_step == 1) {
@@ -279,15 +287,9 @@ void write_scattered(const float* in, int64_t step, int64_t pixels, int64_t chan
         for (int64_t c = 0; c < channels; c += TRANSPOSED) {
             const int64_t columns = least(TRANSPOSED, channels - c), rows = least(STAGE_COLUMNS, pixels - w);
             transpose(in + w * step + c, step, stage, STAGE_COLUMNS, rows, columns);
-            for (int64_t i = 0; i < columns; ++i) {
-                const float* from = stage + i * STAGE_COLUMNS;
-                T* to = out + (c + i) * channel_step + w * pixel_step;
-                if (pixel_step == 1)
-                    write_floats(from, rows, to);
-                else
-                    for (int64_t r = 0; r < rows; ++r)
-                        from_float(from[r], to + r * pixel_step);
-            }
+            for (int64_t i = 0; i < columns; ++i)
+                write_pixels(stage + i * STAGE_COLUMNS, rows, out + (c + i) * channel_step + w * pixel_step,
+                             pixel_step);
         }
 }
 

@@ -26,15 +26,10 @@ void interleave(const Axis& a, const float* sums, int64_t phase_step, float* row
 int64_t interleaved_size(const Axis& a) { return round_up(a.phases() * (a.steps() + 1), 16); }
 
 void write_row(const Image& out, const float* row, char* at) {
-    const int64_t step = out.stride[2];
     if (out.dtype == BFLOAT16)
-        for (int64_t w = 0; w < out.size[2]; ++w)
-            from_float(row[w], reinterpret_cast<uint16_t*>(at) + w * step);
-    else if (step == 1)
-        __builtin_memcpy(at, row, sizeof(float) * out.size[2]);
+        write_pixels(row, out.size[2], reinterpret_cast<bfloat16*>(at), out.stride[2]);
     else
-        for (int64_t w = 0; w < out.size[2]; ++w)
-            reinterpret_cast<float*>(at)[w * step] = row[w];
+        write_pixels(row, out.size[2], reinterpret_cast<float*>(at), out.stride[2]);
 }
 
 }
