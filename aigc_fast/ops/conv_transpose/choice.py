@@ -66,14 +66,16 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan) -> str | None:
     kernel, stride = plan.geometry[:3], plan.geometry[3:6]
     channels_last = memory_format(input, weight) != torch.contiguous_format
     few = in_channels <= FEW_CHANNELS and not plan.is_matrix
+    few_per_group = _few_per_group(plan.output_shape[1], groups)
+    if few_per_group:
+        return few_per_group
     if not transposed and few and (channels_last or max(stride) == 1) and not has_wide_vectors():
         return f"{in_channels} input channels: too few for a product"
     if not transposed and max(stride) > 1 and max(kernel) > WIDE_KERNEL and input.dtype == torch.float32:
         return f"a plain convolution with stride {max(stride)} and kernel {max(kernel)}: PyTorch's is as fast"
     if transposed and kernel == stride and channels_last:
         return "kernel and stride are equal and the layout channels_last: PyTorch's product needs no rearranging"
-    left = _amx(input.dtype) if not transposed or plan.is_matrix else None
-    return left or _few_per_group(plan.output_shape[1], groups)
+    return _amx(input.dtype) if not transposed or plan.is_matrix else None
 
 
 def _direct_weight_gradient_wins(channels: int, channels_last: bool, pixels: int, plan: Plan) -> bool:

@@ -11,9 +11,11 @@ namespace {
 
 constexpr int64_t CHANNEL_BLOCK = 64;                // output channels of a work item
 constexpr int64_t PIXEL_BLOCK = HAS_TILES ? 64 : 48; // output pixels of a work item, per phase along W
+constexpr int64_t CUT_PIXEL_BLOCK = 100;             // the same where borders cut them into smaller products
 constexpr int64_t DEPTH_BLOCK = 384;    // terms of a sum before the next tile: keeps a panel of weights in L1
 constexpr int64_t BOX_FLOATS = 3 << 19; // input kept packed at a time
 constexpr int64_t LEAST_WORK = 1 << 16; // multiply-adds that are worth another thread
+constexpr double LEAST_OUTSIDE = 0.02;  // share of the products that pays for the smaller regions
 
 int64_t padded_channels(int64_t channels) { return round_up(channels, PANEL_WIDTH); }
 
@@ -156,8 +158,10 @@ class Direct {
         : g_(g), in_(in), out_(out), packed_(packed), epilogue_(epilogue), planes_(planes), depth_(depth_of<A>(g)),
           pixel_(planes * g.groups * depth_ < 8 ? planes * g.groups * depth_
                                                 : pixel_stride(planes * g.groups * depth_)) {
-        for (int i = 0; i < AXES; ++i)
+        for (int i = 0; i < AXES; ++i) {
             g_.axis[i].offset_range(low_[i], high_[i]);
+            cut_[i] = g_.axis[i].share_outside() >= LEAST_OUTSIDE;
+        }
     }
 
     // False where the input holds values that cannot be split into planes.
@@ -222,7 +226,7 @@ class Direct {
         cut.segments = ceil_div(chunk.steps[2], PIXEL_BLOCK);
         cut.steps_w = ceil_div(chunk.steps[2], cut.segments);
         const int64_t lines = chunk.images * chunk.steps[0] * chunk.steps[1];
-        cut.lines_per_item = most<int64_t>(1, least(lines, PIXEL_BLOCK / cut.steps_w));
+        cut.lines_per_item = most<int64_t>(1, least(lines, (cut_[2] ? CUT_PIXEL_BLOCK : PIXEL_BLOCK) / cut.steps_w));
         cut.line_groups = ceil_div(lines, cut.lines_per_item);
         cut.channel_blocks = ceil_div(g_.out_channels, CHANNEL_BLOCK);
         cut.dh_phases = g_.axis[0].phases() * g_.axis[1].phases();
@@ -277,6 +281,8 @@ class Direct {
     bool run_chunk(const Chunk& chunk) {
         if (!open_box(chunk))
             return false;
+        // Runs and tiles go along W.
+        cut_[2] = cut_[2] && !taps_are_one_run() && !(IS_PAIR<A> && amx_depth(depth_, chunk.steps[2]) > 0);
         const Cut cut = cut_of(chunk);
         const int64_t work = g_.multiply_adds(out_) / most<int64_t>(1, cut.items(g_));
         parallel_for(0, cut.items(g_), most<int64_t>(1, LEAST_WORK / most<int64_t>(1, work)),
@@ -302,36 +308,62 @@ class Direct {
         write_item(chunk, item, segment, width, sums);
     }
 
+    // Steps of one phase that read the same taps, along each axis; where an axis is not cut at its borders, all of
+    // them.
+    struct Region {
+        const PhaseTaps& taps;
+        int64_t first[AXES], last[AXES];
+    };
+
+    // Calls f(region) for the regions that an item's lines and steps fall into.
+    template <class F>
+    void for_each_region(const Chunk& chunk, const Item& item, const PhaseTaps& taps, const F& f) const {
+        Region region{taps, {}, {}};
+        const int64_t first[AXES] = {0, 0, item.first_w},
+                      last[AXES] = {chunk.steps[0], chunk.steps[1], item.first_w + item.steps_w};
+        const auto along = [&](auto&& self, int axis) -> void {
+            if (axis == AXES)
+                return f(region);
+            for (int64_t& step = region.first[axis] = first[axis]; step < last[axis]; step = region.last[axis]) {
+                region.last[axis] = last[axis];
+                if (cut_[axis])
+                    region.last[axis] =
+                        least(last[axis], g_.axis[axis].end_of_same_taps(taps.phase[axis], chunk.first[axis] + step) -
+                                              chunk.first[axis]);
+                self(self, axis + 1);
+            }
+        };
+        along(along, 0);
+    }
+
     void run_phase(const Chunk& chunk, const Item& item, int64_t phase_w, int64_t segment, int64_t width, float* sums,
                    int64_t* offsets) const {
         const int64_t phase = (item.phase_d * g_.axis[1].phases() + item.phase_h) * g_.axis[2].phases() + phase_w;
         const PhaseTaps taps(g_, phase);
-        const int64_t taps_count = taps.taps(g_), rows = item.lines * item.steps_w;
         const Axis& axis_w = g_.axis[2];
-        const A* from[PIXEL_BLOCK];
-        float* to[PIXEL_BLOCK];
-        for (int64_t line = 0, row = 0; line < item.lines; ++line)
-            for (int64_t j = 0; j < item.steps_w; ++j, ++row) {
-                from[row] = pixels_ + line_start(chunk, item.first_line + line) +
-                            axis_w.in_step() * (item.first_w + j) * step_[2] + item.group * depth_;
-                to[row] = sums + (line * segment + axis_w.first_out(phase_w) + axis_w.out_step() * j) * width;
+        const A* from[CUT_PIXEL_BLOCK];
+        float* to[CUT_PIXEL_BLOCK];
+        for_each_region(chunk, item, taps, [&](const Region& region) {
+            int64_t rows = 0;
+            for (int64_t line = 0; line < item.lines; ++line) {
+                if (!is_in(region, chunk, item.first_line + line))
+                    continue;
+                const A* line_at = pixels_ + line_start(chunk, item.first_line + line) + item.group * depth_;
+                for (int64_t j = region.first[2]; j < region.last[2]; ++j, ++rows) {
+                    from[rows] = line_at + axis_w.in_step() * j * step_[2];
+                    to[rows] =
+                        sums +
+                        (line * segment + axis_w.first_out(phase_w) + axis_w.out_step() * (j - item.first_w)) * width;
+                }
             }
-        if (taps_count == 0) {
-            for (int64_t row = 0; row < rows; ++row)
-                __builtin_memset(to[row], 0, sizeof(float) * width);
-            return;
-        }
-        taps.each(g_, [&](int64_t rank, int64_t kd, int64_t kh, int64_t kw) {
-            const int64_t d = g_.axis[0].offset(taps.phase[0], kd) - low_[0];
-            const int64_t h = g_.axis[1].offset(taps.phase[1], kh) - low_[1];
-            const int64_t w = axis_w.offset(phase_w, kw) - low_[2];
-            offsets[rank] = d * step_[0] + h * step_[1] + w * step_[2];
+            if (rows > 0)
+                multiply_region(chunk, item, phase, region, rows, width, from, to, offsets);
         });
-        if (taps_are_one_run())
-            multiply_phase(item, phase, taps_count / axis_w.kernel, depth_ * axis_w.kernel, rows, width, from, to,
-                           keep_every(offsets, taps_count, axis_w.kernel));
-        else
-            multiply_phase(item, phase, taps_count, depth_, rows, width, from, to, offsets);
+    }
+
+    bool is_in(const Region& region, const Chunk& chunk, int64_t line) const {
+        const int64_t h = line % chunk.steps[1], d = line / chunk.steps[1] % chunk.steps[0];
+        return h >= region.first[1] && h < region.last[1] && d >= region.first[0] && d < region.last[0];
     }
 
     int64_t most_terms() const { return g_.taps() * (planes_ == SPLIT_PLANES ? SPLIT_TERMS : 1); }
@@ -342,47 +374,58 @@ class Direct {
         const Axis& w = g_.axis[2];
         return !w.transposed && w.dilation == 1 && step_[2] == depth_;
     }
-    static int64_t* keep_every(int64_t* offsets, int64_t count, int64_t step) {
-        for (int64_t i = 0; i * step < count; ++i)
-            offsets[i] = offsets[i * step];
-        return offsets;
-    }
 
-    // Where the terms of the sum start in the map and in a panel of weights. offsets: in, one per tap.
-    int64_t place_terms(int64_t taps, int64_t depth, int64_t* offsets, int64_t* steps) const {
-        if (planes_ == 1) {
-            for (int64_t t = 0; t < taps; ++t)
-                steps[t] = t * depth * PANEL_WIDTH;
-            return taps;
-        }
-        const int64_t in_plane = g_.groups * depth_, weight_plane = depth * PANEL_WIDTH;
-        for (int64_t t = taps - 1; t >= 0; --t) {
-            const int64_t at = offsets[t];
-            const int64_t maps[SPLIT_TERMS] = {at + in_plane, at, at};
-            const int64_t weights[SPLIT_TERMS] = {0, weight_plane, 0};
-            for (int64_t i = 0; i < SPLIT_TERMS; ++i) {
-                offsets[t * SPLIT_TERMS + i] = maps[i];
-                steps[t * SPLIT_TERMS + i] = t * SPLIT_PLANES * weight_plane + weights[i];
+    // Where the terms of a region's sums start in the map and in a panel of weights. Returns how many they are.
+    int64_t place_terms(const Chunk& chunk, const Region& region, int64_t run, int64_t* maps, int64_t* weights) const {
+        const auto is_read = [&](int axis, int64_t tap) {
+            return !cut_[axis] ||
+                   g_.axis[axis].reads(region.taps.phase[axis], tap, chunk.first[axis] + region.first[axis]);
+        };
+        const auto start = [&](int axis, int64_t tap) {
+            return (g_.axis[axis].offset(region.taps.phase[axis], tap) - low_[axis]) * step_[axis];
+        };
+        const int64_t in_plane = g_.groups * depth_, weight_plane = depth_ * run * PANEL_WIDTH;
+        int64_t terms = 0;
+        const auto add = [&](int64_t map, int64_t weight) {
+            maps[terms] = map;
+            weights[terms++] = weight;
+        };
+        region.taps.each(g_, [&](int64_t rank, int64_t kd, int64_t kh, int64_t kw) {
+            if (rank % run != 0 || !is_read(0, kd) || !is_read(1, kh) || !is_read(2, kw))
+                return;
+            const int64_t map = start(0, kd) + start(1, kh) + start(2, kw),
+                          weight = rank / run * planes_ * weight_plane;
+            if (planes_ == SPLIT_PLANES) {
+                add(map + in_plane, weight);
+                add(map, weight + weight_plane);
             }
-        }
-        return taps * SPLIT_TERMS;
+            add(map, weight);
+        });
+        return terms;
     }
 
-    void multiply_phase(const Item& item, int64_t phase, int64_t taps, int64_t depth, int64_t rows, int64_t width,
-                        const A* const* from, float* const* to, int64_t* offsets) const {
-        const int64_t panel_size = planes_ * taps * depth * PANEL_WIDTH;
+    void multiply_region(const Chunk& chunk, const Item& item, int64_t phase, const Region& region, int64_t rows,
+                         int64_t width, const A* const* from, float* const* to, int64_t* offsets) const {
+        const int64_t run = taps_are_one_run() ? g_.axis[2].kernel : 1, depth = run * depth_;
+        const int64_t panel_size = planes_ * region.taps.taps(g_) * depth_ * PANEL_WIDTH;
         int64_t* steps = offsets + most_terms();
-        const int64_t terms = place_terms(taps, depth, offsets, steps);
+        const int64_t terms = place_terms(chunk, region, run, offsets, steps);
+        if (terms == 0) {
+            for (int64_t row = 0; row < rows; ++row)
+                __builtin_memset(to[row], 0, sizeof(float) * width);
+            return;
+        }
         const A* weights = packed_ + phase_start(item.group, phase) + item.first_channel / PANEL_WIDTH * panel_size;
+        const int64_t steps_w = region.last[2] - region.first[2];
         // Tiles keep their sums to the end: what they read is large either way.
-        const bool in_tiles = IS_PAIR<A> && amx_depth(depth, item.steps_w) > 0;
+        const bool in_tiles = IS_PAIR<A> && amx_depth(depth, steps_w) > 0;
         const int64_t batch = in_tiles ? terms : most<int64_t>(1, DEPTH_BLOCK / depth);
         const int64_t part = in_tiles ? depth : least(depth, DEPTH_BLOCK);
         for (int64_t column = 0; column < width; column += PANEL_WIDTH, weights += panel_size)
             for (int64_t t = 0; t < terms; t += batch)
                 for (int64_t k = 0; k < depth; k += part) {
-                    const A* rows_at[PIXEL_BLOCK];
-                    float* sums_at[PIXEL_BLOCK];
+                    const A* rows_at[CUT_PIXEL_BLOCK];
+                    float* sums_at[CUT_PIXEL_BLOCK];
                     for (int64_t row = 0; row < rows; ++row) {
                         rows_at[row] = from[row] + k;
                         sums_at[row] = to[row] + column;
@@ -397,7 +440,7 @@ class Direct {
                                                .depth = least(part, depth - k),
                                                .c = sums_at,
                                                .accumulate = t > 0 || k > 0,
-                                               .run = item.steps_w};
+                                               .run = steps_w};
                     multiply(product, rows, panel_vectors(item.channels, column / PANEL_WIDTH));
                 }
     }
@@ -439,6 +482,7 @@ class Direct {
     const int64_t planes_;
     const int64_t depth_, pixel_; // elements of a group in a plane of a pixel, and between neighbouring pixels
     int64_t low_[AXES], high_[AXES];
+    bool cut_[AXES]; // whether the products outside the map are left out along an axis
     int64_t image_step_ = 0, step_[AXES] = {};
     const A* pixels_ = nullptr;
 };

@@ -42,6 +42,35 @@ struct Axis {
     int64_t offset(int64_t phase, int64_t tap) const {
         return transposed ? (first_out(phase) + padding - tap * dilation) / stride : tap * dilation - padding;
     }
+    // Whether a tap of this step of a phase lies inside the map.
+    bool reads(int64_t phase, int64_t tap, int64_t step) const {
+        const int64_t at = in_step() * step + offset(phase, tap);
+        return uses(phase, tap) && step < count(phase) && at >= 0 && at < in;
+    }
+    // The end of the steps that read the same taps as `step`.
+    int64_t end_of_same_taps(int64_t phase, int64_t step) const {
+        int64_t end = steps();
+        const auto change = [&](int64_t at) { end = at > step ? least(at, end) : end; };
+        change(count(phase));
+        for (int64_t k = 0; k < kernel; ++k)
+            if (uses(phase, k)) {
+                change(ceil_div(-offset(phase, k), in_step()));
+                change(ceil_div(in - offset(phase, k), in_step()));
+            }
+        return end;
+    }
+    // The share of the products that read outside the map.
+    double share_outside() const {
+        double inside = 0, all = 0;
+        for (int64_t phase = 0; phase < phases(); ++phase)
+            for (int64_t step = 0, end; step < steps(); step = end) {
+                end = end_of_same_taps(phase, step);
+                for (int64_t k = 0; k < kernel; ++k)
+                    inside += double(reads(phase, k, step) * (end - step));
+                all += double(taps(phase) * (end - step));
+            }
+        return all > 0 ? 1 - inside / all : 0;
+    }
     int64_t taps(int64_t phase) const {
         int64_t found = 0;
         for (int64_t k = 0; k < kernel; ++k)
