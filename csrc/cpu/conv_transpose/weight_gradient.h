@@ -28,14 +28,16 @@ class WeightGradient {
         row_channels_ = rows_are_large_ ? g.in_channels : g.out_channels;
         columns_ = rows_are_large_ ? g.out_channels : g.in_channels;
         width_ = padded_channels(columns_);
-        rows_ = taps_ * row_channels_;
+        // Planes a power of two apart would share their cache sets.
+        sums_plane_ = row_channels_ * width_ + VF;
+        by_tap_ = !rows_are_large_ || row_channels_ >= 2 * TILE_ROWS;
         for (int i = 0; i < AXES; ++i)
             g_.axis[i].offset_range(low_[i], high_[i]);
     }
 
     // out: (small channels, large channels / groups, taps), contiguous
     void run(void* out, int64_t dtype) {
-        const int64_t sums_size = g_.groups * rows_ * width_;
+        const int64_t sums_size = g_.groups * taps_ * sums_plane_;
         const Parts parts(g_, large_, small_, weight_of_sums(sums_size));
         sums_ = sum_over(parts, sums_size, [](const Part& part, float* sums) {
             WeightGradient(part.g, part.in, part.out).sum(sums);
@@ -48,6 +50,11 @@ class WeightGradient {
     }
 
   private:
+    // Lines of the small map, by where they and what a tap reads start in the packed maps, and their pixels along W.
+    struct Lines {
+        int64_t *large, *small, count, first_w, last_w;
+    };
+
     static int64_t image_floats(const Box& box, int64_t pixel) { return round_up(box.pixels() * pixel, 16); }
 
     Box large_box(int64_t first, int64_t images) const {
@@ -65,49 +72,86 @@ class WeightGradient {
     int64_t per_image() const {
         return image_floats(large_box(0, 1), large_pixel_) + image_floats(small_box(0, 1), small_pixel_);
     }
+    // Taps across W, each with its own lines where the others' pixels lie outside the large map.
+    int64_t lists() const { return by_tap_ ? g_.axis[0].kernel * g_.axis[1].kernel : 1; }
 
     void sum(float* sums) {
         sums_ = sums;
-        const int64_t most_images = most<int64_t>(1, least(small_.batch, SUM_FLOATS / per_image()));
+        // Sums that leave the cache are worth more images at a time.
+        const int64_t floats = most(SUM_FLOATS, g_.groups * taps_ * sums_plane_ / 2);
+        const int64_t most_images = most<int64_t>(1, least(small_.batch, floats / per_image()));
         const int64_t images = ceil_div(small_.batch, ceil_div(small_.batch, most_images));
-        const int64_t lines = images * small_.size[0] * small_.size[1];
-        char* memory = static_cast<char*>(scratch(
-            Slot::shared, sizeof(float) * (images * per_image() + 4 * PANEL_WIDTH) + sizeof(int64_t) * 2 * lines));
+        const int64_t most_lines = images * small_.size[0] * small_.size[1];
+        char* memory = static_cast<char*>(
+            scratch(Slot::shared, sizeof(float) * (images * per_image() + 4 * PANEL_WIDTH) +
+                                      lists() * (sizeof(Lines) + sizeof(int64_t) * 2 * most_lines)));
         large_pixels_ = reinterpret_cast<float*>(memory);
         small_pixels_ = large_pixels_ + images * image_floats(large_box(0, 1), large_pixel_) + 2 * PANEL_WIDTH;
-        offsets_ = reinterpret_cast<int64_t*>(small_pixels_ + images * image_floats(small_box(0, 1), small_pixel_) +
-                                              2 * PANEL_WIDTH);
+        lines_ = reinterpret_cast<Lines*>(small_pixels_ + images * image_floats(small_box(0, 1), small_pixel_) +
+                                          2 * PANEL_WIDTH);
+        auto* offsets = reinterpret_cast<int64_t*>(lines_ + lists());
+        for (int64_t list = 0; list < lists(); ++list) {
+            lines_[list].large = offsets + 2 * list * most_lines;
+            lines_[list].small = lines_[list].large + most_lines;
+        }
         for (int64_t first = 0; first < small_.batch; first += images)
-            add_images(first, least(images, small_.batch - first), lines, first > 0);
+            add_images(first, least(images, small_.batch - first), first > 0);
     }
 
-    void add_images(int64_t first, int64_t images, int64_t most_lines, bool accumulate) {
+    // The steps of the small map at which a tap reads inside the large one; all where taps are not told apart.
+    void steps_inside(int axis, int64_t tap, int64_t& first, int64_t& last) const {
+        const Axis& a = g_.axis[axis];
+        const int64_t size = small_.size[axis], offset = a.offset(0, tap);
+        first = by_tap_ ? least(size, most<int64_t>(0, ceil_div(-offset, a.stride))) : 0;
+        last = by_tap_ ? most(first, least(size, ceil_div(a.in - offset, a.stride))) : size;
+    }
+
+    void list_lines(int64_t kd, int64_t kh, int64_t images, const Box& large, Lines& lines) const {
+        int64_t first_d, last_d, first_h, last_h;
+        steps_inside(0, kd, first_d, last_d);
+        steps_inside(1, kh, first_h, last_h);
+        lines.count = 0;
+        for (int64_t n = 0; n < images; ++n)
+            for (int64_t d = first_d; d < last_d; ++d)
+                for (int64_t h = first_h; h < last_h; ++h, ++lines.count) {
+                    lines.large[lines.count] = (n * large.length[0] + d * g_.axis[0].in_step()) * plane_ +
+                                               h * g_.axis[1].in_step() * line_;
+                    lines.small[lines.count] =
+                        ((n * small_.size[0] + d) * small_.size[1] + h) * small_.size[2] * small_pixel_;
+                }
+    }
+
+    void add_images(int64_t first, int64_t images, bool accumulate) {
         const Box large = large_box(first, images), small = small_box(first, images);
         read_box(large_, large, large_pixels_, large_pixel_);
         read_box(small_, small, small_pixels_, small_pixel_);
         line_ = large.length[2] * large_pixel_;
         plane_ = large.length[1] * line_;
-        lines_ = small.lines();
-        int64_t* large_at = offsets_;
-        int64_t* small_at = offsets_ + most_lines;
-        for (int64_t i = 0; i < lines_; ++i) {
-            const int64_t h = i % small.length[1], d = i / small.length[1] % small.length[0];
-            const int64_t n = i / (small.length[1] * small.length[0]);
-            large_at[i] = (n * large.length[0] + d * g_.axis[0].in_step()) * plane_ + h * g_.axis[1].in_step() * line_;
-            small_at[i] = i * small.length[2] * small_pixel_;
-        }
-        const int64_t panels = width_ / PANEL_WIDTH;
-        const int64_t share = ceil_div(rows_ * panels * g_.groups, ITEMS_PER_THREAD * thread_count());
-        const int64_t block_rows = least(ROW_BLOCK, round_up(share, 2 * TILE_ROWS)),
-                      blocks = ceil_div(rows_, block_rows);
-        const int64_t work = lines_ * small_.size[2] * least(rows_, block_rows) * PANEL_WIDTH;
+        for (int64_t list = 0; list < lists(); ++list)
+            list_lines(list / g_.axis[1].kernel, list % g_.axis[1].kernel, images, large, lines_[list]);
+        const int64_t panels = width_ / PANEL_WIDTH, rows = by_tap_ ? row_channels_ : taps_ * row_channels_;
+        const int64_t share = ceil_div(taps_ * row_channels_ * panels * g_.groups, ITEMS_PER_THREAD * thread_count());
+        const int64_t block_rows = least(least(ROW_BLOCK, rows), round_up(share, 2 * TILE_ROWS));
+        const int64_t blocks_per_tap = ceil_div(rows, block_rows), blocks = blocks_per_tap * (by_tap_ ? taps_ : 1);
+        const int64_t work = small.pixels() * block_rows * PANEL_WIDTH;
         const int64_t grain = most<int64_t>(1, LEAST_WORK / most<int64_t>(1, work));
         parallel_for(0, g_.groups * panels * blocks, grain, [&](int64_t begin, int64_t end) {
-            for (int64_t item = begin; item < end; ++item)
-                add_block(item / (panels * blocks), item / blocks % panels, item % blocks * block_rows, block_rows,
-                          accumulate, large_at, small_at);
+            for (int64_t item = begin; item < end; ++item) {
+                const int64_t row = item % blocks_per_tap * block_rows;
+                const Block block{.group = item / (panels * blocks),
+                                  .panel = item / blocks % panels,
+                                  .tap = item % blocks / blocks_per_tap,
+                                  .first_row = row,
+                                  .rows = least(block_rows, rows - row)};
+                add_block(block, accumulate);
+            }
         });
     }
+
+    // Rows of a tap or, where `by_tap_` is false, of all taps.
+    struct Block {
+        int64_t group, panel, tap, first_row, rows;
+    };
 
     int64_t tap_offset(int64_t tap) const {
         const int64_t kw = tap % g_.axis[2].kernel, kh = tap / g_.axis[2].kernel % g_.axis[1].kernel;
@@ -116,63 +160,64 @@ class WeightGradient {
                (g_.axis[2].offset(0, kw) - low_[2]) * large_pixel_;
     }
 
-    void add_block(int64_t group, int64_t panel, int64_t first_row, int64_t block_rows, bool accumulate,
-                   const int64_t* large_at, const int64_t* small_at) const {
-        const int64_t rows = least(block_rows, rows_ - first_row);
-        const int64_t vectors = panel_vectors(columns_, panel);
-        const float* large = large_pixels_ + group * g_.in_channels;
-        const float* small = small_pixels_ + group * g_.out_channels;
+    float* sums_of(int64_t group, int64_t tap) const { return sums_ + (group * taps_ + tap) * sums_plane_; }
+
+    void add_block(const Block& block, bool accumulate) const {
+        const float* large = large_pixels_ + block.group * g_.in_channels;
+        const float* small = small_pixels_ + block.group * g_.out_channels;
         const float* from[ROW_BLOCK];
         float* to[ROW_BLOCK];
-        for (int64_t i = 0; i < rows; ++i) {
-            const int64_t tap = (first_row + i) / row_channels_, channel = (first_row + i) % row_channels_;
-            from[i] = rows_are_large_ ? large + tap_offset(tap) + channel : small + channel;
-            to[i] = sums_ + (group * rows_ + first_row + i) * width_ + panel * PANEL_WIDTH;
+        int64_t tap = block.tap + block.first_row / row_channels_, channel = block.first_row % row_channels_;
+        const int64_t first_column = block.panel * PANEL_WIDTH;
+        for (int64_t i = 0; i < block.rows; ++tap, channel = 0) {
+            const float* row = rows_are_large_ ? large + tap_offset(tap) : small;
+            float* sum = sums_of(block.group, tap) + first_column;
+            for (; i < block.rows && channel < row_channels_; ++i, ++channel) {
+                from[i] = row + channel;
+                to[i] = sum + channel * width_;
+            }
         }
+        Lines lines = lines_[by_tap_ ? block.tap / g_.axis[2].kernel : 0];
+        steps_inside(2, block.tap % g_.axis[2].kernel, lines.first_w, lines.last_w);
         const int64_t large_step = g_.axis[2].in_step() * large_pixel_;
         Product product{.rows = from,
                         .a_step = rows_are_large_ ? large_step : small_pixel_,
-                        .a_offsets = rows_are_large_ ? large_at : small_at,
-                        .b = rows_are_large_ ? small + panel * PANEL_WIDTH : large + panel * PANEL_WIDTH,
+                        .a_offsets = rows_are_large_ ? lines.large : lines.small,
+                        .b = rows_are_large_ ? small : large + tap_offset(block.tap),
                         .b_step = rows_are_large_ ? small_pixel_ : large_step,
-                        .b_offsets = rows_are_large_ ? small_at : large_at,
+                        .b_offsets = rows_are_large_ ? lines.small : lines.large,
                         .batch = 0,
                         .depth = 0,
                         .c = to,
                         .accumulate = accumulate};
-        if (rows_are_large_)
-            return add_pixels(product, rows, vectors);
-        // The taps are columns here: their offset moves B, one tap at a time.
-        for (int64_t i = 0; i < rows;) {
-            const int64_t tap = (first_row + i) / row_channels_;
-            const int64_t of_tap = least(rows - i, (tap + 1) * row_channels_ - first_row - i);
-            Product one = product;
-            one.rows = from + i;
-            one.c = to + i;
-            one.b += tap_offset(tap);
-            add_pixels(one, of_tap, vectors);
-            i += of_tap;
-        }
+        product.b += first_column;
+        add_pixels(product, lines, block.rows, panel_vectors(columns_, block.panel));
     }
 
     // Sums over all pixels of the lines, a batch of short lines or a part of a long one at a time.
-    void add_pixels(Product product, int64_t rows, int64_t vectors) const {
-        const int64_t width = small_.size[2], parts = ceil_div(width, DEPTH_PIXELS), part = ceil_div(width, parts);
+    void add_pixels(Product product, const Lines& lines, int64_t rows, int64_t vectors) const {
+        const int64_t width = lines.last_w - lines.first_w;
+        if (width * lines.count == 0) {
+            for (int64_t i = 0; i < rows && !product.accumulate; ++i)
+                __builtin_memset(product.c[i], 0, sizeof(float) * vectors * VF);
+            return;
+        }
+        const int64_t parts = ceil_div(width, DEPTH_PIXELS), part = ceil_div(width, parts);
         const int64_t batch = most<int64_t>(1, DEPTH_PIXELS / part);
         const int64_t *a_offsets = product.a_offsets, *b_offsets = product.b_offsets;
         const float* b = product.b;
         const float* shifted[ROW_BLOCK];
         const float* const* from = product.rows;
         product.rows = shifted;
-        for (int64_t line = 0; line < lines_; line += batch)
-            for (int64_t w = 0; w < width; w += part) {
+        for (int64_t line = 0; line < lines.count; line += batch)
+            for (int64_t w = lines.first_w; w < lines.last_w; w += part) {
                 for (int64_t i = 0; i < rows; ++i)
                     shifted[i] = from[i] + w * product.a_step;
                 product.a_offsets = a_offsets + line;
                 product.b_offsets = b_offsets + line;
                 product.b = b + w * product.b_step;
-                product.batch = least(batch, lines_ - line);
-                product.depth = least(part, width - w);
+                product.batch = least(batch, lines.count - line);
+                product.depth = least(part, lines.last_w - w);
                 multiply(product, rows, vectors);
                 product.accumulate = true;
             }
@@ -187,25 +232,28 @@ class WeightGradient {
                 const int64_t group = item / out_channels, o = item % out_channels;
                 for (int64_t i = 0; i < in; ++i)
                     for (int64_t tap = 0; tap < taps_; ++tap) {
-                        const int64_t row = tap * row_channels_ + (rows_are_large_ ? i : o);
-                        const int64_t column = rows_are_large_ ? o : i;
-                        from_float(sums_[(group * rows_ + row) * width_ + column], out + (item * in + i) * taps_ + tap);
+                        const int64_t row = rows_are_large_ ? i : o, column = rows_are_large_ ? o : i;
+                        from_float(sums_of(group, tap)[row * width_ + column], out + (item * in + i) * taps_ + tap);
                     }
             }
         });
     }
 
-    // Float weights in blocks, transposed: rows of sums are taps apart in memory, columns whole filters.
+    // Float weights in blocks, transposed: rows of sums are taps apart in memory, columns whole filters. A few filters
+    // at a time, so that their cache lines are finished before the next ones.
     void write(float* out) const {
         if (!rows_are_large_)
             return write<float>(out);
-        const int64_t in = g_.in_channels;
-        const int64_t grain = most<int64_t>(1, 8192 / (taps_ * g_.out_channels));
+        constexpr int64_t FILTERS = 16;
+        const int64_t in = g_.in_channels, out_channels = g_.out_channels;
+        const int64_t grain = most<int64_t>(1, 8192 / (taps_ * out_channels));
         parallel_for(0, g_.groups * in, grain, [&](int64_t begin, int64_t end) {
             for (int64_t item = begin; item < end; ++item) {
                 const int64_t group = item / in, i = item % in;
-                transpose(sums_ + (group * rows_ + i) * width_, in * width_,
-                          out + (group * g_.out_channels * in + i) * taps_, in * taps_, taps_, g_.out_channels);
+                for (int64_t o = 0; o < out_channels; o += FILTERS)
+                    transpose(sums_of(group, 0) + i * width_ + o, sums_plane_,
+                              out + ((group * out_channels + o) * in + i) * taps_, in * taps_, taps_,
+                              least(FILTERS, out_channels - o));
             }
         });
     }
@@ -215,9 +263,10 @@ class WeightGradient {
     const int64_t large_pixel_, small_pixel_;
     const bool rows_are_large_;
     const int64_t taps_;
-    int64_t row_channels_, columns_, width_, rows_, low_[AXES], high_[AXES], line_, plane_, lines_;
+    int64_t row_channels_, columns_, width_, sums_plane_, low_[AXES], high_[AXES], line_, plane_;
+    bool by_tap_; // a work item is of one tap, whose pixels outside the large map are left out
     float *sums_, *large_pixels_, *small_pixels_;
-    int64_t* offsets_;
+    Lines* lines_;
 };
 
 }
