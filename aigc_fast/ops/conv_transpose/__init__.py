@@ -111,7 +111,8 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
         return cpu.unsupported((input, weight, bias))
 
     def slower(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
-        return choice.forward_slower(input, weight, plan_of(input, weight, bias, *split(rest)[0]))
+        plan = plan_of(input, weight, bias, *split(rest)[0])
+        return choice.forward_slower(input, weight, plan, cpu.forward_takes_windows(input, weight, plan))
 
     return {
         "run": run,

@@ -16,6 +16,9 @@ LEAST_GROUP_CHANNELS = 8
 WIDE_CHANNELS = 16
 FEW_PIXELS = 512
 WIDE_KERNEL = 4
+# What pays in a strided convolution with a wide kernel: Winograd's windows for so many output channels, or a map so
+# small that this share of the products meets its padding.
+WINDOW_CHANNELS, MUCH_OUTSIDE = 64, 0.1
 # PyTorch takes its light kernel for one image of at most so many elements, where a side of the kernel is at most this.
 LIGHT_NUMEL, LIGHT_KERNEL = 20480, 3
 LIGHT_WORK = 300_000
@@ -59,7 +62,12 @@ def leave_gradients(input: Tensor, plan: Plan) -> bool:
     return _is_light(input, plan) or few is not None
 
 
-def forward_slower(input: Tensor, weight: Tensor, plan: Plan) -> str | None:
+def _strided_wins(plan: Plan, winograd: bool) -> bool:
+    channels = plan.output_shape[1] // plan.geometry[-2]
+    return plan.outside >= MUCH_OUTSIDE or (winograd and channels >= WINDOW_CHANNELS)
+
+
+def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool) -> str | None:
     """Why PyTorch's forward is preferred for this convolution or transposed convolution, or None."""
     *_, groups, transposed = plan.geometry
     in_channels = input.shape[1] // groups
@@ -71,7 +79,8 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan) -> str | None:
         return few_per_group
     if not transposed and few and (channels_last or max(stride) == 1) and not has_wide_vectors():
         return f"{in_channels} input channels: too few for a product"
-    if not transposed and max(stride) > 1 and max(kernel) > WIDE_KERNEL and input.dtype == torch.float32:
+    wide = not transposed and max(stride) > 1 and max(kernel) > WIDE_KERNEL
+    if wide and input.dtype == torch.float32 and not _strided_wins(plan, winograd):
         return f"a plain convolution with stride {max(stride)} and kernel {max(kernel)}: PyTorch's is as fast"
     if transposed and kernel == stride and channels_last:
         return "kernel and stride are equal and the layout channels_last: PyTorch's product needs no rearranging"

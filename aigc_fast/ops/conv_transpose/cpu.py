@@ -16,7 +16,7 @@ from aigc_fast.ops.conv_transpose.plan import Ints, Plan, layout, memory_format
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 BFLOAT16 = DTYPES[torch.bfloat16]
-DIRECT = 0
+DIRECT, WINOGRAD = range(2)
 # What the factors of a product may be rounded to: float32 stays, or becomes bfloat16, or the sum of two bfloat16.
 EXACT, ROUNDED, SPLIT = range(3)
 FACTORS = {"highest": EXACT, "high": SPLIT, "medium": ROUNDED}
@@ -74,6 +74,24 @@ def _floats(bias: Tensor | None) -> Tensor | None:
     return bias.detach().to(torch.float32).contiguous()
 
 
+def _factors(dtype: torch.dtype) -> int:
+    return ROUNDED if dtype == torch.bfloat16 else FACTORS[torch.get_float32_matmul_precision()]
+
+
+def _output_like(input: Tensor, weight: Tensor, plan: Plan) -> Tensor:
+    """Shape, strides and dtype of the output, without memory."""
+    format = memory_format(input, weight)
+    return torch.empty(plan.output_shape, dtype=input.dtype, device="meta", memory_format=format)
+
+
+def forward_takes_windows(input: Tensor, weight: Tensor, plan: Plan) -> bool:
+    """Whether the convolution goes through Winograd windows."""
+    if unsupported((input, weight)) is not None:
+        return False
+    layouts = layout(input), layout(_output_like(input, weight, plan))
+    return algorithm(_native.cpu.level, *layouts, plan.packed_geometry, _factors(input.dtype)) == WINOGRAD
+
+
 def prepare_forward(
     input: Tensor,
     weight: Tensor,
@@ -98,12 +116,11 @@ def prepare_forward(
     if plan.is_matrix:
         return _prepare_matrix_forward(plan, activation, slope)
     shape, dtype, code = plan.output_shape, input.dtype, DTYPES[input.dtype]
-    like = torch.empty(shape, dtype=dtype, device="meta", memory_format=memory_format(input, weight))
+    like = _output_like(input, weight, plan)
     out_strides = like.stride()
     layouts = in_layout, out_layout = layout(input), layout(like)
-    factors = ROUNDED if code == BFLOAT16 else FACTORS[torch.get_float32_matmul_precision()]
     geometry, kernel = plan.packed_geometry, _native.cpu.kernels.conv_forward
-    best = algorithm(_native.cpu.level, *layouts, geometry, factors)
+    best = algorithm(_native.cpu.level, *layouts, geometry, _factors(dtype))
     packings = [Packing(weight, code, *layouts, geometry, method) for method in dict.fromkeys((best, DIRECT))]
     activation_code = ACTIVATIONS[activation]
 

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from math import prod
+from math import ceil, prod
 
 import torch
 from torch import Tensor
@@ -24,12 +24,14 @@ class Plan:
         output_shape: (N, C, *spatial).
         geometry: kernel, stride, padding and dilation of three axes each, groups, transposed: what csrc/cpu takes.
         multiply_adds: of the direct algorithm.
+        outside: the share of them that meet the padding.
         is_matrix: the small map is one pixel and the kernel covers the large map, so that all is a matrix product.
     """
 
     output_shape: Ints
     geometry: Ints
     multiply_adds: int
+    outside: float
     is_matrix: bool
 
     @cached_property
@@ -143,7 +145,20 @@ def make_plan(
     multiply_adds = input[0] * steps * prod(kernel) * (input[1] // groups) * out_channels
     large, small = (size, input[2:]) if transposed else (input[2:], size)
     is_matrix = groups == 1 and set(small) == {1} and large == kernel and not any(padding)
-    return Plan((input[0], out_channels, *size), geometry, multiply_adds, is_matrix)
+    inside = prod(
+        _share_inside(*axis) for axis in zip(large, small, kernel, stride, padding, dilation, strict=True)
+    )
+    return Plan((input[0], out_channels, *size), geometry, multiply_adds, 1 - inside, is_matrix)
+
+
+def _share_inside(large: int, small: int, kernel: int, stride: int, padding: int, dilation: int) -> float:
+    """Of the pairs of a small map's pixel and a tap along one axis, those that meet a pixel of the large map."""
+    inside = 0
+    for tap in range(kernel):
+        offset = tap * dilation - padding
+        first, last = max(0, ceil(-offset / stride)), min(small, ceil((large - offset) / stride))
+        inside += max(0, last - first)
+    return inside / (small * kernel) if small else 1.0
 
 
 def _output_size(

@@ -160,7 +160,8 @@ class Direct {
                                                 : pixel_stride(planes * g.groups * depth_)) {
         for (int i = 0; i < AXES; ++i) {
             g_.axis[i].offset_range(low_[i], high_[i]);
-            cut_[i] = g_.axis[i].share_outside() >= LEAST_OUTSIDE;
+            const Axis& a = g_.axis[i];
+            cut_[i] = a.products() - a.products_inside() >= LEAST_OUTSIDE * a.products();
         }
     }
 

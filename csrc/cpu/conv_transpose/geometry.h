@@ -59,17 +59,23 @@ struct Axis {
             }
         return end;
     }
-    // The share of the products that read outside the map.
-    double share_outside() const {
-        double inside = 0, all = 0;
+    // Products of one channel with another.
+    int64_t products() const {
+        int64_t all = 0;
+        for (int64_t phase = 0; phase < phases(); ++phase)
+            all += taps(phase) * steps();
+        return all;
+    }
+    // Those that read inside the map.
+    int64_t products_inside() const {
+        int64_t inside = 0;
         for (int64_t phase = 0; phase < phases(); ++phase)
             for (int64_t step = 0, end; step < steps(); step = end) {
                 end = end_of_same_taps(phase, step);
                 for (int64_t k = 0; k < kernel; ++k)
-                    inside += double(reads(phase, k, step) * (end - step));
-                all += double(taps(phase) * (end - step));
+                    inside += reads(phase, k, step) * (end - step);
             }
-        return all > 0 ? 1 - inside / all : 0;
+        return inside;
     }
     int64_t taps(int64_t phase) const {
         int64_t found = 0;

@@ -125,7 +125,7 @@ struct Windows {
         double direct = 1, ours = 1;
         for (int i = 0; i < AXES; ++i) {
             const Axis& a = g.axis[i];
-            direct *= double(a.transposed ? a.in : a.out) * a.kernel;
+            direct *= a.products_inside();
             ours *= double(axis[i].tiles * axis[i].points) * a.phases() * axis[i].maps;
         }
         return direct / ours;
