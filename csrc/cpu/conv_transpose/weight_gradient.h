@@ -10,8 +10,9 @@ namespace aigc::AIGC_LEVEL {
 namespace {
 
 constexpr int64_t DEPTH_PIXELS = 128;   // pixels of a partial sum: both operands of a tile stay in L1
-constexpr int64_t ROW_BLOCK = 384;      // rows of a work item, at most
-constexpr int64_t ITEMS_PER_THREAD = 4; // at least, where there are rows enough
+constexpr int64_t ROW_BLOCK = 96;       // rows of a work item, at most: their pixels stay in L2 for all its panels
+constexpr int64_t PANEL_BLOCK = 8;      // panels of a work item, at most
+constexpr int64_t ITEMS_PER_THREAD = 4; // at least, where there are rows and panels enough
 constexpr int64_t MOST_SUMS = 512 << 10, MOST_THREADS = 1 << 16;
 constexpr int64_t SUM_FLOATS = 256 << 10; // both maps, packed, of the pixels that are summed at a time: they stay in L2
 
@@ -28,8 +29,9 @@ class WeightGradient {
         row_channels_ = rows_are_large_ ? g.in_channels : g.out_channels;
         columns_ = rows_are_large_ ? g.out_channels : g.in_channels;
         width_ = padded_channels(columns_);
-        // Planes a power of two apart would share their cache sets.
-        sums_plane_ = row_channels_ * width_ + VF;
+        // Rows and planes a power of two apart would share their cache sets.
+        sums_step_ = pixel_stride(width_);
+        sums_plane_ = row_channels_ * sums_step_ + VF;
         by_tap_ = !rows_are_large_ || row_channels_ >= 2 * TILE_ROWS;
         for (int i = 0; i < AXES; ++i)
             g_.axis[i].offset_range(low_[i], high_[i]);
@@ -129,29 +131,57 @@ class WeightGradient {
         plane_ = large.length[1] * line_;
         for (int64_t list = 0; list < lists(); ++list)
             list_lines(list / g_.axis[1].kernel, list % g_.axis[1].kernel, images, large, lines_[list]);
-        const int64_t panels = width_ / PANEL_WIDTH, rows = by_tap_ ? row_channels_ : taps_ * row_channels_;
-        const int64_t share = ceil_div(taps_ * row_channels_ * panels * g_.groups, ITEMS_PER_THREAD * thread_count());
-        const int64_t block_rows = least(least(ROW_BLOCK, rows), round_up(share, 2 * TILE_ROWS));
-        const int64_t blocks_per_tap = ceil_div(rows, block_rows), blocks = blocks_per_tap * (by_tap_ ? taps_ : 1);
-        const int64_t work = small.pixels() * block_rows * PANEL_WIDTH;
+        const Cut cut = cut_of();
+        const int64_t work = small.pixels() * cut.rows * cut.panels * PANEL_WIDTH;
         const int64_t grain = most<int64_t>(1, LEAST_WORK / most<int64_t>(1, work));
-        parallel_for(0, g_.groups * panels * blocks, grain, [&](int64_t begin, int64_t end) {
-            for (int64_t item = begin; item < end; ++item) {
-                const int64_t row = item % blocks_per_tap * block_rows;
-                const Block block{.group = item / (panels * blocks),
-                                  .panel = item / blocks % panels,
-                                  .tap = item % blocks / blocks_per_tap,
-                                  .first_row = row,
-                                  .rows = least(block_rows, rows - row)};
-                add_block(block, accumulate);
-            }
+        parallel_for(0, cut.items(*this), grain, [&](int64_t begin, int64_t end) {
+            for (int64_t item = begin; item < end; ++item)
+                add_block(block_of(cut, item), accumulate);
         });
     }
 
-    // Rows of a tap or, where `by_tap_` is false, of all taps.
+    // Rows of a tap or, where `by_tap_` is false, of all taps; and panels of columns.
     struct Block {
-        int64_t group, panel, tap, first_row, rows;
+        int64_t group, tap, first_row, rows, first_panel, panels;
     };
+
+    // How many rows and panels a block has.
+    struct Cut {
+        int64_t rows, panels;
+        int64_t row_blocks(const WeightGradient& of) const { return ceil_div(of.rows(), rows); }
+        int64_t panel_blocks(const WeightGradient& of) const { return ceil_div(of.panels(), panels); }
+        int64_t items(const WeightGradient& of) const {
+            return of.g_.groups * of.tap_blocks() * row_blocks(of) * panel_blocks(of);
+        }
+    };
+
+    int64_t rows() const { return by_tap_ ? row_channels_ : taps_ * row_channels_; }
+    int64_t tap_blocks() const { return by_tap_ ? taps_ : 1; }
+    int64_t panels() const { return width_ / PANEL_WIDTH; }
+
+    Cut cut_of() const {
+        Cut cut{least(ROW_BLOCK, rows()), least(PANEL_BLOCK, panels())};
+        const int64_t wanted = ITEMS_PER_THREAD * thread_count();
+        while (cut.items(*this) < wanted && cut.panels > 1)
+            cut.panels = ceil_div(cut.panels, 2);
+        while (cut.items(*this) < wanted && cut.rows > 2 * TILE_ROWS)
+            cut.rows = round_up(ceil_div(cut.rows, 2), TILE_ROWS);
+        return cut;
+    }
+
+    Block block_of(const Cut& cut, int64_t item) const {
+        const int64_t row_blocks = cut.row_blocks(*this), panel_blocks = cut.panel_blocks(*this);
+        Block block;
+        block.first_panel = item % panel_blocks * cut.panels;
+        block.panels = least(cut.panels, panels() - block.first_panel);
+        item /= panel_blocks;
+        block.first_row = item % row_blocks * cut.rows;
+        block.rows = least(cut.rows, rows() - block.first_row);
+        item /= row_blocks;
+        block.tap = item % tap_blocks();
+        block.group = item / tap_blocks();
+        return block;
+    }
 
     int64_t tap_offset(int64_t tap) const {
         const int64_t kw = tap % g_.axis[2].kernel, kh = tap / g_.axis[2].kernel % g_.axis[1].kernel;
@@ -168,59 +198,70 @@ class WeightGradient {
         const float* from[ROW_BLOCK];
         float* to[ROW_BLOCK];
         int64_t tap = block.tap + block.first_row / row_channels_, channel = block.first_row % row_channels_;
-        const int64_t first_column = block.panel * PANEL_WIDTH;
         for (int64_t i = 0; i < block.rows; ++tap, channel = 0) {
             const float* row = rows_are_large_ ? large + tap_offset(tap) : small;
-            float* sum = sums_of(block.group, tap) + first_column;
+            float* sum = sums_of(block.group, tap);
             for (; i < block.rows && channel < row_channels_; ++i, ++channel) {
                 from[i] = row + channel;
-                to[i] = sum + channel * width_;
+                to[i] = sum + channel * sums_step_;
             }
         }
         Lines lines = lines_[by_tap_ ? block.tap / g_.axis[2].kernel : 0];
         steps_inside(2, block.tap % g_.axis[2].kernel, lines.first_w, lines.last_w);
         const int64_t large_step = g_.axis[2].in_step() * large_pixel_;
-        Product product{.rows = from,
-                        .a_step = rows_are_large_ ? large_step : small_pixel_,
-                        .a_offsets = rows_are_large_ ? lines.large : lines.small,
-                        .b = rows_are_large_ ? small : large + tap_offset(block.tap),
-                        .b_step = rows_are_large_ ? small_pixel_ : large_step,
-                        .b_offsets = rows_are_large_ ? lines.small : lines.large,
-                        .batch = 0,
-                        .depth = 0,
-                        .c = to,
-                        .accumulate = accumulate};
-        product.b += first_column;
-        add_pixels(product, lines, block.rows, panel_vectors(columns_, block.panel));
+        const Product product{.rows = from,
+                              .a_step = rows_are_large_ ? large_step : small_pixel_,
+                              .a_offsets = rows_are_large_ ? lines.large : lines.small,
+                              .b = rows_are_large_ ? small : large + tap_offset(block.tap),
+                              .b_step = rows_are_large_ ? small_pixel_ : large_step,
+                              .b_offsets = rows_are_large_ ? lines.small : lines.large,
+                              .batch = 0,
+                              .depth = 0,
+                              .c = to,
+                              .accumulate = accumulate};
+        add_pixels(block, product, lines);
     }
 
     // Sums over all pixels of the lines, a batch of short lines or a part of a long one at a time.
-    void add_pixels(Product product, const Lines& lines, int64_t rows, int64_t vectors) const {
-        const int64_t width = lines.last_w - lines.first_w;
-        if (width * lines.count == 0) {
-            for (int64_t i = 0; i < rows && !product.accumulate; ++i)
-                __builtin_memset(product.c[i], 0, sizeof(float) * vectors * VF);
-            return;
-        }
-        const int64_t parts = ceil_div(width, DEPTH_PIXELS), part = ceil_div(width, parts);
-        const int64_t batch = most<int64_t>(1, DEPTH_PIXELS / part);
-        const int64_t *a_offsets = product.a_offsets, *b_offsets = product.b_offsets;
-        const float* b = product.b;
-        const float* shifted[ROW_BLOCK];
-        const float* const* from = product.rows;
-        product.rows = shifted;
+    void add_pixels(const Block& block, const Product& all, const Lines& lines) const {
+        const int64_t width = lines.last_w - lines.first_w, parts = most<int64_t>(1, ceil_div(width, DEPTH_PIXELS));
+        const int64_t part = most<int64_t>(1, ceil_div(width, parts)), batch = most<int64_t>(1, DEPTH_PIXELS / part);
+        if (width * lines.count == 0 && !all.accumulate)
+            clear(block, all.c);
+        Product product = all;
         for (int64_t line = 0; line < lines.count; line += batch)
             for (int64_t w = lines.first_w; w < lines.last_w; w += part) {
-                for (int64_t i = 0; i < rows; ++i)
-                    shifted[i] = from[i] + w * product.a_step;
-                product.a_offsets = a_offsets + line;
-                product.b_offsets = b_offsets + line;
-                product.b = b + w * product.b_step;
+                product.a_offsets = all.a_offsets + line;
+                product.b_offsets = all.b_offsets + line;
                 product.batch = least(batch, lines.count - line);
                 product.depth = least(part, lines.last_w - w);
-                multiply(product, rows, vectors);
+                add_part(block, product, w);
                 product.accumulate = true;
             }
+    }
+
+    // The same pixels for all panels of the block, from step w on.
+    void add_part(const Block& block, Product product, int64_t w) const {
+        const float* from[ROW_BLOCK];
+        float* to[ROW_BLOCK];
+        const float* const* rows = product.rows;
+        float* const* sums = product.c;
+        const float* const b = product.b + w * product.b_step;
+        product.rows = from;
+        product.c = to;
+        for (int64_t i = 0; i < block.rows; ++i)
+            from[i] = rows[i] + w * product.a_step;
+        for (int64_t panel = block.first_panel; panel < block.first_panel + block.panels; ++panel) {
+            for (int64_t i = 0; i < block.rows; ++i)
+                to[i] = sums[i] + panel * PANEL_WIDTH;
+            product.b = b + panel * PANEL_WIDTH;
+            multiply(product, block.rows, panel_vectors(columns_, panel));
+        }
+    }
+
+    void clear(const Block& block, float* const* sums) const {
+        for (int64_t i = 0; i < block.rows; ++i)
+            __builtin_memset(sums[i] + block.first_panel * PANEL_WIDTH, 0, sizeof(float) * block.panels * PANEL_WIDTH);
     }
 
     template <class T>
@@ -233,7 +274,7 @@ class WeightGradient {
                 for (int64_t i = 0; i < in; ++i)
                     for (int64_t tap = 0; tap < taps_; ++tap) {
                         const int64_t row = rows_are_large_ ? i : o, column = rows_are_large_ ? o : i;
-                        from_float(sums_of(group, tap)[row * width_ + column], out + (item * in + i) * taps_ + tap);
+                        from_float(sums_of(group, tap)[row * sums_step_ + column], out + (item * in + i) * taps_ + tap);
                     }
             }
         });
@@ -251,7 +292,7 @@ class WeightGradient {
             for (int64_t item = begin; item < end; ++item) {
                 const int64_t group = item / in, i = item % in;
                 for (int64_t o = 0; o < out_channels; o += FILTERS)
-                    transpose(sums_of(group, 0) + i * width_ + o, sums_plane_,
+                    transpose(sums_of(group, 0) + i * sums_step_ + o, sums_plane_,
                               out + ((group * out_channels + o) * in + i) * taps_, in * taps_, taps_,
                               least(FILTERS, out_channels - o));
             }
@@ -263,7 +304,7 @@ class WeightGradient {
     const int64_t large_pixel_, small_pixel_;
     const bool rows_are_large_;
     const int64_t taps_;
-    int64_t row_channels_, columns_, width_, sums_plane_, low_[AXES], high_[AXES], line_, plane_;
+    int64_t row_channels_, columns_, width_, sums_step_, sums_plane_, low_[AXES], high_[AXES], line_, plane_;
     bool by_tap_; // a work item is of one tap, whose pixels outside the large map are left out
     float *sums_, *large_pixels_, *small_pixels_;
     Lines* lines_;
