@@ -126,34 +126,67 @@ static inline void transpose_block(const float* in, int64_t in_stride, float* ou
 }
 #else
 constexpr int64_t TRANSPOSED = 8;
+#if defined(__AVX2__)
+static inline __m256 load_first(const float* p, int64_t count) {
+    if (count == 8)
+        return _mm256_loadu_ps(p);
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lanes));
+}
+// Not by a masked store: some processors take dozens of cycles for it.
+static inline void store_first(float* p, __m256 x, int64_t count) {
+    if (count == 8)
+        return _mm256_storeu_ps(p, x);
+    __m128 rest = _mm256_castps256_ps128(x);
+    if (count & 4) {
+        _mm_storeu_ps(p, rest);
+        rest = _mm256_extractf128_ps(x, 1);
+        p += 4;
+    }
+    if (count & 2) {
+        _mm_storel_pi(reinterpret_cast<__m64*>(p), rest);
+        rest = _mm_movehl_ps(rest, rest);
+        p += 2;
+    }
+    if (count & 1)
+        _mm_store_ss(p, rest);
+}
 static inline void transpose_block(const float* in, int64_t in_stride, float* out, int64_t out_stride, int64_t rows,
                                    int64_t columns) {
-#if defined(__AVX2__)
-    if (rows == 8 && columns == 8) {
-        __m256 r[8], t[8];
-        for (int i = 0; i < 8; ++i)
-            r[i] = _mm256_loadu_ps(in + i * in_stride);
-        for (int i = 0; i < 8; i += 2) {
-            t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-            t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-        }
-        for (int i = 0; i < 8; i += 4) {
-            r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-            r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
-            r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-            r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-        }
-        for (int i = 0; i < 4; ++i) {
-            _mm256_storeu_ps(out + i * out_stride, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
-            _mm256_storeu_ps(out + (i + 4) * out_stride, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
-        }
-        return;
+    __m256 r[8], t[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i)
+        r[i] = i < rows ? load_first(in + i * in_stride, columns) : _mm256_setzero_ps();
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
     }
-#endif
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+        r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+        r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+        t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i)
+        if (i < columns)
+            store_first(out + i * out_stride, t[i], rows);
+}
+#else
+static inline void transpose_block(const float* in, int64_t in_stride, float* out, int64_t out_stride, int64_t rows,
+                                   int64_t columns) {
     for (int64_t c = 0; c < columns; ++c)
         for (int64_t i = 0; i < rows; ++i)
             out[c * out_stride + i] = in[i * in_stride + c];
 }
+#endif
 #endif
 
 // The side with the wider stride is the outer loop: its few cache lines are finished before the next ones. The first

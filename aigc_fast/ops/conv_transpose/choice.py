@@ -14,7 +14,6 @@ from aigc_fast.ops.conv_transpose.plan import AXES, Plan, memory_format
 FEW_CHANNELS = 4
 LEAST_GROUP_CHANNELS = 8
 WIDE_CHANNELS = 16
-FEW_PIXELS = 512
 WIDE_KERNEL = 4
 # What pays in a strided convolution with a wide kernel: Winograd's windows for so many output channels, or a map so
 # small that this share of the products meets its padding.
@@ -77,7 +76,8 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool) ->
     few_per_group = _few_per_group(plan.output_shape[1], groups)
     if few_per_group:
         return few_per_group
-    if not transposed and few and (channels_last or max(stride) == 1) and not has_wide_vectors():
+    plain = not transposed or max(stride) == 1
+    if few and plain and channels_last and not has_wide_vectors():
         return f"{in_channels} input channels: too few for a product"
     wide = not transposed and max(stride) > 1 and max(kernel) > WIDE_KERNEL
     if wide and input.dtype == torch.float32 and not _strided_wins(plan, winograd):
@@ -87,11 +87,10 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool) ->
     return _amx(input.dtype) if not transposed or plan.is_matrix else None
 
 
-def _direct_weight_gradient_wins(channels: int, channels_last: bool, pixels: int, plan: Plan) -> bool:
+def _direct_weight_gradient_wins(channels: int, channels_last: bool, plan: Plan) -> bool:
     kernel, stride = plan.geometry[:3], plan.geometry[3:6]
     if not has_wide_vectors():
-        few = channels == 1 and not channels_last
-        return few or (channels >= WIDE_CHANNELS and (channels_last or pixels <= FEW_PIXELS))
+        return channels >= WIDE_CHANNELS or channels == 1
     if channels_last:
         return channels > WIDE_CHANNELS and max(kernel) > 1
     return channels == 1 or channels > FEW_CHANNELS or max(stride) == 1 or max(kernel) < WIDE_KERNEL
@@ -108,7 +107,7 @@ def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, winograd: b
         or plan.is_matrix
         or plan.multiply_adds < SMALL_WORK
         or large.dtype == torch.bfloat16
-        or _direct_weight_gradient_wins(channels, channels_last, small[:, 0].numel(), plan)
+        or _direct_weight_gradient_wins(channels, channels_last, plan)
     )
     if not wins:
         return (

@@ -19,8 +19,7 @@ class Im2colWeightGradient {
 
     static bool fits(const Geometry& g, const Image& large, const Image& small) {
         return g.groups == 1 && g.in_channels <= IM2COL_CHANNELS && g.out_channels >= TILE_ROWS &&
-               g.taps() * g.in_channels <= IM2COL_COLUMNS && large.dtype == FLOAT32 && small.dtype == FLOAT32 &&
-               small.stride[2] == 1 && small.channel_stride != 1;
+               g.taps() * g.in_channels <= IM2COL_COLUMNS && large.dtype == FLOAT32 && small.dtype == FLOAT32;
     }
 
     // out: (small channels, large channels, taps), contiguous
@@ -118,7 +117,7 @@ class Im2colWeightGradient {
             to[i] = sums_ + (first + i) * width_;
         }
         const Product product{.rows = from,
-                              .a_step = 1,
+                              .a_step = small_.stride[2],
                               .a_offsets = small_at_,
                               .b = panel_,
                               .b_step = width_,
