@@ -3,6 +3,7 @@
 #include "core/kernel.h"
 #include "cpu/conv_transpose/col2im.h"
 #include "cpu/conv_transpose/im2col_weight_gradient.h"
+#include "cpu/conv_transpose/matrix.h"
 #include "cpu/conv_transpose/narrow.h"
 #include "cpu/conv_transpose/parts.h"
 #include "cpu/conv_transpose/winograd.h"
@@ -11,7 +12,15 @@
 namespace aigc::AIGC_LEVEL {
 namespace {
 
-enum Algorithm : int64_t { DIRECT = 0, WINOGRAD = 1, NARROW = 2, COL2IM = 3, DIRECT_BF16 = 4, DIRECT_SPLIT = 5 };
+enum Algorithm : int64_t {
+    DIRECT = 0,
+    WINOGRAD = 1,
+    NARROW = 2,
+    COL2IM = 3,
+    DIRECT_BF16 = 4,
+    DIRECT_SPLIT = 5,
+    MATRIX = 6
+};
 // What the factors may be rounded to: nothing, bfloat16, or the sum of two bfloat16.
 enum Factors : int64_t { EXACT = 0, ROUNDED = 1, SPLIT = 2 };
 
@@ -39,6 +48,8 @@ bool suits_split(const Geometry& g) {
 int64_t conv_algorithm(const int64_t* in_layout, const int64_t* out_layout, const int64_t* geometry, int64_t factors) {
     const Image in(nullptr, FLOAT32, in_layout), out(nullptr, FLOAT32, out_layout);
     const Geometry g(geometry, in, out);
+    if (Matrix::fits(g))
+        return MATRIX;
     if (Col2im::fits(g))
         return COL2IM;
     if (Narrow::fits(g))
@@ -83,6 +94,8 @@ int64_t conv_packed_size(const int64_t* in_layout, const int64_t* out_layout, co
         const Windows windows(g);
         return Winograd(windows).weight_size();
     }
+    case MATRIX:
+        return Matrix(g, out).weight_size();
     case NARROW:
     case COL2IM:
         return Narrow::weight_size(g);
@@ -94,7 +107,7 @@ int64_t conv_packed_size(const int64_t* in_layout, const int64_t* out_layout, co
     }
 }
 
-// Returns 1, or 0 where the weight is not finite: with the zeros around the input it would make NaN.
+// Returns 1, or 0 where the weight is not finite: with zeros around the input it would make NaN.
 int64_t conv_pack(void* data, int64_t dtype, const int64_t* weight_strides, const int64_t* in_layout,
                   const int64_t* out_layout, const int64_t* geometry, int64_t algorithm, float* packed) {
     const Image in(nullptr, FLOAT32, in_layout), out(nullptr, FLOAT32, out_layout);
@@ -103,6 +116,10 @@ int64_t conv_pack(void* data, int64_t dtype, const int64_t* weight_strides, cons
     if (algorithm == WINOGRAD) {
         const Windows windows(g);
         return Winograd(windows).pack(weight, packed);
+    }
+    if (algorithm == MATRIX) {
+        Matrix(g, out).pack(weight, packed);
+        return 1;
     }
     if (algorithm == NARROW || algorithm == COL2IM)
         return Narrow::pack(g, weight, packed);
@@ -117,7 +134,9 @@ bool run_algorithm(int64_t algorithm, const Geometry& g, const Image& in, const 
         const Windows windows(g);
         return Winograd(windows).run(in, out, packed, epilogue);
     }
-    if (algorithm == COL2IM)
+    if (algorithm == MATRIX)
+        Matrix(g, out).run(in, packed, epilogue);
+    else if (algorithm == COL2IM)
         Col2im(g, in, out, packed, epilogue).run();
     else if (algorithm == NARROW)
         Narrow(g, in, out, packed, epilogue).run();
@@ -137,7 +156,7 @@ int64_t conv_forward(void* in_data, int64_t in_dtype, const int64_t* in_layout, 
     const Geometry g(geometry, in, out);
     const Epilogue epilogue{bias, activation, static_cast<float>(slope)};
     // The others cut their work into bands that share nothing.
-    if (algorithm == COL2IM || algorithm == NARROW)
+    if (algorithm == MATRIX || algorithm == COL2IM || algorithm == NARROW)
         return run_algorithm(algorithm, g, in, out, packed, epilogue);
     const Parts parts(g, in, out, g.taps() * g.in_channels * out.channels);
     return parts.for_each([&](int64_t, const Part& part) {

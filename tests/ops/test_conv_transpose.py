@@ -21,6 +21,12 @@ from aigc_fast.nn.precision import float32_precision
 
 ALL = TRANSPOSED + PLAIN
 FEW = [*(TRANSPOSED[i] for i in (1, 14, 16, 18, 22, 29, 30)), *(PLAIN[i] for i in (1, 6, 13))]
+ONE_PIXEL = [
+    TRANSPOSED[0],
+    Convolution(50, 401, 5, (1,), 3),
+    Convolution(2, 17, 3, (1, 1, 1), (2, 3, 1), (1, 2, 1)),
+    Convolution(5, 16, 7, (1, 1), (4, 3), 2),
+]
 needs_native = pytest.mark.skipif(_native.cpu_reason() is not None, reason=str(_native.cpu_reason()))
 
 
@@ -96,6 +102,23 @@ def test_bfloat16_on_every_level(case: Convolution, isa: str) -> None:
     tensors = list(case.tensors(torch.bfloat16))
     with aigc_fast.backend("cpu"):
         assert_all_parity(every_gradient, case, tensors, gradient_like_output(case, tensors))
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("case", [*ONE_PIXEL, *FEW], ids=str)
+def test_a_weight_used_again_and_written_to_on_every_level(case: Convolution, dtype: str, isa: str) -> None:
+    input, weight, bias = case.tensors(DTYPES[dtype])
+    weights = [weight, channels_last(weight)]
+    ours, theirs = functions(case)
+    with aigc_fast.backend("cpu"), torch.no_grad():
+        for use in range(8):
+            if use == 4:
+                weights[0].mul_(-2)
+                weights[1].mul_(3)
+            tensors = [channels_last(input) if use % 4 > 1 else input, weights[use % 2], bias]
+            found, peer = ours(*tensors, **case.arguments), theirs(*tensors, **case.arguments)
+            assert_parity(found, peer, theirs(*doubled(tensors), **case.arguments), f"{case}: use {use}")
 
 
 @pytest.mark.parametrize("case", [*FEW, TRANSPOSED[10], PLAIN[10]], ids=str)

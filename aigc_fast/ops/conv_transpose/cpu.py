@@ -61,13 +61,6 @@ def _matrix_forward(
     return output.to(input.dtype).contiguous(memory_format=memory_format(input, weight))
 
 
-def _prepare_matrix_forward(plan: Plan, activation: str, slope: float) -> Callable[..., Tensor]:
-    def run(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-        return _matrix_forward(input, weight, bias, plan, activation, slope)
-
-    return run
-
-
 def _floats(bias: Tensor | None) -> Tensor | None:
     if bias is None or (bias.dtype == torch.float32 and bias.is_contiguous()):
         return bias
@@ -113,23 +106,34 @@ def prepare_forward(
     Returns:
         A function of (input, weight, bias, and anything) that gives the output.
     """
+    packed_of = Packing.of
     if plan.is_matrix:
-        return _prepare_matrix_forward(plan, activation, slope)
+
+        def fallback(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+            return _matrix_forward(input, weight, bias, plan, activation, slope)
+
+        if not plan.geometry[-1]:
+            return fallback
+        # Packing costs as much as the product.
+        packed_of = Packing.kept
     shape, dtype, code = plan.output_shape, input.dtype, DTYPES[input.dtype]
     like = _output_like(input, weight, plan)
     out_strides = like.stride()
     layouts = in_layout, out_layout = layout(input), layout(like)
     geometry, kernel = plan.packed_geometry, _native.cpu.kernels.conv_forward
     best = algorithm(_native.cpu.level, *layouts, geometry, _factors(dtype))
-    packings = [Packing(weight, code, *layouts, geometry, method) for method in dict.fromkeys((best, DIRECT))]
+    methods = (best,) if plan.is_matrix else dict.fromkeys((best, DIRECT))
+    packings = [Packing(weight, code, *layouts, geometry, method) for method in methods]
     activation_code = ACTIVATIONS[activation]
 
     def run(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-        output = torch.empty_strided(shape, out_strides, dtype=dtype)
-        shift = _floats(bias)
         for packing in packings:
-            packed = packing.of(weight)
-            if packed is not None and kernel(
+            packed = packed_of(packing, weight)
+            if packed is None:
+                continue
+            output = torch.empty_strided(shape, out_strides, dtype=dtype)
+            shift = _floats(bias)
+            if kernel(
                 input.data_ptr(),
                 code,
                 in_layout,

@@ -87,7 +87,7 @@ class Packing:
         self.in_layout, self.out_layout = in_layout, out_layout
         self.size = _native.cpu.kernels.conv_packed_size(in_layout, out_layout, geometry, method)
         self._dense = _is_dense(weight)
-        # Of the layouts only the channels matter, which the weight itself gives.
+        # Of the layouts only the channels matter and, for one pixel, their order: the weight itself gives both.
         self._key = (_native.cpu.level, geometry, method, self.size)
 
     def pack(self, weight: Tensor, keep: bool) -> Tensor | None:
@@ -106,12 +106,18 @@ class Packing:
         return packed if fine else None
 
     def of(self, weight: Tensor) -> Tensor | None:
-        """The packed weight; kept while nothing wants its gradient and nobody writes to it.
+        """The packed weight, kept or not. None where the weight is not finite."""
+        packed = self.kept(weight)
+        return packed if packed is not None else self.pack(weight if self._dense else weight.contiguous(), keep=False)
 
-        None where the weight is not finite.
+    def kept(self, weight: Tensor) -> Tensor | None:
+        """The packed weight, from the second call with the same weight on.
+
+        None where it is not finite, where its gradient is wanted, and where it has been written to since the last call:
+        in training every step has new weights, and most of them are used once.
         """
         if not self._dense or weight.is_inference() or (weight.requires_grad and torch.is_grad_enabled()):
-            return self.pack(weight if self._dense else weight.contiguous(), keep=False)
+            return None
         entries = _entries_of(weight)
         entry = entries.get(self._key)
         pointer = weight.data_ptr()
@@ -121,7 +127,6 @@ class Packing:
         current = entry is not None and entry[1:] == now
         if current and entry.data is not None:
             return entry.data
-        # Kept from the second call on: in training every step has new weights, and most of them are used once.
-        data = self.pack(weight, keep=current)
-        entries[self._key] = _Packed(data if current else None, *now)
+        data = self.pack(weight, keep=True) if current else None
+        entries[self._key] = _Packed(data, *now)
         return data

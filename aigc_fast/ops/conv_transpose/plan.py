@@ -145,9 +145,7 @@ def make_plan(
     multiply_adds = input[0] * steps * prod(kernel) * (input[1] // groups) * out_channels
     large, small = (size, input[2:]) if transposed else (input[2:], size)
     is_matrix = groups == 1 and set(small) == {1} and large == kernel and not any(padding)
-    inside = prod(
-        _share_inside(*axis) for axis in zip(large, small, kernel, stride, padding, dilation, strict=True)
-    )
+    inside = prod(_share_inside(*axis) for axis in zip(large, small, kernel, stride, padding, dilation, strict=True))
     return Plan((input[0], out_channels, *size), geometry, multiply_adds, 1 - inside, is_matrix)
 
 

@@ -84,9 +84,9 @@ class WeightGradient {
         const int64_t most_images = most<int64_t>(1, least(small_.batch, floats / per_image()));
         const int64_t images = ceil_div(small_.batch, ceil_div(small_.batch, most_images));
         const int64_t most_lines = images * small_.size[0] * small_.size[1];
-        char* memory = static_cast<char*>(
-            scratch(Slot::shared, sizeof(float) * (images * per_image() + 4 * PANEL_WIDTH) +
-                                      lists() * (sizeof(Lines) + sizeof(int64_t) * 2 * most_lines)));
+        char* memory =
+            static_cast<char*>(scratch(Slot::shared, sizeof(float) * (images * per_image() + 4 * PANEL_WIDTH) +
+                                                         lists() * (sizeof(Lines) + sizeof(int64_t) * 2 * most_lines)));
         large_pixels_ = reinterpret_cast<float*>(memory);
         small_pixels_ = large_pixels_ + images * image_floats(large_box(0, 1), large_pixel_) + 2 * PANEL_WIDTH;
         lines_ = reinterpret_cast<Lines*>(small_pixels_ + images * image_floats(small_box(0, 1), small_pixel_) +
@@ -116,8 +116,8 @@ class WeightGradient {
         for (int64_t n = 0; n < images; ++n)
             for (int64_t d = first_d; d < last_d; ++d)
                 for (int64_t h = first_h; h < last_h; ++h, ++lines.count) {
-                    lines.large[lines.count] = (n * large.length[0] + d * g_.axis[0].in_step()) * plane_ +
-                                               h * g_.axis[1].in_step() * line_;
+                    lines.large[lines.count] =
+                        (n * large.length[0] + d * g_.axis[0].in_step()) * plane_ + h * g_.axis[1].in_step() * line_;
                     lines.small[lines.count] =
                         ((n * small_.size[0] + d) * small_.size[1] + h) * small_.size[2] * small_pixel_;
                 }
