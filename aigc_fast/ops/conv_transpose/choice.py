@@ -21,6 +21,8 @@ WINDOW_CHANNELS, MUCH_OUTSIDE = 64, 0.1
 # PyTorch takes its light kernel for one image of at most so many elements, where a side of the kernel is at most this.
 LIGHT_NUMEL, LIGHT_KERNEL = 20480, 3
 LIGHT_WORK = 300_000
+# From so many multiply-adds on, PyTorch's bfloat16 product is as fast as the processor.
+LARGE_WORK = 1 << 28
 # Below so many multiply-adds the cost of PyTorch's call decides over weight gradients.
 SMALL_WORK = 2_000_000
 
@@ -55,6 +57,13 @@ def _amx(dtype: torch.dtype) -> str | None:
     return "bfloat16 on a processor with AMX: PyTorch's kernels use its tiles"
 
 
+def _large_bfloat16(dtype: torch.dtype, plan: Plan, channels_last: bool) -> str | None:
+    large = plan.multiply_adds >= LARGE_WORK and not plan.is_matrix
+    if dtype != torch.bfloat16 or _native.cpu.level != "avx512_bf16" or not channels_last or not large:
+        return None
+    return "bfloat16 in channels_last on a processor that multiplies it: PyTorch's product needs no rearranging"
+
+
 def leave_gradients(input: Tensor, plan: Plan) -> bool:
     """Whether PyTorch had better have a convolution, transposed or not, with all its gradients."""
     few = _few_per_group(max(input.shape[1], plan.output_shape[1]), plan.geometry[-2])
@@ -84,7 +93,8 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool) ->
         return f"a plain convolution with stride {max(stride)} and kernel {max(kernel)}: PyTorch's is as fast"
     if transposed and kernel == stride and channels_last:
         return "kernel and stride are equal and the layout channels_last: PyTorch's product needs no rearranging"
-    return _amx(input.dtype) if not transposed or plan.is_matrix else None
+    left = _amx(input.dtype) if not transposed or plan.is_matrix else None
+    return left or _large_bfloat16(input.dtype, plan, channels_last)
 
 
 def _direct_weight_gradient_wins(channels: int, channels_last: bool, plan: Plan) -> bool:
