@@ -29,12 +29,24 @@ static inline vf load(const float* p) { return *reinterpret_cast<const unaligned
 static inline vu load(const uint32_t* p) { return (vu)load(reinterpret_cast<const float*>(p)); }
 static inline void store(float* p, vf v) { *reinterpret_cast<unaligned_vf*>(p) = v; }
 
-// The first `count` floats at p, zeros after them; nothing beyond them is read.
+#if defined(__AVX2__)
+// The first `count` of 8 floats at p, zeros after them; nothing beyond them is read.
+static inline __m256 load_first(const float* p, int64_t count) {
+    if (count == 8)
+        return _mm256_loadu_ps(p);
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lanes));
+}
+#endif
+
+// The same for a vector of the level's width.
 static inline vf load_part(const float* p, int64_t count) {
     if (count >= VF)
         return load(p);
 #if defined(__AVX512F__)
     return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
+#elif AIGC_VECTOR_BYTES == 32
+    return load_first(p, count);
 #else
     vf x{};
     for (int64_t i = 0; i < count; ++i)
@@ -127,12 +139,6 @@ static inline void transpose_block(const float* in, int64_t in_stride, float* ou
 #else
 constexpr int64_t TRANSPOSED = 8;
 #if defined(__AVX2__)
-static inline __m256 load_first(const float* p, int64_t count) {
-    if (count == 8)
-        return _mm256_loadu_ps(p);
-    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lanes));
-}
 // Not by a masked store: some processors take dozens of cycles for it.
 static inline void store_first(float* p, __m256 x, int64_t count) {
     if (count == 8)
