@@ -414,6 +414,30 @@ class TestFusion:
             model(input)
             assert count.calls == 4, "the norm alone is training"
 
+    @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+    @pytest.mark.parametrize("channels", [1, 3, 24])
+    def test_values_between_convolutions_are_in_channels_last_where_few_channels_leave(
+        self, channels: int, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = [nn.ConvTranspose2d(8, 16, 4, 2, 1), nn.BatchNorm2d(16), nn.ReLU()]
+        model = nn.Sequential(*first, nn.Conv2d(16, 16, 3, 1, 1), nn.ConvTranspose2d(16, channels, 4, 2, 1), nn.Tanh())
+        stock, strides = copy.deepcopy(model.eval()), []
+        aigc_fast.optimize(model)
+        forward = aigc_fast.nn.Conv2d._conv_forward
+
+        def observed(self: nn.Module, input: torch.Tensor, *rest: Any) -> torch.Tensor:
+            strides.append(input.stride(1))
+            return forward(self, input, *rest)
+
+        monkeypatch.setattr(aigc_fast.nn.Conv2d, "_conv_forward", observed)
+        input = torch.randn(2, 8, 8, 8).contiguous(memory_format=layout)
+        with torch.no_grad():
+            found, expected = model(input), stock(input)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        for order in (torch.contiguous_format, torch.channels_last):
+            assert found.is_contiguous(memory_format=order) == expected.is_contiguous(memory_format=order)
+        assert strides == [1 if layout == torch.channels_last or channels < 24 else 16 * 16]
+
     def test_hooks_on_inner_modules_are_called(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = aigc_fast.optimize(chain(2, True, True, nn.ReLU()))
         count, seen = CountCalls(model, monkeypatch), []

@@ -25,7 +25,9 @@ _GLOBAL_HOOKS = (
     "_global_backward_hooks",
     "_global_backward_pre_hooks",
 )
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _SAMPLES = 64
+NARROW = 4
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,15 @@ class Chain:
         needs_gradient = input.requires_grad or any(tensor.requires_grad for tensor in self.tensors())
         return not (needs_gradient and torch.is_grad_enabled())
 
-    def run(self, input: Tensor) -> Tensor:
-        """Convolution, norm and activation in one call."""
+    def turns(self, input: Tensor) -> bool:
+        """Whether `run` can write channels_last where the modules would not: the folded weight is its own."""
+        dim = self.convolution.weight.dim()
+        return self.norm is not None and dim in _LAST and not _is_last(input) and not _is_last(self.convolution.weight)
+
+    def run(self, input: Tensor, channels_last: bool) -> Tensor:
+        """Convolution, norm and activation in one call, in channels_last where `turns` allows it."""
         conv = self.convolution
-        weight, bias = (conv.weight, conv.bias) if self.norm is None else _folded(self)
+        weight, bias = (conv.weight, conv.bias) if self.norm is None else _folded(self, channels_last)
         activation = _ACTIVATIONS[type(self.activation)] if self.activation is not None else "none"
         slope = getattr(self.activation, "negative_slope", 0.0)
         geometry = (conv.stride, conv.padding)
@@ -85,7 +92,8 @@ class FusedSequential(nn.Sequential):
     Sigmoid, becomes one call: the norm is folded into weight and bias, the activation is applied as the result is
     written. This happens in eval mode where no gradient is needed; in training mode, with hooks on an inner module,
     under autocast, compile, export and function transforms the modules run one by one as in torch.nn.Sequential.
-    The `state_dict` is torch.nn.Sequential's.
+    Between convolutions that end in few channels, values are kept in channels_last, which saves rearranging them. The
+    `state_dict` is torch.nn.Sequential's.
 
     The folded weights are kept until a tensor that they came from changes: its version counter, address or dtype. A
     change made through `.data`, which no counter shows, is recognised by a sample of 64 elements of every tensor.
@@ -99,16 +107,33 @@ class FusedSequential(nn.Sequential):
         if self.training or not plain_eager() or any(getattr(module_hooks, name) for name in _GLOBAL_HOOKS):
             return super().forward(input)
         modules = list(self)
-        index = 0
+        index, turned = 0, False
         while index < len(modules):
             chain = chain_at(modules, index)
             if chain is not None and chain.takes(input):
-                input = chain.run(input)
+                turned = turned or (chain.turns(input) and _ends_narrow(modules, index + len(chain)))
+                input = chain.run(input, turned)
                 index += len(chain)
             else:
                 input = modules[index](input)
                 index += 1
+            if turned and not _is_run(modules, index):
+                input, turned = input.contiguous(), False
         return input
+
+
+def _is_run(modules: list[nn.Module], index: int) -> bool:
+    return index < len(modules) and _foldable_convolution(modules[index])
+
+
+def _ends_narrow(modules: list[nn.Module], index: int) -> bool:
+    """Whether convolutions follow, up to one whose output is cheap to rearrange."""
+    channels = NARROW + 1
+    while _is_run(modules, index):
+        channels = modules[index].out_channels
+        chain = chain_at(modules, index)
+        index += 1 if chain is None else len(chain)
+    return channels <= NARROW
 
 
 def chains(sequential: nn.Sequential) -> list[Chain]:
@@ -161,23 +186,24 @@ class _Fold:
 _folds: WeakKeyDictionary[nn.Module, _Fold] = WeakKeyDictionary()
 
 
-def _folded(chain: Chain) -> tuple[Tensor, Tensor]:
+def _folded(chain: Chain, channels_last: bool) -> tuple[Tensor, Tensor]:
     tensors = chain.tensors()
     if not all(_trackable(tensor) for tensor in tensors):
-        return _fold(chain)
-    stamp = (chain.norm.eps, *((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors))
+        return _fold(chain, channels_last)
+    stamp = (channels_last, chain.norm.eps, *((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors))
     sample = _sample(tensors)
     known = _folds.get(chain.convolution)
     if known is None or known.stamp != stamp or not torch.equal(known.sample, sample):
-        known = _folds[chain.convolution] = _Fold(stamp, sample, *_fold(chain))
+        known = _folds[chain.convolution] = _Fold(stamp, sample, *_fold(chain, channels_last))
     return known.weight, known.bias
 
 
+def _is_last(tensor: Tensor) -> bool:
+    return not tensor.is_contiguous() and tensor.is_contiguous(memory_format=_LAST[tensor.dim()])
+
+
 def _trackable(tensor: Tensor) -> bool:
-    dense = tensor.is_contiguous() or (
-        (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
-        or (tensor.dim() == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d))
-    )
+    dense = tensor.is_contiguous() or (tensor.dim() in _LAST and _is_last(tensor))
     return dense and not tensor.is_inference() and tensor.numel() > 0
 
 
@@ -189,7 +215,7 @@ def _sample(tensors: list[Tensor]) -> Tensor:
     return torch.cat(picked)
 
 
-def _fold(chain: Chain) -> tuple[Tensor, Tensor]:
+def _fold(chain: Chain, channels_last: bool) -> tuple[Tensor, Tensor]:
     conv, norm = chain.convolution, chain.norm
     with torch.no_grad():
         scale = (norm.running_var.double() + norm.eps).rsqrt()
@@ -207,4 +233,6 @@ def _fold(chain: Chain) -> tuple[Tensor, Tensor]:
             folded = (grouped * per_channel).flatten(0, 1)
         else:
             folded = weight * scale.to(weight.dtype).view(-1, *[1] * (weight.dim() - 1))
+        if channels_last:
+            folded = folded.contiguous(memory_format=_LAST[folded.dim()])
         return folded, shift.to(weight.dtype)
