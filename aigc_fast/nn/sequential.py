@@ -27,7 +27,7 @@ _GLOBAL_HOOKS = (
 )
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _SAMPLES = 64
-NARROW = 4
+_NARROW = 4
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,12 @@ def _is_run(modules: list[nn.Module], index: int) -> bool:
 
 def _ends_narrow(modules: list[nn.Module], index: int) -> bool:
     """Whether convolutions follow, up to one whose output is cheap to rearrange."""
-    channels = NARROW + 1
+    channels = _NARROW + 1
     while _is_run(modules, index):
         channels = modules[index].out_channels
         chain = chain_at(modules, index)
         index += 1 if chain is None else len(chain)
-    return channels <= NARROW
+    return channels <= _NARROW
 
 
 def chains(sequential: nn.Sequential) -> list[Chain]:
