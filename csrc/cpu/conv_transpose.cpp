@@ -27,6 +27,7 @@ enum Factors : int64_t { EXACT = 0, ROUNDED = 1, SPLIT = 2 };
 // The smallest number of multiplications saved that pays for the transforms, the fewest tiles per weight, and the most
 // floats that one image's transform may take.
 constexpr double LEAST_GAIN = 1.35;
+constexpr int64_t PARTS_PER_THREAD = 4;
 constexpr int64_t LEAST_TILES = 24, LEAST_CHANNELS = 16, LEAST_GRADIENT_CHANNELS = 32, MOST_FLOATS = 16 << 20;
 
 bool suits_winograd(const Windows& windows, const Image& in, int64_t least_channels) {
@@ -158,7 +159,7 @@ int64_t conv_forward(void* in_data, int64_t in_dtype, const int64_t* in_layout, 
     // The others cut their work into bands that share nothing.
     if (algorithm == MATRIX || algorithm == COL2IM || algorithm == NARROW)
         return run_algorithm(algorithm, g, in, out, packed, epilogue);
-    const Parts parts(g, in, out, g.taps() * g.in_channels * out.channels);
+    const Parts parts(g, in, out, g.taps() * g.in_channels * out.channels, PARTS_PER_THREAD);
     return parts.for_each([&](int64_t, const Part& part) {
         return run_algorithm(algorithm, part.g, part.in, part.out, packed, epilogue);
     });

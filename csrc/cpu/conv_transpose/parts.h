@@ -17,15 +17,16 @@ struct Part {
 class Parts {
   public:
     // weight_floats: what every part reads or writes besides its share of the maps; no parts where that outweighs them.
-    Parts(const Geometry& g, const Image& in, const Image& out, int64_t weight_floats) : whole_{g, in, out} {
-        const int64_t threads = thread_count();
-        if (g.multiply_adds(out) < LEAST_WORK * threads || weight_floats * threads > in.numel() + out.numel())
-            return;
-        for (axis_ = IMAGES; axis_ < AXES; ++axis_) {
-            count_ = threads;
-            if (is_even())
-                return;
-        }
+    // per_thread: parts of images for each thread, at most: one that is slow, or shared, takes fewer of them.
+    Parts(const Geometry& g, const Image& in, const Image& out, int64_t weight_floats, int64_t per_thread = 1)
+        : whole_{g, in, out} {
+        const int64_t threads = thread_count(), work = g.multiply_adds(out), maps = in.numel() + out.numel();
+        for (axis_ = IMAGES; axis_ < AXES; ++axis_)
+            for (int64_t share = axis_ == IMAGES ? per_thread : 1; share > 0; share /= 2) {
+                count_ = threads * share;
+                if (work >= LEAST_WORK * count_ && weight_floats * count_ <= maps && is_even())
+                    return;
+            }
         count_ = 1;
     }
 
