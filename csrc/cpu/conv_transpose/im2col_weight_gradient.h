@@ -25,7 +25,7 @@ class Im2colWeightGradient {
     // out: (small channels, large channels, taps), contiguous
     void run(float* out) {
         const int64_t sums_size = g_.out_channels * width_;
-        const Parts parts(g_, large_, small_, weight_of_sums(sums_size));
+        const Parts parts(g_, large_, small_, weight_of_sums(sums_size), SUMS_PER_THREAD);
         const float* sums = sum_over(parts, sums_size, [](const Part& part, float* of_part) {
             Im2colWeightGradient(part.g, part.in, part.out).sum(of_part);
             return true;

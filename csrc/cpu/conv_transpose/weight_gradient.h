@@ -14,6 +14,7 @@ constexpr int64_t ROW_BLOCK = 96;       // rows of a work item, at most: their p
 constexpr int64_t PANEL_BLOCK = 8;      // panels of a work item, at most
 constexpr int64_t ITEMS_PER_THREAD = 4; // at least, where there are rows and panels enough
 constexpr int64_t MOST_SUMS = 512 << 10, MOST_THREADS = 1 << 16;
+constexpr int64_t SUMS_PER_THREAD = 2;    // partial sums; each is added up again
 constexpr int64_t SUM_FLOATS = 256 << 10; // both maps, packed, of the pixels that are summed at a time: they stay in L2
 
 // How sums of a part weigh, for Parts: those that leave the cache are read and written again for every few images.
@@ -40,7 +41,7 @@ class WeightGradient {
     // out: (small channels, large channels / groups, taps), contiguous
     void run(void* out, int64_t dtype) {
         const int64_t sums_size = g_.groups * taps_ * sums_plane_;
-        const Parts parts(g_, large_, small_, weight_of_sums(sums_size));
+        const Parts parts(g_, large_, small_, weight_of_sums(sums_size), SUMS_PER_THREAD);
         sums_ = sum_over(parts, sums_size, [](const Part& part, float* sums) {
             WeightGradient(part.g, part.in, part.out).sum(sums);
             return true;

@@ -18,7 +18,7 @@ class WinogradWeightGradient {
     // False where the maps hold values that the transform would spread or overflow: nothing usable is written then.
     bool run(void* out, int64_t dtype) {
         const int64_t sums_size = g_.groups * w_.points * w_.maps * g_.in_channels * width_;
-        const Parts parts(g_, large_, small_, weight_of_sums(sums_size));
+        const Parts parts(g_, large_, small_, weight_of_sums(sums_size), SUMS_PER_THREAD);
         sums_ = sum_over(parts, sums_size, [](const Part& part, float* sums) {
             const Windows windows(part.g);
             return WinogradWeightGradient(windows, part.in, part.out).sum(sums);
