@@ -13,6 +13,7 @@ from torch.nn.modules import module as module_hooks
 from aigc_fast.nn import conv_transpose
 from aigc_fast.nn.precision import float32_precision
 from aigc_fast.ops.conv_transpose import conv_activation, conv_transpose_activation
+from aigc_fast.ops.conv_transpose.plan import CHANNELS_LAST, is_dense, memory_format
 from aigc_fast.ops.operator import plain_eager
 
 _NAMES = ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
@@ -25,7 +26,6 @@ _GLOBAL_HOOKS = (
     "_global_backward_hooks",
     "_global_backward_pre_hooks",
 )
-_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _SAMPLES = 64
 _NARROW = 4
 
@@ -66,8 +66,9 @@ class Chain:
 
     def turns(self, input: Tensor) -> bool:
         """Whether `run` can write channels_last where the modules would not: the folded weight is its own."""
-        dim = self.convolution.weight.dim()
-        return self.norm is not None and dim in _LAST and not _is_last(input) and not _is_last(self.convolution.weight)
+        weight = self.convolution.weight
+        possible = self.norm is not None and weight.dim() in CHANNELS_LAST
+        return possible and memory_format(input, weight) == torch.contiguous_format
 
     def run(self, input: Tensor, channels_last: bool) -> Tensor:
         """Convolution, norm and activation in one call, in channels_last where `turns` allows it."""
@@ -198,13 +199,8 @@ def _folded(chain: Chain, channels_last: bool) -> tuple[Tensor, Tensor]:
     return known.weight, known.bias
 
 
-def _is_last(tensor: Tensor) -> bool:
-    return not tensor.is_contiguous() and tensor.is_contiguous(memory_format=_LAST[tensor.dim()])
-
-
 def _trackable(tensor: Tensor) -> bool:
-    dense = tensor.is_contiguous() or (tensor.dim() in _LAST and _is_last(tensor))
-    return dense and not tensor.is_inference() and tensor.numel() > 0
+    return is_dense(tensor) and not tensor.is_inference() and tensor.numel() > 0
 
 
 def _sample(tensors: list[Tensor]) -> Tensor:
@@ -234,5 +230,5 @@ def _fold(chain: Chain, channels_last: bool) -> tuple[Tensor, Tensor]:
         else:
             folded = weight * scale.to(weight.dtype).view(-1, *[1] * (weight.dim() - 1))
         if channels_last:
-            folded = folded.contiguous(memory_format=_LAST[folded.dim()])
+            folded = folded.contiguous(memory_format=CHANNELS_LAST[folded.dim()])
         return folded, shift.to(weight.dtype)

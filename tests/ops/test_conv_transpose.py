@@ -18,6 +18,8 @@ import aigc_fast
 import aigc_fast.functional as AF
 from aigc_fast import _native
 from aigc_fast.nn.precision import float32_precision
+from aigc_fast.ops.conv_transpose import choice
+from aigc_fast.ops.conv_transpose.plan import make_plan
 
 ALL = TRANSPOSED + PLAIN
 FEW = [*(TRANSPOSED[i] for i in (1, 14, 16, 18, 22, 29, 30)), *(PLAIN[i] for i in (1, 6, 13))]
@@ -528,3 +530,29 @@ def test_opcheck_of_the_activation_ops(case: Convolution) -> None:
     args = [*case.tensors(), *[[value] * len(case.size) for value in geometry], case.groups, "leaky_relu", 0.2]
     op = torch.ops.aigc_fast.conv_transpose_activation if case.transposed else torch.ops.aigc_fast.conv_activation
     torch.library.opcheck(op.default, tuple(args))
+
+
+@pytest.mark.parametrize(
+    ("level", "batch", "dtype", "layout", "left"),
+    [
+        ("avx512_bf16", 16, torch.bfloat16, torch.channels_last, True),
+        ("avx512_bf16", 16, torch.bfloat16, torch.contiguous_format, False),
+        ("avx512_bf16", 1, torch.bfloat16, torch.channels_last, False),
+        ("avx512_bf16", 16, torch.float32, torch.channels_last, False),
+        ("avx2", 16, torch.bfloat16, torch.channels_last, False),
+        ("amx", 16, torch.bfloat16, torch.channels_last, False),
+    ],
+)
+def test_large_bfloat16_convolutions_in_channels_last_are_pytorchs_where_it_multiplies_them_without_tiles(
+    level: str,
+    batch: int,
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+    left: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_native.cpu, "level", level)
+    input = torch.empty(batch, 256, 8, 8, dtype=dtype, device="meta", memory_format=layout)
+    weight = torch.empty(256, 128, 4, 4, dtype=dtype, device="meta")
+    plan = make_plan(tuple(input.shape), tuple(weight.shape), None, (2, 2), (1, 1), (0, 0), (1, 1), 1, True)
+    assert (choice.forward_slower(input, weight, plan, winograd=False) is not None) == left

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast import _native
-from aigc_fast.ops.conv_transpose.plan import AXES, Ints
+from aigc_fast.ops.conv_transpose.plan import AXES, Ints, is_dense
 
 FLOAT32 = 0
 
@@ -55,15 +55,6 @@ def _workspace(size: int) -> Tensor:
     return buffer
 
 
-def _last(weight: Tensor) -> torch.memory_format:
-    return {4: torch.channels_last, 5: torch.channels_last_3d}.get(weight.dim(), torch.contiguous_format)
-
-
-def _is_dense(weight: Tensor) -> bool:
-    """Whether there are no gaps or overlaps in memory, which would upset fingerprint and packing."""
-    return weight.is_contiguous() or weight.is_contiguous(memory_format=_last(weight))
-
-
 def _strides(weight: Tensor) -> Ints:
     strides = weight.stride()
     return (*strides[:2], *(0,) * (2 + AXES - weight.dim()), *strides[2:])
@@ -86,7 +77,8 @@ class Packing:
         self.dtype, self.geometry, self.method = dtype, geometry, method
         self.in_layout, self.out_layout = in_layout, out_layout
         self.size = _native.cpu.kernels.conv_packed_size(in_layout, out_layout, geometry, method)
-        self._dense = _is_dense(weight)
+        # Gaps or overlaps would upset fingerprint and packing.
+        self._dense = is_dense(weight)
         # Of the layouts only the channels matter and, for one pixel, their order: the weight itself gives both.
         self._key = (_native.cpu.level, geometry, method, self.size)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 AXES = 3
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 Ints = tuple[int, ...]
 
@@ -52,13 +53,21 @@ def layout(tensor: Tensor) -> bytes:
     return packed_ints((*shape[:2], *(1,) * missing, *shape[2:], *strides[:2], *(0,) * missing, *strides[2:]))
 
 
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether the channels are innermost in memory, and not only as they are in a contiguous tensor."""
+    wanted = CHANNELS_LAST.get(tensor.dim())
+    return wanted is not None and tensor.is_contiguous(memory_format=wanted) and not tensor.is_contiguous()
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether there are no gaps or overlaps in memory, in either format."""
+    return tensor.is_contiguous() or is_channels_last(tensor)
+
+
 def memory_format(input: Tensor, weight: Tensor) -> torch.memory_format:
     """The output's format, as PyTorch chooses it: channels_last when the input or the weight is."""
-    wanted = {4: torch.channels_last, 5: torch.channels_last_3d}.get(input.dim())
-    if wanted is not None:
-        for tensor in (input, weight):
-            if tensor.is_contiguous(memory_format=wanted) and not tensor.is_contiguous():
-                return wanted
+    if is_channels_last(input) or is_channels_last(weight):
+        return CHANNELS_LAST[input.dim()]
     return torch.contiguous_format
 
 
