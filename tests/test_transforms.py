@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as TF
+import torch.utils.checkpoint
 from cases import DTYPES, FLOORS, relative_error
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -332,6 +333,24 @@ def test_cell(name: str, column: str, mark: str) -> None:
         CHECKS[column](CASES[name])
     if column not in ("CUDA graph", "zero-size") and _native.cpu_reason() is None:
         assert bool(called) == native, f"the README says {mark}; kernels called: {called}"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_through_an_activation_checkpoint_and_saved_tensor_hooks(name: str) -> None:
+    case = CASES[name]
+    tensors = leaves(case.inputs())
+    if not case.ours(*tensors).requires_grad:
+        pytest.skip("nothing can be differentiated")
+    expected = gradients(case.ours, tensors)
+
+    def checkpointed(*tensors: Tensor) -> Tensor:
+        torch.manual_seed(7)
+        return torch.utils.checkpoint.checkpoint(case.call, *tensors, use_reentrant=False)
+
+    with torch.autograd.graph.save_on_cpu():
+        found = gradients(checkpointed, tensors)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -19,6 +19,7 @@ _dispatch_modes = torch._C._len_torch_dispatch_stack
 _functorch_level = torch._C._functorch.peek_interpreter_stack
 _function_modes = torch._C._len_torch_function_stack
 _tracing_state = torch._C._get_tracing_state
+_grad_enabled = torch.is_grad_enabled
 
 _operators: dict[str, Operator] = {}
 
@@ -28,21 +29,25 @@ def operators() -> dict[str, Operator]:
     return dict(_operators)
 
 
+def is_watched() -> bool:
+    """Whether the registered op must appear: in compile, export, tracing, or to a dispatch or function mode."""
+    return bool(_is_compiling() or _dispatch_modes() or _function_modes() or _tracing_state() is not None)
+
+
 def plain_eager() -> bool:
     """Whether nothing traces, transforms or watches: no compile, export, dispatch mode, functorch or forward AD."""
-    return not (
-        _is_compiling()
-        or _dispatch_modes()
-        or _function_modes()
-        or _tracing_state() is not None
-        or _functorch_level() is not None
-        or forward_ad._current_level >= 0
-    )
+    return not (is_watched() or _functorch_level() is not None or forward_ad._current_level >= 0)
 
 
 def hashable(args: Sequence[Any]) -> tuple[Any, ...]:
     """The arguments with tuples for lists, which is what the dispatcher makes of sequences."""
     return tuple(tuple(arg) if type(arg) is list else arg for arg in args)
+
+
+def _given_tensors(schema: str) -> list[int]:
+    """Where the schema takes tensors that a caller gives: all but the key, which the public functions draw."""
+    parameters = schema.split("->")[0].strip(" ()").split(", ")
+    return [i for i, parameter in enumerate(parameters) if "Tensor" in parameter and parameter != "Tensor key"]
 
 
 class Operator:
@@ -84,13 +89,13 @@ class Operator:
         self.reference = reference
         self.choice = Choice(name, signature)
         self._detail = detail
-        self._tensors = [i for i, parameter in enumerate(schema.split("->")[0].split(",")) if "Tensor" in parameter]
+        self._tensors = _given_tensors(schema)
         LIBRARY.define(name + schema, tags=tuple(tags))
         LIBRARY.impl(name, self._run_dispatched, "CompositeExplicitAutograd")
         torch.library.register_fake(f"aigc_fast::{name}", fake, lib=LIBRARY)
         if backward is not None:
             torch.library.register_autograd(f"aigc_fast::{name}", backward, setup_context=setup_context, lib=LIBRARY)
-        self._function = _make_function(name, setup_context, backward)
+        self._apply = _make_apply(name, setup_context, backward)
         self._overload = getattr(torch.ops.aigc_fast, name).default
         _operators[name] = self
 
@@ -102,7 +107,7 @@ class Operator:
         return self.run(*hashable(args))
 
     def __call__(self, *args: Any) -> Any:
-        if _is_compiling() or _dispatch_modes() or _function_modes() or _tracing_state() is not None:
+        if is_watched():
             return self._overload(*args)
         needs_gradient = False
         for i in self._tensors:
@@ -118,9 +123,9 @@ class Operator:
         if _functorch_level() is not None or forward_ad._current_level >= 0:
             return self.reference(*args)
         runner = self.choice.runner(args)
-        if not (needs_gradient and torch.is_grad_enabled()):
+        if not (needs_gradient and _grad_enabled()):
             return runner.run(*args)
-        return runner.plain(*args) if runner.plain else self._function.apply(*args, runner.run)
+        return runner.plain(*args) if runner.plain else self._apply(*args, runner.run)
 
     def explain(self, *args: Any) -> Explanation:
         """Which backend would run these arguments, and why not the others."""
@@ -133,14 +138,14 @@ class Operator:
         return Explanation(self.name, chosen, reasons, detail)
 
 
-def _make_function(
+def _make_apply(
     name: str, setup_context: Callable[..., None] | None, backward: Callable[..., Any] | None
-) -> type[torch.autograd.Function]:
-    """An autograd.Function of the op's arguments and of what runs them."""
+) -> Callable[..., Any]:
+    """Applies an autograd.Function to the op's arguments and to what runs them."""
 
     def forward(ctx: Any, *args_and_run: Any) -> Any:
-        *args, run = args_and_run
-        output = run(*args)
+        args = args_and_run[:-1]
+        output = args_and_run[-1](*args)
         if setup_context is not None:
             setup_context(ctx, args, output)
         return output
@@ -151,4 +156,6 @@ def _make_function(
     members = {"forward": staticmethod(forward)}
     if backward is not None:
         members["backward"] = staticmethod(backward_of_args)
-    return type(name, (torch.autograd.Function,), members)
+    function = type(name, (torch.autograd.Function,), members)
+    # Function.apply looks for functorch's transforms first, of which there are none where this is called.
+    return super(torch.autograd.Function, function).apply

@@ -18,6 +18,7 @@ Reason = str | None
 
 # The codes of csrc/core/elements.h and csrc/cuda/kernels.h.
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+_any_autocast = torch._C._is_any_autocast_enabled
 UP_TO_FLOAT32 = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -53,6 +54,11 @@ def triton(tensor: Tensor, dtype: torch.dtype) -> Reason:
 @cache
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
+
+
+def has_autocast(tensor: Tensor) -> bool:
+    """Whether autocast is on where this tensor is; what every call asks, so the cheap question comes first."""
+    return _any_autocast() and not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
 
 
 def lazily(module: str, name: str) -> Callable[..., Any]:

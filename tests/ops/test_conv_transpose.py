@@ -17,6 +17,7 @@ from torch import Tensor
 import aigc_fast
 import aigc_fast.functional as AF
 from aigc_fast import _native
+from aigc_fast.backends import BackendError
 from aigc_fast.nn.precision import float32_precision
 from aigc_fast.ops.conv_transpose import choice
 from aigc_fast.ops.conv_transpose.plan import make_plan
@@ -371,11 +372,15 @@ IMPOSSIBLE = {
 }
 
 
+@pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("what", IMPOSSIBLE)
-def test_bad_arguments_name_the_argument(what: str, backend: str) -> None:
+def test_bad_arguments_name_the_argument(what: str, batch: int, backend: str) -> None:
+    if (what, batch, backend) == ("device", 1, "auto"):
+        pytest.skip("a small call is PyTorch's, which takes a weight on meta")
     make, kwargs, named = IMPOSSIBLE[what]
+    input, *others = make()
     with pytest.raises((ValueError, RuntimeError, TypeError), match=f"(?i){named}"):
-        AF.conv_transpose2d(*make(), **kwargs)
+        AF.conv_transpose2d(input[:batch], *others, **kwargs)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
@@ -556,3 +561,42 @@ def test_large_bfloat16_convolutions_in_channels_last_are_pytorchs_where_it_mult
     weight = torch.empty(256, 128, 4, 4, dtype=dtype, device="meta")
     plan = make_plan(tuple(input.shape), tuple(weight.shape), None, (2, 2), (1, 1), (0, 0), (1, 1), 1, True)
     assert (choice.forward_slower(input, weight, plan, winograd=False) is not None) == left
+
+
+@pytest.mark.parametrize(
+    ("input", "weight", "groups", "transposed", "light", "light_with_gradients"),
+    [
+        ((1, 4, 4, 4), (4, 4, 3, 3), 1, False, True, True),
+        ((1, 4, 4, 4), (4, 4, 3, 3), 1, True, True, True),
+        ((1, 16, 16, 16), (16, 16, 3, 3), 1, False, False, True),
+        ((1, 16, 16, 16), (16, 16, 3, 3), 1, True, False, False),
+        ((1, 64, 16, 16), (64, 64, 3, 3), 1, False, False, False),
+        ((2, 4, 4, 4), (4, 4, 3, 3), 1, False, False, False),
+        ((1, 4, 6, 6), (4, 4, 4, 4), 1, False, False, False),
+        ((1, 4, 6, 6), (4, 4, 4, 3), 1, True, True, True),
+        ((1, 4, 9), (4, 4, 5), 1, False, True, True),
+        ((1, 4, 4, 4), (4, 1, 3, 3), 4, False, False, False),
+        ((1, 0, 4, 4), (0, 4, 3, 3), 1, True, True, True),
+    ],
+)
+def test_small_calls_are_pytorchs(
+    input: tuple[int, ...],
+    weight: tuple[int, ...],
+    groups: int,
+    transposed: bool,
+    light: bool,
+    light_with_gradients: bool,
+) -> None:
+    tensors = torch.empty(input), torch.empty(weight)
+    assert choice.is_light(*tensors, groups, transposed) == light
+    assert choice.is_light(tensors[0], tensors[1].requires_grad_(), groups, transposed) == light_with_gradients
+    with torch.no_grad():
+        assert choice.is_light(*tensors, groups, transposed) == light
+
+
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+def test_a_small_call_is_explained_and_can_be_forced(name: str) -> None:
+    tensors = torch.randn(1, 4, 4, 4), torch.randn(4, 4, 3, 3)
+    assert "small" in aigc_fast.explain(name, *tensors).reasons["cpu"]
+    with aigc_fast.backend("triton"), pytest.raises(BackendError):
+        getattr(AF, name)(*tensors)

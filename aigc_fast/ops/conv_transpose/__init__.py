@@ -94,7 +94,7 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
         plan = plan_of(input, weight, bias, *sizes)
         plain = formatted(input, weight)
         run = cpu.prepare_forward(input, weight, plan, plain, *activation)
-        return Runner(run, plain if choice.leave_gradients(input, plan) else None)
+        return Runner(run, plain if choice.leave_gradients(input, weight, plan) else None)
 
     def run(*args: Any) -> Tensor:
         return prepare(*args).run(*args)
@@ -105,7 +105,7 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
         if unsupported(input, weight, bias) is not None:
             return Runner(run, plain=run)
         plan = plan_of(input, weight, bias, *split(rest)[0])
-        return Runner(run, plain=run if choice.leave_gradients(input, plan) else None)
+        return Runner(run, plain=run if choice.leave_gradients(input, weight, plan) else None)
 
     def unsupported(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
         return cpu.unsupported((input, weight, bias))

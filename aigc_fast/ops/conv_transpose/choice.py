@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast import _native
-from aigc_fast.ops.conv_transpose.plan import AXES, Plan, memory_format
+from aigc_fast.ops.conv_transpose.plan import Plan, memory_format
 
 FEW_CHANNELS = 4
 LEAST_GROUP_CHANNELS = 8
@@ -20,11 +20,16 @@ WIDE_KERNEL = 4
 WINDOW_CHANNELS, MUCH_OUTSIDE = 64, 0.1
 # PyTorch takes its light kernel for one image of at most so many elements, where a side of the kernel is at most this.
 LIGHT_NUMEL, LIGHT_KERNEL = 20480, 3
-LIGHT_WORK = 300_000
+# Below so many products of a weight and a pixel the call costs more than the kernel: without gradients and with them,
+# of convolutions and of transposed ones.
+LIGHT_PRODUCTS = (150_000, 1_400_000), (100_000, 500_000)
 # From so many multiply-adds on, PyTorch's bfloat16 product is as fast as the processor.
 LARGE_WORK = 1 << 28
 # Below so many multiply-adds the cost of PyTorch's call decides over weight gradients.
 SMALL_WORK = 2_000_000
+
+
+_grad_enabled = torch.is_grad_enabled
 
 
 def has_wide_vectors() -> bool:
@@ -37,12 +42,32 @@ def rounds_natively() -> bool:
     return _native.cpu.level in ("avx512_bf16", "amx")
 
 
-def _is_light(input: Tensor, plan: Plan) -> bool:
-    """Whether PyTorch takes its own kernel for small maps, whose call costs less than one of oneDNN's or of ours."""
-    kernel_d, kernel_h, kernel_w = plan.geometry[:AXES]
-    small = input.shape[0] == 1 and input.numel() <= LIGHT_NUMEL and min(kernel_h, kernel_w) <= LIGHT_KERNEL
-    cheap = plan.multiply_adds < LIGHT_WORK or kernel_d * kernel_h * kernel_w == 1
-    return small and cheap and input.dtype == torch.float32 and plan.geometry[-2] == 1
+def is_light(input: Tensor, weight: Tensor, groups: int, transposed: int, gradients: bool | None = None) -> bool:
+    """Whether PyTorch takes its own kernel for small maps, whose call costs less than one of oneDNN's or of ours.
+
+    The public functions ask before anything else looks at the arguments: this must cost little and not rely on them.
+
+    Args:
+        input: (N, C_in, ...).
+        weight: of a convolution.
+        groups: of the convolution.
+        transposed: whether it is a transposed one.
+        gradients: whether they will be asked for; by default what autograd says.
+    """
+    numel = input.numel()
+    products = weight.numel() * numel // (input.size(1) or 1)
+    forward, both_ways = LIGHT_PRODUCTS[transposed]
+    if products >= forward:
+        if gradients is None:
+            gradients = _grad_enabled() and (weight.requires_grad or input.requires_grad)
+        if not gradients or products >= both_ways:
+            return False
+    if groups != 1:
+        return False
+    if input.dtype == torch.float32:
+        small = input.size(0) == 1 and numel <= LIGHT_NUMEL
+        return small and (weight.size(-1) <= LIGHT_KERNEL or weight.dim() == 3 or weight.size(-2) <= LIGHT_KERNEL)
+    return input.dtype == torch.bfloat16 and not has_wide_vectors()
 
 
 def _few_per_group(channels: int, groups: int) -> str | None:
@@ -64,10 +89,11 @@ def _large_bfloat16(dtype: torch.dtype, plan: Plan, channels_last: bool) -> str 
     return "bfloat16 in channels_last on a processor that multiplies it: PyTorch's product needs no rearranging"
 
 
-def leave_gradients(input: Tensor, plan: Plan) -> bool:
+def leave_gradients(input: Tensor, weight: Tensor, plan: Plan) -> bool:
     """Whether PyTorch had better have a convolution, transposed or not, with all its gradients."""
-    few = _few_per_group(max(input.shape[1], plan.output_shape[1]), plan.geometry[-2])
-    return _is_light(input, plan) or few is not None
+    *_, groups, transposed = plan.geometry
+    few = _few_per_group(max(input.shape[1], plan.output_shape[1]), groups)
+    return is_light(input, weight, groups, transposed, gradients=True) or few is not None
 
 
 def _strided_wins(plan: Plan, winograd: bool) -> bool:
@@ -82,6 +108,8 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool) ->
     kernel, stride = plan.geometry[:3], plan.geometry[3:6]
     channels_last = memory_format(input, weight) != torch.contiguous_format
     few = in_channels <= FEW_CHANNELS and not plan.is_matrix
+    if is_light(input, weight, groups, transposed, gradients=False):
+        return "small: PyTorch's call costs less"
     few_per_group = _few_per_group(plan.output_shape[1], groups)
     if few_per_group:
         return few_per_group

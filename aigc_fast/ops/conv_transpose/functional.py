@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from aigc_fast.backends import current as backend_in_force
 from aigc_fast.ops import conv_transpose as ops
+from aigc_fast.ops.conv_transpose import reference
+from aigc_fast.ops.conv_transpose.choice import is_light
+from aigc_fast.ops.operator import is_watched
+from aigc_fast.ops.support import has_autocast
 
 IntOrInts = int | Sequence[int]
-
-
-# An eager call asks for one only where any device has it.
-_any_autocast = torch._C._is_any_autocast_enabled
 
 
 def _expand(value: IntOrInts, spatial: int) -> tuple[int, ...]:
@@ -39,10 +40,7 @@ def _check(input: Tensor, weight: Tensor, bias: Tensor | None, spatial: int) -> 
 
 
 def _autocast(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-    device = tensors[0].device.type
-    if device == "meta" or not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype(tensors[0].device.type)
     return [t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
 
 
@@ -58,7 +56,7 @@ def _call(
     """Calls the op on a batch."""
     batched = True
     try:
-        if _any_autocast():
+        if has_autocast(input):
             input, weight, bias = _autocast((input, weight, bias))
         batched = input.dim() != spatial + 1
         if batched:
@@ -82,6 +80,12 @@ def conv(
     groups: int,
 ) -> Tensor:
     """`torch.nn.functional.conv{spatial}d`."""
+    try:
+        if not is_watched() and backend_in_force() == "auto" and is_light(input, weight, groups, False):
+            return reference.CONV[spatial](input, weight, bias, stride, padding, dilation, groups)
+    except (RuntimeError, TypeError, AttributeError):
+        # The long way names the argument.
+        pass
     strides, dilations = _expand(stride, spatial), _expand(dilation, spatial)
     if isinstance(padding, str):
         input, paddings = _named_padding(padding, input, weight, strides, dilations)
@@ -119,5 +123,11 @@ def conv_transpose(
     dilation: IntOrInts,
 ) -> Tensor:
     """`torch.nn.functional.conv_transpose{spatial}d`."""
+    try:
+        if not is_watched() and backend_in_force() == "auto" and is_light(input, weight, groups, True):
+            arguments = input, weight, bias, stride, padding, output_padding, groups, dilation
+            return reference.CONV_TRANSPOSE[spatial](*arguments)
+    except (RuntimeError, TypeError, AttributeError):
+        pass
     sizes = tuple(_expand(value, spatial) for value in (stride, padding, output_padding, dilation))
     return _call(ops.conv_transpose, spatial, input, weight, bias, sizes, groups)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_CONV = (None, torch.conv1d, torch.conv2d, torch.conv3d)
-_CONV_TRANSPOSE = (None, torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
+# By the number of spatial dimensions.
+CONV = (None, torch.conv1d, torch.conv2d, torch.conv3d)
+CONV_TRANSPOSE = (None, torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
 
 ACTIVATIONS = {
     "none": lambda x, slope: x,
@@ -29,7 +30,7 @@ def conv(
     groups: int,
 ) -> Tensor:
     """out[n, s, o] = bias[s] + sum over l, k of weight[s, l, k] * input[n, l, o * stride - padding + k * dilation]."""
-    return _CONV[len(stride)](input, weight, bias, stride, padding, dilation, groups)
+    return CONV[len(stride)](input, weight, bias, stride, padding, dilation, groups)
 
 
 def conv_transpose(
@@ -43,7 +44,7 @@ def conv_transpose(
     groups: int,
 ) -> Tensor:
     """out[n, l, o * stride - padding + k * dilation] gathers weight[s, l, k] * input[n, s, o], plus bias[l]."""
-    return _CONV_TRANSPOSE[len(stride)](input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return CONV_TRANSPOSE[len(stride)](input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 def conv_weight_gradient(

@@ -60,13 +60,11 @@ def _fake_fill(size: Sequence[Any], key: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _setup_dropout(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
-    _, key, ctx.p = inputs
-    ctx.save_for_backward(key)
+    _, ctx.key, ctx.p = inputs
 
 
 def _dropout_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    (key,) = ctx.saved_tensors
-    return DROPOUT(grad, key, ctx.p), None, None
+    return DROPOUT(grad, ctx.key, ctx.p), None, None
 
 
 NORMAL = Operator(

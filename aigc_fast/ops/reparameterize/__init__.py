@@ -17,27 +17,30 @@ from aigc_fast.ops.operator import Operator
 from aigc_fast.ops.random import draw_key
 from aigc_fast.ops.reparameterize import cpu, cuda, reference
 
-_is_autocast = torch.is_autocast_enabled
-
 
 def _setup_sample(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
-    _, logvar, key = inputs
-    ctx.save_for_backward(logvar, key)
+    _, logvar, ctx.key = inputs
+    ctx.save_for_backward(logvar)
 
 
 def _sample_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-    logvar, key = ctx.saved_tensors
-    return grad, REPARAMETERIZE_BACKWARD(grad, logvar, key), None
+    (logvar,) = ctx.saved_tensors
+    return grad, REPARAMETERIZE_BACKWARD(grad, logvar, ctx.key), None
 
 
-def _setup_all(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+def _setup_all_and_key(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+    *tensors, ctx.key = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _setup_kl(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
     ctx.save_for_backward(*inputs)
 
 
 def _sample_gradient_backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None]:
-    grad, logvar, key = ctx.saved_tensors
-    to_grad = REPARAMETERIZE_BACKWARD(upstream, logvar, key)
-    return to_grad, 0.5 * REPARAMETERIZE_BACKWARD(upstream * grad, logvar, key), None
+    grad, logvar = ctx.saved_tensors
+    to_grad = REPARAMETERIZE_BACKWARD(upstream, logvar, ctx.key)
+    return to_grad, 0.5 * REPARAMETERIZE_BACKWARD(upstream * grad, logvar, ctx.key), None
 
 
 def _kl_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,19 +50,19 @@ def _kl_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sample_kl_backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tensor, Tensor, None]:
-    mu, logvar, key = ctx.saved_tensors
-    return *REPARAMETERIZE_KL_BACKWARD(grad_z, grad_kl, mu, logvar, key), None
+    mu, logvar = ctx.saved_tensors
+    return *REPARAMETERIZE_KL_BACKWARD(grad_z, grad_kl, mu, logvar, ctx.key), None
 
 
 def _sample_kl_gradient_backward(ctx: Any, to_mu: Tensor, to_logvar: Tensor) -> tuple[Tensor | None, ...]:
-    grad_z, grad_kl, mu, logvar, key = ctx.saved_tensors
+    grad_z, grad_kl, mu, logvar = ctx.saved_tensors
     rows = reference.per_row(grad_kl, mu)
     to_kl = (to_mu * mu + 0.5 * to_logvar * torch.expm1(logvar)).reshape(grad_kl.numel(), -1).sum(1)
     return (
-        to_mu + REPARAMETERIZE_BACKWARD(to_logvar, logvar, key),
+        to_mu + REPARAMETERIZE_BACKWARD(to_logvar, logvar, ctx.key),
         to_kl,
         to_mu * rows,
-        0.5 * REPARAMETERIZE_BACKWARD(to_logvar * grad_z, logvar, key) + 0.5 * to_logvar * rows * logvar.exp(),
+        0.5 * REPARAMETERIZE_BACKWARD(to_logvar * grad_z, logvar, ctx.key) + 0.5 * to_logvar * rows * logvar.exp(),
         None,
     )
 
@@ -85,7 +88,7 @@ REPARAMETERIZE_BACKWARD = Operator(
     "(Tensor grad, Tensor logvar, Tensor key) -> Tensor",
     reference=reference.reparameterize_backward,
     fake=lambda grad, logvar, key: torch.empty_like(logvar),
-    setup_context=_setup_all,
+    setup_context=_setup_all_and_key,
     backward=_sample_gradient_backward,
 )
 KL_STANDARD_NORMAL = Operator(
@@ -93,7 +96,7 @@ KL_STANDARD_NORMAL = Operator(
     "(Tensor mu, Tensor logvar) -> Tensor",
     reference=reference.kl_standard_normal,
     fake=_fake_kl,
-    setup_context=_setup_all,
+    setup_context=_setup_kl,
     backward=_kl_backward,
 )
 REPARAMETERIZE_KL = Operator(
@@ -101,7 +104,7 @@ REPARAMETERIZE_KL = Operator(
     "(Tensor mu, Tensor logvar, Tensor key) -> (Tensor, Tensor)",
     reference=reference.reparameterize_kl,
     fake=lambda mu, logvar, key: (torch.empty_like(mu), _fake_kl(mu, logvar)),
-    setup_context=_setup_all,
+    setup_context=_setup_all_and_key,
     backward=_sample_kl_backward,
 )
 REPARAMETERIZE_KL_BACKWARD = Operator(
@@ -109,7 +112,7 @@ REPARAMETERIZE_KL_BACKWARD = Operator(
     "(Tensor grad_z, Tensor grad_kl, Tensor mu, Tensor logvar, Tensor key) -> (Tensor, Tensor)",
     reference=reference.reparameterize_kl_backward,
     fake=lambda grad_z, grad_kl, mu, logvar, key: (torch.empty_like(mu), torch.empty_like(logvar)),
-    setup_context=_setup_all,
+    setup_context=_setup_all_and_key,
     backward=_sample_kl_gradient_backward,
 )
 for _op in (
@@ -132,7 +135,7 @@ def _checked(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
         raise RuntimeError(f"logvar: got shape {list(logvar.shape)}, expected that of mu, {list(mu.shape)}")
     if mu.device != logvar.device:
         raise RuntimeError(f"logvar: got device {logvar.device}, expected that of mu, {mu.device}")
-    if _is_autocast(mu.device.type) and mu.dtype != torch.float64 and logvar.is_floating_point():
+    if support.has_autocast(mu) and mu.dtype != torch.float64 and logvar.is_floating_point():
         return mu.float(), logvar.float()
     if mu.dtype != logvar.dtype:
         raise RuntimeError(f"logvar: got {logvar.dtype}, expected that of mu, {mu.dtype}")
