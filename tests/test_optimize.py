@@ -379,6 +379,16 @@ CHANGES = {
 }
 
 
+def penalised(model: nn.Module, input: Tensor) -> Tensor:
+    """The loss, after its backward pass, of a model with a penalty on the gradient to its input."""
+    input = input.clone().requires_grad_()
+    output = model(input)
+    (gradient,) = torch.autograd.grad(output.square().sum(), input, create_graph=True)
+    loss = output.sum() + gradient.square().sum()
+    loss.backward()
+    return loss.detach()
+
+
 class TestFusion:
     @pytest.mark.parametrize("dims", [1, 2, 3])
     @pytest.mark.parametrize("transposed", [True, False])
@@ -413,6 +423,37 @@ class TestFusion:
             model.eval()[1].train()
             model(input)
             assert count.calls == 4, "the norm alone is training"
+
+    @pytest.mark.parametrize(
+        ("activation", "fused"),
+        [
+            (nn.ReLU(), True),
+            (nn.LeakyReLU(0.2, inplace=True), True),
+            (nn.LeakyReLU(-0.2), False),
+            (nn.Tanh(), True),
+            (nn.Sigmoid(), True),
+        ],
+        ids=str,
+    )
+    def test_a_chain_without_a_norm_trains_in_one_call(
+        self, activation: nn.Module, fused: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = chain(2, True, False, activation).train()
+        stock, calls = copy.deepcopy(model), []
+        aigc_fast.optimize(model)
+        forward = type(activation).forward
+
+        def observed(module: nn.Module, input: Tensor) -> Tensor:
+            calls.append(module)
+            return forward(module, input)
+
+        monkeypatch.setattr(type(activation), "forward", observed)
+        input = torch.randn(2, 4, 5, 5)
+        losses = [penalised(model, input) for model in (model, stock)]
+        assert len(calls) == (1 if fused else 2)
+        assert relative_error(losses[0], losses[1]) < 2e-6
+        for ours, theirs in zip(model.parameters(), stock.parameters(), strict=True):
+            assert relative_error(ours.grad, theirs.grad) < 5e-6
 
     @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
     @pytest.mark.parametrize("channels", [1, 3, 24])

@@ -1,4 +1,4 @@
-"""`torch.nn.Sequential` that runs convolution, batch norm and activation as one call at inference."""
+"""`torch.nn.Sequential` that runs convolution, batch norm and activation as one call."""
 
 from __future__ import annotations
 
@@ -54,15 +54,22 @@ class Chain:
         return [tensor for tensor in found if tensor is not None]
 
     def takes(self, input: Any) -> bool:
-        """Whether one call gives what the modules would give for this input, without a gradient."""
+        """Whether one call gives what the modules would give for this input."""
         if type(input) is not Tensor or input.dim() != self.convolution.weight.dim():
             return False
         if self.norm is not None and (self.norm.training or self.norm.running_mean is None):
             return False
         if input.is_meta or torch.is_autocast_enabled(input.device.type):
             return False
+        if self.norm is None and self.slope >= 0:
+            return True
         needs_gradient = input.requires_grad or any(tensor.requires_grad for tensor in self.tensors())
         return not (needs_gradient and torch.is_grad_enabled())
+
+    @property
+    def slope(self) -> float:
+        """LeakyReLU's slope for negative values; where it is negative, the output does not tell which they were."""
+        return getattr(self.activation, "negative_slope", 0.0)
 
     def turns(self, input: Tensor) -> bool:
         """Whether `run` can write channels_last where the modules would not: the folded weight is its own."""
@@ -75,7 +82,6 @@ class Chain:
         conv = self.convolution
         weight, bias = (conv.weight, conv.bias) if self.norm is None else _folded(self, channels_last)
         activation = _ACTIVATIONS[type(self.activation)] if self.activation is not None else "none"
-        slope = getattr(self.activation, "negative_slope", 0.0)
         geometry = (conv.stride, conv.padding)
         with float32_precision(getattr(conv, "float32_precision", None)):
             if conv.transposed:
@@ -83,16 +89,17 @@ class Chain:
                 fused = conv_transpose_activation
             else:
                 fused = conv_activation
-            return fused(input, weight, bias, *geometry, conv.dilation, conv.groups, activation, slope)
+            return fused(input, weight, bias, *geometry, conv.dilation, conv.groups, activation, self.slope)
 
 
 class FusedSequential(nn.Sequential):
-    """`torch.nn.Sequential` whose convolutions run with what follows them in one call at inference.
+    """`torch.nn.Sequential` whose convolutions run with what follows them in one call.
 
     A Conv1d/2d/3d or ConvTranspose1d/2d/3d, followed by the BatchNorm of its dimension and/or ReLU, LeakyReLU, Tanh or
     Sigmoid, becomes one call: the norm is folded into weight and bias, the activation is applied as the result is
-    written. This happens in eval mode where no gradient is needed; in training mode, with hooks on an inner module,
-    under autocast, compile, export and function transforms the modules run one by one as in torch.nn.Sequential.
+    written. With a norm this happens in eval mode where no gradient is needed, without one also in training; with
+    hooks on an inner module, under autocast, compile, export and function transforms the modules run one by one as in
+    torch.nn.Sequential.
     Between convolutions that end in few channels, values are kept in channels_last, which saves rearranging them. The
     `state_dict` is torch.nn.Sequential's.
 
@@ -105,7 +112,7 @@ class FusedSequential(nn.Sequential):
 
     def forward(self, input: Any) -> Any:
         """Runs the modules in turn; see torch.nn.Sequential."""
-        if self.training or not plain_eager() or any(getattr(module_hooks, name) for name in _GLOBAL_HOOKS):
+        if not plain_eager() or any(getattr(module_hooks, name) for name in _GLOBAL_HOOKS):
             return super().forward(input)
         modules = list(self)
         index, turned = 0, False

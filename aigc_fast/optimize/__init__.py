@@ -28,7 +28,8 @@ def optimize(model: Model, *, example_inputs: Any = None, precision: str | None 
     Only the class of a module changes: parameters, buffers, hooks, `state_dict` keys, the training flag and
     `isinstance` of the torch class stay. Modules of exactly those types are swapped; subclasses, lazy and quantized
     modules are left. A torch.nn.Sequential in which a convolution is followed by BatchNorm, ReLU, LeakyReLU, Tanh or
-    Sigmoid becomes an `aigc_fast.nn.FusedSequential`, which runs them as one call at inference.
+    Sigmoid becomes an `aigc_fast.nn.FusedSequential`, which runs them as one call: with a norm at inference, else in
+    training too.
     `report(model)` tells what was done and why; `restore(model)` undoes it.
 
     Dropout draws its mask from Philox: as repeatable under `torch.manual_seed` as PyTorch's, with other elements

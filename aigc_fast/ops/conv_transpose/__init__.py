@@ -167,6 +167,12 @@ def _save_input_and_weight(ctx: Any, inputs: Sequence[Any], output: Any) -> None
     ctx.save_for_backward(input, weight)
 
 
+def _save_with_output(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+    input, weight, _, *sizes, ctx.activation, ctx.slope = inputs
+    ctx.sizes = hashable(sizes)
+    ctx.save_for_backward(input, weight, output)
+
+
 def _output_padding(large: Tensor, small: Tensor, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Ints:
     """The output_padding with which the transposed convolution of `small` has the size of `large`."""
     return tuple(
@@ -176,7 +182,7 @@ def _output_padding(large: Tensor, small: Tensor, kernel: Ints, stride: Ints, pa
 
 
 def _conv_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-    input, weight = ctx.saved_tensors
+    input, weight, *_ = ctx.saved_tensors
     stride, padding, dilation, groups = ctx.sizes
     kernel = weight.shape[2:]
     of_input = of_weight = of_bias = None
@@ -191,7 +197,7 @@ def _conv_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 
 
 def _conv_transpose_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-    input, weight = ctx.saved_tensors
+    input, weight, *_ = ctx.saved_tensors
     stride, padding, output_padding, dilation, groups = ctx.sizes
     of_input = of_weight = of_bias = None
     # An output_padding of a whole stride or more adds elements to the output that no input element reaches.
@@ -207,6 +213,17 @@ def _conv_transpose_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     if ctx.needs_input_grad[2]:
         of_bias = _bias_gradient(gradient)
     return of_input, of_weight, of_bias, None, None, None, None, None
+
+
+def _through_activation(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """The backward of a convolution that ends in an activation, from that of the convolution."""
+
+    def backward_of_both(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        *_, output = ctx.saved_tensors
+        inner = reference.ACTIVATION_GRADIENTS[ctx.activation](gradient, output, ctx.slope)
+        return *backward(ctx, inner), None, None
+
+    return backward_of_both
 
 
 _TENSORS = "(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, "
@@ -233,12 +250,16 @@ conv_activation = _forward_operator(
     _TENSORS + "SymInt[] dilation, SymInt groups" + _ACTIVATION,
     reference.conv_activation,
     _conv_plan,
+    _through_activation(_conv_backward),
+    _save_with_output,
 )
 conv_transpose_activation = _forward_operator(
     "conv_transpose_activation",
     _TENSORS + "SymInt[] output_padding, SymInt[] dilation, SymInt groups" + _ACTIVATION,
     reference.conv_transpose_activation,
     _conv_transpose_plan,
+    _through_activation(_conv_transpose_backward),
+    _save_with_output,
 )
 
 

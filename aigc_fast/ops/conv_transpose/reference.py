@@ -18,6 +18,14 @@ ACTIVATIONS = {
     "tanh": lambda x, slope: torch.tanh(x),
     "sigmoid": lambda x, slope: torch.sigmoid(x),
 }
+# The gradient to an activation's input from the gradient to its output and the output; a slope is at least 0.
+ACTIVATION_GRADIENTS = {
+    "none": lambda gradient, output, slope: gradient,
+    "relu": lambda gradient, output, slope: torch.ops.aten.threshold_backward(gradient, output, 0),
+    "leaky_relu": lambda gradient, output, slope: torch.ops.aten.leaky_relu_backward(gradient, output, slope, True),
+    "tanh": lambda gradient, output, slope: torch.ops.aten.tanh_backward(gradient, output),
+    "sigmoid": lambda gradient, output, slope: torch.ops.aten.sigmoid_backward(gradient, output),
+}
 
 
 def conv(
