@@ -16,8 +16,8 @@ from aigc_fast import _native, backends, functional
 from aigc_fast.backends import Explanation
 from aigc_fast.ops.operator import operators
 
+_KERNELS = {"attention": "scaled_dot_product_attention"}
 _PLANNED = {
-    "attention": ("scaled_dot_product_attention",),
     "recursion": ("ar_recursion", "sample_wise_lpc", "lfilter"),
     "recurrent": ("rnn_tanh", "rnn_relu", "lstm", "gru"),
     "decode": (),
@@ -56,7 +56,7 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
     """Which backend would run a call, and why not the others; nothing is computed.
 
     Args:
-        op: a name in `aigc_fast.functional`, as "conv_transpose2d" or "reparameterize_kl".
+        op: a name in `aigc_fast.functional`, as "conv_transpose2d" or "reparameterize_kl", or "attention".
         *args: what the function would be called with.
         **kwargs: likewise.
 
@@ -72,6 +72,7 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
     """
     if op in _PLANNED or any(op in names for names in _PLANNED.values()):
         return Explanation(op, None, dict.fromkeys(backends.NAMES[1:], "not there yet for this op"))
+    op = _KERNELS.get(op, op)
     if op not in functional.__all__:
         raise ValueError(f"op={op!r}: expected a name of aigc_fast.functional: {', '.join(sorted(functional.__all__))}")
     try:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # Relative error below which two results are the same in that format, whatever PyTorch's own error is.
 FLOORS = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 6e-3, torch.float16: 1e-3}
@@ -158,6 +159,127 @@ LAYERS = {
     "discriminator 1 to 64, 28x28": Convolution(64, 1, 64, (28, 28), 5, 1, 2, transposed=False),
     "discriminator 64 to 128, 28x28": Convolution(64, 64, 128, (28, 28), 5, 2, 2, transposed=False),
 }
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One call of scaled_dot_product_attention.
+
+    Attributes:
+        batch, heads, queries, keys, size: sizes.
+        value_size: of a value, `size` by default.
+        kv_heads: heads of key and value, `heads` by default.
+        causal, window, alignment: as the function takes them.
+        mask: a key of `MASKS`.
+    """
+
+    batch: int
+    heads: int
+    queries: int
+    keys: int
+    size: int
+    value_size: int | None = None
+    kv_heads: int | None = None
+    causal: bool = False
+    window: int | tuple[int | None, int | None] | None = None
+    alignment: str = "upper_left"
+    mask: str = "none"
+
+    def tensors(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        """Query, key and value."""
+        groups = self.kv_heads or self.heads
+        shapes = (
+            (self.batch, self.heads, self.queries, self.size),
+            (self.batch, groups, self.keys, self.size),
+            (self.batch, groups, self.keys, self.value_size or self.size),
+        )
+        return [torch.randn(shape).to(dtype) for shape in shapes]
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments, a random mask among them."""
+        return {
+            "attn_mask": MASKS[self.mask](self),
+            "is_causal": self.causal,
+            "enable_gqa": self.kv_heads is not None,
+            "window": self.window,
+            "alignment": self.alignment,
+        }
+
+    def expected(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """PyTorch's attention under one mask that holds everything."""
+        offset = self.keys - self.queries if self.alignment == "lower_right" else 0
+        distance = torch.arange(self.keys) - torch.arange(self.queries)[:, None] - offset
+        left, right = self.window if isinstance(self.window, tuple) else (self.window, self.window)
+        seen = torch.ones(self.queries, self.keys, dtype=torch.bool)
+        seen &= distance <= 0 if self.causal else seen
+        seen &= distance >= -left if left is not None else seen
+        seen &= distance <= right if right is not None else seen
+        whole = torch.zeros(self.batch, self.heads, self.queries, self.keys, dtype=query.dtype)
+        if mask is not None:
+            whole = whole.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else whole + mask.to(query.dtype)
+        whole = whole.masked_fill(~seen, -math.inf)
+        key, value = (t.repeat_interleave(self.heads // t.shape[1], dim=1) for t in (key, value))
+        # Of PyTorch's kernels this one alone has a second derivative.
+        with sdpa_kernel(SDPBackend.MATH):
+            return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=whole)
+
+    def __str__(self) -> str:
+        text = f"{self.batch}.{self.heads}.{self.queries}.{self.keys}.{self.size}"
+        shown = {"v": self.value_size, "kv": self.kv_heads, "w": self.window, "mask-": self.mask}
+        for name, value in shown.items():
+            text += f"-{name}{value}".replace(" ", "") if value not in (None, "none") else ""
+        return text + ("-causal" if self.causal else "") + ("-lower_right" if self.alignment == "lower_right" else "")
+
+
+def _padding(a: Attention) -> Tensor:
+    lengths = torch.arange(a.batch) * a.keys // max(1, a.batch)
+    return (torch.arange(a.keys) < (a.keys - lengths)[:, None])[:, None, None]
+
+
+# Every kind of mask, by how it is broadcast; "blind" hides all keys from some queries, "blocks" from whole blocks.
+MASKS = {
+    "none": lambda a: None,
+    "bool": lambda a: torch.rand(a.batch, a.heads, a.queries, a.keys) < 0.7,
+    "rows": lambda a: torch.rand(a.queries, a.keys) < 0.7,
+    "padding": _padding,
+    "padding, expanded": lambda a: _padding(a).expand(a.batch, a.heads, a.queries, a.keys),
+    "head": lambda a: torch.rand(a.heads, 1, a.keys) < 0.5,
+    "query": lambda a: (torch.arange(a.queries) % 3 > 0)[:, None],
+    "blind": lambda a: (torch.rand(a.batch, 1, a.queries, a.keys) < 0.5) & (torch.arange(a.queries) % 4 > 0)[:, None],
+    "blocks": lambda a: torch.arange(a.queries)[:, None] // 50 == torch.arange(a.keys) // 50,
+    "strided": lambda a: torch.rand(a.keys, a.queries).t() < 0.7,
+    "float": lambda a: torch.randn(a.heads, a.queries, a.keys),
+    "float, -inf": lambda a: torch.randn(a.queries, a.keys).masked_fill(torch.rand(a.queries, a.keys) < 0.3, -math.inf),
+    "float row": lambda a: torch.randn(a.batch, 1, 1, a.keys),
+}
+
+ATTENTIONS = [
+    Attention(2, 3, 17, 23, 16),
+    Attention(1, 2, 113, 130, 64, causal=True),
+    Attention(1, 1, 200, 150, 40, causal=True),
+    Attention(1, 2, 70, 300, 24, causal=True, alignment="lower_right"),
+    Attention(2, 6, 67, 67, 8, kv_heads=2, causal=True),
+    Attention(1, 8, 5, 301, 64, kv_heads=2, causal=True, alignment="lower_right"),
+    Attention(1, 4, 150, 150, 33, window=20),
+    Attention(1, 2, 700, 700, 16, window=(63, 0)),
+    Attention(1, 2, 90, 40, 16, window=(None, 5), alignment="lower_right"),
+    Attention(2, 3, 65, 129, 17, value_size=5),
+    Attention(1, 2, 31, 33, 1, value_size=300),
+    Attention(1, 1, 20, 50, 1000),
+    *(Attention(2, 2, 120, 140, 16, mask=mask) for mask in MASKS if mask != "none"),
+    Attention(2, 4, 100, 100, 16, kv_heads=2, causal=True, mask="bool"),
+    Attention(1, 2, 90, 110, 16, window=(10, 30), mask="float, -inf"),
+    Attention(2, 4, 45, 45, 16, kv_heads=1, mask="head"),
+    # Few queries: decoding.
+    Attention(2, 3, 1, 1, 64),
+    Attention(1, 2, 1, 1500, 64),
+    Attention(2, 8, 1, 333, 128, kv_heads=2),
+    Attention(1, 3, 1, 130, 17, value_size=5, kv_heads=1, mask="padding"),
+    Attention(2, 2, 2, 600, 40, causal=True, alignment="lower_right"),
+    Attention(1, 4, 1, 300, 32, kv_heads=1, window=(100, 0), alignment="lower_right", mask="bool"),
+    Attention(2, 2, 3, 140, 16, mask="float"),
+    Attention(2, 2, 4, 140, 16, mask="blind"),
+]
 
 # Random numbers: around the width of a vector, of a step and of a tile.
 RANDOM_SIZES = [1, 3, 17, 31, 32, 113, 1023, 1025, 100_003]

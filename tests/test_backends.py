@@ -194,11 +194,20 @@ class TestExplain:
         assert found.chosen == "reference"
         assert "1 channels per group" in found.reasons["cpu"]
 
-    @pytest.mark.parametrize("name", ["attention", "scaled_dot_product_attention", "lstm", "ar_recursion", "decode"])
+    @pytest.mark.parametrize("name", ["lstm", "ar_recursion", "decode"])
     def test_of_what_is_not_there_yet(self, name: str) -> None:
         found = aigc_fast.explain(name)
         assert found.chosen is None
         assert set(found.reasons.values()) == {"not there yet for this op"}
+
+    @needs_native
+    @pytest.mark.parametrize(("queries", "kernel"), [(1, "few queries"), (200, "blocks of queries")])
+    def test_says_which_kernel_of_attention_runs(self, queries: int, kernel: str) -> None:
+        query, key = torch.randn(1, 4, queries, 16), torch.randn(1, 4, 20_000, 16)
+        found = aigc_fast.explain("attention", query, key, key, is_causal=True)
+        assert found.chosen == "cpu"
+        assert kernel in found.detail
+        assert found.reasons["cuda"] == found.reasons["triton"] == "not there yet for this op"
 
     def test_of_an_unknown_name(self) -> None:
         with pytest.raises(ValueError, match=r"op='conv4d'.*conv_transpose2d"):
@@ -217,6 +226,7 @@ class TestExplain:
             "reparameterize": (torch.randn(2, 3), torch.randn(2, 3)),
             "reparameterize_kl": (torch.randn(2, 3), torch.randn(2, 3)),
             "kl_standard_normal": (torch.randn(2, 3), torch.randn(2, 3)),
+            "scaled_dot_product_attention": (torch.randn(1, 2, 5, 8),) * 3,
         }
         if name not in arguments:
             size = [5] * int(name[-2])

@@ -78,6 +78,10 @@ CASES = {
     "reparameterize_kl": Case(
         lambda mu, logvar: torch.cat([part.reshape(-1) for part in AF.reparameterize_kl(mu, logvar)]), ((6, 7), (6, 7))
     ),
+    "scaled_dot_product_attention": Case(
+        lambda q, k, v: AF.scaled_dot_product_attention(q, k, v, is_causal=True, window=5),
+        ((2, 4, 9, 8), (2, 4, 9, 8), (2, 4, 9, 8)),
+    ),
     "kl_standard_normal": Case(lambda mu, logvar: AF.kl_standard_normal(mu, logvar), ((6, 7), (6, 7))),
 }
 

@@ -46,8 +46,8 @@ def hashable(args: Sequence[Any]) -> tuple[Any, ...]:
 
 def _given_tensors(schema: str) -> list[int]:
     """Where the schema takes tensors that a caller gives: all but the key, which the public functions draw."""
-    parameters = schema.split("->")[0].strip(" ()").split(", ")
-    return [i for i, parameter in enumerate(parameters) if "Tensor" in parameter and parameter != "Tensor key"]
+    parameters = [parameter.split() for parameter in schema.split("->")[0].strip(" ()").split(", ")]
+    return [i for i, (kind, name) in enumerate(parameters) if "Tensor" in kind and name != "philox_key"]
 
 
 class Operator:

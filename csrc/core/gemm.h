@@ -52,7 +52,7 @@ __attribute__((noinline)) static void multiply_tile(const ProductOf<A>& p, int64
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v)
-            sum[r][v] = p.accumulate ? load(p.c[row + r] + column + v * VF) : vf{};
+            sum[r][v] = vf{};
     const A* a[ROWS];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
@@ -82,9 +82,10 @@ __attribute__((noinline)) static void multiply_tile(const ProductOf<A>& p, int64
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
         float* const c = p.c[row + r] + column;
+        // Added at the end: sums of sums round less than one long sum.
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v)
-            store(c + v * VF, sum[r][v]);
+            store(c + v * VF, p.accumulate ? load(c + v * VF) + sum[r][v] : sum[r][v]);
     }
 }
 
@@ -253,7 +254,7 @@ static inline int64_t wide_vectors(int64_t rows) {
     return rows <= 4 ? most_vectors[rows] : 4;
 }
 
-static void multiply_wide(const Product& p, int64_t rows, int64_t vectors) {
+static inline void multiply_wide(const Product& p, int64_t rows, int64_t vectors) {
     switch (rows) {
     case 4:
         return multiply_columns<4, 3>(p, 0, vectors);

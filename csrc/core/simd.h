@@ -55,6 +55,17 @@ static inline vf load_part(const float* p, int64_t count) {
 #endif
 }
 
+// The greater of each pair of lanes; b where either is NaN.
+static inline vf greater(vf a, vf b) {
+#if defined(__AVX512F__) && AIGC_VECTOR_BYTES == 64
+    return vf(_mm512_max_ps(__m512(a), __m512(b)));
+#elif defined(__AVX2__) && AIGC_VECTOR_BYTES == 32
+    return vf(_mm256_max_ps(__m256(a), __m256(b)));
+#else
+    return a > b ? a : b;
+#endif
+}
+
 // The element types of tensors, as Python passes them.
 enum Dtype : int64_t { FLOAT32 = 0, BFLOAT16 = 1 };
 

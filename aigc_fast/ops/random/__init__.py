@@ -68,14 +68,20 @@ def _dropout_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
 
 
 NORMAL = Operator(
-    "normal", "(SymInt[] size, Tensor key, ScalarType dtype) -> Tensor", reference=reference.normal, fake=_fake_fill
+    "normal",
+    "(SymInt[] size, Tensor philox_key, ScalarType dtype) -> Tensor",
+    reference=reference.normal,
+    fake=_fake_fill,
 )
 UNIFORM = Operator(
-    "uniform", "(SymInt[] size, Tensor key, ScalarType dtype) -> Tensor", reference=reference.uniform, fake=_fake_fill
+    "uniform",
+    "(SymInt[] size, Tensor philox_key, ScalarType dtype) -> Tensor",
+    reference=reference.uniform,
+    fake=_fake_fill,
 )
 DROPOUT = Operator(
     "dropout",
-    "(Tensor input, Tensor key, float p) -> Tensor",
+    "(Tensor input, Tensor philox_key, float p) -> Tensor",
     reference=reference.dropout,
     fake=lambda input, key, p: torch.empty_like(input),
     setup_context=_setup_dropout,

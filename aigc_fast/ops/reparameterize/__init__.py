@@ -77,7 +77,7 @@ def _fake_kl(mu: Tensor, logvar: Tensor) -> Tensor:
 
 REPARAMETERIZE = Operator(
     "reparameterize",
-    "(Tensor mu, Tensor logvar, Tensor key) -> Tensor",
+    "(Tensor mu, Tensor logvar, Tensor philox_key) -> Tensor",
     reference=reference.reparameterize,
     fake=lambda mu, logvar, key: torch.empty_like(mu),
     setup_context=_setup_sample,
@@ -85,7 +85,7 @@ REPARAMETERIZE = Operator(
 )
 REPARAMETERIZE_BACKWARD = Operator(
     "reparameterize_backward",
-    "(Tensor grad, Tensor logvar, Tensor key) -> Tensor",
+    "(Tensor grad, Tensor logvar, Tensor philox_key) -> Tensor",
     reference=reference.reparameterize_backward,
     fake=lambda grad, logvar, key: torch.empty_like(logvar),
     setup_context=_setup_all_and_key,
@@ -101,7 +101,7 @@ KL_STANDARD_NORMAL = Operator(
 )
 REPARAMETERIZE_KL = Operator(
     "reparameterize_kl",
-    "(Tensor mu, Tensor logvar, Tensor key) -> (Tensor, Tensor)",
+    "(Tensor mu, Tensor logvar, Tensor philox_key) -> (Tensor, Tensor)",
     reference=reference.reparameterize_kl,
     fake=lambda mu, logvar, key: (torch.empty_like(mu), _fake_kl(mu, logvar)),
     setup_context=_setup_all_and_key,
@@ -109,7 +109,7 @@ REPARAMETERIZE_KL = Operator(
 )
 REPARAMETERIZE_KL_BACKWARD = Operator(
     "reparameterize_kl_backward",
-    "(Tensor grad_z, Tensor grad_kl, Tensor mu, Tensor logvar, Tensor key) -> (Tensor, Tensor)",
+    "(Tensor grad_z, Tensor grad_kl, Tensor mu, Tensor logvar, Tensor philox_key) -> (Tensor, Tensor)",
     reference=reference.reparameterize_kl_backward,
     fake=lambda grad_z, grad_kl, mu, logvar, key: (torch.empty_like(mu), torch.empty_like(logvar)),
     setup_context=_setup_all_and_key,

@@ -5,23 +5,12 @@
 // s.
 #pragma once
 
-#include <cstdint>
+#include "core/integers.h"
 
 namespace aigc::AIGC_LEVEL {
 namespace {
 
 constexpr int AXES = 3;
-
-template <class T>
-T least(T a, T b) {
-    return a < b ? a : b;
-}
-template <class T>
-T most(T a, T b) {
-    return a > b ? a : b;
-}
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 struct Axis {
     int64_t in, out, kernel, stride, padding, dilation;

@@ -1,0 +1,93 @@
+"""Scaled dot-product attention with a band, a mask, grouped heads and dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aigc_fast.ops.attention import cpu, reference
+from aigc_fast.ops.operator import Operator
+from aigc_fast.ops.random.reference import computing_dtype
+
+__all__ = ["ATTENTION", "ATTENTION_BACKWARD"]
+
+
+def _fake(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    output = cpu.empty_like_rows(query, value.shape[3])
+    return output, query.new_empty(query.shape[:3], dtype=computing_dtype(query.dtype))
+
+
+def _setup(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, Tensor]) -> None:
+    query, key, value, mask, ctx.philox_key, *ctx.numbers = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(query, key, value, *output, mask)
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
+    query, key, value, output, logsumexp, mask = ctx.saved_tensors
+    found = ATTENTION_BACKWARD(grad, query, key, value, output, logsumexp, mask, ctx.philox_key, *ctx.numbers)
+    return *found, *[None] * 7
+
+
+def _setup_backward(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, ...]) -> None:
+    grad, query, key, value, _, _, mask, ctx.philox_key, *ctx.numbers = inputs
+    ctx.save_for_backward(grad, query, key, value, mask)
+
+
+def _double_backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
+    *tensors, mask = ctx.saved_tensors
+    create_graph = torch.is_grad_enabled()
+    wanted = [i for i in range(4) if ctx.needs_input_grad[i]]
+    with torch.enable_grad():
+        inputs = [reference.own_variable(tensor, create_graph) for tensor in tensors]
+        first = reference.gradients(*inputs, mask, ctx.philox_key, *ctx.numbers)
+        found = torch.autograd.grad(
+            first, [inputs[i] for i in wanted], upstream, create_graph=create_graph, allow_unused=True
+        )
+    results: list[Tensor | None] = [None] * 13
+    for i, gradient in zip(wanted, found, strict=True):
+        results[i] = gradient
+    return tuple(results)
+
+
+def _as_promised(reference_function: Any, fake: Any) -> Any:
+    """The reference with the strides that compile and export were promised."""
+
+    def run(*args: Any) -> tuple[Tensor, ...]:
+        found, promised = reference_function(*args), fake(*args)
+        return tuple(a if a.stride() == b.stride() else b.copy_(a) for a, b in zip(found, promised, strict=True))
+
+    return run
+
+
+def _fake_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    return tuple(cpu.empty_like_rows(tensor, tensor.shape[3]) for tensor in (query, key, value))
+
+
+_INPUTS = "Tensor query, Tensor key, Tensor value, "
+_OPTIONS = "Tensor? mask, Tensor? philox_key, float dropout_p, SymInt left, SymInt right, SymInt offset, float scale"
+
+ATTENTION = Operator(
+    "attention",
+    f"({_INPUTS}{_OPTIONS}) -> (Tensor, Tensor)",
+    reference=reference.attention,
+    fake=_fake,
+    setup_context=_setup,
+    detail=cpu.detail,
+    backward=_backward,
+)
+ATTENTION_BACKWARD = Operator(
+    "attention_backward",
+    f"(Tensor grad, {_INPUTS}Tensor output, Tensor logsumexp, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
+    reference=reference.attention_backward,
+    fake=_fake_backward,
+    setup_context=_setup_backward,
+    backward=_double_backward,
+)
+ATTENTION.choice.register("cpu", cpu.attention, cpu.unsupported)
+ATTENTION.choice.register("reference", _as_promised(reference.attention, _fake))
+ATTENTION_BACKWARD.choice.register("cpu", cpu.attention_backward, cpu.backward_unsupported)
+ATTENTION_BACKWARD.choice.register("reference", _as_promised(reference.attention_backward, _fake_backward))

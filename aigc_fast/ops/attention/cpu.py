@@ -1,0 +1,146 @@
+"""The native CPU kernels of attention, over csrc/cpu/attention.cpp."""
+
+from __future__ import annotations
+
+import struct
+
+import torch
+from torch import Tensor
+
+from aigc_fast import _native
+from aigc_fast.ops import support
+from aigc_fast.ops.attention import reference
+from aigc_fast.ops.support import DTYPES, UP_TO_FLOAT32
+
+_NO_MASK, _BOOLEAN = (-1, 0, 0, 0, 0), 4
+# By the number of tensors besides query, key and value.
+_PACKED = {rows: struct.Struct(f"{15 + 3 * (3 + rows)}q") for rows in (1, 5)}
+_MOST_KEYS = 2**31 - 1
+
+
+def unsupported(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *rest: object) -> support.Reason:
+    """Why this backend cannot take these arguments, or None."""
+    if key.shape[2] > _MOST_KEYS:
+        return f"{key.shape[2]} keys: the kernels count to {_MOST_KEYS}"
+    if mask is not None and mask.dtype not in (torch.bool, *UP_TO_FLOAT32):
+        return f"a mask of {mask.dtype} is computed by the reference"
+    return support.cpu(query, query.dtype, UP_TO_FLOAT32)
+
+
+def backward_unsupported(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: object) -> support.Reason:
+    """Why this backend cannot take these arguments, or None."""
+    return unsupported(query, key, value, rest[2], *rest[3:])
+
+
+def detail(query: Tensor, key: Tensor, *rest: object) -> str:
+    """Which kernel takes these arguments, and on which instruction set."""
+    heads_per_key = query.shape[1] // max(1, key.shape[1])
+    few = heads_per_key * query.shape[2] <= _native.cpu.kernels.attention_few_queries()
+    kernel = (
+        "few queries: keys and values are read once" if few else "blocks of queries: hidden blocks of keys are skipped"
+    )
+    return f"{kernel}; {_native.cpu.level}"
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """The tensor with contiguous elements in every row, itself where it has them."""
+    return tensor if tensor.stride(3) == 1 or tensor.shape[3] == 1 else tensor.contiguous()
+
+
+def _layout(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, left: int, right: int, offset: int, *rows: Tensor
+) -> bytes:
+    """Sizes and strides in the order that csrc/cpu/attention.cpp reads them."""
+    (batches, heads, queries, size), (_, kv_heads, keys, _) = query.shape, key.shape
+    values = [batches, heads, kv_heads, queries, keys, size, value.size(3), left, right, offset]
+    if mask is None:
+        values += _NO_MASK
+    else:
+        values += (_BOOLEAN if mask.dtype == torch.bool else DTYPES[mask.dtype], *mask.stride())
+    for tensor in (query, key, value, *rows):
+        values += tensor.stride()[:3]
+    return _PACKED[len(rows)].pack(*values)
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def empty_like_rows(tensor: Tensor, size: int) -> Tensor:
+    """(batch, head, row, size) with the order of dimensions that `tensor` has in memory."""
+    batches, heads, rows, _ = tensor.shape
+    if heads > 1 and tensor.stride(1) < tensor.stride(2):
+        return tensor.new_empty((batches, rows, heads, size)).transpose(1, 2)
+    return tensor.new_empty((batches, heads, rows, size))
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    philox_key: Tensor | None,
+    dropout_p: float,
+    left: int,
+    right: int,
+    offset: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """The output and the log-sum-exp; see `reference.attention`."""
+    query, key, value = _rows(query), _rows(key), _rows(value)
+    output = empty_like_rows(query, value.shape[3])
+    if output.numel() == 0:
+        return reference.attention(query, key, value, mask, philox_key, dropout_p, left, right, offset, scale)
+    logsumexp = torch.empty(query.shape[:3], dtype=torch.float32)
+    _native.cpu.kernels.attention(
+        query.data_ptr(),
+        key.data_ptr(),
+        value.data_ptr(),
+        _address(mask),
+        output.data_ptr(),
+        logsumexp.data_ptr(),
+        DTYPES[query.dtype],
+        _layout(query, key, value, mask, left, right, offset, output),
+        scale,
+        _address(philox_key),
+        dropout_p,
+    )
+    return output, logsumexp
+
+
+def attention_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    logsumexp: Tensor,
+    mask: Tensor | None,
+    philox_key: Tensor | None,
+    dropout_p: float,
+    left: int,
+    right: int,
+    offset: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients to query, key and value; see `reference.attention_backward`."""
+    grad, query, key, value, output = (_rows(tensor) for tensor in (grad, query, key, value, output))
+    results = tuple(empty_like_rows(tensor, tensor.shape[3]) for tensor in (query, key, value))
+    if output.numel() == 0 or key.numel() == 0:
+        return tuple(result.zero_() for result in results)
+    _native.cpu.kernels.attention_backward(
+        query.data_ptr(),
+        key.data_ptr(),
+        value.data_ptr(),
+        _address(mask),
+        grad.data_ptr(),
+        output.data_ptr(),
+        logsumexp.contiguous().data_ptr(),
+        *(result.data_ptr() for result in results),
+        DTYPES[query.dtype],
+        _layout(query, key, value, mask, left, right, offset, grad, output, *results),
+        scale,
+        _address(philox_key),
+        dropout_p,
+    )
+    return results

@@ -1,0 +1,237 @@
+"""The public function: PyTorch's signature, autocast, any number of batch dimensions, over the op."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aigc_fast.backends import current as backend_in_force
+from aigc_fast.ops.attention import ATTENTION, cpu
+from aigc_fast.ops.attention.reference import band
+from aigc_fast.ops.operator import plain_eager
+from aigc_fast.ops.random import draw_key
+from aigc_fast.ops.support import has_autocast
+
+Window = int | tuple[int | None, int | None] | None
+ALIGNMENTS = ("upper_left", "lower_right")
+# Below so many products of a query's element and a key the call costs more than the kernel, and PyTorch's costs less
+# than ours; in 16 bits PyTorch is slow with a single query.
+LIGHT_WORK, LIGHT_HALF, LIGHT_SINGLE_HALF = 400_000, 200_000, 20_000
+
+_grad_enabled = torch.is_grad_enabled
+# Bound here, so that this function may be put in its place.
+_pytorchs = torch.nn.functional.scaled_dot_product_attention
+
+
+def _needs_gradient(*tensors: Tensor | None) -> bool:
+    return _grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def _is_light(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
+    """Whether PyTorch's call is the cheaper one. Its fast path has no second derivative, and takes wrong lengths."""
+    keys = key.size(-2)
+    work = query.numel() * keys
+    if work >= LIGHT_WORK or _needs_gradient(query, key, value, mask):
+        return False
+    if value.size(-2) != keys or not query.dim() == key.dim() == value.dim():
+        return False
+    if query.dtype == torch.float32:
+        return True
+    return work < (LIGHT_HALF if query.size(-2) > 1 else LIGHT_SINGLE_HALF)
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *,
+    window: Window = None,
+    alignment: str = "upper_left",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """See `aigc_fast.functional.scaled_dot_product_attention`."""
+    plain = window is None and alignment == "upper_left" and generator is None
+    if plain and dropout_p == 0.0 and plain_eager() and backend_in_force() == "auto":
+        try:
+            if _is_light(query, key, value, attn_mask):
+                if scale is None and not enable_gqa:
+                    return _pytorchs(query, key, value, attn_mask, 0.0, is_causal)
+                return _pytorchs(query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
+        except (RuntimeError, TypeError, AttributeError, IndexError):
+            # The long way names the argument.
+            pass
+    _check_types(query=query, key=key, value=value)
+    left, right = (-1, -1) if window is None else _sides(window)
+    if is_causal:
+        right = 0
+    if not 0.0 <= dropout_p <= 1.0:
+        raise ValueError(f"dropout_p={dropout_p}: expected a probability between 0 and 1")
+    if has_autocast(query):
+        query, key, value, attn_mask = _autocast(query, key, value, attn_mask)
+    q, k, v, mask = query, key, value, attn_mask
+    simple = _is_simple(query, key, value, enable_gqa)
+    if not simple:
+        _check(query, key, value)
+    offset = 0 if alignment == "upper_left" else _offset(alignment, query, key)
+    if mask is not None:
+        _check_mask(mask, query)
+    if scale is None:
+        scale = query.size(-1) ** -0.5 if query.size(-1) else 1.0
+    if not simple or (mask is not None and mask.requires_grad):
+        if _is_pytorchs(query, mask, dropout_p, generator, _needs_gradient(query, key, value)):
+            mask = _with_band(mask, query, key, left, right, offset)
+            return _pytorchs(query, key, value, mask, dropout_p, scale=scale, enable_gqa=enable_gqa)
+        q, k, v = _in_four_dimensions(query, key, value, enable_gqa)
+    if mask is not None:
+        mask = _broadcast_mask(mask, query, key, value, (*q.shape[:3], k.shape[2]))
+    philox_key = None if dropout_p == 0.0 else draw_key(query, generator)
+    arguments = (q, k, v, mask, philox_key, float(dropout_p), left, right, offset, float(scale))
+    if mask is not None and mask.requires_grad:
+        output, _ = ATTENTION.reference(*arguments)
+    else:
+        output, _ = ATTENTION(*arguments)
+    return output if simple else _as_given(output, query, key, value)
+
+
+def _is_simple(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> bool:
+    """Whether there is nothing to check, to broadcast or to leave to PyTorch, the mask apart."""
+    if query.dim() != 4 or key.dim() != 4 or value.dim() != 4 or not (query.is_cpu and key.is_cpu and value.is_cpu):
+        return False
+    dtype = query.dtype
+    if key.dtype != dtype or value.dtype != dtype or dtype not in cpu.UP_TO_FLOAT32:
+        return False
+    (batches, heads, _, size), (*of_key, key_size), (*of_value, _) = query.shape, key.shape, value.shape
+    groups = of_key[1]
+    grouped = groups == heads or (enable_gqa and groups > 0 and heads % groups == 0)
+    return of_key == of_value and of_key[0] == batches and key_size == size and grouped
+
+
+def _check_types(**tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} is {type(tensor).__name__}: expected a Tensor")
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if tensor.dim() < 2 or tensor.dim() != query.dim():
+            raise RuntimeError(
+                f"{name} has shape {tuple(tensor.shape)}: expected (..., heads, length, size), as many dimensions as "
+                f"query's {query.dim()} and at least 2"
+            )
+        if tensor.device != query.device:
+            raise RuntimeError(f"{name} is on {tensor.device}: expected query's device {query.device}")
+        if tensor.dtype != query.dtype:
+            raise RuntimeError(f"{name} has dtype {tensor.dtype}: expected query's {query.dtype}")
+    if not query.is_floating_point():
+        raise RuntimeError(f"query has dtype {query.dtype}: expected a floating-point type")
+    if key.shape[-1] != query.shape[-1]:
+        raise RuntimeError(f"key has size {key.shape[-1]} in its last dimension: expected query's {query.shape[-1]}")
+    if value.shape[-2] != key.shape[-2]:
+        raise RuntimeError(f"value has length {value.shape[-2]}: expected key's {key.shape[-2]}")
+
+
+def _check_mask(mask: Tensor, query: Tensor) -> None:
+    _check_types(attn_mask=mask)
+    if mask.device != query.device:
+        raise RuntimeError(f"attn_mask is on {mask.device}: expected query's device {query.device}")
+    if mask.dtype not in (torch.bool, torch.float32, query.dtype):
+        raise RuntimeError(f"attn_mask has dtype {mask.dtype}: expected bool, float32 or query's {query.dtype}")
+
+
+def _offset(alignment: str, query: Tensor, key: Tensor) -> int:
+    if alignment not in ALIGNMENTS:
+        raise ValueError(f"alignment={alignment!r}: expected one of {', '.join(ALIGNMENTS)}")
+    return key.shape[-2] - query.shape[-2]
+
+
+def _sides(window: Window) -> tuple[int, int]:
+    """How far a query sees to both sides; -1 for as far as there are keys."""
+    sides = (window, window) if window is None or isinstance(window, int) else tuple(window)
+    if len(sides) != 2 or any(side is not None and (not isinstance(side, int) or side < 0) for side in sides):
+        raise ValueError(f"window={window!r}: expected an integer or (left, right), each at least 0 or None")
+    left, right = (-1 if side is None else side for side in sides)
+    return left, right
+
+
+def _autocast(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor | None, ...]:
+    dtype = torch.get_autocast_dtype(query.device.type)
+    return tuple(
+        tensor.to(dtype)
+        if tensor is not None and tensor.is_floating_point() and tensor.dtype != torch.float64
+        else tensor
+        for tensor in (query, key, value, mask)
+    )
+
+
+def _is_pytorchs(
+    query: Tensor, mask: Tensor | None, dropout_p: float, generator: torch.Generator | None, needs_gradient: bool
+) -> bool:
+    """Whether PyTorch computes this itself: elsewhere than on the CPU, in other dtypes, for the gradient to a mask."""
+    if generator is not None or backend_in_force() != "auto" or not (plain_eager() or torch.compiler.is_compiling()):
+        return False
+    if not query.is_cpu:
+        return True
+    if dropout_p > 0.0:
+        return False
+    learned = mask is not None and mask.requires_grad
+    return learned or (query.dtype not in cpu.UP_TO_FLOAT32 and not needs_gradient)
+
+
+def _with_band(mask: Tensor | None, query: Tensor, key: Tensor, left: int, right: int, offset: int) -> Tensor | None:
+    seen = band(query.shape[-2], key.shape[-2], left, right, offset, query.device)
+    if mask is None or seen is None:
+        return seen if mask is None else mask
+    return mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, -torch.inf)
+
+
+def _in_four_dimensions(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(batch, heads, length, size) of all three, with as many key as value heads: query's, a divisor of them, or 1."""
+    batch = _batch(query, key, value)
+    q, k, v = (_four_dimensions(tensor, batch) for tensor in (query, key, value))
+    heads, groups = q.shape[1], max(k.shape[1], v.shape[1])
+    for name, tensor in (("key", k), ("value", v)):
+        fits = tensor.shape[1] in (1, heads) or (enable_gqa and tensor.shape[1] > 0 and heads % tensor.shape[1] == 0)
+        if not fits or tensor.shape[1] not in (1, groups):
+            wanted = "a divisor of" if enable_gqa else "1 or"
+            raise RuntimeError(f"{name} has {tensor.shape[1]} heads: expected {wanted} query's {heads}")
+    return q, *(t if t.shape[1] == groups else t.expand(-1, groups, -1, -1) for t in (k, v))
+
+
+def _batch(query: Tensor, key: Tensor, value: Tensor) -> torch.Size:
+    try:
+        return torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
+    except RuntimeError:
+        shapes = [tuple(tensor.shape) for tensor in (query, key, value)]
+        raise RuntimeError(f"query, key and value have shapes {shapes}: expected batch sizes that fit") from None
+
+
+def _four_dimensions(tensor: Tensor, batch: torch.Size) -> Tensor:
+    if tensor.dim() < 4:
+        return tensor[(None,) * (4 - tensor.dim())]
+    expanded = tensor.expand(*batch, *tensor.shape[-3:])
+    return expanded if tensor.dim() == 4 else expanded.reshape(-1, *tensor.shape[-3:])
+
+
+def _as_given(output: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    heads = output.shape[1:2] if query.dim() > 2 else ()
+    return output.reshape(*_batch(query, key, value), *heads, *output.shape[2:])
+
+
+def _broadcast_mask(mask: Tensor, query: Tensor, key: Tensor, value: Tensor, full: tuple[int, ...]) -> Tensor:
+    """The mask over (batch, heads, queries, keys), without a copy where its strides allow that."""
+    shape = full[4 - query.dim() :] if query.dim() <= 4 else (*_batch(query, key, value), *full[1:])
+    try:
+        expanded = mask.expand(shape)
+    except RuntimeError:
+        raise RuntimeError(
+            f"attn_mask has shape {tuple(mask.shape)}: expected one that broadcasts to {shape}"
+        ) from None
+    if expanded.dim() < 4:
+        return expanded[(None,) * (4 - expanded.dim())]
+    return expanded if expanded.dim() == 4 else expanded.reshape(full)

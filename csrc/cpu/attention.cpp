@@ -1,0 +1,107 @@
+// Attention: forward and backward, for queries that share keys, with a band, a mask and dropout.
+#include "cpu/attention/backward.h"
+#include "cpu/attention/few_queries.h"
+
+namespace aigc::AIGC_LEVEL {
+namespace {
+
+// Walks the list of sizes and strides in the order that aigc_fast/ops/attention/cpu.py packs them.
+class Reader {
+  public:
+    explicit Reader(const int64_t* at) : at_(at) {}
+    int64_t next() { return *at_++; }
+    template <class T>
+    Rows<T> rows(T* data) {
+        const int64_t batch = next(), head = next(), row = next();
+        return {data, batch, head, row};
+    }
+    template <class T>
+    Rows<const T> input(const void* data) {
+        return rows(static_cast<const T*>(data));
+    }
+    template <class T>
+    Rows<T> result(void* data) {
+        return rows(static_cast<T*>(data));
+    }
+    Mask mask(const void* data) {
+        const int64_t kind = next(), batch = next(), head = next(), row = next(), element = next();
+        return {data, kind, batch, head, row, element};
+    }
+
+  private:
+    const int64_t* at_;
+};
+
+Dropout dropout_of(const uint64_t* key, double p) {
+    if (!key)
+        return {};
+    const double keep = 1.0 - p, bound = keep * 0x1p32 + 0.5;
+    return {true, read_key(key), bound >= 0x1p32 ? 0xffffffffu : static_cast<uint32_t>(bound),
+            keep > 0 ? static_cast<float>(1.0 / keep) : 0.0f};
+}
+
+Problem problem_of(Reader& sizes, const void* mask, double scale, const uint64_t* key, double dropout_p) {
+    Problem p{};
+    int64_t* const fields[] = {&p.batches, &p.heads,      &p.kv_heads, &p.queries, &p.keys,
+                               &p.size,    &p.value_size, &p.left,     &p.right,   &p.offset};
+    for (int64_t* field : fields)
+        *field = sizes.next();
+    p.mask = sizes.mask(mask);
+    p.scale = static_cast<float>(scale);
+    p.dropout = dropout_of(key, dropout_p);
+    return p;
+}
+
+template <class T>
+Inputs<T> inputs_of(Reader& strides, const void* q, const void* k, const void* v) {
+    const auto queries = strides.input<T>(q), keys = strides.input<T>(k), values = strides.input<T>(v);
+    return {queries, keys, values};
+}
+
+template <class T>
+void forward(const void* q, const void* k, const void* v, const void* mask, void* out, float* logsumexp,
+             const int64_t* layout, double scale, const uint64_t* key, double dropout_p) {
+    Reader reader(layout);
+    const Problem problem = problem_of(reader, mask, scale, key, dropout_p);
+    const auto inputs = inputs_of<T>(reader, q, k, v);
+    const auto output = reader.result<T>(out);
+    if (FewQueries<T>::suits(problem))
+        FewQueries<T>(problem, inputs, output, logsumexp).run();
+    else
+        Forward<T>(problem, inputs, output, logsumexp).run();
+}
+
+void attention(const void* q, const void* k, const void* v, const void* mask, void* out, void* logsumexp, int64_t dtype,
+               const int64_t* layout, double scale, const uint64_t* key, double dropout_p) {
+    const auto run = dtype == FLOAT32 ? &forward<float> : dtype == BFLOAT16 ? &forward<bfloat16> : &forward<float16>;
+    run(q, k, v, mask, out, static_cast<float*>(logsumexp), layout, scale, key, dropout_p);
+}
+
+// Up to so many queries that share a key go to the kernel for few.
+int64_t attention_few_queries() { return FEW_QUERIES; }
+
+template <class T>
+void backward(const void* q, const void* k, const void* v, const void* mask, const void* out_gradient, const void* out,
+              const void* logsumexp, void* grad_q, void* grad_k, void* grad_v, const int64_t* layout, double scale,
+              const uint64_t* key, double dropout_p) {
+    Reader reader(layout);
+    const Problem problem = problem_of(reader, mask, scale, key, dropout_p);
+    const auto inputs = inputs_of<T>(reader, q, k, v);
+    const auto gradient = reader.input<T>(out_gradient), output = reader.input<T>(out);
+    const auto of_q = reader.result<T>(grad_q), of_k = reader.result<T>(grad_k), of_v = reader.result<T>(grad_v);
+    const auto* const sums = static_cast<const float*>(logsumexp);
+    Backward<T>(problem, inputs, {gradient, output, sums, of_q, of_k, of_v}).run();
+}
+
+void attention_backward(const void* q, const void* k, const void* v, const void* mask, const void* out_gradient,
+                        const void* out, const void* logsumexp, void* grad_q, void* grad_k, void* grad_v, int64_t dtype,
+                        const int64_t* layout, double scale, const uint64_t* key, double dropout_p) {
+    const auto run = dtype == FLOAT32 ? &backward<float> : dtype == BFLOAT16 ? &backward<bfloat16> : &backward<float16>;
+    run(q, k, v, mask, out_gradient, out, logsumexp, grad_q, grad_k, grad_v, layout, scale, key, dropout_p);
+}
+
+}
+
+AIGC_EXPORT(attention, AIGC_KERNEL(attention), AIGC_KERNEL(attention_backward), AIGC_KERNEL(attention_few_queries))
+
+}

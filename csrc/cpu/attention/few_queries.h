@@ -1,0 +1,293 @@
+// Attention of few queries to many keys, as in decoding: bound by memory, so that every key and value is read once for
+// all the heads that share it. Queries lie in rows; where there are few pairs, several parts of the keys go to several
+// threads.
+#pragma once
+
+#include "cpu/attention/forward.h"
+
+namespace aigc::AIGC_LEVEL {
+
+constexpr int64_t FEW_QUERIES = VF / 2; // more fill half a vector of lanes
+constexpr int64_t ROW_KEYS = 128;       // per block
+constexpr int SUMS = 8;
+
+// out[i] = the sum of the lanes of sums[i].
+static inline void sum_lanes(const vf (&sums)[SUMS], float* out) {
+#if defined(__AVX2__)
+    __m256 s[SUMS];
+    for (int i = 0; i < SUMS; ++i)
+#if AIGC_VECTOR_BYTES == 64
+    {
+        float lanes[VF];
+        store(lanes, sums[i]);
+        s[i] = _mm256_add_ps(_mm256_loadu_ps(lanes), _mm256_loadu_ps(lanes + 8));
+    }
+#else
+        s[i] = __m256(sums[i]);
+#endif
+    const __m256 first = _mm256_hadd_ps(_mm256_hadd_ps(s[0], s[1]), _mm256_hadd_ps(s[2], s[3]));
+    const __m256 second = _mm256_hadd_ps(_mm256_hadd_ps(s[4], s[5]), _mm256_hadd_ps(s[6], s[7]));
+    _mm256_storeu_ps(
+        out, _mm256_add_ps(_mm256_permute2f128_ps(first, second, 0x20), _mm256_permute2f128_ps(first, second, 0x31)));
+#else
+    for (int i = 0; i < SUMS; ++i) {
+        out[i] = 0;
+        for (int lane = 0; lane < VF; ++lane)
+            out[i] += sums[i][lane];
+    }
+#endif
+}
+
+// scores[r][j] = query row r times key row j.
+template <int ROWS, int KEYS, class T>
+static void multiply_rows_by_keys(const float* queries, int64_t width, const T* keys, int64_t stride, int64_t count,
+                                  int64_t size, float* scores, int64_t score_row) {
+    for (int64_t j = 0; j < count; j += KEYS) {
+        const T* key[KEYS];
+        for (int k = 0; k < KEYS; ++k)
+            key[k] = keys + least(j + k, count - 1) * stride;
+        vf sums[SUMS]{};
+        const auto add = [&](int64_t i, const vf(&k)[KEYS]) AIGC_INLINE {
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; ++r) {
+                const vf q = load(queries + r * width + i);
+#pragma GCC unroll 8
+                for (int at = 0; at < KEYS; ++at)
+                    sums[r * KEYS + at] += q * k[at];
+            }
+        };
+        vf k[KEYS];
+        int64_t i = 0;
+        for (; i + VF <= size; i += VF) {
+#pragma GCC unroll 8
+            for (int at = 0; at < KEYS; ++at)
+                k[at] = load(key[at] + i);
+            add(i, k);
+        }
+        if (i < size) {
+            for (int at = 0; at < KEYS; ++at)
+                k[at] = load_up_to(key[at] + i, size - i);
+            add(i, k);
+        }
+        float found[SUMS];
+        sum_lanes(sums, found);
+        const int64_t left = least<int64_t>(KEYS, count - j);
+        for (int r = 0; r < ROWS; ++r)
+            __builtin_memcpy(scores + r * score_row + j, found + r * KEYS, static_cast<size_t>(left) * sizeof(float));
+    }
+}
+
+// The running softmax of one row.
+struct RowState {
+    float greatest, total;
+};
+
+template <class T>
+class FewQueries {
+  public:
+    FewQueries(const Problem& p, const Inputs<T>& in, const Rows<T>& out, float* logsumexp)
+        : p_(p), in_(in), out_(out), logsumexp_(logsumexp), lanes_(p.lanes()), width_(round_up(p.size, VF)),
+          value_width_(round_up(p.value_size, VF)) {}
+
+    static bool suits(const Problem& p) { return p.lanes() <= FEW_QUERIES; }
+
+    void run() const {
+        const int64_t pairs = p_.batches * p_.kv_heads;
+        const int64_t wanted = ceil_div(PARTS_PER_THREAD * thread_count(), pairs),
+                      parts = most<int64_t>(1, least(wanted, p_.keys / LEAST_PART));
+        const int64_t step = parts == 1 ? most<int64_t>(1, p_.keys) : round_up(ceil_div(p_.keys, parts), ROW_KEYS);
+        const int64_t size = Floats::padded(lanes_ * value_width_) + Floats::padded(2 * lanes_);
+        auto* const sums = static_cast<float*>(scratch(Slot::sums, int64_t(sizeof(float)) * pairs * parts * size));
+        const auto states = [&](int64_t i) {
+            return reinterpret_cast<RowState*>(sums + i * size + Floats::padded(lanes_ * value_width_));
+        };
+        const int64_t read = step * (p_.size + p_.value_size);
+        parallel_for(0, pairs * parts, LEAST_READ / most<int64_t>(1, read) + 1, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+                const int64_t first = i / pairs * step;
+                attend(i % pairs, first, least(p_.keys, first + step), sums + i * size, states(i));
+            }
+        });
+        for (int64_t pair = 0; pair < pairs; ++pair) {
+            for (int64_t part = 1; part < parts; ++part)
+                merge(sums + pair * size, states(pair), sums + (part * pairs + pair) * size,
+                      states(part * pairs + pair));
+            finish(pair, sums + pair * size, states(pair));
+        }
+    }
+
+  private:
+    static constexpr int64_t PARTS_PER_THREAD = 2, LEAST_PART = 512;
+    static constexpr int64_t LEAST_READ = 1 << 15; // fewer elements are not worth another thread
+
+    Block block(int64_t pair) const { return {pair / p_.kv_heads, pair % p_.kv_heads, 0, lanes_}; }
+
+    void attend(int64_t pair, int64_t begin, int64_t end, float* sums, RowState* states) const {
+        const Block block = this->block(pair);
+        const bool copies = !IS_FLOAT<T> || value_width_ != p_.value_size;
+        constexpr int64_t SCORE_ROW = ROW_KEYS + VF;
+        const int64_t floats = Floats::padded(lanes_ * width_) + Floats::padded(lanes_ * SCORE_ROW) +
+                               (copies ? Floats::padded(ROW_KEYS * value_width_) : 0) + Masks::floats(ROW_KEYS);
+        Floats memory(scratch(Slot::local, int64_t(sizeof(float)) * floats));
+        float *const queries = memory.take(lanes_ * width_), *const scores = memory.take(lanes_ * SCORE_ROW),
+                     *const buffer = copies ? memory.take(ROW_KEYS * value_width_) : nullptr;
+        Masks masks(p_, block, ROW_KEYS, memory);
+        const float* score_rows[FEW_QUERIES];
+        float* sum_rows[FEW_QUERIES];
+        pointers(score_rows, static_cast<const float*>(scores), SCORE_ROW, lanes_);
+        pointers(sum_rows, sums, value_width_, lanes_);
+        read_queries(block, queries);
+        for (int64_t i = 0; i < lanes_ * value_width_; i += VF)
+            store(sums + i, vf{});
+        for (int64_t r = 0; r < lanes_; ++r)
+            states[r] = {MINUS_INFINITY, 0.0f};
+
+        const T* const k = in_.k.at(block.batch, block.kv_head, 0);
+        const T* const v = in_.v.at(block.batch, block.kv_head, 0);
+        begin = most(begin, masks.range().begin);
+        end = least(end, masks.range().end);
+        for (int64_t key = begin; key < end; key += ROW_KEYS) {
+            const int64_t count = least(ROW_KEYS, end - key);
+            if (!masks.read(key, count))
+                continue;
+            multiply_by_keys(queries, k + key * in_.k.row, count, scores, SCORE_ROW);
+            for (int64_t r = 0; r < lanes_; ++r) {
+                masks.apply_to_row(scores + r * SCORE_ROW, r);
+                softmax_row(scores + r * SCORE_ROW, count, states[r], sum_rows[r]);
+            }
+            if (p_.dropout.on)
+                drop(masks, scores, SCORE_ROW, count);
+            const FloatRows values = value_rows(v + key * in_.v.row, count, buffer);
+            const Product product{.rows = score_rows,
+                                  .a_step = 1,
+                                  .a_offsets = NO_OFFSET,
+                                  .b = values.data,
+                                  .b_step = values.stride,
+                                  .b_offsets = NO_OFFSET,
+                                  .batch = 1,
+                                  .depth = count,
+                                  .c = sum_rows,
+                                  .accumulate = true,
+                                  .steps_ahead = 8};
+            multiply_wide(product, lanes_, value_width_ / VF);
+        }
+    }
+
+    void read_queries(const Block& block, float* queries) const {
+        for_each_run(p_, block, [&](int64_t head, int64_t query, int64_t lane, int64_t count) {
+            for (int64_t r = 0; r < count; ++r) {
+                const T* const row = in_.q.at(block.batch, head, query + r);
+                for_each_vector(p_.size, [&](int64_t i, int64_t part) AIGC_INLINE {
+                    store(queries + (lane + r) * width_ + i, load_up_to(row + i, part) * (p_.scale * LOG2_E));
+                });
+            }
+        });
+    }
+
+    void multiply_by_keys(const float* queries, const T* keys, int64_t count, float* scores, int64_t row) const {
+        for (int64_t r = 0; r < lanes_; r += 4, queries += 4 * width_, scores += 4 * row) {
+            const auto run = [&](auto multiply) {
+                multiply(queries, width_, keys, in_.k.row, count, p_.size, scores, row);
+            };
+            switch (least<int64_t>(4, lanes_ - r)) {
+            case 1:
+                run(multiply_rows_by_keys<1, 8, T>);
+                break;
+            case 2:
+                run(multiply_rows_by_keys<2, 4, T>);
+                break;
+            case 3:
+                run(multiply_rows_by_keys<3, 2, T>);
+                break;
+            default:
+                run(multiply_rows_by_keys<4, 2, T>);
+            }
+        }
+    }
+
+    void softmax_row(float* scores, int64_t count, RowState& state, float* sums) const {
+        vf top = broadcast(state.greatest);
+        for (int64_t j = 0; j < count; j += VF)
+            top = greater(load(scores + j), top);
+        float greatest = top[0];
+        for (int i = 1; i < VF; ++i)
+            greatest = most(greatest, top[i]);
+        const float safe = greatest == MINUS_INFINITY ? 0.0f : greatest;
+        vf sum{};
+        for (int64_t j = 0; j < count; j += VF) {
+            const vf probability = exp2_of_negative(load(scores + j) - safe);
+            sum += probability;
+            store(scores + j, probability);
+        }
+        const float factor = exp2_of_negative(broadcast(state.greatest - safe))[0];
+        float of_block = 0;
+        for (int i = 0; i < VF; ++i)
+            of_block += sum[i];
+        state.total = state.total * factor + of_block;
+        if (greatest != state.greatest)
+            scale_row(sums, factor);
+        state.greatest = greatest;
+    }
+
+    void scale_row(float* sums, float factor) const {
+        for (int64_t i = 0; i < value_width_; i += VF)
+            store(sums + i, load(sums + i) * factor);
+    }
+
+    void drop(Masks& masks, float* scores, int64_t row, int64_t count) const {
+        masks.draw_dropout();
+        for (int64_t r = 0; r < lanes_; ++r)
+            for (int64_t j = 0; j < count; j += VF)
+                store(scores + r * row + j, load(scores + r * row + j) * load(masks.dropout_row(r) + j));
+    }
+
+    // Rows of whole vectors of floats.
+    FloatRows value_rows(const T* values, int64_t count, float* buffer) const {
+        if constexpr (IS_FLOAT<T>)
+            if (!buffer)
+                return {values, in_.v.row};
+        for (int64_t j = 0; j < count; ++j)
+            for_each_vector(p_.value_size, [&](int64_t i, int64_t part) AIGC_INLINE {
+                store(buffer + j * value_width_ + i, load_up_to(values + j * in_.v.row + i, part));
+            });
+        return {buffer, value_width_};
+    }
+
+    void merge(float* sums, RowState* states, float* others, const RowState* other_states) const {
+        for (int64_t r = 0; r < lanes_; ++r) {
+            RowState& state = states[r];
+            const float greatest = most(state.greatest, other_states[r].greatest),
+                        safe = greatest == MINUS_INFINITY ? 0.0f : greatest,
+                        factor = exp2_of_negative(broadcast(state.greatest - safe))[0],
+                        other_factor = exp2_of_negative(broadcast(other_states[r].greatest - safe))[0];
+            float *const own = sums + r * value_width_, *const other = others + r * value_width_;
+            for (int64_t i = 0; i < value_width_; i += VF)
+                store(own + i, load(own + i) * factor + load(other + i) * other_factor);
+            state = {greatest, state.total * factor + other_states[r].total * other_factor};
+        }
+    }
+
+    void finish(int64_t pair, float* sums, const RowState* states) const {
+        const Block block = this->block(pair);
+        for_each_run(p_, block, [&](int64_t head, int64_t query, int64_t lane, int64_t count) {
+            for (int64_t r = 0; r < count; ++r) {
+                const RowState& state = states[lane + r];
+                const float factor = state.total == 0.0f ? 0.0f : 1.0f / state.total;
+                T* const out = out_.at(block.batch, head, query + r);
+                for_each_vector(p_.value_size, [&](int64_t i, int64_t part) AIGC_INLINE {
+                    store_up_to(out + i, load(sums + (lane + r) * value_width_ + i) * factor, part);
+                });
+                logsumexp_[(block.batch * p_.heads + head) * p_.queries + query + r] =
+                    logsumexp_of(state.greatest, broadcast(state.total))[0];
+            }
+        });
+    }
+
+    const Problem& p_;
+    const Inputs<T> in_;
+    const Rows<T> out_;
+    float* const logsumexp_;
+    const int64_t lanes_, width_, value_width_;
+};
+
+}

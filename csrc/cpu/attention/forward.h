@@ -1,0 +1,148 @@
+// softmax(scale * Q K^T + mask) V without the matrix in between (Dao et al., "FlashAttention", 2022).
+#pragma once
+
+#include "cpu/attention/scores.h"
+
+namespace aigc::AIGC_LEVEL {
+
+// A block of keys and a block of values share the first-level cache with the lanes' panel, one after the other.
+constexpr int64_t KEY_FLOATS = 8192, LEAST_KEYS = 2 * TILE_ROWS, MOST_KEYS = 20 * TILE_ROWS;
+static inline int64_t keys_per_block(const Problem& p) {
+    const int64_t fit = KEY_FLOATS / most<int64_t>(1, most(p.size, p.value_size)) / TILE_ROWS * TILE_ROWS;
+    return least(MOST_KEYS, most(LEAST_KEYS, fit));
+}
+
+// Fewer multiply-adds than these are not worth another thread.
+constexpr int64_t LEAST_WORK = 1 << 18;
+static inline int64_t items_per_thread(const Problem& p, int64_t blocks) {
+    const int64_t work = p.lanes() * p.keys * (p.size + p.value_size) / most<int64_t>(1, blocks);
+    return LEAST_WORK / most<int64_t>(1, work) + 1;
+}
+
+constexpr int64_t NO_OFFSET[1] = {0};
+
+// out[i] = base + i * step.
+template <class T>
+static inline T** pointers(T** out, T* base, int64_t step, int64_t count) {
+    for (int64_t i = 0; i < count; ++i)
+        out[i] = base + i * step;
+    return out;
+}
+
+// C[row][lane] (+)= sum over k < depth of rows[row][k * step] * B[k][lane], lines of LANES floats in B and C.
+static inline void multiply_into_lanes(const float* const* rows, int64_t count, int64_t step, int64_t depth,
+                                       const float* b, float* const* c, int64_t vectors, bool accumulate) {
+    const Product product{.rows = rows,
+                          .a_step = step,
+                          .a_offsets = NO_OFFSET,
+                          .b = b,
+                          .b_step = LANES,
+                          .b_offsets = NO_OFFSET,
+                          .batch = 1,
+                          .depth = depth,
+                          .c = c,
+                          .accumulate = accumulate,
+                          .steps_ahead = 0};
+    multiply(product, count, vectors);
+}
+
+template <class T>
+struct Inputs {
+    Rows<const T> q, k, v;
+};
+
+template <class T>
+class Forward {
+  public:
+    Forward(const Problem& p, const Inputs<T>& in, const Rows<T>& out, float* logsumexp)
+        : p_(p), in_(in), out_(out), logsumexp_(logsumexp), keys_(keys_per_block(p)) {}
+
+    void run() const {
+        const int64_t blocks = p_.blocks(), pairs = p_.batches * p_.kv_heads, items = pairs * blocks;
+        parallel_for(0, items, items_per_thread(p_, blocks), [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+                // Heavy and light blocks of a causal mask in turn: every range of items costs about the same.
+                const int64_t index = i / pairs, half = index / 2;
+                attend(block_at(p_, i % pairs, index % 2 ? blocks - 1 - half : half));
+            }
+        });
+    }
+
+  private:
+    int64_t widest() const { return most(p_.size, p_.value_size); }
+    int64_t floats() const {
+        return Floats::padded(p_.size * LANES) + Floats::padded(p_.value_size * LANES) + Floats::padded(keys_ * LANES) +
+               3 * Floats::padded(LANES) + Floats::padded(most(LANES, keys_) * widest()) + Masks::floats(keys_);
+    }
+
+    void attend(const Block& block) const {
+        const int64_t lines = most(keys_, p_.value_size), vectors = block.vectors();
+        auto* const memory = static_cast<char*>(
+            scratch(Slot::local, int64_t(sizeof(float)) * floats() + int64_t(sizeof(float*)) * 3 * lines));
+        auto** const score_lines = reinterpret_cast<float**>(memory);
+        auto** const sum_lines = score_lines + lines;
+        auto** const rows = const_cast<const float**>(sum_lines + lines);
+        Floats floats(rows + lines);
+        float *const queries = floats.take(p_.size * LANES), *const sums = floats.take(p_.value_size * LANES),
+                     *const scores = floats.take(keys_ * LANES), *const greatest = floats.take(LANES),
+                     *const total = floats.take(LANES), *const factor = floats.take(LANES),
+                     *const buffer = floats.take(most(LANES, keys_) * widest());
+        Masks masks(p_, block, keys_, floats);
+        pointers(score_lines, scores, LANES, keys_);
+        pointers(sum_lines, sums, LANES, p_.value_size);
+
+        gather_lanes(p_, block, in_.q, p_.size, buffer, queries);
+        for (int64_t i = 0; i < p_.size * LANES; i += VF)
+            store(queries + i, load(queries + i) * (p_.scale * LOG2_E));
+        for (int64_t i = 0; i < p_.value_size * LANES; i += VF)
+            store(sums + i, vf{});
+        for (int64_t v = 0; v < LANES; v += VF) {
+            store(greatest + v, broadcast(MINUS_INFINITY));
+            store(total + v, vf{});
+        }
+
+        const T* const k = in_.k.at(block.batch, block.kv_head, 0);
+        const T* const v = in_.v.at(block.batch, block.kv_head, 0);
+        for (int64_t key = masks.range().begin; key < masks.range().end; key += keys_) {
+            const int64_t count = least(keys_, masks.range().end - key);
+            if (!masks.read(key, count))
+                continue;
+            const FloatRows keys = float_rows(k + key * in_.k.row, in_.k.row, count, p_.size, buffer);
+            pointers(rows, keys.data, keys.stride, count);
+            multiply_into_lanes(rows, count, 1, p_.size, queries, score_lines, vectors, false);
+            masks.apply(scores);
+            if (softmax_step(scores, count, vectors, greatest, total, factor))
+                multiply_lanes(sums, p_.value_size, vectors, factor);
+            if (p_.dropout.on)
+                multiply_tile_of_lanes(scores, masks.dropout(), count, vectors);
+            const FloatRows values = float_rows(v + key * in_.v.row, in_.v.row, count, p_.value_size, buffer);
+            pointers(rows, values.data, 1, p_.value_size);
+            multiply_into_lanes(rows, p_.value_size, values.stride, count, scores, sum_lines, vectors, true);
+        }
+        finish(block, sums, greatest, total, factor, buffer);
+    }
+
+    // Lanes that saw no key get zeros.
+    void finish(const Block& block, float* sums, const float* greatest, const float* total, float* factor,
+                float* buffer) const {
+        for (int64_t v = 0; v < LANES; v += VF) {
+            const vf sum = load(total + v);
+            store(factor + v, sum == 0.0f ? vf{} : 1.0f / sum);
+            store(buffer + v, logsumexp_of(load(greatest + v), sum));
+        }
+        for_each_run(p_, block, [&](int64_t head, int64_t query, int64_t lane, int64_t count) {
+            float* const out = logsumexp_ + (block.batch * p_.heads + head) * p_.queries + query;
+            __builtin_memcpy(out, buffer + lane, static_cast<size_t>(count) * sizeof(float));
+        });
+        multiply_lanes(sums, p_.value_size, block.vectors(), factor);
+        scatter_lanes(p_, block, sums, p_.value_size, buffer, out_);
+    }
+
+    const Problem& p_;
+    const Inputs<T> in_;
+    const Rows<T> out_;
+    float* const logsumexp_;
+    const int64_t keys_;
+};
+
+}

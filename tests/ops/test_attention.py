@@ -1,0 +1,373 @@
+"""scaled_dot_product_attention against PyTorch in float64: masks, bands, layouts, dtypes, dropout, every level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import torch
+import torch.nn.functional as TF
+from cases import ATTENTIONS, DTYPES, FLOORS, MASKS, Attention, assert_parity, relative_error
+from torch import Tensor
+
+import aigc_fast
+import aigc_fast.functional as AF
+from aigc_fast import _native
+from aigc_fast.ops.attention import ATTENTION, reference
+
+FEW = [ATTENTIONS[i] for i in (0, 1, 4, 5, 9, 12, 16, 25, -7, -3)]
+needs_native = pytest.mark.skipif(_native.cpu_reason() is not None, reason=str(_native.cpu_reason()))
+
+
+def every_gradient(compute: Callable[..., Tensor], tensors: list[Tensor], gradient: Tensor) -> list[Tensor]:
+    """The output and the gradients to query, key and value."""
+    inputs = [tensor.detach().requires_grad_() for tensor in tensors]
+    output = compute(*inputs)
+    return [output.detach(), *torch.autograd.grad(output, inputs, gradient.to(output.dtype))]
+
+
+def double_gradient(compute: Callable[..., Tensor], tensors: list[Tensor], gradient: Tensor) -> list[Tensor]:
+    """The gradients of a weighted sum of the gradients, to the output's gradient too."""
+    inputs = [tensor.detach().requires_grad_() for tensor in (*tensors, gradient.to(tensors[0].dtype))]
+    first = torch.autograd.grad(compute(*inputs[:3]), inputs[:3], inputs[3], create_graph=True)
+    weights = [torch.linspace(-1, 1, grad.numel(), dtype=grad.dtype).view_as(grad) for grad in first]
+    total = sum((weight * grad).sum() for weight, grad in zip(weights, first, strict=True))
+    return list(torch.autograd.grad(total, inputs))
+
+
+def assert_all_parity(
+    case: Attention,
+    tensors: list[Tensor],
+    compute: Callable[..., list[Tensor]] = every_gradient,
+    ours: Callable[..., Tensor] = AF.scaled_dot_product_attention,
+) -> None:
+    arguments = case.arguments()
+    mask = arguments["attn_mask"]
+    gradient = torch.randn(*tensors[0].shape[:3], tensors[2].shape[3])
+    found = compute(lambda *inputs: ours(*inputs, **arguments), tensors, gradient)
+    theirs = compute(lambda *inputs: case.expected(*inputs, mask), tensors, gradient)
+    exact = compute(lambda *inputs: case.expected(*inputs, mask), [t.double() for t in tensors], gradient)
+    for index, (a, b, c) in enumerate(zip(found, theirs, exact, strict=True)):
+        assert_parity(a, b, c, f"{case}: result {index}")
+
+
+@pytest.mark.parametrize("case", ATTENTIONS, ids=str)
+def test_forward_and_gradients(case: Attention, backend: str) -> None:
+    assert_all_parity(case, case.tensors())
+
+
+@needs_native
+@pytest.mark.parametrize("case", ATTENTIONS, ids=str)
+def test_forward_and_gradients_on_every_level(case: Attention, isa: str) -> None:
+    with aigc_fast.backend("cpu"):
+        assert_all_parity(case, case.tensors())
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("case", FEW, ids=str)
+def test_16_bits_on_every_level(case: Attention, dtype: str, isa: str) -> None:
+    with aigc_fast.backend("cpu"):
+        assert_all_parity(case, case.tensors(DTYPES[dtype]))
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp64"])
+@pytest.mark.parametrize("case", FEW, ids=str)
+def test_dtypes(case: Attention, dtype: str) -> None:
+    assert_all_parity(case, case.tensors(DTYPES[dtype]))
+
+
+@pytest.mark.parametrize("case", FEW, ids=str)
+def test_double_backward(case: Attention, backend: str) -> None:
+    assert_all_parity(case, case.tensors(), double_gradient)
+
+
+def in_a_sea_of_nan(tensor: Tensor) -> Tensor:
+    """The same values with NaN before, between and after the rows, and strides that are far apart."""
+    sea = torch.full([extent + 2 for extent in tensor.shape], math.nan, dtype=tensor.dtype)
+    island = sea[1:-1, 1:-1, 1:-1, 1:-1]
+    return island.copy_(tensor)
+
+
+LAYOUTS = {
+    "heads after lengths": lambda t: t.transpose(1, 2).contiguous().transpose(1, 2),
+    "lengths innermost": lambda t: t.transpose(2, 3).contiguous().transpose(2, 3),
+    "batch innermost": lambda t: t.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
+    "in a sea of NaN": in_a_sea_of_nan,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", FEW, ids=str)
+def test_layouts(case: Attention, layout: str, backend: str) -> None:
+    def ours(*tensors: Tensor, **arguments: Any) -> Tensor:
+        return AF.scaled_dot_product_attention(*(LAYOUTS[layout](tensor) for tensor in tensors), **arguments)
+
+    assert_all_parity(case, case.tensors(), ours=ours)
+
+
+@needs_native
+def test_heads_after_lengths_are_neither_copied_nor_reordered() -> None:
+    q, k, v = (torch.randn(2, 50, 4, 16).transpose(1, 2) for _ in range(3))
+    with aigc_fast.backend("cpu"):
+        assert AF.scaled_dot_product_attention(q, k, v).stride() == q.stride()
+
+
+@pytest.mark.parametrize("dims", [2, 3, 5])
+def test_numbers_of_dimensions(dims: int, backend: str) -> None:
+    lead = (2, 3, 2)[5 - dims :] if dims < 5 else (2, 3, 2)
+    q, k, v = (torch.randn(*lead, length, 16) for length in (33, 40, 40))
+    for mask in (None, torch.rand(33, 40) < 0.5, torch.rand(*lead, 33, 40) < 0.5):
+        found = AF.scaled_dot_product_attention(q, k, v, mask)
+        torch.testing.assert_close(found, TF.scaled_dot_product_attention(q, k, v, mask))
+
+
+def test_batches_and_heads_that_are_broadcast(backend: str) -> None:
+    q, k, v = torch.randn(3, 4, 60, 16), torch.randn(1, 1, 70, 16), torch.randn(3, 4, 70, 16)
+    found = AF.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(found, TF.scaled_dot_product_attention(q, k.expand(3, 4, -1, -1), v))
+
+
+@pytest.mark.parametrize("scale", [0.0, 3.0, -0.5])
+def test_scale(scale: float, backend: str) -> None:
+    q, k, v = ATTENTIONS[1].tensors()
+    found = AF.scaled_dot_product_attention(q, k, v, scale=scale)
+    exact = TF.scaled_dot_product_attention(q.double(), k.double(), v.double(), scale=scale)
+    assert relative_error(found, exact) < FLOORS[torch.float32]
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_queries_that_see_no_key_give_zeros_and_no_gradient(mask: bool, backend: str) -> None:
+    q, k, v = (t.requires_grad_() for t in Attention(1, 2, 70, 70, 16).tensors())
+    blind = torch.arange(70) % 2 == 0
+    hidden = {"attn_mask": ~blind[:, None]} if mask else {"window": 3, "alignment": "upper_left"}
+    if not mask:
+        k, v = k[:, :, :20], v[:, :, :20]
+        blind = torch.arange(70) >= 23
+    output = AF.scaled_dot_product_attention(q, k, v, **hidden)
+    output.sum().backward()
+    assert (output[:, :, blind] == 0).all()
+    assert (output[:, :, ~blind] != 0).all()
+    assert (q.grad[:, :, blind] == 0).all()
+
+
+@pytest.mark.parametrize("queries", [1, 70])
+def test_nan_in_a_query_stays_in_its_row(queries: int, backend: str) -> None:
+    q, k, v = Attention(1, 2, queries, 300, 16).tensors()
+    q[0, 0, queries // 2, 3] = math.nan
+    output = AF.scaled_dot_product_attention(q, k, v)
+    rows = output.isnan().all(-1)
+    assert rows[0, 0, queries // 2]
+    assert rows.sum() == output.isnan().any(-1).sum() == 1
+
+
+@pytest.mark.parametrize("queries", [1, 70])
+def test_great_scores(queries: int, backend: str) -> None:
+    q, k, v = Attention(1, 2, queries, 300, 16).tensors()
+    found = AF.scaled_dot_product_attention(q * 1e4, k * 1e3, v)
+    exact = TF.scaled_dot_product_attention(q.double() * 1e4, k.double() * 1e3, v.double())
+    torch.testing.assert_close(found, exact.float())
+    assert AF.scaled_dot_product_attention(q * 1e30, k * 1e30, v).isnan().any()
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 5, 7, 8), (2, 0, 5, 7, 8), (2, 2, 0, 7, 8), (2, 2, 5, 0, 8), (2, 2, 5, 7, 0)])
+def test_empty_sizes(shape: tuple[int, ...], backend: str) -> None:
+    batch, heads, queries, keys, size = shape
+    q, k = torch.randn(batch, heads, queries, size), torch.randn(batch, heads, keys, size)
+    v = torch.randn(batch, heads, keys, 8)
+    tensors = [t.requires_grad_() for t in (q, k, v)]
+    found = AF.scaled_dot_product_attention(*tensors, scale=1.0)
+    expected = TF.scaled_dot_product_attention(*(t.detach() for t in tensors), scale=1.0)
+    torch.testing.assert_close(found.detach(), expected)
+    found.sum().backward()
+    assert all(t.grad.shape == t.shape and not t.grad.isnan().any() for t in tensors)
+
+
+class TestDropout:
+    case = Attention(2, 4, 40, 75, 16, kv_heads=2, causal=True, alignment="lower_right")
+
+    def call(self, *tensors: Tensor, p: float = 0.3, seed: int = 5, **kwargs: Any) -> Tensor:
+        arguments = {**self.case.arguments(), "generator": torch.Generator().manual_seed(seed), **kwargs}
+        return AF.scaled_dot_product_attention(*tensors, dropout_p=p, **arguments)
+
+    def probabilities(self, **kwargs: Any) -> Tensor:
+        torch.manual_seed(1)
+        q, k, _ = self.case.tensors()
+        v = torch.eye(self.case.keys).expand(2, 2, -1, -1)
+        return self.call(q, k, v, **kwargs)
+
+    @needs_native
+    @pytest.mark.parametrize("queries", [1, 40])
+    def test_numbers_and_gradients_of_the_reference_on_every_level(self, queries: int, isa: str) -> None:
+        q, k, v = self.case.tensors()
+        gradient = torch.randn(2, 4, queries, 16)
+
+        def compute(backend: str, dtype: torch.dtype) -> list[Tensor]:
+            with aigc_fast.backend(backend):
+                return every_gradient(self.call, [t.to(dtype) for t in (q[:, :, :queries], k, v)], gradient)
+
+        pairs = zip(compute("cpu", torch.float32), compute("reference", torch.float64), strict=True)
+        for ours, exact in pairs:
+            assert relative_error(ours, exact) < FLOORS[torch.float32]
+
+    def test_share_and_scale(self, backend: str) -> None:
+        plain, dropped = self.probabilities(p=0.0), self.probabilities()
+        kept = dropped != 0
+        torch.testing.assert_close(dropped[kept], plain[kept] / 0.7)
+        assert abs(kept.sum() / (plain != 0).sum() - 0.7) < 0.02
+
+    def test_the_same_seed_repeats_and_another_does_not(self, backend: str) -> None:
+        torch.testing.assert_close(self.probabilities(), self.probabilities())
+        assert not torch.equal(self.probabilities() == 0, self.probabilities(seed=6) == 0)
+
+    def test_everything_dropped(self, backend: str) -> None:
+        assert (self.probabilities(p=1.0) == 0).all()
+
+    def test_torchs_seed(self) -> None:
+        tensors, runs = self.case.tensors(), []
+        for seed in (3, 3, 4):
+            torch.manual_seed(seed)
+            runs.append(self.call(*tensors, generator=None))
+        assert torch.equal(runs[0], runs[1])
+        assert not torch.equal(runs[0], runs[2])
+
+    def test_double_backward(self, backend: str) -> None:
+        tensors, gradient = self.case.tensors(), torch.randn(2, 4, 40, 16)
+        found = double_gradient(self.call, tensors, gradient)
+        with aigc_fast.backend("reference"):
+            exact = double_gradient(self.call, [t.double() for t in tensors], gradient)
+        for ours, theirs in zip(found, exact, strict=True):
+            assert relative_error(ours, theirs) < 5e-6
+
+
+@pytest.mark.parametrize("mask", ["float", "float row"])
+def test_the_gradient_to_a_mask(mask: str) -> None:
+    case = Attention(2, 2, 70, 80, 16, causal=True)
+    bias = MASKS[mask](case).requires_grad_()
+    tensors = [t.requires_grad_() for t in case.tensors()]
+    output = AF.scaled_dot_product_attention(*tensors, bias, is_causal=True)
+    gradient = torch.randn_like(output)
+    found = torch.autograd.grad(output, [*tensors, bias], gradient)
+    exact_inputs = [t.detach().double().requires_grad_() for t in (*tensors, bias)]
+    exact = torch.autograd.grad(case.expected(*exact_inputs), exact_inputs, gradient.double())
+    for ours, theirs in zip(found, exact, strict=True):
+        assert relative_error(ours, theirs) < 2e-6
+
+
+def test_self_attention_of_one_tensor(backend: str) -> None:
+    x = torch.randn(1, 2, 70, 16, requires_grad=True)
+    case = Attention(1, 2, 70, 70, 16)
+    gradient = torch.randn(1, 2, 70, 16)
+
+    def second(attention: Callable[..., Tensor], x: Tensor) -> Tensor:
+        (first,) = torch.autograd.grad(attention(x, x, x), x, gradient.to(x.dtype), create_graph=True)
+        return torch.autograd.grad(first.square().sum(), x)[0]
+
+    exact = second(lambda *t: case.expected(*t, None), x.detach().double().requires_grad_())
+    assert relative_error(second(AF.scaled_dot_product_attention, x), exact) < 5e-6
+
+
+def test_gradcheck_of_the_reference() -> None:
+    q, k, v = (t.double().requires_grad_() for t in Attention(1, 2, 3, 4, 3, value_size=2).tensors())
+    mask = torch.tensor([[True, False, True, True], [False] * 4, [True] * 4])
+
+    def compute(*tensors: Tensor) -> Tensor:
+        return reference.attention(*tensors, mask, None, 0.0, 2, 1, 0, 0.7)[0]
+
+    assert torch.autograd.gradcheck(compute, (q, k, v))
+    assert torch.autograd.gradgradcheck(compute, (q, k, v))
+
+
+def test_reference_and_kernel_give_the_same_logsumexp(backend: str) -> None:
+    q, k, v = Attention(1, 2, 50, 60, 16).tensors()
+    mask = torch.rand(1, 1, 50, 60).expand(1, 2, -1, -1) < 0.05
+    found = ATTENTION(q, k, v, mask, None, 0.0, -1, -1, 0, 0.3)[1]
+    scores = (0.3 * q.double() @ k.double().transpose(-2, -1)).masked_fill(~mask, -math.inf)
+    torch.testing.assert_close(found, scores.logsumexp(-1).float(), rtol=1e-5, atol=1e-6)
+
+
+@needs_native
+@hypothesis.given(
+    st.builds(
+        Attention,
+        batch=st.integers(1, 2),
+        heads=st.sampled_from([2, 4]),
+        queries=st.integers(1, 140),
+        keys=st.integers(1, 280),
+        size=st.integers(1, 70),
+        value_size=st.integers(1, 70),
+        kv_heads=st.sampled_from([None, 1, 2]),
+        causal=st.booleans(),
+        window=st.sampled_from([None, 0, 7, (40, None), (3, 60)]),
+        alignment=st.sampled_from(["upper_left", "lower_right"]),
+        mask=st.sampled_from(sorted(MASKS)),
+    )
+)
+def test_random_calls(case: Attention) -> None:
+    torch.manual_seed(0)
+    with aigc_fast.backend("cpu"):
+        assert_all_parity(case, case.tensors())
+
+
+@needs_native
+def test_threads_give_the_same_numbers() -> None:
+    case = Attention(1, 2, 300, 300, 16, causal=True)
+    tensors, gradient = case.tensors(), torch.randn(1, 2, 300, 16)
+    before, runs = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 7):
+            torch.set_num_threads(threads)
+            with aigc_fast.backend("cpu"):
+                runs.append(every_gradient(AF.scaled_dot_product_attention, tensors, gradient))
+    finally:
+        torch.set_num_threads(before)
+    for run in runs[1:]:
+        torch.testing.assert_close(run, runs[0], rtol=1e-5, atol=1e-6)
+
+
+def randn(*shape: int, **kwargs: Any) -> Tensor:
+    return torch.randn(*shape, **kwargs)
+
+
+IMPOSSIBLE = {
+    "type": (lambda: (randn(1, 2, 5, 8), [1.0], randn(1, 2, 7, 8)), {}, "key is list"),
+    "rank": (lambda: (randn(1, 2, 5, 8), randn(2, 7, 8), randn(1, 2, 7, 8)), {}, "key has shape"),
+    "rank of query": (lambda: (randn(8), randn(8), randn(8)), {}, "query has shape"),
+    "size": (lambda: (randn(1, 2, 5, 8), randn(1, 2, 7, 9), randn(1, 2, 7, 8)), {}, "key has size 9"),
+    "length": (lambda: (randn(1, 2, 5, 8), randn(1, 2, 7, 8), randn(1, 2, 6, 8)), {}, "value has length 6"),
+    "heads": (lambda: (randn(1, 4, 5, 8), randn(1, 2, 7, 8), randn(1, 2, 7, 8)), {}, "key has 2 heads"),
+    "groups": (
+        lambda: (randn(1, 4, 5, 8), randn(1, 3, 7, 8), randn(1, 3, 7, 8)),
+        {"enable_gqa": True},
+        "key has 3 heads",
+    ),
+    "batch": (lambda: (randn(2, 2, 5, 8), randn(3, 2, 7, 8), randn(3, 2, 7, 8)), {}, "batch"),
+    "dtype": (lambda: (randn(1, 2, 5, 8), randn(1, 2, 7, 8).double(), randn(1, 2, 7, 8)), {}, "key has dtype"),
+    "integers": (lambda: (torch.ones(1, 2, 5, 8, dtype=torch.int64),) * 3, {}, "query has dtype"),
+    "device": (lambda: (randn(1, 2, 5, 8), randn(1, 2, 5, 8, device="meta"), randn(1, 2, 5, 8)), {}, "key is on meta"),
+    "mask": (
+        lambda: (randn(1, 2, 5, 8),) * 3,
+        {"attn_mask": torch.ones(4, 5, dtype=torch.bool)},
+        "attn_mask has shape",
+    ),
+    "mask's dtype": (lambda: (randn(1, 2, 5, 8),) * 3, {"attn_mask": torch.ones(5, 5, dtype=torch.int32)}, "attn_mask"),
+    "mask's type": (lambda: (randn(1, 2, 5, 8),) * 3, {"attn_mask": 3}, "attn_mask is int"),
+    "dropout": (lambda: (randn(1, 2, 5, 8),) * 3, {"dropout_p": 1.5}, "dropout_p"),
+    "window": (lambda: (randn(1, 2, 5, 8),) * 3, {"window": (-1, 3)}, "window"),
+    "alignment": (lambda: (randn(1, 2, 5, 8),) * 3, {"alignment": "left"}, "alignment"),
+}
+
+
+@pytest.mark.parametrize("repeats", [1, 40])
+@pytest.mark.parametrize("what", IMPOSSIBLE)
+def test_bad_arguments_name_the_argument(what: str, repeats: int, backend: str) -> None:
+    make, kwargs, named = IMPOSSIBLE[what]
+    query, *others = make()
+    if query.dim() == 4 and what not in ("device", "mask"):
+        query = query.repeat(1, 1, repeats, 1)
+    with pytest.raises((ValueError, RuntimeError, TypeError), match=named):
+        AF.scaled_dot_product_attention(query, *others, **kwargs)
