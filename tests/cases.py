@@ -281,6 +281,18 @@ ATTENTIONS = [
     Attention(2, 2, 4, 140, 16, mask="blind"),
 ]
 
+# What bench/ times: prefill, vision, masks, windows and decoding with a cache as language models meet them.
+ATTENTION_CALLS = {
+    "prefill of 128": Attention(1, 12, 128, 128, 64, causal=True),
+    "prefill of 1024": Attention(1, 12, 1024, 1024, 64, causal=True),
+    "prefill of 2048, grouped heads": Attention(1, 32, 2048, 2048, 128, kv_heads=8, causal=True),
+    "vision, 256": Attention(4, 6, 256, 256, 64),
+    "padded batch of 1024": Attention(4, 12, 1024, 1024, 64, mask="padding, expanded"),
+    "window of 256 in 4096": Attention(1, 12, 4096, 4096, 64, window=(255, 0)),
+    "decoding at 1024": Attention(1, 12, 1, 1024, 64),
+    "decoding at 8192, grouped heads": Attention(1, 32, 1, 8192, 128, kv_heads=8),
+}
+
 # Random numbers: around the width of a vector, of a step and of a tile.
 RANDOM_SIZES = [1, 3, 17, 31, 32, 113, 1023, 1025, 100_003]
 

@@ -50,6 +50,10 @@ TYPICAL: dict[str, Callable[[], Call]] = {
     "reparameterize": _tensors(2, 64, 512),
     "reparameterize_kl": _tensors(2, 64, 512),
     "kl_standard_normal": _tensors(2, 64, 512),
+    "scaled_dot_product_attention": lambda: (
+        tuple(torch.zeros(1, 12, 1024, 64) for _ in range(3)),
+        {"is_causal": True},
+    ),
 }
 """A call that a generative model makes, per public function."""
 
