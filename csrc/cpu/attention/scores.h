@@ -49,6 +49,20 @@ static inline bool any(vi lanes) {
         found |= lanes[i];
     return found != 0;
 }
+// Of a row of bytes that are 0 or 1, eight at a time.
+static inline Seen seen_in(const uint8_t* row, int64_t count) {
+    constexpr uint64_t ALL = 0x0101010101010101u;
+    uint64_t some = 0, every = ALL;
+    for (int64_t i = 0; i < count; i += 8) {
+        uint64_t bytes = 0;
+        const int64_t width = least<int64_t>(8, count - i);
+        __builtin_memcpy(&bytes, row + i, static_cast<size_t>(width));
+        some |= bytes;
+        every &= width == 8 ? bytes : bytes | ALL << (8 * width);
+    }
+    return {some != 0, every != ALL};
+}
+
 template <class T>
 static inline Seen read_mask(const void* row, int64_t at, int64_t step, int64_t count, float* out) {
     const T* const elements = static_cast<const T*>(row) + at;
@@ -110,6 +124,11 @@ class Masks {
         if (shared_) {
             seen_ = read_row(block_.kv_head * p_.heads_per_kv() + block_.first / p_.queries, 0, rows_);
             return seen_.visible;
+        }
+        if (p_.mask.kind == BOOLEAN && p_.mask.element == 1) {
+            scan();
+            if (!seen_.visible || !seen_.not_zero)
+                return seen_.visible;
         }
         for_each_run(p_, block_, [&](int64_t head, int64_t query, int64_t lane, int64_t lanes) {
             for (int64_t i = 0; i < lanes; ++i) {
@@ -186,9 +205,25 @@ class Masks {
     }
 
   private:
+    int64_t mask_at(int64_t head, int64_t query) const {
+        const Mask& m = p_.mask;
+        return block_.batch * m.batch + head * m.head + query * m.row + key_ * m.element;
+    }
+
+    // Most blocks of a mask are all of one kind, which is seen sooner than it is read.
+    void scan() {
+        for_each_run(p_, block_, [&](int64_t head, int64_t query, int64_t, int64_t lanes) {
+            for (int64_t i = 0; i < lanes && !(seen_.visible && seen_.not_zero); ++i) {
+                const Seen seen = seen_in(static_cast<const uint8_t*>(p_.mask.data) + mask_at(head, query + i), count_);
+                seen_.visible |= seen.visible;
+                seen_.not_zero |= seen.not_zero;
+            }
+        });
+    }
+
     Seen read_row(int64_t head, int64_t query, float* out) const {
         const Mask& m = p_.mask;
-        const int64_t at = block_.batch * m.batch + head * m.head + query * m.row + key_ * m.element;
+        const int64_t at = mask_at(head, query);
         switch (m.kind) {
         case BOOLEAN:
             return read_mask<uint8_t>(m.data, at, m.element, count_, out);

@@ -1,0 +1,116 @@
+"""transformers' models with attn_implementation="aigc_fast" against "eager" and "sdpa": random weights, no download."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+
+import pytest
+import torch
+from cases import relative_error
+
+from aigc_fast.ops.attention import ATTENTION
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+integration = importlib.import_module("aigc_fast.integrations.transformers")
+
+SMALL = {"vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+LLAMA = {**SMALL, "intermediate_size": 64, "num_key_value_heads": 2, "max_position_embeddings": 512}
+CONFIGS = {
+    "gpt2": lambda: transformers.GPT2Config(vocab_size=97, n_embd=48, n_layer=2, n_head=4, n_positions=512),
+    "llama": lambda: transformers.LlamaConfig(**LLAMA),
+    "mistral": lambda: transformers.MistralConfig(**LLAMA, sliding_window=7),
+}
+
+
+def models(name: str) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Two models of the same weights: ours and eager."""
+    config = CONFIGS[name]()
+    config.pad_token_id = 0
+    eager = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    ours = copy.deepcopy(eager)
+    ours.set_attn_implementation("aigc_fast")
+    return ours, eager
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The kernel's calls; with "cpu" forced, small ones too."""
+    found, run = [], type(ATTENTION).__call__
+
+    def counted(operator, *args):
+        found.append(args[0].shape[2])
+        return run(operator, *args)
+
+    monkeypatch.setattr(type(ATTENTION), "__call__", counted)
+    return found
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits(name: str, padded: bool, backend: str, calls: list[int]) -> None:
+    ours, eager = models(name)
+    ids, mask = torch.randint(1, 97, (3, 70)), torch.ones(3, 70, dtype=torch.int64)
+    if padded:
+        mask[0, :30] = mask[1, :11] = 0
+    with torch.no_grad():
+        found, expected = (model(ids, attention_mask=mask).logits for model in (ours, eager))
+    seen = mask.bool()
+    assert relative_error(found[seen], expected[seen]) < 5e-6
+    assert backend == "auto" or len(calls) == 2
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_generated_ids(name: str, cache: str, backend: str) -> None:
+    ids, mask = torch.randint(1, 97, (2, 20)), torch.ones(2, 20, dtype=torch.int64)
+    mask[0, :6] = 0
+    settings = {
+        "max_new_tokens": 30,
+        "min_new_tokens": 30,
+        "do_sample": False,
+        "cache_implementation": cache,
+        "disable_compile": True,
+    }
+    found, expected = (model.generate(ids, attention_mask=mask, **settings) for model in models(name))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_gradients(name: str, backend: str) -> None:
+    ids = torch.randint(1, 97, (2, 50))
+    grads = []
+    for model in models(name):
+        model(ids, labels=ids).loss.backward()
+        grads.append([parameter.grad for parameter in model.parameters()])
+    for found, expected in zip(*grads, strict=True):
+        assert relative_error(found, expected) < 2e-5
+
+
+def test_a_vision_transformer(backend: str) -> None:
+    config = transformers.ViTConfig(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, image_size=64, patch_size=8
+    )
+    eager = transformers.ViTModel._from_config(config, attn_implementation="eager").eval()
+    ours = copy.deepcopy(eager)
+    ours.set_attn_implementation("aigc_fast")
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert relative_error(ours(images).last_hidden_state, eager(images).last_hidden_state) < 5e-6
+
+
+def test_a_position_bias_and_a_mask() -> None:
+    q, k, v, bias = torch.randn(1, 4, 9, 8), torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 8), torch.randn(1, 4, 9, 9)
+    layer = torch.nn.Module()
+    layer.num_key_value_groups, layer.is_causal = 2, True
+    sdpa = transformers.integrations.sdpa_attention.sdpa_attention_forward
+    for mask in (None, torch.rand(1, 1, 9, 9).tril() < 0.7, torch.randn(1, 1, 9, 9)):
+        found, weights = integration.attention(layer, q, k, v, mask, position_bias=bias)
+        assert weights is None
+        torch.testing.assert_close(found, sdpa(layer, q, k, v, mask, position_bias=bias)[0])
+
+
+def test_capped_scores_are_refused() -> None:
+    q = torch.randn(1, 2, 5, 8)
+    with pytest.raises(ValueError, match=r"softcap=30\.0"):
+        integration.attention(torch.nn.Module(), q, q, q, None, softcap=30.0)
