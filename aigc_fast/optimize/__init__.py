@@ -23,7 +23,8 @@ _reports: WeakKeyDictionary[nn.Module, Report] = WeakKeyDictionary()
 
 
 def optimize(model: Model, *, example_inputs: Any = None, precision: str | None = None, inplace: bool = True) -> Model:
-    """Swaps torch.nn.ConvTranspose1d/2d/3d, Conv1d/2d/3d and Dropout for aigc_fast.nn's.
+    """Swaps torch.nn.ConvTranspose1d/2d/3d, Conv1d/2d/3d, Dropout, MultiheadAttention and TransformerEncoderLayer
+    for aigc_fast.nn's.
 
     Only the class of a module changes: parameters, buffers, hooks, `state_dict` keys, the training flag and
     `isinstance` of the torch class stay. Modules of exactly those types are swapped; subclasses, lazy and quantized

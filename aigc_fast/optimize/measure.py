@@ -105,13 +105,19 @@ def step_of(module: nn.Module, call: Call) -> Callable[[], Any]:
     if not wanted:
         return forward
     with torch.enable_grad():
-        gradient = torch.ones_like(forward())
+        gradients = [torch.ones_like(output) for output in _differentiable(forward())]
 
     def step() -> Any:
         with torch.enable_grad():
-            return torch.autograd.grad(forward(), wanted, gradient, retain_graph=True, allow_unused=True)
+            outputs = _differentiable(forward())
+            return torch.autograd.grad(outputs, wanted, gradients, retain_graph=True, allow_unused=True)
 
     return step
+
+
+def _differentiable(outputs: Any) -> list[Tensor]:
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return [output for output in outputs if isinstance(output, Tensor) and output.requires_grad]
 
 
 def interleaved_ms(

@@ -18,6 +18,8 @@ DROP_INS: dict[type[nn.Module], type[nn.Module]] = {
         "Conv2d",
         "Conv3d",
         "Dropout",
+        "MultiheadAttention",
+        "TransformerEncoderLayer",
     )
 }
 ORIGINALS = {fast: original for original, fast in DROP_INS.items()}

@@ -1,0 +1,96 @@
+"""`nn.MultiheadAttention` on `aigc_fast.functional.scaled_dot_product_attention`."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as TF
+from torch import Tensor
+
+from aigc_fast.functional import scaled_dot_product_attention
+from aigc_fast.nn.precision import obeys_precision
+
+
+@obeys_precision
+class MultiheadAttention(torch.nn.MultiheadAttention):
+    """`torch.nn.MultiheadAttention`: the same constructor, parameters, `state_dict` keys, masks and numbers.
+
+    With `need_weights=False`, which torch.nn's Transformer layers ask for, heads are read where the projection wrote
+    them and the scores are never stored, dropout or not. Calls that want the weights, `bias_k` and `add_zero_attn` run
+    as in PyTorch.
+    """
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """See torch.nn.MultiheadAttention. With `is_causal`, which says that `attn_mask` is causal, it is not read."""
+        plain = self.bias_k is not None or self.add_zero_attn or query.is_nested or (is_causal and attn_mask is None)
+        if need_weights or plain:
+            return super().forward(
+                query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
+            )
+        batched = TF._mha_shape_check(query, key, value, key_padding_mask, attn_mask, self.num_heads)
+        batch_dim = 0 if self.batch_first or not batched else 1
+        q, k, v = (self._heads(tensor, batch_dim, batched) for tensor in self._projected(query, key, value))
+        mask = _merged(
+            None if is_causal else _visible(attn_mask, (q.shape[0], self.num_heads, q.shape[2], k.shape[2]), q.dtype),
+            _visible(key_padding_mask, (q.shape[0], 1, 1, k.shape[2]), q.dtype),
+        )
+        output = scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0, is_causal)
+        return self.out_proj(self._joined(output, batch_dim, batched)), None
+
+    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        bias = self.in_proj_bias
+        if self._qkv_same_embed_dim and query is key and key is value:
+            return TF.linear(query, self.in_proj_weight, bias).chunk(3, -1)
+        if self._qkv_same_embed_dim:
+            weights = self.in_proj_weight.chunk(3)
+        else:
+            weights = self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
+        biases = (None,) * 3 if bias is None else bias.chunk(3)
+        return tuple(TF.linear(*each) for each in zip((query, key, value), weights, biases, strict=True))
+
+    def _heads(self, tensor: Tensor, batch_dim: int, batched: bool) -> Tensor:
+        """(batch, heads, length, size) as a view."""
+        if not batched:
+            tensor = tensor.unsqueeze(0)
+        split = tensor.unflatten(-1, (self.num_heads, self.head_dim))
+        return split.transpose(1, 2) if batch_dim == 0 else split.permute(1, 2, 0, 3)
+
+    def _joined(self, output: Tensor, batch_dim: int, batched: bool) -> Tensor:
+        joined = (output.transpose(1, 2) if batch_dim == 0 else output.permute(2, 0, 1, 3)).flatten(-2)
+        return joined if batched else joined.squeeze(0)
+
+
+def _visible(mask: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
+    """A mask of torch.nn.MultiheadAttention, where True hides, as the attention takes it, over (batch, heads, L, S)."""
+    if mask is None:
+        return None
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise RuntimeError(f"attn_mask or key_padding_mask has dtype {mask.dtype}: expected bool or floating-point")
+    mask = ~mask if mask.dtype == torch.bool else mask.to(dtype)
+    if mask.numel() == shape[2] * shape[3] and shape[2] > 1:
+        return mask.reshape(shape[2:])
+    return mask.reshape(shape)
+
+
+def _merged(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return first if second is None else second
+    if first.dtype == second.dtype == torch.bool:
+        return first & second
+    return _added(first, second.dtype) + _added(second, first.dtype)
+
+
+def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What the mask adds to the scores, in its own dtype or, where that is bool, the other's."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)

@@ -1,0 +1,165 @@
+"""nn.MultiheadAttention against torch.nn's: masks, layouts, projections, weights, and the layers that hold it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from cases import relative_error
+from torch import Tensor, nn
+
+import aigc_fast
+from aigc_fast.nn import MultiheadAttention, TransformerEncoderLayer
+from aigc_fast.ops.attention import ATTENTION
+
+L, S, N, E, H = 37, 45, 3, 24, 4
+KINDS = {
+    "plain": {},
+    "no bias": {"bias": False},
+    "sizes of its own": {"kdim": 10, "vdim": 14},
+    "bias_k": {"add_bias_kv": True},
+    "add_zero_attn": {"add_zero_attn": True},
+}
+MASKS = {
+    "none": lambda: None,
+    "bool": lambda: torch.rand(L, S) < 0.3,
+    "float": lambda: torch.randn(L, S),
+    "heads": lambda: torch.rand(N * H, L, S) < 0.3,
+}
+PADDINGS = {
+    "none": lambda: None,
+    "bool": lambda: torch.arange(S) >= torch.tensor([[S], [30], [7]]),
+    "float": lambda: torch.randn(N, S),
+}
+
+
+def pair(**kwargs) -> tuple[nn.Module, nn.Module]:
+    theirs = nn.MultiheadAttention(E, H, **kwargs)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    ours = MultiheadAttention(E, H, **kwargs)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+def inputs(layer: nn.Module, batched: bool = True) -> list[Tensor]:
+    sizes = ((L, E), (S, layer.kdim), (S, layer.vdim))
+    if not batched:
+        return [torch.randn(size) for size in sizes]
+    tensors = [torch.randn(N, *size) for size in sizes]
+    return tensors if layer.batch_first else [tensor.transpose(0, 1).contiguous() for tensor in tensors]
+
+
+def assert_same(ours: nn.Module, theirs: nn.Module, tensors: list[Tensor], **kwargs) -> None:
+    results = []
+    for layer in (ours, theirs):
+        leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+        output, weights = layer(*leaves, **kwargs)
+        grads = torch.autograd.grad(output.sin().sum(), [*leaves, *layer.parameters()])
+        results.append([output, *([] if weights is None else [weights]), *grads])
+    for found, expected in zip(*results, strict=True):
+        assert found.shape == expected.shape
+        assert relative_error(found, expected) < 1e-5 or expected.norm() < 1e-4
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_and_gradients(kind: str, batch_first: bool, need_weights: bool, backend: str) -> None:
+    ours, theirs = pair(batch_first=batch_first, **KINDS[kind])
+    assert_same(ours, theirs, inputs(theirs), need_weights=need_weights)
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
+@pytest.mark.parametrize(("mask", "padding"), itertools.product(MASKS, PADDINGS))
+def test_masks(mask: str, padding: str) -> None:
+    ours, theirs = pair(batch_first=True)
+    masks = {"attn_mask": MASKS[mask](), "key_padding_mask": PADDINGS[padding]()}
+    assert_same(ours, theirs, inputs(theirs), need_weights=False, **masks)
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_the_causal_hint(padding: str) -> None:
+    ours, theirs = pair()
+    causal = torch.ones(L, S, dtype=torch.bool).triu(1)
+    masks = {"attn_mask": causal, "is_causal": True, "key_padding_mask": PADDINGS[padding]()}
+    assert_same(ours, theirs, inputs(theirs), need_weights=False, **masks)
+    with pytest.raises(RuntimeError, match="attn_mask"):
+        ours(*inputs(ours), is_causal=True, need_weights=False)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_without_a_batch(batch_first: bool) -> None:
+    ours, theirs = pair(batch_first=batch_first)
+    assert_same(ours, theirs, inputs(theirs, batched=False), need_weights=False, attn_mask=torch.randn(H, L, S))
+
+
+def test_self_attention_runs_on_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pair(batch_first=True)
+    calls, run = [], type(ATTENTION).__call__
+    monkeypatch.setattr(type(ATTENTION), "__call__", lambda op, *args: (calls.append(op.name), run(op, *args))[1])
+    x = torch.randn(N, L, E, requires_grad=True)
+    found, weights = ours(x, x, x, need_weights=False)
+    assert weights is None
+    assert calls == ["attention"]
+    torch.testing.assert_close(found, theirs(x, x, x, need_weights=False)[0])
+
+
+def test_dropout_is_a_seeds_and_off_in_eval_mode() -> None:
+    ours, theirs = pair(dropout=0.4, batch_first=True)
+    tensors = inputs(ours)
+    runs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        runs.append(ours(*tensors, need_weights=False)[0])
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(*tensors, need_weights=False)[0], theirs.eval()(*tensors)[0])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_torchs_layers_after_optimize(training: bool, backend: str) -> None:
+    model = nn.Transformer(E, H, 2, 2, 32, 0.0, batch_first=True).train(training)
+    stock = copy.deepcopy(model)
+    aigc_fast.optimize(model)
+    assert sum(type(module) is MultiheadAttention for module in model.modules()) == 6
+    assert list(model.state_dict()) == list(stock.state_dict())
+    source, target = torch.randn(N, S, E), torch.randn(N, L, E)
+    mask = nn.Transformer.generate_square_subsequent_mask(L)
+    padding = PADDINGS["bool"]()
+    masks = {"tgt_mask": mask, "src_key_padding_mask": padding, "memory_key_padding_mask": padding}
+    found, expected = (m(source, target, **masks, tgt_is_causal=True) for m in (model, stock))
+    assert relative_error(found, expected) < 1e-5
+    assert type(aigc_fast.restore(model).encoder.layers[0].self_attn) is nn.MultiheadAttention
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("length", [16, 600])
+def test_an_encoder_layer_at_inference(
+    length: int, norm_first: bool, causal: bool, padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = nn.TransformerEncoderLayer(E, H, 32, 0.1, batch_first=True, norm_first=norm_first).eval()
+    stock = copy.deepcopy(layer)
+    assert type(aigc_fast.optimize(layer)) is TransformerEncoderLayer
+    calls, run = [], type(ATTENTION).__call__
+    monkeypatch.setattr(type(ATTENTION), "__call__", lambda op, *args: (calls.append(op.name), run(op, *args))[1])
+    x = torch.randn(N, length, E)
+    padding = torch.arange(length) >= torch.tensor([[length], [length // 2], [3]]) if padded else None
+    mask = torch.ones(length, length, dtype=torch.bool).triu(1) if causal else None
+    with torch.no_grad():
+        found, expected = (m(x, mask, padding, is_causal=causal) for m in (layer, stock))
+    seen = slice(None) if padding is None else ~padding
+    assert relative_error(found[seen], expected[seen]) < 1e-5
+    assert calls == (["attention"] if length == 600 else [])
+
+
+def test_optimize_times_it_both_ways() -> None:
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(E, H, 32, 0.1, batch_first=True), 1).train()
+    aigc_fast.optimize(model, example_inputs=torch.randn(N, L, E))
+    assert any("MultiheadAttention" in str(entry) for entry in aigc_fast.report(model).layers)
