@@ -258,6 +258,25 @@ def test_the_gradient_to_a_mask(mask: str) -> None:
         assert relative_error(ours, theirs) < 2e-6
 
 
+@pytest.mark.parametrize("case", [FEW[0], FEW[2], FEW[6]], ids=str)
+def test_third_derivatives(case: Attention) -> None:
+    arguments = case.arguments()
+
+    def third(attention: Callable[..., Tensor], tensors: list[Tensor]) -> list[Tensor]:
+        inputs = [tensor.requires_grad_() for tensor in tensors]
+        value = attention(*inputs)
+        for _ in range(2):
+            value = sum(g.square().sum() for g in torch.autograd.grad(value.square().sum(), inputs, create_graph=True))
+        return list(torch.autograd.grad(value, inputs))
+
+    tensors = case.tensors()
+    found = third(lambda *t: AF.scaled_dot_product_attention(*t, **arguments), [t.clone() for t in tensors])
+    theirs = third(lambda *t: case.expected(*t, arguments["attn_mask"]), [t.clone() for t in tensors])
+    exact = third(lambda *t: case.expected(*t, arguments["attn_mask"]), [t.double() for t in tensors])
+    for index, (a, b, c) in enumerate(zip(found, theirs, exact, strict=True)):
+        assert relative_error(a, c) < max(4 * relative_error(b, c), 1e-5), f"result {index}"
+
+
 def test_self_attention_of_one_tensor(backend: str) -> None:
     x = torch.randn(1, 2, 70, 16, requires_grad=True)
     case = Attention(1, 2, 70, 70, 16)

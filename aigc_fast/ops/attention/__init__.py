@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast.ops.attention import cpu, reference
+from aigc_fast.ops.attention.double_backward import double_backward
 from aigc_fast.ops.operator import Operator
 from aigc_fast.ops.random.reference import computing_dtype
 
@@ -33,24 +34,19 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
 
 
 def _setup_backward(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, ...]) -> None:
-    grad, query, key, value, _, _, mask, ctx.philox_key, *ctx.numbers = inputs
-    ctx.save_for_backward(grad, query, key, value, mask)
+    tensors, (mask, ctx.philox_key, *ctx.numbers) = inputs[:6], inputs[6:]
+    ctx.save_for_backward(*tensors, mask)
 
 
 def _double_backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
-    *tensors, mask = ctx.saved_tensors
-    create_graph = torch.is_grad_enabled()
-    wanted = [i for i in range(4) if ctx.needs_input_grad[i]]
-    with torch.enable_grad():
-        inputs = [reference.own_variable(tensor, create_graph) for tensor in tensors]
-        first = reference.gradients(*inputs, mask, ctx.philox_key, *ctx.numbers)
-        found = torch.autograd.grad(
-            first, [inputs[i] for i in wanted], upstream, create_graph=create_graph, allow_unused=True
-        )
-    results: list[Tensor | None] = [None] * 13
-    for i, gradient in zip(wanted, found, strict=True):
-        results[i] = gradient
-    return tuple(results)
+    *tensors, output, logsumexp, mask = ctx.saved_tensors
+    rest = mask, ctx.philox_key, *ctx.numbers
+    if not torch.is_grad_enabled():
+        return *double_backward(upstream, *tensors, output, logsumexp, *rest), *[None] * 9
+    inputs = [reference.own_variable(tensor, True) for tensor in tensors]
+    first = reference.gradients(*inputs, *rest)
+    found = torch.autograd.grad(first, inputs, upstream, create_graph=True, allow_unused=True)
+    return *found, *[None] * 9
 
 
 def _as_promised(reference_function: Any, fake: Any) -> Any:
