@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from aigc_fast.ops.attention import functional as _attention
+from aigc_fast.ops.attention.functional import scaled_dot_product_attention
 from aigc_fast.ops.conv_transpose import functional as _conv
 from aigc_fast.ops.random import dropout, rand, randn
 from aigc_fast.ops.reparameterize import kl_standard_normal, reparameterize, reparameterize_kl
@@ -228,63 +227,3 @@ def conv_transpose3d(
         TypeError: an argument that is not a Tensor.
     """
     return _conv.conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation)
-
-
-def scaled_dot_product_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-    *,
-    window: int | tuple[int | None, int | None] | None = None,
-    alignment: str = "upper_left",
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """softmax(scale * query @ key^T + mask) @ value, `torch.nn.functional.scaled_dot_product_attention`.
-
-    On the CPU in float32, bfloat16 and float16 without the matrix of scores, forward and backward; keys that a mask
-    hides from a whole block of queries are not read. Method: Dao et al., "FlashAttention", 2022, and, for the running
-    softmax, Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
-
-    Args:
-        query: (..., H, L, E), or (L, E); any strides.
-        key: (..., H, S, E), of query's dtype; (..., G, S, E) with `enable_gqa`.
-        value: (..., H, S, V), of query's dtype; (..., G, S, V) with `enable_gqa`.
-        attn_mask: broadcasts to (..., H, L, S); bool (True takes part), or what is added to the scores, in float32 or
-            query's dtype.
-        dropout_p: the probability that an element of the softmax is dropped, the rest scaled by 1 / (1 - p). Unlike in
-            PyTorch, it does not change the path: the mask comes from Philox and is made again in backward.
-        is_causal: query i sees keys 0 to i; together with a mask, both hold.
-        scale: 1 / sqrt(E) by default.
-        enable_gqa: H is a multiple of G, and each H / G query heads in succession share a key and value head.
-        window: local attention: query i sees keys i - left to i + right; (left, right), either of them None for no
-            limit, or one integer for both.
-        alignment: of `is_causal` and `window` where L and S differ: "upper_left" puts query 0 at key 0, as PyTorch
-            does; "lower_right" puts the last query at the last key, as decoding with a cache wants it.
-        generator: the source of dropout's key; by default torch's default generator of the device.
-
-    Returns:
-        (..., H, L, V), of query's dtype. A query that sees no key gives zeros; NaN in a query gives NaN for it.
-
-    Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
-        TypeError: an argument that is not a Tensor.
-        ValueError: an impossible `window`, `alignment` or `dropout_p`.
-    """
-    return _attention.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask,
-        dropout_p,
-        is_causal,
-        scale,
-        enable_gqa,
-        window=window,
-        alignment=alignment,
-        generator=generator,
-    )

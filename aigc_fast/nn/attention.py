@@ -39,10 +39,12 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         batched = TF._mha_shape_check(query, key, value, key_padding_mask, attn_mask, self.num_heads)
         batch_dim = 0 if self.batch_first or not batched else 1
         q, k, v = (self._heads(tensor, batch_dim, batched) for tensor in self._projected(query, key, value))
-        mask = _merged(
-            None if is_causal else _visible(attn_mask, (q.shape[0], self.num_heads, q.shape[2], k.shape[2]), q.dtype),
-            _visible(key_padding_mask, (q.shape[0], 1, 1, k.shape[2]), q.dtype),
-        )
+        hidden = None if is_causal else attn_mask
+        if hidden is not None and hidden.dim() == 3:
+            hidden = hidden.unflatten(0, (q.shape[0], self.num_heads))
+        if key_padding_mask is not None:
+            key_padding_mask = key_padding_mask.reshape(q.shape[0], 1, 1, k.shape[2])
+        mask = _merged(_visible(hidden, q.dtype), _visible(key_padding_mask, q.dtype))
         output = scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0, is_causal)
         return self.out_proj(self._joined(output, batch_dim, batched)), None
 
@@ -69,16 +71,13 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         return joined if batched else joined.squeeze(0)
 
 
-def _visible(mask: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
-    """A mask of torch.nn.MultiheadAttention, where True hides, as the attention takes it, over (batch, heads, L, S)."""
+def _visible(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A mask of torch.nn.MultiheadAttention, where True hides, as the attention takes it."""
     if mask is None:
         return None
     if mask.dtype != torch.bool and not mask.is_floating_point():
         raise RuntimeError(f"attn_mask or key_padding_mask has dtype {mask.dtype}: expected bool or floating-point")
-    mask = ~mask if mask.dtype == torch.bool else mask.to(dtype)
-    if mask.numel() == shape[2] * shape[3] and shape[2] > 1:
-        return mask.reshape(shape[2:])
-    return mask.reshape(shape)
+    return ~mask if mask.dtype == torch.bool else mask.to(dtype)
 
 
 def _merged(first: Tensor | None, second: Tensor | None) -> Tensor | None:

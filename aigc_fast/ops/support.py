@@ -61,6 +61,12 @@ def has_autocast(tensor: Tensor) -> bool:
     return _any_autocast() and not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
 
 
+def autocast(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The tensors in autocast's dtype, as the ops that it lowers take them; float64 and integers stay."""
+    dtype = torch.get_autocast_dtype(tensors[0].device.type)
+    return [t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
+
+
 def lazily(module: str, name: str) -> Callable[..., Any]:
     """A function of a module that is imported at its first call, as Triton is slow to import."""
 

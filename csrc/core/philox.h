@@ -144,6 +144,16 @@ static inline void for_each_step(Key key, int64_t first, int64_t n, const F& emi
     }
 }
 
+// Of a draw for dropout: an element is kept when its word is below this, and scaled.
+struct Keep {
+    uint32_t below;
+    double scale;
+};
+static inline Keep keep_with_probability(double q) {
+    const double bound = q * 0x1p32 + 0.5;
+    return {bound >= 0x1p32 ? 0xffffffffu : static_cast<uint32_t>(bound), q > 0 ? 1.0 / q : 0.0};
+}
+
 // The words (as the bits of floats), or the standard normals, of elements first .. first + n. Whole steps are written.
 static inline void random_words(Key key, int64_t first, int64_t n, float* out) {
     for_each_step(key, first, n, [out](const vf* w, int64_t at) { store_blocks(w[0], w[1], w[2], w[3], out + at); });

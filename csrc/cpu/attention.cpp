@@ -32,14 +32,6 @@ class Reader {
     const int64_t* at_;
 };
 
-Dropout dropout_of(const uint64_t* key, double p) {
-    if (!key)
-        return {};
-    const double keep = 1.0 - p, bound = keep * 0x1p32 + 0.5;
-    return {true, read_key(key), bound >= 0x1p32 ? 0xffffffffu : static_cast<uint32_t>(bound),
-            keep > 0 ? static_cast<float>(1.0 / keep) : 0.0f};
-}
-
 Problem problem_of(Reader& sizes, const void* mask, double scale, const uint64_t* key, double dropout_p) {
     Problem p{};
     int64_t* const fields[] = {&p.batches, &p.heads,      &p.kv_heads, &p.queries, &p.keys,
@@ -48,7 +40,8 @@ Problem problem_of(Reader& sizes, const void* mask, double scale, const uint64_t
         *field = sizes.next();
     p.mask = sizes.mask(mask);
     p.scale = static_cast<float>(scale);
-    p.dropout = dropout_of(key, dropout_p);
+    if (key)
+        p.dropout = {true, read_key(key), keep_with_probability(1.0 - dropout_p)};
     return p;
 }
 

@@ -28,16 +28,6 @@ void fill_normal(T* out, int64_t n, Key key) {
     });
 }
 
-struct Keep {
-    uint32_t below; // an element is kept when its word is below this
-    double scale;
-};
-
-Keep keep_with_probability(double q) {
-    const double bound = q * 0x1p32 + 0.5;
-    return {bound >= 0x1p32 ? 0xffffffffu : static_cast<uint32_t>(bound), q > 0 ? 1.0 / q : 0.0};
-}
-
 // Multiplies by the mask, as PyTorch does, so that a dropped infinity or NaN becomes NaN.
 template <class T>
 void drop(T* out, const T* in, const float* words, int64_t n, Keep keep) {

@@ -91,6 +91,12 @@ def test_the_causal_hint(padding: str) -> None:
         ours(*inputs(ours), is_causal=True, need_weights=False)
 
 
+def test_a_mask_for_a_single_query() -> None:
+    ours, theirs = pair(batch_first=True)
+    query, key, value = inputs(theirs)
+    assert_same(ours, theirs, [query[:, :1], key, value], need_weights=False, attn_mask=torch.rand(1, S) < 0.3)
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_without_a_batch(batch_first: bool) -> None:
     ours, theirs = pair(batch_first=batch_first)

@@ -132,6 +132,17 @@ def test_batches_and_heads_that_are_broadcast(backend: str) -> None:
     torch.testing.assert_close(found, TF.scaled_dot_product_attention(q, k.expand(3, 4, -1, -1), v))
 
 
+@pytest.mark.parametrize("length", [6, 150])
+def test_a_mask_and_causality_both_hold(length: int, backend: str) -> None:
+    case = Attention(1, 2, length, length, 16, causal=True, mask="bool")
+    assert_all_parity(case, case.tensors())
+    with torch.no_grad():
+        q, k, v = case.tensors()
+        mask = MASKS["bool"](case)
+        found = AF.scaled_dot_product_attention(q, k, v, mask, is_causal=True)
+        torch.testing.assert_close(found, case.expected(q, k, v, mask))
+
+
 @pytest.mark.parametrize("scale", [0.0, 3.0, -0.5])
 def test_scale(scale: float, backend: str) -> None:
     q, k, v = ATTENTIONS[1].tensors()

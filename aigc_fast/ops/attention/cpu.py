@@ -10,6 +10,7 @@ from torch import Tensor
 from aigc_fast import _native
 from aigc_fast.ops import support
 from aigc_fast.ops.attention import reference
+from aigc_fast.ops.attention.reference import Options
 from aigc_fast.ops.support import DTYPES, UP_TO_FLOAT32
 
 _NO_MASK, _BOOLEAN = (-1, 0, 0, 0, 0), 4
@@ -47,12 +48,11 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(3) == 1 or tensor.shape[3] == 1 else tensor.contiguous()
 
 
-def _layout(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, left: int, right: int, offset: int, *rows: Tensor
-) -> bytes:
+def _layout(query: Tensor, key: Tensor, value: Tensor, asked: Options, *rows: Tensor) -> bytes:
     """Sizes and strides in the order that csrc/cpu/attention.cpp reads them."""
     (batches, heads, queries, size), (_, kv_heads, keys, _) = query.shape, key.shape
-    values = [batches, heads, kv_heads, queries, keys, size, value.size(3), left, right, offset]
+    values = [batches, heads, kv_heads, queries, keys, size, value.size(3), *asked[3:6]]
+    mask = asked.mask
     if mask is None:
         values += _NO_MASK
     else:
@@ -74,57 +74,35 @@ def empty_like_rows(tensor: Tensor, size: int) -> Tensor:
     return tensor.new_empty((batches, heads, rows, size))
 
 
-def attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    philox_key: Tensor | None,
-    dropout_p: float,
-    left: int,
-    right: int,
-    offset: int,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
+def attention(query: Tensor, key: Tensor, value: Tensor, *options: object) -> tuple[Tensor, Tensor]:
     """The output and the log-sum-exp; see `reference.attention`."""
-    query, key, value = _rows(query), _rows(key), _rows(value)
+    query, key, value, asked = _rows(query), _rows(key), _rows(value), Options(*options)
     output = empty_like_rows(query, value.shape[3])
     if output.numel() == 0:
-        return reference.attention(query, key, value, mask, philox_key, dropout_p, left, right, offset, scale)
+        return reference.attention(query, key, value, *options)
     logsumexp = torch.empty(query.shape[:3], dtype=torch.float32)
     _native.cpu.kernels.attention(
         query.data_ptr(),
         key.data_ptr(),
         value.data_ptr(),
-        _address(mask),
+        _address(asked.mask),
         output.data_ptr(),
         logsumexp.data_ptr(),
         DTYPES[query.dtype],
-        _layout(query, key, value, mask, left, right, offset, output),
-        scale,
-        _address(philox_key),
-        dropout_p,
+        _layout(query, key, value, asked, output),
+        asked.scale,
+        _address(asked.philox_key),
+        asked.dropout_p,
     )
     return output, logsumexp
 
 
 def attention_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    logsumexp: Tensor,
-    mask: Tensor | None,
-    philox_key: Tensor | None,
-    dropout_p: float,
-    left: int,
-    right: int,
-    offset: int,
-    scale: float,
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, logsumexp: Tensor, *options: object
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients to query, key and value; see `reference.attention_backward`."""
     grad, query, key, value, output = (_rows(tensor) for tensor in (grad, query, key, value, output))
+    asked = Options(*options)
     results = tuple(empty_like_rows(tensor, tensor.shape[3]) for tensor in (query, key, value))
     if output.numel() == 0 or key.numel() == 0:
         return tuple(result.zero_() for result in results)
@@ -132,15 +110,15 @@ def attention_backward(
         query.data_ptr(),
         key.data_ptr(),
         value.data_ptr(),
-        _address(mask),
+        _address(asked.mask),
         grad.data_ptr(),
         output.data_ptr(),
         logsumexp.contiguous().data_ptr(),
         *(result.data_ptr() for result in results),
         DTYPES[query.dtype],
-        _layout(query, key, value, mask, left, right, offset, grad, output, *results),
-        scale,
-        _address(philox_key),
-        dropout_p,
+        _layout(query, key, value, asked, grad, output, *results),
+        asked.scale,
+        _address(asked.philox_key),
+        asked.dropout_p,
     )
     return results

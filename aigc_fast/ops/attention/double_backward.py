@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.attention.reference import band
+from aigc_fast.ops.attention.reference import Options, band
 from aigc_fast.ops.random import DROPOUT
 from aigc_fast.ops.random.reference import computing_dtype
 
@@ -29,23 +29,20 @@ def double_backward(
     value: Tensor,
     output: Tensor,
     logsumexp: Tensor,
-    mask: Tensor | None,
-    philox_key: Tensor | None,
-    dropout_p: float,
-    left: int,
-    right: int,
-    offset: int,
-    scale: float,
+    *options: object,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients to `grad`, query, key and value from those to the gradients of query, key and value."""
-    compute = computing_dtype(query.dtype)
+    mask, philox_key, dropout_p, left, right, offset, scale = Options(*options)
+    compute, device = computing_dtype(query.dtype), query.device
     (batches, heads, queries, _), keys, shared = query.shape, key.shape[2], query.shape[1] // key.shape[1]
-    seen = band(queries, keys, left, right, offset, query.device)
+    seen = band(queries, keys, left, right, offset, device)
     factors = None
     if philox_key is not None:
-        ones = torch.ones((batches, heads, queries, keys), dtype=compute)
+        ones = torch.ones((batches, heads, queries, keys), dtype=compute, device=device)
         factors = DROPOUT.run(ones, philox_key, dropout_p)
-    results = [torch.empty((batches, heads, *t.shape[2:]), dtype=compute) for t in (grad, query, key, value)]
+    results = [
+        torch.empty((batches, heads, *t.shape[2:]), dtype=compute, device=device) for t in (grad, query, key, value)
+    ]
     step = max(1, _ELEMENTS // max(1, queries * keys))
     for batch in range(batches):
         for first in range(0, heads, step):

@@ -10,7 +10,7 @@ from aigc_fast.ops.attention import ATTENTION, cpu
 from aigc_fast.ops.attention.reference import band
 from aigc_fast.ops.operator import plain_eager
 from aigc_fast.ops.random import draw_key
-from aigc_fast.ops.support import has_autocast
+from aigc_fast.ops.support import autocast, has_autocast
 
 Window = int | tuple[int | None, int | None] | None
 ALIGNMENTS = ("upper_left", "lower_right")
@@ -40,6 +40,29 @@ def _is_light(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) ->
     return work < (LIGHT_HALF if query.size(-2) > 1 else LIGHT_SINGLE_HALF)
 
 
+def _light(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+) -> Tensor | None:
+    """PyTorch's own call where it is so small that a closer look would cost more than all of it, else None.
+
+    None where PyTorch refuses, too: the long way refuses as well, and names the argument.
+    """
+    try:
+        if not plain_eager() or backend_in_force() != "auto" or not _is_light(query, key, value, mask):
+            return None
+        if scale is None and not enable_gqa:
+            return _pytorchs(query, key, value, mask, 0.0, is_causal)
+        return _pytorchs(query, key, value, mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
+    except (RuntimeError, TypeError, AttributeError, IndexError):
+        return None
+
+
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -54,17 +77,41 @@ def scaled_dot_product_attention(
     alignment: str = "upper_left",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """See `aigc_fast.functional.scaled_dot_product_attention`."""
-    plain = window is None and alignment == "upper_left" and generator is None
-    if plain and dropout_p == 0.0 and plain_eager() and backend_in_force() == "auto":
-        try:
-            if _is_light(query, key, value, attn_mask):
-                if scale is None and not enable_gqa:
-                    return _pytorchs(query, key, value, attn_mask, 0.0, is_causal)
-                return _pytorchs(query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
-        except (RuntimeError, TypeError, AttributeError, IndexError):
-            # The long way names the argument.
-            pass
+    """softmax(scale * query @ key^T + mask) @ value, `torch.nn.functional.scaled_dot_product_attention`.
+
+    On the CPU in float32, bfloat16 and float16 without the matrix of scores, forward and backward; keys that a mask
+    hides from a whole block of queries are not read. Method: Dao et al., "FlashAttention", 2022, and, for the running
+    softmax, Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
+
+    Args:
+        query: (..., H, L, E), or (L, E); any strides.
+        key: (..., H, S, E), of query's dtype; (..., G, S, E) with `enable_gqa`.
+        value: (..., H, S, V), of query's dtype; (..., G, S, V) with `enable_gqa`.
+        attn_mask: broadcasts to (..., H, L, S); bool (True takes part), or what is added to the scores, in float32 or
+            query's dtype.
+        dropout_p: the probability that an element of the softmax is dropped, the rest scaled by 1 / (1 - p). Unlike in
+            PyTorch, it does not change the path: the mask comes from Philox and is made again in backward.
+        is_causal: query i sees keys 0 to i; together with a mask, both hold.
+        scale: 1 / sqrt(E) by default.
+        enable_gqa: H is a multiple of G, and each H / G query heads in succession share a key and value head.
+        window: local attention: query i sees keys i - left to i + right; (left, right), either of them None for no
+            limit, or one integer for both.
+        alignment: of `is_causal` and `window` where L and S differ: "upper_left" puts query 0 at key 0, as PyTorch
+            does; "lower_right" puts the last query at the last key, as decoding with a cache wants it.
+        generator: the source of dropout's key; by default torch's default generator of the device.
+
+    Returns:
+        (..., H, L, V), of query's dtype. A query that sees no key gives zeros; NaN in a query gives NaN for it.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
+        TypeError: an argument that is not a Tensor.
+        ValueError: an impossible `window`, `alignment` or `dropout_p`.
+    """
+    if window is None and alignment == "upper_left" and dropout_p == 0.0 and not (is_causal and attn_mask is not None):
+        output = _light(query, key, value, attn_mask, is_causal, scale, enable_gqa)
+        if output is not None:
+            return output
     _check_types(query=query, key=key, value=value)
     left, right = (-1, -1) if window is None else _sides(window)
     if is_causal:
@@ -72,7 +119,7 @@ def scaled_dot_product_attention(
     if not 0.0 <= dropout_p <= 1.0:
         raise ValueError(f"dropout_p={dropout_p}: expected a probability between 0 and 1")
     if has_autocast(query):
-        query, key, value, attn_mask = _autocast(query, key, value, attn_mask)
+        query, key, value, attn_mask = autocast((query, key, value, attn_mask))
     q, k, v, mask = query, key, value, attn_mask
     simple = _is_simple(query, key, value, enable_gqa)
     if not simple:
@@ -157,16 +204,6 @@ def _sides(window: Window) -> tuple[int, int]:
         raise ValueError(f"window={window!r}: expected an integer or (left, right), each at least 0 or None")
     left, right = (-1 if side is None else side for side in sides)
     return left, right
-
-
-def _autocast(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor | None, ...]:
-    dtype = torch.get_autocast_dtype(query.device.type)
-    return tuple(
-        tensor.to(dtype)
-        if tensor is not None and tensor.is_floating_point() and tensor.dtype != torch.float64
-        else tensor
-        for tensor in (query, key, value, mask)
-    )
 
 
 def _is_pytorchs(

@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from aigc_fast.ops.random.reference import beside, computing_dtype, dropout
+
+
+class Options(NamedTuple):
+    """What an attention is asked for besides query, key and value, in the op's order.
+
+    Attributes:
+        mask: over (batch, heads, queries, keys): bool, True is seen, or what is added to the scores; or None.
+        philox_key: of dropout; None without it.
+        dropout_p: the probability that an element of the softmax is dropped.
+        left, right, offset: as for `band`.
+        scale: of the scores.
+    """
+
+    mask: Tensor | None
+    philox_key: Tensor | None
+    dropout_p: float
+    left: int
+    right: int
+    offset: int
+    scale: float
 
 
 def band(queries: int, keys: int, left: int, right: int, offset: int, device: torch.device) -> Tensor | None:
@@ -35,19 +57,9 @@ def _per_query_head(tensor: Tensor, heads: int) -> Tensor:
     return tensor if shared <= 1 else tensor.repeat_interleave(shared, dim=1)
 
 
-def attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    philox_key: Tensor | None,
-    dropout_p: float,
-    left: int,
-    right: int,
-    offset: int,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
+def attention(query: Tensor, key: Tensor, value: Tensor, *options: object) -> tuple[Tensor, Tensor]:
     """softmax(scale * query key^T + mask) value, and the logarithm of the sum that the softmax divides by."""
+    mask, philox_key, dropout_p, left, right, offset, scale = Options(*options)
     compute = computing_dtype(query.dtype)
     heads = query.shape[1]
     q, k, v = (tensor.to(compute) for tensor in (query, _per_query_head(key, heads), _per_query_head(value, heads)))
@@ -67,18 +79,20 @@ def attention(
 
 
 def attention_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, logsumexp: Tensor, *rest: object
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, logsumexp: Tensor, *options: object
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients to query, key and value; `rest` as `attention` takes it. Differentiable."""
-    return gradients(grad, query, key, value, *rest)
+    """The gradients to query, key and value. Differentiable."""
+    return gradients(grad, query, key, value, *options)
 
 
-def gradients(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
+def gradients(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *options: object
+) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients by PyTorch's own differentiation of `attention`, with a graph where one is asked for."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = [own_variable(tensor, create_graph) for tensor in (query, key, value)]
-        output, _ = attention(*inputs, *rest)
+        output, _ = attention(*inputs, *options)
         return torch.autograd.grad(output, inputs, grad, create_graph=create_graph)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from aigc_fast.ops import conv_transpose as ops
 from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.choice import is_light
 from aigc_fast.ops.operator import is_watched
-from aigc_fast.ops.support import has_autocast
+from aigc_fast.ops.support import autocast, has_autocast
 
 IntOrInts = int | Sequence[int]
 
@@ -39,9 +40,17 @@ def _check(input: Tensor, weight: Tensor, bias: Tensor | None, spatial: int) -> 
         raise RuntimeError(f"weight has shape {tuple(weight.shape)}: expected {spatial + 2} dimensions")
 
 
-def _autocast(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-    dtype = torch.get_autocast_dtype(tensors[0].device.type)
-    return [t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
+def _light(pytorchs: Callable[..., Tensor], transposed: bool, groups: int, *arguments: Any) -> Tensor | None:
+    """PyTorch's own call where it is so small that a closer look would cost more than all of it, else None.
+
+    None where PyTorch refuses, too: the long way refuses as well, and names the argument.
+    """
+    try:
+        if not is_watched() and backend_in_force() == "auto" and is_light(*arguments[:2], groups, transposed):
+            return pytorchs(*arguments)
+    except (RuntimeError, TypeError, AttributeError):
+        return None
+    return None
 
 
 def _call(
@@ -57,7 +66,7 @@ def _call(
     batched = True
     try:
         if has_autocast(input):
-            input, weight, bias = _autocast((input, weight, bias))
+            input, weight, bias = autocast((input, weight, bias))
         batched = input.dim() != spatial + 1
         if batched:
             return op(input, weight, bias, *sizes, groups)
@@ -80,12 +89,9 @@ def conv(
     groups: int,
 ) -> Tensor:
     """`torch.nn.functional.conv{spatial}d`."""
-    try:
-        if not is_watched() and backend_in_force() == "auto" and is_light(input, weight, groups, False):
-            return reference.CONV[spatial](input, weight, bias, stride, padding, dilation, groups)
-    except (RuntimeError, TypeError, AttributeError):
-        # The long way names the argument.
-        pass
+    output = _light(reference.CONV[spatial], False, groups, input, weight, bias, stride, padding, dilation, groups)
+    if output is not None:
+        return output
     strides, dilations = _expand(stride, spatial), _expand(dilation, spatial)
     if isinstance(padding, str):
         input, paddings = _named_padding(padding, input, weight, strides, dilations)
@@ -123,11 +129,9 @@ def conv_transpose(
     dilation: IntOrInts,
 ) -> Tensor:
     """`torch.nn.functional.conv_transpose{spatial}d`."""
-    try:
-        if not is_watched() and backend_in_force() == "auto" and is_light(input, weight, groups, True):
-            arguments = input, weight, bias, stride, padding, output_padding, groups, dilation
-            return reference.CONV_TRANSPOSE[spatial](*arguments)
-    except (RuntimeError, TypeError, AttributeError):
-        pass
+    arguments = input, weight, bias, stride, padding, output_padding, groups, dilation
+    output = _light(reference.CONV_TRANSPOSE[spatial], True, groups, *arguments)
+    if output is not None:
+        return output
     sizes = tuple(_expand(value, spatial) for value in (stride, padding, output_padding, dilation))
     return _call(ops.conv_transpose, spatial, input, weight, bias, sizes, groups)

@@ -19,31 +19,18 @@ class Backward {
         : p_(p), in_(in), grad_(grad), keys_(keys_per_block(p)), width_(round_up(p.size, VF)),
           value_width_(round_up(p.value_size, VF)) {}
 
-    // The gradients of keys and values are sums over all blocks of lanes. Where there are few pairs, several parts of
-    // the blocks have sums of their own, which are added at the end.
+    // The gradients of keys and values are sums over all blocks of lanes: one pair's at a time on each thread, or,
+    // where there are few pairs, those of several parts of the blocks, which are added at the end.
     void run() const {
-        const int64_t pairs = p_.batches * p_.kv_heads, blocks = p_.blocks();
-        const int64_t parts = least(blocks, ceil_div(PARTS_PER_THREAD * thread_count(), pairs));
-        const int64_t size = sums_size();
-        float* const sums = static_cast<float*>(scratch(Slot::sums, int64_t(sizeof(float)) * pairs * parts * size));
-        parallel_for(0, pairs * parts, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) {
-                float* const own = sums + i * size;
-                __builtin_memset(own, 0, static_cast<size_t>(size) * sizeof(float));
-                for (int64_t block = i / pairs; block < blocks; block += parts)
-                    differentiate(block_at(p_, i % pairs, block), own, own + p_.keys * width_);
-            }
-        });
+        const int64_t pairs = p_.batches * p_.kv_heads;
+        const int64_t parts = least(p_.blocks(), ceil_div(PARTS_PER_THREAD * thread_count(), pairs));
+        if (parts > 1)
+            return run_in_parts(pairs, parts);
         parallel_for(0, pairs, 1, [&](int64_t begin, int64_t end) {
+            float* const sums = static_cast<float*>(scratch(Slot::sums, int64_t(sizeof(float)) * sums_size()));
             for (int64_t pair = begin; pair < end; ++pair) {
-                float* const first = sums + pair * size;
-                for (int64_t part = 1; part < parts; ++part)
-                    for (int64_t i = 0; i < size; i += VF)
-                        store(first + i, load(first + i) + load(first + part * pairs * size + i));
-                const int64_t batch = pair / p_.kv_heads, head = pair % p_.kv_heads;
-                write(first, width_, p_.size, p_.scale, grad_.k.at(batch, head, 0), grad_.k.row);
-                write(first + p_.keys * width_, value_width_, p_.value_size, 1.0f, grad_.v.at(batch, head, 0),
-                      grad_.v.row);
+                differentiate_pair(pair, 0, 1, sums);
+                write(pair, sums);
             }
         });
     }
@@ -60,23 +47,41 @@ class Backward {
                2 * Floats::padded(most(LANES, keys_) * widest()) + Masks::floats(keys_);
     }
 
+    void run_in_parts(int64_t pairs, int64_t parts) const {
+        const int64_t size = sums_size();
+        float* const sums = static_cast<float*>(scratch(Slot::sums, int64_t(sizeof(float)) * pairs * parts * size));
+        parallel_for(0, pairs * parts, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i)
+                differentiate_pair(i % pairs, i / pairs, parts, sums + i * size);
+        });
+        parallel_for(0, pairs, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t pair = begin; pair < end; ++pair) {
+                float* const first = sums + pair * size;
+                for (int64_t part = 1; part < parts; ++part)
+                    for (int64_t i = 0; i < size; i += VF)
+                        store(first + i, load(first + i) + load(first + part * pairs * size + i));
+                write(pair, first);
+            }
+        });
+    }
+
+    // Every block from `part` on that is `parts` further.
+    void differentiate_pair(int64_t pair, int64_t part, int64_t parts, float* sums) const {
+        __builtin_memset(sums, 0, static_cast<size_t>(sums_size()) * sizeof(float));
+        for (int64_t block = part; block < p_.blocks(); block += parts)
+            differentiate(block_at(p_, pair, block), sums, sums + p_.keys * width_);
+    }
+
+    void write(int64_t pair, const float* sums) const {
+        const int64_t batch = pair / p_.kv_heads, head = pair % p_.kv_heads;
+        write(sums, width_, p_.size, p_.scale, grad_.k.at(batch, head, 0), grad_.k.row);
+        write(sums + p_.keys * width_, value_width_, p_.value_size, 1.0f, grad_.v.at(batch, head, 0), grad_.v.row);
+    }
     void write(const float* from, int64_t width, int64_t size, float scale, T* to, int64_t row) const {
         for (int64_t j = 0; j < p_.keys; ++j)
             for_each_vector(size, [&](int64_t i, int64_t count) AIGC_INLINE {
                 store_up_to(to + j * row + i, load(from + j * width + i) * scale, count);
             });
-    }
-
-    // rows[lane][i] with zeros from `size` up to `width`.
-    void pack_rows(const Block& block, const Rows<const T>& from, int64_t size, int64_t width, float* rows) const {
-        for_each_run(p_, block, [&](int64_t head, int64_t query, int64_t lane, int64_t count) {
-            for (int64_t r = 0; r < count; ++r) {
-                const T* const row = from.at(block.batch, head, query + r);
-                for_each_vector(size, [&](int64_t i, int64_t part) AIGC_INLINE {
-                    store(rows + (lane + r) * width + i, load_up_to(row + i, part));
-                });
-            }
-        });
     }
 
     // C[key][i] += sum over the lanes of weights[key][lane] * rows[lane][i].
@@ -118,22 +123,17 @@ class Backward {
         pointers(slope_lines, slopes, LANES, keys_);
         pointers(query_lines, query_sums, LANES, p_.size);
 
-        gather_lanes(p_, block, in_.q, p_.size, buffer, queries);
-        for (int64_t i = 0; i < p_.size * LANES; i += VF) {
-            store(queries + i, load(queries + i) * (p_.scale * LOG2_E));
+        gather_queries(p_, block, in_.q, buffer, queries);
+        for (int64_t i = 0; i < p_.size * LANES; i += VF)
             store(query_sums + i, vf{});
-        }
         read_logsumexp(block, logsumexp);
         read_delta(block, buffer, value_buffer, out_gradient, delta);
-        pack_rows(block, in_.q, p_.size, width_, query_rows);
-        pack_rows(block, grad_.out_gradient, p_.value_size, value_width_, gradient_rows);
+        pack_rows(p_, block, in_.q, p_.size, width_, 1.0f, query_rows);
+        pack_rows(p_, block, grad_.out_gradient, p_.value_size, value_width_, 1.0f, gradient_rows);
 
         const T* const k = in_.k.at(block.batch, block.kv_head, 0);
         const T* const v = in_.v.at(block.batch, block.kv_head, 0);
-        for (int64_t key = masks.range().begin; key < masks.range().end; key += keys_) {
-            const int64_t count = least(keys_, masks.range().end - key);
-            if (!masks.read(key, count))
-                continue;
+        masks.for_each_block(0, p_.keys, keys_, [&](int64_t key, int64_t count) {
             const FloatRows keys = float_rows(k + key * in_.k.row, in_.k.row, count, p_.size, buffer);
             pointers(rows, keys.data, keys.stride, count);
             multiply_into_lanes(rows, count, 1, p_.size, queries, score_lines, vectors, false);
@@ -149,7 +149,7 @@ class Backward {
             add_over_lanes(slope_lines, count, block.count, query_rows, width_, sum_lines);
             pointers(rows, keys.data, 1, p_.size);
             multiply_into_lanes(rows, p_.size, keys.stride, count, slopes, query_lines, vectors, true);
-        }
+        });
         for (int64_t i = 0; i < p_.size * LANES; i += VF)
             store(query_sums + i, load(query_sums + i) * p_.scale);
         scatter_lanes(p_, block, query_sums, p_.size, buffer, grad_.q);

@@ -136,7 +136,7 @@ class FewQueries {
         float* sum_rows[FEW_QUERIES];
         pointers(score_rows, static_cast<const float*>(scores), SCORE_ROW, lanes_);
         pointers(sum_rows, sums, value_width_, lanes_);
-        read_queries(block, queries);
+        pack_rows(p_, block, in_.q, p_.size, width_, p_.scale * LOG2_E, queries);
         for (int64_t i = 0; i < lanes_ * value_width_; i += VF)
             store(sums + i, vf{});
         for (int64_t r = 0; r < lanes_; ++r)
@@ -144,12 +144,7 @@ class FewQueries {
 
         const T* const k = in_.k.at(block.batch, block.kv_head, 0);
         const T* const v = in_.v.at(block.batch, block.kv_head, 0);
-        begin = most(begin, masks.range().begin);
-        end = least(end, masks.range().end);
-        for (int64_t key = begin; key < end; key += ROW_KEYS) {
-            const int64_t count = least(ROW_KEYS, end - key);
-            if (!masks.read(key, count))
-                continue;
+        masks.for_each_block(begin, end, ROW_KEYS, [&](int64_t key, int64_t count) {
             multiply_by_keys(queries, k + key * in_.k.row, count, scores, SCORE_ROW);
             for (int64_t r = 0; r < lanes_; ++r) {
                 masks.apply_to_row(scores + r * SCORE_ROW, r);
@@ -170,17 +165,6 @@ class FewQueries {
                                   .accumulate = true,
                                   .steps_ahead = 8};
             multiply_wide(product, lanes_, value_width_ / VF);
-        }
-    }
-
-    void read_queries(const Block& block, float* queries) const {
-        for_each_run(p_, block, [&](int64_t head, int64_t query, int64_t lane, int64_t count) {
-            for (int64_t r = 0; r < count; ++r) {
-                const T* const row = in_.q.at(block.batch, head, query + r);
-                for_each_vector(p_.size, [&](int64_t i, int64_t part) AIGC_INLINE {
-                    store(queries + (lane + r) * width_ + i, load_up_to(row + i, part) * (p_.scale * LOG2_E));
-                });
-            }
         });
     }
 

@@ -91,9 +91,7 @@ class Forward {
         pointers(score_lines, scores, LANES, keys_);
         pointers(sum_lines, sums, LANES, p_.value_size);
 
-        gather_lanes(p_, block, in_.q, p_.size, buffer, queries);
-        for (int64_t i = 0; i < p_.size * LANES; i += VF)
-            store(queries + i, load(queries + i) * (p_.scale * LOG2_E));
+        gather_queries(p_, block, in_.q, buffer, queries);
         for (int64_t i = 0; i < p_.value_size * LANES; i += VF)
             store(sums + i, vf{});
         for (int64_t v = 0; v < LANES; v += VF) {
@@ -103,10 +101,7 @@ class Forward {
 
         const T* const k = in_.k.at(block.batch, block.kv_head, 0);
         const T* const v = in_.v.at(block.batch, block.kv_head, 0);
-        for (int64_t key = masks.range().begin; key < masks.range().end; key += keys_) {
-            const int64_t count = least(keys_, masks.range().end - key);
-            if (!masks.read(key, count))
-                continue;
+        masks.for_each_block(0, p_.keys, keys_, [&](int64_t key, int64_t count) {
             const FloatRows keys = float_rows(k + key * in_.k.row, in_.k.row, count, p_.size, buffer);
             pointers(rows, keys.data, keys.stride, count);
             multiply_into_lanes(rows, count, 1, p_.size, queries, score_lines, vectors, false);
@@ -118,7 +113,7 @@ class Forward {
             const FloatRows values = float_rows(v + key * in_.v.row, in_.v.row, count, p_.value_size, buffer);
             pointers(rows, values.data, 1, p_.value_size);
             multiply_into_lanes(rows, p_.value_size, values.stride, count, scores, sum_lines, vectors, true);
-        }
+        });
         finish(block, sums, greatest, total, factor, buffer);
     }
 

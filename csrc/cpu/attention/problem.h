@@ -43,8 +43,7 @@ struct Mask {
 struct Dropout {
     bool on;
     Key key;
-    uint32_t keep_below; // an element is kept when its word is below this
-    float scale;
+    Keep keep;
 };
 
 struct Problem {
@@ -135,6 +134,15 @@ static inline void gather_lanes(const Problem& p, const Block& block, const Rows
     });
 }
 
+// The queries in lanes, in units in which their scores are logarithms to the base 2.
+template <class T>
+static inline void gather_queries(const Problem& p, const Block& block, const Rows<const T>& from, float* buffer,
+                                  float* columns) {
+    gather_lanes(p, block, from, p.size, buffer, columns);
+    for (int64_t i = 0; i < p.size * LANES; i += VF)
+        store(columns + i, load(columns + i) * (p.scale * LOG2_E));
+}
+
 // rows[lane][i] = columns[i][lane].
 static inline void scatter_rows(const float* columns, float* out, int64_t stride, int64_t count, int64_t size, float*) {
     transpose(columns, LANES, out, stride, size, count);
@@ -153,6 +161,20 @@ static inline void scatter_lanes(const Problem& p, const Block& block, const flo
                                  float* buffer, const Rows<T>& to) {
     for_each_run(p, block, [&](int64_t head, int64_t query, int64_t lane, int64_t count) {
         scatter_rows(columns + lane, to.at(block.batch, head, query), to.row, count, size, buffer);
+    });
+}
+
+// The block's rows as floats times a factor, with zeros from `size` up to `width`, whole vectors.
+template <class T>
+static inline void pack_rows(const Problem& p, const Block& block, const Rows<const T>& from, int64_t size,
+                             int64_t width, float factor, float* rows) {
+    for_each_run(p, block, [&](int64_t head, int64_t query, int64_t lane, int64_t count) {
+        for (int64_t r = 0; r < count; ++r) {
+            const T* const row = from.at(block.batch, head, query + r);
+            for_each_vector(size, [&](int64_t i, int64_t part) AIGC_INLINE {
+                store(rows + (lane + r) * width + i, load_up_to(row + i, part) * factor);
+            });
+        }
     });
 }
 

@@ -111,33 +111,15 @@ class Masks {
         shared_ = p.mask.row == 0 && (p.mask.head == 0 || one_head_);
     }
 
-    const KeyRange& range() const { return range_; }
-
-    // Reads the mask over these keys; false where no lane sees any of them.
-    bool read(int64_t key, int64_t count) {
-        key_ = key;
-        count_ = count;
-        seen_ = {true, false};
-        if (p_.mask.kind == NO_MASK)
-            return true;
-        seen_ = {false, false};
-        if (shared_) {
-            seen_ = read_row(block_.kv_head * p_.heads_per_kv() + block_.first / p_.queries, 0, rows_);
-            return seen_.visible;
+    // Calls f(key, count) for every block of keys in [begin, end) that some lane sees; the mask over it has been read.
+    template <class F>
+    void for_each_block(int64_t begin, int64_t end, int64_t keys, const F& f) {
+        end = least(end, range_.end);
+        for (int64_t key = most(begin, range_.begin); key < end; key += keys) {
+            const int64_t count = least(keys, end - key);
+            if (read(key, count))
+                f(key, count);
         }
-        if (p_.mask.kind == BOOLEAN && p_.mask.element == 1) {
-            scan();
-            if (!seen_.visible || !seen_.not_zero)
-                return seen_.visible;
-        }
-        for_each_run(p_, block_, [&](int64_t head, int64_t query, int64_t lane, int64_t lanes) {
-            for (int64_t i = 0; i < lanes; ++i) {
-                const Seen seen = read_row(head, query + i, rows_ + (lane + i) * row_);
-                seen_.visible |= seen.visible;
-                seen_.not_zero |= seen.not_zero;
-            }
-        });
-        return seen_.visible;
     }
 
     // Adds the mask that was read last and hides the keys outside the band.
@@ -192,19 +174,46 @@ class Masks {
     // Element ((batch * heads + head) * queries + query) * keys + key of the draw belongs to a probability.
     void draw_dropout() {
         const Dropout& d = p_.dropout;
-        const vi scale = vi(broadcast(d.scale));
+        const vi scale = vi(broadcast(static_cast<float>(d.keep.scale)));
         for_each_run(p_, block_, [&](int64_t head, int64_t query, int64_t lane, int64_t lanes) {
             for (int64_t i = 0; i < lanes; ++i) {
                 float* const row = rows_ + (lane + i) * row_;
                 const int64_t first = ((block_.batch * p_.heads + head) * p_.queries + query + i) * p_.keys + key_;
                 random_words(d.key, first / 4 * 4, first % 4 + count_, row);
                 for (int64_t j = 0; j < count_; j += VF)
-                    store(row + j, vf((vu(load(row + first % 4 + j)) < d.keep_below) & scale));
+                    store(row + j, vf((vu(load(row + first % 4 + j)) < d.keep.below) & scale));
             }
         });
     }
 
   private:
+    // False where no lane sees any of these keys.
+    bool read(int64_t key, int64_t count) {
+        key_ = key;
+        count_ = count;
+        seen_ = {true, false};
+        if (p_.mask.kind == NO_MASK)
+            return true;
+        seen_ = {false, false};
+        if (shared_) {
+            seen_ = read_row(block_.kv_head * p_.heads_per_kv() + block_.first / p_.queries, 0, rows_);
+            return seen_.visible;
+        }
+        if (p_.mask.kind == BOOLEAN && p_.mask.element == 1) {
+            scan();
+            if (!seen_.visible || !seen_.not_zero)
+                return seen_.visible;
+        }
+        for_each_run(p_, block_, [&](int64_t head, int64_t query, int64_t lane, int64_t lanes) {
+            for (int64_t i = 0; i < lanes; ++i) {
+                const Seen seen = read_row(head, query + i, rows_ + (lane + i) * row_);
+                seen_.visible |= seen.visible;
+                seen_.not_zero |= seen.not_zero;
+            }
+        });
+        return seen_.visible;
+    }
+
     int64_t mask_at(int64_t head, int64_t query) const {
         const Mask& m = p_.mask;
         return block_.batch * m.batch + head * m.head + query * m.row + key_ * m.element;
