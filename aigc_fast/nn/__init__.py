@@ -1,11 +1,10 @@
 """Drop-in modules: the constructor, `state_dict` keys and `isinstance` of the torch.nn layer they stand for."""
 
-from aigc_fast.nn.attention import MultiheadAttention
+from aigc_fast.nn.attention import MultiheadAttention, TransformerEncoderLayer
 from aigc_fast.nn.conv_transpose import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from aigc_fast.nn.random import Dropout
 from aigc_fast.nn.reparameterize import Reparameterize
 from aigc_fast.nn.sequential import FusedSequential
-from aigc_fast.nn.transformer import TransformerEncoderLayer
 
 __all__ = [
     "Conv1d",

@@ -1,4 +1,4 @@
-"""`nn.MultiheadAttention` on `aigc_fast.functional.scaled_dot_product_attention`."""
+"""`nn.MultiheadAttention` on `aigc_fast.functional.scaled_dot_product_attention`, and the layer that would pass it by."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from torch import Tensor
 
 from aigc_fast.functional import scaled_dot_product_attention
 from aigc_fast.nn.precision import obeys_precision
+
+# From so many positions on, PyTorch's fused inference call, which stores all scores, is slower than the layer's parts.
+LEAST_LENGTH = 256
 
 
 @obeys_precision
@@ -69,6 +72,32 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
     def _joined(self, output: Tensor, batch_dim: int, batched: bool) -> Tensor:
         joined = (output.transpose(1, 2) if batch_dim == 0 else output.permute(2, 0, 1, 3)).flatten(-2)
         return joined if batched else joined.squeeze(0)
+
+
+class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
+    """`torch.nn.TransformerEncoderLayer`: the same constructor, parameters, `state_dict` keys and numbers.
+
+    At inference PyTorch runs the whole layer in one call of its own, past `self_attn`, and stores the scores of all
+    heads. For long sequences this layer runs on its parts instead, as PyTorch's does in training.
+    """
+
+    def forward(
+        self,
+        src: Tensor,
+        src_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """See torch.nn.TransformerEncoderLayer."""
+        length = src.size(1 if self.self_attn.batch_first and src.dim() == 3 else 0)
+        if src.is_nested or length < LEAST_LENGTH:
+            return super().forward(src, src_mask, src_key_padding_mask, is_causal)
+        masks = src_mask, src_key_padding_mask
+        if self.norm_first:
+            x = src + self._sa_block(self.norm1(src), *masks, is_causal=is_causal)
+            return x + self._ff_block(self.norm2(x))
+        x = self.norm1(src + self._sa_block(src, *masks, is_causal=is_causal))
+        return self.norm2(x + self._ff_block(x))
 
 
 def _visible(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
