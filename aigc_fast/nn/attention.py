@@ -1,4 +1,4 @@
-"""`nn.MultiheadAttention` on `aigc_fast.functional.scaled_dot_product_attention`, and the layer that would pass it by."""
+"""Attention layers on `aigc_fast.functional.scaled_dot_product_attention`."""
 
 from __future__ import annotations
 
