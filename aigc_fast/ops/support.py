@@ -18,6 +18,8 @@ Reason = str | None
 
 # The codes of csrc/core/elements.h and csrc/cuda/kernels.h.
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+# Each word of a Philox key is drawn from [0, KEY_LIMIT).
+KEY_LIMIT = 2**63 - 1
 _any_autocast = torch._C._is_any_autocast_enabled
 UP_TO_FLOAT32 = (torch.float32, torch.bfloat16, torch.float16)
 

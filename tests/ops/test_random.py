@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -154,6 +156,33 @@ def test_seeds_repeat_and_generators_advance(make):
     generator = torch.Generator().manual_seed(5)
     assert torch.equal(make(7, 3, generator=generator), first)
     assert torch.equal(make(7, 3, generator=generator), second)
+
+
+@pytest.mark.parametrize("make", [AF.randn, AF.rand])
+def test_the_short_way_of_a_plain_call_gives_the_op_s_numbers(make):
+    """Without arguments beyond the size a call leaves the op out; in a thread of its own and in inference mode, too."""
+
+    def draw() -> tuple[Tensor, Tensor]:
+        return make(5), make((2, 3))
+
+    def draw_in_inference_mode() -> tuple[Tensor, Tensor]:
+        with torch.inference_mode():
+            return draw()
+
+    def draw_after_inference_mode() -> tuple[Tensor, Tensor]:
+        draw_in_inference_mode()
+        torch.manual_seed(5)
+        return draw()
+
+    torch.manual_seed(5)
+    with aigc_fast.backend("reference"):
+        expected = draw()
+    for call in (draw, draw_in_inference_mode, draw_after_inference_mode):
+        torch.manual_seed(5)
+        with ThreadPoolExecutor(1) as thread:
+            found = thread.submit(call).result()
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
 
 
 def test_shapes_and_types_are_those_of_torch():

@@ -28,8 +28,8 @@ LARGE_WORK = 1 << 28
 # Below so many multiply-adds the cost of PyTorch's call decides over weight gradients.
 SMALL_WORK = 2_000_000
 
-
 _grad_enabled = torch.is_grad_enabled
+_float32 = torch.float32
 
 
 def has_wide_vectors() -> bool:
@@ -54,8 +54,8 @@ def is_light(input: Tensor, weight: Tensor, groups: int, transposed: int, gradie
         transposed: whether it is a transposed one.
         gradients: whether they will be asked for; by default what autograd says.
     """
-    numel = input.numel()
-    products = weight.numel() * numel // (input.size(1) or 1)
+    numel, size, kernel = input.numel(), input.shape, weight.shape
+    products = weight.numel() * numel // (size[1] or 1)
     forward, both_ways = LIGHT_PRODUCTS[transposed]
     if products >= forward:
         if gradients is None:
@@ -64,10 +64,10 @@ def is_light(input: Tensor, weight: Tensor, groups: int, transposed: int, gradie
             return False
     if groups != 1:
         return False
-    if input.dtype == torch.float32:
-        small = input.size(0) == 1 and numel <= LIGHT_NUMEL
-        return small and (weight.size(-1) <= LIGHT_KERNEL or weight.dim() == 3 or weight.size(-2) <= LIGHT_KERNEL)
-    return input.dtype == torch.bfloat16 and not has_wide_vectors()
+    if input.dtype is _float32:
+        small = size[0] == 1 and numel <= LIGHT_NUMEL
+        return small and (kernel[-1] <= LIGHT_KERNEL or len(kernel) == 3 or kernel[-2] <= LIGHT_KERNEL)
+    return input.dtype is torch.bfloat16 and not has_wide_vectors()
 
 
 def _few_per_group(channels: int, groups: int) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +11,15 @@ from aigc_fast.backends import current as backend_in_force
 from aigc_fast.ops import conv_transpose as ops
 from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.choice import is_light
-from aigc_fast.ops.operator import is_watched
 from aigc_fast.ops.support import autocast, has_autocast
 
 IntOrInts = int | Sequence[int]
+
+_is_compiling = torch.compiler.is_compiling
+_function_modes = torch._C._len_torch_function_stack
+# What PyTorch raises for arguments that don't fit. Its message may name a primitive of its backend rather than the
+# argument, so the ops look again.
+_REFUSALS = (RuntimeError, TypeError, AttributeError, IndexError)
 
 
 def _expand(value: IntOrInts, spatial: int) -> tuple[int, ...]:
@@ -40,17 +44,14 @@ def _check(input: Tensor, weight: Tensor, bias: Tensor | None, spatial: int) -> 
         raise RuntimeError(f"weight has shape {tuple(weight.shape)}: expected {spatial + 2} dimensions")
 
 
-def _light(pytorchs: Callable[..., Tensor], transposed: bool, groups: int, *arguments: Any) -> Tensor | None:
-    """PyTorch's own call where it is so small that a closer look would cost more than all of it, else None.
+def _is_light(input: Tensor, weight: Tensor, groups: int, transposed: int) -> bool:
+    """Whether to call PyTorch at once, before anything else is looked at.
 
-    None where PyTorch refuses, too: the long way refuses as well, and names the argument.
+    A compiled graph takes the op, whose choice puts no conditions on symbolic sizes; a mode may want to see it.
     """
-    try:
-        if not is_watched() and backend_in_force() == "auto" and is_light(*arguments[:2], groups, transposed):
-            return pytorchs(*arguments)
-    except (RuntimeError, TypeError, AttributeError):
-        return None
-    return None
+    if _is_compiling() or _function_modes():
+        return False
+    return is_light(input, weight, groups, transposed) and backend_in_force() == "auto"
 
 
 def _call(
@@ -71,8 +72,7 @@ def _call(
         if batched:
             return op(input, weight, bias, *sizes, groups)
         return op(input.unsqueeze(0), weight, bias, *sizes, groups).squeeze(0)
-    except (RuntimeError, TypeError, AttributeError):
-        # PyTorch's own message may name a primitive of its backend rather than the argument.
+    except _REFUSALS:
         _check(input, weight, bias, spatial)
         ops.check(input if batched else input.unsqueeze(0), weight, bias, *sizes, groups)
         raise
@@ -89,9 +89,11 @@ def conv(
     groups: int,
 ) -> Tensor:
     """`torch.nn.functional.conv{spatial}d`."""
-    output = _light(reference.CONV[spatial], False, groups, input, weight, bias, stride, padding, dilation, groups)
-    if output is not None:
-        return output
+    try:
+        if _is_light(input, weight, groups, False):
+            return reference.CONV[spatial](input, weight, bias, stride, padding, dilation, groups)
+    except _REFUSALS:
+        pass
     strides, dilations = _expand(stride, spatial), _expand(dilation, spatial)
     if isinstance(padding, str):
         input, paddings = _named_padding(padding, input, weight, strides, dilations)
@@ -129,9 +131,11 @@ def conv_transpose(
     dilation: IntOrInts,
 ) -> Tensor:
     """`torch.nn.functional.conv_transpose{spatial}d`."""
-    arguments = input, weight, bias, stride, padding, output_padding, groups, dilation
-    output = _light(reference.CONV_TRANSPOSE[spatial], True, groups, *arguments)
-    if output is not None:
-        return output
+    try:
+        if _is_light(input, weight, groups, True):
+            pytorchs = reference.CONV_TRANSPOSE[spatial]
+            return pytorchs(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    except _REFUSALS:
+        pass
     sizes = tuple(_expand(value, spatial) for value in (stride, padding, output_padding, dilation))
     return _call(ops.conv_transpose, spatial, input, weight, bias, sizes, groups)

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aigc_fast.backends import current as backend_in_force
 from aigc_fast.ops import support
-from aigc_fast.ops.operator import LIBRARY, Operator
+from aigc_fast.ops.operator import LIBRARY, Operator, plain_eager
 from aigc_fast.ops.random import cpu, cuda, reference
 
-_KEY_LIMIT = 2**63 - 1
 _EXTENT = (int, numbers.Integral, torch.SymInt)
 _is_compiling = torch.compiler.is_compiling
 
 
 def _draw(like: Tensor) -> Tensor:
-    return torch.randint(_KEY_LIMIT, (2,), device=like.device)
+    return torch.randint(support.KEY_LIMIT, (2,), device=like.device)
 
 
 # Opaque to torch.compile, which would otherwise draw from a generator of its own.
@@ -51,7 +51,7 @@ def draw_key(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     source, device = generator.device, like.device
     if source.type not in ("cpu", device.type):
         raise RuntimeError(f"generator: got one of device {source}, expected one of {device} or of the cpu")
-    key = torch.randint(_KEY_LIMIT, (2,), device=source, generator=generator)
+    key = torch.randint(support.KEY_LIMIT, (2,), device=source, generator=generator)
     return key if source == device else key.to(device)
 
 
@@ -112,6 +112,13 @@ def _fill(
     device: torch.device | str | int | None,
 ) -> Tensor:
     shape = size if len(size) != 1 or isinstance(size[0], _EXTENT) else size[0]
+    if device is dtype is generator is None and plain_eager() and backend_in_force() == "auto":
+        try:
+            output = cpu.fill(op.name, shape)
+        except (RuntimeError, TypeError):  # what follows names the argument
+            output = None
+        if output is not None:
+            return output
     for extent in shape:
         if extent < 0:
             raise RuntimeError(f"size: got {list(shape)}, expected no negative dimension")
@@ -119,7 +126,7 @@ def _fill(
     if not dtype.is_floating_point:
         raise RuntimeError(f"dtype: got {dtype}, expected a floating-point type")
     if generator is None and not _is_compiling():
-        key = torch.randint(_KEY_LIMIT, (2,), device=device)
+        key = torch.randint(support.KEY_LIMIT, (2,), device=device)
     else:
         key = draw_key(torch.zeros(0, device=device), generator)
     return op(shape, key, dtype)

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from aigc_fast import _native
 from aigc_fast.ops import support
-from aigc_fast.ops.support import DTYPES, UP_TO_FLOAT32
+from aigc_fast.ops.support import DTYPES, KEY_LIMIT, UP_TO_FLOAT32
 
 _ANY_DTYPE = tuple(DTYPES)
+_FLOAT32 = DTYPES[torch.float32]
+
+
+class _PerThread(threading.local):
+    """A key that is drawn in place, again and again: a new tensor for each call takes longer than few numbers."""
+
+    def __init__(self) -> None:
+        with torch.inference_mode(False):
+            key = torch.empty(2, dtype=torch.int64)
+        self.draw_and_address = partial(key.random_, 0, KEY_LIMIT), key.data_ptr()
+
+
+_per_thread = _PerThread()
 
 
 def normal_unsupported(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> support.Reason:
@@ -26,6 +41,21 @@ uniform_unsupported = normal_unsupported
 def dropout_unsupported(input: Tensor, key: Tensor, p: float) -> support.Reason:
     """Why this backend cannot drop out of this input, or None."""
     return support.cpu(input, input.dtype, _ANY_DTYPE)
+
+
+def fill(kernel: str, size: Sequence[int]) -> Tensor | None:
+    """The kernel's float32 numbers of `size` by a key from the CPU's default generator, as `draw_key` would give it.
+
+    None, with nothing drawn, where float32 is not the default, or no kernel is there.
+    """
+    fill_in = getattr(_native.cpu.kernels, kernel, None)
+    if fill_in is None or torch.get_default_dtype() is not torch.float32:
+        return None
+    out = torch.empty(size)
+    draw, address = _per_thread.draw_and_address
+    draw()
+    fill_in(out.data_ptr(), out.numel(), _FLOAT32, address)
+    return out
 
 
 def normal(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
