@@ -18,6 +18,9 @@ Reason = str | None
 
 # The codes of csrc/core/elements.h and csrc/cuda/kernels.h.
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+# What the factors of a product may be rounded to: none at all, one bfloat16, or the sum of two.
+EXACT, ROUNDED, SPLIT = range(3)
+_FACTORS = {"highest": EXACT, "high": SPLIT, "medium": ROUNDED}
 # Each word of a Philox key is drawn from [0, KEY_LIMIT).
 KEY_LIMIT = 2**63 - 1
 _any_autocast = torch._C._is_any_autocast_enabled
@@ -67,6 +70,13 @@ def autocast(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     """The tensors in autocast's dtype, as the ops that it lowers take them; float64 and integers stay."""
     dtype = torch.get_autocast_dtype(tensors[0].device.type)
     return [t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
+
+
+def factors_of(dtype: torch.dtype) -> int:
+    """What the factors of products in this dtype may be rounded to; in float32 PyTorch's switch says so."""
+    if dtype == torch.float32:
+        return _FACTORS[torch.get_float32_matmul_precision()]
+    return ROUNDED if dtype == torch.bfloat16 else EXACT
 
 
 def lazily(module: str, name: str) -> Callable[..., Any]:

@@ -141,12 +141,25 @@ static inline int64_t amx_depth(int64_t depth, int64_t run) {
 }
 
 #if AIGC_HAS_TILES
+template <int TILE>
+static inline void begin_sum(bool accumulate, const float* c, int64_t c_bytes) {
+    if (accumulate)
+        load_tile<TILE>(c, c_bytes);
+    else
+        clear_tile<TILE>();
+}
+
 template <int HEIGHT, int WIDTH>
 static void multiply_amx_tile(const ProductOf<Pair>& p, const int64_t* row, int64_t column, int64_t depth_step) {
-    clear_tile<SUM_TILE>();
-    clear_tile<SUM_TILE + 1>();
-    clear_tile<SUM_TILE + 2>();
-    clear_tile<SUM_TILE + 3>();
+    float *const c = p.c[row[0]] + column, *const c_next = p.c[row[HEIGHT - 1]] + column;
+    const int64_t c_bytes = int64_t(sizeof(float)) * (p.c[row[0] + 1] - p.c[row[0]]);
+    begin_sum<SUM_TILE>(p.accumulate, c, c_bytes);
+    if constexpr (WIDTH == 2)
+        begin_sum<SUM_TILE + 1>(p.accumulate, c + VF, c_bytes);
+    if constexpr (HEIGHT == 2)
+        begin_sum<SUM_TILE + 2>(p.accumulate, c_next, c_bytes);
+    if constexpr (HEIGHT == 2 && WIDTH == 2)
+        begin_sum<SUM_TILE + 3>(p.accumulate, c_next + VF, c_bytes);
     const Pair *const a = p.rows[row[0]], *const a_next = p.rows[row[HEIGHT - 1]], *const b = p.b + column;
     const int64_t a_bytes = int64_t(sizeof(Pair)) * (p.rows[row[0] + 1] - a);
     const int64_t b_step = p.b_step, b_bytes = int64_t(sizeof(Pair)) * b_step;
@@ -170,8 +183,6 @@ static void multiply_amx_tile(const ProductOf<Pair>& p, const int64_t* row, int6
                 multiply_add_tiles<SUM_TILE + 3, A_TILE + 1, B_TILE + 1>();
         }
     }
-    float *const c = p.c[row[0]] + column, *const c_next = p.c[row[HEIGHT - 1]] + column;
-    const int64_t c_bytes = int64_t(sizeof(float)) * (p.c[row[0] + 1] - p.c[row[0]]);
     store_tile<SUM_TILE>(c, c_bytes);
     if constexpr (WIDTH == 2)
         store_tile<SUM_TILE + 1>(c + VF, c_bytes);
@@ -182,11 +193,12 @@ static void multiply_amx_tile(const ProductOf<Pair>& p, const int64_t* row, int6
 }
 
 // Two tiles of rows by two of columns share what they load. The last tile of a run overlaps the one before it, so that
-// all have one height: another would need new shapes, and a row that is computed twice comes out the same. False where
-// tiles do not suit the product.
+// all have one height: another would need new shapes, and a row that is computed twice comes out the same, unless it is
+// added to what was there. False where tiles do not suit the product.
 static bool multiply_in_amx_tiles(const ProductOf<Pair>& p, int64_t rows, int64_t vectors) {
-    const int64_t depth_step = p.accumulate ? 0 : amx_depth(p.depth, p.run);
-    if (depth_step == 0)
+    const int64_t depth_step = amx_depth(p.depth, p.run);
+    const bool overlap = p.run > TILE_SIDE && p.run % TILE_SIDE != 0;
+    if (depth_step == 0 || (p.accumulate && overlap))
         return false;
     const int64_t tiles_in_run = (p.run + TILE_SIDE - 1) / TILE_SIDE,
                   height = (p.run + tiles_in_run - 1) / tiles_in_run;

@@ -28,6 +28,7 @@ constexpr int VF = AIGC_VECTOR_BYTES / sizeof(float);
 static inline vf load(const float* p) { return *reinterpret_cast<const unaligned_vf*>(p); }
 static inline vu load(const uint32_t* p) { return (vu)load(reinterpret_cast<const float*>(p)); }
 static inline void store(float* p, vf v) { *reinterpret_cast<unaligned_vf*>(p) = v; }
+static inline void store(uint32_t* p, vu v) { store(reinterpret_cast<float*>(p), vf(v)); }
 
 #if defined(__AVX2__)
 // The first `count` of 8 floats at p, zeros after them; nothing beyond them is read.

@@ -1,6 +1,9 @@
 // Attention: forward and backward, for queries that share keys, with a band, a mask and dropout.
+#include <type_traits>
+
 #include "cpu/attention/backward.h"
 #include "cpu/attention/few_queries.h"
+#include "cpu/attention/pairs.h"
 
 namespace aigc::AIGC_LEVEL {
 namespace {
@@ -51,24 +54,44 @@ Inputs<T> inputs_of(Reader& strides, const void* q, const void* k, const void* v
     return {queries, keys, values};
 }
 
+// Some pairs at a time, so that what is packed stays small. False where a number can't be split.
+template <class T>
+bool forward_in_pairs(const Problem& problem, const Inputs<T>& inputs, const Rows<T>& output, float* logsumexp,
+                      int64_t planes) {
+    PackedPairs<T> packed(problem, inputs, planes);
+    const int64_t pairs = problem.batches * problem.kv_heads, step = packed.pairs_at_once();
+    for (int64_t first = 0; first < pairs; first += step) {
+        const int64_t count = least(step, pairs - first);
+        if (!packed.pack(first, count))
+            return false;
+        Forward<T, PairProducts<T>>(problem, packed, output, logsumexp).run(first, count);
+    }
+    return true;
+}
+
 template <class T>
 void forward(const void* q, const void* k, const void* v, const void* mask, void* out, float* logsumexp,
-             const int64_t* layout, double scale, const uint64_t* key, double dropout_p) {
+             const int64_t* layout, int64_t planes, double scale, const uint64_t* key, double dropout_p) {
     Reader reader(layout);
     const Problem problem = problem_of(reader, mask, scale, key, dropout_p);
     const auto inputs = inputs_of<T>(reader, q, k, v);
     const auto output = reader.result<T>(out);
     if (FewQueries<T>::suits(problem))
-        FewQueries<T>(problem, inputs, output, logsumexp).run();
-    else
-        Forward<T>(problem, inputs, output, logsumexp).run();
+        return FewQueries<T>(problem, inputs, output, logsumexp).run();
+    if constexpr (HAS_PAIRS && !std::is_same_v<T, float16>)
+        if (uses_pairs(planes) && forward_in_pairs(problem, inputs, output, logsumexp, planes))
+            return;
+    Forward<T, FloatProducts<T>>(problem, inputs, output, logsumexp).run(0, problem.batches * problem.kv_heads);
 }
 
 void attention(const void* q, const void* k, const void* v, const void* mask, void* out, void* logsumexp, int64_t dtype,
-               const int64_t* layout, double scale, const uint64_t* key, double dropout_p) {
+               const int64_t* layout, int64_t planes, double scale, const uint64_t* key, double dropout_p) {
     const auto run = dtype == FLOAT32 ? &forward<float> : dtype == BFLOAT16 ? &forward<bfloat16> : &forward<float16>;
-    run(q, k, v, mask, out, static_cast<float*>(logsumexp), layout, scale, key, dropout_p);
+    run(q, k, v, mask, out, static_cast<float*>(logsumexp), layout, planes, scale, key, dropout_p);
 }
+
+// Whether operands of so many planes are multiplied as pairs of bfloat16.
+int64_t attention_uses_pairs(int64_t planes) { return uses_pairs(planes); }
 
 // Up to so many queries that share a key go to the kernel for few.
 int64_t attention_few_queries() { return FEW_QUERIES; }
@@ -95,6 +118,7 @@ void attention_backward(const void* q, const void* k, const void* v, const void*
 
 }
 
-AIGC_EXPORT(attention, AIGC_KERNEL(attention), AIGC_KERNEL(attention_backward), AIGC_KERNEL(attention_few_queries))
+AIGC_EXPORT(attention, AIGC_KERNEL(attention), AIGC_KERNEL(attention_backward), AIGC_KERNEL(attention_few_queries),
+            AIGC_KERNEL(attention_uses_pairs))
 
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import hypothesis
@@ -17,9 +19,12 @@ from torch import Tensor
 import aigc_fast
 import aigc_fast.functional as AF
 from aigc_fast import _native
+from aigc_fast.nn.precision import float32_precision
 from aigc_fast.ops.attention import ATTENTION, reference
 
 FEW = [ATTENTIONS[i] for i in (0, 1, 4, 5, 9, 12, 16, 25, -7, -3)]
+# The relative error that each may bring, forward and backward.
+PRECISIONS = {"high": 2e-5, "medium": 1e-2}
 needs_native = pytest.mark.skipif(_native.cpu_reason() is not None, reason=str(_native.cpu_reason()))
 
 
@@ -73,6 +78,49 @@ def test_forward_and_gradients_on_every_level(case: Attention, isa: str) -> None
 def test_16_bits_on_every_level(case: Attention, dtype: str, isa: str) -> None:
     with aigc_fast.backend("cpu"):
         assert_all_parity(case, case.tensors(DTYPES[dtype]))
+
+
+class TestPrecision:
+    """PyTorch's switch for float32: factors that are the sum of two bfloat16, or one, where the processor multiplies
+    these faster."""
+
+    @needs_native
+    @pytest.mark.parametrize("precision", PRECISIONS)
+    @pytest.mark.parametrize("case", FEW, ids=str)
+    def test_errors_on_every_level(self, case: Attention, precision: str, isa: str) -> None:
+        tensors, arguments = case.tensors(), case.arguments()
+        gradient = torch.randn(*tensors[0].shape[:3], tensors[2].shape[3])
+        with aigc_fast.backend("cpu"), float32_precision(precision):
+            found = every_gradient(partial(AF.scaled_dot_product_attention, **arguments), tensors, gradient)
+        exact = every_gradient(
+            partial(case.expected, mask=arguments["attn_mask"]), [t.double() for t in tensors], gradient
+        )
+        for ours, expected in zip(found, exact, strict=True):
+            assert relative_error(ours, expected) < PRECISIONS[precision]
+
+    @needs_native
+    @pytest.mark.parametrize("which", [0, 1, 2])
+    @pytest.mark.parametrize("value", [math.inf, math.nan, 3.4e38])
+    def test_what_cannot_be_split_on_every_level(self, value: float, which: int, isa: str) -> None:
+        """A rest of infinity would be NaN, which spreads."""
+        tensors = Attention(1, 2, 40, 90, 16).tensors()
+        tensors[which][0, 1, 30, 5] = value
+        with aigc_fast.backend("cpu"):
+            exact = AF.scaled_dot_product_attention(*tensors)
+            with float32_precision("high"):
+                found = AF.scaled_dot_product_attention(*tensors)
+        torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+    @needs_native
+    @pytest.mark.parametrize("precision", PRECISIONS)
+    def test_more_keys_than_are_packed_at_once_on_every_level(self, precision: str, isa: str) -> None:
+        case = Attention(2, 2, 33, 50_000, 33, window=30)
+        q, k, v = case.tensors()
+        with aigc_fast.backend("cpu"), float32_precision(precision):
+            found = AF.scaled_dot_product_attention(q, k, v, window=case.window)
+        near = [tensor[:, :, :70].double() for tensor in (k, v)]
+        exact = replace(case, keys=70).expected(q.double(), *near, None)
+        assert relative_error(found, exact) < PRECISIONS[precision]
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp64"])
@@ -186,14 +234,18 @@ def test_great_scores(queries: int, backend: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 2, 5, 7, 8), (2, 0, 5, 7, 8), (2, 2, 0, 7, 8), (2, 2, 5, 0, 8), (2, 2, 5, 7, 0)])
-def test_empty_sizes(shape: tuple[int, ...], backend: str) -> None:
+@pytest.mark.parametrize("precision", ["highest", *PRECISIONS])
+@pytest.mark.parametrize("times", [1, 10], ids=["few", "many"])
+def test_empty_sizes(shape: tuple[int, ...], precision: str, times: int, backend: str) -> None:
     batch, heads, queries, keys, size = shape
+    queries *= times
     q, k = torch.randn(batch, heads, queries, size), torch.randn(batch, heads, keys, size)
     v = torch.randn(batch, heads, keys, 8)
     tensors = [t.requires_grad_() for t in (q, k, v)]
-    found = AF.scaled_dot_product_attention(*tensors, scale=1.0)
+    with float32_precision(precision):
+        found = AF.scaled_dot_product_attention(*tensors, scale=1.0)
     expected = TF.scaled_dot_product_attention(*(t.detach() for t in tensors), scale=1.0)
-    torch.testing.assert_close(found.detach(), expected)
+    torch.testing.assert_close(found.detach(), expected, rtol=PRECISIONS.get(precision), atol=PRECISIONS.get(precision))
     found.sum().backward()
     assert all(t.grad.shape == t.shape and not t.grad.isnan().any() for t in tensors)
 

@@ -11,7 +11,7 @@ from aigc_fast import _native
 from aigc_fast.ops import support
 from aigc_fast.ops.attention import reference
 from aigc_fast.ops.attention.reference import Options
-from aigc_fast.ops.support import DTYPES, UP_TO_FLOAT32
+from aigc_fast.ops.support import DTYPES, UP_TO_FLOAT32, factors_of
 
 _NO_MASK, _BOOLEAN = (-1, 0, 0, 0, 0), 4
 # By the number of tensors besides query, key and value.
@@ -37,10 +37,11 @@ def detail(query: Tensor, key: Tensor, *rest: object) -> str:
     """Which kernel takes these arguments, and on which instruction set."""
     heads_per_key = query.shape[1] // max(1, key.shape[1])
     few = heads_per_key * query.shape[2] <= _native.cpu.kernels.attention_few_queries()
-    kernel = (
-        "few queries: keys and values are read once" if few else "blocks of queries: hidden blocks of keys are skipped"
-    )
-    return f"{kernel}; {_native.cpu.level}"
+    if few:
+        return f"few queries: keys and values are read once; {_native.cpu.level}"
+    pairs = _native.cpu.kernels.attention_uses_pairs(factors_of(query.dtype))
+    products = "products of bfloat16" if pairs else "products of float32"
+    return f"blocks of queries: hidden blocks of keys are skipped; {products}; {_native.cpu.level}"
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -90,6 +91,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *options: object) -> tu
         logsumexp.data_ptr(),
         DTYPES[query.dtype],
         _layout(query, key, value, asked, output),
+        factors_of(query.dtype),
         asked.scale,
         _address(asked.philox_key),
         asked.dropout_p,

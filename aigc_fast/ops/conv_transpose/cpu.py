@@ -13,13 +13,11 @@ from aigc_fast import _native
 from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.packing import Packing
 from aigc_fast.ops.conv_transpose.plan import Ints, Plan, layout, memory_format
+from aigc_fast.ops.support import factors_of
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 BFLOAT16 = DTYPES[torch.bfloat16]
 DIRECT, WINOGRAD = range(2)
-# What the factors of a product may be rounded to: float32 stays, or becomes bfloat16, or the sum of two bfloat16.
-EXACT, ROUNDED, SPLIT = range(3)
-FACTORS = {"highest": EXACT, "high": SPLIT, "medium": ROUNDED}
 ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4}
 
 
@@ -67,10 +65,6 @@ def _floats(bias: Tensor | None) -> Tensor | None:
     return bias.detach().to(torch.float32).contiguous()
 
 
-def _factors(dtype: torch.dtype) -> int:
-    return ROUNDED if dtype == torch.bfloat16 else FACTORS[torch.get_float32_matmul_precision()]
-
-
 def _output_like(input: Tensor, weight: Tensor, plan: Plan) -> Tensor:
     """Shape, strides and dtype of the output, without memory."""
     format = memory_format(input, weight)
@@ -82,7 +76,7 @@ def forward_takes_windows(input: Tensor, weight: Tensor, plan: Plan) -> bool:
     if unsupported((input, weight)) is not None:
         return False
     layouts = layout(input), layout(_output_like(input, weight, plan))
-    return algorithm(_native.cpu.level, *layouts, plan.packed_geometry, _factors(input.dtype)) == WINOGRAD
+    return algorithm(_native.cpu.level, *layouts, plan.packed_geometry, factors_of(input.dtype)) == WINOGRAD
 
 
 def prepare_forward(
@@ -121,7 +115,7 @@ def prepare_forward(
     out_strides = like.stride()
     layouts = in_layout, out_layout = layout(input), layout(like)
     geometry, kernel = plan.packed_geometry, _native.cpu.kernels.conv_forward
-    best = algorithm(_native.cpu.level, *layouts, geometry, _factors(dtype))
+    best = algorithm(_native.cpu.level, *layouts, geometry, factors_of(dtype))
     methods = (best,) if plan.is_matrix else dict.fromkeys((best, DIRECT))
     packings = [Packing(weight, code, *layouts, geometry, method) for method in methods]
     activation_code = ACTIVATIONS[activation]

@@ -133,7 +133,7 @@ class Backward {
 
         const T* const k = in_.k.at(block.batch, block.kv_head, 0);
         const T* const v = in_.v.at(block.batch, block.kv_head, 0);
-        masks.for_each_block(0, p_.keys, keys_, [&](int64_t key, int64_t count) {
+        masks.for_each_block(0, p_.keys, keys_, 1, [&](int64_t key, int64_t count) {
             const FloatRows keys = float_rows(k + key * in_.k.row, in_.k.row, count, p_.size, buffer);
             pointers(rows, keys.data, keys.stride, count);
             multiply_into_lanes(rows, count, 1, p_.size, queries, score_lines, vectors, false);

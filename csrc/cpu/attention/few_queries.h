@@ -144,7 +144,7 @@ class FewQueries {
 
         const T* const k = in_.k.at(block.batch, block.kv_head, 0);
         const T* const v = in_.v.at(block.batch, block.kv_head, 0);
-        masks.for_each_block(begin, end, ROW_KEYS, [&](int64_t key, int64_t count) {
+        masks.for_each_block(begin, end, ROW_KEYS, 1, [&](int64_t key, int64_t count) {
             multiply_by_keys(queries, k + key * in_.k.row, count, scores, SCORE_ROW);
             for (int64_t r = 0; r < lanes_; ++r) {
                 masks.apply_to_row(scores + r * SCORE_ROW, r);

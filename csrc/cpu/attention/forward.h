@@ -51,19 +51,65 @@ struct Inputs {
     Rows<const T> q, k, v;
 };
 
+// The products of a block of lanes with blocks of keys and of values, in float.
 template <class T>
+class FloatProducts {
+  public:
+    using Source = Inputs<T>;
+    using Element = float;                  // of the rows that are multiplied
+    static constexpr int64_t ALIGNMENT = 1; // of a block's first key
+
+    static int64_t most_keys(const Problem& p) { return keys_per_block(p); }
+    static int64_t value_lines(const Problem& p) { return p.value_size; }
+    static int64_t floats(const Problem& p, const Source&) {
+        return Floats::padded(p.size * LANES) + Floats::padded(most_keys(p) * most(p.size, p.value_size));
+    }
+
+    FloatProducts(const Problem& p, const Source& in, const Block& block, Floats& memory, float* buffer)
+        : p_(p), in_(in), keys_(in.k.at(block.batch, block.kv_head, 0)),
+          values_(in.v.at(block.batch, block.kv_head, 0)), vectors_(block.vectors()),
+          queries_(memory.take(p.size * LANES)), buffer_(memory.take(most_keys(p) * most(p.size, p.value_size))) {
+        gather_queries(p, block, in.q, buffer, queries_);
+    }
+
+    // scores[j] = key + j times the queries, in units of log2, for j < count.
+    void multiply_keys(int64_t key, int64_t count, const float** rows, float* const* scores) const {
+        const FloatRows keys = float_rows(keys_ + key * in_.k.row, in_.k.row, count, p_.size, buffer_);
+        pointers(rows, keys.data, keys.stride, count);
+        multiply_into_lanes(rows, count, 1, p_.size, queries_, scores, vectors_, false);
+    }
+
+    // sums[i] += element i of the values from `key` on times their probabilities, for j < count.
+    void add_values(int64_t key, int64_t count, const float* probabilities, const float** rows,
+                    float* const* sums) const {
+        const FloatRows values = float_rows(values_ + key * in_.v.row, in_.v.row, count, p_.value_size, buffer_);
+        pointers(rows, values.data, 1, p_.value_size);
+        multiply_into_lanes(rows, p_.value_size, values.stride, count, probabilities, sums, vectors_, true);
+    }
+
+  private:
+    const Problem& p_;
+    const Source& in_;
+    const T *const keys_, *const values_;
+    const int64_t vectors_;
+    float *const queries_, *const buffer_;
+};
+
+template <class T, class Products>
 class Forward {
   public:
-    Forward(const Problem& p, const Inputs<T>& in, const Rows<T>& out, float* logsumexp)
-        : p_(p), in_(in), out_(out), logsumexp_(logsumexp), keys_(keys_per_block(p)) {}
+    Forward(const Problem& p, const typename Products::Source& source, const Rows<T>& out, float* logsumexp)
+        : p_(p), source_(source), out_(out), logsumexp_(logsumexp), keys_(Products::most_keys(p)),
+          value_lines_(Products::value_lines(p)) {}
 
-    void run() const {
-        const int64_t blocks = p_.blocks(), pairs = p_.batches * p_.kv_heads, items = pairs * blocks;
-        parallel_for(0, items, items_per_thread(p_, blocks), [&](int64_t begin, int64_t end) {
+    // Of `pairs` (batch, key head) pairs in succession.
+    void run(int64_t first_pair, int64_t pairs) const {
+        const int64_t blocks = p_.blocks();
+        parallel_for(0, pairs * blocks, items_per_thread(p_, blocks), [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i) {
                 // Heavy and light blocks of a causal mask in turn: every range of items costs about the same.
                 const int64_t index = i / pairs, half = index / 2;
-                attend(block_at(p_, i % pairs, index % 2 ? blocks - 1 - half : half));
+                attend(block_at(p_, first_pair + i % pairs, index % 2 ? blocks - 1 - half : half));
             }
         });
     }
@@ -71,48 +117,41 @@ class Forward {
   private:
     int64_t widest() const { return most(p_.size, p_.value_size); }
     int64_t floats() const {
-        return Floats::padded(p_.size * LANES) + Floats::padded(p_.value_size * LANES) + Floats::padded(keys_ * LANES) +
-               3 * Floats::padded(LANES) + Floats::padded(most(LANES, keys_) * widest()) + Masks::floats(keys_);
+        return Products::floats(p_, source_) + Floats::padded(value_lines_ * LANES) + Floats::padded(keys_ * LANES) +
+               3 * Floats::padded(LANES) + Floats::padded(LANES * widest()) + Masks::floats(keys_);
     }
 
     void attend(const Block& block) const {
-        const int64_t lines = most(keys_, p_.value_size), vectors = block.vectors();
+        const int64_t lines = most(keys_, value_lines_), vectors = block.vectors();
         auto* const memory = static_cast<char*>(
             scratch(Slot::local, int64_t(sizeof(float)) * floats() + int64_t(sizeof(float*)) * 3 * lines));
         auto** const score_lines = reinterpret_cast<float**>(memory);
         auto** const sum_lines = score_lines + lines;
-        auto** const rows = const_cast<const float**>(sum_lines + lines);
+        auto** const rows = static_cast<const typename Products::Element**>(static_cast<void*>(sum_lines + lines));
         Floats floats(rows + lines);
-        float *const queries = floats.take(p_.size * LANES), *const sums = floats.take(p_.value_size * LANES),
-                     *const scores = floats.take(keys_ * LANES), *const greatest = floats.take(LANES),
-                     *const total = floats.take(LANES), *const factor = floats.take(LANES),
-                     *const buffer = floats.take(most(LANES, keys_) * widest());
+        float *const sums = floats.take(value_lines_ * LANES), *const scores = floats.take(keys_ * LANES),
+                     *const greatest = floats.take(LANES), *const total = floats.take(LANES),
+                     *const factor = floats.take(LANES), *const buffer = floats.take(LANES * widest());
         Masks masks(p_, block, keys_, floats);
+        const Products products(p_, source_, block, floats, buffer);
         pointers(score_lines, scores, LANES, keys_);
-        pointers(sum_lines, sums, LANES, p_.value_size);
+        pointers(sum_lines, sums, LANES, value_lines_);
 
-        gather_queries(p_, block, in_.q, buffer, queries);
-        for (int64_t i = 0; i < p_.value_size * LANES; i += VF)
+        for (int64_t i = 0; i < value_lines_ * LANES; i += VF)
             store(sums + i, vf{});
         for (int64_t v = 0; v < LANES; v += VF) {
             store(greatest + v, broadcast(MINUS_INFINITY));
             store(total + v, vf{});
         }
 
-        const T* const k = in_.k.at(block.batch, block.kv_head, 0);
-        const T* const v = in_.v.at(block.batch, block.kv_head, 0);
-        masks.for_each_block(0, p_.keys, keys_, [&](int64_t key, int64_t count) {
-            const FloatRows keys = float_rows(k + key * in_.k.row, in_.k.row, count, p_.size, buffer);
-            pointers(rows, keys.data, keys.stride, count);
-            multiply_into_lanes(rows, count, 1, p_.size, queries, score_lines, vectors, false);
+        masks.for_each_block(0, p_.keys, keys_, Products::ALIGNMENT, [&](int64_t key, int64_t count) {
+            products.multiply_keys(key, count, rows, score_lines);
             masks.apply(scores);
             if (softmax_step(scores, count, vectors, greatest, total, factor))
                 multiply_lanes(sums, p_.value_size, vectors, factor);
             if (p_.dropout.on)
                 multiply_tile_of_lanes(scores, masks.dropout(), count, vectors);
-            const FloatRows values = float_rows(v + key * in_.v.row, in_.v.row, count, p_.value_size, buffer);
-            pointers(rows, values.data, 1, p_.value_size);
-            multiply_into_lanes(rows, p_.value_size, values.stride, count, scores, sum_lines, vectors, true);
+            products.add_values(key, count, scores, rows, sum_lines);
         });
         finish(block, sums, greatest, total, factor, buffer);
     }
@@ -134,10 +173,10 @@ class Forward {
     }
 
     const Problem& p_;
-    const Inputs<T> in_;
+    const typename Products::Source& source_;
     const Rows<T> out_;
     float* const logsumexp_;
-    const int64_t keys_;
+    const int64_t keys_, value_lines_;
 };
 
 }

@@ -112,10 +112,11 @@ class Masks {
     }
 
     // Calls f(key, count) for every block of keys in [begin, end) that some lane sees; the mask over it has been read.
+    // The first key is a multiple of `alignment`, of which begin and keys are.
     template <class F>
-    void for_each_block(int64_t begin, int64_t end, int64_t keys, const F& f) {
+    void for_each_block(int64_t begin, int64_t end, int64_t keys, int64_t alignment, const F& f) {
         end = least(end, range_.end);
-        for (int64_t key = most(begin, range_.begin); key < end; key += keys) {
+        for (int64_t key = most(begin, range_.begin / alignment * alignment); key < end; key += keys) {
             const int64_t count = least(keys, end - key);
             if (read(key, count))
                 f(key, count);
