@@ -14,10 +14,10 @@ from aigc_fast.backends import BackendError, Choice, Explanation
 LIBRARY = torch.library.Library("aigc_fast", "DEF")
 
 _PLAIN = (Tensor, torch.nn.Parameter)
-_is_compiling = torch.compiler.is_compiling
+is_compiling = torch.compiler.is_compiling
 _dispatch_modes = torch._C._len_torch_dispatch_stack
-_functorch_level = torch._C._functorch.peek_interpreter_stack
-_function_modes = torch._C._len_torch_function_stack
+functorch_level = torch._C._functorch.peek_interpreter_stack
+function_modes = torch._C._len_torch_function_stack
 _tracing_state = torch._C._get_tracing_state
 _grad_enabled = torch.is_grad_enabled
 
@@ -31,12 +31,12 @@ def operators() -> dict[str, Operator]:
 
 def is_watched() -> bool:
     """Whether the registered op must appear: in compile, export, tracing, or to a dispatch or function mode."""
-    return bool(_is_compiling() or _dispatch_modes() or _function_modes() or _tracing_state() is not None)
+    return bool(is_compiling() or _dispatch_modes() or function_modes() or _tracing_state() is not None)
 
 
 def plain_eager() -> bool:
     """Whether nothing traces, transforms or watches: no compile, export, dispatch mode, functorch or forward AD."""
-    return not (is_watched() or _functorch_level() is not None or forward_ad._current_level >= 0)
+    return not (is_watched() or functorch_level() is not None or forward_ad._current_level >= 0)
 
 
 def hashable(args: Sequence[Any]) -> tuple[Any, ...]:
@@ -120,7 +120,7 @@ class Operator:
                 needs_gradient |= arg.requires_grad
             elif arg is not None:
                 return self.reference(*args)
-        if _functorch_level() is not None or forward_ad._current_level >= 0:
+        if functorch_level() is not None or forward_ad._current_level >= 0:
             return self.reference(*args)
         runner = self.choice.runner(args)
         if not (needs_gradient and _grad_enabled()):

@@ -23,6 +23,9 @@ EXACT, ROUNDED, SPLIT = range(3)
 _FACTORS = {"highest": EXACT, "high": SPLIT, "medium": ROUNDED}
 # Each word of a Philox key is drawn from [0, KEY_LIMIT).
 KEY_LIMIT = 2**63 - 1
+# What PyTorch raises for arguments that don't fit. Its message may name a primitive of its backend rather than the
+# argument, so the ops look again.
+REFUSALS = (RuntimeError, TypeError, AttributeError, IndexError)
 _any_autocast = torch._C._is_any_autocast_enabled
 UP_TO_FLOAT32 = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from aigc_fast.backends import current as backend_in_force
 from aigc_fast.ops.attention import ATTENTION, cpu
 from aigc_fast.ops.attention.reference import band
-from aigc_fast.ops.operator import plain_eager
+from aigc_fast.ops.operator import function_modes, functorch_level, is_compiling, plain_eager
 from aigc_fast.ops.random import draw_key
-from aigc_fast.ops.support import autocast, has_autocast
+from aigc_fast.ops.support import REFUSALS, autocast, has_autocast
 
 Window = int | tuple[int | None, int | None] | None
 ALIGNMENTS = ("upper_left", "lower_right")
@@ -19,48 +20,32 @@ ALIGNMENTS = ("upper_left", "lower_right")
 LIGHT_WORK, LIGHT_HALF, LIGHT_SINGLE_HALF = 400_000, 200_000, 20_000
 
 _grad_enabled = torch.is_grad_enabled
+_float32 = torch.float32
 # Bound here, so that this function may be put in its place.
 _pytorchs = torch.nn.functional.scaled_dot_product_attention
 
 
-def _needs_gradient(*tensors: Tensor | None) -> bool:
-    return _grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+def _needs_gradient(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    return _grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
 
 
 def _is_light(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
-    """Whether PyTorch's call is the cheaper one. Its fast path has no second derivative, and takes wrong lengths."""
-    keys = key.size(-2)
-    work = query.numel() * keys
-    if work >= LIGHT_WORK or _needs_gradient(query, key, value, mask):
-        return False
-    if value.size(-2) != keys or not query.dim() == key.dim() == value.dim():
-        return False
-    if query.dtype == torch.float32:
-        return True
-    return work < (LIGHT_HALF if query.size(-2) > 1 else LIGHT_SINGLE_HALF)
+    """Whether to call PyTorch at once, before anything else is looked at: its call costs less than ours.
 
-
-def _light(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    is_causal: bool,
-    scale: float | None,
-    enable_gqa: bool,
-) -> Tensor | None:
-    """PyTorch's own call where it is so small that a closer look would cost more than all of it, else None.
-
-    None where PyTorch refuses, too: the long way refuses as well, and names the argument.
+    Its fast path has no derivative but the first, and takes wrong lengths. A compiled graph takes the op, whose choice
+    puts no conditions on symbolic sizes; a mode may want to see it.
     """
-    try:
-        if not plain_eager() or backend_in_force() != "auto" or not _is_light(query, key, value, mask):
-            return None
-        if scale is None and not enable_gqa:
-            return _pytorchs(query, key, value, mask, 0.0, is_causal)
-        return _pytorchs(query, key, value, mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
-    except (RuntimeError, TypeError, AttributeError, IndexError):
-        return None
+    if is_compiling() or function_modes() or functorch_level() is not None or forward_ad._current_level >= 0:
+        return False
+    of_key, of_value = key.shape, value.shape
+    work = query.numel() * of_key[-2]
+    if work >= LIGHT_WORK or _needs_gradient(query, key, value) or (mask is not None and mask.requires_grad):
+        return False
+    if of_value[-2] != of_key[-2] or not query.dim() == len(of_key) == len(of_value):
+        return False
+    if query.dtype is not _float32 and work >= (LIGHT_HALF if query.size(-2) > 1 else LIGHT_SINGLE_HALF):
+        return False
+    return backend_in_force() == "auto"
 
 
 def scaled_dot_product_attention(
@@ -109,9 +94,11 @@ def scaled_dot_product_attention(
         ValueError: an impossible `window`, `alignment` or `dropout_p`.
     """
     if window is None and alignment == "upper_left" and dropout_p == 0.0 and not (is_causal and attn_mask is not None):
-        output = _light(query, key, value, attn_mask, is_causal, scale, enable_gqa)
-        if output is not None:
-            return output
+        try:
+            if _is_light(query, key, value, attn_mask):
+                return _pytorchs(query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
+        except REFUSALS:
+            pass
     _check_types(query=query, key=key, value=value)
     left, right = (-1, -1) if window is None else _sides(window)
     if is_causal:
@@ -210,7 +197,7 @@ def _is_pytorchs(
     query: Tensor, mask: Tensor | None, dropout_p: float, generator: torch.Generator | None, needs_gradient: bool
 ) -> bool:
     """Whether PyTorch computes this itself: elsewhere than on the CPU, in other dtypes, for the gradient to a mask."""
-    if generator is not None or backend_in_force() != "auto" or not (plain_eager() or torch.compiler.is_compiling()):
+    if generator is not None or backend_in_force() != "auto" or not (plain_eager() or is_compiling()):
         return False
     if not query.is_cpu:
         return True

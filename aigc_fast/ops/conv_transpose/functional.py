@@ -11,15 +11,10 @@ from aigc_fast.backends import current as backend_in_force
 from aigc_fast.ops import conv_transpose as ops
 from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.choice import is_light
-from aigc_fast.ops.support import autocast, has_autocast
+from aigc_fast.ops.operator import function_modes, is_compiling
+from aigc_fast.ops.support import REFUSALS, autocast, has_autocast
 
 IntOrInts = int | Sequence[int]
-
-_is_compiling = torch.compiler.is_compiling
-_function_modes = torch._C._len_torch_function_stack
-# What PyTorch raises for arguments that don't fit. Its message may name a primitive of its backend rather than the
-# argument, so the ops look again.
-_REFUSALS = (RuntimeError, TypeError, AttributeError, IndexError)
 
 
 def _expand(value: IntOrInts, spatial: int) -> tuple[int, ...]:
@@ -49,7 +44,7 @@ def _is_light(input: Tensor, weight: Tensor, groups: int, transposed: int) -> bo
 
     A compiled graph takes the op, whose choice puts no conditions on symbolic sizes; a mode may want to see it.
     """
-    if _is_compiling() or _function_modes():
+    if is_compiling() or function_modes():
         return False
     return is_light(input, weight, groups, transposed) and backend_in_force() == "auto"
 
@@ -72,7 +67,7 @@ def _call(
         if batched:
             return op(input, weight, bias, *sizes, groups)
         return op(input.unsqueeze(0), weight, bias, *sizes, groups).squeeze(0)
-    except _REFUSALS:
+    except REFUSALS:
         _check(input, weight, bias, spatial)
         ops.check(input if batched else input.unsqueeze(0), weight, bias, *sizes, groups)
         raise
@@ -92,7 +87,7 @@ def conv(
     try:
         if _is_light(input, weight, groups, False):
             return reference.CONV[spatial](input, weight, bias, stride, padding, dilation, groups)
-    except _REFUSALS:
+    except REFUSALS:
         pass
     strides, dilations = _expand(stride, spatial), _expand(dilation, spatial)
     if isinstance(padding, str):
@@ -135,7 +130,7 @@ def conv_transpose(
         if _is_light(input, weight, groups, True):
             pytorchs = reference.CONV_TRANSPOSE[spatial]
             return pytorchs(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    except _REFUSALS:
+    except REFUSALS:
         pass
     sizes = tuple(_expand(value, spatial) for value in (stride, padding, output_padding, dilation))
     return _call(ops.conv_transpose, spatial, input, weight, bias, sizes, groups)

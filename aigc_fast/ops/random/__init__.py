@@ -15,11 +15,10 @@ from torch import Tensor
 
 from aigc_fast.backends import current as backend_in_force
 from aigc_fast.ops import support
-from aigc_fast.ops.operator import LIBRARY, Operator, plain_eager
+from aigc_fast.ops.operator import LIBRARY, Operator, is_compiling, plain_eager
 from aigc_fast.ops.random import cpu, cuda, reference
 
 _EXTENT = (int, numbers.Integral, torch.SymInt)
-_is_compiling = torch.compiler.is_compiling
 
 
 def _draw(like: Tensor) -> Tensor:
@@ -47,7 +46,7 @@ def draw_key(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
         RuntimeError: if the generator is of another device.
     """
     if generator is None:
-        return torch.ops.aigc_fast.random_key(like) if _is_compiling() else _draw(like)
+        return torch.ops.aigc_fast.random_key(like) if is_compiling() else _draw(like)
     source, device = generator.device, like.device
     if source.type not in ("cpu", device.type):
         raise RuntimeError(f"generator: got one of device {source}, expected one of {device} or of the cpu")
@@ -125,7 +124,7 @@ def _fill(
     dtype = dtype or torch.get_default_dtype()
     if not dtype.is_floating_point:
         raise RuntimeError(f"dtype: got {dtype}, expected a floating-point type")
-    if generator is None and not _is_compiling():
+    if generator is None and not is_compiling():
         key = torch.randint(support.KEY_LIMIT, (2,), device=device)
     else:
         key = draw_key(torch.zeros(0, device=device), generator)
