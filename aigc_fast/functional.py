@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from aigc_fast.ops.attention.functional import scaled_dot_product_attention
+from aigc_fast.ops.attention.varlen import varlen_attn
 from aigc_fast.ops.conv_transpose import functional as _conv
 from aigc_fast.ops.random import dropout, rand, randn
 from aigc_fast.ops.reparameterize import kl_standard_normal, reparameterize, reparameterize_kl
@@ -25,6 +26,7 @@ __all__ = [
     "reparameterize",
     "reparameterize_kl",
     "scaled_dot_product_attention",
+    "varlen_attn",
 ]
 
 

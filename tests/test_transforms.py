@@ -82,6 +82,10 @@ CASES = {
         lambda q, k, v: AF.scaled_dot_product_attention(q, k, v, is_causal=True, window=5),
         ((2, 4, 9, 8), (2, 4, 9, 8), (2, 4, 9, 8)),
     ),
+    "varlen_attn": Case(
+        lambda q, k, v: AF.varlen_attn(q, k, v, torch.tensor([0, q.shape[0] // 2, q.shape[0]]), window_size=(3, 0)),
+        ((9, 4, 8), (9, 4, 8), (9, 4, 8)),
+    ),
     "kl_standard_normal": Case(lambda mu, logvar: AF.kl_standard_normal(mu, logvar), ((6, 7), (6, 7))),
 }
 

@@ -64,6 +64,13 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+def check_types(**tensors: Tensor) -> None:
+    """Refuses, by name, what is not a tensor."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} is {type(tensor).__name__}: expected a Tensor")
+
+
 def has_autocast(tensor: Tensor) -> bool:
     """Whether autocast is on where this tensor is; what every call asks, so the cheap question comes first."""
     return _any_autocast() and not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)

@@ -1,5 +1,6 @@
 // Attention: forward and backward, for queries that share keys, with a band, a mask and dropout.
 #include <type_traits>
+#include <vector>
 
 #include "cpu/attention/backward.h"
 #include "cpu/attention/few_queries.h"
@@ -41,6 +42,7 @@ Problem problem_of(Reader& sizes, const void* mask, double scale, const uint64_t
                                &p.size,    &p.value_size, &p.left,     &p.right,   &p.offset};
     for (int64_t* field : fields)
         *field = sizes.next();
+    p.logsumexp_row = p.queries;
     p.mask = sizes.mask(mask);
     p.scale = static_cast<float>(scale);
     if (key)
@@ -70,12 +72,7 @@ bool forward_in_pairs(const Problem& problem, const Inputs<T>& inputs, const Row
 }
 
 template <class T>
-void forward(const void* q, const void* k, const void* v, const void* mask, void* out, float* logsumexp,
-             const int64_t* layout, int64_t planes, double scale, const uint64_t* key, double dropout_p) {
-    Reader reader(layout);
-    const Problem problem = problem_of(reader, mask, scale, key, dropout_p);
-    const auto inputs = inputs_of<T>(reader, q, k, v);
-    const auto output = reader.result<T>(out);
+void attend(const Problem& problem, const Inputs<T>& inputs, const Rows<T>& output, float* logsumexp, int64_t planes) {
     if (FewQueries<T>::suits(problem))
         return FewQueries<T>(problem, inputs, output, logsumexp).run();
     if constexpr (HAS_PAIRS && !std::is_same_v<T, float16>)
@@ -84,10 +81,78 @@ void forward(const void* q, const void* k, const void* v, const void* mask, void
     Forward<T, FloatProducts<T>>(problem, inputs, output, logsumexp).run(0, problem.batches * problem.kv_heads);
 }
 
+// Sequences one after the other in the rows of the tensors: where each begins, and at last where they end.
+struct Sequences {
+    const int64_t *queries, *keys;
+    int64_t count;
+
+    Problem problem(const Problem& all, int64_t s) const {
+        Problem p = all;
+        p.queries = queries[s + 1] - queries[s];
+        p.keys = keys[s + 1] - keys[s];
+        p.offset = p.keys - p.queries;
+        return p;
+    }
+    template <class T>
+    Inputs<T> inputs(const Inputs<T>& all, int64_t s) const {
+        return {all.q.from(queries[s]), all.k.from(keys[s]), all.v.from(keys[s])};
+    }
+
+    // Calls f(s) for every sequence: long ones in succession, each on all threads, then short ones side by side.
+    template <class F>
+    void for_each(const F& f) const {
+        const auto work = [&](int64_t s) { return (queries[s + 1] - queries[s]) * (keys[s + 1] - keys[s]); };
+        int64_t total = 0;
+        for (int64_t s = 0; s < count; ++s)
+            total += work(s);
+        std::vector<int64_t> short_ones;
+        for (int64_t s = 0; s < count; ++s)
+            if (work(s) * 2 * thread_count() > total)
+                f(s);
+            else
+                short_ones.push_back(s);
+        parallel_for(0, static_cast<int64_t>(short_ones.size()), 1, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i)
+                f(short_ones[static_cast<size_t>(i)]);
+        });
+    }
+};
+
+template <class T>
+void forward(const void* q, const void* k, const void* v, const void* mask, void* out, float* logsumexp,
+             const int64_t* layout, int64_t planes, double scale, const uint64_t* key, double dropout_p,
+             const Sequences* sequences) {
+    Reader reader(layout);
+    const Problem problem = problem_of(reader, mask, scale, key, dropout_p);
+    const auto inputs = inputs_of<T>(reader, q, k, v);
+    const auto output = reader.result<T>(out);
+    if (!sequences)
+        return attend(problem, inputs, output, logsumexp, planes);
+    sequences->for_each([&](int64_t s) {
+        const int64_t first = sequences->queries[s];
+        const Problem one = sequences->problem(problem, s);
+        if (one.queries > 0)
+            attend(one, sequences->inputs(inputs, s), output.from(first), logsumexp + first, planes);
+    });
+}
+
+auto forward_for(int64_t dtype) {
+    return dtype == FLOAT32 ? &forward<float> : dtype == BFLOAT16 ? &forward<bfloat16> : &forward<float16>;
+}
+
 void attention(const void* q, const void* k, const void* v, const void* mask, void* out, void* logsumexp, int64_t dtype,
                const int64_t* layout, int64_t planes, double scale, const uint64_t* key, double dropout_p) {
-    const auto run = dtype == FLOAT32 ? &forward<float> : dtype == BFLOAT16 ? &forward<bfloat16> : &forward<float16>;
-    run(q, k, v, mask, out, static_cast<float*>(logsumexp), layout, planes, scale, key, dropout_p);
+    forward_for(dtype)(q, k, v, mask, out, static_cast<float*>(logsumexp), layout, planes, scale, key, dropout_p,
+                       nullptr);
+}
+
+// The sizes in `layout` are those of all sequences together.
+void attention_varlen(const void* q, const void* k, const void* v, void* out, void* logsumexp, int64_t dtype,
+                      const int64_t* layout, int64_t planes, double scale, const int64_t* query_bounds,
+                      const int64_t* key_bounds, int64_t count) {
+    const Sequences sequences{query_bounds, key_bounds, count};
+    forward_for(dtype)(q, k, v, nullptr, out, static_cast<float*>(logsumexp), layout, planes, scale, nullptr, 0.0,
+                       &sequences);
 }
 
 // Whether operands of so many planes are multiplied as pairs of bfloat16.
@@ -98,27 +163,48 @@ int64_t attention_few_queries() { return FEW_QUERIES; }
 
 template <class T>
 void backward(const void* q, const void* k, const void* v, const void* mask, const void* out_gradient, const void* out,
-              const void* logsumexp, void* grad_q, void* grad_k, void* grad_v, const int64_t* layout, double scale,
-              const uint64_t* key, double dropout_p) {
+              const float* logsumexp, void* grad_q, void* grad_k, void* grad_v, const int64_t* layout, double scale,
+              const uint64_t* key, double dropout_p, const Sequences* sequences) {
     Reader reader(layout);
     const Problem problem = problem_of(reader, mask, scale, key, dropout_p);
     const auto inputs = inputs_of<T>(reader, q, k, v);
     const auto gradient = reader.input<T>(out_gradient), output = reader.input<T>(out);
     const auto of_q = reader.result<T>(grad_q), of_k = reader.result<T>(grad_k), of_v = reader.result<T>(grad_v);
-    const auto* const sums = static_cast<const float*>(logsumexp);
-    Backward<T>(problem, inputs, {gradient, output, sums, of_q, of_k, of_v}).run();
+    if (!sequences)
+        return Backward<T>(problem, inputs, {gradient, output, logsumexp, of_q, of_k, of_v}).run();
+    sequences->for_each([&](int64_t s) {
+        const int64_t query = sequences->queries[s], key = sequences->keys[s];
+        const Problem one = sequences->problem(problem, s);
+        Backward<T>(one, sequences->inputs(inputs, s),
+                    {gradient.from(query), output.from(query), logsumexp + query, of_q.from(query), of_k.from(key),
+                     of_v.from(key)})
+            .run();
+    });
+}
+
+auto backward_for(int64_t dtype) {
+    return dtype == FLOAT32 ? &backward<float> : dtype == BFLOAT16 ? &backward<bfloat16> : &backward<float16>;
 }
 
 void attention_backward(const void* q, const void* k, const void* v, const void* mask, const void* out_gradient,
                         const void* out, const void* logsumexp, void* grad_q, void* grad_k, void* grad_v, int64_t dtype,
                         const int64_t* layout, double scale, const uint64_t* key, double dropout_p) {
-    const auto run = dtype == FLOAT32 ? &backward<float> : dtype == BFLOAT16 ? &backward<bfloat16> : &backward<float16>;
-    run(q, k, v, mask, out_gradient, out, logsumexp, grad_q, grad_k, grad_v, layout, scale, key, dropout_p);
+    backward_for(dtype)(q, k, v, mask, out_gradient, out, static_cast<const float*>(logsumexp), grad_q, grad_k, grad_v,
+                        layout, scale, key, dropout_p, nullptr);
+}
+
+void attention_varlen_backward(const void* q, const void* k, const void* v, const void* out_gradient, const void* out,
+                               const void* logsumexp, void* grad_q, void* grad_k, void* grad_v, int64_t dtype,
+                               const int64_t* layout, double scale, const int64_t* query_bounds,
+                               const int64_t* key_bounds, int64_t count) {
+    const Sequences sequences{query_bounds, key_bounds, count};
+    backward_for(dtype)(q, k, v, nullptr, out_gradient, out, static_cast<const float*>(logsumexp), grad_q, grad_k,
+                        grad_v, layout, scale, nullptr, 0.0, &sequences);
 }
 
 }
 
 AIGC_EXPORT(attention, AIGC_KERNEL(attention), AIGC_KERNEL(attention_backward), AIGC_KERNEL(attention_few_queries),
-            AIGC_KERNEL(attention_uses_pairs))
+            AIGC_KERNEL(attention_uses_pairs), AIGC_KERNEL(attention_varlen), AIGC_KERNEL(attention_varlen_backward))
 
 }

@@ -395,6 +395,13 @@ def test_random_calls(case: Attention) -> None:
         assert_all_parity(case, case.tensors())
 
 
+@pytest.mark.parametrize(("dims", "dtype"), [(4, torch.float64), (3, torch.float32)])
+def test_calls_that_are_pytorchs_compile_whole(dims: int, dtype: torch.dtype) -> None:
+    tensors = [tensor[0] if dims == 3 else tensor for tensor in Attention(1, 2, 40, 40, 8).tensors(dtype)]
+    compiled = torch.compile(lambda *inputs: AF.scaled_dot_product_attention(*inputs, is_causal=True), fullgraph=True)
+    torch.testing.assert_close(compiled(*tensors), TF.scaled_dot_product_attention(*tensors, is_causal=True))
+
+
 @needs_native
 def test_threads_give_the_same_numbers() -> None:
     case = Attention(1, 2, 300, 300, 16, causal=True)

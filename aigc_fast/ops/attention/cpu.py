@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from array import array
 
 import torch
 from torch import Tensor
@@ -49,11 +50,12 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(3) == 1 or tensor.shape[3] == 1 else tensor.contiguous()
 
 
-def _layout(query: Tensor, key: Tensor, value: Tensor, asked: Options, *rows: Tensor) -> bytes:
+def _layout(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, band: tuple[int, int, int], *rows: Tensor
+) -> bytes:
     """Sizes and strides in the order that csrc/cpu/attention.cpp reads them."""
     (batches, heads, queries, size), (_, kv_heads, keys, _) = query.shape, key.shape
-    values = [batches, heads, kv_heads, queries, keys, size, value.size(3), *asked[3:6]]
-    mask = asked.mask
+    values = [batches, heads, kv_heads, queries, keys, size, value.size(3), *band]
     if mask is None:
         values += _NO_MASK
     else:
@@ -75,6 +77,11 @@ def empty_like_rows(tensor: Tensor, size: int) -> Tensor:
     return tensor.new_empty((batches, heads, rows, size))
 
 
+def _as_batch(rows: Tensor) -> Tensor:
+    """(1, head, row, size) of (row, head, size)."""
+    return rows.transpose(0, 1).unsqueeze(0)
+
+
 def attention(query: Tensor, key: Tensor, value: Tensor, *options: object) -> tuple[Tensor, Tensor]:
     """The output and the log-sum-exp; see `reference.attention`."""
     query, key, value, asked = _rows(query), _rows(key), _rows(value), Options(*options)
@@ -90,7 +97,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *options: object) -> tu
         output.data_ptr(),
         logsumexp.data_ptr(),
         DTYPES[query.dtype],
-        _layout(query, key, value, asked, output),
+        _layout(query, key, value, asked.mask, asked[3:6], output),
         factors_of(query.dtype),
         asked.scale,
         _address(asked.philox_key),
@@ -118,9 +125,83 @@ def attention_backward(
         logsumexp.contiguous().data_ptr(),
         *(result.data_ptr() for result in results),
         DTYPES[query.dtype],
-        _layout(query, key, value, asked, grad, output, *results),
+        _layout(query, key, value, asked.mask, asked[3:6], grad, output, *results),
         asked.scale,
         _address(asked.philox_key),
         asked.dropout_p,
+    )
+    return results
+
+
+def _packed_bounds(query: Tensor, key: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor) -> tuple[bytes, bytes, int]:
+    """Where each sequence begins, in queries and in keys, and how many sequences there are."""
+    of_queries = reference.bounds("cu_seq_q", cu_seq_q, len(query))
+    of_keys = reference.bounds("cu_seq_k", cu_seq_k, len(key))
+    return array("q", of_queries).tobytes(), array("q", of_keys).tobytes(), len(of_queries) - 1
+
+
+def attention_varlen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    left: int,
+    right: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """The output and the log-sum-exp; see `reference.attention_varlen`."""
+    bounds = _packed_bounds(query, key, cu_seq_q, cu_seq_k)
+    total, heads, _ = query.shape
+    output = query.new_empty(total, heads, value.shape[2])
+    logsumexp = query.new_empty((heads, total), dtype=torch.float32)
+    query, key, value, rows = (_rows(_as_batch(tensor)) for tensor in (query, key, value, output))
+    if output.numel() > 0:
+        _native.cpu.kernels.attention_varlen(
+            query.data_ptr(),
+            key.data_ptr(),
+            value.data_ptr(),
+            output.data_ptr(),
+            logsumexp.data_ptr(),
+            DTYPES[query.dtype],
+            _layout(query, key, value, None, (left, right, 0), rows),
+            factors_of(query.dtype),
+            scale,
+            *bounds,
+        )
+    return output, logsumexp
+
+
+def attention_varlen_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    logsumexp: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    left: int,
+    right: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients to query, key and value."""
+    bounds = _packed_bounds(query, key, cu_seq_q, cu_seq_k)
+    results = tuple(tensor.new_empty(tensor.shape) for tensor in (query, key, value))
+    if output.numel() == 0 or key.numel() == 0:
+        return tuple(result.zero_() for result in results)
+    grad, query, key, value, output = (_rows(_as_batch(tensor)) for tensor in (grad, query, key, value, output))
+    _native.cpu.kernels.attention_varlen_backward(
+        query.data_ptr(),
+        key.data_ptr(),
+        value.data_ptr(),
+        grad.data_ptr(),
+        output.data_ptr(),
+        logsumexp.contiguous().data_ptr(),
+        *(result.data_ptr() for result in results),
+        DTYPES[query.dtype],
+        _layout(query, key, value, None, (left, right, 0), grad, output, *map(_as_batch, results)),
+        scale,
+        *bounds,
     )
     return results

@@ -11,7 +11,7 @@ from aigc_fast.ops.attention import ATTENTION, cpu
 from aigc_fast.ops.attention.reference import band
 from aigc_fast.ops.operator import function_modes, functorch_level, is_compiling, plain_eager
 from aigc_fast.ops.random import draw_key
-from aigc_fast.ops.support import REFUSALS, autocast, has_autocast
+from aigc_fast.ops.support import REFUSALS, autocast, check_types, has_autocast
 
 Window = int | tuple[int | None, int | None] | None
 ALIGNMENTS = ("upper_left", "lower_right")
@@ -99,7 +99,7 @@ def scaled_dot_product_attention(
                 return _pytorchs(query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
         except REFUSALS:
             pass
-    _check_types(query=query, key=key, value=value)
+    check_types(query=query, key=key, value=value)
     left, right = (-1, -1) if window is None else _sides(window)
     if is_causal:
         right = 0
@@ -145,12 +145,6 @@ def _is_simple(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> b
     return of_key == of_value and of_key[0] == batches and key_size == size and grouped
 
 
-def _check_types(**tensors: Tensor) -> None:
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} is {type(tensor).__name__}: expected a Tensor")
-
-
 def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if tensor.dim() < 2 or tensor.dim() != query.dim():
@@ -171,7 +165,7 @@ def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
 
 
 def _check_mask(mask: Tensor, query: Tensor) -> None:
-    _check_types(attn_mask=mask)
+    check_types(attn_mask=mask)
     if mask.device != query.device:
         raise RuntimeError(f"attn_mask is on {mask.device}: expected query's device {query.device}")
     if mask.dtype not in (torch.bool, torch.float32, query.dtype):
@@ -197,7 +191,7 @@ def _is_pytorchs(
     query: Tensor, mask: Tensor | None, dropout_p: float, generator: torch.Generator | None, needs_gradient: bool
 ) -> bool:
     """Whether PyTorch computes this itself: elsewhere than on the CPU, in other dtypes, for the gradient to a mask."""
-    if generator is not None or backend_in_force() != "auto" or not (plain_eager() or is_compiling()):
+    if generator is not None or not (is_compiling() or (plain_eager() and backend_in_force() == "auto")):
         return False
     if not query.is_cpu:
         return True

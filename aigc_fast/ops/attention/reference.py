@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -86,16 +88,61 @@ def attention_backward(
 
 
 def gradients(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *options: object
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *options: object,
+    of: Callable[..., tuple[Tensor, Tensor]] = attention,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients by PyTorch's own differentiation of `attention`, with a graph where one is asked for."""
+    """The gradients by PyTorch's own differentiation, with a graph where one is asked for."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = [own_variable(tensor, create_graph) for tensor in (query, key, value)]
-        output, _ = attention(*inputs, *options)
+        output, _ = of(*inputs, *options)
         return torch.autograd.grad(output, inputs, grad, create_graph=create_graph)
 
 
 def own_variable(tensor: Tensor, keep_graph: bool) -> Tensor:
     """The tensor as a variable apart from others that may be the same tensor, on its graph where that is kept."""
     return tensor.view_as(tensor) if keep_graph and tensor.requires_grad else tensor.detach().requires_grad_()
+
+
+def bounds(name: str, cumulated: Tensor, total: int) -> list[int]:
+    """Where each sequence begins, and at last where they end: they rise from 0 to `total`."""
+    found = cumulated.tolist()
+    if found[0] != 0 or found[-1] != total or any(first > last for first, last in pairwise(found)):
+        shown = found if len(found) < 9 else f"[{found[0]}, ..., {found[-1]}]"
+        raise RuntimeError(f"{name} is {shown}: expected to rise from 0 to the total length, {total}")
+    return found
+
+
+def attention_varlen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    left: int,
+    right: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """`attention` of each sequence by itself, its last query at its last key: (T_q, H, V) and (H, T_q)."""
+    outputs = [query.new_zeros(0, query.shape[1], value.shape[2])]
+    sums = [query.new_zeros(query.shape[1], 0, dtype=computing_dtype(query.dtype))]
+    of_queries, of_keys = bounds("cu_seq_q", cu_seq_q, len(query)), bounds("cu_seq_k", cu_seq_k, len(key))
+    for (first, last), (first_key, last_key) in zip(pairwise(of_queries), pairwise(of_keys), strict=True):
+        q, k, v = query[first:last], key[first_key:last_key], value[first_key:last_key]
+        offset = len(k) - len(q)
+        batch = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k, v))
+        output, logsumexp = attention(*batch, None, None, 0.0, left, right, offset, scale)
+        outputs.append(output.squeeze(0).transpose(0, 1))
+        sums.append(logsumexp.squeeze(0))
+    return torch.cat(outputs), torch.cat(sums, 1)
+
+
+def attention_varlen_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, logsumexp: Tensor, *options: object
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients to query, key and value. Differentiable."""
+    return gradients(grad, query, key, value, *options, of=attention_varlen)

@@ -160,7 +160,7 @@ class Backward {
         for (int64_t v = 0; v < LANES; v += VF)
             store(out + v, vf{});
         for_each_run(p_, block, [&](int64_t head, int64_t query, int64_t lane, int64_t count) {
-            const float* const from = grad_.logsumexp + (block.batch * p_.heads + head) * p_.queries + query;
+            const float* const from = grad_.logsumexp + p_.logsumexp_at(block.batch, head, query);
             for (int64_t i = 0; i < count; ++i)
                 out[lane + i] = from[i] == MINUS_INFINITY ? -MINUS_INFINITY : from[i] * LOG2_E;
         });

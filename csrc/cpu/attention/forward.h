@@ -165,7 +165,7 @@ class Forward {
             store(buffer + v, logsumexp_of(load(greatest + v), sum));
         }
         for_each_run(p_, block, [&](int64_t head, int64_t query, int64_t lane, int64_t count) {
-            float* const out = logsumexp_ + (block.batch * p_.heads + head) * p_.queries + query;
+            float* const out = logsumexp_ + p_.logsumexp_at(block.batch, head, query);
             __builtin_memcpy(out, buffer + lane, static_cast<size_t>(count) * sizeof(float));
         });
         multiply_lanes(sums, p_.value_size, block.vectors(), factor);

@@ -30,6 +30,7 @@ struct Rows {
     T* data;
     int64_t batch, head, row; // strides
     T* at(int64_t b, int64_t h, int64_t r) const { return data + b * batch + h * head + r * row; }
+    Rows from(int64_t r) const { return {data + r * row, batch, head, row}; }
 };
 
 enum MaskKind : int64_t { NO_MASK = -1, BOOLEAN = 4 }; // or the Dtype of what is added
@@ -51,6 +52,7 @@ struct Problem {
     // Query i sees the keys from i + offset - left to i + offset + right; a side below 0 is open.
     int64_t left, right, offset;
     float scale;
+    int64_t logsumexp_row; // of a head
     Mask mask;
     Dropout dropout;
 
@@ -59,6 +61,9 @@ struct Problem {
     // Wide blocks read keys and values seldom; narrow ones compute less of a causal mask's other half.
     int64_t lanes_per_block() const { return queries < LEAST_WIDE_QUERIES ? LANES / 2 : LANES; }
     int64_t blocks() const { return ceil_div(lanes(), lanes_per_block()); }
+    int64_t logsumexp_at(int64_t batch, int64_t head, int64_t query) const {
+        return (batch * heads + head) * logsumexp_row + query;
+    }
     int64_t first_key(int64_t query) const { return left < 0 ? 0 : most<int64_t>(0, query + offset - left); }
     int64_t last_key(int64_t query) const { return right < 0 ? keys - 1 : least(keys - 1, query + offset + right); }
 };
