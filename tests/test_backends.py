@@ -227,6 +227,7 @@ class TestExplain:
             "reparameterize_kl": (torch.randn(2, 3), torch.randn(2, 3)),
             "kl_standard_normal": (torch.randn(2, 3), torch.randn(2, 3)),
             "scaled_dot_product_attention": (torch.randn(1, 2, 5, 8),) * 3,
+            "varlen_attn": (*(torch.randn(5, 2, 8),) * 3, torch.tensor([0, 2, 5])),
         }
         if name not in arguments:
             size = [5] * int(name[-2])

@@ -39,6 +39,11 @@ def cpu(tensor: Tensor, dtype: torch.dtype, dtypes: Sequence[torch.dtype]) -> Re
     return _native.cpu_reason()
 
 
+def has_wide_vectors() -> bool:
+    """Whether the kernels in use have vectors of 64 bytes."""
+    return _native.cpu.level not in (None, "baseline", "avx2")
+
+
 def cuda(tensor: Tensor, dtype: torch.dtype) -> Reason:
     """Why the native CUDA library can't compute in this dtype where this tensor is, or None."""
     if not tensor.is_cuda:

@@ -402,6 +402,17 @@ def test_calls_that_are_pytorchs_compile_whole(dims: int, dtype: torch.dtype) ->
     torch.testing.assert_close(compiled(*tensors), TF.scaled_dot_product_attention(*tensors, is_causal=True))
 
 
+@pytest.mark.parametrize("layout", ["plain", "strided"])
+@pytest.mark.parametrize("case", [Attention(1, 4, 70, 90, 80), Attention(2, 4, 64, 64, 128, kv_heads=2)], ids=str)
+def test_wide_heads(case: Attention, layout: str) -> None:
+    tensors = case.tensors()
+    if layout == "strided":
+        tensors = [torch.stack([tensor, tensor], -1)[..., 0] for tensor in tensors]
+    grouped = case.kv_heads is not None
+    found = AF.scaled_dot_product_attention(*tensors, enable_gqa=grouped)
+    assert relative_error(found, case.expected(*(t.double() for t in tensors), None)) < FLOORS[torch.float32]
+
+
 @needs_native
 def test_threads_give_the_same_numbers() -> None:
     case = Attention(1, 2, 300, 300, 16, causal=True)

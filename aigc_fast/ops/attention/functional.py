@@ -11,13 +11,15 @@ from aigc_fast.ops.attention import ATTENTION, cpu
 from aigc_fast.ops.attention.reference import band
 from aigc_fast.ops.operator import function_modes, functorch_level, is_compiling, plain_eager
 from aigc_fast.ops.random import draw_key
-from aigc_fast.ops.support import REFUSALS, autocast, check_types, has_autocast
+from aigc_fast.ops.support import REFUSALS, autocast, check_types, has_autocast, has_wide_vectors
 
 Window = int | tuple[int | None, int | None] | None
 ALIGNMENTS = ("upper_left", "lower_right")
 # Below so many products of a query's element and a key the call costs more than the kernel, and PyTorch's costs less
 # than ours; in 16 bits PyTorch is slow with a single query.
 LIGHT_WORK, LIGHT_HALF, LIGHT_SINGLE_HALF = 400_000, 200_000, 20_000
+# Of the heads whose blocks stay in the first-level cache; wider ones of so many queries are PyTorch's.
+WIDEST_HEAD, LEAST_QUERIES = 64, 64
 
 _grad_enabled = torch.is_grad_enabled
 _float32 = torch.float32
@@ -46,6 +48,15 @@ def _is_light(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) ->
     if query.dtype is not _float32 and work >= (LIGHT_HALF if query.size(-2) > 1 else LIGHT_SINGLE_HALF):
         return False
     return backend_in_force() == "auto"
+
+
+def _has_wide_heads(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether heads are so wide that, where nothing is hidden, PyTorch's product is faster, and its fast path open."""
+    size = query.size(-1)
+    if size <= WIDEST_HEAD or query.size(-2) < LEAST_QUERIES or query.dtype is not _float32 or has_wide_vectors():
+        return False
+    fast = value.size(-1) == size and query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
+    return fast and not _needs_gradient(query, key, value) and plain_eager() and backend_in_force() == "auto"
 
 
 def scaled_dot_product_attention(
@@ -112,6 +123,8 @@ def scaled_dot_product_attention(
     if not simple:
         _check(query, key, value)
     offset = 0 if alignment == "upper_left" else _offset(alignment, query, key)
+    if simple and mask is None and left == right == -1 and dropout_p == 0.0 and _has_wide_heads(query, key, value):
+        return _pytorchs(query, key, value, scale=scale, enable_gqa=enable_gqa)
     if mask is not None:
         _check_mask(mask, query)
     if scale is None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aigc_fast import _native
 from aigc_fast.ops.conv_transpose.plan import Plan, memory_format
+from aigc_fast.ops.support import has_wide_vectors
 
 FEW_CHANNELS = 4
 LEAST_GROUP_CHANNELS = 8
@@ -30,11 +31,6 @@ SMALL_WORK = 2_000_000
 
 _grad_enabled = torch.is_grad_enabled
 _float32 = torch.float32
-
-
-def has_wide_vectors() -> bool:
-    """Whether the kernels in use have vectors of 64 bytes."""
-    return _native.cpu.level not in (None, "baseline", "avx2")
 
 
 def rounds_natively() -> bool:
