@@ -54,6 +54,10 @@ TYPICAL: dict[str, Callable[[], Call]] = {
         tuple(torch.zeros(1, 12, 1024, 64) for _ in range(3)),
         {"is_causal": True},
     ),
+    "varlen_attn": lambda: (
+        (*(torch.zeros(1024, 12, 64) for _ in range(3)), torch.tensor([0, 300, 1024])),
+        {"window_size": (-1, 0)},
+    ),
 }
 """A call that a generative model makes, per public function."""
 
