@@ -15,6 +15,7 @@ from aigc_fast import _native
 BACKEND_VARIABLE = "AIGC_FAST_BACKEND"
 NAMES = ("auto", "reference", "cpu", "cuda", "triton")
 MOST_RUNNERS = 4096
+NOT_THERE = "not there yet for this op"
 
 log = logging.getLogger("aigc_fast")
 
@@ -180,7 +181,7 @@ class Choice:
         for name in NAMES[1:]:
             candidate = self._backends.get(name)
             if candidate is None:
-                found[name] = "not there yet for this op"
+                found[name] = NOT_THERE
             else:
                 found[name] = candidate.unsupported(*args) or candidate.slower(*args)
         return found

@@ -1,4 +1,4 @@
-"""Attention against PyTorch's, with a mask where the call has a window, and against FlexAttention."""
+"""Attention against PyTorch's, with a mask where the call has a window, against ONNX Runtime's and FlexAttention."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as TF
 from cases import ATTENTION_CALLS, DTYPES, assert_parity
+from onnx_runtime import one_node
 
 import aigc_fast.functional as AF
 
@@ -67,6 +68,19 @@ def test_training(benchmark, call, dropout_p, name):
         return torch.autograd.grad(function(*inputs, dropout_p=dropout_p, **given), inputs, upstream)
 
     benchmark(step)
+
+
+@pytest.mark.parametrize("call", [name for name, case in ATTENTION_CALLS.items() if case.window is None])
+def test_forward_onnxruntime(benchmark, call):
+    benchmark.group = f"{call} forward, fp32"
+    case = ATTENTION_CALLS[call]
+    tensors, arguments = case.tensors(), case.arguments()
+    inputs = dict(zip("qkv", tensors, strict=True))
+    if arguments["attn_mask"] is not None:
+        inputs["mask"] = arguments["attn_mask"]
+    function = one_node("Attention", inputs, {}, 23, is_causal=int(case.causal))
+    torch.testing.assert_close(function(), theirs(case, arguments)(*tensors), rtol=1e-3, atol=1e-4)
+    benchmark(function)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

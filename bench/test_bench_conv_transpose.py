@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as TF
 from cases import DTYPES, LAYERS, assert_parity
+from onnx_runtime import one_node
 
 import aigc_fast.functional as AF
 
@@ -61,32 +62,18 @@ def test_training(benchmark, layer, name):
 @pytest.mark.parametrize("layer", [name for name, case in LAYERS.items() if case.transposed])
 def test_forward_onnxruntime(benchmark, layer):
     benchmark.group = f"{layer} forward, fp32"
-    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     case = LAYERS[layer]
     input, weight, bias = tensors(case, "fp32", False)
     spatial = len(case.size)
-    node = onnx.helper.make_node(
+    function = one_node(
         "ConvTranspose",
-        ["x", "w", "b"],
-        ["y"],
+        {"x": input},
+        {"w": weight, "b": bias},
+        17,
         strides=[case.stride] * spatial,
         pads=[case.padding] * 2 * spatial,
         output_padding=[case.output_padding] * spatial,
     )
-    value = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [node],
-        "layer",
-        [value("x", onnx.TensorProto.FLOAT, input.shape)],
-        [value("y", onnx.TensorProto.FLOAT, None)],
-        [onnx.numpy_helper.from_array(t.numpy(), name) for t, name in ((weight, "w"), (bias, "b"))],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
-    model.ir_version = 9
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    feed = {"x": input.numpy()}
     expected = getattr(TF, case.function)(input, weight, bias, **case.arguments)
-    torch.testing.assert_close(torch.from_numpy(session.run(None, feed)[0]), expected, rtol=1e-3, atol=1e-4)
-    benchmark(lambda: session.run(None, feed))
+    torch.testing.assert_close(function(), expected, rtol=1e-3, atol=1e-4)
+    benchmark(function)

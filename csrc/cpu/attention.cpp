@@ -1,6 +1,5 @@
 // Attention: forward and backward, for queries that share keys, with a band, a mask and dropout.
 #include <type_traits>
-#include <vector>
 
 #include "cpu/attention/backward.h"
 #include "cpu/attention/few_queries.h"
@@ -105,15 +104,14 @@ struct Sequences {
         int64_t total = 0;
         for (int64_t s = 0; s < count; ++s)
             total += work(s);
-        std::vector<int64_t> short_ones;
+        const auto is_long = [&](int64_t s) { return work(s) * 2 * thread_count() > total; };
         for (int64_t s = 0; s < count; ++s)
-            if (work(s) * 2 * thread_count() > total)
+            if (is_long(s))
                 f(s);
-            else
-                short_ones.push_back(s);
-        parallel_for(0, static_cast<int64_t>(short_ones.size()), 1, [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i)
-                f(short_ones[static_cast<size_t>(i)]);
+        parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t s = begin; s < end; ++s)
+                if (!is_long(s))
+                    f(s);
         });
     }
 };

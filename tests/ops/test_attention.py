@@ -402,6 +402,19 @@ def test_calls_that_are_pytorchs_compile_whole(dims: int, dtype: torch.dtype) ->
     torch.testing.assert_close(compiled(*tensors), TF.scaled_dot_product_attention(*tensors, is_causal=True))
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_training_compiles_whole(dtype: torch.dtype, backend: str) -> None:
+    """In a compiled graph the reference runs below autograd, where it records nothing to differentiate."""
+    case = Attention(2, 4, 50, 60, 8, kv_heads=2, causal=True, mask="blind")
+    tensors, arguments, gradient = case.tensors(dtype), case.arguments(), torch.randn(2, 4, 50, 8)
+    call = partial(AF.scaled_dot_product_attention, **arguments)
+    with aigc_fast.backend(backend):
+        found = every_gradient(torch.compile(call, fullgraph=True, backend="aot_eager"), tensors, gradient)
+    expected = every_gradient(partial(case.expected, mask=arguments["attn_mask"]), tensors, gradient)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("layout", ["plain", "strided"])
 @pytest.mark.parametrize("case", [Attention(1, 4, 70, 90, 80), Attention(2, 4, 64, 64, 128, kv_heads=2)], ids=str)
 def test_wide_heads(case: Attention, layout: str) -> None:

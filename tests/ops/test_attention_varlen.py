@@ -187,6 +187,14 @@ def test_compiles_whole() -> None:
     torch.testing.assert_close(compiled(*tensors, bounds[0]), batch.ours(*tensors), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_training_compiles_whole(dtype: torch.dtype) -> None:
+    batch = BATCHES[1]
+    tensors, gradient = batch.tensors(dtype), torch.randn(sum(batch.queries), batch.heads, batch.value_size)
+    found = gradients(torch.compile(batch.ours, fullgraph=True, backend="aot_eager"), tensors, gradient)
+    torch.testing.assert_close(found, gradients(batch.expected, tensors, gradient), rtol=1e-4, atol=1e-5)
+
+
 def test_nan_stays_in_its_sequence(backend: str) -> None:
     batch = BATCHES[0]
     tensors = batch.tensors()

@@ -40,11 +40,11 @@ def _setup_backward(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, ...])
 
 def _double_backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
     *tensors, output, logsumexp, mask = ctx.saved_tensors
-    rest = mask, ctx.philox_key, *ctx.numbers
+    rest = output, logsumexp, mask, ctx.philox_key, *ctx.numbers
     if not torch.is_grad_enabled():
-        return *double_backward(upstream, *tensors, output, logsumexp, *rest), *[None] * 9
+        return *double_backward(upstream, *tensors, *rest), *[None] * 9
     inputs = [reference.own_variable(tensor, True) for tensor in tensors]
-    first = reference.gradients(*inputs, *rest)
+    first = reference.attention_backward(*inputs, *rest)
     found = torch.autograd.grad(first, inputs, upstream, create_graph=True, allow_unused=True)
     return *found, *[None] * 9
 

@@ -12,7 +12,7 @@ from aigc_fast import _native
 from aigc_fast.ops import support
 from aigc_fast.ops.attention import reference
 from aigc_fast.ops.attention.reference import Options
-from aigc_fast.ops.support import DTYPES, UP_TO_FLOAT32, factors_of
+from aigc_fast.ops.support import DTYPES, UP_TO_FLOAT32, factors_of, on_huge_pages
 
 _NO_MASK, _BOOLEAN = (-1, 0, 0, 0, 0), 4
 # By the number of tensors besides query, key and value.
@@ -85,7 +85,7 @@ def _as_batch(rows: Tensor) -> Tensor:
 def attention(query: Tensor, key: Tensor, value: Tensor, *options: object) -> tuple[Tensor, Tensor]:
     """The output and the log-sum-exp; see `reference.attention`."""
     query, key, value, asked = _rows(query), _rows(key), _rows(value), Options(*options)
-    output = empty_like_rows(query, value.shape[3])
+    output = on_huge_pages(empty_like_rows(query, value.shape[3]))
     if output.numel() == 0:
         return reference.attention(query, key, value, *options)
     logsumexp = torch.empty(query.shape[:3], dtype=torch.float32)
@@ -112,7 +112,7 @@ def attention_backward(
     """The gradients to query, key and value; see `reference.attention_backward`."""
     grad, query, key, value, output = (_rows(tensor) for tensor in (grad, query, key, value, output))
     asked = Options(*options)
-    results = tuple(empty_like_rows(tensor, tensor.shape[3]) for tensor in (query, key, value))
+    results = tuple(on_huge_pages(empty_like_rows(tensor, tensor.shape[3])) for tensor in (query, key, value))
     if output.numel() == 0 or key.numel() == 0:
         return tuple(result.zero_() for result in results)
     _native.cpu.kernels.attention_backward(
@@ -153,7 +153,7 @@ def attention_varlen(
     """The output and the log-sum-exp; see `reference.attention_varlen`."""
     bounds = _packed_bounds(query, key, cu_seq_q, cu_seq_k)
     total, heads, _ = query.shape
-    output = query.new_empty(total, heads, value.shape[2])
+    output = on_huge_pages(query.new_empty(total, heads, value.shape[2]))
     logsumexp = query.new_empty((heads, total), dtype=torch.float32)
     query, key, value, rows = (_rows(_as_batch(tensor)) for tensor in (query, key, value, output))
     if output.numel() > 0:
@@ -187,7 +187,7 @@ def attention_varlen_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients to query, key and value."""
     bounds = _packed_bounds(query, key, cu_seq_q, cu_seq_k)
-    results = tuple(tensor.new_empty(tensor.shape) for tensor in (query, key, value))
+    results = tuple(on_huge_pages(tensor.new_empty(tensor.shape)) for tensor in (query, key, value))
     if output.numel() == 0 or key.numel() == 0:
         return tuple(result.zero_() for result in results)
     grad, query, key, value, output = (_rows(_as_batch(tensor)) for tensor in (grad, query, key, value, output))

@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 from aigc_fast.backends import current as backend_in_force
 from aigc_fast.ops.attention import ATTENTION, cpu
 from aigc_fast.ops.attention.reference import band
-from aigc_fast.ops.operator import function_modes, functorch_level, is_compiling, plain_eager
+from aigc_fast.ops.operator import functorch_level, is_compiling, plain_eager
 from aigc_fast.ops.random import draw_key
 from aigc_fast.ops.support import REFUSALS, autocast, check_types, has_autocast, has_wide_vectors
 
@@ -18,8 +18,8 @@ ALIGNMENTS = ("upper_left", "lower_right")
 # Below so many products of a query's element and a key the call costs more than the kernel, and PyTorch's costs less
 # than ours; in 16 bits PyTorch is slow with a single query.
 LIGHT_WORK, LIGHT_HALF, LIGHT_SINGLE_HALF = 400_000, 200_000, 20_000
-# Of the heads whose blocks stay in the first-level cache; wider ones of so many queries are PyTorch's.
-WIDEST_HEAD, LEAST_QUERIES = 64, 64
+# Heads wider than those whose blocks stay in the first-level cache, with so many queries, are PyTorch's.
+WIDEST_HEAD, WIDE_QUERIES = 64, range(64, 256)
 
 _grad_enabled = torch.is_grad_enabled
 _float32 = torch.float32
@@ -31,13 +31,18 @@ def _needs_gradient(query: Tensor, key: Tensor, value: Tensor) -> bool:
     return _grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
 
 
+def _is_open() -> bool:
+    """Whether a call may become PyTorch's own for its speed: not where that is differentiated, or where a compiled
+    graph takes the op, whose choice puts no conditions on symbolic sizes."""
+    return not (is_compiling() or functorch_level() is not None or forward_ad._current_level >= 0)
+
+
 def _is_light(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
     """Whether to call PyTorch at once, before anything else is looked at: its call costs less than ours.
 
-    Its fast path has no derivative but the first, and takes wrong lengths. A compiled graph takes the op, whose choice
-    puts no conditions on symbolic sizes; a mode may want to see it.
+    Its fast path has no derivative but the first, and takes wrong lengths.
     """
-    if is_compiling() or function_modes() or functorch_level() is not None or forward_ad._current_level >= 0:
+    if not _is_open():
         return False
     of_key, of_value = key.shape, value.shape
     work = query.numel() * of_key[-2]
@@ -53,10 +58,10 @@ def _is_light(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) ->
 def _has_wide_heads(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether heads are so wide that, where nothing is hidden, PyTorch's product is faster, and its fast path open."""
     size = query.size(-1)
-    if size <= WIDEST_HEAD or query.size(-2) < LEAST_QUERIES or query.dtype is not _float32 or has_wide_vectors():
+    if size <= WIDEST_HEAD or query.size(-2) not in WIDE_QUERIES or query.dtype is not _float32 or has_wide_vectors():
         return False
     fast = value.size(-1) == size and query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
-    return fast and not _needs_gradient(query, key, value) and plain_eager() and backend_in_force() == "auto"
+    return fast and not _needs_gradient(query, key, value) and _is_open() and backend_in_force() == "auto"
 
 
 def scaled_dot_product_attention(

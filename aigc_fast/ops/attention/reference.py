@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -59,48 +59,64 @@ def _per_query_head(tensor: Tensor, heads: int) -> Tensor:
     return tensor if shared <= 1 else tensor.repeat_interleave(shared, dim=1)
 
 
+def _per_key_head(tensor: Tensor, heads: int) -> Tensor:
+    return tensor if tensor.shape[1] == heads else tensor.unflatten(1, (heads, -1)).sum(2)
+
+
 def attention(query: Tensor, key: Tensor, value: Tensor, *options: object) -> tuple[Tensor, Tensor]:
     """softmax(scale * query key^T + mask) value, and the logarithm of the sum that the softmax divides by."""
-    mask, philox_key, dropout_p, left, right, offset, scale = Options(*options)
-    compute = computing_dtype(query.dtype)
-    heads = query.shape[1]
-    q, k, v = (tensor.to(compute) for tensor in (query, _per_query_head(key, heads), _per_query_head(value, heads)))
-    scores = (q * scale) @ k.transpose(-2, -1)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask.to(compute)
-    seen = band(query.shape[2], key.shape[2], left, right, offset, query.device)
-    if seen is not None:
-        scores = scores.masked_fill(beside(~seen, scores), -torch.inf)
-    # A row that sees no key has no softmax: it is given one, and its result is 0.
-    blind = (scores == -torch.inf).all(-1, keepdim=True)
-    probabilities = scores.masked_fill(blind, 0).softmax(-1).masked_fill(blind, 0)
-    logsumexp = scores.masked_fill(blind, 0).logsumexp(-1).masked_fill(blind.squeeze(-1), -torch.inf)
-    if philox_key is not None:
-        probabilities = dropout(probabilities, philox_key, dropout_p)
-    return (probabilities @ v).to(query.dtype), logsumexp.detach()
+    asked = Options(*options)
+    q, k, v = _computed(query, key, value)
+    probabilities, logsumexp = _softmax(q, k, asked)
+    return (_dropped(probabilities, asked) @ v).to(query.dtype), logsumexp.detach()
 
 
 def attention_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, logsumexp: Tensor, *options: object
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients to query, key and value. Differentiable."""
-    return gradients(grad, query, key, value, *options)
+    """The gradients to query, key and value. Differentiable, and in closed form: no graph is recorded below autograd.
+
+    With P the softmax, M the dropout's factors and G the gradient to the output: dP = M * G V^T,
+    dS = P * (dP - rowsum(P * dP)); dQ = scale dS K, dK = scale dS^T Q, dV = (M * P)^T G.
+    """
+    asked = Options(*options)
+    q, k, v = _computed(query, key, value)
+    g = grad.to(q.dtype)
+    probabilities, _ = _softmax(q, k, asked)
+    to_probabilities = _dropped(g @ v.mT, asked)
+    inner = (probabilities * to_probabilities).sum(-1, keepdim=True)
+    to_scores = probabilities * (to_probabilities - inner) * asked.scale
+    to_key = _per_key_head(to_scores.mT @ q, key.shape[1])
+    to_value = _per_key_head(_dropped(probabilities, asked).mT @ g, key.shape[1])
+    return (to_scores @ k).to(query.dtype), to_key.to(key.dtype), to_value.to(value.dtype)
 
 
-def gradients(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *options: object,
-    of: Callable[..., tuple[Tensor, Tensor]] = attention,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients by PyTorch's own differentiation, with a graph where one is asked for."""
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        inputs = [own_variable(tensor, create_graph) for tensor in (query, key, value)]
-        output, _ = of(*inputs, *options)
-        return torch.autograd.grad(output, inputs, grad, create_graph=create_graph)
+def _computed(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """In the dtype that is computed in, with a key and a value head per query head."""
+    compute, heads = computing_dtype(query.dtype), query.shape[1]
+    return query.to(compute), *(_per_query_head(tensor, heads).to(compute) for tensor in (key, value))
+
+
+def _softmax(query: Tensor, key: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """The softmax of the scores that a query sees, and the logarithm of the sum that it divides by."""
+    mask, _, _, left, right, offset, scale = options
+    scores = (query * scale) @ key.mT
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask.to(scores.dtype)
+    seen = band(query.shape[2], key.shape[2], left, right, offset, query.device)
+    if seen is not None:
+        scores = scores.masked_fill(beside(~seen, scores), -torch.inf)
+    # A row that sees no key has no softmax: it is given one, and its result is 0.
+    blind = (scores == -torch.inf).all(-1, keepdim=True)
+    scores = scores.masked_fill(blind, 0)
+    logsumexp = scores.logsumexp(-1).masked_fill(blind.squeeze(-1), -torch.inf)
+    return scores.softmax(-1).masked_fill(blind, 0), logsumexp
+
+
+def _dropped(probabilities: Tensor, options: Options) -> Tensor:
+    if options.philox_key is None:
+        return probabilities
+    return dropout(probabilities, options.philox_key, options.dropout_p)
 
 
 def own_variable(tensor: Tensor, keep_graph: bool) -> Tensor:
@@ -117,6 +133,18 @@ def bounds(name: str, cumulated: Tensor, total: int) -> list[int]:
     return found
 
 
+def _sequences(cu_seq_q: Tensor, cu_seq_k: Tensor, queries: int, keys: int) -> Iterator[tuple[slice, slice]]:
+    """Where each sequence's queries and keys stand."""
+    of_queries, of_keys = bounds("cu_seq_q", cu_seq_q, queries), bounds("cu_seq_k", cu_seq_k, keys)
+    for of_query, of_key in zip(pairwise(of_queries), pairwise(of_keys), strict=True):
+        yield slice(*of_query), slice(*of_key)
+
+
+def _batch(*rows: Tensor) -> list[Tensor]:
+    """(1, H, T, E) of each (T, H, E)."""
+    return [tensor.transpose(0, 1).unsqueeze(0) for tensor in rows]
+
+
 def attention_varlen(
     query: Tensor,
     key: Tensor,
@@ -130,19 +158,34 @@ def attention_varlen(
     """`attention` of each sequence by itself, its last query at its last key: (T_q, H, V) and (H, T_q)."""
     outputs = [query.new_zeros(0, query.shape[1], value.shape[2])]
     sums = [query.new_zeros(query.shape[1], 0, dtype=computing_dtype(query.dtype))]
-    of_queries, of_keys = bounds("cu_seq_q", cu_seq_q, len(query)), bounds("cu_seq_k", cu_seq_k, len(key))
-    for (first, last), (first_key, last_key) in zip(pairwise(of_queries), pairwise(of_keys), strict=True):
-        q, k, v = query[first:last], key[first_key:last_key], value[first_key:last_key]
-        offset = len(k) - len(q)
-        batch = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k, v))
-        output, logsumexp = attention(*batch, None, None, 0.0, left, right, offset, scale)
+    for of_query, of_key in _sequences(cu_seq_q, cu_seq_k, len(query), len(key)):
+        q, k, v = _batch(query[of_query], key[of_key], value[of_key])
+        offset = k.shape[2] - q.shape[2]
+        output, logsumexp = attention(q, k, v, None, None, 0.0, left, right, offset, scale)
         outputs.append(output.squeeze(0).transpose(0, 1))
         sums.append(logsumexp.squeeze(0))
     return torch.cat(outputs), torch.cat(sums, 1)
 
 
 def attention_varlen_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, logsumexp: Tensor, *options: object
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    logsumexp: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    left: int,
+    right: int,
+    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients to query, key and value. Differentiable."""
-    return gradients(grad, query, key, value, *options, of=attention_varlen)
+    found = [[tensor[:0]] for tensor in (query, key, value)]
+    for of_query, of_key in _sequences(cu_seq_q, cu_seq_k, len(query), len(key)):
+        g, o, q, k, v = _batch(grad[of_query], output[of_query], query[of_query], key[of_key], value[of_key])
+        offset, sums = k.shape[2] - q.shape[2], logsumexp[:, of_query].unsqueeze(0)
+        gradients = attention_backward(g, q, k, v, o, sums, None, None, 0.0, left, right, offset, scale)
+        for list_of, gradient in zip(found, gradients, strict=True):
+            list_of.append(gradient.squeeze(0).transpose(0, 1))
+    return tuple(torch.cat(gradients) for gradients in found)

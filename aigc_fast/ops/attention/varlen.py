@@ -40,12 +40,12 @@ def _setup_backward(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, ...])
 
 
 def _double_backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
-    *tensors, _, _, cu_seq_q, cu_seq_k = ctx.saved_tensors
+    *tensors, output, logsumexp, cu_seq_q, cu_seq_k = ctx.saved_tensors
     keep_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = [reference.own_variable(tensor, keep_graph) for tensor in tensors]
-        options = cu_seq_q, cu_seq_k, ctx.left, ctx.right, ctx.scale
-        first = reference.gradients(*inputs, *options, of=reference.attention_varlen)
+        rest = output, logsumexp, cu_seq_q, cu_seq_k, ctx.left, ctx.right, ctx.scale
+        first = reference.attention_varlen_backward(*inputs, *rest)
         found = torch.autograd.grad(first, inputs, upstream, create_graph=keep_graph, allow_unused=True)
     return *found, *[None] * 7
 

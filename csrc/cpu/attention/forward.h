@@ -107,9 +107,10 @@ class Forward {
         const int64_t blocks = p_.blocks();
         parallel_for(0, pairs * blocks, items_per_thread(p_, blocks), [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i) {
-                // Heavy and light blocks of a causal mask in turn: every range of items costs about the same.
-                const int64_t index = i / pairs, half = index / 2;
-                attend(block_at(p_, first_pair + i % pairs, index % 2 ? blocks - 1 - half : half));
+                // One pair after the other, whose keys and values stay in the caches; heavy and light blocks of a
+                // causal mask in turn, so that every range of items costs about the same.
+                const int64_t index = i % blocks, half = index / 2;
+                attend(block_at(p_, first_pair + i / blocks, index % 2 ? blocks - 1 - half : half));
             }
         });
     }
