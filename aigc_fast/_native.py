@@ -80,6 +80,12 @@ class _Native:
 cpu = _Native()
 
 
+def use_huge_pages(address: int, size: int) -> None:
+    """Backs `size` bytes that were not touched yet by huge pages, where there are any."""
+    if _C is not None:
+        _C.use_huge_pages(address, size)
+
+
 def cpu_reason() -> str | None:
     """Why the native CPU library can't run, or None when it can."""
     if _C is None:

@@ -10,6 +10,7 @@
 #include "core/cpu.h"
 #include "core/kernel.h"
 #include "core/parallel.h"
+#include "core/scratch.h"
 
 namespace py = pybind11;
 
@@ -142,5 +143,10 @@ PYBIND11_MODULE(_C, m) {
     m.def("kernels", kernels, py::arg("level"), "The functions of one level, by name.");
     m.def("thread_count", aigc::thread_count, "Threads that the next parallel region will use.");
     m.def("thread_pool", aigc::thread_pool_name, "Whose threads run the kernels.");
+    m.def(
+        "use_huge_pages",
+        [](uintptr_t address, int64_t bytes) { aigc::use_huge_pages(reinterpret_cast<void*>(address), bytes); },
+        py::arg("address"), py::arg("bytes"),
+        "Backs memory that was not touched yet by huge pages, where there are any.");
     m.def("build_info", build_info, "How this module was built.");
 }

@@ -23,6 +23,8 @@ EXACT, ROUNDED, SPLIT = range(3)
 _FACTORS = {"highest": EXACT, "high": SPLIT, "medium": ROUNDED}
 # Each word of a Philox key is drawn from [0, KEY_LIMIT).
 KEY_LIMIT = 2**63 - 1
+# From so many bytes on, malloc maps memory anew at every call.
+MAPPED_ANEW = 32 << 20
 # What PyTorch raises for arguments that don't fit. Its message may name a primitive of its backend rather than the
 # argument, so the ops look again.
 REFUSALS = (RuntimeError, TypeError, AttributeError, IndexError)
@@ -42,6 +44,13 @@ def cpu(tensor: Tensor, dtype: torch.dtype, dtypes: Sequence[torch.dtype]) -> Re
 def has_wide_vectors() -> bool:
     """Whether the kernels in use have vectors of 64 bytes."""
     return _native.cpu.level not in (None, "baseline", "avx2")
+
+
+def on_huge_pages(fresh: Tensor) -> Tensor:
+    """A tensor that was just allocated on the CPU, its memory in huge pages where it is large."""
+    if fresh.nbytes >= MAPPED_ANEW:
+        _native.use_huge_pages(fresh.data_ptr(), fresh.nbytes)
+    return fresh
 
 
 def cuda(tensor: Tensor, dtype: torch.dtype) -> Reason:

@@ -37,7 +37,7 @@ class Buffer {
         mapped_ = mapped;
         const auto start = reinterpret_cast<uintptr_t>(mapped);
         memory_ = reinterpret_cast<void*>((start + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
-        madvise(memory_, static_cast<size_t>(size), MADV_HUGEPAGE);
+        use_huge_pages(memory_, size);
         size_ = size;
     }
     void release() {
@@ -66,6 +66,16 @@ class Buffer {
 void* scratch(Slot slot, int64_t bytes) {
     thread_local Buffer buffers[static_cast<int>(Slot::count)];
     return buffers[static_cast<int>(slot)].at_least(bytes);
+}
+
+void use_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] int64_t bytes) {
+#if defined(__linux__)
+    constexpr uintptr_t PAGE = HUGE_PAGE;
+    const auto start = reinterpret_cast<uintptr_t>(memory), first = (start + PAGE - 1) / PAGE * PAGE,
+               end = (start + static_cast<uintptr_t>(bytes)) / PAGE * PAGE;
+    if (first < end)
+        madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#endif
 }
 
 }

@@ -13,7 +13,7 @@ from aigc_fast import _native
 from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.packing import Packing
 from aigc_fast.ops.conv_transpose.plan import Ints, Plan, layout, memory_format
-from aigc_fast.ops.support import factors_of
+from aigc_fast.ops.support import factors_of, on_huge_pages
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 BFLOAT16 = DTYPES[torch.bfloat16]
@@ -125,7 +125,7 @@ def prepare_forward(
             packed = packed_of(packing, weight)
             if packed is None:
                 continue
-            output = torch.empty_strided(shape, out_strides, dtype=dtype)
+            output = on_huge_pages(torch.empty_strided(shape, out_strides, dtype=dtype))
             shift = _floats(bias)
             if kernel(
                 input.data_ptr(),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aigc_fast import _native
 from aigc_fast.ops import support
-from aigc_fast.ops.support import DTYPES, KEY_LIMIT, UP_TO_FLOAT32
+from aigc_fast.ops.support import DTYPES, KEY_LIMIT, UP_TO_FLOAT32, on_huge_pages
 
 _ANY_DTYPE = tuple(DTYPES)
 _FLOAT32 = DTYPES[torch.float32]
@@ -51,7 +51,7 @@ def fill(kernel: str, size: Sequence[int]) -> Tensor | None:
     fill_in = getattr(_native.cpu.kernels, kernel, None)
     if fill_in is None or torch.get_default_dtype() is not torch.float32:
         return None
-    out = torch.empty(size)
+    out = on_huge_pages(torch.empty(size))
     draw, address = _per_thread.draw_and_address
     draw()
     fill_in(out.data_ptr(), out.numel(), _FLOAT32, address)
@@ -60,21 +60,21 @@ def fill(kernel: str, size: Sequence[int]) -> Tensor | None:
 
 def normal(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
     """Standard normals of `size` from the key; see `reference.normal`."""
-    out = torch.empty(size, dtype=dtype)
+    out = on_huge_pages(torch.empty(size, dtype=dtype))
     _native.cpu.kernels.normal(out.data_ptr(), math.prod(size), DTYPES[dtype], key.contiguous().data_ptr())
     return out
 
 
 def uniform(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
     """Uniforms in [0, 1) of `size` from the key; see `reference.uniform`."""
-    out = torch.empty(size, dtype=dtype)
+    out = on_huge_pages(torch.empty(size, dtype=dtype))
     _native.cpu.kernels.uniform(out.data_ptr(), math.prod(size), DTYPES[dtype], key.contiguous().data_ptr())
     return out
 
 
 def dropout(input: Tensor, key: Tensor, p: float) -> Tensor:
     """`input` with elements dropped by the key's mask, the rest scaled; see `reference.dropout`."""
-    out = torch.empty_like(input)
+    out = on_huge_pages(torch.empty_like(input))
     if not input.is_contiguous():
         return out.copy_(dropout(input.contiguous(), key, p))
     _native.cpu.kernels.dropout(

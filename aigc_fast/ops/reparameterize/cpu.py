@@ -7,7 +7,7 @@ from torch import Tensor
 
 from aigc_fast import _native
 from aigc_fast.ops import support
-from aigc_fast.ops.support import DTYPES, UP_TO_FLOAT32
+from aigc_fast.ops.support import DTYPES, UP_TO_FLOAT32, on_huge_pages
 
 
 def unsupported(tensor: Tensor, *others: Tensor) -> support.Reason:
@@ -48,7 +48,7 @@ def _run(z: Tensor | None, kl: Tensor | None, mu: Tensor, logvar: Tensor, key: T
 
 def reparameterize(mu: Tensor, logvar: Tensor, key: Tensor) -> Tensor:
     """z = mu + exp(logvar / 2) * noise from the key; see `reference.reparameterize`."""
-    z = torch.empty_like(mu)
+    z = on_huge_pages(torch.empty_like(mu))
     _run(z, None, mu, logvar, key)
     return z
 
@@ -62,7 +62,7 @@ def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
 
 def reparameterize_kl(mu: Tensor, logvar: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """z and the divergence per row in one pass; see `reference.reparameterize_kl`."""
-    z, kl = torch.empty_like(mu), _empty_rows(mu)
+    z, kl = on_huge_pages(torch.empty_like(mu)), _empty_rows(mu)
     _run(z, kl, mu, logvar, key)
     return z, kl
 
@@ -81,7 +81,7 @@ def reparameterize_kl_backward(
     grad_z: Tensor, grad_kl: Tensor, mu: Tensor, logvar: Tensor, key: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of mu and logvar, with the noise made again from the key."""
-    grads = torch.empty_like(mu), torch.empty_like(logvar)
+    grads = tuple(on_huge_pages(torch.empty_like(tensor)) for tensor in (mu, logvar))
     n = mu.numel()
     if n == 0:
         return grads
