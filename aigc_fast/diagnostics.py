@@ -16,9 +16,15 @@ from aigc_fast import _native, backends, functional
 from aigc_fast.backends import Explanation
 from aigc_fast.ops.operator import operators
 
-_KERNELS = {"attention": "scaled_dot_product_attention"}
+_KERNELS = {"attention": "scaled_dot_product_attention", "recursion": "ar_recursion"}
+# PyTorch's functions that a public function calls whole, and why.
+_PYTORCHS = {
+    torch.nn.functional.scaled_dot_product_attention: (
+        "attention",
+        "PyTorch's own call costs less: it is small, or nothing is hidden from wide heads with few queries",
+    ),
+}
 _PLANNED = {
-    "recursion": ("ar_recursion", "sample_wise_lpc", "lfilter"),
     "recurrent": ("rnn_tanh", "rnn_relu", "lstm", "gru"),
     "decode": (),
 }
@@ -32,8 +38,17 @@ class _Caught(BaseException):
         self.args_of_op = args
 
 
+class _CalledPyTorch(BaseException):
+    """Leaves a public function at PyTorch's of the same name."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+
 class _CatchOp(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func in _PYTORCHS:
+            raise _CalledPyTorch(func)
         if isinstance(func, torch._ops.OpOverload) and func.namespace == "aigc_fast":
             raise _Caught(func._schema.name.split("::")[1], args)
         return func(*args, **(kwargs or {}))
@@ -71,7 +86,7 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
         >>> print(aigc_fast.explain("conv_transpose2d", x, weight, stride=2))
     """
     if op in _PLANNED or any(op in names for names in _PLANNED.values()):
-        return Explanation(op, None, dict.fromkeys(backends.NAMES[1:], "not there yet for this op"))
+        return Explanation(op, None, dict.fromkeys(backends.NAMES[1:], backends.NOT_THERE))
     op = _KERNELS.get(op, op)
     if op not in functional.__all__:
         raise ValueError(f"op={op!r}: expected a name of aigc_fast.functional: {', '.join(sorted(functional.__all__))}")
@@ -80,6 +95,10 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
             getattr(functional, op)(*args, **kwargs)
     except _Caught as caught:
         return operators()[caught.name].explain(*caught.args_of_op)
+    except _CalledPyTorch as caught:
+        name, reason = _PYTORCHS[caught.function]
+        reasons = dict.fromkeys(backends.NAMES[1:], backends.NOT_THERE) | {"reference": None, "cpu": reason}
+        return Explanation(name, "reference", reasons, "PyTorch's own function")
     return Explanation(op, "reference", dict.fromkeys(backends.NAMES[1:]), "no kernel is needed")
 
 

@@ -10,9 +10,11 @@ from aigc_fast.ops.attention.functional import scaled_dot_product_attention
 from aigc_fast.ops.attention.varlen import varlen_attn
 from aigc_fast.ops.conv_transpose import functional as _conv
 from aigc_fast.ops.random import dropout, rand, randn
+from aigc_fast.ops.recursion.functional import ar_recursion, lfilter, sample_wise_lpc
 from aigc_fast.ops.reparameterize import kl_standard_normal, reparameterize, reparameterize_kl
 
 __all__ = [
+    "ar_recursion",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -21,10 +23,12 @@ __all__ = [
     "conv_transpose3d",
     "dropout",
     "kl_standard_normal",
+    "lfilter",
     "rand",
     "randn",
     "reparameterize",
     "reparameterize_kl",
+    "sample_wise_lpc",
     "scaled_dot_product_attention",
     "varlen_attn",
 ]

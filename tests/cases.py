@@ -293,6 +293,82 @@ ATTENTION_CALLS = {
     "decoding at 8192, grouped heads": Attention(1, 32, 1, 8192, 128, kv_heads=8),
 }
 
+
+@dataclass(frozen=True)
+class Recursion:
+    """One shape of an all-pole recursion.
+
+    Attributes:
+        batch, length, order: B, T and p.
+        kind: of the coefficients: "shared" (p,), "series" (B, p) or "varying" (B, T, p).
+        state: whether there are values before the first step.
+    """
+
+    batch: int
+    length: int
+    order: int
+    kind: str = "shared"
+    state: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.batch}.{self.length}.{self.order}-{self.kind}" + ("-state" if self.state else "")
+
+    def tensors(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        """x, the coefficients and, where there is one, the state."""
+        lead = {"shared": (), "series": (self.batch,), "varying": (self.batch, self.length)}[self.kind]
+        shapes = [(self.batch, self.length), (*lead, self.order), *([(self.batch, self.order)] if self.state else [])]
+        x, coeffs, *state = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+        if self.kind == "varying":
+            # Poles that stay near each other: a product of steps that have nothing in common grows.
+            coeffs = coeffs[:, :1] + 0.02 * coeffs
+        return [tensor.to(dtype) for tensor in (x, stable_coeffs(coeffs), *state)]
+
+
+def stable_coeffs(seeds: Tensor, radius: float = 0.9) -> Tensor:
+    """Coefficients (..., p) of poles within the radius, in pairs, and their mean where the order is odd."""
+    order = seeds.shape[-1]
+    angles = 0.2 + 2.8 * torch.sigmoid(seeds[..., : order // 2])
+    radii = radius * torch.sigmoid(2 * seeds[..., order // 2 : order // 2 * 2] + 1)
+    polynomial = torch.ones(*seeds.shape[:-1], 1, dtype=seeds.dtype)
+    factors = [
+        torch.stack([torch.ones_like(r), -2 * r * a.cos(), r * r], -1)
+        for r, a in zip(radii.unbind(-1), angles.unbind(-1), strict=True)
+    ]
+    if order % 2:
+        factors.append(torch.stack([torch.ones_like(seeds[..., 0]), seeds[..., 0].tanh() * 0.5], -1))
+    for factor in factors:
+        grown = polynomial.shape[-1] + factor.shape[-1] - 1
+        product = polynomial.new_zeros(*seeds.shape[:-1], grown)
+        for i in range(factor.shape[-1]):
+            product[..., i : i + polynomial.shape[-1]] += factor[..., i : i + 1] * polynomial
+        polynomial = product
+    return -polynomial[..., 1:]
+
+
+RECURSIONS = [
+    Recursion(1, 1, 1),
+    Recursion(3, 17, 2, state=True),
+    Recursion(2, 113, 3, "series"),
+    Recursion(5, 130, 6, "series", True),
+    Recursion(64, 300, 7),
+    Recursion(9, 64, 24, state=True),
+    Recursion(19, 257, 8, "series", True),
+    Recursion(2, 5, 9, state=True),
+    # Long enough to be cut into parts.
+    Recursion(1, 5000, 2, state=True),
+    Recursion(1, 20_011, 16),
+    Recursion(2, 9000, 30, "series", True),
+    Recursion(3, 4097, 5, "series"),
+    Recursion(1, 3000, 70, state=True),
+    # Of every step.
+    Recursion(1, 1, 1, "varying"),
+    Recursion(2, 5, 9, "varying", True),
+    Recursion(3, 83, 1, "varying", True),
+    Recursion(2, 700, 7, "varying"),
+    Recursion(4, 301, 22, "varying", True),
+    Recursion(1, 1000, 40, "varying", True),
+]
+
 # Random numbers: around the width of a vector, of a step and of a tile.
 RANDOM_SIZES = [1, 3, 17, 31, 32, 113, 1023, 1025, 100_003]
 

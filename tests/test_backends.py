@@ -194,7 +194,7 @@ class TestExplain:
         assert found.chosen == "reference"
         assert "1 channels per group" in found.reasons["cpu"]
 
-    @pytest.mark.parametrize("name", ["lstm", "ar_recursion", "decode"])
+    @pytest.mark.parametrize("name", ["lstm", "rnn_tanh", "decode"])
     def test_of_what_is_not_there_yet(self, name: str) -> None:
         found = aigc_fast.explain(name)
         assert found.chosen is None
@@ -208,6 +208,16 @@ class TestExplain:
         assert found.chosen == "cpu"
         assert kernel in found.detail
         assert found.reasons["cuda"] == found.reasons["triton"] == "not there yet for this op"
+
+    @needs_native
+    @pytest.mark.parametrize("shape", [(1, 2, 5, 8), (1, 2, 200, 128)])
+    def test_says_when_pytorchs_attention_runs(self, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("aigc_fast.ops.attention.functional.has_wide_vectors", lambda: False)
+        query = torch.randn(shape)
+        found = aigc_fast.explain("attention", query, query, query)
+        assert (found.chosen, found.detail) == ("reference", "PyTorch's own function")
+        assert found.reasons["cpu"] is not None
+        assert aigc_fast.explain("attention", query.requires_grad_(), query, query).chosen == "cpu"
 
     def test_of_an_unknown_name(self) -> None:
         with pytest.raises(ValueError, match=r"op='conv4d'.*conv_transpose2d"):
@@ -227,6 +237,9 @@ class TestExplain:
             "reparameterize_kl": (torch.randn(2, 3), torch.randn(2, 3)),
             "kl_standard_normal": (torch.randn(2, 3), torch.randn(2, 3)),
             "scaled_dot_product_attention": (torch.randn(1, 2, 5, 8),) * 3,
+            "ar_recursion": (torch.randn(2, 9), torch.randn(3)),
+            "sample_wise_lpc": (torch.randn(2, 9), torch.randn(2, 9, 3)),
+            "lfilter": (torch.randn(2, 9), torch.ones(3), torch.ones(3)),
             "varlen_attn": (*(torch.randn(5, 2, 8),) * 3, torch.tensor([0, 2, 5])),
         }
         if name not in arguments:

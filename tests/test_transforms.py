@@ -86,6 +86,12 @@ CASES = {
         lambda q, k, v: AF.varlen_attn(q, k, v, torch.tensor([0, q.shape[0] // 2, q.shape[0]]), window_size=(3, 0)),
         ((9, 4, 8), (9, 4, 8), (9, 4, 8)),
     ),
+    "ar_recursion": Case(lambda x, c, state: AF.ar_recursion(x, 0.2 * c, state[: x.shape[0]]), ((3, 17), (4,), (3, 4))),
+    "sample_wise_lpc": Case(lambda x, a: AF.sample_wise_lpc(x, 0.2 * a[: x.shape[0]]), ((3, 17), (3, 17, 4))),
+    "lfilter": Case(
+        lambda x, a, b: AF.lfilter(x, torch.cat([torch.ones_like(a[:1]), 0.2 * a]), b, clamp=False),
+        ((3, 17), (3,), (4,)),
+    ),
     "kl_standard_normal": Case(lambda mu, logvar: AF.kl_standard_normal(mu, logvar), ((6, 7), (6, 7))),
 }
 

@@ -54,6 +54,9 @@ TYPICAL: dict[str, Callable[[], Call]] = {
         tuple(torch.zeros(1, 12, 1024, 64) for _ in range(3)),
         {"is_causal": True},
     ),
+    "ar_recursion": lambda: ((torch.zeros(64, 16_000), torch.zeros(10)), {}),
+    "sample_wise_lpc": lambda: ((torch.zeros(8, 48_000), torch.zeros(8, 48_000, 22)), {}),
+    "lfilter": lambda: ((torch.zeros(2, 48_000), torch.ones(3), torch.ones(3)), {}),
     "varlen_attn": lambda: (
         (*(torch.zeros(1024, 12, 64) for _ in range(3)), torch.tensor([0, 300, 1024])),
         {"window_size": (-1, 0)},

@@ -1,0 +1,190 @@
+"""The public functions: PyTorch's, torchlpc's and torchaudio's signatures over the op."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aigc_fast.ops.recursion import RECURSION
+from aigc_fast.ops.recursion.reference import past
+from aigc_fast.ops.support import check_types
+
+
+def ar_recursion(
+    x: Tensor, coeffs: Tensor, state: Tensor | None = None, *, return_state: bool = False
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y[t] = x[t] + sum over i from 1 to p of coeffs[i - 1] y[t - i], the all-pole filter of an AR(p) process.
+
+    On the CPU in float32 and float64 by kernels that take a vector of series, or of parts of one series, at a time;
+    bfloat16 and float16 compute in float32. Differentiable any number of times in x, coeffs and state. A long signal in
+    pieces, each begun with the state of the one before, gives the samples of one call.
+
+    Args:
+        x: (T,) or (B, T), floating-point; any strides.
+        coeffs: of x's dtype; (p,) for all series; (B, p) for each, or (T, p) where x is (T,); (B, T, p) for each step.
+        state: (p,) or (B, p), of x's dtype: y[-1], y[-2], ..., the most recent first; zeros by default.
+        return_state: returns the last p values of y besides, the most recent first: the state to go on with.
+
+    Returns:
+        y, of x's shape and dtype; with `return_state`, (y, state) with state of (B, p), or (p,) where x is (T,).
+        Where the filter is unstable y grows to infinity; NaN lasts from where it comes to the end of its series.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
+        TypeError: an argument that is not a Tensor.
+
+    Equivalent to `scipy.signal.lfilter([1], [1, -c1, ..., -cp], x)`. Method of cutting a long series: Blelloch, "Prefix
+    sums and their applications", 1990.
+    """
+    check_types(x=x, coeffs=coeffs, **({} if state is None else {"state": state}))
+    if x.dim() not in (1, 2):
+        raise RuntimeError(f"x has shape {tuple(x.shape)}: expected (T,) or (B, T)")
+    if not x.is_floating_point():
+        raise RuntimeError(f"x has dtype {x.dtype}: expected a floating-point type")
+    batched = x.dim() == 2
+    rows = x if batched else x.unsqueeze(0)
+    _check_like("coeffs", coeffs, x)
+    c = _batch_of_coeffs(coeffs, x, rows)
+    s = None
+    if state is not None:
+        _check_like("state", state, x)
+        s = _batch_of_states(state, rows, c.shape[-1])
+    y = RECURSION(rows, c, s)
+    found = y if batched else y.squeeze(0)
+    if not return_state:
+        return found
+    last = last_values(y, s, c.shape[-1])
+    return found, last if batched else last.squeeze(0)
+
+
+def last_values(y: Tensor, state: Tensor | None, order: int) -> Tensor:
+    """(B, p): the last values of y (B, T), the most recent first; from the state where y is shorter."""
+    if y.shape[1] < order:
+        y = past(y, state, order)
+    return y[:, y.shape[1] - order :].flip(1)
+
+
+def _check_like(name: str, tensor: Tensor, x: Tensor) -> None:
+    if tensor.dtype != x.dtype:
+        raise RuntimeError(f"{name} has dtype {tensor.dtype}: expected x's {x.dtype}")
+    if tensor.device != x.device:
+        raise RuntimeError(f"{name} is on {tensor.device}: expected x's device {x.device}")
+
+
+def _batch_of_coeffs(coeffs: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+    """(1, p), (B, p) or, of every step, (B, T, p)."""
+    shape = tuple(coeffs.shape)
+    if coeffs.dim() == 1:
+        return coeffs.unsqueeze(0)
+    if x.dim() == 1 and coeffs.dim() == 2:
+        coeffs = coeffs.unsqueeze(0)
+    if coeffs.shape[:-1] not in (rows.shape[:1], rows.shape):
+        (count, length), only = rows.shape, x.dim() == 1
+        wanted = f"(p,) or ({length}, p)" if only else f"(p,), ({count}, p) or ({count}, {length}, p)"
+        raise RuntimeError(f"coeffs has shape {shape}: expected {wanted} for x of shape {tuple(x.shape)}")
+    return coeffs
+
+
+def _batch_of_states(state: Tensor, rows: Tensor, order: int) -> Tensor:
+    count = rows.shape[0]
+    if state.shape == (order,):
+        return state.expand(count, order)
+    if state.shape != (count, order):
+        raise RuntimeError(f"state has shape {tuple(state.shape)}: expected ({order},) or ({count}, {order})")
+    return state
+
+
+def sample_wise_lpc(
+    x: Tensor, a: Tensor, zi: Tensor | None = None, return_zf: bool = False
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y[t] = x[t] - sum over i of a[t][i - 1] y[t - i], `torchlpc.sample_wise_lpc`: its signature and its sign.
+
+    Args:
+        x: (B, T), floating-point.
+        a: (B, T, p), of x's dtype.
+        zi: (B, p): y[-1], y[-2], ..., the most recent first; zeros by default.
+        return_zf: returns the last p values of y besides, the most recent first.
+
+    Returns:
+        y (B, T), or (y, zf) with zf (B, p).
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
+        TypeError: an argument that is not a Tensor.
+
+    Method: Yu and Fazekas, "Differentiable time-varying linear prediction in the context of end-to-end
+    analysis-by-synthesis", 2024.
+    """
+    check_types(x=x, a=a)
+    if x.dim() != 2:
+        raise RuntimeError(f"x has shape {tuple(x.shape)}: expected (B, T)")
+    if a.dim() != 3 or a.shape[:2] != x.shape:
+        raise RuntimeError(f"a has shape {tuple(a.shape)}: expected ({x.shape[0]}, {x.shape[1]}, p)")
+    _check_like("a", a, x)
+    if zi is not None and zi.shape != (x.shape[0], a.shape[2]):
+        raise RuntimeError(f"zi has shape {tuple(zi.shape)}: expected ({x.shape[0]}, {a.shape[2]})")
+    return ar_recursion(x, -a, zi, return_state=return_zf)
+
+
+def lfilter(waveform: Tensor, a_coeffs: Tensor, b_coeffs: Tensor, clamp: bool = True, batching: bool = True) -> Tensor:
+    """a[0] y[t] = sum over i of b[i] x[t - i] - sum over i > 0 of a[i] y[t - i], `torchaudio.functional.lfilter`.
+
+    Args:
+        waveform: (..., T), floating-point.
+        a_coeffs: (n,) or (F, n), the denominator, lowest delay first; its first coefficient is not 0.
+        b_coeffs: the numerator, of a_coeffs' shape.
+        clamp: limits the output to -1 to 1.
+        batching: where the coefficients are (F, n): the waveform is (..., F, T) and each filter has a channel of its
+            own; otherwise every filter takes the whole waveform.
+
+    Returns:
+        (..., T); where the coefficients are (F, n), (..., F, T).
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
+        TypeError: an argument that is not a Tensor.
+    """
+    check_types(waveform=waveform, a_coeffs=a_coeffs, b_coeffs=b_coeffs)
+    _check_filters(waveform, a_coeffs, b_coeffs, batching)
+    several = a_coeffs.dim() == 2
+    filters = a_coeffs.shape[0] if several else 1
+    a, b = (coeffs.reshape(filters, -1) for coeffs in (a_coeffs, b_coeffs))
+    if several and not batching:
+        waveform = waveform.unsqueeze(-2).expand(*waveform.shape[:-1], filters, waveform.shape[-1])
+    shape = waveform.shape
+    rows = waveform.reshape(-1, filters, shape[-1])
+    driven = _moving_sum(rows, b / a[:, :1])
+    feedback = -a[:, 1:] / a[:, :1]
+    coeffs = feedback[0] if filters == 1 else feedback.expand(rows.shape[0], -1, -1).flatten(0, 1)
+    output = ar_recursion(driven.flatten(0, 1), coeffs).reshape(shape)
+    return output.clamp(-1.0, 1.0) if clamp else output
+
+
+def _check_filters(waveform: Tensor, a: Tensor, b: Tensor, batching: bool) -> None:
+    if not waveform.is_floating_point() or waveform.dim() < 1:
+        raise RuntimeError(
+            f"waveform has shape {tuple(waveform.shape)}, {waveform.dtype}: expected (..., T) of a floating-point type"
+        )
+    for name, coeffs in (("a_coeffs", a), ("b_coeffs", b)):
+        if coeffs.dtype != waveform.dtype:
+            raise RuntimeError(f"{name} has dtype {coeffs.dtype}: expected waveform's {waveform.dtype}")
+        if coeffs.device != waveform.device:
+            raise RuntimeError(f"{name} is on {coeffs.device}: expected waveform's device {waveform.device}")
+    if a.dim() not in (1, 2) or a.shape[-1] < 1:
+        raise RuntimeError(f"a_coeffs has shape {tuple(a.shape)}: expected (n,) or (F, n), n at least 1")
+    if b.shape != a.shape:
+        raise RuntimeError(f"b_coeffs has shape {tuple(b.shape)}: expected a_coeffs' {tuple(a.shape)}")
+    if a.dim() == 2 and batching and (waveform.dim() < 2 or waveform.shape[-2] != a.shape[0]):
+        raise RuntimeError(
+            f"waveform has shape {tuple(waveform.shape)}: expected (..., {a.shape[0]}, T), a channel for each filter "
+            "of a_coeffs; batching=False gives every filter the whole waveform"
+        )
+
+
+def _moving_sum(x: Tensor, b: Tensor) -> Tensor:
+    """sum over i of b[f][i] x[:, f, t - i]."""
+    output = b[:, :1] * x
+    for i in range(1, b.shape[1]):
+        delayed = torch.nn.functional.pad(x, (i, 0))[..., : x.shape[-1]]
+        output = output + b[:, i : i + 1] * delayed
+    return output

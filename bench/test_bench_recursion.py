@@ -1,0 +1,99 @@
+"""Recursions against scipy, a loop in numba, torchlpc and, where it loads, torchaudio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from cases import DTYPES, Recursion, assert_parity
+from torch import Tensor
+
+import aigc_fast.functional as AF
+
+CALLS = {
+    "1 of 10^6, order 2": Recursion(1, 1_000_000, 2),
+    "1 of 10^6, order 16": Recursion(1, 1_000_000, 16),
+    "64 of 16000, order 2": Recursion(64, 16_000, 2),
+    "64 of 16000, order 10": Recursion(64, 16_000, 10),
+    "64 of 16000, order 24": Recursion(64, 16_000, 24),
+    "1024 of 1000, order 4": Recursion(1024, 1000, 4),
+    "8 of 48000, order 22, of every step": Recursion(8, 48_000, 22, "varying"),
+}
+PEERS = ["aigc_fast", "scipy", "numba", "torchlpc", "torchaudio"]
+
+
+def scipy_function(x: Tensor, coeffs: Tensor) -> Callable[[], Tensor]:
+    lfilter = pytest.importorskip("scipy.signal").lfilter
+    b, a = np.ones(1, x.numpy().dtype), torch.cat([coeffs.new_ones(1), -coeffs]).numpy()
+    return lambda: torch.from_numpy(lfilter(b, a, x.numpy()))
+
+
+def numba_function(x: Tensor, coeffs: Tensor) -> Callable[[], Tensor]:
+    numba = pytest.importorskip("numba")
+
+    @numba.njit(parallel=True, fastmath=True)
+    def recur(x, c):
+        y = np.empty_like(x)
+        for b in numba.prange(x.shape[0]):
+            for t in range(x.shape[1]):
+                sum_of_terms = x[b, t]
+                for i in range(min(c.shape[0], t)):
+                    sum_of_terms += c[i] * y[b, t - 1 - i]
+                y[b, t] = sum_of_terms
+        return y
+
+    return lambda: torch.from_numpy(recur(x.numpy(), coeffs.numpy()))
+
+
+def torchlpc_function(x: Tensor, coeffs: Tensor) -> Callable[[], Tensor]:
+    sample_wise_lpc = pytest.importorskip("torchlpc").sample_wise_lpc
+    return lambda: sample_wise_lpc(x, -coeffs.expand(*x.shape, coeffs.shape[-1]))
+
+
+def torchaudio_function(x: Tensor, coeffs: Tensor) -> Callable[[], Tensor]:
+    try:
+        from torchaudio.functional import lfilter
+    except (ImportError, OSError) as error:
+        pytest.skip(f"torchaudio does not load: {error}")
+    a = torch.cat([coeffs.new_ones(1), -coeffs])
+    b = torch.zeros_like(a)
+    b[0] = 1
+    return lambda: lfilter(x, a, b, clamp=False)
+
+
+def function(name: str, x: Tensor, coeffs: Tensor) -> Callable[[], Tensor]:
+    if name == "aigc_fast":
+        return lambda: AF.ar_recursion(x, coeffs)
+    if coeffs.dim() > 1 and name != "torchlpc":
+        pytest.skip(f"{name} has no coefficients of every step")
+    return globals()[f"{name}_function"](x, coeffs)
+
+
+@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("dtype", ["fp32", "fp64"])
+@pytest.mark.parametrize("call", CALLS)
+def test_forward(benchmark, call, dtype, name):
+    benchmark.group = f"recursion, {call}, {dtype}"
+    x, coeffs = CALLS[call].tensors(DTYPES[dtype])
+    peer = function("scipy" if coeffs.dim() == 1 else "torchlpc", x, coeffs)()
+    exact = function("scipy" if coeffs.dim() == 1 else "torchlpc", x.double(), coeffs.double())()
+    assert_parity(AF.ar_recursion(x, coeffs), peer, exact)
+    run = function(name, x, coeffs)
+    with torch.no_grad():
+        benchmark(run)
+
+
+@pytest.mark.parametrize("name", ["aigc_fast", "torchlpc", "torchaudio"])
+@pytest.mark.parametrize("call", CALLS)
+def test_training(benchmark, call, name):
+    benchmark.group = f"recursion, {call}, forward and backward, fp32"
+    tensors, upstream = CALLS[call].tensors(), torch.randn(CALLS[call].batch, CALLS[call].length)
+    function(name, *tensors)
+
+    def step():
+        inputs = [tensor.detach().requires_grad_() for tensor in tensors]
+        return torch.autograd.grad(function(name, *inputs)(), inputs, upstream)
+
+    benchmark(step)

@@ -1,0 +1,66 @@
+"""nn.ARRecursion: what it computes, what it learns, and that a stable one stays so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from cases import stable_coeffs
+
+import aigc_fast.functional as AF
+from aigc_fast.nn import ARRecursion
+from aigc_fast.ops.recursion.reflection import coeffs_of_reflection, reflection_of_coeffs
+
+
+@pytest.mark.parametrize("series", [None, 3])
+@pytest.mark.parametrize("stable", [False, True])
+def test_computes_the_recursion(series: int | None, stable: bool) -> None:
+    layer = ARRecursion(4, series, stable=stable, dtype=torch.float64)
+    x = torch.randn(3, 50, dtype=torch.float64)
+    assert torch.equal(layer(x), x)
+    wanted = stable_coeffs(torch.randn(*(() if series is None else (series,)), 4, dtype=torch.float64))
+    layer.set_coeffs(wanted)
+    torch.testing.assert_close(layer.coeffs, wanted)
+    y, state = layer(x, return_state=True)
+    torch.testing.assert_close(y, AF.ar_recursion(x, wanted))
+    torch.testing.assert_close(layer(x, state), AF.ar_recursion(x, wanted, state))
+    assert list(layer.state_dict()) == ["raw_reflection" if stable else "raw_coeffs"]
+
+
+def test_any_parameters_of_a_stable_layer_give_a_stable_filter() -> None:
+    layer = ARRecursion(9, 20, stable=True, dtype=torch.float64)
+    with torch.no_grad():
+        layer.raw_reflection.normal_(std=1.5)
+    for coeffs in layer.coeffs.detach().numpy():
+        assert np.abs(np.roots(np.concatenate([[1.0], -coeffs]))).max() < 1
+
+
+def test_learns_a_filter() -> None:
+    wanted = torch.tensor([1.2, -0.5])
+    x = torch.randn(4, 400)
+    target, layer = AF.ar_recursion(x, wanted), ARRecursion(2, stable=True)
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=60, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = (layer(x) - target).square().mean()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    torch.testing.assert_close(layer.coeffs.detach(), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_reflection_is_inverted() -> None:
+    reflection = torch.rand(5, 7, dtype=torch.float64) * 1.8 - 0.9
+    torch.testing.assert_close(reflection_of_coeffs(coeffs_of_reflection(reflection)), reflection)
+    # y[t] = 1.2 y[t - 1] - 0.5 y[t - 2]: the first autocorrelation is 1.2 / 1.5, the last coefficient the second one.
+    found = reflection_of_coeffs(torch.tensor([1.2, -0.5], dtype=torch.float64))
+    torch.testing.assert_close(found, torch.tensor([0.8, -0.5], dtype=torch.float64))
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="order=-1"):
+        ARRecursion(-1)
+    with pytest.raises(ValueError, match=r"coeffs=\[1.5\]: expected those of a stable recursion"):
+        ARRecursion(1, stable=True).set_coeffs(torch.tensor([1.5]))
