@@ -9,7 +9,9 @@ from torch import Tensor
 from aigc_fast.functional import scaled_dot_product_attention
 from aigc_fast.nn.precision import obeys_precision
 
-# From so many positions on, PyTorch's fused inference call, which stores all scores, is slower than the layer's parts.
+# Up to so many positions PyTorch's inference call for projections and attention together is faster than the parts.
+SHORT_LENGTH = 64
+# From so many positions on, its call for a whole layer, which stores all scores, is slower than the layer's parts.
 LEAST_LENGTH = 256
 
 
@@ -18,8 +20,8 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
     """`torch.nn.MultiheadAttention`: the same constructor, parameters, `state_dict` keys, masks and numbers.
 
     With `need_weights=False`, which torch.nn's Transformer layers ask for, heads are read where the projection wrote
-    them and the scores are never stored, dropout or not. Calls that want the weights, `bias_k` and `add_zero_attn` run
-    as in PyTorch.
+    them and the scores are never stored, dropout or not. Calls that want the weights, `bias_k`, `add_zero_attn` and
+    short self-attention at inference, which PyTorch has one call for, run as in PyTorch.
     """
 
     def forward(
@@ -35,7 +37,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """See torch.nn.MultiheadAttention. With `is_causal`, which says that `attn_mask` is causal, it is not read."""
         plain = self.bias_k is not None or self.add_zero_attn or query.is_nested or (is_causal and attn_mask is None)
-        if need_weights or plain:
+        if need_weights or plain or self._is_one_call(query, key, value):
             return super().forward(
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
             )
@@ -50,6 +52,11 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         mask = _merged(_visible(hidden, q.dtype), _visible(key_padding_mask, q.dtype))
         output = scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0, is_causal)
         return self.out_proj(self._joined(output, batch_dim, batched)), None
+
+    def _is_one_call(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
+        """Whether PyTorch has a call for it all that is faster than the parts."""
+        same = query is key and key is value and query.dim() == 3 and self.batch_first and self.num_heads % 2 == 0
+        return same and query.shape[1] <= SHORT_LENGTH and not (self.training or torch.is_grad_enabled())
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         bias = self.in_proj_bias

@@ -114,6 +114,20 @@ def test_self_attention_runs_on_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(found, theirs(x, x, x, need_weights=False)[0])
 
 
+@pytest.mark.parametrize("length", [L, 80])
+@pytest.mark.parametrize("padding", [False, True])
+def test_self_attention_at_inference(length: int, padding: bool) -> None:
+    """Short sequences go through PyTorch's one call, long ones through ours."""
+    ours, theirs = (layer.eval() for layer in pair(batch_first=True))
+    x = torch.randn(N, length, E)
+    hidden = torch.arange(length) >= torch.tensor([[length], [20], [7]]) if padding else None
+    with torch.no_grad():
+        found, weights = ours(x, x, x, hidden, need_weights=False)
+        exact = theirs.double()(*[x.double()] * 3, hidden, need_weights=False)[0]
+    assert weights is None
+    assert relative_error(found, exact) < 1e-5
+
+
 def test_dropout_is_a_seeds_and_off_in_eval_mode() -> None:
     ours, theirs = pair(dropout=0.4, batch_first=True)
     tensors = inputs(ours)
