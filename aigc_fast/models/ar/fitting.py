@@ -1,0 +1,212 @@
+"""Estimators of autoregressions, in float64: each fits all series of a batch, and all orders up to p, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from aigc_fast.ops.recursion import RECURSION_LAGS
+from aigc_fast.ops.recursion.reflection import coeffs_of_reflection
+
+# A lag whose part that the other lags don't explain is less than this share of its energy is rounding error.
+_INDEPENDENT = 1e-14
+_EPSILON = torch.finfo(torch.float64).eps
+
+
+class Estimate(NamedTuple):
+    """What an estimator finds, in float64.
+
+    Attributes:
+        coeffs: (B, p), of order p.
+        intercept: (B,), of order p.
+        variances: (B, p), the innovations' variance at the orders 1 to p.
+        samples: how many samples the fit predicts.
+    """
+
+    coeffs: Tensor
+    intercept: Tensor
+    variances: Tensor
+    samples: int
+
+
+class Centred(NamedTuple):
+    """Series (B, T + 1) of mean 0 and a 0 after their end, the mean (B,) that was taken off, and the caller's name."""
+
+    values: Tensor
+    mean: Tensor
+    name: str
+
+    @property
+    def length(self) -> int:
+        return self.values.shape[1] - 1
+
+
+def centre(x: Tensor, intercept: bool = True, name: str = "x") -> Centred:
+    """Series (B, T) less their mean; without an intercept, as they are."""
+    count, length = x.shape
+    values = torch.zeros(count, length + 1, dtype=torch.float64, device=x.device)
+    if intercept:
+        mean = x.mean(1, dtype=torch.float64)
+        torch.sub(x, mean[:, None], out=values[:, :length])
+    else:
+        mean = values[:, length]
+        values[:, :length] = x
+    return Centred(values, mean, name)
+
+
+def lag_products(series: Centred, order: int) -> Tensor:
+    """(B, p + 1), the sum over t of x[t] x[t - i] for i from 0 to p; 0 before the beginning.
+
+    Raises:
+        ValueError: on a series that is not finite or does not vary.
+    """
+    values = series.values
+    # The op's lags begin at 1: a series that is one step ahead makes them begin at 0.
+    ahead = torch.nn.functional.pad(values[:, :1], (0, order))
+    products = RECURSION_LAGS(values[:, :-1], values[:, 1:], ahead, order + 1, False)
+    energy = products[:, 0]
+    _refuse(
+        series.name,
+        ~energy.isfinite(),
+        "has values that are not finite, or whose squares overflow: expected finite values",
+    )
+    rounding = series.length * (8 * _EPSILON * series.mean).square()
+    _refuse(series.name, energy <= rounding, "is constant: expected a series that varies")
+    return products
+
+
+def _refuse(name: str, bad: Tensor, why: str) -> None:
+    if bool(bad.any()):
+        raise ValueError(f"{name} {why}; the first such series is number {int(bad.nonzero()[0])}")
+
+
+def least_squares(x: Tensor, order: int, intercept: bool) -> Estimate:
+    """Regression of x[t] on x[t - 1], ..., x[t - p] for t from p on, through the normal equations."""
+    series = centre(x, intercept)
+    products = lag_products(series, order)
+    samples = series.length - order
+    lags = torch.arange(order + 1, device=x.device)
+    edges = _edge_windows(series.values[:, :-1], order)
+    gram = products[:, (lags[:, None] - lags).abs()] - edges.mT @ edges
+    sums = -edges.sum(1)
+    if intercept:
+        gram = gram - sums[:, :, None] * sums[:, None] / samples
+    factor = _cholesky(gram[:, 1:, 1:])
+    whitened = torch.linalg.solve_triangular(factor, gram[:, 1:, :1], upper=False)
+    coeffs = torch.linalg.solve_triangular(factor.mT, whitened, upper=True)[..., 0]
+    # The factor of a smaller order is a corner of this one, so its residual is a partial sum.
+    squares = gram[:, 0, :1] - whitened[..., 0].square().cumsum(1)
+    offset = (sums[:, 0] - (coeffs * sums[:, 1:]).sum(1)) / samples if intercept else 0
+    return Estimate(coeffs, _uncentred(series, coeffs) + offset, squares.clamp_min(0) / samples, samples)
+
+
+def _edge_windows(x: Tensor, order: int) -> Tensor:
+    """(B, 2p, p + 1), the windows x[t], ..., x[t - p] that reach past an end, with 0 there.
+
+    The products of all windows make a Toeplitz matrix; without these, the regression's matrix is left.
+    """
+    head = torch.nn.functional.pad(x[:, :order], (order, 0))
+    tail = torch.nn.functional.pad(x[:, -order:], (0, order))
+    return torch.cat([part.unfold(1, order + 1, 1) for part in (head, tail)], 1).flip(2)
+
+
+def _cholesky(gram: Tensor) -> Tensor:
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    own = factor.diagonal(dim1=1, dim2=2).square()
+    dependent = (own <= _INDEPENDENT * gram.diagonal(dim1=1, dim2=2)).any(1)
+    _refuse(
+        "x",
+        (failed > 0) | dependent,
+        f"is predicted without error by less than {gram.shape[1]} lags, which leaves the coefficients undetermined: "
+        "expected a smaller order or a series with noise",
+    )
+    return factor
+
+
+def _uncentred(series: Centred, coeffs: Tensor) -> Tensor:
+    """The intercept that gives a process of mean 0 the mean that was taken off."""
+    return series.mean * (1 - coeffs.sum(1))
+
+
+def yule_walker(x: Tensor, order: int, intercept: bool) -> Estimate:
+    """The solution of the Yule-Walker equations of the biased autocovariance."""
+    series = centre(x, intercept)
+    products = lag_products(series, order)
+    return _of_reflection(series, products[:, 0], _schur(products))
+
+
+def _schur(products: Tensor) -> Tensor:
+    """(B, p), the reflection coefficients of an autocovariance (B, p + 1).
+
+    Levinson's recursion in Schur's form, which needs no coefficients on the way.
+    """
+    forward, backward = products[:, 1:], products[:, :-1]
+    found = []
+    for _ in range(forward.shape[1]):
+        k = _ratio(forward[:, :1], backward[:, :1])
+        found.append(k)
+        forward, backward = _lattice(forward, backward, k)
+    return torch.cat(found, 1)
+
+
+def burg(x: Tensor, order: int, intercept: bool) -> Estimate:
+    """Least forward and backward prediction error, one reflection coefficient after the other."""
+    series = centre(x, intercept)
+    energy = lag_products(series, 0)[:, 0]
+    forward, backward = series.values[:, 1:-1], series.values[:, :-2]
+    found = []
+    for _ in range(order):
+        # Rows of the batch as matrices of one row, whose product takes no memory of the series' size.
+        product, of_forward, of_backward = (
+            (a[:, None] @ b[:, :, None])[:, 0]
+            for a, b in ((forward, backward), (forward, forward), (backward, backward))
+        )
+        k = _ratio(2 * product, of_forward + of_backward)
+        found.append(k)
+        forward, backward = _lattice(forward, backward, k)
+    return _of_reflection(series, energy, torch.cat(found, 1))
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """0 where nothing is left to predict."""
+    return torch.where(denominator > 0, numerator / denominator, 0)
+
+
+def _lattice(forward: Tensor, backward: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """The prediction errors of the next order, those of both directions that overlap; k (B, 1)."""
+    return (
+        torch.addcmul(forward[:, 1:], k, backward[:, 1:], value=-1),
+        torch.addcmul(backward[:, :-1], k, forward[:, :-1], value=-1),
+    )
+
+
+def _of_reflection(series: Centred, energy: Tensor, reflection: Tensor) -> Estimate:
+    coeffs = coeffs_of_reflection(reflection)
+    variances = energy[:, None] / series.length * (1 - reflection.square()).cumprod(1)
+    return Estimate(coeffs, _uncentred(series, coeffs), variances.clamp_min(0), series.length)
+
+
+METHODS: dict[str, Callable[[Tensor, int, bool], Estimate]] = {
+    "least-squares": least_squares,
+    "yule-walker": yule_walker,
+    "burg": burg,
+}
+"""Estimators by name: of series (B, T), an order and whether there is an intercept."""
+
+
+def estimate(x: Tensor, order: int, method: str, intercept: bool) -> Estimate:
+    """`METHODS[method]` of series (B, T).
+
+    Raises:
+        ValueError: on an unknown method, or series that are too short, not finite, constant or, for least squares,
+            predicted without error by fewer lags.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method={method!r}: expected one of {', '.join(METHODS)}")
+    needed = 2 * order + 1 + intercept if method == "least-squares" else order + 1
+    if x.shape[1] < needed:
+        raise ValueError(f"x has {x.shape[1]} samples: expected at least {needed} for order {order} by {method}")
+    return METHODS[method](x, order, intercept)
