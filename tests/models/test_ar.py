@@ -76,7 +76,7 @@ def test_fit_is_the_textbooks(method, order, length, intercept):
 
 
 def test_fit_of_a_long_series_on_all_threads(method):
-    x = series(100_000)
+    x = series(30_000)
     assert_fit(ARModel(8).fit(x, method), EXPECTED[method](x.numpy(), 8, True))
 
 
@@ -91,22 +91,25 @@ def _far(method, x):
     return offset + 1e6 * (1 - coeffs.sum()), variance
 
 
+# The normal equations square the condition number; the two others must not.
+NEARLY_PREDICTABLE = {"least-squares": 2e-4, "yule-walker": 1e-9, "burg": 1e-7}
+
+
 @pytest.mark.parametrize("order", [2, 12])
 def test_fit_of_a_nearly_predictable_series(method, order):
     """Two tones, the noise 120 dB below them."""
     t = torch.arange(3000, dtype=torch.float64)
     x = torch.sin(0.3 * t) + 0.5 * torch.sin(1.1 * t + 1) + 1e-6 * torch.randn(3000, dtype=torch.float64)
     model = ARModel(order).fit(x, method, intercept=False)
-    assert_fit(model, EXPECTED[method](x.numpy(), order, False), 2e-4)
+    assert_fit(model, EXPECTED[method](x.numpy(), order, False), NEARLY_PREDICTABLE[method])
 
 
-def test_burg_and_yule_walker_are_stable_where_little_noise_is_left():
+def test_burg_and_yule_walker_take_series_without_noise():
     t = torch.arange(2000, dtype=torch.float64)
     x = torch.stack([torch.sin(0.3 * t), torch.cos(0.01 * t) + torch.sin(2 * t), t, t.square()])
-    for method in ("burg", "yule-walker"):
-        model = ARModel(10).fit(x, method)
-        assert model.coeffs.isfinite().all()
-        assert (model.noise_variance >= 0).all()
+    assert ARModel(10).fit(x, "burg").coeffs.isfinite().all()
+    assert ARModel(10).fit(x, "yule-walker").is_stable.all()
+    assert ARModel(2).fit(x, "burg").is_stable.all()
     tone = ARModel(2).fit(x[0], "burg", intercept=False)
     torch.testing.assert_close(tone.coeffs, torch.tensor([2 * math.cos(0.3), -1.0]).double(), rtol=1e-3, atol=0)
 
@@ -127,10 +130,10 @@ def test_fit_in_float32_accumulates_in_float64(method):
 
 
 def test_fit_finds_the_coefficients_of_the_process(method):
-    model = ARModel(3).fit(series(200_000), method)
-    np.testing.assert_allclose(model.coeffs, AR3, atol=0.01)
-    np.testing.assert_allclose(model.intercept, 1.5, atol=0.03)
-    np.testing.assert_allclose(model.noise_variance, 0.5, atol=0.01)
+    model = ARModel(3).fit(series(4000, paths=50), method)
+    np.testing.assert_allclose(model.coeffs.mean(0), AR3, atol=0.01)
+    np.testing.assert_allclose(model.intercept.mean(), 1.5, atol=0.03)
+    np.testing.assert_allclose(model.noise_variance.mean(), 0.5, atol=0.01)
 
 
 def test_a_batch_is_its_series_one_by_one(method):

@@ -8,11 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from aigc_fast.models.ar.checks import check_choice
 from aigc_fast.ops.recursion import RECURSION_LAGS
 from aigc_fast.ops.recursion.reflection import coeffs_of_reflection
 
 # A lag whose part that the other lags don't explain is less than this share of its energy is rounding error.
 _INDEPENDENT = 1e-14
+# What rounding may add to a reflection coefficient.
+_EXACT = 1e-10
 _EPSILON = torch.finfo(torch.float64).eps
 
 
@@ -88,9 +91,8 @@ def least_squares(x: Tensor, order: int, intercept: bool) -> Estimate:
     series = centre(x, intercept)
     products = lag_products(series, order)
     samples = series.length - order
-    lags = torch.arange(order + 1, device=x.device)
-    edges = _edge_windows(series.values[:, :-1], order)
-    gram = products[:, (lags[:, None] - lags).abs()] - edges.mT @ edges
+    edges = _edge_windows(series.values[:, :-1], order).flatten(1, 2)
+    gram = _toeplitz(products) - edges.mT @ edges
     sums = -edges.sum(1)
     if intercept:
         gram = gram - sums[:, :, None] * sums[:, None] / samples
@@ -103,14 +105,21 @@ def least_squares(x: Tensor, order: int, intercept: bool) -> Estimate:
     return Estimate(coeffs, _uncentred(series, coeffs) + offset, squares.clamp_min(0) / samples, samples)
 
 
-def _edge_windows(x: Tensor, order: int) -> Tensor:
-    """(B, 2p, p + 1), the windows x[t], ..., x[t - p] that reach past an end, with 0 there.
+def _toeplitz(products: Tensor) -> Tensor:
+    """(B, p + 1, p + 1), the products of all windows x[t], ..., x[t - p], with 0 past the ends."""
+    lags = torch.arange(products.shape[1], device=products.device)
+    return products[:, (lags[:, None] - lags).abs()]
 
-    The products of all windows make a Toeplitz matrix; without these, the regression's matrix is left.
+
+def _edge_windows(x: Tensor, order: int) -> Tensor:
+    """(B, 2, p, p + 1), the windows x[t], ..., x[t - p] that reach past the beginning or the end, with 0 there.
+
+    The products of all windows make a Toeplitz matrix; less these windows' products, those within the series are left.
+    The first m windows' first m + 1 values are the windows of order m.
     """
     head = torch.nn.functional.pad(x[:, :order], (order, 0))
     tail = torch.nn.functional.pad(x[:, -order:], (0, order))
-    return torch.cat([part.unfold(1, order + 1, 1) for part in (head, tail)], 1).flip(2)
+    return torch.stack([part.unfold(1, order + 1, 1) for part in (head, tail)], 1).flip(3)
 
 
 def _cholesky(gram: Tensor) -> Tensor:
@@ -155,7 +164,41 @@ def _schur(products: Tensor) -> Tensor:
 def burg(x: Tensor, order: int, intercept: bool) -> Estimate:
     """Least forward and backward prediction error, one reflection coefficient after the other."""
     series = centre(x, intercept)
-    energy = lag_products(series, 0)[:, 0]
+    products = lag_products(series, order)
+    reflection, exact = _burg_of_products(series, products)
+    if not exact:
+        reflection = _burg_of_errors(series, order)
+    return _of_reflection(series, products[:, 0], reflection)
+
+
+def _burg_of_products(series: Centred, products: Tensor) -> tuple[Tensor, bool]:
+    """(B, p), the reflection coefficients, and whether rounding leaves them exact.
+
+    The errors' energies are quadratic forms of the error filter in the lag products, so the series is read once (Vos,
+    "A Fast Implementation of Burg's Method", 2013). Where little is left to predict, these forms cancel.
+    """
+    order = products.shape[1] - 1
+    toeplitz = _toeplitz(products)
+    edges = _edge_windows(series.values[:, :-1], order)
+    error_filter = products.new_ones(products.shape[0], 1)
+    found, rounding = [], []
+    for size in range(2, order + 2):
+        forward = torch.nn.functional.pad(error_filter, (0, 1))
+        backward = forward.flip(1)
+        filters = torch.stack([forward, backward], 2)
+        at_edges = edges[:, :, : size - 1, :size].flatten(1, 2) @ filters
+        energies = filters.mT @ toeplitz[:, :size, :size] @ filters - at_edges.mT @ at_edges
+        total = energies[:, 0, 0] + energies[:, 1, 1]
+        rounding.append(products[:, 0] * error_filter.abs().sum(1).square() / total)
+        k = (2 * energies[:, 0, 1] / total)[:, None]
+        found.append(k)
+        error_filter = forward - k * backward
+    bounds = _EPSILON * torch.stack(rounding)
+    return torch.cat(found, 1), bool(((bounds > 0) & (bounds <= _EXACT)).all())
+
+
+def _burg_of_errors(series: Centred, order: int) -> Tensor:
+    """(B, p), the reflection coefficients from the prediction errors themselves, in one pass for each order."""
     forward, backward = series.values[:, 1:-1], series.values[:, :-2]
     found = []
     for _ in range(order):
@@ -167,7 +210,7 @@ def burg(x: Tensor, order: int, intercept: bool) -> Estimate:
         k = _ratio(2 * product, of_forward + of_backward)
         found.append(k)
         forward, backward = _lattice(forward, backward, k)
-    return _of_reflection(series, energy, torch.cat(found, 1))
+    return torch.cat(found, 1)
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -204,8 +247,7 @@ def estimate(x: Tensor, order: int, method: str, intercept: bool) -> Estimate:
         ValueError: on an unknown method, or series that are too short, not finite, constant or, for least squares,
             predicted without error by fewer lags.
     """
-    if method not in METHODS:
-        raise ValueError(f"method={method!r}: expected one of {', '.join(METHODS)}")
+    check_choice("method", method, METHODS)
     needed = 2 * order + 1 + intercept if method == "least-squares" else order + 1
     if x.shape[1] < needed:
         raise ValueError(f"x has {x.shape[1]} samples: expected at least {needed} for order {order} by {method}")

@@ -117,12 +117,13 @@ class ARModel(nn.Module):
         Args:
             x: (T,) or (B, T), float32 or float64, finite.
             method: "least-squares": the regression of x[t] on the p values before it, for t from p on, as
-                `numpy.linalg.lstsq` and statsmodels' `AutoReg(x, p)`; solved by the normal equations, which lose what
-                is below 1e-14 of the series' variance. "yule-walker": from the biased autocovariance, always stable,
-                as statsmodels' `yule_walker(x, p, method="mle")` (Levinson, "The Wiener RMS Error Criterion in Filter
-                Design and Prediction", 1947; Durbin, "The Fitting of Time-Series Models", 1960). "burg": the least
-                forward and backward prediction error order by order, always stable, as statsmodels' `burg(x, p)`
-                (Burg, "Maximum Entropy Spectral Analysis", thesis, 1975).
+                `numpy.linalg.lstsq` and statsmodels' `AutoReg(x, p)`; solved by the normal equations, which square the
+                condition number: some four digits are left where the noise is 120 dB below the series. "yule-walker":
+                from the biased autocovariance, always stable, as statsmodels' `yule_walker(x, p, method="mle")`
+                (Levinson, "The Wiener RMS Error Criterion in Filter Design and Prediction", 1947; Durbin, "The Fitting
+                of Time-Series Models", 1960). "burg": the least forward and backward prediction error order by order,
+                stable unless rounding is all of the noise, as statsmodels' `burg(x, p)` (Burg, "Maximum Entropy
+                Spectral Analysis", thesis, 1975).
             intercept: whether c is estimated, by regression or, for the other methods, from the series' mean;
                 otherwise it is 0.
 
