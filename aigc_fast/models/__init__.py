@@ -1,5 +1,6 @@
 """Generative models that train and sample on the package's kernels."""
 
+from aigc_fast.models.ar import ARModel
 from aigc_fast.models.base import ImageModel
 from aigc_fast.models.gan import DCGAN, GAN, MLPGAN, Discriminator
 from aigc_fast.models.registry import MODELS, create, describe, load, save
@@ -11,6 +12,7 @@ __all__ = [
     "MLPGAN",
     "MODELS",
     "VAE",
+    "ARModel",
     "ConvVAE",
     "Discriminator",
     "ImageModel",

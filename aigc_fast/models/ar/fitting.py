@@ -1,0 +1,254 @@
+"""Estimators of autoregressions, in float64: each fits all series of a batch, and all orders up to p, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from aigc_fast.models.ar.checks import check_choice
+from aigc_fast.ops.recursion import RECURSION_LAGS
+from aigc_fast.ops.recursion.reflection import coeffs_of_reflection
+
+# A lag whose part that the other lags don't explain is less than this share of its energy is rounding error.
+_INDEPENDENT = 1e-14
+# What rounding may add to a reflection coefficient.
+_EXACT = 1e-10
+_EPSILON = torch.finfo(torch.float64).eps
+
+
+class Estimate(NamedTuple):
+    """What an estimator finds, in float64.
+
+    Attributes:
+        coeffs: (B, p), of order p.
+        intercept: (B,), of order p.
+        variances: (B, p), the innovations' variance at the orders 1 to p.
+        samples: how many samples the fit predicts.
+    """
+
+    coeffs: Tensor
+    intercept: Tensor
+    variances: Tensor
+    samples: int
+
+
+class Centred(NamedTuple):
+    """Series (B, T + 1) of mean 0 and a 0 after their end, the mean (B,) that was taken off, and the caller's name."""
+
+    values: Tensor
+    mean: Tensor
+    name: str
+
+    @property
+    def length(self) -> int:
+        return self.values.shape[1] - 1
+
+
+def centre(x: Tensor, intercept: bool = True, name: str = "x") -> Centred:
+    """Series (B, T) less their mean; without an intercept, as they are."""
+    count, length = x.shape
+    values = torch.zeros(count, length + 1, dtype=torch.float64, device=x.device)
+    if intercept:
+        mean = x.mean(1, dtype=torch.float64)
+        torch.sub(x, mean[:, None], out=values[:, :length])
+    else:
+        mean = values[:, length]
+        values[:, :length] = x
+    return Centred(values, mean, name)
+
+
+def lag_products(series: Centred, order: int) -> Tensor:
+    """(B, p + 1), the sum over t of x[t] x[t - i] for i from 0 to p; 0 before the beginning.
+
+    Raises:
+        ValueError: on a series that is not finite or does not vary.
+    """
+    values = series.values
+    # The op's lags begin at 1: a series that is one step ahead makes them begin at 0.
+    ahead = torch.nn.functional.pad(values[:, :1], (0, order))
+    products = RECURSION_LAGS(values[:, :-1], values[:, 1:], ahead, order + 1, False)
+    energy = products[:, 0]
+    _refuse(
+        series.name,
+        ~energy.isfinite(),
+        "has values that are not finite, or whose squares overflow: expected finite values",
+    )
+    rounding = series.length * (8 * _EPSILON * series.mean).square()
+    _refuse(series.name, energy <= rounding, "is constant: expected a series that varies")
+    return products
+
+
+def _refuse(name: str, bad: Tensor, why: str) -> None:
+    if bool(bad.any()):
+        raise ValueError(f"{name} {why}; the first such series is number {int(bad.nonzero()[0])}")
+
+
+def least_squares(x: Tensor, order: int, intercept: bool) -> Estimate:
+    """Regression of x[t] on x[t - 1], ..., x[t - p] for t from p on, through the normal equations."""
+    series = centre(x, intercept)
+    products = lag_products(series, order)
+    samples = series.length - order
+    edges = _edge_windows(series.values[:, :-1], order).flatten(1, 2)
+    gram = _toeplitz(products) - edges.mT @ edges
+    sums = -edges.sum(1)
+    if intercept:
+        gram = gram - sums[:, :, None] * sums[:, None] / samples
+    factor = _cholesky(gram[:, 1:, 1:])
+    whitened = torch.linalg.solve_triangular(factor, gram[:, 1:, :1], upper=False)
+    coeffs = torch.linalg.solve_triangular(factor.mT, whitened, upper=True)[..., 0]
+    # The factor of a smaller order is a corner of this one, so its residual is a partial sum.
+    squares = gram[:, 0, :1] - whitened[..., 0].square().cumsum(1)
+    offset = (sums[:, 0] - (coeffs * sums[:, 1:]).sum(1)) / samples if intercept else 0
+    return Estimate(coeffs, _uncentred(series, coeffs) + offset, squares.clamp_min(0) / samples, samples)
+
+
+def _toeplitz(products: Tensor) -> Tensor:
+    """(B, p + 1, p + 1), the products of all windows x[t], ..., x[t - p], with 0 past the ends."""
+    lags = torch.arange(products.shape[1], device=products.device)
+    return products[:, (lags[:, None] - lags).abs()]
+
+
+def _edge_windows(x: Tensor, order: int) -> Tensor:
+    """(B, 2, p, p + 1), the windows x[t], ..., x[t - p] that reach past the beginning or the end, with 0 there.
+
+    The products of all windows make a Toeplitz matrix; less these windows' products, those within the series are left.
+    The first m windows' first m + 1 values are the windows of order m.
+    """
+    head = torch.nn.functional.pad(x[:, :order], (order, 0))
+    tail = torch.nn.functional.pad(x[:, -order:], (0, order))
+    return torch.stack([part.unfold(1, order + 1, 1) for part in (head, tail)], 1).flip(3)
+
+
+def _cholesky(gram: Tensor) -> Tensor:
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    own = factor.diagonal(dim1=1, dim2=2).square()
+    dependent = (own <= _INDEPENDENT * gram.diagonal(dim1=1, dim2=2)).any(1)
+    _refuse(
+        "x",
+        (failed > 0) | dependent,
+        f"is predicted without error by less than {gram.shape[1]} lags, which leaves the coefficients undetermined: "
+        "expected a smaller order or a series with noise",
+    )
+    return factor
+
+
+def _uncentred(series: Centred, coeffs: Tensor) -> Tensor:
+    """The intercept that gives a process of mean 0 the mean that was taken off."""
+    return series.mean * (1 - coeffs.sum(1))
+
+
+def yule_walker(x: Tensor, order: int, intercept: bool) -> Estimate:
+    """The solution of the Yule-Walker equations of the biased autocovariance."""
+    series = centre(x, intercept)
+    products = lag_products(series, order)
+    return _of_reflection(series, products[:, 0], _schur(products))
+
+
+def _schur(products: Tensor) -> Tensor:
+    """(B, p), the reflection coefficients of an autocovariance (B, p + 1).
+
+    Levinson's recursion in Schur's form, which needs no coefficients on the way.
+    """
+    forward, backward = products[:, 1:], products[:, :-1]
+    found = []
+    for _ in range(forward.shape[1]):
+        k = _ratio(forward[:, :1], backward[:, :1])
+        found.append(k)
+        forward, backward = _lattice(forward, backward, k)
+    return torch.cat(found, 1)
+
+
+def burg(x: Tensor, order: int, intercept: bool) -> Estimate:
+    """Least forward and backward prediction error, one reflection coefficient after the other."""
+    series = centre(x, intercept)
+    products = lag_products(series, order)
+    reflection, exact = _burg_of_products(series, products)
+    if not exact:
+        reflection = _burg_of_errors(series, order)
+    return _of_reflection(series, products[:, 0], reflection)
+
+
+def _burg_of_products(series: Centred, products: Tensor) -> tuple[Tensor, bool]:
+    """(B, p), the reflection coefficients, and whether rounding leaves them exact.
+
+    The errors' energies are quadratic forms of the error filter in the lag products, so the series is read once (Vos,
+    "A Fast Implementation of Burg's Method", 2013). Where little is left to predict, these forms cancel.
+    """
+    order = products.shape[1] - 1
+    toeplitz = _toeplitz(products)
+    edges = _edge_windows(series.values[:, :-1], order)
+    error_filter = products.new_ones(products.shape[0], 1)
+    found, rounding = [], []
+    for size in range(2, order + 2):
+        forward = torch.nn.functional.pad(error_filter, (0, 1))
+        backward = forward.flip(1)
+        filters = torch.stack([forward, backward], 2)
+        at_edges = edges[:, :, : size - 1, :size].flatten(1, 2) @ filters
+        energies = filters.mT @ toeplitz[:, :size, :size] @ filters - at_edges.mT @ at_edges
+        total = energies[:, 0, 0] + energies[:, 1, 1]
+        rounding.append(products[:, 0] * error_filter.abs().sum(1).square() / total)
+        k = (2 * energies[:, 0, 1] / total)[:, None]
+        found.append(k)
+        error_filter = forward - k * backward
+    bounds = _EPSILON * torch.stack(rounding)
+    return torch.cat(found, 1), bool(((bounds > 0) & (bounds <= _EXACT)).all())
+
+
+def _burg_of_errors(series: Centred, order: int) -> Tensor:
+    """(B, p), the reflection coefficients from the prediction errors themselves, in one pass for each order."""
+    forward, backward = series.values[:, 1:-1], series.values[:, :-2]
+    found = []
+    for _ in range(order):
+        # Rows of the batch as matrices of one row, whose product takes no memory of the series' size.
+        product, of_forward, of_backward = (
+            (a[:, None] @ b[:, :, None])[:, 0]
+            for a, b in ((forward, backward), (forward, forward), (backward, backward))
+        )
+        k = _ratio(2 * product, of_forward + of_backward)
+        found.append(k)
+        forward, backward = _lattice(forward, backward, k)
+    return torch.cat(found, 1)
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """0 where nothing is left to predict."""
+    return torch.where(denominator > 0, numerator / denominator, 0)
+
+
+def _lattice(forward: Tensor, backward: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """The prediction errors of the next order, those of both directions that overlap; k (B, 1)."""
+    return (
+        torch.addcmul(forward[:, 1:], k, backward[:, 1:], value=-1),
+        torch.addcmul(backward[:, :-1], k, forward[:, :-1], value=-1),
+    )
+
+
+def _of_reflection(series: Centred, energy: Tensor, reflection: Tensor) -> Estimate:
+    coeffs = coeffs_of_reflection(reflection)
+    variances = energy[:, None] / series.length * (1 - reflection.square()).cumprod(1)
+    return Estimate(coeffs, _uncentred(series, coeffs), variances.clamp_min(0), series.length)
+
+
+METHODS: dict[str, Callable[[Tensor, int, bool], Estimate]] = {
+    "least-squares": least_squares,
+    "yule-walker": yule_walker,
+    "burg": burg,
+}
+"""Estimators by name: of series (B, T), an order and whether there is an intercept."""
+
+
+def estimate(x: Tensor, order: int, method: str, intercept: bool) -> Estimate:
+    """`METHODS[method]` of series (B, T).
+
+    Raises:
+        ValueError: on an unknown method, or series that are too short, not finite, constant or, for least squares,
+            predicted without error by fewer lags.
+    """
+    check_choice("method", method, METHODS)
+    needed = 2 * order + 1 + intercept if method == "least-squares" else order + 1
+    if x.shape[1] < needed:
+        raise ValueError(f"x has {x.shape[1]} samples: expected at least {needed} for order {order} by {method}")
+    return METHODS[method](x, order, intercept)
