@@ -19,6 +19,7 @@ from aigc_fast.models.vocoder import pulse_train
 from aigc_fast.models.vocoder.analysis import (
     autocorrelation,
     frames_of,
+    frames_within,
     levinson,
     normalised_difference,
     pre_emphasis,
@@ -73,6 +74,12 @@ def test_frames_are_centred_and_cover_all():
     assert frames_of(torch.arange(9.0), 4, 3).shape == (4, 4)
 
 
+def test_frames_within_stay_inside():
+    frames = frames_within(torch.arange(1.0, 11.0), 4, 3)
+    assert frames.tolist() == [[1, 2, 3, 4], [2, 3, 4, 5], [5, 6, 7, 8], [7, 8, 9, 10], [7, 8, 9, 10]]
+    assert frames_within(torch.ones(2, 2), 4, 3).tolist() == [[[1, 1, 0, 0]] * 2] * 2
+
+
 def test_pre_emphasis_and_inverse_filter_are_scipy_s():
     audio = torch.randn(2, 50, dtype=torch.float64)
     np.testing.assert_allclose(pre_emphasis(audio, 0.9), scipy.signal.lfilter([1, -0.9], [1], audio), atol=1e-12)
@@ -112,9 +119,8 @@ def test_the_pitch_of_a_pulse_train(vocoder, pitch, filtered):
     if filtered:
         audio = ar_recursion(audio, torch.tensor([1.6, -0.8]))
     frames = vocoder.analyse(audio)
-    inner = slice(10, -10)
-    np.testing.assert_allclose(frames.pitch[inner], pitch, rtol=0.01)
-    assert (frames.voicing[inner] > 0.9).all()
+    np.testing.assert_allclose(frames.pitch, pitch, rtol=0.01)
+    assert (frames.voicing > 0.9).all()
 
 
 def test_a_gliding_pitch_is_followed(vocoder):
@@ -185,7 +191,7 @@ def test_resynthesis_keeps_pitch_and_loudness(corpus, vocoder):
     before, found = vocoder.analyse(audio), vocoder.resynthesise(audio, generator=seeded())
     after = vocoder.analyse(found)
     both = (before.pitch > 0) & (after.pitch > 0)
-    assert both.float().mean() > 0.85
+    assert both.float().mean() > 0.95
     error = (after.pitch / before.pitch - 1)[both].abs()
     assert error.median() < 0.01
     loudness = found.square().mean(-1) / audio.square().mean(-1)
@@ -197,7 +203,7 @@ def test_the_pitch_can_be_changed(corpus, vocoder):
     lower = dataclasses.replace(frames, pitch=frames.pitch * 0.7)
     again = vocoder.analyse(vocoder.synthesise(lower, generator=seeded()))
     both = (lower.pitch > 0) & (again.pitch > 0)
-    assert both.float().mean() > 0.8
+    assert both.float().mean() > 0.9
     assert (again.pitch / lower.pitch - 1)[both].abs().median() < 0.01
 
 

@@ -12,6 +12,7 @@ from aigc_fast import functional
 from aigc_fast.models.vocoder.analysis import (
     frame_count,
     frames_of,
+    frames_within,
     linear_prediction,
     pre_emphasis,
     root_mean_square,
@@ -125,7 +126,8 @@ class SourceFilterVocoder(nn.Module):
         reflection = linear_prediction(fitted, window, self.order, self.sample_rate)
         residual = inverse_filter(emphasised, coeffs_of_samples(reflection, self.hop, audio.shape[-1]))
         gain = root_mean_square(frames_of(residual, len(window), self.hop), window)
-        periods = frames_of(audio, yin_frame_size(self.sample_rate, self.pitch_range[0]), self.hop)
+        # Silence before and after would pass for a change of the sound: no pitch.
+        periods = frames_within(audio, yin_frame_size(self.sample_rate, self.pitch_range[0]), self.hop)
         pitch, voicing = yin(periods, self.sample_rate, *self.pitch_range)
         return VocoderFrames(reflection, gain, pitch, voicing, audio.shape[-1])
 

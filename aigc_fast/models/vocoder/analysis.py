@@ -36,6 +36,14 @@ def frames_of(audio: Tensor, size: int, hop: int) -> Tensor:
     return torch.nn.functional.pad(audio, (size // 2, end - length)).unfold(-1, size, hop)
 
 
+def frames_within(audio: Tensor, size: int, hop: int) -> Tensor:
+    """As `frames_of`, but frames that would reach beyond the audio are moved inside, where it is long enough."""
+    length = audio.shape[-1]
+    starts = torch.arange(frame_count(length, hop), device=audio.device) * hop - size // 2
+    inside = torch.nn.functional.pad(audio, (0, max(0, size - length)))
+    return inside.unfold(-1, size, 1)[..., starts.clamp(0, max(0, length - size)), :]
+
+
 def autocorrelation(frames: Tensor, lags: int) -> Tensor:
     """(..., lags + 1): sum over t of x[t] x[t + lag], lags from 0, of frames (..., size)."""
     spectrum = torch.fft.rfft(frames, frames.shape[-1] + lags)
