@@ -137,11 +137,11 @@ def vowels_and_strings(
     sounds, labels = [], []
     for pitch, formants_of_vowels in zip(_PITCHES, _FORMANTS, strict=True):
         for label, formants in enumerate(formants_of_vowels):
-            pitches = pitch * 2 ** ((torch.rand(each, generator=generator) - 0.5) / 2)
+            pitches = pitch * 2 ** ((functional.rand(each, generator=generator) - 0.5) / 2)
             sounds.append(vowels(pitches, formants, length, sample_rate, generator))
             labels += [label] * each
     for _ in range(len(_PITCHES) * each):
-        pitch = 80.0 * 2 ** (2 * torch.rand((), generator=generator).item())
+        pitch = 80.0 * 2 ** (2 * functional.rand(1, generator=generator).item())
         sounds.append(plucked_string(pitch, length, sample_rate, generator)[None])
         labels.append(len(VOWELS))
     return SoundDataset(torch.cat(sounds), torch.tensor(labels), (*VOWELS, STRING), sample_rate, "vowels and strings")
@@ -177,7 +177,7 @@ def vowels(
 def _slow_noise(count: int, length: int, sample_rate: int, generator: torch.Generator) -> Tensor:
     """(count, length) of unit deviation, changing about every 5 ms: a new value with every glottal cycle or so."""
     points = max(2, 200 * length // sample_rate)
-    values = torch.randn(count, 1, points, generator=generator)
+    values = functional.randn(count, 1, points, generator=generator)
     return torch.nn.functional.interpolate(values, length, mode="linear", align_corners=True)[:, 0]
 
 
@@ -196,7 +196,7 @@ def plucked_string(pitch: float, length: int, sample_rate: int, generator: torch
     """
     delay = max(2, round(sample_rate / pitch - 0.5))
     burst = torch.zeros(length)
-    pluck = torch.rand(min(delay, length), generator=generator) * 2 - 1
+    pluck = functional.rand(min(delay, length), generator=generator) * 2 - 1
     burst[: len(pluck)] = pluck - pluck.mean()
     coeffs = torch.zeros(delay + 1)
     coeffs[-2:] = 0.5 * 0.999

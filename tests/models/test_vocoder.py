@@ -14,7 +14,7 @@ from aigc_fast.data.sounds import vowels_and_strings
 from aigc_fast.functional import ar_recursion
 from aigc_fast.generation import provenance_of
 from aigc_fast.metrics import multi_resolution_spectral_distance
-from aigc_fast.models import SourceFilterVocoder
+from aigc_fast.models import SourceFilterVocoder, VocoderFrames
 from aigc_fast.models.vocoder import pulse_train
 from aigc_fast.models.vocoder.analysis import (
     autocorrelation,
@@ -236,11 +236,22 @@ def test_gradients_of_the_analysis_and_the_synthesis():
     assert torch.autograd.gradcheck(analysed, audio)
     frames = model.analyse(audio.detach())
 
-    def synthesised(reflection, gain):
-        return model.synthesise(dataclasses.replace(frames, reflection=reflection, gain=gain), generator=seeded())
+    def synthesised(reflection, gain, pitch, voicing):
+        return model.synthesise(VocoderFrames(reflection, gain, pitch, voicing, frames.length), generator=seeded())
 
-    inputs = (frames.reflection.requires_grad_(), frames.gain.requires_grad_())
-    assert torch.autograd.gradcheck(synthesised, inputs)
+    pitch = torch.linspace(1650, 1900, 5, dtype=torch.float64)
+    voicing = torch.linspace(0.2, 0.9, 5, dtype=torch.float64)
+    inputs = (frames.reflection, frames.gain, pitch, voicing)
+    assert torch.autograd.gradcheck(synthesised, [tensor.requires_grad_() for tensor in inputs])
+
+
+def test_gradients_at_no_and_full_voicing_are_finite(vocoder):
+    frames = vocoder.analyse(torch.randn(400))
+    pitch = torch.tensor([0.0, 0.0, 100.0, 100.0, 0.0, 100.0], requires_grad=True)
+    voicing = torch.tensor([0.0, 1.0, 1.0, 0.0, 0.0, 1.0], requires_grad=True)
+    vocoder.synthesise(dataclasses.replace(frames, pitch=pitch, voicing=voicing)).square().sum().backward()
+    assert torch.isfinite(pitch.grad).all()
+    assert torch.isfinite(voicing.grad).all()
 
 
 def test_silence_has_finite_gradients(vocoder):

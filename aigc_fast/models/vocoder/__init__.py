@@ -55,7 +55,7 @@ class SourceFilterVocoder(nn.Module):
 
     The filter is all-pole and changes with every sample, interpolated between frames in the reflection domain; the
     excitation is a pulse train at the pitch with as much white noise as the voicing leaves, or noise alone. Synthesis
-    is differentiable in the frames' filter and gain, and analysis in the audio for the same. It has no parameters.
+    is differentiable in all of the frames' tensors; analysis in the audio, filter and gain alone. It has no parameters.
 
     Args:
         sample_rate: in Hz.
@@ -110,7 +110,7 @@ class SourceFilterVocoder(nn.Module):
         self.register_buffer("window", torch.hann_window(frame_size), persistent=False)
 
     def analyse(self, audio: Tensor) -> VocoderFrames:
-        """The frames of audio (T,) or (B, T), float32 or float64: those of pitch and voicing without gradients.
+        """The frames of audio (T,) or (B, T), float32 or float64; the pitch and the voicing have no gradient.
 
         Raises:
             ValueError: on another shape or type, or no samples.

@@ -46,7 +46,8 @@ def pitch_of_samples(pitch: Tensor, hop: int, length: int) -> Tensor:
 def pulse_train(pitch: Tensor, sample_rate: int) -> Tensor:
     """Band-limited pulses of unit power at a pitch that may change, the first at the first sample.
 
-    All harmonics below the Nyquist frequency, equally strong and without a constant part. Differentiable in the pitch.
+    All harmonics below the Nyquist frequency, equally strong and without a constant part. Differentiable in the pitch,
+    but for the steps where the number of harmonics changes.
 
     Args:
         pitch: (..., T), in Hz; 0 for silence.
@@ -80,7 +81,12 @@ def excitation_of(pitch: Tensor, voicing: Tensor, sample_rate: int, generator: t
     device = pitch.device if generator is None else generator.device
     noise = functional.randn(pitch.shape, generator=generator, dtype=pitch.dtype, device=device).to(pitch.device)
     share = torch.where(pitch > 0, voicing, 0.0)
-    return share.sqrt() * pulse_train(pitch, sample_rate) + (1 - share).sqrt() * noise
+    return _root(share) * pulse_train(pitch, sample_rate) + _root(1 - share) * noise
+
+
+def _root(share: Tensor) -> Tensor:
+    """The square root, with a gradient at 0 that is not infinite."""
+    return share.clamp(min=1e-12).sqrt()
 
 
 def inverse_filter(audio: Tensor, coeffs: Tensor) -> Tensor:
