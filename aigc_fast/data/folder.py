@@ -1,4 +1,4 @@
-"""A folder of image files, whose subfolders are classes."""
+"""A folder of files, whose subfolders are classes; and of images."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 _GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")
 
 
-def find_images(folder: Path) -> list[tuple[Path, str | None]]:
-    """The image files of a folder with their classes, sorted by name.
+def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[tuple[Path, str | None]]:
+    """The files of a folder that end in one of `suffixes`, in any case, with their classes, sorted by name.
 
-    Files right in the folder have no class; when there are none, each subfolder with images is a class.
+    Files right in the folder have no class; when there are none, each subfolder with such files is a class.
     """
-    files = _images_in(folder)
+    files = _files_in(folder, suffixes)
     if files:
         return [(path, None) for path in files]
     subfolders = sorted(path for path in folder.iterdir() if path.is_dir())
-    return [(path, subfolder.name) for subfolder in subfolders for path in _images_in(subfolder)]
+    return [(path, subfolder.name) for subfolder in subfolders for path in _files_in(subfolder, suffixes)]
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+def _files_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
+
+
+def find_images(folder: Path) -> list[tuple[Path, str | None]]:
+    """The image files of a folder with their classes: `find_files`."""
+    return find_files(folder, SUFFIXES)
 
 
 def read_images(files: list[Path], size: int, channels: int | None) -> np.ndarray:

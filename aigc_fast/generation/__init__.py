@@ -1,8 +1,9 @@
-"""Making files of what models generate: grids, strips, latent maps, and PNGs that say where they come from."""
+"""Making files of what models generate: grids, strips, latent maps, spectrograms, and PNGs with their provenance."""
 
 from aigc_fast.generation.grid import image_grid, to_uint8
 from aigc_fast.generation.latent import draw, interpolate, latent_manifold
 from aigc_fast.generation.provenance import Provenance, provenance_of, read_provenance, write_png
+from aigc_fast.generation.spectrogram import spectrogram_image
 
 __all__ = [
     "Provenance",
@@ -12,6 +13,7 @@ __all__ = [
     "latent_manifold",
     "provenance_of",
     "read_provenance",
+    "spectrogram_image",
     "to_uint8",
     "write_png",
 ]

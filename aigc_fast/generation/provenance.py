@@ -1,4 +1,4 @@
-"""PNG files that say that they are generated, by what, and how to generate them again."""
+"""The record of what was generated, by what and how to generate it again; and PNG files that carry it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
@@ -17,7 +17,6 @@ import aigc_fast
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic
 from aigc_fast.generation.grid import to_uint8
-from aigc_fast.models.base import ImageModel
 
 LABEL = "AI-generated image"
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -32,9 +31,16 @@ _XMP = (
 )
 
 
+class Describable(Protocol):
+    """A model that can be named and built again."""
+
+    name: str
+    config: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Provenance:
-    """Where an image comes from.
+    """Where an image or a sound comes from.
 
     Attributes:
         model: the model's registered name.
@@ -51,17 +57,46 @@ class Provenance:
     torch: str = field(default_factory=lambda: str(torch.__version__))
 
 
-def provenance_of(model: ImageModel, seed: int | None, **settings: Any) -> Provenance:
+def provenance_of(model: Describable, seed: int | None, **settings: Any) -> Provenance:
     """The provenance of what a model generates: its name, its configuration and `settings`, which must be JSON-able."""
     return Provenance(model.name, seed, {"config": model.config, **settings})
+
+
+def to_record(provenance: Provenance) -> str:
+    """One line of ASCII JSON; `from_record` reads it."""
+    return json.dumps(asdict(provenance), sort_keys=True)
+
+
+def from_record(text: str | None, path: str | os.PathLike[str]) -> Provenance:
+    """What `to_record` wrote.
+
+    Args:
+        text: the record; None where the file has none.
+        path: the file that it comes from, for the error.
+
+    Raises:
+        UserError: when there is no record, or none that is whole.
+    """
+    if text is None:
+        raise UserError(f"{path} carries no record of aigc_fast: it was made by something else, or edited")
+    try:
+        record = json.loads(text)
+        return Provenance(**{name: record[name] for name in ("model", "seed", "settings", "version", "torch")})
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: the record of aigc_fast is damaged ({error})") from None
+
+
+def software_of(provenance: Provenance) -> str:
+    """What a file names as the software that made it."""
+    return f"{RECORD} {provenance.version}"
 
 
 def _chunks(provenance: Provenance) -> PngImagePlugin.PngInfo:
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text("Description", LABEL)
-    chunks.add_text("Software", f"aigc_fast {provenance.version}")
+    chunks.add_text("Software", software_of(provenance))
     chunks.add_text("Source", f"{provenance.model}, seed {provenance.seed}")
-    chunks.add_text(RECORD, json.dumps(asdict(provenance), sort_keys=True))
+    chunks.add_text(RECORD, to_record(provenance))
     chunks.add_itxt(_XMP_KEY, _XMP)
     return chunks
 
@@ -102,10 +137,4 @@ def read_provenance(path: str | os.PathLike[str]) -> Provenance:
             text = getattr(picture, "text", {}).get(RECORD)
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise UserError(f"cannot read image {path}: {error}") from None
-    if text is None:
-        raise UserError(f"{path} carries no record of aigc_fast: it was made by something else, or edited")
-    try:
-        record = json.loads(text)
-        return Provenance(**{name: record[name] for name in ("model", "seed", "settings", "version", "torch")})
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: the record of aigc_fast is damaged ({error})") from None
+    return from_record(text, path)

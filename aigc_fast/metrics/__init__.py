@@ -1,5 +1,6 @@
-"""How good, how varied and how original generated images are."""
+"""How good, how varied and how original generated images are, and how near generated sounds."""
 
+from aigc_fast.metrics.audio import multi_resolution_spectral_distance
 from aigc_fast.metrics.classifier import ImageClassifier, load_classifier, train_classifier
 from aigc_fast.metrics.diversity import ClassSpread, class_spread
 from aigc_fast.metrics.frechet import frechet_distance
@@ -26,6 +27,7 @@ __all__ = [
     "evaluate_images",
     "frechet_distance",
     "load_classifier",
+    "multi_resolution_spectral_distance",
     "nearest_neighbours",
     "pairing_grid",
     "precision_recall",

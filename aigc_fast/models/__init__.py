@@ -5,6 +5,7 @@ from aigc_fast.models.base import ImageModel
 from aigc_fast.models.gan import DCGAN, GAN, MLPGAN, Discriminator
 from aigc_fast.models.registry import MODELS, create, describe, load, save
 from aigc_fast.models.vae import VAE, ConvVAE, VariationalAutoencoder
+from aigc_fast.models.vocoder import SourceFilterVocoder, VocoderFrames
 
 __all__ = [
     "DCGAN",
@@ -16,7 +17,9 @@ __all__ = [
     "ConvVAE",
     "Discriminator",
     "ImageModel",
+    "SourceFilterVocoder",
     "VariationalAutoencoder",
+    "VocoderFrames",
     "create",
     "describe",
     "load",

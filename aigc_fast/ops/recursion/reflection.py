@@ -17,8 +17,13 @@ def coeffs_of_reflection(reflection: Tensor) -> Tensor:
     """
     coeffs = reflection[..., :0]
     for k in reflection.split(1, -1):
-        coeffs = torch.cat([coeffs - k * coeffs.flip(-1), k], -1)
+        coeffs = step_up(coeffs, k)
     return coeffs
+
+
+def step_up(coeffs: Tensor, k: Tensor) -> Tensor:
+    """(..., p + 1): the coefficients (..., p) with one more reflection coefficient, k (..., 1)."""
+    return torch.cat([coeffs - k * coeffs.flip(-1), k], -1)
 
 
 def reflection_of_coeffs(coeffs: Tensor) -> Tensor:

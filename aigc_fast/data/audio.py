@@ -1,0 +1,209 @@
+"""WAV files: read at any rate and of any sample format, written with their provenance."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import struct
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aigc_fast.errors import UserError
+from aigc_fast.files import atomic
+from aigc_fast.generation.provenance import RECORD, Provenance, from_record, software_of, to_record
+
+LABEL = "AI-generated audio"
+
+_FORMATS = ("WAV", "WAVEX", "RF64")
+# libsndfile writes longer comments, but then reads none of the file's strings.
+_COMMENT_BYTES = 2045
+# What programs write that do not know the length yet: such a file ends where it ends.
+_UNKNOWN_SIZE = 0xFFFFFFFF
+_ZERO_CROSSINGS = 10
+_KAISER_BETA = 5.0
+_RESAMPLED_AT_ONCE = 1 << 16
+
+
+def read_wav(path: str | os.PathLike[str], sample_rate: int | None = None, mono: bool = True) -> tuple[Tensor, int]:
+    """Reads a WAV file by libsndfile: 8, 16, 24 or 32 bits, float, double, μ-law or A-law, any number of channels.
+
+    Args:
+        path: the file.
+        sample_rate: in Hz, to which the samples are brought by `resample`; None keeps the file's own.
+        mono: mixes the channels down to their mean.
+
+    Returns:
+        (audio, sample_rate): float32 (T,), or (channels, T) where `mono` is False; integers scaled to [-1, 1), floats
+        as they are. 32-bit integers and doubles are rounded to float32.
+
+    Raises:
+        UserError: when the file is missing, empty, truncated, no WAV file, or holds NaN or infinity; when the soundfile
+            library is missing.
+        ValueError: on a sample rate that is not positive.
+    """
+    with _opened(path) as file:
+        samples, rate = file.read(dtype="float32", always_2d=True), file.samplerate
+    audio = torch.from_numpy(samples).T
+    if not audio.numel():
+        raise UserError(f"{path}: expected at least one sample, got none")
+    if not audio.isfinite().all():
+        raise UserError(f"{path}: expected finite samples, got NaN or infinity")
+    audio = audio.mean(0) if mono else audio.contiguous()
+    return (audio, rate) if sample_rate is None else (resample(audio, rate, sample_rate), sample_rate)
+
+
+def read_wav_provenance(path: str | os.PathLike[str]) -> Provenance:
+    """Reads what `write_wav` recorded.
+
+    Raises:
+        UserError: when the file is not a WAV file or carries no record of this package.
+    """
+    with _opened(path) as file:
+        text = file.comment if file.software.startswith(f"{RECORD} ") else None
+    return from_record(text, path)
+
+
+def write_wav(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, provenance: Provenance) -> Path:
+    """Writes a 16-bit WAV file with its provenance in the file's own metadata; whole, or not at all.
+
+    The RIFF INFO strings are the title "AI-generated audio", the software, and a JSON record as the comment.
+
+    Args:
+        path: the file to write; its folder must exist.
+        audio: (T,) or (channels, T), floating-point; values outside [-1, 1) are clipped, NaN becomes silence.
+        sample_rate: in Hz.
+        provenance: what to record.
+
+    Raises:
+        UserError: when the file can't be written; when the soundfile library is missing.
+        ValueError: on audio of another shape or type, a sample rate that is not positive, or a record of more than
+            2,045 bytes, which libsndfile can't read.
+    """
+    if audio.dim() not in (1, 2) or not audio.is_floating_point() or not audio.numel():
+        raise ValueError(
+            "audio: expected (T,) or (channels, T), floating-point and not empty, "
+            f"got {tuple(audio.shape)}, {audio.dtype}"
+        )
+    _check_rate("sample_rate", sample_rate)
+    record = to_record(provenance)
+    if len(record) > _COMMENT_BYTES:
+        raise ValueError(f"provenance: expected at most {_COMMENT_BYTES} bytes as JSON, got {len(record)}")
+    soundfile = _soundfile()
+    samples = _to_int16(audio)
+    with atomic(path) as temporary:
+        try:
+            with soundfile.SoundFile(temporary, "w", sample_rate, samples.shape[1], "PCM_16", format="WAV") as file:
+                file.title, file.software, file.comment = LABEL, software_of(provenance), record
+                file.write(samples)
+        except soundfile.SoundFileError as error:
+            raise UserError(f"cannot write {path}: {error}") from None
+    return Path(path)
+
+
+def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
+    """Brings audio to another sample rate by a windowed sinc, differentiably.
+
+    A linear-phase low-pass at the lower Nyquist frequency, Kaiser window of β = 5 over 10 zero crossings to each side;
+    what lies before and after the audio is silence.
+
+    Args:
+        audio: (..., T), floating-point.
+        from_rate: in Hz.
+        to_rate: in Hz.
+
+    Returns:
+        (..., ceil(T · to_rate / from_rate)), of the audio's dtype.
+
+    Raises:
+        ValueError: on a rate that is not positive, or audio that is not floating-point.
+
+    Equivalent to `scipy.signal.resample_poly(audio, to_rate, from_rate, axis=-1)`. Method: Smith and Gossett, "A
+    flexible sampling-rate conversion method", 1984.
+    """
+    _check_rate("from_rate", from_rate)
+    _check_rate("to_rate", to_rate)
+    if audio.dim() < 1 or not audio.is_floating_point():
+        raise ValueError(f"audio: expected (..., T), floating-point, got {tuple(audio.shape)}, {audio.dtype}")
+    divisor = math.gcd(from_rate, to_rate)
+    up, down = to_rate // divisor, from_rate // divisor
+    if up == down:
+        return audio
+    phases = _phases_of_sinc(up, down).to(audio)
+    taps = phases.shape[1]
+    windows = torch.nn.functional.pad(audio, (taps // 2, taps // 2)).unfold(-1, taps, 1)
+    ticks = torch.arange(-(-audio.shape[-1] * up // down), device=audio.device) * down
+    parts = [(windows[..., part // up, :] * phases[part % up]).sum(-1) for part in ticks.split(_RESAMPLED_AT_ONCE)]
+    return torch.cat(parts, -1)
+
+
+def _phases_of_sinc(up: int, down: int) -> Tensor:
+    """float64 (up, taps): the low-pass at `up` times the rate, as seen from each of `up` places between two samples."""
+    slower = max(up, down)
+    half = _ZERO_CROSSINGS * slower
+    at = torch.arange(-half, half + 1, dtype=torch.float64)
+    window = torch.kaiser_window(2 * half + 1, periodic=False, beta=_KAISER_BETA, dtype=torch.float64)
+    low_pass = torch.sinc(at / slower) * window
+    low_pass = low_pass * (up / low_pass.sum())
+    reach = half // up + 1
+    before = reach * up - half
+    padded = torch.nn.functional.pad(low_pass, (before, (2 * reach + 1) * up - before - len(low_pass)))
+    return padded.view(2 * reach + 1, up).T.flip(1)
+
+
+def _check_rate(name: str, rate: int) -> None:
+    if rate < 1:
+        raise ValueError(f"{name}={rate}: expected a positive number of Hz")
+
+
+def _to_int16(audio: Tensor) -> Any:
+    """int16 array (T, channels)."""
+    scaled = torch.nan_to_num(audio.detach().double().cpu(), nan=0.0) * 32768
+    samples = scaled.round().clamp(-32768, 32767).to(torch.int16)
+    return samples.reshape(-1, samples.shape[-1]).T.contiguous().numpy()
+
+
+def _soundfile() -> ModuleType:
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:
+        raise UserError(f"WAV files need soundfile ({error}): pip install 'aigc-fast[audio]'") from None
+    return soundfile
+
+
+def _opened(path: str | os.PathLike[str]) -> Any:
+    """The `soundfile.SoundFile` of a whole WAV file."""
+    soundfile = _soundfile()
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    _check_length(content, path)
+    try:
+        file = soundfile.SoundFile(io.BytesIO(content))
+    except soundfile.SoundFileError as error:
+        raise UserError(f"{path}: damaged, or no WAV file: {error}") from None
+    if file.format not in _FORMATS:
+        raise UserError(f"{path}: expected a WAV file, got {file.format}")
+    return file
+
+
+def _check_length(content: bytes, path: str | os.PathLike[str]) -> None:
+    """libsndfile reads a truncated file as a shorter one."""
+    if not content:
+        raise UserError(f"{path}: expected a WAV file, got an empty file")
+    if content[:4] != b"RIFF":
+        return
+    at = 12
+    while at + 8 <= len(content):
+        name, size = struct.unpack_from("<4sI", content, at)
+        at += 8
+        if name == b"data":
+            if size != _UNKNOWN_SIZE and at + size > len(content):
+                raise UserError(f"{path}: truncated: expected {size} bytes of samples, got {len(content) - at}")
+            return
+        at += size + size % 2

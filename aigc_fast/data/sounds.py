@@ -1,0 +1,207 @@
+"""Sounds to train on: vowels and plucked strings that the package makes itself, or a folder of WAV files."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from aigc_fast import functional
+from aigc_fast.data.audio import read_wav
+from aigc_fast.data.folder import find_files
+from aigc_fast.errors import UserError
+from aigc_fast.models.vocoder import pulse_train
+
+DEFAULT_RATE = 16000
+VOWELS = ("a", "e", "i", "o", "u")
+STRING = "string"
+
+_SUFFIXES = (".wav", ".wave")
+# Mean pitch and first three formants in Hz of 33 men, 28 women and 15 children, the vowels of hod, head, heed, hawed
+# and who'd: Peterson and Barney, "Control methods used in a study of the vowels", 1952.
+_PITCHES = (129.0, 217.0, 266.0)
+_FORMANTS = (
+    ((730, 1090, 2440), (530, 1840, 2480), (270, 2290, 3010), (570, 840, 2410), (300, 870, 2240)),
+    ((850, 1220, 2810), (610, 2330, 2990), (310, 2790, 3310), (590, 920, 2710), (370, 950, 2670)),
+    ((1030, 1370, 3170), (690, 2610, 3570), (370, 3200, 3730), (680, 1060, 3180), (430, 1170, 3260)),
+)
+_HIGHER_FORMANTS = (4200.0, 5200.0)
+_BANDWIDTHS = (70.0, 90.0, 140.0, 220.0, 300.0)
+# A healthy voice has 0.5 to 1 % from one period to the next.
+_JITTER = 0.005
+_BREATH = 0.01
+_PEAK = 0.8
+
+
+@dataclass(frozen=True)
+class SoundDataset:
+    """Sounds of one length.
+
+    Attributes:
+        audio: float32 (N, T), in [-1, 1].
+        labels: int64 (N,), or None without classes.
+        class_names: what the classes are called, in the labels' order; empty without classes.
+        sample_rate: in Hz.
+        name: where the sounds come from, for logs and provenance.
+    """
+
+    audio: Tensor
+    labels: Tensor | None
+    class_names: tuple[str, ...]
+    sample_rate: int
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.audio)
+
+
+def load_sounds(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    seconds: float = 1.0,
+    sample_rate: int = DEFAULT_RATE,
+    seed: int = 0,
+) -> SoundDataset:
+    """Training sounds.
+
+    Args:
+        path: None for `vowels_and_strings`; or a folder of WAV files, whose subfolders are classes. Each file is cut
+            into segments, the last of them filled up with silence.
+        seconds: length of each sound or segment.
+        sample_rate: in Hz; files are brought to it.
+        seed: of the sounds that the package makes.
+
+    Raises:
+        UserError: when the folder is missing or holds no WAV files, when a file is damaged, when the length is not a
+            sample at least, or the rate is below 12,000 Hz where the package makes the sounds.
+    """
+    if sample_rate < 1:
+        raise UserError(f"sample_rate={sample_rate}: expected a positive number of Hz")
+    length = round(seconds * sample_rate) if math.isfinite(seconds) else 0
+    if length < 1:
+        raise UserError(f"seconds={seconds}: expected at least one sample at {sample_rate} Hz")
+    if path is None:
+        return vowels_and_strings(length, sample_rate=sample_rate, seed=seed)
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder")
+    return _read_folder(path, length, sample_rate)
+
+
+def _read_folder(path: Path, length: int, sample_rate: int) -> SoundDataset:
+    try:
+        found = find_files(path, _SUFFIXES)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if not found:
+        raise UserError(f"{path}: holds no WAV files ({', '.join(_SUFFIXES)})")
+    segments = [_segments(read_wav(file, sample_rate)[0], length) for file, _ in found]
+    names = tuple(sorted({name for _, name in found if name is not None}))
+    labels = None
+    if names:
+        of_files = torch.tensor([names.index(name) for _, name in found])
+        labels = of_files.repeat_interleave(torch.tensor([len(part) for part in segments]))
+    return SoundDataset(torch.cat(segments), labels, names, sample_rate, path.name)
+
+
+def _segments(audio: Tensor, length: int) -> Tensor:
+    """(N, length); the last is filled up with zeros."""
+    return torch.nn.functional.pad(audio, (0, -len(audio) % length)).view(-1, length)
+
+
+def vowels_and_strings(
+    length: int = DEFAULT_RATE, *, sample_rate: int = DEFAULT_RATE, each: int = 8, seed: int = 0
+) -> SoundDataset:
+    """Vowels of men, women and children, and plucked strings; the same for the same arguments.
+
+    Args:
+        length: of each sound, in samples.
+        sample_rate: in Hz, at least 12,000: the highest formant is below half of it.
+        each: sounds of each vowel and speaker; as many strings as sounds of one vowel.
+        seed: of pitches, jitter and noise.
+
+    Returns:
+        18 · each sounds in the classes a, e, i, o, u and string.
+
+    Raises:
+        UserError: on a length or number that is not positive, or a lower rate.
+    """
+    for name, value, least in (("length", length, 1), ("each", each, 1), ("sample_rate", sample_rate, 12000)):
+        if value < least:
+            raise UserError(f"{name}={value}: expected at least {least}")
+    generator = torch.Generator().manual_seed(seed)
+    sounds, labels = [], []
+    for pitch, formants_of_vowels in zip(_PITCHES, _FORMANTS, strict=True):
+        for label, formants in enumerate(formants_of_vowels):
+            pitches = pitch * 2 ** ((functional.rand(each, generator=generator) - 0.5) / 2)
+            sounds.append(vowels(pitches, formants, length, sample_rate, generator))
+            labels += [label] * each
+    for _ in range(len(_PITCHES) * each):
+        pitch = 80.0 * 2 ** (2 * functional.rand(1, generator=generator).item())
+        sounds.append(plucked_string(pitch, length, sample_rate, generator)[None])
+        labels.append(len(VOWELS))
+    return SoundDataset(torch.cat(sounds), torch.tensor(labels), (*VOWELS, STRING), sample_rate, "vowels and strings")
+
+
+def vowels(
+    pitches: Tensor, formants: tuple[float, ...], length: int, sample_rate: int, generator: torch.Generator
+) -> Tensor:
+    """One vowel at several pitches: a glottal pulse train with jitter and breath through resonators in series.
+
+    Args:
+        pitches: (N,), in Hz; each falls by a tenth to the end.
+        formants: the three lowest resonances, in Hz.
+        length: T, in samples.
+        sample_rate: in Hz.
+        generator: of the jitter and the breath.
+
+    Returns:
+        (N, T), the peak at 0.8.
+
+    Method: Klatt, "Software for a cascade/parallel formant synthesizer", 1980.
+    """
+    fall = torch.linspace(1, 0.9, length)
+    pitch = pitches[:, None] * fall * (1 + _JITTER * _slow_noise(len(pitches), length, sample_rate, generator))
+    breath = functional.randn(len(pitches), length, generator=generator)
+    # The glottal flow falls by 12 dB an octave and the lips give 6 back: one pole is left.
+    sound = functional.ar_recursion(pulse_train(pitch, sample_rate) + _BREATH * breath, torch.tensor([0.95]))
+    for frequency, bandwidth in zip((*formants, *_HIGHER_FORMANTS), _BANDWIDTHS, strict=True):
+        sound = functional.ar_recursion(sound, _resonator(frequency, bandwidth, sample_rate))
+    return _normalised(sound)
+
+
+def _slow_noise(count: int, length: int, sample_rate: int, generator: torch.Generator) -> Tensor:
+    """(count, length) of unit deviation, changing about every 5 ms: a new value with every glottal cycle or so."""
+    points = max(2, 200 * length // sample_rate)
+    values = functional.randn(count, 1, points, generator=generator)
+    return torch.nn.functional.interpolate(values, length, mode="linear", align_corners=True)[:, 0]
+
+
+def _resonator(frequency: float, bandwidth: float, sample_rate: int) -> Tensor:
+    """(2,): the coefficients of a pair of poles at a frequency, of a bandwidth, in Hz."""
+    radius = math.exp(-math.pi * bandwidth / sample_rate)
+    return torch.tensor([2 * radius * math.cos(2 * math.pi * frequency / sample_rate), -(radius**2)])
+
+
+def plucked_string(pitch: float, length: int, sample_rate: int, generator: torch.Generator) -> Tensor:
+    """(length,): noise of one period that goes round in a delay line and loses its high harmonics first.
+
+    The pitch in Hz is brought to the nearest that the line can have, a sample rate over a whole number and a half.
+
+    Method: Karplus and Strong, "Digital synthesis of plucked-string and drum timbres", 1983.
+    """
+    delay = max(2, round(sample_rate / pitch - 0.5))
+    burst = torch.zeros(length)
+    pluck = functional.rand(min(delay, length), generator=generator) * 2 - 1
+    burst[: len(pluck)] = pluck - pluck.mean()
+    coeffs = torch.zeros(delay + 1)
+    coeffs[-2:] = 0.5 * 0.999
+    return _normalised(functional.ar_recursion(burst, coeffs))
+
+
+def _normalised(sounds: Tensor) -> Tensor:
+    return sounds * (_PEAK / sounds.abs().amax(-1, keepdim=True).clamp(min=1e-9))
