@@ -1,4 +1,4 @@
-"""`aigc-fast provenance`: what a generated PNG says of itself."""
+"""`aigc-fast provenance`: what a generated PNG or WAV file says of itself."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Annotated
 
 import typer
 
+from aigc_fast.data import read_wav_provenance
+from aigc_fast.data.audio import WAV_SUFFIXES
 from aigc_fast.generation import read_provenance
 
 
-def provenance(file: Annotated[Path, typer.Argument(help="A PNG that aigc-fast wrote.")]) -> None:
-    """Show which model, version, seed and command made a PNG."""
-    typer.echo(json.dumps(asdict(read_provenance(file)), indent=2, ensure_ascii=False))
+def provenance(file: Annotated[Path, typer.Argument(help="A PNG or WAV file that aigc-fast wrote.")]) -> None:
+    """Show which model, version, seed and command made a PNG or a WAV file."""
+    read = read_wav_provenance if file.suffix.lower() in WAV_SUFFIXES else read_provenance
+    typer.echo(json.dumps(asdict(read(file)), indent=2, ensure_ascii=False))

@@ -18,6 +18,7 @@ from aigc_fast.files import atomic
 from aigc_fast.generation.provenance import RECORD, Provenance, from_record, software_of, to_record
 
 LABEL = "AI-generated audio"
+WAV_SUFFIXES = (".wav", ".wave")
 
 _FORMATS = ("WAV", "WAVEX", "RF64")
 # libsndfile writes longer comments, but then reads none of the file's strings.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast import functional
-from aigc_fast.data.audio import read_wav
+from aigc_fast.data.audio import WAV_SUFFIXES, read_wav
 from aigc_fast.data.folder import find_files
 from aigc_fast.errors import UserError
 from aigc_fast.models.vocoder import pulse_train
@@ -20,7 +20,6 @@ DEFAULT_RATE = 16000
 VOWELS = ("a", "e", "i", "o", "u")
 STRING = "string"
 
-_SUFFIXES = (".wav", ".wave")
 # Mean pitch and first three formants in Hz of 33 men, 28 women and 15 children, the vowels of hod, head, heed, hawed
 # and who'd: Peterson and Barney, "Control methods used in a study of the vowels", 1952.
 _PITCHES = (129.0, 217.0, 266.0)
@@ -94,11 +93,11 @@ def load_sounds(
 
 def _read_folder(path: Path, length: int, sample_rate: int) -> SoundDataset:
     try:
-        found = find_files(path, _SUFFIXES)
+        found = find_files(path, WAV_SUFFIXES)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     if not found:
-        raise UserError(f"{path}: holds no WAV files ({', '.join(_SUFFIXES)})")
+        raise UserError(f"{path}: holds no WAV files ({', '.join(WAV_SUFFIXES)})")
     segments = [_segments(read_wav(file, sample_rate)[0], length) for file, _ in found]
     names = tuple(sorted({name for _, name in found if name is not None}))
     labels = None

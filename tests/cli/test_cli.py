@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 import aigc_fast
 from aigc_fast.cli import app
 from aigc_fast.cli.demo.page import Page
-from aigc_fast.data import digits
-from aigc_fast.generation import draw, image_grid, read_provenance, to_uint8
+from aigc_fast.data import digits, write_wav
+from aigc_fast.generation import Provenance, draw, image_grid, read_provenance, to_uint8
 from aigc_fast.models import ConvVAE, create, load, save
 
 TINY = ["--steps", "4", "--batch-size", "8", "--sample-interval", "0"]
@@ -101,6 +101,7 @@ def test_the_script_and_the_module_agree(tmp_path):
         (["explain", "conv_transpose2d", "2x3x4x4", "5x3x4x4"], ["conv_transpose2d"]),
         (["explain", "conv_transpose2d", "2x3x4x4", "dtype=whole"], ["dtype", "'whole'"]),
         (["provenance", "missing.png"], ["missing.png"]),
+        (["provenance", "missing.wav"], ["missing.wav"]),
         (["evaluate", "missing"], ["missing"]),
     ],
     ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else None,
@@ -203,6 +204,9 @@ def test_provenance_command_prints_the_record(tmp_path, model_files):
     run("generate", model_files["conv-vae"], "--out", path, "--count", "2", "--seed", "4")
     shown = json.loads(run("provenance", path).stdout)
     assert (shown["model"], shown["seed"], shown["version"]) == ("conv-vae", 4, aigc_fast.__version__)
+    sound = tmp_path / "a.WAV"
+    write_wav(sound, torch.rand(50), 16000, Provenance("vocoder", 3))
+    assert json.loads(run("provenance", sound).stdout)["model"] == "vocoder"
 
 
 def test_existing_files_are_kept_unless_asked(tmp_path, model_files):
