@@ -13,7 +13,7 @@ from aigc_fast.cli.app import Group, console
 app = typer.Typer(
     name="aigc-fast",
     cls=Group,
-    help="Train generative image models, generate with them and measure both, on kernels that make PyTorch faster.",
+    help="Train models of images and sounds, generate with them and measure both, on kernels that make PyTorch faster.",
     epilog="Start with:  aigc-fast demo",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

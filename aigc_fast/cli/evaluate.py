@@ -1,4 +1,4 @@
-"""`aigc-fast evaluate`: how good, how varied and how original images are."""
+"""`aigc-fast evaluate`: how good, how varied and how original images or sounds are."""
 
 from __future__ import annotations
 
@@ -12,14 +12,24 @@ from torch import Tensor
 
 from aigc_fast import data as datasets
 from aigc_fast.cli.app import console
-from aigc_fast.cli.options import Class, Data, Overwrite, Seed, new_file
-from aigc_fast.data import ImageDataset
+from aigc_fast.cli.options import MEDIA, Class, Data, Overwrite, Seed, has_model, model_file, new_file, training_data
+from aigc_fast.data import Dataset, SoundDataset
+from aigc_fast.data.audio import WAV_SUFFIXES
+from aigc_fast.data.folder import find_files
 from aigc_fast.errors import UserError
 from aigc_fast.generation import Provenance, draw, provenance_of, write_png
-from aigc_fast.metrics import ImageReport, evaluate_images, nearest_neighbours, pairing_grid
-from aigc_fast.models import ImageModel, load
+from aigc_fast.metrics import (
+    ImageReport,
+    SoundReport,
+    evaluate_images,
+    evaluate_sounds,
+    nearest_neighbours,
+    pairing_grid,
+)
+from aigc_fast.models import load
 
 PAIRS = 30
+_COUNTS = {"images": 1000, "sounds": 60}
 
 ROWS: tuple[tuple[str, str, str, str], ...] = (
     ("Fréchet distance", "frechet", "{:.1f}", "0; {frechet_of_training:.1f} between two halves of the training images"),
@@ -42,8 +52,30 @@ ROWS: tuple[tuple[str, str, str, str], ...] = (
 )
 """Name, attribute of `ImageReport`, its format, and what would be ideal."""
 
-Subject = Annotated[Path, typer.Argument(metavar="SUBJECT", help="A model file, or a folder of images.")]
-Count = Annotated[int, typer.Option(min=6, max=100_000, help="How many images to draw from the model.")]
+SOUND_ROWS: tuple[tuple[str, str, str, str], ...] = (
+    (
+        "To nearest training sound",
+        "nearest",
+        "{:.2f}",
+        "{nearest_of_training:.2f} between training sounds; {nearest_of_noise:.2f} from noise",
+    ),
+    ("From training sounds to these", "reach", "{:.2f}", "{nearest_of_training:.2f}"),
+    ("From one to the next", "spread", "{:.2f}", "{nearest_of_training:.2f}; near 0 is a collapsed model"),
+)
+"""The same for `SoundReport`."""
+
+Measured = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SUBJECT",
+        help=f"A model file, a run's folder, a medium ({' or '.join(MEDIA)}: its newest model), or a folder of images "
+        "or WAV files.",
+    ),
+]
+Count = Annotated[
+    int | None,
+    typer.Option(min=6, max=100_000, help="How many to draw from the model.", show_default="1000 images, 60 sounds"),
+]
 NeighboursOut = Annotated[
     Path | None,
     typer.Option(
@@ -54,70 +86,83 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.
 
 
 def evaluate(
-    subject: Subject,
+    subject: Measured,
     data: Data = None,
-    count: Count = 1000,
+    count: Count = None,
     seed: Seed = 0,
     label: Class = None,
     neighbours: NeighboursOut = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model's images, or a folder of images, against the training images.
+    """Measure a model's images or sounds, or a folder of them, against the training data.
 
-    The features are a small digit classifier's: figures compare models on the same data, not across data.
+    Images by the features of a small digit classifier, sounds by the distance of their spectra at several resolutions:
+    figures compare models on the same data, not across data.
 
     Example:  aigc-fast evaluate runs/dcgan/model.safetensors --neighbours out/nearest.png
     """
     if neighbours is not None:
         new_file(neighbours, overwrite)
-    images, training, provenance = _images(subject, data, count, seed, label)
-    try:
-        report = evaluate_images(images, training.batch())
-    except ValueError as error:
-        raise UserError(f"{subject}: {error}") from None
-    typer.echo(json.dumps(report.as_dict(), indent=2)) if as_json else _show(report, training)
+    found, training, provenance = _items(subject, data, count, seed, label)
+    sounds = isinstance(training, SoundDataset)
+    if sounds and neighbours is not None:
+        raise UserError(f"--neighbours: {subject} holds sounds, not images")
+    report = _measured(subject, found, training)
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), indent=2))
+    else:
+        _show(report, training, SOUND_ROWS if sounds else ROWS)
     if neighbours is not None:
-        shown = images[:PAIRS]
+        shown = found[:PAIRS]
         grid = pairing_grid(shown, training.batch(), nearest_neighbours(shown, training.batch()))
         write_png(neighbours, grid, provenance, scale=2)
         typer.echo(f"Wrote {neighbours}", err=as_json)
 
 
-def _images(
-    subject: Path, data: Path | None, count: int, seed: int, label: int | None
-) -> tuple[Tensor, ImageDataset, Provenance]:
-    """The images to measure, those to measure them against, and where the first come from."""
-    if subject.is_dir():
-        training = datasets.load(data)
-        channels, height, _ = training.image_shape
-        found = datasets.load(subject, size=height, channels=channels)
-        return found.batch(), training, Provenance("images of a folder", None, {"folder": subject.name})
-    model = load(subject)
-    training = _training_images(model, data)
+def _measured(subject: Path, found: Tensor, training: Dataset) -> ImageReport | SoundReport:
     try:
-        images = draw(model, count, seed=seed, labels=label)
+        if isinstance(training, SoundDataset):
+            return evaluate_sounds(found, training.audio)
+        return evaluate_images(found, training.batch())
+    except ValueError as error:
+        raise UserError(f"{subject}: {error}") from None
+
+
+def _items(
+    subject: Path, data: Path | None, count: int | None, seed: int, label: int | None
+) -> tuple[Tensor, Dataset, Provenance]:
+    """The images or sounds to measure, the data to measure them against, and where the first come from."""
+    if subject.is_dir() and not has_model(subject):
+        return (*_items_of_folder(subject, data), Provenance("files of a folder", None, {"folder": subject.name}))
+    model = load(model_file(subject))
+    training = training_data(model, data)
+    count = count or _COUNTS[training.unit]
+    try:
+        items = draw(model, count, seed=seed, labels=label)
     except ValueError as error:
         raise UserError(str(error)) from None
-    return images, training, provenance_of(model, seed, count=count, nearest_training_images_of=training.name)
+    return items, training, provenance_of(model, seed, count=count, training_data=training.name)
 
 
-def _training_images(model: ImageModel, data: Path | None) -> ImageDataset:
-    channels, height, width = model.image_shape
-    training = datasets.load(data, size=height if height == width else None, channels=channels)
-    if training.image_shape != model.image_shape:
-        raise UserError(f"{training.name}: images are {training.image_shape}, the model's are {model.image_shape}")
-    return training
+def _items_of_folder(folder: Path, data: Path | None) -> tuple[Tensor, Dataset]:
+    if find_files(folder, WAV_SUFFIXES):
+        sounds = datasets.load_sounds(data)
+        return datasets.load_sounds(folder, sample_rate=sounds.sample_rate).audio, sounds
+    images = datasets.load(data)
+    channels, height, _ = images.image_shape
+    return datasets.load(folder, size=height, channels=channels).batch(), images
 
 
-def _show(report: ImageReport, training: ImageDataset) -> None:
+def _show(report: ImageReport | SoundReport, training: Dataset, rows: tuple[tuple[str, str, str, str], ...]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("", "found", "ideal"):
         table.add_column(heading, justify="right" if heading == "found" else "left")
     facts = report.as_dict()
-    for name, attribute, form, ideal in ROWS:
+    for name, attribute, form, ideal in rows:
         table.add_row(name, form.format(facts[attribute]), ideal.format(**facts))
-    console.print(f"{report.count} images against {report.training_count} of {training.name}")
+    console.print(f"{report.count} {training.unit} against {report.training_count} of {training.name}")
     console.print(table)
-    shares = "  ".join(f"{index}: {share:.0%}" for index, share in enumerate(report.class_histogram))
-    console.print(f"Classes, by the classifier:  {shares}", soft_wrap=True)
+    if isinstance(report, ImageReport):
+        shares = "  ".join(f"{index}: {share:.0%}" for index, share in enumerate(report.class_histogram))
+        console.print(f"Classes, by the classifier:  {shares}", soft_wrap=True)

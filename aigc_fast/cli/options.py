@@ -1,4 +1,4 @@
-"""Options and checks that several commands share."""
+"""Options and checks that several commands share, and how they find models and data."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from typing import Annotated
 
 import typer
 
+from aigc_fast import data as datasets
+from aigc_fast.data import Dataset
 from aigc_fast.errors import UserError
 from aigc_fast.files import make_folder
+from aigc_fast.models import MODELS, ImageModel, LatentModel, SoundModel
+from aigc_fast.models.storage import read_metadata
+from aigc_fast.training import MODEL_FILE
 
 MAX_SEED = 2**63 - 1
+RUNS = Path("runs")
+MEDIA: dict[str, type[LatentModel]] = {"images": ImageModel, "audio": SoundModel}
+"""What a model makes, by the word that the command line uses."""
 
 
 def checked_seed(seed: int) -> int:
@@ -20,18 +28,25 @@ def checked_seed(seed: int) -> int:
     return seed
 
 
-ModelFile = Annotated[Path, typer.Argument(metavar="MODEL_FILE", help="A model that train wrote: model.safetensors.")]
+Subject = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help=f"A model file that train wrote, its folder, or a medium, {' or '.join(MEDIA)}: the newest model of it "
+        f"under {RUNS}.",
+    ),
+]
 Data = Annotated[
     Path | None,
     typer.Option(
         "--data",
         metavar="PATH",
         help="Training images: an mnist.npz, a folder with MNIST's IDX files, or a folder of images whose subfolders "
-        "are classes.",
-        show_default="the digits that come with the package",
+        "are classes; for audio a folder of WAV files, likewise.",
+        show_default="the digits, or the vowels and strings, that come with the package",
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, callback=checked_seed, help="The same seed gives the same images.")]
+Seed = Annotated[int, typer.Option(min=0, callback=checked_seed, help="The same seed gives the same.")]
 Class = Annotated[
     int | None,
     typer.Option("--class", min=0, help="Draw this class alone (conditional models).", show_default="all in turn"),
@@ -51,3 +66,51 @@ def new_file(path: Path, overwrite: bool) -> Path:
         raise UserError(f"{path} is there already: choose another --out, or give --overwrite")
     make_folder(path.parent)
     return path
+
+
+def model_file(subject: Path) -> Path:
+    """The model file that a `Subject` means.
+
+    Raises:
+        UserError: on a medium that no run has a model of.
+    """
+    if has_model(subject):
+        return subject / MODEL_FILE
+    return _newest(str(subject)) if str(subject) in MEDIA and not subject.is_file() else subject
+
+
+def has_model(folder: Path) -> bool:
+    """Whether a folder is a run's, with its model."""
+    return (folder / MODEL_FILE).is_file()
+
+
+def _newest(medium: str) -> Path:
+    makers = [name for name, model in MODELS.items() if issubclass(model, MEDIA[medium])]
+    found = [path for path in RUNS.glob(f"*/{MODEL_FILE}") if _maker(path) in makers]
+    if not found:
+        raise UserError(
+            f"{medium}: no run under {RUNS} has a model of it: aigc-fast train {makers[-1]}, or name a model file"
+        )
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def _maker(path: Path) -> str | None:
+    try:
+        return read_metadata(path).get("model")
+    except UserError:
+        return None
+
+
+def training_data(model: LatentModel, path: Path | None) -> Dataset:
+    """Data of the shape that a model makes.
+
+    Raises:
+        UserError: when there is none.
+    """
+    if isinstance(model, SoundModel):
+        return datasets.load_sounds(path, seconds=model.length / model.sample_rate, sample_rate=model.sample_rate)
+    channels, height, width = model.image_shape
+    found = datasets.load(path, size=height if height == width else None, channels=channels)
+    if found.image_shape != model.image_shape:
+        raise UserError(f"{found.name}: images are {found.image_shape}, the model's are {model.image_shape}")
+    return found

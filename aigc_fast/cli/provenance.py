@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from aigc_fast.data import read_wav_provenance
 from aigc_fast.data.audio import WAV_SUFFIXES
-from aigc_fast.generation import read_provenance
+from aigc_fast.generation import read_provenance, read_wav_provenance
 
 
 def provenance(file: Annotated[Path, typer.Argument(help="A PNG or WAV file that aigc-fast wrote.")]) -> None:

@@ -1,8 +1,9 @@
-"""`aigc-fast train`: train a model on images."""
+"""`aigc-fast train`: train a model on images or sounds."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,10 +12,11 @@ import typer
 
 from aigc_fast import data as datasets
 from aigc_fast.cli.app import INTERRUPTED, console
-from aigc_fast.cli.options import Data, checked_seed
-from aigc_fast.data import ImageDataset
+from aigc_fast.cli.options import RUNS, Data, checked_seed
+from aigc_fast.data import Dataset
+from aigc_fast.data.sounds import DEFAULT_RATE
 from aigc_fast.errors import UserError
-from aigc_fast.models import MODELS, ImageModel, create
+from aigc_fast.models import MODELS, LatentModel, SoundModel, create
 from aigc_fast.models.vae import LIKELIHOODS
 from aigc_fast.training import (
     LOSSES,
@@ -26,8 +28,9 @@ from aigc_fast.training import (
     default_config,
 )
 from aigc_fast.training import train as run_training
+from aigc_fast.training.config import SOUND_SETTINGS
 
-_MODEL, _GAN, _VAE, _FILES = "The model", "GANs only", "VAEs only", "Files"
+_MODEL, _GAN, _VAE, _FILES = "The model", "GANs only", "VAEs and vocoder only", "Files"
 
 
 def _option(kind: Any, help_text: str, panel: str | None = None, default: Any = False, **kwargs: Any) -> Any:
@@ -65,19 +68,31 @@ Seed = Annotated[
 Size = _option(
     int, "Scale the images to this many pixels a side; a multiple of 4 for dcgan and conv-vae.", _MODEL, min=1
 )
+Seconds = _option(float, "Length of the sounds (vocoder).", _MODEL, "1.0")
+SampleRate = _option(int, "Bring the sounds to this many Hz (vocoder).", _MODEL, DEFAULT_RATE, min=1)
 Channels = _option(int, "1 for grey images, 3 for colour.", _MODEL, min=1, max=3)
 LatentDim = _option(int, "Size of the latent vector.", _MODEL, min=1)
-Width = _option(int, "Feature maps (dcgan, conv-vae).", _MODEL, min=1)
+Width = _option(int, "Feature maps (dcgan, conv-vae, vocoder).", _MODEL, min=1)
 Hidden = _option(int, "Hidden units (mlp-gan, vae).", _MODEL, min=1)
-Epochs = _option(int, "Passes over the images.", None, TrainingConfig.epochs, min=1)
+Epochs = _option(int, "Passes over the data.", None, TrainingConfig.epochs, min=1)
 Steps = _option(int, "Training steps in all, instead of epochs.", min=1)
-BatchSize = _option(int, "Images a step.", None, TrainingConfig.batch_size, min=1)
+BatchSize = _option(
+    int,
+    "Images or sounds a step.",
+    None,
+    f"{TrainingConfig.batch_size}; {SOUND_SETTINGS['batch_size']} for vocoder",
+    min=1,
+)
 LearningRate = _option(
-    float, "Adam's step size.", None, f"{GANConfig.learning_rate:g} for GANs, {VAEConfig.learning_rate:g} for VAEs"
+    float,
+    "Adam's step size.",
+    None,
+    f"{GANConfig.learning_rate:g} for GANs, {VAEConfig.learning_rate:g} for VAEs, "
+    f"{SOUND_SETTINGS['learning_rate']:g} for vocoder",
 )
 Shift = _option(int, "Move each image at random by up to so many pixels.", None, TrainingConfig.shift, min=0)
 SampleInterval = _option(
-    int, "Steps between two grids of samples; 0 for none.", _FILES, TrainingConfig.sample_interval, min=0
+    int, "Steps between two files of samples; 0 for none.", _FILES, TrainingConfig.sample_interval, min=0
 )
 CheckpointInterval = _option(
     int, "Steps between two checkpoints; 0 for one at the end.", _FILES, TrainingConfig.checkpoint_interval, min=0
@@ -89,7 +104,13 @@ CriticSteps = _option(
 GradientPenalty = _option(float, "Weight of wgan-gp's gradient penalty.", _GAN, GANConfig.gradient_penalty)
 Likelihood = _option(str, f"How output and image are compared: {' or '.join(LIKELIHOODS)}.", _VAE, LIKELIHOODS[0])
 Beta = _option(float, "Weight of the KL divergence.", _VAE, VAEConfig.beta)
-Warmup = _option(int, "Steps over which that weight grows from 0.", _VAE, VAEConfig.warmup, min=0)
+Warmup = _option(
+    int,
+    "Steps over which that weight grows from 0.",
+    _VAE,
+    f"{VAEConfig.warmup}; {SOUND_SETTINGS['warmup']} for vocoder",
+    min=0,
+)
 FreeBits = _option(float, "Nats of KL that each latent dimension has for free.", _VAE, VAEConfig.free_bits)
 
 
@@ -105,6 +126,8 @@ def train(
     conditional: Conditional = False,
     size: Size = None,
     channels: Channels = None,
+    seconds: Seconds = None,
+    sample_rate: SampleRate = None,
     latent_dim: LatentDim = None,
     width: Width = None,
     hidden: Hidden = None,
@@ -123,7 +146,7 @@ def train(
     checkpoint_interval: CheckpointInterval = None,
     tensorboard: Tensorboard = False,
 ) -> None:
-    """Train a model on the embedded digits, or on your own images.
+    """Train a model on the embedded digits or sounds, or on your own images or sounds.
 
     The folder gets model.safetensors, samples as training goes, checkpoints and a log. Ctrl-C leaves a checkpoint;
     --resume latest goes on from it.
@@ -134,10 +157,10 @@ def train(
     shape = {name: given[name] for name in ("latent_dim", "width", "hidden", "likelihood") if given[name] is not None}
     shape.update({"spectral_norm": True} if spectral_norm else {})
     settings = {name: given[name] for name in _SETTINGS}
-    dataset = datasets.load(data, size=size, channels=channels)
+    dataset = _load(model, data, {name: given[name] for name in ("size", "channels", "seconds", "sample_rate")})
     network = _new_model(model, dataset, conditional, seed, shape)
     config = default_config(network, seed=seed, tensorboard=tensorboard or None, **settings)
-    folder = out or Path("runs") / model
+    folder = out or RUNS / model
     try:
         result = run_training(
             network, dataset, config, folder, resume=resume or False, overwrite=overwrite, console=console
@@ -165,26 +188,34 @@ _SETTINGS = (
 )
 
 
-def _new_model(name: str, dataset: ImageDataset, conditional: bool, seed: int, shape: dict[str, Any]) -> ImageModel:
+def _load(name: str, path: Path | None, given: dict[str, Any]) -> Dataset:
+    sounds = name in MODELS and issubclass(MODELS[name], SoundModel)
+    known = ("seconds", "sample_rate") if sounds else ("size", "channels")
+    chosen = {option: value for option, value in given.items() if value is not None}
+    _check_options(name, chosen, known)
+    return datasets.load_sounds(path, **chosen) if sounds else datasets.load(path, **chosen)
+
+
+def _new_model(name: str, dataset: Dataset, conditional: bool, seed: int, shape: dict[str, Any]) -> LatentModel:
     classes = dataset.num_classes if conditional else None
     if conditional and classes is None:
         raise UserError(f"--conditional: {dataset.name} has no classes")
     if name in MODELS:
-        _check_shape(name, shape)
+        _check_options(name, shape, inspect.signature(MODELS[name]).parameters)
     torch.manual_seed(seed)
-    return create(name, image_shape=dataset.image_shape, num_classes=classes, **shape)
+    return create(name, num_classes=classes, **dataset.shape, **shape)
 
 
-def _check_shape(name: str, shape: dict[str, Any]) -> None:
-    known = inspect.signature(MODELS[name]).parameters
-    for option in shape:
+def _check_options(name: str, given: Iterable[str], known: Collection[str]) -> None:
+    for option in given:
         if option not in known:
             raise UserError(f"--{option.replace('_', '-')}: {name} has no such setting")
 
 
-def _tell(result: TrainingResult, dataset: ImageDataset, folder: Path) -> None:
+def _tell(result: TrainingResult, dataset: Dataset, folder: Path) -> None:
     last = "  ".join(f"{name} {value:.3g}" for name, value in result.rows[-1].items() if name != "step")
-    speed = f"{result.steps} steps on {len(dataset)} images of {dataset.name}, {result.images_per_second:.0f} images/s"
-    console.print(f"{speed}; {last}", soft_wrap=True)
+    speed = f"{result.items_per_second:.0f} {dataset.unit}/s"
+    trained = f"{result.steps} steps on {len(dataset)} {dataset.unit} of {dataset.name}, {speed}"
+    console.print(f"{trained}; {last}", soft_wrap=True)
     console.print(f"Model {result.model_path}, samples in {folder / 'samples'}", soft_wrap=True)
     console.print(f"Next:  aigc-fast generate {result.model_path}", soft_wrap=True)

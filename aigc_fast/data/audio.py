@@ -1,4 +1,4 @@
-"""WAV files: read at any rate and of any sample format, written with their provenance."""
+"""WAV files of any sample format, read at any rate."""
 
 from __future__ import annotations
 
@@ -14,15 +14,10 @@ import torch
 from torch import Tensor
 
 from aigc_fast.errors import UserError
-from aigc_fast.files import atomic
-from aigc_fast.generation.provenance import RECORD, Provenance, from_record, software_of, to_record
 
-LABEL = "AI-generated audio"
 WAV_SUFFIXES = (".wav", ".wave")
 
 _FORMATS = ("WAV", "WAVEX", "RF64")
-# libsndfile writes longer comments, but then reads none of the file's strings.
-_COMMENT_BYTES = 2045
 # What programs write that do not know the length yet: such a file ends where it ends.
 _UNKNOWN_SIZE = 0xFFFFFFFF
 _ZERO_CROSSINGS = 10
@@ -47,7 +42,7 @@ def read_wav(path: str | os.PathLike[str], sample_rate: int | None = None, mono:
             library is missing.
         ValueError: on a sample rate that is not positive.
     """
-    with _opened(path) as file:
+    with opened_wav(path) as file:
         samples, rate = file.read(dtype="float32", always_2d=True), file.samplerate
     audio = torch.from_numpy(samples).T
     if not audio.numel():
@@ -56,54 +51,6 @@ def read_wav(path: str | os.PathLike[str], sample_rate: int | None = None, mono:
         raise UserError(f"{path}: expected finite samples, got NaN or infinity")
     audio = audio.mean(0) if mono else audio.contiguous()
     return (audio, rate) if sample_rate is None else (resample(audio, rate, sample_rate), sample_rate)
-
-
-def read_wav_provenance(path: str | os.PathLike[str]) -> Provenance:
-    """Reads what `write_wav` recorded.
-
-    Raises:
-        UserError: when the file is not a WAV file or carries no record of this package.
-    """
-    with _opened(path) as file:
-        text = file.comment if file.software.startswith(f"{RECORD} ") else None
-    return from_record(text, path)
-
-
-def write_wav(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, provenance: Provenance) -> Path:
-    """Writes a 16-bit WAV file with its provenance in the file's own metadata; whole, or not at all.
-
-    The RIFF INFO strings are the title "AI-generated audio", the software, and a JSON record as the comment.
-
-    Args:
-        path: the file to write; its folder must exist.
-        audio: (T,) or (channels, T), floating-point; values outside [-1, 1) are clipped, NaN becomes silence.
-        sample_rate: in Hz.
-        provenance: what to record.
-
-    Raises:
-        UserError: when the file can't be written; when the soundfile library is missing.
-        ValueError: on audio of another shape or type, a sample rate that is not positive, or a record of more than
-            2,045 bytes, which libsndfile can't read.
-    """
-    if audio.dim() not in (1, 2) or not audio.is_floating_point() or not audio.numel():
-        raise ValueError(
-            "audio: expected (T,) or (channels, T), floating-point and not empty, "
-            f"got {tuple(audio.shape)}, {audio.dtype}"
-        )
-    _check_rate("sample_rate", sample_rate)
-    record = to_record(provenance)
-    if len(record) > _COMMENT_BYTES:
-        raise ValueError(f"provenance: expected at most {_COMMENT_BYTES} bytes as JSON, got {len(record)}")
-    soundfile = _soundfile()
-    samples = _to_int16(audio)
-    with atomic(path) as temporary:
-        try:
-            with soundfile.SoundFile(temporary, "w", sample_rate, samples.shape[1], "PCM_16", format="WAV") as file:
-                file.title, file.software, file.comment = LABEL, software_of(provenance), record
-                file.write(samples)
-        except soundfile.SoundFileError as error:
-            raise UserError(f"cannot write {path}: {error}") from None
-    return Path(path)
 
 
 def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
@@ -126,8 +73,8 @@ def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
     Equivalent to `scipy.signal.resample_poly(audio, to_rate, from_rate, axis=-1)`. Method: Smith and Gossett, "A
     flexible sampling-rate conversion method", 1984.
     """
-    _check_rate("from_rate", from_rate)
-    _check_rate("to_rate", to_rate)
+    check_rate("from_rate", from_rate)
+    check_rate("to_rate", to_rate)
     if audio.dim() < 1 or not audio.is_floating_point():
         raise ValueError(f"audio: expected (..., T), floating-point, got {tuple(audio.shape)}, {audio.dtype}")
     divisor = math.gcd(from_rate, to_rate)
@@ -156,19 +103,18 @@ def _phases_of_sinc(up: int, down: int) -> Tensor:
     return padded.view(2 * reach + 1, up).T.flip(1)
 
 
-def _check_rate(name: str, rate: int) -> None:
+def check_rate(name: str, rate: int) -> None:
+    """Raises ValueError on a rate that is not positive."""
     if rate < 1:
         raise ValueError(f"{name}={rate}: expected a positive number of Hz")
 
 
-def _to_int16(audio: Tensor) -> Any:
-    """int16 array (T, channels)."""
-    scaled = torch.nan_to_num(audio.detach().double().cpu(), nan=0.0) * 32768
-    samples = scaled.round().clamp(-32768, 32767).to(torch.int16)
-    return samples.reshape(-1, samples.shape[-1]).T.contiguous().numpy()
+def soundfile_library() -> ModuleType:
+    """The soundfile module.
 
-
-def _soundfile() -> ModuleType:
+    Raises:
+        UserError: when it is missing.
+    """
     try:
         import soundfile
     except (ImportError, OSError) as error:
@@ -176,9 +122,13 @@ def _soundfile() -> ModuleType:
     return soundfile
 
 
-def _opened(path: str | os.PathLike[str]) -> Any:
-    """The `soundfile.SoundFile` of a whole WAV file."""
-    soundfile = _soundfile()
+def opened_wav(path: str | os.PathLike[str]) -> Any:
+    """The `soundfile.SoundFile` of a whole WAV file.
+
+    Raises:
+        UserError: when the file is missing, empty, truncated or no WAV file; when the soundfile library is missing.
+    """
+    soundfile = soundfile_library()
     try:
         content = Path(path).read_bytes()
     except OSError as error:

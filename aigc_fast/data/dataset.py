@@ -1,15 +1,58 @@
-"""Images in memory, and their batches."""
+"""What training takes: images or sounds in memory, and their batches."""
 
 from __future__ import annotations
 
+import zlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 
+class Dataset(ABC):
+    """Items in memory, with or without classes.
+
+    Attributes:
+        unit: what the items are called, in the plural.
+        labels: int64 (N,), or None without classes.
+        class_names: what the classes are called, in the labels' order; empty without classes.
+        name: where the items come from, for logs and provenance.
+    """
+
+    unit: ClassVar[str]
+    labels: Tensor | None
+    class_names: tuple[str, ...]
+    name: str
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes, None without classes."""
+        return len(self.class_names) or None
+
+    def batch_labels(self, indices: Tensor | slice = slice(None)) -> Tensor | None:
+        """The labels at `indices`, int64 (n,), or None without classes."""
+        return None if self.labels is None else self.labels[indices]
+
+    @property
+    @abstractmethod
+    def shape(self) -> dict[str, Any]:
+        """One item's, as the constructors of models for such items take it."""
+
+    def checksum(self) -> int:
+        """CRC-32 of the items: tells whether two runs train on the same."""
+        return zlib.crc32(self._content().contiguous().numpy())
+
+    @abstractmethod
+    def _content(self) -> Tensor: ...
+
+
 @dataclass(frozen=True)
-class ImageDataset:
+class ImageDataset(Dataset):
     """Images of one size, held as bytes.
 
     Attributes:
@@ -19,6 +62,7 @@ class ImageDataset:
         name: where the images come from, for logs and provenance.
     """
 
+    unit = "images"
     images: Tensor
     labels: Tensor | None
     class_names: tuple[str, ...]
@@ -28,22 +72,21 @@ class ImageDataset:
         return len(self.images)
 
     @property
+    def shape(self) -> dict[str, Any]:
+        """`{"image_shape": (channels, height, width)}`."""
+        return {"image_shape": self.image_shape}
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
         return tuple(self.images.shape[1:])
 
-    @property
-    def num_classes(self) -> int | None:
-        """Number of classes, None without classes."""
-        return len(self.class_names) or None
+    def _content(self) -> Tensor:
+        return self.images
 
     def batch(self, indices: Tensor | slice = slice(None)) -> Tensor:
         """The images at `indices`, float32 (n, channels, height, width) in [-1, 1]."""
         return self.images[indices].float() / 127.5 - 1
-
-    def batch_labels(self, indices: Tensor | slice = slice(None)) -> Tensor | None:
-        """The labels at `indices`, int64 (n,), or None without classes."""
-        return None if self.labels is None else self.labels[indices]
 
 
 def shift(images: Tensor, distance: int, generator: torch.Generator | None = None) -> Tensor:

@@ -6,12 +6,14 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from aigc_fast import functional
 from aigc_fast.data.audio import WAV_SUFFIXES, read_wav
+from aigc_fast.data.dataset import Dataset
 from aigc_fast.data.folder import find_files
 from aigc_fast.errors import UserError
 from aigc_fast.models.vocoder import pulse_train
@@ -37,7 +39,7 @@ _PEAK = 0.8
 
 
 @dataclass(frozen=True)
-class SoundDataset:
+class SoundDataset(Dataset):
     """Sounds of one length.
 
     Attributes:
@@ -48,6 +50,7 @@ class SoundDataset:
         name: where the sounds come from, for logs and provenance.
     """
 
+    unit = "sounds"
     audio: Tensor
     labels: Tensor | None
     class_names: tuple[str, ...]
@@ -56,6 +59,14 @@ class SoundDataset:
 
     def __len__(self) -> int:
         return len(self.audio)
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """`{"length": samples of each sound, "sample_rate": Hz}`."""
+        return {"length": self.audio.shape[1], "sample_rate": self.sample_rate}
+
+    def _content(self) -> Tensor:
+        return self.audio
 
 
 def load_sounds(

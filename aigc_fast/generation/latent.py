@@ -1,25 +1,25 @@
-"""Images along chosen paths through a model's latent space."""
+"""Images or sounds along chosen paths through a model's latent space."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from aigc_fast.models.base import ImageModel, Labels
+from aigc_fast.models.base import Labels, LatentModel
 
 BATCH = 256
 
 
-def decode_all(model: ImageModel, z: Tensor, labels: Labels | None = None) -> Tensor:
-    """Images of many latents, batch by batch.
+def decode_all(model: LatentModel, z: Tensor, labels: Labels | None = None) -> Tensor:
+    """Items of many latents, batch by batch.
 
     Args:
-        model: any image model.
+        model: any model of images or sounds.
         z: (N, latent_dim).
         labels: one class for all or N classes; None gives a conditional model's classes in turn.
 
     Returns:
-        (N, C, H, W) in [-1, 1].
+        N items: images (N, C, H, W) in [-1, 1], or sounds (N, T).
 
     Raises:
         ValueError: when labels or z do not fit the model.
@@ -36,21 +36,21 @@ def decode_all(model: ImageModel, z: Tensor, labels: Labels | None = None) -> Te
     return torch.cat(parts)
 
 
-def _seeded_latents(model: ImageModel, count: int, seed: int) -> Tensor:
+def _seeded_latents(model: LatentModel, count: int, seed: int) -> Tensor:
     return model.prior(count, generator=torch.Generator().manual_seed(seed))
 
 
-def draw(model: ImageModel, count: int, *, seed: int, labels: Labels | None = None) -> Tensor:
-    """Draws images that depend on the model and the seed alone.
+def draw(model: LatentModel, count: int, *, seed: int, labels: Labels | None = None) -> Tensor:
+    """Draws images or sounds that depend on the model and the seed alone.
 
     Args:
-        model: any image model.
-        count: how many images.
-        seed: the same seed gives the same images; image i is the same for every `count` above i.
+        model: any model of images or sounds.
+        count: how many.
+        seed: the same seed gives the same items; item i is the same for every `count` above i.
         labels: one class for all or `count` classes, for a conditional model; None gives its classes in turn.
 
     Returns:
-        (count, C, H, W) in [-1, 1].
+        count items, as `decode_all` gives them.
 
     Raises:
         ValueError: when the labels do not fit the model.
@@ -78,19 +78,19 @@ def slerp(start: Tensor, end: Tensor, fraction: Tensor) -> Tensor:
 
 
 def interpolate(
-    model: ImageModel, steps: int = 10, *, rows: int = 1, seed: int = 0, labels: Labels | None = None
+    model: LatentModel, steps: int = 10, *, rows: int = 1, seed: int = 0, labels: Labels | None = None
 ) -> Tensor:
     """Walks from one random latent to another, once per row.
 
     Args:
-        model: any image model.
-        steps: images from one end to the other, both ends included; at least 2.
+        model: any model of images or sounds.
+        steps: items from one end to the other, both ends included; at least 2.
         rows: how many walks.
         seed: chooses the ends.
-        labels: the class of all images, or one class for each, for a conditional model.
+        labels: the class of all items, or one class for each, for a conditional model.
 
     Returns:
-        (rows·steps, C, H, W) in [-1, 1], walk after walk.
+        rows·steps items, walk after walk.
 
     Raises:
         ValueError: when `steps` is below 2 or `rows` below 1.
@@ -103,14 +103,14 @@ def interpolate(
     return decode_all(model, z, labels)
 
 
-def latent_manifold(model: ImageModel, side: int = 15, *, edge: float = 0.03, labels: Labels | None = None) -> Tensor:
+def latent_manifold(model: LatentModel, side: int = 15, *, edge: float = 0.03, labels: Labels | None = None) -> Tensor:
     """The map of a 2-d latent space: a grid of equally probable steps, as in Kingma and Welling (2014), figure 4.
 
     Args:
-        model: any image model whose `latent_dim` is 2.
+        model: any model of images or sounds whose `latent_dim` is 2.
         side: images per row and column.
         edge: the probability left outside on each side, in (0, 0.5).
-        labels: the class of all images, or one class for each, for a conditional model.
+        labels: the class of all items, or one class for each, for a conditional model.
 
     Returns:
         (side², C, H, W) in [-1, 1]; the first latent grows to the right, the second upwards.

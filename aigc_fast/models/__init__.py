@@ -1,11 +1,11 @@
 """Generative models that train and sample on the package's kernels."""
 
 from aigc_fast.models.ar import ARModel
-from aigc_fast.models.base import ImageModel
+from aigc_fast.models.base import ImageModel, LatentModel, SoundModel
 from aigc_fast.models.gan import DCGAN, GAN, MLPGAN, Discriminator
 from aigc_fast.models.registry import MODELS, create, describe, load, save
-from aigc_fast.models.vae import VAE, ConvVAE, VariationalAutoencoder
-from aigc_fast.models.vocoder import SourceFilterVocoder, VocoderFrames
+from aigc_fast.models.vae import VAE, ConvVAE, ImageAutoencoder, VariationalAutoencoder
+from aigc_fast.models.vocoder import SourceFilterVocoder, VocoderFrames, VocoderVAE
 
 __all__ = [
     "DCGAN",
@@ -16,10 +16,14 @@ __all__ = [
     "ARModel",
     "ConvVAE",
     "Discriminator",
+    "ImageAutoencoder",
     "ImageModel",
+    "LatentModel",
+    "SoundModel",
     "SourceFilterVocoder",
     "VariationalAutoencoder",
     "VocoderFrames",
+    "VocoderVAE",
     "create",
     "describe",
     "load",

@@ -1,4 +1,4 @@
-"""What every image model has: its configuration, its classes and a way to sample."""
+"""What every model has that turns latent vectors into images or sounds."""
 
 from __future__ import annotations
 
@@ -39,11 +39,10 @@ def quarter_sides(image_shape: Sequence[int]) -> tuple[int, int, int]:
     return channels, height // 4, width // 4
 
 
-class ImageModel(nn.Module):
-    """A model that turns latent vectors into images.
+class LatentModel(nn.Module):
+    """A model that turns latent vectors into images or sounds: one or the other is an item.
 
     Args:
-        image_shape: (channels, height, width) of one image.
         latent_dim: size of the latent vector z.
         num_classes: number of classes of a class-conditional model; None for an unconditional one.
         **config: the subclass's other constructor arguments, JSON-able; kept in `config` to build the model again.
@@ -58,24 +57,14 @@ class ImageModel(nn.Module):
 
     name: ClassVar[str]
 
-    def __init__(
-        self, *, image_shape: Sequence[int], latent_dim: int, num_classes: int | None = None, **config: Any
-    ) -> None:
+    def __init__(self, *, latent_dim: int, num_classes: int | None = None, **config: Any) -> None:
         super().__init__()
-        if len(image_shape) != 3 or min(image_shape) < 1:
-            raise ValueError(f"image_shape={tuple(image_shape)}: expected (channels, height, width), all positive")
         for name, value in {"latent_dim": latent_dim, "num_classes": num_classes, **config}.items():
             if isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise ValueError(f"{name}={value}: expected a positive number")
-        self.image_shape = tuple(image_shape)
         self.latent_dim = latent_dim
         self.num_classes = num_classes
-        self.config = {
-            "image_shape": list(image_shape),
-            "latent_dim": latent_dim,
-            "num_classes": num_classes,
-            **config,
-        }
+        self.config = {**config, "latent_dim": latent_dim, "num_classes": num_classes}
 
     @property
     def device(self) -> torch.device:
@@ -91,8 +80,8 @@ class ImageModel(nn.Module):
         """Labels as an int64 tensor (n,) on the model's device; None for an unconditional model.
 
         Args:
-            labels: one class for all, or one for each of n images.
-            n: how many images.
+            labels: one class for all, or one for each of n items.
+            n: how many items.
 
         Raises:
             ValueError: when the model is unconditional and labels came, conditional and none came, or their number or
@@ -147,13 +136,13 @@ class ImageModel(nn.Module):
             z: (n, latent_dim), instead of a draw from N(0, I).
 
         Returns:
-            (n, channels, height, width), values in [-1, 1].
+            n items, as `decode` gives them.
 
         Raises:
             ValueError: when labels or z do not fit.
         """
         if n < 0:
-            raise ValueError(f"n={n}: expected the number of images, 0 or more")
+            raise ValueError(f"n={n}: expected the number of items, 0 or more")
         if labels is None and self.num_classes is not None:
             labels = torch.arange(n) % self.num_classes
         checked = self.check_labels(labels, n)
@@ -166,9 +155,44 @@ class ImageModel(nn.Module):
 
     @abstractmethod
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """z (N, latent_dim) to images (N, channels, height, width) in [-1, 1], differentiably.
+        """z (N, latent_dim) to N items, differentiably; in eval mode they depend on z and the labels alone.
 
         Args:
             z: latent vectors.
             labels: int64 (N,) for a conditional model, else None.
         """
+
+
+class ImageModel(LatentModel):
+    """A model that turns latent vectors into images (N, channels, height, width) in [-1, 1].
+
+    Args:
+        image_shape: (channels, height, width) of one image.
+        **config: as for `LatentModel`.
+
+    Raises:
+        ValueError: on a size or a number that is not positive.
+    """
+
+    def __init__(self, *, image_shape: Sequence[int], **config: Any) -> None:
+        if len(image_shape) != 3 or min(image_shape) < 1:
+            raise ValueError(f"image_shape={tuple(image_shape)}: expected (channels, height, width), all positive")
+        super().__init__(image_shape=list(image_shape), **config)
+        self.image_shape = tuple(image_shape)
+
+
+class SoundModel(LatentModel):
+    """A model that turns latent vectors into sounds (N, length), about within [-1, 1].
+
+    Args:
+        length: of one sound, in samples.
+        sample_rate: in Hz.
+        **config: as for `LatentModel`.
+
+    Raises:
+        ValueError: on a size or a number that is not positive.
+    """
+
+    def __init__(self, *, length: int, sample_rate: int, **config: Any) -> None:
+        super().__init__(length=length, sample_rate=sample_rate, **config)
+        self.length, self.sample_rate = length, sample_rate

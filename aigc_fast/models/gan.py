@@ -63,7 +63,7 @@ class GAN(ImageModel):
     discriminator: Discriminator
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """See `ImageModel.decode`."""
+        """See `LatentModel.decode`."""
         return self.generator(self.with_classes(z, labels))
 
 

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 
 from aigc_fast.errors import UserError
-from aigc_fast.models.base import ImageModel
+from aigc_fast.models.base import LatentModel
 from aigc_fast.models.gan import DCGAN, MLPGAN
 from aigc_fast.models.storage import read_tensors, write_tensors
 from aigc_fast.models.vae import VAE, ConvVAE
+from aigc_fast.models.vocoder import VocoderVAE
 
-MODELS: dict[str, type[ImageModel]] = {model.name: model for model in (MLPGAN, DCGAN, VAE, ConvVAE)}
+MODELS: dict[str, type[LatentModel]] = {model.name: model for model in (MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE)}
 """Every model class by the name that files and the command line use."""
 
 
-def create(name: str, **config: Any) -> ImageModel:
+def create(name: str, **config: Any) -> LatentModel:
     """A new model.
 
     Args:
@@ -36,12 +37,12 @@ def create(name: str, **config: Any) -> ImageModel:
         raise UserError(f"{name} cannot be built: {error}") from None
 
 
-def describe(model: ImageModel) -> dict[str, Any]:
+def describe(model: LatentModel) -> dict[str, Any]:
     """What it takes to build the model again: its registry name and its configuration."""
     return {"model": model.name, "config": model.config}
 
 
-def save(model: ImageModel, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
+def save(model: LatentModel, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
     """Writes a model to a safetensors file, whole or not at all; `load` reads it.
 
     Args:
@@ -56,7 +57,7 @@ def save(model: ImageModel, path: str | os.PathLike[str], metadata: Mapping[str,
     write_tensors(path, model.state_dict(), {**(metadata or {}), **describe(model)})
 
 
-def load(path: str | os.PathLike[str]) -> ImageModel:
+def load(path: str | os.PathLike[str]) -> LatentModel:
     """The model that `save` wrote, in eval mode on the CPU; its `metadata` holds what was saved beside it.
 
     Raises:

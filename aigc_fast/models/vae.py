@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,16 +12,54 @@ from torch import Tensor, nn
 
 from aigc_fast import functional
 from aigc_fast import nn as fast
-from aigc_fast.models.base import ImageModel, Labels, evaluating, quarter_sides
+from aigc_fast.models.base import ImageModel, Labels, LatentModel, evaluating, quarter_sides
 
 LIKELIHOODS = ("bernoulli", "gaussian")
 _LOG_2PI = math.log(2 * math.pi)
 
 
-class VariationalAutoencoder(ImageModel):
+class VariationalAutoencoder(LatentModel):
     """An autoencoder whose code is a distribution (Kingma and Welling, "Auto-Encoding Variational Bayes", 2013).
 
-    The encoder gives μ and log σ² of q(z|x) = N(μ, σ²); z = μ + σ·ε; the decoder gives p(x|z).
+    The encoder gives μ and log σ² of q(z|x) = N(μ, σ²); z = μ + σ·ε; the decoder gives p(x|z). An x is an image or a
+    sound, as the model's medium is.
+    """
+
+    @abstractmethod
+    def encode(self, inputs: Tensor, labels: Labels | None = None) -> tuple[Tensor, Tensor]:
+        """μ and log σ² of q(z|x), each (N, latent_dim), of N items."""
+
+    @abstractmethod
+    def log_likelihood(self, inputs: Tensor, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """log p(x|z) (N,) in nats.
+
+        Args:
+            inputs: x, N items.
+            z: (N, latent_dim).
+            labels: int64 (N,) for a conditional model, else None.
+        """
+
+    def forward(self, inputs: Tensor, labels: Labels | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One pass of training.
+
+        Returns:
+            log p(x|z) (N,), KL(q(z|x) ‖ N(0, I)) (N,), μ and log σ² (N, latent_dim) each.
+            The evidence lower bound is the first less the second.
+        """
+        checked = self.check_labels(labels, len(inputs))
+        mu, logvar = self.encode(inputs, checked)
+        z, kl = functional.reparameterize_kl(mu, logvar)
+        return self.log_likelihood(inputs, z, checked), kl, mu, logvar
+
+    def reconstruct(self, inputs: Tensor, labels: Labels | None = None) -> Tensor:
+        """N items as the decoder gives them back from their own μ, in eval mode and without gradients."""
+        with evaluating(self):
+            checked = self.check_labels(labels, len(inputs))
+            return self.decode(self.encode(inputs, checked)[0], checked)
+
+
+class ImageAutoencoder(VariationalAutoencoder, ImageModel):
+    """A variational autoencoder of images.
 
     Args:
         likelihood: "bernoulli": each pixel, scaled to [0, 1], is the success of a coin whose logit the decoder gives;
@@ -50,56 +89,35 @@ class VariationalAutoencoder(ImageModel):
         if likelihood == "gaussian":
             self.log_scale = nn.Parameter(torch.zeros(()))
 
-    def encode(self, images: Tensor, labels: Labels | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, inputs: Tensor, labels: Labels | None = None) -> tuple[Tensor, Tensor]:
         """μ and log σ² of q(z|x), each (N, latent_dim), of images (N, channels, height, width) in [-1, 1]."""
-        checked = self.check_labels(labels, len(images))
-        mu, logvar = self.code(self.with_classes(self.encoder(images), checked)).chunk(2, dim=1)
+        checked = self.check_labels(labels, len(inputs))
+        mu, logvar = self.code(self.with_classes(self.encoder(inputs), checked)).chunk(2, dim=1)
         return mu.contiguous(), logvar.contiguous()
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The mean of p(x|z). See `ImageModel.decode`."""
+        """The mean of p(x|z). See `LatentModel.decode`."""
         return self._mean(self.decoder(self.with_classes(z, labels)))
 
     def _mean(self, decoded: Tensor) -> Tensor:
         # 2·sigmoid(a) − 1 = tanh(a / 2): the Bernoulli mean scaled from [0, 1] to [-1, 1].
         return torch.tanh(decoded / 2 if self.likelihood == "bernoulli" else decoded)
 
-    def log_likelihood(self, images: Tensor, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """log p(x|z) (N,) in nats, summed over pixels; for the Bernoulli decoder the cross-entropy of grey levels.
+    def log_likelihood(self, inputs: Tensor, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Summed over pixels; for the Bernoulli decoder the cross-entropy of grey levels.
 
-        Args:
-            images: x (N, channels, height, width) in [-1, 1].
-            z: (N, latent_dim).
-            labels: int64 (N,) for a conditional model, else None.
+        See `VariationalAutoencoder.log_likelihood`.
         """
         decoded = self.decoder(self.with_classes(z, labels))
         if self.likelihood == "bernoulli":
-            loss = nn.functional.binary_cross_entropy_with_logits(decoded, (images + 1) / 2, reduction="none")
+            loss = nn.functional.binary_cross_entropy_with_logits(decoded, (inputs + 1) / 2, reduction="none")
             return -loss.flatten(1).sum(1)
-        squares = (images - self._mean(decoded)).square().flatten(1).sum(1)
+        squares = (inputs - self._mean(decoded)).square().flatten(1).sum(1)
         pixels = math.prod(self.image_shape)
         return -0.5 * squares * torch.exp(-2 * self.log_scale) - pixels * (self.log_scale + 0.5 * _LOG_2PI)
 
-    def forward(self, images: Tensor, labels: Labels | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One pass of training.
 
-        Returns:
-            log p(x|z) (N,), KL(q(z|x) ‖ N(0, I)) (N,), μ and log σ² (N, latent_dim) each.
-            The evidence lower bound is the first less the second.
-        """
-        checked = self.check_labels(labels, len(images))
-        mu, logvar = self.encode(images, checked)
-        z, kl = functional.reparameterize_kl(mu, logvar)
-        return self.log_likelihood(images, z, checked), kl, mu, logvar
-
-    def reconstruct(self, images: Tensor, labels: Labels | None = None) -> Tensor:
-        """Images as the decoder gives them back from their own μ, in eval mode and without gradients."""
-        with evaluating(self):
-            checked = self.check_labels(labels, len(images))
-            return self.decode(self.encode(images, checked)[0], checked)
-
-
-class VAE(VariationalAutoencoder):
+class VAE(ImageAutoencoder):
     """The VAE of one hidden layer: pixels → hidden → ReLU → 2·latent_dim; latent_dim → hidden → ReLU → pixels.
 
     Args:
@@ -107,7 +125,7 @@ class VAE(VariationalAutoencoder):
         latent_dim: size of z.
         hidden: width of the hidden layers.
         num_classes: makes it class-conditional: encoder and decoder see the class.
-        likelihood: as for `VariationalAutoencoder`.
+        likelihood: as for `ImageAutoencoder`.
     """
 
     name = "vae"
@@ -139,7 +157,7 @@ class VAE(VariationalAutoencoder):
         )
 
 
-class ConvVAE(VariationalAutoencoder):
+class ConvVAE(ImageAutoencoder):
     """The convolutional VAE, by default with a latent plane that can be drawn, for sides that are multiples of 4.
 
     Encoder: two Conv 3×3 of stride 2 with ReLU, then Linear. Decoder: Linear and ReLU to a quarter of the side, two
@@ -150,7 +168,7 @@ class ConvVAE(VariationalAutoencoder):
         latent_dim: size of z.
         width: number of maps of the widest hidden images; the others have twice as many.
         num_classes: makes it class-conditional: encoder and decoder see the class.
-        likelihood: as for `VariationalAutoencoder`.
+        likelihood: as for `ImageAutoencoder`.
 
     Raises:
         ValueError: when height or width is not a multiple of 4.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from aigc_fast.errors import UserError
-from aigc_fast.models import GAN, ImageModel
+from aigc_fast.models import GAN, LatentModel, SoundModel
 from aigc_fast.training.losses import LOSSES
 
 
@@ -22,14 +22,14 @@ class TrainingConfig:
     Attributes:
         epochs: passes over the data.
         steps: batches in all, instead of epochs.
-        batch_size: images a batch; a data set that is smaller is one batch.
-        seed: of the order of the data, the noise and the sample grids.
-        shift: each image is moved at random by up to so many pixels.
+        batch_size: images or sounds a batch; a data set that is smaller is one batch.
+        seed: of the order of the data, the noise and the samples.
+        shift: each image is moved at random by up to so many pixels; 0 for sounds.
         log_interval: steps between two rows of the log, each the mean of its steps.
-        sample_interval: steps between two sample grids; 0 for none.
+        sample_interval: steps between two files of samples; 0 for none.
         checkpoint_interval: steps between two checkpoints; 0 for one at the end alone.
         keep_checkpoints: how many checkpoints stay; older ones go.
-        tensorboard: also writes losses and grids for TensorBoard.
+        tensorboard: also writes losses and pictures of samples for TensorBoard.
 
     Raises:
         UserError: on a value out of range.
@@ -97,7 +97,7 @@ class GANConfig(TrainingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig(TrainingConfig):
-    """Training of a VAE: the loss is −E[log p(x|z)] + beta·KL(q(z|x) ‖ N(0, I)), in nats an image.
+    """Training of a VAE: the loss is −E[log p(x|z)] + beta·KL(q(z|x) ‖ N(0, I)), in nats an item.
 
     Attributes:
         learning_rate: Adam's.
@@ -124,9 +124,11 @@ class VAEConfig(TrainingConfig):
 
 _WGAN_GP = {"learning_rate": 1e-4, "beta1": 0.0, "beta2": 0.9, "critic_steps": 5}
 """Gulrajani et al. 2017, algorithm 1."""
+SOUND_SETTINGS = {"batch_size": 16, "epochs": 50, "learning_rate": 3e-3, "warmup": 120}
+"""Defaults for models of sounds."""
 
 
-def default_config(model: ImageModel | type[ImageModel], **settings: Any) -> TrainingConfig:
+def default_config(model: LatentModel | type[LatentModel], **settings: Any) -> TrainingConfig:
     """The configuration that suits a model and, for a GAN, the loss; `settings` come before its defaults.
 
     Args:
@@ -143,5 +145,10 @@ def default_config(model: ImageModel | type[ImageModel], **settings: Any) -> Tra
     for name in chosen:
         if name not in known:
             raise UserError(f"{name}: training of {cls.name} has no such setting")
-    defaults = _WGAN_GP if chosen.get("loss") == "wgan-gp" else {}
-    return config(**{**defaults, **chosen})
+    return config(**{**_defaults(cls, chosen.get("loss")), **chosen})
+
+
+def _defaults(cls: type[LatentModel], loss: str | None) -> dict[str, Any]:
+    if issubclass(cls, SoundModel):
+        return SOUND_SETTINGS
+    return _WGAN_GP if loss == "wgan-gp" else {}

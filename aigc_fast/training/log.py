@@ -111,21 +111,22 @@ def _tensorboard_writer(folder: Path, step: int) -> Any:
 
 
 class ProgressBar:
-    """A line on the terminal: steps, losses, images a second and the time left.
+    """A line on the terminal: steps, losses, items a second and the time left.
 
     Args:
         name: what is trained.
         total: steps in all.
+        unit: what the items are called, in the plural.
         console: where to draw; None draws nothing.
     """
 
-    def __init__(self, name: str, total: int, console: Console | None) -> None:
+    def __init__(self, name: str, total: int, unit: str, console: Console | None) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TextColumn("{task.fields[losses]}"),
-            TextColumn("{task.fields[rate]:.0f} images/s"),
+            TextColumn(f"{{task.fields[rate]:.0f}} {unit}/s"),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,

@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from aigc_fast.data import ImageDataset, shift
+from aigc_fast.data import Dataset
 from aigc_fast.errors import UserError
 from aigc_fast.files import make_folder
-from aigc_fast.generation import draw, image_grid, provenance_of, write_png
-from aigc_fast.models import ImageModel, describe, save
+from aigc_fast.generation import provenance_of
+from aigc_fast.models import LatentModel, describe, save
 from aigc_fast.training.checkpoints import (
     checkpoints_in,
     find_checkpoint,
@@ -34,6 +33,7 @@ from aigc_fast.training.checkpoints import (
 )
 from aigc_fast.training.config import TrainingConfig
 from aigc_fast.training.log import Averages, ProgressBar, RunLog
+from aigc_fast.training.media import make_medium
 from aigc_fast.training.trainer import Trainer, make_trainer
 
 MODEL_FILE = "model.safetensors"
@@ -75,20 +75,20 @@ class TrainingResult:
         rows: the log: {"step": ..., losses by name}.
         steps: steps in all.
         seconds: time that this call's steps took, without samples and checkpoints.
-        images_per_second: images trained on in this call, over `seconds`.
+        items_per_second: images or sounds trained on in this call, over `seconds`.
     """
 
-    model: ImageModel
+    model: LatentModel
     model_path: Path
     rows: list[dict[str, Any]]
     steps: int
     seconds: float
-    images_per_second: float
+    items_per_second: float
 
 
 def train(
-    model: ImageModel,
-    dataset: ImageDataset,
+    model: LatentModel,
+    dataset: Dataset,
     config: TrainingConfig,
     out_dir: str | os.PathLike[str],
     *,
@@ -99,7 +99,7 @@ def train(
 ) -> TrainingResult:
     """Trains a model.
 
-    `out_dir` gets `model.safetensors`, `log.jsonl`, `samples/step-*.png` and `checkpoints/step-*.safetensors`.
+    `out_dir` gets `model.safetensors`, `log.jsonl`, samples as `samples/step-*` and `checkpoints/step-*.safetensors`.
     The run depends on the model's initial weights, the data and the configuration alone: a run that is interrupted and
     resumed gives the same weights, bit for bit, as one that is not. PyTorch's default generator is left as it was.
     After Ctrl-C or SIGTERM the step under way ends, a checkpoint is written and `TrainingInterrupted` is raised;
@@ -107,7 +107,7 @@ def train(
 
     Args:
         model: in training it is changed in place, on the device where it is.
-        dataset: images of the model's shape; with classes, when the model is conditional.
+        dataset: images or sounds of the model's shape; with classes, when the model is conditional.
         config: from `default_config`, or of the model's family.
         out_dir: the run's folder, made when missing.
         resume: True or "latest" for the newest checkpoint in `out_dir`, or a checkpoint's path.
@@ -133,8 +133,8 @@ def train(
 class _Run:
     """A run under way."""
 
-    def __init__(self, model: ImageModel, dataset: ImageDataset, config: TrainingConfig, folder: Path) -> None:
-        _check_data(model, dataset)
+    def __init__(self, model: LatentModel, dataset: Dataset, config: TrainingConfig, folder: Path) -> None:
+        self.medium = make_medium(model, dataset, config)
         self.model, self.dataset, self.config, self.folder = model, dataset, config, folder
         self.checkpoints = folder / "checkpoints"
         self.trainer: Trainer = make_trainer(model, config)
@@ -147,7 +147,7 @@ class _Run:
         self.record = {
             **describe(model),
             "training": dataclasses.asdict(config),
-            "data": {"name": dataset.name, "images": len(dataset), "checksum": _checksum(dataset)},
+            "data": {"name": dataset.name, dataset.unit: len(dataset), "checksum": dataset.checksum()},
         }
 
     def start(self, resume: bool | str | os.PathLike[str], overwrite: bool) -> None:
@@ -166,7 +166,7 @@ class _Run:
         samples = make_folder(self.folder / "samples")
         self.log = RunLog(self.folder, self.trainer.step_count, self.config.tensorboard)
         if not resume:
-            for old in [*checkpoints_in(self.checkpoints), *samples.glob("step-*.png")]:
+            for old in [*checkpoints_in(self.checkpoints), *samples.glob("step-*")]:
                 old.unlink()
 
     def _check_same_run(self, path: Path, record: Mapping[str, Any]) -> None:
@@ -180,10 +180,10 @@ class _Run:
             raise UserError(f"{path}: is of another run: {', '.join(differences)}")
 
     def go(self, callbacks: tuple[Callback, ...], console: Console | None) -> TrainingResult:
-        bar = ProgressBar(self.model.name, self.total, console)
+        bar = ProgressBar(self.model.name, self.total, self.dataset.unit, console)
         with _interruptions() as interrupted, bar:
-            for images, labels in self._batches():
-                values = self._timed_step(images, labels)
+            for inputs, labels in self._batches():
+                values = self._timed_step(inputs, labels)
                 step = self.trainer.step_count
                 bar.show(step, {name: values[name] for name in self.trainer.shown if name in values}, self._rate())
                 self._report(step, values)
@@ -195,8 +195,8 @@ class _Run:
                     self._checkpoint()
         return self._finish()
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The batches that are left; which images they hold depends on the seed and the step alone."""
+    def _batches(self) -> Iterator[tuple[Any, Tensor | None]]:
+        """The batches that are left; which items they hold depends on the seed and the step alone."""
         device, conditional = self.model.device, self.model.num_classes is not None
         order, epoch = None, None
         while self.trainer.step_count < self.total:
@@ -206,13 +206,12 @@ class _Run:
                 generator = torch.Generator().manual_seed((self.config.seed + 0x9E3779B9 * (epoch + 1)) % 2**63)
                 order = torch.randperm(len(self.dataset), generator=generator)
             indices = order[position * self.batch_size : (position + 1) * self.batch_size]
-            images = shift(self.dataset.batch(indices), self.config.shift)
             labels = self.dataset.batch_labels(indices).to(device) if conditional else None
-            yield images.to(device), labels
+            yield self.medium.batch(indices), labels
 
-    def _timed_step(self, images: Tensor, labels: Tensor | None) -> dict[str, float]:
+    def _timed_step(self, inputs: Any, labels: Tensor | None) -> dict[str, float]:
         begin = time.perf_counter()
-        values = self.trainer.step(images, labels)
+        values = self.trainer.step(inputs, labels)
         self.seconds += time.perf_counter() - begin
         self.steps_here += 1
         bad = {name: value for name, value in values.items() if not math.isfinite(value)}
@@ -242,14 +241,11 @@ class _Run:
             log.warning("step %d: the generator repeats itself: diversity %.2f, where the data has 1", step, value)
 
     def _sample(self, step: int) -> None:
-        columns = self.model.num_classes or 8
-        columns = columns if columns <= 16 else 8
-        with self.trainer.sampling() as model:
-            images = draw(model, 8 * columns, seed=self.config.seed)
-        grid = image_grid(images, columns)
         provenance = provenance_of(self.model, self.config.seed, step=step, training=self.record["training"])
-        write_png(self.folder / "samples" / f"step-{step:08d}.png", grid, provenance)
-        self.log.add_image(step, grid)
+        path = self.folder / "samples" / f"step-{step:08d}"
+        with self.trainer.sampling() as model:
+            picture = self.medium.write_samples(model, self.config.seed, path, provenance)
+        self.log.add_image(step, picture)
 
     def _checkpoint(self) -> Path:
         record = {**self.record, "averages": self.averages.sums}
@@ -275,21 +271,6 @@ def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
         values = record.get(part)
         settings.update({f"{part}.{name}": value for name, value in (values or {}).items() if name not in _MAY_CHANGE})
     return settings
-
-
-def _checksum(dataset: ImageDataset) -> int:
-    return zlib.crc32(dataset.images.contiguous().numpy())
-
-
-def _check_data(model: ImageModel, dataset: ImageDataset) -> None:
-    if dataset.image_shape != model.image_shape:
-        raise UserError(
-            f"{dataset.name}: images are {dataset.image_shape}, {model.name} was built for {model.image_shape}"
-        )
-    if model.num_classes is not None and model.num_classes != dataset.num_classes:
-        raise UserError(
-            f"{dataset.name}: has {dataset.num_classes or 'no'} classes, {model.name} was built for {model.num_classes}"
-        )
 
 
 @contextmanager

@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aigc_fast import functional
-from aigc_fast.models import GAN, ImageModel, VariationalAutoencoder
+from aigc_fast.models import GAN, LatentModel, VariationalAutoencoder
 from aigc_fast.training.config import GANConfig, TrainingConfig, VAEConfig
 from aigc_fast.training.losses import LOSSES, diversity, free_bits_kl, gradient_penalty
 
@@ -30,32 +30,32 @@ class Trainer(ABC):
 
     shown: ClassVar[tuple[str, ...]]
 
-    def __init__(self, model: ImageModel) -> None:
+    def __init__(self, model: LatentModel) -> None:
         self.model = model
         self.modules: dict[str, nn.Module] = {"model": model}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.step_count = 0
 
-    def step(self, images: Tensor, labels: Tensor | None = None) -> dict[str, float]:
+    def step(self, inputs: Any, labels: Tensor | None = None) -> dict[str, float]:
         """Trains on one batch.
 
         Args:
-            images: (N, C, H, W) in [-1, 1].
+            inputs: N items as the model's `forward` takes them: images (N, C, H, W) in [-1, 1], or sounds (N, T).
             labels: int64 (N,), for a conditional model.
 
         Returns:
             Losses and other measures by name.
         """
         self.model.train()
-        values = self._step(images, labels)
+        values = self._step(inputs, labels)
         self.step_count += 1
         return {name: float(value) for name, value in values.items()}
 
     @abstractmethod
-    def _step(self, images: Tensor, labels: Tensor | None) -> Mapping[str, Tensor | float]: ...
+    def _step(self, inputs: Any, labels: Tensor | None) -> Mapping[str, Tensor | float]: ...
 
     @contextmanager
-    def sampling(self) -> Iterator[ImageModel]:
+    def sampling(self) -> Iterator[LatentModel]:
         """The model as it should be sampled and saved, for the length of the block."""
         yield self.model
 
@@ -177,12 +177,12 @@ class VAETrainer(Trainer):
             return self.config.beta
         return self.config.beta * min(1.0, (self.step_count + 1) / self.config.warmup)
 
-    def _step(self, images: Tensor, labels: Tensor | None) -> Mapping[str, Tensor | float]:
-        log_likelihood, kl, mu, logvar = self.model(images, labels)
+    def _step(self, inputs: Any, labels: Tensor | None) -> Mapping[str, Tensor | float]:
+        log_likelihood, kl, mu, logvar = self.model(inputs, labels)
         reconstruction, divergence, beta = -log_likelihood.mean(), kl.mean(), self.beta()
         counted = divergence
         if self.config.free_bits:
-            per_dimension = functional.kl_standard_normal(mu.t(), logvar.t()) / len(images)
+            per_dimension = functional.kl_standard_normal(mu.t(), logvar.t()) / len(mu)
             counted = free_bits_kl(per_dimension, self.config.free_bits)
         loss = reconstruction + beta * counted
         optimizer = self.optimizers["model"]
@@ -198,7 +198,7 @@ class VAETrainer(Trainer):
         }
 
 
-def make_trainer(model: ImageModel, config: TrainingConfig) -> Trainer:
+def make_trainer(model: LatentModel, config: TrainingConfig) -> Trainer:
     """The trainer of a model's family.
 
     Raises:

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -12,8 +13,16 @@ from typer.testing import CliRunner
 import aigc_fast
 from aigc_fast.cli import app
 from aigc_fast.cli.demo.page import Page
-from aigc_fast.data import digits, write_wav
-from aigc_fast.generation import Provenance, draw, image_grid, read_provenance, to_uint8
+from aigc_fast.data import digits, read_wav, vowels_and_strings
+from aigc_fast.generation import (
+    Provenance,
+    draw,
+    image_grid,
+    read_provenance,
+    read_wav_provenance,
+    to_uint8,
+    write_wav,
+)
 from aigc_fast.models import ConvVAE, create, load, save
 
 TINY = ["--steps", "4", "--batch-size", "8", "--sample-interval", "0"]
@@ -46,6 +55,7 @@ def model_files(tmp_path_factory):
         "conv-vae": create("conv-vae", width=4),
         "dcgan": create("dcgan", width=4, num_classes=10),
         "mlp-gan": create("mlp-gan", hidden=8),
+        "vocoder": create("vocoder", width=4, length=800, num_classes=6),
     }
     for name, model in models.items():
         save(model, folder / f"{name}.safetensors")
@@ -84,7 +94,7 @@ def test_the_script_and_the_module_agree(tmp_path):
     [
         (["trian"], ["trian", "train"]),
         (["train"], ["MODEL"]),
-        (["train", "wgan"], ["'wgan'", "mlp-gan, dcgan, vae, conv-vae"]),
+        (["train", "wgan"], ["'wgan'", "mlp-gan, dcgan, vae, conv-vae, vocoder"]),
         (["train", "dcgan", "--loss", "hing"], ["hing", "hinge"]),
         (["train", "dcgan", "--beta", "2"], ["beta", "dcgan"]),
         (["train", "vae", "--loss", "hinge"], ["loss", "vae"]),
@@ -95,6 +105,17 @@ def test_the_script_and_the_module_agree(tmp_path):
         (["train", "vae", "--seed", str(2**63)], ["--seed"]),
         (["train", "dcgan", "--size", "30"], ["30", "4"]),
         (["train", "vae", "--data", "nowhere"], ["nowhere"]),
+        (["train", "vae", "--seconds", "2"], ["--seconds", "vae"]),
+        (["train", "vocoder", "--size", "28"], ["--size", "vocoder"]),
+        (["train", "vocoder", "--seconds", "0"], ["seconds=0"]),
+        (["train", "vocoder", "--seconds", "nan"], ["seconds=nan"]),
+        (["train", "vocoder", "--sample-rate", "1000"], ["sample_rate=1000"]),
+        (["train", "vocoder", "--shift", "1"], ["shift=1", "vocoder"]),
+        (["train", "vocoder", "--loss", "hinge"], ["loss", "vocoder"]),
+        (["train", "vocoder", "--data", "nowhere"], ["nowhere"]),
+        (["generate", "audio"], ["audio", "runs", "train vocoder"]),
+        (["generate", "images"], ["images", "runs"]),
+        (["evaluate", "audio"], ["audio", "runs"]),
         (["train", "vae", "--resume", "latest"], ["no checkpoint"]),
         (["train", "vae", "--frobnicate"], ["--frobnicate"]),
         (["explain", "conv9d"], ["conv9d", "conv_transpose2d"]),
@@ -260,6 +281,95 @@ def test_what_a_model_can_not_do(tmp_path, model_files):
     assert_refused(run("generate", model_files["mlp-gan"], "--class", "1", "--out", out), "without classes")
     assert_refused(run("generate", model_files["mlp-gan"], "--what", "film", "--out", out), "film", "grid")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_vocoder_trains_generates_and_is_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trained = run("train", "vocoder", "--conditional", "--seconds", "0.05", "--width", "4", *TINY[:-1], "2")
+    assert trained.exit_code == 0, trained.output
+    assert "144 sounds of vowels and strings" in trained.stdout
+    folder = tmp_path / "runs" / "vocoder"
+    assert {path.name for path in (folder / "samples").iterdir()} == {
+        f"step-0000000{step}.{kind}" for step in (2, 4) for kind in ("wav", "png")
+    }
+    for seed in ("0", "0", "1"):
+        assert run("generate", "audio", "--seed", seed, "--out", f"{seed}.wav", "--overwrite").exit_code == 0
+    audio, rate = read_wav("0.wav")
+    assert rate == 16000
+    assert len(audio) == 6 * 800 + 5 * 1600
+    assert not torch.equal(audio, read_wav("1.wav")[0])
+    record = read_wav_provenance("0.wav")
+    assert (record.model, record.seed) == ("vocoder", 0)
+    command = record.settings["command"].split()
+    assert run(*command[1:2], folder, *command[3:], "--out", "again.wav").exit_code == 0
+    assert (tmp_path / "again.wav").read_bytes() == (tmp_path / "0.wav").read_bytes()
+    assert read_provenance("0.png") == record
+    measured = run("evaluate", "audio", "--count", "7", "--json")
+    assert measured.exit_code == 0, measured.output
+    report = json.loads(measured.stdout)
+    assert (report["count"], report["training_count"]) == (7, 144)
+    assert report["nearest_of_training"] < report["nearest_of_noise"]
+
+
+def test_what_can_be_made_of_sounds(tmp_path, model_files):
+    file = model_files["vocoder"]
+    single = tmp_path / "single"
+    args = ["--what", "single", "--count", "3", "--class", "5", "--seed", "2", "--out", single]
+    assert run("generate", file, *args).exit_code == 0
+    assert sorted(os.listdir(single)) == [f"{index}.{kind}" for index in range(3) for kind in ("png", "wav")]
+    expected = draw(load(file), 3, seed=2, labels=5)
+    for index in range(3):
+        found, _ = read_wav(single / f"{index}.wav")
+        torch.testing.assert_close(found, expected[index].clamp(-1, 1), atol=2**-15, rtol=0)
+        assert read_wav_provenance(single / f"{index}.wav").settings["index"] == index
+    walk = tmp_path / "walk.wav"
+    assert run("generate", file, "--what", "interpolation", "--columns", "4", "--out", walk).exit_code == 0
+    assert len(read_wav(walk)[0]) == 4 * 800 + 3 * 1600
+    before = tree(tmp_path)
+    assert_refused(run("generate", file, "--what", "grid", "--out", walk), "grid", "sequence, single, interpolation")
+    assert_refused(run("generate", file, "--out", tmp_path / "a.png"), "a.png", "WAV")
+    assert_refused(run("generate", file, "--out", walk), walk, "--overwrite")
+    (tmp_path / "b.png").write_text("mine")
+    assert_refused(run("generate", file, "--out", tmp_path / "b.wav"), "b.png", "--overwrite")
+    (tmp_path / "b.png").unlink()
+    assert tree(tmp_path) == before
+
+
+def test_the_newest_model_of_a_medium_is_found(tmp_path, model_files, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for age, name in enumerate(["mlp-gan", "dcgan", "vocoder"]):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        shutil.copy(model_files[name], folder / "model.safetensors")
+        os.utime(folder / "model.safetensors", (1e9 + age, 1e9 + age))
+    (tmp_path / "runs" / "broken").mkdir()
+    (tmp_path / "runs" / "broken" / "model.safetensors").write_text("hello")
+    assert "dcgan-grid.png" in run("generate", "images").stdout
+    os.utime(tmp_path / "runs" / "mlp-gan" / "model.safetensors", (2e9, 2e9))
+    assert "mlp-gan-grid.png" in run("generate", "images").stdout
+    (tmp_path / "audio").mkdir()
+    assert "vocoder-sequence.wav" in run("generate", "audio").stdout
+
+
+def test_folders_of_sounds_are_trained_on_and_measured(tmp_path):
+    sounds = vowels_and_strings(1600, each=1)
+    for index, (audio, label) in enumerate(zip(sounds.audio, sounds.labels, strict=True)):
+        folder = tmp_path / "mine" / sounds.class_names[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_wav(folder / f"{index}.wav", audio, 16000, Provenance("mine", 0))
+    args = ["--data", tmp_path / "mine", "--seconds", "0.1", "--width", "4", "--conditional", "--out", tmp_path / "run"]
+    assert run("train", "vocoder", *args, *TINY).exit_code == 0
+    model = load(tmp_path / "run" / "model.safetensors")
+    assert (model.num_classes, model.length) == (6, 1600)
+    shown = run("evaluate", tmp_path / "mine" / "a")
+    assert shown.exit_code == 0, shown.output
+    assert "3 sounds against 144 of vowels and strings" in shown.stdout
+    copied = json.loads(run("evaluate", tmp_path / "mine", "--data", tmp_path / "mine", "--json").stdout)
+    assert copied["count"] == 18
+    assert copied["nearest"] == pytest.approx(0, abs=1e-6)
+    assert_refused(
+        run("evaluate", tmp_path / "mine" / "a", "--neighbours", tmp_path / "a.png"), "--neighbours", "sounds"
+    )
 
 
 def test_a_folder_of_training_images_is_found_to_be_copied(tmp_path):

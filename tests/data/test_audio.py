@@ -1,8 +1,7 @@
-"""WAV files of every kind, what is said of damaged ones, and the record that the package's own carry."""
+"""WAV files of every kind, and what is said of damaged ones."""
 
 from __future__ import annotations
 
-import os
 import struct
 import sys
 
@@ -12,13 +11,10 @@ import scipy.signal
 import soundfile
 import torch
 
-import aigc_fast
-from aigc_fast.data import read_wav, read_wav_provenance, resample, write_wav
+from aigc_fast.data import read_wav, resample
 from aigc_fast.errors import UserError
-from aigc_fast.generation import Provenance
 
 RATE = 16000
-RECORD = Provenance("vocoder", 7, {"count": 3, "class": None, "note": "größer ≥ 2", "config": {"order": [1, 2]}})
 
 
 def noise(*shape):
@@ -121,9 +117,8 @@ def test_a_recording_of_unknown_length_ends_with_the_file(tmp_path, whole):
 )
 def test_what_is_not_wav_is_named(tmp_path, content, expected):
     (tmp_path / "bad.wav").write_bytes(content)
-    for read in (read_wav, read_wav_provenance):
-        with pytest.raises(UserError, match=rf"bad\.wav: .*{expected}"):
-            read(tmp_path / "bad.wav")
+    with pytest.raises(UserError, match=rf"bad\.wav: .*{expected}"):
+        read_wav(tmp_path / "bad.wav")
 
 
 def test_other_bad_files_are_named(tmp_path):
@@ -142,80 +137,10 @@ def test_other_bad_files_are_named(tmp_path):
         read_wav(tmp_path)
 
 
-@pytest.mark.parametrize("shape", [(1,), (401,), (2, 300)])
-def test_record_and_samples_come_back(tmp_path, shape):
-    audio = torch.from_numpy(noise(*shape)).mul(32768).round().div(32768).float()
-    path = write_wav(tmp_path / "a.wav", audio, RATE, RECORD)
-    assert read_wav_provenance(path) == RECORD
-    found, rate = read_wav(path, mono=False)
-    assert rate == RATE
-    assert torch.equal(found, audio.reshape(-1, shape[-1]))
-
-
-def test_anyone_can_see_that_it_is_generated(tmp_path):
-    with soundfile.SoundFile(write_wav(tmp_path / "a.wav", torch.zeros(9), RATE, RECORD)) as file:
-        assert file.title == "AI-generated audio"
-        assert file.software.startswith(f"aigc_fast {aigc_fast.__version__}")
-        assert '"seed": 7' in file.comment
-        assert (file.format, file.subtype) == ("WAV", "PCM_16")
-
-
-def test_what_is_too_loud_is_clipped(tmp_path):
-    audio = torch.tensor([2.0, 1.0, -1.0, -3.0, float("nan"), float("inf")])
-    found, _ = read_wav(write_wav(tmp_path / "a.wav", audio, RATE, RECORD))
-    top = 32767 / 32768
-    assert found.tolist() == [top, top, -1, -1, 0, top]
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "a.wav"
-    path.write_bytes(b"old")
-    for audio, rate, record, error in (
-        (torch.zeros(1, 2, 3), RATE, RECORD, "audio"),
-        (torch.zeros(0), RATE, RECORD, "audio"),
-        (torch.zeros(3, dtype=torch.int16), RATE, RECORD, "audio"),
-        (torch.zeros(3), 0, RECORD, "sample_rate=0"),
-        (torch.zeros(3), RATE, Provenance("vocoder", 0, {"note": "x" * 2000}), "at most 2045 bytes"),
-        (torch.zeros(2000, 2), RATE, RECORD, "cannot write"),
-    ):
-        with pytest.raises(ValueError, match=error):
-            write_wav(path, audio, rate, record)
-    with pytest.raises(UserError, match="cannot write"):
-        write_wav(tmp_path / "missing" / "a.wav", torch.zeros(3), RATE, RECORD)
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["a.wav"]
-
-
-def test_the_longest_record_comes_back(tmp_path):
-    short = len(str(read_comment(write_wav(tmp_path / "a.wav", torch.zeros(3), RATE, Provenance("v", 0, {"n": ""})))))
-    record = Provenance("v", 0, {"n": "x" * (2045 - short)})
-    assert read_wav_provenance(write_wav(tmp_path / "a.wav", torch.zeros(3), RATE, record)) == record
-
-
-def read_comment(path):
-    with soundfile.SoundFile(path) as file:
-        return file.comment
-
-
-def test_files_without_a_good_record(tmp_path):
-    soundfile.write(tmp_path / "plain.wav", noise(9), RATE)
-    with pytest.raises(UserError, match="no record"):
-        read_wav_provenance(tmp_path / "plain.wav")
-    with soundfile.SoundFile(tmp_path / "odd.wav", "w", RATE, 1) as file:
-        file.software, file.comment = "aigc_fast 0.1.0", '{"model": "vocoder"}'
-        file.write(noise(9))
-    with pytest.raises(UserError, match="record of aigc_fast is damaged"):
-        read_wav_provenance(tmp_path / "odd.wav")
-
-
 def test_without_soundfile_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "soundfile", None)
-    for call in (
-        lambda: read_wav(tmp_path / "a.wav"),
-        lambda: write_wav(tmp_path / "a.wav", torch.zeros(3), 1, RECORD),
-    ):
-        with pytest.raises(UserError, match=r"pip install 'aigc-fast\[audio\]'"):
-            call()
+    with pytest.raises(UserError, match=r"pip install 'aigc-fast\[audio\]'"):
+        read_wav(tmp_path / "a.wav")
 
 
 def test_bad_rates_are_named(tmp_path):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import aigc_fast
 from aigc_fast.errors import UserError
-from aigc_fast.models import DCGAN, MODELS, VAE, create, load, save
+from aigc_fast.models import DCGAN, MODELS, VAE, ImageModel, VocoderVAE, create, load, save
 
 
 @pytest.fixture
@@ -34,7 +34,8 @@ def rewrite(path, **changes):
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_a_loaded_model_is_the_saved_one(name, path):
-    model = create(name, num_classes=3, image_shape=(3, 8, 8), **({"spectral_norm": True} if "gan" in name else {}))
+    shape = {"image_shape": (3, 8, 8)} if issubclass(MODELS[name], ImageModel) else {"length": 500}
+    model = create(name, num_classes=3, **shape, **({"spectral_norm": True} if "gan" in name else {}))
     save(model, path, {"seed": 11, "training": {"epochs": 2}})
     loaded = load(path)
     assert type(loaded) is type(model)
@@ -46,6 +47,13 @@ def test_a_loaded_model_is_the_saved_one(name, path):
     assert all(parameter.requires_grad for parameter in loaded.parameters())
     z = torch.randn(2, model.latent_dim)
     assert torch.equal(loaded.sample(2, z=z), model.sample(2, z=z))
+
+
+def test_a_loaded_vocoder_analyses_as_the_saved_one(path):
+    model = VocoderVAE(length=500, width=4).eval()
+    save(model, path)
+    sounds = torch.rand(2, 500) - 0.5
+    assert torch.equal(load(path).reconstruct(sounds), model.reconstruct(sounds))
 
 
 def test_the_checksum_tells_models_apart(tmp_path):

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 import torch
 
-from aigc_fast.data import ImageDataset
+from aigc_fast.data import ImageDataset, SoundDataset
 from aigc_fast.models import create
 from aigc_fast.training import default_config, train
 
@@ -16,6 +16,7 @@ NARROW = {
     "dcgan": {"width": 3, "spectral_norm": True},
     "vae": {"hidden": 8},
     "conv-vae": {"width": 3, "likelihood": "gaussian"},
+    "vocoder": {"width": 4, "latent_dim": 3},
 }
 
 
@@ -26,14 +27,28 @@ def dataset():
     return ImageDataset(images, torch.arange(50) % 3, ("a", "b", "c"), "noise")
 
 
+@pytest.fixture(scope="session")
+def sounds():
+    generator = torch.Generator().manual_seed(0)
+    audio = torch.rand(20, 700, generator=generator) - 0.5
+    return SoundDataset(audio, torch.arange(20) % 3, ("a", "b", "c"), 8000, "hiss")
+
+
 @pytest.fixture
-def run(dataset):
+def data_of(dataset, sounds):
+    """A data set that suits a model, by the model's name."""
+    return lambda name: sounds if name == "vocoder" else dataset
+
+
+@pytest.fixture
+def run(data_of):
     """Trains a fresh small model: run(folder, name="vae", resume=..., steps=...)."""
 
-    def start(folder, name="vae", data=dataset, conditional=False, **settings):
+    def start(folder, name="vae", data=None, conditional=False, **settings):
         torch.manual_seed(1)
+        data = data or data_of(name)
         classes = {"num_classes": 3} if conditional else {}
-        model = create(name, image_shape=(1, 8, 8), **classes, **NARROW[name])
+        model = create(name, **data_of(name).shape, **classes, **NARROW[name])
         defaults = {"steps": 12, "batch_size": 8, "sample_interval": 0, "checkpoint_interval": 5, "log_interval": 3}
         options = {key: settings.pop(key) for key in ("callbacks", "resume", "overwrite") if key in settings}
         config = default_config(model, **{**defaults, **settings})

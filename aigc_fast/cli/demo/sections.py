@@ -61,7 +61,7 @@ def _curves(learned: Learned, names: tuple[str, ...], title: str) -> str:
 
 def _how_long(learned: Learned) -> str:
     result = learned.result
-    return f"{result.steps} steps in {result.seconds:.0f} s, {result.images_per_second:.0f} images a second"
+    return f"{result.steps} steps in {result.seconds:.0f} s, {result.items_per_second:.0f} a second"
 
 
 def add_gan(page: Page, learned: Learned, dataset: ImageDataset) -> None:

@@ -46,9 +46,15 @@ def frames_within(audio: Tensor, size: int, hop: int) -> Tensor:
 
 def autocorrelation(frames: Tensor, lags: int) -> Tensor:
     """(..., lags + 1): sum over t of x[t] x[t + lag], lags from 0, of frames (..., size)."""
-    spectrum = torch.fft.rfft(frames, frames.shape[-1] + lags)
+    length = _fast_length(frames.shape[-1] + lags)
+    spectrum = torch.fft.rfft(frames, length)
     power = spectrum.real.square() + spectrum.imag.square()
-    return torch.fft.irfft(power, frames.shape[-1] + lags)[..., : lags + 1]
+    return torch.fft.irfft(power, length)[..., : lags + 1]
+
+
+def _fast_length(least: int) -> int:
+    """The smallest length from `least` on without a prime factor above 5: a transform of such a one takes a third."""
+    return next(length for length in range(least, 2 * least + 1) if 60 ** length.bit_length() % length == 0)
 
 
 def levinson(correlation: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,10 +151,10 @@ def _moving_average(frames: Tensor, size: int) -> Tensor:
 def normalised_difference(frames: Tensor, lags: int) -> Tensor:
     """(..., lags + 1): d[lag] over the mean of d[1] to d[lag], d the power of x[t + lag] - x[t]; 1 at lag 0."""
     size = frames.shape[-1]
-    width = size - lags
-    spectrum = torch.fft.rfft(frames, size)
-    head = torch.fft.rfft(frames[..., :width], size)
-    product = torch.fft.irfft(spectrum * head.conj(), size)[..., : lags + 1]
+    width, length = size - lags, _fast_length(size)
+    spectrum = torch.fft.rfft(frames, length)
+    head = torch.fft.rfft(frames[..., :width], length)
+    product = torch.fft.irfft(spectrum * head.conj(), length)[..., : lags + 1]
     energy = torch.nn.functional.pad(frames.square().cumsum(-1), (1, 0))
     shifted = energy[..., width : width + lags + 1] - energy[..., : lags + 1]
     difference = (shifted + shifted[..., :1] - 2 * product).clamp(min=0)[..., 1:]

@@ -55,12 +55,13 @@ def multi_resolution_spectral_distance(
 
 
 def _distance(audio: Tensor, reference: Tensor, fft_size: int, hop: int, window_length: int) -> Tensor:
-    found, wanted = (_magnitudes(signal, fft_size, hop, window_length) for signal in (audio, reference))
+    found, wanted = (magnitudes(signal, fft_size, hop, window_length) for signal in (audio, reference))
     convergence = torch.linalg.matrix_norm(wanted - found) / torch.linalg.matrix_norm(wanted)
     return convergence + (wanted.log() - found.log()).abs().mean((-2, -1))
 
 
-def _magnitudes(signal: Tensor, fft_size: int, hop: int, window_length: int) -> Tensor:
+def magnitudes(signal: Tensor, fft_size: int, hop: int, window_length: int) -> Tensor:
+    """(..., fft_size // 2 + 1, frames): of the short-time spectra of a signal (..., T), never 0."""
     window = torch.hann_window(window_length, dtype=signal.dtype, device=signal.device)
     spectrum = torch.stft(signal, fft_size, hop, window_length, window, pad_mode="constant", return_complex=True)
     return (spectrum.real.square() + spectrum.imag.square()).clamp(min=_FLOOR).sqrt()

@@ -1,4 +1,4 @@
-"""Every model: shapes, classes, sampling, and the same model again from its configuration."""
+"""What all models share, shapes, classes, sampling, the same again from a configuration; and the models of images."""
 
 from __future__ import annotations
 
@@ -11,15 +11,23 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from aigc_fast import nn as fast
 from aigc_fast.errors import UserError
-from aigc_fast.models import DCGAN, MLPGAN, MODELS, VAE, ConvVAE, create
+from aigc_fast.models import DCGAN, MLPGAN, MODELS, VAE, ConvVAE, ImageModel, create
 
-NARROW = {"mlp-gan": {"hidden": 16}, "dcgan": {"width": 4}, "vae": {"hidden": 16}, "conv-vae": {"width": 4}}
+NARROW = {
+    "mlp-gan": {"hidden": 16},
+    "dcgan": {"width": 4},
+    "vae": {"hidden": 16},
+    "conv-vae": {"width": 4},
+    "vocoder": {"width": 4, "length": 500, "sample_rate": 8000},
+}
 OPTIONS = {
     "mlp-gan": {"dropout": 0.5, "spectral_norm": True},
     "dcgan": {"discriminator_strides": [2, 2], "spectral_norm": True, "negative_slope": 0.3, "dropout": 0.0},
     "vae": {"likelihood": "gaussian", "latent_dim": 3},
     "conv-vae": {"likelihood": "gaussian", "latent_dim": 5},
+    "vocoder": {"latent_dim": 4},
 }
+IMAGES = [name for name, model in MODELS.items() if issubclass(model, ImageModel)]
 CLASSES = (None, 7)
 
 
@@ -30,7 +38,8 @@ def name(request):
 
 @pytest.mark.parametrize("num_classes", CLASSES)
 def test_the_configuration_builds_the_same_model_again(name, num_classes):
-    model = create(name, image_shape=(3, 8, 12), num_classes=num_classes, **NARROW[name], **OPTIONS[name])
+    shape = {"image_shape": (3, 8, 12)} if name in IMAGES else {}
+    model = create(name, num_classes=num_classes, **shape, **NARROW[name], **OPTIONS[name])
     twin = create(name, **json.loads(json.dumps(model.config)))
     assert twin.config == model.config
     shapes = {key: value.shape for key, value in model.state_dict().items()}
@@ -40,6 +49,7 @@ def test_the_configuration_builds_the_same_model_again(name, num_classes):
     assert torch.equal(twin.sample(5, z=z), model.sample(5, z=z))
 
 
+@pytest.mark.parametrize("name", IMAGES)
 @pytest.mark.parametrize("image_shape", [(1, 28, 28), (3, 4, 20)])
 def test_samples_are_images_in_range(name, image_shape):
     model = create(name, image_shape=image_shape, **NARROW[name])
@@ -52,7 +62,7 @@ def test_samples_are_images_in_range(name, image_shape):
 
 def test_no_samples_are_an_empty_tensor(name):
     model = create(name, num_classes=3, **NARROW[name])
-    assert model.sample(0).shape == (0, 1, 28, 28)
+    assert model.sample(0).shape == (0, *((1, 28, 28) if name in IMAGES else (500,)))
 
 
 def test_a_generator_makes_samples_repeatable(name):
@@ -124,7 +134,7 @@ def test_wrong_latents_are_named():
         ("vae", {"likelihood": "laplace"}, "likelihood='laplace'"),
         ("mlp-gan", {"num_classes": 0}, "num_classes"),
         ("mlp-gan", {"depth": 3}, "depth"),
-        ("style-gan", {}, "one of mlp-gan, dcgan, vae, conv-vae"),
+        ("style-gan", {}, "one of mlp-gan, dcgan, vae, conv-vae, vocoder"),
     ],
 )
 def test_wrong_configurations_are_named(name, config, expected):
