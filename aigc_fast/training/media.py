@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast.data import Dataset, ImageDataset, SoundDataset, shift
+from aigc_fast.data.audio import soundfile_library
 from aigc_fast.errors import UserError
 from aigc_fast.generation import (
     Provenance,
@@ -84,12 +85,14 @@ class Sounds(Medium):
         config: whose `shift` must be 0.
 
     Raises:
-        UserError: when there is a `shift`.
+        UserError: when there is a `shift`, or samples are to be written and the soundfile library is missing.
     """
 
     def __init__(self, model: SoundModel, dataset: SoundDataset, config: TrainingConfig) -> None:
         if config.shift:
             raise UserError(f"shift={config.shift}: it moves images; expected 0 for {model.name}")
+        if config.sample_interval:
+            soundfile_library()
         self.model, self.dataset = model, dataset
 
     @cached_property

@@ -436,13 +436,23 @@ def test_demo_in_short(tmp_path):
     assert result.exit_code == 0, result.output
     html = (out / "index.html").read_text(encoding="utf-8")
     assert html.count("<h1>") == 1
-    assert html.count("data:image/png;base64,") == 8
-    assert html.count("<svg") == html.count("</svg>") == 5
+    assert html.count("data:image/png;base64,") == 13
+    assert html.count("data:audio/wav;base64,") == html.count("<audio controls") == 5
+    assert html.count("<svg") == html.count("</svg>") == 6
     assert not re.search(r'(src|href)="(?!data:)', html)
     assert "identical" in html
     for name in ("dcgan-samples", "conv-vae-manifold"):
         assert read_provenance(out / f"{name}.png").settings["command"] == "aigc-fast demo"
     assert load(out / "dcgan" / "model.safetensors").num_classes == 10
+    assert load(out / "vocoder" / "model.safetensors").num_classes == 6
+
+
+def test_demo_without_soundfile_leaves_the_sounds_out(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    assert run("demo", "--quick", "--out", tmp_path).exit_code == 0
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "<audio" not in html
+    assert "aigc-fast[audio]" in html
 
 
 def test_page_escapes_what_it_is_given():

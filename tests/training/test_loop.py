@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import signal
+import sys
 
 import pytest
 import torch
@@ -258,6 +259,23 @@ def test_data_that_does_not_suit_the_model_is_named(run, dataset, tmp_path):
     with pytest.raises(UserError, match="plain: has no classes, vae was built for 3"):
         run(tmp_path, data=plain, conditional=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_sounds_are_neither_shifted_nor_trained_on_where_samples_can_not_be_written(run, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="shift=1"):
+        run(tmp_path, name="vocoder", shift=1)
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(UserError, match=r"aigc-fast\[audio\]"):
+        run(tmp_path, name="vocoder", sample_interval=3)
+    assert not list(tmp_path.iterdir())
+    assert run(tmp_path, name="vocoder", steps=2).steps == 2
+
+
+def test_data_of_another_medium_is_named(run, dataset, sounds, tmp_path):
+    with pytest.raises(UserError, match="hiss: holds sounds, which vae does not make"):
+        run(tmp_path, data=sounds)
+    with pytest.raises(UserError, match="noise: holds images, which vocoder does not make"):
+        run(tmp_path, name="vocoder", data=dataset)
 
 
 def test_data_smaller_than_a_batch_is_one_batch(run, dataset, tmp_path):

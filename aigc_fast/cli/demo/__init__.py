@@ -12,22 +12,28 @@ from aigc_fast.cli.app import console
 from aigc_fast.cli.demo import sections
 from aigc_fast.cli.demo.compare import Comparison, Row, compare
 from aigc_fast.cli.demo.learn import learn
+from aigc_fast.cli.demo.listen import Heard, listen
 from aigc_fast.cli.demo.stock import BATCH
-from aigc_fast.data import digits
+from aigc_fast.data import SoundDataset, digits, load_sounds
+from aigc_fast.data.audio import soundfile_library
+from aigc_fast.errors import UserError
 from aigc_fast.files import make_folder
 
 GAN_STEPS = 850
 GAN_MODEL = {"width": 32, "discriminator_strides": (2, 2), "spectral_norm": True, "dropout": 0.0}
 GAN_TRAINING = {"loss": "hinge", "learning_rate": 1e-3, "discriminator_learning_rate": 2e-3}
 VAE_STEPS = 750
+VOCODER_STEPS = 150
 SECONDS_PER_ROW = 1.0
 QUICK_STEPS = 10
 QUICK_SECONDS = 0.02
 QUICK_BATCH = 8
+QUICK_SOUND = 0.1
 
 Out = Annotated[Path, typer.Option(help="Folder for the page, the images and the models.")]
 GanSteps = Annotated[int, typer.Option(min=10, help="Training steps of the DCGAN.")]
 VaeSteps = Annotated[int, typer.Option(min=10, help="Training steps of the ConvVAE.")]
+VocoderSteps = Annotated[int, typer.Option(min=10, help="Training steps of the vocoder.")]
 Seconds = Annotated[float, typer.Option(min=0.01, max=60, help="Time to measure each line of the table for.")]
 Quick = Annotated[
     bool, typer.Option("--quick", help="Only try that everything runs: ten steps, small batches, rough times.")
@@ -38,18 +44,20 @@ def demo(
     out: Out = Path("out/demo"),
     gan_steps: GanSteps = GAN_STEPS,
     vae_steps: VaeSteps = VAE_STEPS,
+    vocoder_steps: VocoderSteps = VOCODER_STEPS,
     seconds_per_row: Seconds = SECONDS_PER_ROW,
     quick: Quick = False,
 ) -> None:
-    """Make a stock DCGAN faster, train a DCGAN and a ConvVAE on digits, and show it all on one page.
+    """Make a stock DCGAN faster, train on digits and sounds, and show and play it all on one page.
 
     A few minutes on two cores; the page is out/demo/index.html.
     """
     batch = BATCH
     if quick:
-        gan_steps, vae_steps, seconds_per_row, batch = QUICK_STEPS, QUICK_STEPS, QUICK_SECONDS, QUICK_BATCH
+        gan_steps = vae_steps = vocoder_steps = QUICK_STEPS
+        seconds_per_row, batch = QUICK_SECONDS, QUICK_BATCH
     start = time.perf_counter()
-    folder, dataset = make_folder(out), digits()
+    folder, dataset, sounds = make_folder(out), digits(), load_sounds(seconds=QUICK_SOUND if quick else 1.0)
     console.rule("A stock PyTorch DCGAN, before and after aigc_fast.optimize")
     comparison = compare(dataset.batch(slice(0, batch)), seconds_per_row, _tell_row)
     _tell_parity(comparison)
@@ -57,15 +65,27 @@ def demo(
     conditional = {**GAN_MODEL, "num_classes": dataset.num_classes}
     gan = learn("dcgan", dataset, gan_steps, folder, console, conditional, GAN_TRAINING)
     vae = learn("conv-vae", dataset, vae_steps, folder, console)
+    console.rule("Training on sounds")
+    heard = _listen(sounds, vocoder_steps, folder)
     page = sections.new_page()
     sections.add_comparison(page, comparison)
     sections.add_gan(page, gan, dataset)
     sections.add_vae(page, vae)
     sections.add_quality(page, gan, vae)
-    sections.add_commands(page, gan, vae, time.perf_counter() - start)
+    sections.add_sounds(page, heard, sounds)
+    sections.add_commands(page, gan, vae, heard, time.perf_counter() - start)
     page.write(folder / "index.html")
     console.rule(f"{time.perf_counter() - start:.0f} seconds")
     console.print(f"Open {folder / 'index.html'}", soft_wrap=True)
+
+
+def _listen(sounds: SoundDataset, steps: int, folder: Path) -> Heard | None:
+    try:
+        soundfile_library()
+    except UserError as missing:
+        console.print(f"Left out: {missing}", soft_wrap=True)
+        return None
+    return listen(sounds, steps, folder, console)
 
 
 def _tell_row(row: Row) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
@@ -11,9 +11,8 @@ from pathlib import Path
 
 from aigc_fast.cli.demo.compare import Comparison, Parity, Row
 from aigc_fast.cli.demo.timing import Timing
-from aigc_fast.cli.evaluate import ROWS
 from aigc_fast.files import atomic
-from aigc_fast.metrics import ImageReport
+from aigc_fast.metrics import ImageReport, SoundReport
 
 IDEAL = "ideal"
 _LEFT = ' class="text"'
@@ -71,6 +70,16 @@ def picture(path: Path, caption: str) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
     text = escape(caption)
     return f'<figure><img src="data:image/png;base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+
+
+def player(path: Path, caption: str) -> str:
+    """A WAV file, embedded, under the picture that stands beside it, with a caption."""
+    sound, image = (base64.b64encode(file.read_bytes()).decode() for file in (path, path.with_suffix(".png")))
+    text = escape(caption)
+    return (
+        f'<figure><img src="data:image/png;base64,{image}" alt="Spectrogram: {text}">'
+        f'<audio controls src="data:audio/wav;base64,{sound}"></audio><figcaption>{text}</figcaption></figure>'
+    )
 
 
 def figures(parts: Sequence[str]) -> str:
@@ -158,11 +167,11 @@ def _state_verdict(parity: Parity) -> str:
     return "identical" if parity.same_keys and parity.same_values and parity.loads_back else "differs"
 
 
-def metrics_table(reports: dict[str, ImageReport]) -> str:
-    """The metrics of several models side by side, with what would be ideal."""
+def metrics_table(reports: Mapping[str, ImageReport | SoundReport], rows: Sequence[tuple[str, str, str, str]]) -> str:
+    """The metrics of several models side by side, with what would be ideal; rows as those of `cli.evaluate`."""
     first = next(iter(reports.values())).as_dict()
     lines = []
-    for label, name, form, ideal in ROWS:
+    for label, name, form, ideal in rows:
         values = [form.format(getattr(report, name)) for report in reports.values()]
         cells = "".join(f"<td>{value}</td>" for value in values)
         lines.append(f'<tr><td>{label}</td>{cells}<td class="text">{escape(ideal.format(**first))}</td></tr>')

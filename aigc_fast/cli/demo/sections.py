@@ -11,9 +11,11 @@ from aigc_fast import __version__, _native
 from aigc_fast.cli.demo.chart import bar_chart, line_chart
 from aigc_fast.cli.demo.compare import Comparison
 from aigc_fast.cli.demo.learn import Learned
-from aigc_fast.cli.demo.page import Page, figures, metrics_table, parity_cards, picture, timing_table
+from aigc_fast.cli.demo.listen import Heard
+from aigc_fast.cli.demo.page import Page, figures, metrics_table, parity_cards, picture, player, timing_table
 from aigc_fast.cli.doctor import processor_name
-from aigc_fast.data import ImageDataset
+from aigc_fast.cli.evaluate import ROWS, SOUND_ROWS
+from aigc_fast.data import ImageDataset, SoundDataset
 
 
 def machine() -> str:
@@ -54,12 +56,12 @@ def add_comparison(page: Page, comparison: Comparison) -> None:
     )
 
 
-def _curves(learned: Learned, names: tuple[str, ...], title: str) -> str:
+def _curves(learned: Learned | Heard, names: tuple[str, ...], title: str) -> str:
     rows = [row for row in learned.result.rows if all(name in row for name in names)]
     return line_chart([row["step"] for row in rows], {name: [row[name] for row in rows] for name in names}, title)
 
 
-def _how_long(learned: Learned) -> str:
+def _how_long(learned: Learned | Heard) -> str:
     result = learned.result
     return f"{result.steps} steps in {result.seconds:.0f} s, {result.items_per_second:.0f} a second"
 
@@ -125,7 +127,7 @@ def add_quality(page: Page, gan: Learned, vae: Learned) -> None:
         f"{gan.report.count} images of each model against the {gan.report.training_count} training images, on the "
         "features of a small digit classifier."
     )
-    page.add(metrics_table({"DCGAN": gan.report, "ConvVAE": vae.report}))
+    page.add(metrics_table({"DCGAN": gan.report, "ConvVAE": vae.report}, ROWS))
     classes = [str(index) for index in range(len(gan.report.class_histogram))]
     shares = {"DCGAN": gan.report.class_histogram, "ConvVAE": vae.report.class_histogram}
     page.add(
@@ -141,17 +143,56 @@ def add_quality(page: Page, gan: Learned, vae: Learned) -> None:
     )
 
 
-def add_commands(page: Page, gan: Learned, vae: Learned, seconds: float) -> None:
+def add_sounds(page: Page, heard: Heard | None, dataset: SoundDataset) -> None:
+    """What the vocoder learned; without it, why it is not there."""
+    page.heading("A vocoder learns to sing and to pluck")
+    if heard is None:
+        page.paragraph("Sounds need the soundfile library: pip install 'aigc-fast[audio]'.")
+        return
+    page.paragraph(
+        "A source and a filter: pulses and noise through a recursion whose coefficients change as the sound goes on. "
+        f"A small VAE draws their frames, trained through the recursion on the {len(dataset)} {dataset.name} that "
+        f"the package makes itself: {_how_long(heard)}."
+    )
+    sounds, classes = heard.sounds, ", ".join(dataset.class_names)
+    page.add(
+        figures(
+            [
+                player(sounds["samples"], f"Generated, a class each: {classes}"),
+                player(sounds["others"], "The same classes with another seed"),
+            ]
+        ),
+        figures(
+            [
+                player(sounds["original"], f"Training sounds: {classes}"),
+                player(sounds["resynthesis"], "The same, taken apart by linear prediction and put together again"),
+            ]
+        ),
+        figures(
+            [
+                player(sounds["walk"], f"From one random latent to another, in class {dataset.class_names[0]}"),
+                _curves(heard, ("reconstruction",), "Distance of spectra and frames, in twentieths"),
+            ]
+        ),
+        metrics_table({"vocoder": heard.report}, SOUND_ROWS),
+    )
+
+
+def add_commands(page: Page, gan: Learned, vae: Learned, heard: Heard | None, seconds: float) -> None:
     """How to go on."""
     page.heading("Go on from here")
-    page.paragraph("The models are beside this page; every PNG carries its model, seed and settings in its metadata.")
-    commands = (
+    page.paragraph("The models are beside this page; every PNG and WAV carries its model, seed and settings in it.")
+    commands = [
         f"aigc-fast generate {gan.result.model_path} --class 7 --seed 1",
         f"aigc-fast generate {vae.result.model_path} --what manifold",
         f"aigc-fast evaluate {gan.result.model_path}",
         f"aigc-fast provenance {gan.pictures['samples']}",
         "aigc-fast train dcgan --conditional",
         "aigc-fast doctor",
-    )
+    ]
+    if heard is not None:
+        commands.insert(2, f"aigc-fast generate {heard.result.model_path} --seed 1")
     page.add(f"<pre>{escape(chr(10).join(commands))}</pre>")
-    page.add(f"<footer>All of it took {seconds:.0f} seconds. The images on this page are AI-generated.</footer>")
+    page.add(
+        f"<footer>All of it took {seconds:.0f} seconds. The images and sounds on this page are AI-generated.</footer>"
+    )
