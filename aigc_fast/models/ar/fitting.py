@@ -50,7 +50,8 @@ class Centred(NamedTuple):
 def centre(x: Tensor, intercept: bool = True, name: str = "x") -> Centred:
     """Series (B, T) less their mean; without an intercept, as they are."""
     count, length = x.shape
-    values = torch.zeros(count, length + 1, dtype=torch.float64, device=x.device)
+    values = torch.empty(count, length + 1, dtype=torch.float64, device=x.device)
+    values[:, length] = 0
     if intercept:
         mean = x.mean(1, dtype=torch.float64)
         torch.sub(x, mean[:, None], out=values[:, :length])
@@ -178,22 +179,22 @@ def _burg_of_products(series: Centred, products: Tensor) -> tuple[Tensor, bool]:
     "A Fast Implementation of Burg's Method", 2013). Where little is left to predict, these forms cancel.
     """
     order = products.shape[1] - 1
-    toeplitz = _toeplitz(products)
     edges = _edge_windows(series.values[:, :-1], order)
-    error_filter = products.new_ones(products.shape[0], 1)
-    found, rounding = [], []
-    for size in range(2, order + 2):
-        forward = torch.nn.functional.pad(error_filter, (0, 1))
-        backward = forward.flip(1)
-        filters = torch.stack([forward, backward], 2)
-        at_edges = edges[:, :, : size - 1, :size].flatten(1, 2) @ filters
-        energies = filters.mT @ toeplitz[:, :size, :size] @ filters - at_edges.mT @ at_edges
-        total = energies[:, 0, 0] + energies[:, 1, 1]
-        rounding.append(products[:, 0] * error_filter.abs().sum(1).square() / total)
-        k = (2 * energies[:, 0, 1] / total)[:, None]
+    gram = _toeplitz(products)
+    # The forward and the backward error filter, which is one lag behind.
+    filters = torch.eye(order + 1, 2, dtype=products.dtype, device=products.device).expand(len(products), -1, -1)
+    found, totals, sizes = [], [], []
+    for size in range(order):
+        beyond = edges[:, :, size]
+        gram = torch.baddbmm(gram, beyond.mT, beyond, alpha=-1)
+        energies = filters.mT @ (gram @ filters)
+        totals.append(energies[:, 0, 0] + energies[:, 1, 1])
+        sizes.append(filters[:, :, 0].abs().sum(1))
+        k = (2 * energies[:, 0, 1] / totals[-1])[:, None]
         found.append(k)
-        error_filter = forward - k * backward
-    bounds = _EPSILON * torch.stack(rounding)
+        forward, backward = filters.unbind(2)
+        filters = torch.stack([forward - k * backward, (backward - k * forward).roll(1, 1)], 2)
+    bounds = _EPSILON * products[:, 0] * torch.stack(sizes).square() / torch.stack(totals)
     return torch.cat(found, 1), bool(((bounds > 0) & (bounds <= _EXACT)).all())
 
 
