@@ -92,34 +92,41 @@ class Group {
     }
 
     void run(const Lane<T>* lanes, int64_t steps, bool writes) {
+        int64_t common = steps;
+        for (int i = 0; i < N; ++i)
+            common = least(common, lanes[i].count);
         for (int64_t t = 0; t < steps; t += BLOCK) {
             if (t > 0)
                 __builtin_memmove(history_, history_ + BLOCK * N, static_cast<size_t>(order_ * N) * sizeof(T));
             last_ = least(BLOCK, steps - t);
             const int64_t tiles = ceil_div(last_, STEPS);
-            for (int64_t s = 0; s < tiles * STEPS; s += N)
-                read(lanes, t + s, lines_ + s * N);
+            const bool inside = t + BLOCK <= common;
+            inside ? read<true>(lanes, t, BLOCK) : read<false>(lanes, t, tiles * STEPS);
             recur<T>(coeffs_, order_, lines_, tiles);
-            for (int64_t s = 0; writes && s < last_; s += N)
-                write(lanes, t + s, lines_ + s * N);
+            if (writes)
+                inside ? write<true>(lanes, t, BLOCK) : write<false>(lanes, t, last_);
         }
     }
 
   private:
-    // N steps of all lanes to N lines; zeros beyond a lane's end.
-    static void read(const Lane<T>* lanes, int64_t t, T* lines) {
-        Vec<T> square[N];
+    // Steps of all lanes to lines, N at a time; zeros beyond a lane's end. INSIDE: no lane ends among them.
+    template <bool INSIDE>
+    void read(const Lane<T>* lanes, int64_t t, int64_t steps) {
+        for (int64_t s = 0; s < steps; s += N) {
+            Vec<T> square[N];
 #pragma GCC unroll 16
-        for (int i = 0; i < N; ++i)
-            square[i] = read_lane(lanes[i], t);
-        turn_over<N, N / 2>(square);
+            for (int i = 0; i < N; ++i)
+                square[i] = read_lane<INSIDE>(lanes[i], t + s);
+            turn_over<N, N / 2>(square);
 #pragma GCC unroll 16
-        for (int i = 0; i < N; ++i)
-            store(lines + (REVERSED ? N - 1 - i : i) * N, square[i]);
+            for (int i = 0; i < N; ++i)
+                store(lines_ + (s + (REVERSED ? N - 1 - i : i)) * N, square[i]);
+        }
     }
+    template <bool INSIDE>
     static Vec<T> read_lane(const Lane<T>& lane, int64_t t) {
         const int64_t left = lane.count - t;
-        if (left >= N)
+        if (INSIDE || left >= N)
             return load(REVERSED ? lane.in - t - (N - 1) : lane.in + t);
         T padded[N] = {};
         for (int64_t e = 0; e < left; ++e)
@@ -127,19 +134,23 @@ class Group {
         return load(padded);
     }
 
-    static void write(const Lane<T>* lanes, int64_t t, const T* lines) {
-        Vec<T> square[N];
+    template <bool INSIDE>
+    void write(const Lane<T>* lanes, int64_t t, int64_t steps) const {
+        for (int64_t s = 0; s < steps; s += N) {
+            Vec<T> square[N];
 #pragma GCC unroll 16
-        for (int i = 0; i < N; ++i)
-            square[i] = load(lines + (REVERSED ? N - 1 - i : i) * N);
-        turn_over<N, N / 2>(square);
+            for (int i = 0; i < N; ++i)
+                square[i] = load(lines_ + (s + (REVERSED ? N - 1 - i : i)) * N);
+            turn_over<N, N / 2>(square);
 #pragma GCC unroll 16
-        for (int i = 0; i < N; ++i)
-            write_lane(lanes[i], t, square[i]);
+            for (int i = 0; i < N; ++i)
+                write_lane<INSIDE>(lanes[i], t + s, square[i]);
+        }
     }
+    template <bool INSIDE>
     static void write_lane(const Lane<T>& lane, int64_t t, Vec<T> values) {
         const int64_t left = lane.count - t;
-        if (left >= N)
+        if (INSIDE || left >= N)
             return store(REVERSED ? lane.out - t - (N - 1) : lane.out + t, values);
         T padded[N];
         store(padded, values);
