@@ -7,8 +7,6 @@ from torch import Tensor
 
 from aigc_fast.models.base import Labels, LatentModel
 
-BATCH = 256
-
 
 def decode_all(model: LatentModel, z: Tensor, labels: Labels | None = None) -> Tensor:
     """Items of many latents, batch by batch.
@@ -27,11 +25,10 @@ def decode_all(model: LatentModel, z: Tensor, labels: Labels | None = None) -> T
     if labels is None and model.num_classes is not None:
         labels = torch.arange(len(z)) % model.num_classes
     classes = model.check_labels(labels, len(z))
+    size = model.decoded_at_once
     parts = [
-        model.sample(
-            len(z[i : i + BATCH]), z=z[i : i + BATCH], labels=None if classes is None else classes[i : i + BATCH]
-        )
-        for i in range(0, max(len(z), 1), BATCH)
+        model.sample(len(part), z=part, labels=None if classes is None else classes[i * size : (i + 1) * size])
+        for i, part in enumerate(z.split(size))
     ]
     return torch.cat(parts)
 

@@ -49,6 +49,7 @@ class LatentModel(nn.Module):
 
     Attributes:
         name: what the registry, files and the command line call the model.
+        decoded_at_once: how many items to decode in one call, for which memory suffices.
         config: the constructor's keyword arguments, JSON-able: `type(model)(**model.config)` builds its twin.
 
     Raises:
@@ -56,6 +57,7 @@ class LatentModel(nn.Module):
     """
 
     name: ClassVar[str]
+    decoded_at_once: ClassVar[int] = 256
 
     def __init__(self, *, latent_dim: int, num_classes: int | None = None, **config: Any) -> None:
         super().__init__()
@@ -192,6 +194,8 @@ class SoundModel(LatentModel):
     Raises:
         ValueError: on a size or a number that is not positive.
     """
+
+    decoded_at_once = 16
 
     def __init__(self, *, length: int, sample_rate: int, **config: Any) -> None:
         super().__init__(length=length, sample_rate=sample_rate, **config)

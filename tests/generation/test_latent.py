@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from aigc_fast.generation import draw, interpolate, latent_manifold
-from aigc_fast.generation.latent import BATCH, slerp
+from aigc_fast.generation.latent import slerp
 from aigc_fast.models import ImageModel
 
 
@@ -30,7 +30,7 @@ def test_draws_depend_on_the_seed_alone():
     first = draw(model, 20, seed=3)
     torch.manual_seed(2)
     assert torch.equal(draw(model, 20, seed=3), first)
-    assert torch.equal(draw(model, BATCH + 40, seed=3)[:20], first)
+    assert torch.equal(draw(model, Plain.decoded_at_once + 40, seed=3)[:20], first)
     assert not torch.equal(draw(model, 20, seed=4), first)
     assert not first.requires_grad
 
@@ -43,8 +43,8 @@ def test_training_mode_comes_back():
 
 def test_classes_in_turn_over_batches_and_one_class_for_all():
     model = Plain(num_classes=10)
-    images = draw(model, BATCH + 25, seed=0)
-    assert torch.equal((images[:, 0, 0, -1] * 10).round().long(), torch.arange(BATCH + 25) % 10)
+    images = draw(model, Plain.decoded_at_once + 25, seed=0)
+    assert torch.equal((images[:, 0, 0, -1] * 10).round().long(), torch.arange(Plain.decoded_at_once + 25) % 10)
     assert (draw(model, 9, seed=0, labels=7)[:, 0, 0, -1] == 0.7).all()
     with pytest.raises(ValueError, match="labels"):
         draw(model, 9, seed=0, labels=10)

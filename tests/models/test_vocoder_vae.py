@@ -29,7 +29,7 @@ def model():
 
 @pytest.mark.parametrize(("length", "sample_rate"), [(1, 16000), (79, 2000), (80, 16000), (5001, 22050), (3000, 44100)])
 def test_any_length_and_rate(length, sample_rate):
-    model = VocoderVAE(length=length, sample_rate=sample_rate, width=4, latent_dim=3)
+    model = VocoderVAE(length=length, sample_rate=sample_rate, width=4, latent_dim=3, min_pitch=50, max_pitch=700)
     sounds = torch.rand(3, length) - 0.5
     log_likelihood, kl, mu, logvar = model(sounds)
     assert log_likelihood.shape == kl.shape == (3,)
@@ -150,5 +150,7 @@ def test_it_learns_what_it_hears(corpus):
 def test_a_rate_without_pitches_is_named():
     with pytest.raises(UserError, match="sample_rate=1000: expected at least 2000 Hz"):
         create("vocoder", sample_rate=1000)
+    with pytest.raises(UserError, match="min_pitch=90, max_pitch=80"):
+        create("vocoder", min_pitch=90, max_pitch=80)
     with pytest.raises(UserError, match="length=0"):
         create("vocoder", length=0)

@@ -104,8 +104,7 @@ class SourceFilterVocoder(nn.Module):
         _check_config(**self.config)
         self.sample_rate, self.order, self.hop, self.emphasis = sample_rate, order, hop, emphasis
         self.pitch_range = (min_pitch, max_pitch)
-        # On the CPU even where a model is built on the meta device to be filled from a file, which does not hold it.
-        self.register_buffer("window", torch.hann_window(frame_size, device="cpu"), persistent=False)
+        self.frame_size = frame_size
 
     def analyse(self, audio: Tensor) -> VocoderFrames:
         """The frames of audio (T,) or (B, T), float32 or float64; the pitch and the voicing have no gradient.
@@ -118,7 +117,7 @@ class SourceFilterVocoder(nn.Module):
                 "audio: expected (T,) or (B, T), float32 or float64 and not empty, "
                 f"got {tuple(audio.shape)}, {audio.dtype}"
             )
-        window = self.window.to(audio)
+        window = torch.hann_window(self.frame_size, dtype=audio.dtype, device=audio.device)
         emphasised = pre_emphasis(audio, self.emphasis)
         fitted = frames_of(emphasised, len(window), self.hop)
         reflection = linear_prediction(fitted, window, self.order, self.sample_rate)

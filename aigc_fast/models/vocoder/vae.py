@@ -22,7 +22,6 @@ MIN_RATE = 2000
 
 _FRAMES_PER_SECOND = 200
 _WINDOW_SECONDS = 0.032
-_PITCH_RANGE = (60.0, 500.0)
 # Frames that share a number of the encoder's last maps; frames from one of the decoder's last numbers to the next.
 _ENCODED, _DRAWN = 16, 8
 _EXCITATION = 3
@@ -81,12 +80,15 @@ class VocoderVAE(VariationalAutoencoder, SoundModel):
         latent_dim: size of z.
         width: number of maps of the hidden layers.
         num_classes: makes it class-conditional: encoder and decoder see the class.
+        min_pitch: in Hz, of what is drawn and looked for.
+        max_pitch: in Hz.
 
     Attributes:
         vocoder: the `SourceFilterVocoder`, of 200 frames a second.
 
     Raises:
-        ValueError: on a number that is not positive, or a lower sample rate.
+        ValueError: on a number that is not positive, a lower sample rate, or a range of pitches that does not lie
+            between 0 and half of it.
 
     Method: Kingma and Welling, "Auto-Encoding Variational Bayes", 2013; the synthesiser as a part of the network:
     Engel, Hantrakul, Gu and Roberts, "DDSP: Differentiable Digital Signal Processing", 2020; through a time-varying
@@ -104,19 +106,27 @@ class VocoderVAE(VariationalAutoencoder, SoundModel):
         latent_dim: int = 16,
         width: int = 64,
         num_classes: int | None = None,
+        min_pitch: float = 60.0,
+        max_pitch: float = 500.0,
     ) -> None:
         if sample_rate < MIN_RATE:
             raise ValueError(f"sample_rate={sample_rate}: expected at least {MIN_RATE} Hz")
         super().__init__(
-            length=length, sample_rate=sample_rate, latent_dim=latent_dim, width=width, num_classes=num_classes
+            length=length,
+            sample_rate=sample_rate,
+            latent_dim=latent_dim,
+            width=width,
+            num_classes=num_classes,
+            min_pitch=min_pitch,
+            max_pitch=max_pitch,
         )
         self.vocoder = SourceFilterVocoder(
             sample_rate=sample_rate,
             order=sample_rate // 1000 + 2,
             hop=sample_rate // _FRAMES_PER_SECOND,
             frame_size=round(_WINDOW_SECONDS * sample_rate),
-            min_pitch=_PITCH_RANGE[0],
-            max_pitch=_PITCH_RANGE[1],
+            min_pitch=min_pitch,
+            max_pitch=max_pitch,
         )
         self.frames = frame_count(length, self.vocoder.hop)
         channels, classes = self.vocoder.order + _EXCITATION, num_classes or 0
@@ -149,7 +159,7 @@ class VocoderVAE(VariationalAutoencoder, SoundModel):
     def encode(self, inputs: Tensor | AnalysedSounds, labels: Labels | None = None) -> tuple[Tensor, Tensor]:
         """μ and log σ² of q(z|x), each (N, latent_dim), of sounds (N, length)."""
         checked = self.check_labels(labels, len(inputs))
-        features = nn.functional.pad(_features(self.analyse(inputs).frames), (0, -self.frames % _ENCODED))
+        features = nn.functional.pad(self._features(self.analyse(inputs).frames), (0, -self.frames % _ENCODED))
         mu, logvar = self.code(self.with_classes(self.encoder(features), checked)).chunk(2, dim=1)
         return mu.contiguous(), logvar.contiguous()
 
@@ -176,6 +186,14 @@ class VocoderVAE(VariationalAutoencoder, SoundModel):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """See `VariationalAutoencoder.forward`; of sounds (N, length)."""
         return super().forward(self.analyse(inputs), labels)
+
+    def _features(self, frames: VocoderFrames) -> Tensor:
+        """(N, order + 3, F): what the encoder sees, all about within -1 to 1; a pitch of 0 where unvoiced."""
+        middle = math.sqrt(math.prod(self.vocoder.pitch_range))
+        octaves = torch.where(frames.pitch > 0, (frames.pitch / middle).log2(), 0.0)
+        gain = (frames.gain.log() - _TYPICAL_LOG_GAIN) / _LOG_GAIN_RANGE
+        levels = torch.stack([gain, octaves, frames.voicing], -1)
+        return torch.cat([levels, frames.reflection], -1).transpose(1, 2)
 
     def _frames(self, drawn: Tensor) -> VocoderFrames:
         """Frames of the decoder's numbers (N, order + 3, F / 8)."""
@@ -205,14 +223,6 @@ class VocoderVAE(VariationalAutoencoder, SoundModel):
 
 def _stage(layer: nn.Module) -> tuple[nn.Module, ...]:
     return layer, nn.BatchNorm1d(layer.out_channels), nn.LeakyReLU(0.2)
-
-
-def _features(frames: VocoderFrames) -> Tensor:
-    """(N, order + 3, F): what the encoder sees, all about within -1 to 1; a pitch of 0 where unvoiced."""
-    octaves = torch.where(frames.pitch > 0, (frames.pitch / math.sqrt(math.prod(_PITCH_RANGE))).log2(), 0.0)
-    gain = (frames.gain.log() - _TYPICAL_LOG_GAIN) / _LOG_GAIN_RANGE
-    levels = torch.stack([gain, octaves, frames.voicing], -1)
-    return torch.cat([levels, frames.reflection], -1).transpose(1, 2)
 
 
 def _frame_distance(found: VocoderFrames, wanted: VocoderFrames) -> Tensor:
