@@ -50,9 +50,10 @@ class VocoderFrames:
 class SourceFilterVocoder(nn.Module):
     """Takes a sound apart into an excitation and a filter (linear predictive coding), and makes sound of such parts.
 
-    The filter is all-pole and changes with every sample, interpolated between frames in the reflection domain; the
-    excitation is a pulse train at the pitch with as much white noise as the voicing leaves, or noise alone. Synthesis
-    is differentiable in all of the frames' tensors; analysis in the audio, filter and gain alone. It has no parameters.
+    The filter is all-pole and changes at least every 16 samples, interpolated between frames in the reflection domain;
+    the excitation is a pulse train at the pitch with as much white noise as the voicing leaves, or noise alone.
+    Synthesis is differentiable in all of the frames' tensors; analysis in the audio, filter and gain alone. It has no
+    parameters.
 
     Args:
         sample_rate: in Hz.

@@ -1,4 +1,4 @@
-"""From frames back to sound: an excitation through a filter that changes with every sample."""
+"""From frames back to sound: an excitation through a filter that changes as the sound goes on."""
 
 from __future__ import annotations
 
