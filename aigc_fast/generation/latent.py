@@ -43,7 +43,7 @@ def draw(model: LatentModel, count: int, *, seed: int, labels: Labels | None = N
     Args:
         model: any model of images or sounds.
         count: how many.
-        seed: the same seed gives the same items; item i is the same for every `count` above i.
+        seed: the same seed gives the same items; item i is, to rounding, the same for every `count` above i.
         labels: one class for all or `count` classes, for a conditional model; None gives its classes in turn.
 
     Returns:

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from aigc_fast.data import ImageDataset
+from aigc_fast.data import Dataset, ImageDataset
 from aigc_fast.generation import draw, image_grid, interpolate, latent_manifold, provenance_of, write_png
 from aigc_fast.metrics import ImageReport, evaluate_images, nearest_neighbours, pairing_grid
 from aigc_fast.models import ImageModel, VariationalAutoencoder, create
@@ -58,16 +58,29 @@ def learn(
         config: of the model.
         training: settings of its training.
     """
+    result = trained(name, dataset, steps, folder, console, config, training)
+    generated = draw(result.model, MEASURED, seed=SEED)
+    pictures = _pictures(result, dataset, generated, folder)
+    return Learned(result, pictures, evaluate_images(generated, dataset.batch()))
+
+
+def trained(
+    name: str,
+    dataset: Dataset,
+    steps: int,
+    folder: Path,
+    console: Console | None,
+    config: Mapping[str, Any],
+    training: Mapping[str, Any],
+) -> TrainingResult:
+    """A model of the data's shape after its training; the arguments are those of `learn`."""
     torch.manual_seed(SEED)
-    model = create(name, image_shape=dataset.image_shape, **config)
+    model = create(name, **dataset.shape, **config)
     interval = max(1, steps // 5)
     settings = default_config(
         model, steps=steps, seed=SEED, sample_interval=interval, checkpoint_interval=steps, **training
     )
-    result = train(model, dataset, settings, folder / name, overwrite=True, console=console)
-    generated = draw(result.model, MEASURED, seed=SEED)
-    pictures = _pictures(result, dataset, generated, folder)
-    return Learned(result, pictures, evaluate_images(generated, dataset.batch()))
+    return train(model, dataset, settings, folder / name, overwrite=True, console=console)
 
 
 def _pictures(result: TrainingResult, dataset: ImageDataset, generated: Tensor, folder: Path) -> dict[str, Path]:

@@ -9,12 +9,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from aigc_fast.cli.demo.learn import SEED
+from aigc_fast.cli.demo.learn import SEED, trained
 from aigc_fast.data import SoundDataset
 from aigc_fast.generation import Provenance, draw, interpolate, provenance_of, sound_sequence, write_sound
 from aigc_fast.metrics import SoundReport, evaluate_sounds
-from aigc_fast.models import create
-from aigc_fast.training import TrainingResult, default_config, train
+from aigc_fast.training import TrainingResult
 
 MEASURED = 48
 STEPS_OF_WALK = 6
@@ -44,13 +43,8 @@ def listen(dataset: SoundDataset, steps: int, folder: Path, console: Console | N
         folder: gets the sounds, and the run in a folder of the model's name.
         console: where the progress bar goes.
     """
-    torch.manual_seed(SEED)
-    model = create("vocoder", num_classes=dataset.num_classes, **dataset.shape)
-    interval = max(1, steps // 5)
-    settings = default_config(
-        model, steps=steps, seed=SEED, sample_interval=interval, checkpoint_interval=steps, warmup=max(1, steps // 2)
-    )
-    result = train(model, dataset, settings, folder / model.name, overwrite=True, console=console)
+    config, training = {"num_classes": dataset.num_classes}, {"warmup": max(1, steps // 2)}
+    result = trained("vocoder", dataset, steps, folder, console, config, training)
     vocoder = result.model.vocoder
     originals = torch.stack([dataset.audio[dataset.labels == label][0] for label in range(dataset.num_classes)])
     resynthesised = vocoder.resynthesise(originals, generator=torch.Generator().manual_seed(SEED))

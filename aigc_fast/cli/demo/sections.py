@@ -16,6 +16,7 @@ from aigc_fast.cli.demo.page import Page, figures, metrics_table, parity_cards, 
 from aigc_fast.cli.doctor import processor_name
 from aigc_fast.cli.evaluate import ROWS, SOUND_ROWS
 from aigc_fast.data import ImageDataset, SoundDataset
+from aigc_fast.training import TrainingResult
 
 
 def machine() -> str:
@@ -56,13 +57,12 @@ def add_comparison(page: Page, comparison: Comparison) -> None:
     )
 
 
-def _curves(learned: Learned | Heard, names: tuple[str, ...], title: str) -> str:
-    rows = [row for row in learned.result.rows if all(name in row for name in names)]
+def _curves(result: TrainingResult, names: tuple[str, ...], title: str) -> str:
+    rows = [row for row in result.rows if all(name in row for name in names)]
     return line_chart([row["step"] for row in rows], {name: [row[name] for row in rows] for name in names}, title)
 
 
-def _how_long(learned: Learned | Heard) -> str:
-    result = learned.result
+def _how_long(result: TrainingResult) -> str:
     return f"{result.steps} steps in {result.seconds:.0f} s, {result.items_per_second:.0f} a second"
 
 
@@ -71,7 +71,7 @@ def add_gan(page: Page, learned: Learned, dataset: ImageDataset) -> None:
     pictures = learned.pictures
     page.heading("A DCGAN learns to draw digits")
     page.paragraph(
-        f"Conditional DCGAN on the {len(dataset)} digits that come with the package: {_how_long(learned)}. "
+        f"Conditional DCGAN on the {len(dataset)} digits that come with the package: {_how_long(learned.result)}. "
         "None of these digits was written by anyone."
     )
     last, early = learned.result.steps, int(pictures["early"].stem.split("-")[1])
@@ -85,13 +85,15 @@ def add_gan(page: Page, learned: Learned, dataset: ImageDataset) -> None:
         figures(
             [
                 picture(pictures["interpolation"], "From one random latent to another: three walks through class 3"),
-                _curves(learned, ("d_loss", "g_loss"), "Losses of discriminator and generator"),
+                _curves(learned.result, ("d_loss", "g_loss"), "Losses of discriminator and generator"),
             ]
         ),
         figures(
             [
                 _curves(
-                    learned, ("diversity",), "Diversity of a batch: about 1 is the data's own, near 0 is mode collapse"
+                    learned.result,
+                    ("diversity",),
+                    "Diversity of a batch: about 1 is the data's own, near 0 is mode collapse",
                 )
             ]
         ),
@@ -102,7 +104,7 @@ def add_vae(page: Page, learned: Learned) -> None:
     """What the ConvVAE learned."""
     pictures = learned.pictures
     page.heading("A ConvVAE lays the digits out on a map")
-    page.paragraph(f"Convolutional VAE with a 2-d latent: {_how_long(learned)}.")
+    page.paragraph(f"Convolutional VAE with a 2-d latent: {_how_long(learned.result)}.")
     page.add(
         figures(
             [
@@ -113,8 +115,8 @@ def add_vae(page: Page, learned: Learned) -> None:
         figures(
             [
                 picture(pictures["reconstructions"], "Training digits, and below each what two numbers keep of it"),
-                _curves(learned, ("kl",), "KL divergence of the code from the prior, nats per image"),
-                _curves(learned, ("reconstruction",), "Reconstruction error, nats per image"),
+                _curves(learned.result, ("kl",), "KL divergence of the code from the prior, nats per image"),
+                _curves(learned.result, ("reconstruction",), "Reconstruction error, nats per image"),
             ]
         ),
     )
@@ -152,7 +154,7 @@ def add_sounds(page: Page, heard: Heard | None, dataset: SoundDataset) -> None:
     page.paragraph(
         "A source and a filter: pulses and noise through a recursion whose coefficients change as the sound goes on. "
         f"A small VAE draws their frames, trained through the recursion on the {len(dataset)} {dataset.name} that "
-        f"the package makes itself: {_how_long(heard)}."
+        f"the package makes itself: {_how_long(heard.result)}."
     )
     sounds, classes = heard.sounds, ", ".join(dataset.class_names)
     page.add(
@@ -171,7 +173,7 @@ def add_sounds(page: Page, heard: Heard | None, dataset: SoundDataset) -> None:
         figures(
             [
                 player(sounds["walk"], f"From one random latent to another, in class {dataset.class_names[0]}"),
-                _curves(heard, ("reconstruction",), "Distance of spectra and frames, in twentieths"),
+                _curves(heard.result, ("reconstruction",), "Distance of spectra and frames, in twentieths"),
             ]
         ),
         metrics_table({"vocoder": heard.report}, SOUND_ROWS),
