@@ -36,7 +36,15 @@ def is_watched() -> bool:
 
 def plain_eager() -> bool:
     """Whether nothing traces, transforms or watches: no compile, export, dispatch mode, functorch or forward AD."""
-    return not (is_watched() or functorch_level() is not None or forward_ad._current_level >= 0)
+    # `is_watched` is spelt out: every small call asks, and a call of Python's within costs as much as two questions.
+    return not (
+        is_compiling()
+        or _dispatch_modes()
+        or function_modes()
+        or _tracing_state() is not None
+        or functorch_level() is not None
+        or forward_ad._current_level >= 0
+    )
 
 
 def hashable(args: Sequence[Any]) -> tuple[Any, ...]:

@@ -110,14 +110,14 @@ def _fill(
     dtype: torch.dtype | None,
     device: torch.device | str | int | None,
 ) -> Tensor:
-    shape = size if len(size) != 1 or isinstance(size[0], _EXTENT) else size[0]
     if device is dtype is generator is None and plain_eager() and backend_in_force() == "auto":
         try:
-            output = cpu.fill(op.name, shape)
+            output = cpu.fill(op.name, size)
         except (RuntimeError, TypeError):  # what follows names the argument
             output = None
         if output is not None:
             return output
+    shape = size if len(size) != 1 or isinstance(size[0], _EXTENT) else size[0]
     for extent in shape:
         if extent < 0:
             raise RuntimeError(f"size: got {list(shape)}, expected no negative dimension")

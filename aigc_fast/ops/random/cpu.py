@@ -12,10 +12,11 @@ from torch import Tensor
 
 from aigc_fast import _native
 from aigc_fast.ops import support
-from aigc_fast.ops.support import DTYPES, KEY_LIMIT, UP_TO_FLOAT32, on_huge_pages
+from aigc_fast.ops.support import DTYPES, KEY_LIMIT, MAPPED_ANEW, UP_TO_FLOAT32, on_huge_pages
 
 _ANY_DTYPE = tuple(DTYPES)
 _FLOAT32 = DTYPES[torch.float32]
+_LARGE = MAPPED_ANEW // torch.float32.itemsize
 
 
 class _PerThread(threading.local):
@@ -24,7 +25,7 @@ class _PerThread(threading.local):
     def __init__(self) -> None:
         with torch.inference_mode(False):
             key = torch.empty(2, dtype=torch.int64)
-        self.draw_and_address = partial(key.random_, 0, KEY_LIMIT), key.data_ptr()
+        self.draw_and_address = partial(key.random_, KEY_LIMIT), key.data_ptr()
 
 
 _per_thread = _PerThread()
@@ -43,18 +44,24 @@ def dropout_unsupported(input: Tensor, key: Tensor, p: float) -> support.Reason:
     return support.cpu(input, input.dtype, _ANY_DTYPE)
 
 
-def fill(kernel: str, size: Sequence[int]) -> Tensor | None:
-    """The kernel's float32 numbers of `size` by a key from the CPU's default generator, as `draw_key` would give it.
+def fill(kernel: str, size: tuple[int | Sequence[int], ...]) -> Tensor | None:
+    """The kernel's float32 numbers of `torch.empty(*size)` by a key from the CPU's default generator, as `draw_key` would give it.
 
     None, with nothing drawn, where float32 is not the default, or no kernel is there.
+
+    Raises:
+        TypeError, RuntimeError: for an empty size, or one that PyTorch does not take.
     """
     fill_in = getattr(_native.cpu.kernels, kernel, None)
-    if fill_in is None or torch.get_default_dtype() is not torch.float32:
+    out = torch.empty(*size)
+    if fill_in is None or out.dtype is not torch.float32:
         return None
-    out = on_huge_pages(torch.empty(size))
+    count = out.numel()
+    if count >= _LARGE:
+        on_huge_pages(out)
     draw, address = _per_thread.draw_and_address
     draw()
-    fill_in(out.data_ptr(), out.numel(), _FLOAT32, address)
+    fill_in(out.data_ptr(), count, _FLOAT32, address)
     return out
 
 
