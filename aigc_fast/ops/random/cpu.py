@@ -45,7 +45,7 @@ def dropout_unsupported(input: Tensor, key: Tensor, p: float) -> support.Reason:
 
 
 def fill(kernel: str, size: tuple[int | Sequence[int], ...]) -> Tensor | None:
-    """The kernel's float32 numbers of `torch.empty(*size)` by a key from the CPU's default generator, as `draw_key` would give it.
+    """The kernel's float32 numbers of `torch.empty(*size)`; the key is the CPU's default generator's, as of `draw_key`.
 
     None, with nothing drawn, where float32 is not the default, or no kernel is there.
 
