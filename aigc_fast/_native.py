@@ -40,6 +40,15 @@ def levels() -> tuple[str, ...]:
     return tuple(_C.levels()) if _C else ()
 
 
+def _use_tensors() -> bool:
+    exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+    return _C is not None and exchange is not None and _C.use_tensors(exchange)
+
+
+# Whether kernels can take tensors, of which this torch then lends sizes, strides and address.
+takes_tensors = _use_tensors()
+
+
 def _capped_level() -> str | None:
     cap = os.environ.get(ISA_VARIABLE) or LEVELS[-1]
     if cap not in LEVELS:

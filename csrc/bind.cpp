@@ -16,12 +16,15 @@ namespace py = pybind11;
 
 namespace {
 
-constexpr int MAX_ARGS = 48, MAX_LIST_ITEMS = 96;
+constexpr int MAX_ARGS = 48, MAX_LIST_ITEMS = 96, MAX_TENSORS = 8;
+
+const aigc::TensorExchange* tensor_exchange = nullptr;
 
 struct Arguments {
     aigc::Arg values[MAX_ARGS];
     int64_t items[MAX_LIST_ITEMS];
-    int used_items = 0;
+    aigc::Tensor tensors[MAX_TENSORS];
+    int used_items = 0, used_tensors = 0;
 
     // A sequence of integers, or bytes: int64 numbers as they lie in memory, which cost nothing to read.
     bool take_list(PyObject* object, aigc::Arg& out) {
@@ -45,6 +48,19 @@ struct Arguments {
         return good;
     }
 
+    bool take_tensor(PyObject* object, aigc::Arg& out) {
+        out.tensor = nullptr;
+        if (object == Py_None)
+            return true;
+        if (!tensor_exchange || used_tensors == MAX_TENSORS) {
+            PyErr_SetString(PyExc_TypeError, tensor_exchange ? "too many tensors" : "this torch lends no tensors");
+            return false;
+        }
+        aigc::Tensor& tensor = tensors[used_tensors++];
+        out.tensor = &tensor;
+        return tensor_exchange->look(object, &tensor) == 0;
+    }
+
     bool take(char type, PyObject* object, aigc::Arg& out) {
         switch (type) {
         case 'p':
@@ -56,6 +72,8 @@ struct Arguments {
         case 'r':
             out.real = PyFloat_AsDouble(object);
             return out.real != -1.0 || !PyErr_Occurred();
+        case 't':
+            return take_tensor(object, out);
         default:
             return take_list(object, out);
         }
@@ -100,6 +118,15 @@ py::object bind_kernel(const aigc::Kernel& kernel) {
     if (!function)
         throw py::error_already_set();
     return py::reinterpret_steal<py::object>(function);
+}
+
+bool use_tensors(const py::capsule& lent) {
+    const auto* exchange = static_cast<const aigc::TensorExchange*>(PyCapsule_GetPointer(lent.ptr(), lent.name()));
+    while (exchange && exchange->major != 1)
+        exchange = exchange->previous;
+    if (exchange && exchange->look)
+        tensor_exchange = exchange;
+    return tensor_exchange != nullptr;
 }
 
 py::list supported_levels() {
@@ -148,5 +175,7 @@ PYBIND11_MODULE(_C, m) {
         [](uintptr_t address, int64_t bytes) { aigc::use_huge_pages(reinterpret_cast<void*>(address), bytes); },
         py::arg("address"), py::arg("bytes"),
         "Backs memory that was not touched yet by huge pages, where there are any.");
+    m.def("use_tensors", use_tensors, py::arg("exchange"),
+          "Lets kernels take tensors, by torch.Tensor's `__dlpack_c_exchange_api__`; whether its version is known.");
     m.def("build_info", build_info, "How this module was built.");
 }

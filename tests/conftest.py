@@ -11,6 +11,8 @@ import torch
 
 import aigc_fast
 from aigc_fast import _native
+from aigc_fast.ops.attention import ATTENTION
+from aigc_fast.ops.attention import cpu as attention_cpu
 
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40, database=None)
 hypothesis.settings.load_profile("suite")
@@ -61,6 +63,23 @@ def backend(request: pytest.FixtureRequest) -> Any:
     """The test runs once with each backend that this machine has, forced, and once with the automatic choice."""
     with aigc_fast.backend(request.param):
         yield request.param
+
+
+@pytest.fixture
+def attentions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by an item for every attention that the package's own forward computes, with its op or at once."""
+    calls: list[str] = []
+    run, at_once = type(ATTENTION).__call__, attention_cpu.attend_at_once
+
+    def counted(*args: Any) -> torch.Tensor | None:
+        found = at_once(*args)
+        if found is not None:
+            calls.append("attention")
+        return found
+
+    monkeypatch.setattr(type(ATTENTION), "__call__", lambda op, *args: (calls.append(op.name), run(op, *args))[1])
+    monkeypatch.setattr(attention_cpu, "attend_at_once", counted)
+    return calls
 
 
 @pytest.fixture(params=_native.levels() or ["none"])

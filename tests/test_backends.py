@@ -210,9 +210,10 @@ class TestExplain:
         assert found.reasons["cuda"] == found.reasons["triton"] == "not there yet for this op"
 
     @needs_native
-    @pytest.mark.parametrize("shape", [(1, 2, 5, 8), (1, 2, 200, 128)])
+    @pytest.mark.parametrize("shape", [(1, 2, 5, 8), (1, 2, 200, 128), (1, 2, 64, 192)])
     def test_says_when_pytorchs_attention_runs(self, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("aigc_fast.ops.attention.functional.has_wide_vectors", lambda: False)
+        monkeypatch.setattr(_native, "takes_tensors", False)
         query = torch.randn(shape)
         found = aigc_fast.explain("attention", query, query, query)
         assert (found.chosen, found.detail) == ("reference", "PyTorch's own function")

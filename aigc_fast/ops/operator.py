@@ -13,7 +13,7 @@ from aigc_fast.backends import BackendError, Choice, Explanation
 
 LIBRARY = torch.library.Library("aigc_fast", "DEF")
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = (Tensor, torch.nn.Parameter)
 is_compiling = torch.compiler.is_compiling
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 functorch_level = torch._C._functorch.peek_interpreter_stack
@@ -120,7 +120,7 @@ class Operator:
         needs_gradient = False
         for i in self._tensors:
             arg = args[i]
-            if type(arg) in _PLAIN:
+            if type(arg) in PLAIN:
                 if arg.layout is not torch.strided:
                     return self.reference(*args)
                 if arg.is_neg():

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "core/tensor.h"
+
 namespace aigc {
 
 union Arg {
@@ -11,11 +13,12 @@ union Arg {
     int64_t integer;
     double real;
     const int64_t* list;
+    const Tensor* tensor;
 };
 
 struct Kernel {
     const char* name;
-    const char* types; // per argument: p pointer, i integer, r real, l list of integers
+    const char* types; // per argument: p pointer, i integer, r real, l list of integers, t tensor or null
     int64_t (*run)(const Arg*);
 };
 
@@ -47,6 +50,11 @@ template <>
 struct ArgOf<const int64_t*> {
     static constexpr char code = 'l';
     static const int64_t* get(const Arg& a) { return a.list; }
+};
+template <>
+struct ArgOf<const Tensor*> {
+    static constexpr char code = 't';
+    static const Tensor* get(const Arg& a) { return a.tensor; }
 };
 template <class T>
 struct ArgOf<T*> {

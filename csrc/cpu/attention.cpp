@@ -80,6 +80,87 @@ void attend(const Problem& problem, const Inputs<T>& inputs, const Rows<T>& outp
     Forward<T, FloatProducts<T>>(problem, inputs, output, logsumexp).run(0, problem.batches * problem.kv_heads);
 }
 
+// (batch, head, row, element) of a tensor of four dimensions, or of three, whose batch is one.
+struct Lent {
+    const Tensor& tensor;
+    bool has_four_or_three() const { return tensor.dimensions == 4 || tensor.dimensions == 3; }
+    int64_t size(int i) const { return at(tensor.sizes, i, 1); }
+    int64_t stride(int i) const { return at(tensor.strides, i, 0); }
+    bool has_rows() const { return stride(3) == 1 || size(3) == 1; }
+    template <class T>
+    Rows<T> rows() const {
+        return {static_cast<T*>(tensor.data()), stride(0), stride(1), stride(2)};
+    }
+
+  private:
+    int64_t at(const int64_t* values, int i, int64_t missing) const {
+        const int index = i - 4 + tensor.dimensions;
+        return index < 0 ? missing : values[index];
+    }
+};
+
+// The mask over (batches, heads, queries, keys), to which it is broadcast. False where it can't be.
+bool read_mask_of(const Tensor& mask, const Problem& p, int64_t dtype, Mask& out) {
+    const int64_t kind = mask.is_bool() ? int64_t(BOOLEAN) : mask.dtype(),
+                  full[] = {p.batches, p.heads, p.queries, p.keys};
+    if (!mask.is_on_cpu() || mask.dimensions > 4 || (kind != BOOLEAN && kind != FLOAT32 && kind != dtype))
+        return false;
+    const Lent lent{mask};
+    int64_t strides[4];
+    for (int i = 0; i < 4; ++i) {
+        if (lent.size(i) != 1 && lent.size(i) != full[i])
+            return false;
+        strides[i] = lent.size(i) == 1 ? 0 : lent.stride(i);
+    }
+    out = {mask.data(), kind, strides[0], strides[1], strides[2], strides[3]};
+    return true;
+}
+
+// What tensors that lie as the kernels read them ask for. False for all others.
+bool read_problem(const Lent& q, const Lent& k, const Lent& v, const Tensor* mask, const Lent& out, bool grouped,
+                  Problem& p) {
+    const int64_t dtype = q.tensor.dtype();
+    const Lent* const all[] = {&q, &k, &v, &out};
+    for (const Lent* lent : all)
+        if (!lent->has_four_or_three() || !lent->tensor.is_on_cpu() || lent->tensor.dtype() != dtype ||
+            lent->tensor.dimensions != q.tensor.dimensions || lent->size(0) != q.size(0) || !lent->has_rows())
+            return false;
+    p.batches = q.size(0), p.heads = q.size(1), p.queries = q.size(2), p.size = q.size(3);
+    p.kv_heads = k.size(1), p.keys = k.size(2), p.value_size = v.size(3);
+    const bool alike = v.size(1) == p.kv_heads && v.size(2) == p.keys && k.size(3) == p.size &&
+                       out.size(1) == p.heads && out.size(2) == p.queries && out.size(3) == p.value_size;
+    if (!alike || p.batches * p.heads * p.queries * p.size * p.value_size * p.kv_heads * p.keys == 0)
+        return false;
+    if (dtype < 0 || dtype == FLOAT64 || p.keys > INT32_MAX || p.heads % p.kv_heads ||
+        (p.heads != p.kv_heads && !grouped))
+        return false;
+    p.mask.kind = NO_MASK;
+    return !mask || read_mask_of(*mask, p, dtype, p.mask);
+}
+
+template <class T>
+void attend_to(const Problem& problem, const Lent& q, const Lent& k, const Lent& v, const Lent& out, int64_t planes) {
+    attend(problem, Inputs<T>{q.rows<const T>(), k.rows<const T>(), v.rows<const T>()}, out.rows<T>(), nullptr, planes);
+}
+
+// The output alone, of tensors of which nothing is known yet: 0, and nothing written, where they are not plain ones.
+// The scale is 1 / sqrt(size) unless `scaled`.
+int64_t attention_of_tensors(const Tensor* query, const Tensor* key, const Tensor* value, const Tensor* mask,
+                             const Tensor* output, int64_t causal, int64_t grouped, int64_t planes, int64_t scaled,
+                             double scale) {
+    const Lent q{*query}, k{*key}, v{*value}, out{*output};
+    Problem p{};
+    if (!read_problem(q, k, v, mask, out, grouped != 0, p))
+        return 0;
+    p.left = -1, p.right = causal ? 0 : -1;
+    p.scale = static_cast<float>(scaled ? scale : 1.0 / __builtin_sqrt(static_cast<double>(p.size)));
+    const int64_t dtype = query->dtype();
+    (dtype == FLOAT32    ? attend_to<float>
+     : dtype == BFLOAT16 ? attend_to<bfloat16>
+                         : attend_to<float16>)(p, q, k, v, out, planes);
+    return 1;
+}
+
 // Sequences one after the other in the rows of the tensors: where each begins, and at last where they end.
 struct Sequences {
     const int64_t *queries, *keys;
@@ -203,6 +284,7 @@ void attention_varlen_backward(const void* q, const void* k, const void* v, cons
 }
 
 AIGC_EXPORT(attention, AIGC_KERNEL(attention), AIGC_KERNEL(attention_backward), AIGC_KERNEL(attention_few_queries),
-            AIGC_KERNEL(attention_uses_pairs), AIGC_KERNEL(attention_varlen), AIGC_KERNEL(attention_varlen_backward))
+            AIGC_KERNEL(attention_of_tensors), AIGC_KERNEL(attention_uses_pairs), AIGC_KERNEL(attention_varlen),
+            AIGC_KERNEL(attention_varlen_backward))
 
 }

@@ -22,7 +22,9 @@ from aigc_fast import _native
 from aigc_fast.nn.precision import float32_precision
 from aigc_fast.ops.attention import ATTENTION, reference
 
+DTYPES_OF_THE_KERNELS = [torch.float32, torch.bfloat16, torch.float16]
 FEW = [ATTENTIONS[i] for i in (0, 1, 4, 5, 9, 12, 16, 25, -7, -3)]
+WIDE = [Attention(1, 4, 130, 90, 100), Attention(2, 4, 64, 64, 192, kv_heads=2), Attention(1, 2, 70, 60, 128)]
 # The relative error that each may bring, forward and backward.
 PRECISIONS = {"high": 2e-5, "medium": 1e-2}
 needs_native = pytest.mark.skipif(_native.cpu_reason() is not None, reason=str(_native.cpu_reason()))
@@ -70,6 +72,65 @@ def test_forward_and_gradients(case: Attention, backend: str) -> None:
 def test_forward_and_gradients_on_every_level(case: Attention, isa: str) -> None:
     with aigc_fast.backend("cpu"):
         assert_all_parity(case, case.tensors())
+
+
+class TestAtOnce:
+    """Plain calls, whose tensors the kernel takes as PyTorch lends them."""
+
+    pytestmark = pytest.mark.skipif(not _native.takes_tensors, reason="this torch lends no tensors, or no library")
+
+    @pytest.mark.parametrize("dtype", DTYPES_OF_THE_KERNELS)
+    @pytest.mark.parametrize("layout", ["contiguous", "heads after lengths", "in a sea of NaN"])
+    @pytest.mark.parametrize("case", [c for c in ATTENTIONS if c.window is None and not c.value_size], ids=str)
+    def test_numbers_of_the_op(self, case: Attention, layout: str, dtype: torch.dtype, attentions: list[str]) -> None:
+        tensors = [LAYOUTS.get(layout, Tensor.clone)(tensor) for tensor in case.tensors(dtype)]
+        arguments = case.arguments() | {"alignment": "upper_left"}
+        found = AF.scaled_dot_product_attention(*tensors, **arguments)
+        assert len(attentions) == 1
+        with aigc_fast.backend("cpu"):
+            expected = AF.scaled_dot_product_attention(*tensors, **arguments)
+        assert torch.equal(found, expected)
+        assert found.stride() == expected.stride()
+
+    @pytest.mark.parametrize("case", FEW, ids=str)
+    def test_parity_on_every_level(self, case: Attention, isa: str) -> None:
+        case = replace(case, window=None, alignment="upper_left", value_size=None)
+        tensors, arguments = case.tensors(), case.arguments()
+        exact = case.expected(*(tensor.double() for tensor in tensors), arguments["attn_mask"])
+        found = AF.scaled_dot_product_attention(*tensors, **arguments)
+        assert_parity(found, case.expected(*tensors, arguments["attn_mask"]), exact, str(case))
+
+    @pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+    @pytest.mark.parametrize(
+        "shape", [(), (9,), (1,), (7, 1), (7, 9), (3, 1, 9), (3, 7, 1), (2, 1, 1, 9), (2, 3, 7, 9)]
+    )
+    def test_masks_that_are_broadcast(self, shape: tuple[int, ...], dtype: torch.dtype, attentions: list[str]) -> None:
+        q, k, v = torch.randn(2, 3, 7, 16), torch.randn(2, 3, 9, 16), torch.randn(2, 3, 9, 16)
+        mask = torch.randn(shape) if dtype == torch.float32 else torch.rand(shape) < 0.8
+        found = AF.scaled_dot_product_attention(q, k, v, mask)
+        expected = AF.scaled_dot_product_attention(q, k, v, mask.expand(2, 3, 7, 9).contiguous())
+        assert len(attentions) == 2
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+    @pytest.mark.parametrize("scale", [None, 0.0, 0.3, -2.0, math.nan])
+    def test_scale(self, scale: float | None, attentions: list[str]) -> None:
+        q, k, v = (torch.randn(2, 5, 16) for _ in range(3))
+        found = AF.scaled_dot_product_attention(q, k, v, scale=scale)
+        assert len(attentions) == 1
+        expected = TF.scaled_dot_product_attention(q, k, v, scale=scale)
+        torch.testing.assert_close(found, expected, equal_nan=True)
+
+    def test_what_is_not_plain_is_looked_at(self, attentions: list[str]) -> None:
+        q = torch.view_as_complex(torch.randn(1, 2, 7, 16, 2)).conj().imag
+        assert q.is_neg()
+        k = torch.randn(1, 2, 7, 16)
+        torch.testing.assert_close(
+            AF.scaled_dot_product_attention(q, k, k), TF.scaled_dot_product_attention(q.resolve_neg(), k, k)
+        )
+        mask = torch.zeros(7, 7, requires_grad=True)
+        assert AF.scaled_dot_product_attention(k, k, k, mask).requires_grad
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert AF.scaled_dot_product_attention(k, k, k).dtype == torch.bfloat16
 
 
 @needs_native
@@ -416,7 +477,7 @@ def test_training_compiles_whole(dtype: torch.dtype, backend: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ["plain", "strided"])
-@pytest.mark.parametrize("case", [Attention(1, 4, 70, 90, 80), Attention(2, 4, 64, 64, 128, kv_heads=2)], ids=str)
+@pytest.mark.parametrize("case", WIDE, ids=str)
 def test_wide_heads(case: Attention, layout: str) -> None:
     tensors = case.tensors()
     if layout == "strided":

@@ -133,6 +133,27 @@ def attention_backward(
     return results
 
 
+def takes_at_once(query: Tensor) -> bool:
+    """Whether `attend_at_once` takes plain calls with such queries."""
+    return _native.takes_tensors and query.is_cpu and query.dtype in UP_TO_FLOAT32 and query.dim() in (3, 4)
+
+
+def attend_at_once(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, grouped: bool, scale: float | None
+) -> Tensor | None:
+    """The output of a call at which nothing has looked yet, or None where it is not a plain one on the CPU.
+
+    What other calls cost before and after the kernel is more than the kernel of a small one.
+    """
+    if not (_native.takes_tensors and query.is_cpu):
+        return None
+    output = on_huge_pages(torch.empty_like(query))
+    kernel, factors = _native.cpu.kernels.attention_of_tensors, factors_of(query.dtype)
+    scaled = scale is not None
+    taken = kernel(query, key, value, mask, output, causal, grouped, factors, scaled, scale if scaled else 0.0)
+    return output if taken else None
+
+
 def _packed_bounds(query: Tensor, key: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor) -> tuple[bytes, bytes, int]:
     """Where each sequence begins, in queries and in keys, and how many sequences there are."""
     of_queries = reference.bounds("cu_seq_q", cu_seq_q, len(query))

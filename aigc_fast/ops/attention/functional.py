@@ -9,17 +9,19 @@ from torch.autograd import forward_ad
 from aigc_fast.backends import current as backend_in_force
 from aigc_fast.ops.attention import ATTENTION, cpu
 from aigc_fast.ops.attention.reference import band
-from aigc_fast.ops.operator import functorch_level, is_compiling, plain_eager
+from aigc_fast.ops.operator import PLAIN, functorch_level, is_compiling, plain_eager
 from aigc_fast.ops.random import draw_key
-from aigc_fast.ops.support import REFUSALS, autocast, check_types, has_autocast, has_wide_vectors
+from aigc_fast.ops.support import REFUSALS, autocast, check_types, has_any_autocast, has_autocast, has_wide_vectors
 
 Window = int | tuple[int | None, int | None] | None
 ALIGNMENTS = ("upper_left", "lower_right")
 # Below so many products of a query's element and a key the call costs more than the kernel, and PyTorch's costs less
 # than ours; in 16 bits PyTorch is slow with a single query.
 LIGHT_WORK, LIGHT_HALF, LIGHT_SINGLE_HALF = 400_000, 200_000, 20_000
-# Heads wider than those whose blocks stay in the first-level cache, with so many queries, are PyTorch's.
-WIDEST_HEAD, WIDE_QUERIES = 64, range(64, 256)
+# Wide heads, whose blocks do not stay in the first-level cache, are PyTorch's: from this size on with so many queries,
+# from that size on with so many or more.
+WIDE_HEAD, WIDE_QUERIES = 97, range(129, 640)
+WIDEST_HEAD, LEAST_WIDEST_QUERIES = 192, 64
 
 _grad_enabled = torch.is_grad_enabled
 _float32 = torch.float32
@@ -37,8 +39,19 @@ def _is_open() -> bool:
     return not (is_compiling() or functorch_level() is not None or forward_ad._current_level >= 0)
 
 
+def _is_plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
+    """Whether nothing but the kernels needs to know of the call: no gradient, transform, autocast or subclass."""
+    if not plain_eager() or has_any_autocast() or backend_in_force() != "auto":
+        return False
+    for tensor in (query, key, value):
+        if type(tensor) not in PLAIN or tensor.is_neg() or (tensor.requires_grad and _grad_enabled()):
+            return False
+    return mask is None or (type(mask) in PLAIN and not (mask.requires_grad or mask.is_neg()))
+
+
 def _is_light(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
-    """Whether to call PyTorch at once, before anything else is looked at: its call costs less than ours.
+    """Whether to call PyTorch at once, before anything else is looked at: its call costs less than ours where
+    PyTorch does not lend the kernels its tensors.
 
     Its fast path has no derivative but the first, and takes wrong lengths.
     """
@@ -52,13 +65,16 @@ def _is_light(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) ->
         return False
     if query.dtype is not _float32 and work >= (LIGHT_HALF if query.size(-2) > 1 else LIGHT_SINGLE_HALF):
         return False
-    return backend_in_force() == "auto"
+    return backend_in_force() == "auto" and not cpu.takes_at_once(query)
 
 
 def _has_wide_heads(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether heads are so wide that, where nothing is hidden, PyTorch's product is faster, and its fast path open."""
     size = query.size(-1)
-    if size <= WIDEST_HEAD or query.size(-2) not in WIDE_QUERIES or query.dtype is not _float32 or has_wide_vectors():
+    if size < WIDE_HEAD or query.dtype is not _float32 or has_wide_vectors():
+        return False
+    queries = query.size(-2)
+    if queries < LEAST_WIDEST_QUERIES or (size < WIDEST_HEAD and queries not in WIDE_QUERIES):
         return False
     fast = value.size(-1) == size and query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
     return fast and not _needs_gradient(query, key, value) and _is_open() and backend_in_force() == "auto"
@@ -109,6 +125,15 @@ def scaled_dot_product_attention(
         TypeError: an argument that is not a Tensor.
         ValueError: an impossible `window`, `alignment` or `dropout_p`.
     """
+    if window is None and alignment == "upper_left" and dropout_p == 0.0:
+        try:
+            dense = attn_mask is None and not is_causal
+            if _is_plain(query, key, value, attn_mask) and not (dense and _has_wide_heads(query, key, value)):
+                output = cpu.attend_at_once(query, key, value, attn_mask, is_causal, enable_gqa, scale)
+                if output is not None:
+                    return output
+        except REFUSALS:
+            pass
     if window is None and alignment == "upper_left" and dropout_p == 0.0 and not (is_causal and attn_mask is not None):
         try:
             if _is_light(query, key, value, attn_mask):

@@ -119,12 +119,12 @@ class Backward {
                      *const buffer = floats.take(most(LANES, keys_) * widest()),
                      *const value_buffer = floats.take(most(LANES, keys_) * widest());
         Masks masks(p_, block, keys_, floats);
-        pointers(score_lines, scores, LANES, keys_);
-        pointers(slope_lines, slopes, LANES, keys_);
-        pointers(query_lines, query_sums, LANES, p_.size);
+        pointers(score_lines, scores, block.line(), keys_);
+        pointers(slope_lines, slopes, block.line(), keys_);
+        pointers(query_lines, query_sums, block.line(), p_.size);
 
         gather_queries(p_, block, in_.q, buffer, queries);
-        for (int64_t i = 0; i < p_.size * LANES; i += VF)
+        for (int64_t i = 0; i < p_.size * block.line(); i += VF)
             store(query_sums + i, vf{});
         read_logsumexp(block, logsumexp);
         read_delta(block, buffer, value_buffer, out_gradient, delta);
@@ -150,14 +150,14 @@ class Backward {
             pointers(rows, keys.data, 1, p_.size);
             multiply_into_lanes(rows, p_.size, keys.stride, count, slopes, query_lines, vectors, true);
         });
-        for (int64_t i = 0; i < p_.size * LANES; i += VF)
+        for (int64_t i = 0; i < p_.size * block.line(); i += VF)
             store(query_sums + i, load(query_sums + i) * p_.scale);
         scatter_lanes(p_, block, query_sums, p_.size, buffer, grad_.q);
     }
 
     // In units of log2; a lane that saw no key gets infinity, so that its probabilities are 0.
     void read_logsumexp(const Block& block, float* out) const {
-        for (int64_t v = 0; v < LANES; v += VF)
+        for (int64_t v = 0; v < block.line(); v += VF)
             store(out + v, vf{});
         for_each_run(p_, block, [&](int64_t head, int64_t query, int64_t lane, int64_t count) {
             const float* const from = grad_.logsumexp + p_.logsumexp_at(block.batch, head, query);
@@ -170,10 +170,10 @@ class Backward {
     void read_delta(const Block& block, float* buffer, float* out_lanes, float* out_gradient, float* delta) const {
         gather_lanes(p_, block, grad_.out_gradient, p_.value_size, buffer, out_gradient);
         gather_lanes(p_, block, grad_.out, p_.value_size, buffer, out_lanes);
-        for (int64_t v = 0; v < LANES; v += VF) {
+        for (int64_t v = 0; v < block.line(); v += VF) {
             vf sum{};
             for (int64_t i = 0; i < p_.value_size; ++i)
-                sum += load(out_gradient + i * LANES + v) * load(out_lanes + i * LANES + v);
+                sum += load(out_gradient + i * block.line() + v) * load(out_lanes + i * block.line() + v);
             store(delta + v, sum);
         }
     }
@@ -182,11 +182,12 @@ class Backward {
     // scores.
     static void differentiate_softmax(float* scores, float* slopes, const float* dropout, const float* logsumexp,
                                       const float* delta, int64_t keys, int64_t vectors) {
+        const int64_t line = vectors * VF;
         for (int64_t j = 0; j < keys; ++j)
-            for (int64_t v = 0; v < vectors * VF; v += VF) {
-                float *const score = scores + j * LANES + v, *const slope = slopes + j * LANES + v;
+            for (int64_t v = 0; v < line; v += VF) {
+                float *const score = scores + j * line + v, *const slope = slopes + j * line + v;
                 const vf probability = exp2_of_negative(load(score) - load(logsumexp + v));
-                const vf kept = dropout ? load(dropout + j * LANES + v) : broadcast(1.0f);
+                const vf kept = dropout ? load(dropout + j * line + v) : broadcast(1.0f);
                 store(score, probability * kept);
                 store(slope, probability * (load(slope) * kept - load(delta + v)));
             }

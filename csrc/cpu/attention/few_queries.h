@@ -261,8 +261,9 @@ class FewQueries {
                 for_each_vector(p_.value_size, [&](int64_t i, int64_t part) AIGC_INLINE {
                     store_up_to(out + i, load(sums + (lane + r) * value_width_ + i) * factor, part);
                 });
-                logsumexp_[p_.logsumexp_at(block.batch, head, query + r)] =
-                    logsumexp_of(state.greatest, broadcast(state.total))[0];
+                if (logsumexp_)
+                    logsumexp_[p_.logsumexp_at(block.batch, head, query + r)] =
+                        logsumexp_of(state.greatest, broadcast(state.total))[0];
             }
         });
     }

@@ -12,11 +12,11 @@ static inline int64_t keys_per_block(const Problem& p) {
     return least(MOST_KEYS, most(LEAST_KEYS, fit));
 }
 
-// Fewer multiply-adds than these are not worth another thread.
-constexpr int64_t LEAST_WORK = 1 << 18;
+// Fewer multiply-adds than these are not worth another thread; fewer lanes than four vectors take as long as those.
+constexpr int64_t LEAST_WORK = 1 << 17;
 static inline int64_t items_per_thread(const Problem& p, int64_t blocks) {
-    const int64_t work = p.lanes() * p.keys * (p.size + p.value_size) / most<int64_t>(1, blocks);
-    return LEAST_WORK / most<int64_t>(1, work) + 1;
+    const int64_t work = most<int64_t>(p.lanes(), 4 * VF) * p.keys * (p.size + p.value_size) / most<int64_t>(1, blocks);
+    return ceil_div(LEAST_WORK, most<int64_t>(1, work));
 }
 
 constexpr int64_t NO_OFFSET[1] = {0};
@@ -29,14 +29,14 @@ static inline T** pointers(T** out, T* base, int64_t step, int64_t count) {
     return out;
 }
 
-// C[row][lane] (+)= sum over k < depth of rows[row][k * step] * B[k][lane], lines of LANES floats in B and C.
+// C[row][lane] (+)= sum over k < depth of rows[row][k * step] * B[k][lane], lines of so many vectors in B and C.
 static inline void multiply_into_lanes(const float* const* rows, int64_t count, int64_t step, int64_t depth,
                                        const float* b, float* const* c, int64_t vectors, bool accumulate) {
     const Product product{.rows = rows,
                           .a_step = step,
                           .a_offsets = NO_OFFSET,
                           .b = b,
-                          .b_step = LANES,
+                          .b_step = vectors * VF,
                           .b_offsets = NO_OFFSET,
                           .batch = 1,
                           .depth = depth,
@@ -135,12 +135,12 @@ class Forward {
                      *const factor = floats.take(LANES), *const buffer = floats.take(LANES * widest());
         Masks masks(p_, block, keys_, floats);
         const Products products(p_, source_, block, floats, buffer);
-        pointers(score_lines, scores, LANES, keys_);
-        pointers(sum_lines, sums, LANES, value_lines_);
+        pointers(score_lines, scores, block.line(), keys_);
+        pointers(sum_lines, sums, block.line(), value_lines_);
 
-        for (int64_t i = 0; i < value_lines_ * LANES; i += VF)
+        for (int64_t i = 0; i < value_lines_ * block.line(); i += VF)
             store(sums + i, vf{});
-        for (int64_t v = 0; v < LANES; v += VF) {
+        for (int64_t v = 0; v < block.line(); v += VF) {
             store(greatest + v, broadcast(MINUS_INFINITY));
             store(total + v, vf{});
         }
@@ -160,15 +160,16 @@ class Forward {
     // Lanes that saw no key get zeros.
     void finish(const Block& block, float* sums, const float* greatest, const float* total, float* factor,
                 float* buffer) const {
-        for (int64_t v = 0; v < LANES; v += VF) {
+        for (int64_t v = 0; v < block.line(); v += VF) {
             const vf sum = load(total + v);
             store(factor + v, sum == 0.0f ? vf{} : 1.0f / sum);
             store(buffer + v, logsumexp_of(load(greatest + v), sum));
         }
-        for_each_run(p_, block, [&](int64_t head, int64_t query, int64_t lane, int64_t count) {
-            float* const out = logsumexp_ + p_.logsumexp_at(block.batch, head, query);
-            __builtin_memcpy(out, buffer + lane, static_cast<size_t>(count) * sizeof(float));
-        });
+        if (logsumexp_)
+            for_each_run(p_, block, [&](int64_t head, int64_t query, int64_t lane, int64_t count) {
+                float* const out = logsumexp_ + p_.logsumexp_at(block.batch, head, query);
+                __builtin_memcpy(out, buffer + lane, static_cast<size_t>(count) * sizeof(float));
+            });
         multiply_lanes(sums, p_.value_size, block.vectors(), factor);
         scatter_lanes(p_, block, sums, p_.value_size, buffer, out_);
     }

@@ -23,17 +23,18 @@ static inline vf without_rounded(vf x) { return x - vf(rounded_bits(x)); }
 // Infinity and NaN, and what rounds to infinity, have no finite rest.
 static inline vi not_finite(vf rest) { return rest - rest != 0.0f; }
 
-// out[plane][j][lane] is the pair of lines 2 j and 2 j + 1 for j < depth, zeros for lines from `count` on. Lines and
-// planes of LANES and depth * LANES.
+// out[plane][j][lane] is the pair of lines 2 j and 2 j + 1 for j < depth, zeros for lines from `count` on. Lines of so
+// many vectors.
 static inline void pair_lines(const float* lines, int64_t count, int64_t depth, int64_t vectors, int64_t planes,
                               Pair* out) {
-    const auto line = [&](int64_t i, int64_t v) AIGC_INLINE { return i < count ? load(lines + i * LANES + v) : vf{}; };
+    const int64_t width = vectors * VF;
+    const auto line = [&](int64_t i, int64_t v) AIGC_INLINE { return i < count ? load(lines + i * width + v) : vf{}; };
     for (int64_t j = 0; j < depth; ++j)
-        for (int64_t v = 0; v < vectors * VF; v += VF) {
+        for (int64_t v = 0; v < width; v += VF) {
             const vf first = line(2 * j, v), second = line(2 * j + 1, v);
-            store(out + j * LANES + v, pair_of(first, second));
+            store(out + j * width + v, pair_of(first, second));
             if (planes == SPLIT_PLANES)
-                store(out + (depth + j) * LANES + v, pair_of(without_rounded(first), without_rounded(second)));
+                store(out + (depth + j) * width + v, pair_of(without_rounded(first), without_rounded(second)));
         }
 }
 
@@ -187,13 +188,13 @@ class PairProducts {
         // As they are: bfloat16 need no rounding before they are scaled.
         float* const columns = memory.take(p.size * LANES);
         gather_lanes(p, block, packed.q, p.size, buffer, columns);
-        pair_lines(columns, p.size, packed.key_depth, LANES / VF, packed.planes, queries_);
+        pair_lines(columns, p.size, packed.key_depth, vectors_, packed.planes, queries_);
     }
 
     // Lines up to a multiple of PAIR_KEYS are written.
     void multiply_keys(int64_t key, int64_t count, const Pair** rows, float* const* scores) const {
         const int64_t depth = packed_.key_depth, lines = round_up(count, PAIR_KEYS);
-        const int64_t near = 0, key_rest = packed_.key_plane(), query_rest = depth * LANES;
+        const int64_t near = 0, key_rest = packed_.key_plane(), query_rest = depth * vectors_ * VF;
         const int64_t of_keys[MOST_TERMS] = {key_rest, near, near}, of_queries[MOST_TERMS] = {near, query_rest, near};
         const int64_t skipped = MOST_TERMS - terms();
         multiply_pairs(pointers(rows, keys_ + key * depth, depth, lines), lines, depth, of_keys + skipped, queries_,
@@ -210,13 +211,13 @@ class PairProducts {
         pair_lines(probabilities, count, depth, vectors_, packed_.planes, probabilities_);
         constexpr int64_t MOST = MOST_TERMS * KEYS_OF_PAIRS / PAIR_KEYS;
         int64_t of_values[MOST], of_probabilities[MOST];
-        const int64_t near = 0, value_rest = packed_.value_plane(), probability_rest = depth * LANES;
+        const int64_t near = 0, value_rest = packed_.value_plane(), probability_rest = depth * vectors_ * VF;
         const int64_t first[MOST_TERMS] = {value_rest, near, near}, second[MOST_TERMS] = {near, probability_rest, near};
         int64_t batch = 0;
         for (int64_t t = MOST_TERMS - terms(); t < MOST_TERMS; ++t)
             for (int64_t b = 0; b < blocks; ++b, ++batch) {
                 of_values[batch] = first[t] + b * TILE_SIDE * packed_.value_rows;
-                of_probabilities[batch] = second[t] + b * TILE_SIDE * LANES;
+                of_probabilities[batch] = second[t] + b * TILE_SIDE * vectors_ * VF;
             }
         const Pair* const values = values_ + key / 2 * packed_.value_rows;
         multiply_pairs(pointers(rows, values, TILE_SIDE, packed_.value_rows), packed_.value_rows, TILE_SIDE, of_values,
@@ -233,7 +234,7 @@ class PairProducts {
                                       .a_step = 1,
                                       .a_offsets = row_offsets,
                                       .b = lines,
-                                      .b_step = LANES,
+                                      .b_step = vectors_ * VF,
                                       .b_offsets = line_offsets,
                                       .batch = batch,
                                       .depth = depth,

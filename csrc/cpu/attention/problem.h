@@ -14,7 +14,7 @@
 
 namespace aigc::AIGC_LEVEL {
 
-constexpr int64_t LANES = 8 * VF; // of a line of scores
+constexpr int64_t LANES = 8 * VF; // at most, of a block
 constexpr int64_t LEAST_WIDE_QUERIES = 640;
 constexpr float MINUS_INFINITY = -__builtin_inff();
 constexpr float LOG2_E = 1.44269504088896341f, LN_2 = 0.693147180559945309f;
@@ -72,6 +72,7 @@ struct Problem {
 struct Block {
     int64_t batch, kv_head, first, count;
     int64_t vectors() const { return ceil_div(count, VF); }
+    int64_t line() const { return vectors() * VF; }
 };
 
 static inline Block block_at(const Problem& p, int64_t pair, int64_t index) {
@@ -125,17 +126,17 @@ static inline FloatRows float_rows(const T* rows, int64_t stride, int64_t count,
     return {buffer, size};
 }
 
-// columns[i][lane] = rows[lane][i]: `size` lines of LANES floats, zeros in the lanes beyond the block's.
+// columns[i][lane] = rows[lane][i]: `size` lines of the block, zeros in the lanes beyond its own.
 template <class T>
 static inline void gather_lanes(const Problem& p, const Block& block, const Rows<const T>& from, int64_t size,
                                 float* buffer, float* columns) {
-    if (block.count < LANES)
-        for (int64_t i = 0; i < size; ++i)
-            for (int64_t v = block.count / VF * VF; v < LANES; v += VF)
-                store(columns + i * LANES + v, vf{});
+    const int64_t line = block.line();
+    if (block.count < line)
+        for (int64_t i = 1; i <= size; ++i)
+            store(columns + i * line - VF, vf{});
     for_each_run(p, block, [&](int64_t head, int64_t query, int64_t lane, int64_t count) {
         const auto rows = float_rows(from.at(block.batch, head, query), from.row, count, size, buffer);
-        transpose(rows.data, rows.stride, columns + lane, LANES, count, size);
+        transpose(rows.data, rows.stride, columns + lane, line, count, size);
     });
 }
 
@@ -144,18 +145,19 @@ template <class T>
 static inline void gather_queries(const Problem& p, const Block& block, const Rows<const T>& from, float* buffer,
                                   float* columns) {
     gather_lanes(p, block, from, p.size, buffer, columns);
-    for (int64_t i = 0; i < p.size * LANES; i += VF)
+    for (int64_t i = 0; i < p.size * block.line(); i += VF)
         store(columns + i, load(columns + i) * (p.scale * LOG2_E));
 }
 
 // rows[lane][i] = columns[i][lane].
-static inline void scatter_rows(const float* columns, float* out, int64_t stride, int64_t count, int64_t size, float*) {
-    transpose(columns, LANES, out, stride, size, count);
+static inline void scatter_rows(const float* columns, int64_t line, float* out, int64_t stride, int64_t count,
+                                int64_t size, float*) {
+    transpose(columns, line, out, stride, size, count);
 }
 template <class T>
-static inline void scatter_rows(const float* columns, T* out, int64_t stride, int64_t count, int64_t size,
+static inline void scatter_rows(const float* columns, int64_t line, T* out, int64_t stride, int64_t count, int64_t size,
                                 float* buffer) {
-    transpose(columns, LANES, buffer, size, size, count);
+    transpose(columns, line, buffer, size, size, count);
     for (int64_t r = 0; r < count; ++r)
         for_each_vector(size, [&](int64_t i, int64_t width) AIGC_INLINE {
             store_up_to(out + r * stride + i, load_up_to(buffer + r * size + i, width), width);
@@ -165,7 +167,7 @@ template <class T>
 static inline void scatter_lanes(const Problem& p, const Block& block, const float* columns, int64_t size,
                                  float* buffer, const Rows<T>& to) {
     for_each_run(p, block, [&](int64_t head, int64_t query, int64_t lane, int64_t count) {
-        scatter_rows(columns + lane, to.at(block.batch, head, query), to.row, count, size, buffer);
+        scatter_rows(columns + lane, block.line(), to.at(block.batch, head, query), to.row, count, size, buffer);
     });
 }
 

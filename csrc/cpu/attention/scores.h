@@ -99,7 +99,7 @@ class Masks {
           rows_(memory.take(LANES * row_)), tile_(memory.take(keys * LANES)),
           first_(reinterpret_cast<int32_t*>(memory.take(LANES))),
           last_(reinterpret_cast<int32_t*>(memory.take(LANES))) {
-        for (int64_t lane = 0; lane < LANES; ++lane)
+        for (int64_t lane = 0; lane < block.line(); ++lane)
             first_[lane] = 0, last_[lane] = static_cast<int32_t>(p.keys);
         for_each_run(p, block, [&](int64_t, int64_t query, int64_t lane, int64_t count) {
             for (int64_t i = 0; i < count; ++i) {
@@ -129,20 +129,20 @@ class Masks {
         if (!seen_.not_zero && !cut)
             return;
         if (seen_.not_zero && !shared_)
-            transpose(rows_, row_, tile_, LANES, block_.count, count_);
-        const int64_t end = block_.vectors() * VF;
+            transpose(rows_, row_, tile_, block_.line(), block_.count, count_);
+        const int64_t line = block_.line();
         for (int64_t j = 0; j < count_; ++j)
-            for (int64_t v = 0; v < end; v += VF) {
-                vf score = load(scores + j * LANES + v);
+            for (int64_t v = 0; v < line; v += VF) {
+                vf score = load(scores + j * line + v);
                 if (seen_.not_zero)
-                    score += shared_ ? broadcast(rows_[j]) : load(tile_ + j * LANES + v);
+                    score += shared_ ? broadcast(rows_[j]) : load(tile_ + j * line + v);
                 if (cut) {
                     const auto key = static_cast<int32_t>(key_ + j);
                     const vi inside = (vi(load(reinterpret_cast<const float*>(first_ + v))) <= key) &
                                       (vi(load(reinterpret_cast<const float*>(last_ + v))) >= key);
                     score = inside != 0 ? score : broadcast(MINUS_INFINITY);
                 }
-                store(scores + j * LANES + v, score);
+                store(scores + j * line + v, score);
             }
     }
 
@@ -166,7 +166,7 @@ class Masks {
     // What dropout multiplies the probabilities of the keys read last with, as a tile: 0 or the scale.
     const float* dropout() {
         draw_dropout();
-        transpose(rows_, row_, tile_, LANES, block_.count, count_);
+        transpose(rows_, row_, tile_, block_.line(), block_.count, count_);
         return tile_;
     }
     // The same for one lane, once drawn.
@@ -261,21 +261,22 @@ class Masks {
 // probabilities relative to the greatest so far. False where the greatest stayed, so that earlier sums stand.
 static inline bool softmax_step(float* scores, int64_t keys, int64_t vectors, float* greatest, float* sums,
                                 float* rescale) {
+    const int64_t line = vectors * VF;
     vi changed{};
-    for (int64_t v = 0; v < vectors * VF; v += VF) {
+    for (int64_t v = 0; v < line; v += VF) {
         const vf before = load(greatest + v);
         vf top = before;
         for (int64_t j = 0; j < keys; ++j) {
-            top = greater(load(scores + j * LANES + v), top);
+            top = greater(load(scores + j * line + v), top);
         }
         // Lanes that have seen nothing yet: minus infinity less itself would be NaN.
         const vf safe = top == MINUS_INFINITY ? vf{} : top;
         const vf factor = exp2_of_negative(before - safe);
         vf sum{}; // of this block alone: sums of sums round less than one long sum
         for (int64_t j = 0; j < keys; ++j) {
-            const vf probability = exp2_of_negative(load(scores + j * LANES + v) - safe);
+            const vf probability = exp2_of_negative(load(scores + j * line + v) - safe);
             sum += probability;
-            store(scores + j * LANES + v, probability);
+            store(scores + j * line + v, probability);
         }
         changed |= top != before;
         store(greatest + v, top);
@@ -293,15 +294,14 @@ static inline vf logsumexp_of(V greatest, vf sum) {
 }
 
 static inline void multiply_tile_of_lanes(float* lines, const float* factors, int64_t count, int64_t vectors) {
-    for (int64_t i = 0; i < count; ++i)
-        for (int64_t v = 0; v < vectors * VF; v += VF)
-            store(lines + i * LANES + v, load(lines + i * LANES + v) * load(factors + i * LANES + v));
+    for (int64_t i = 0; i < count * vectors * VF; i += VF)
+        store(lines + i, load(lines + i) * load(factors + i));
 }
 
 static inline void multiply_lanes(float* lines, int64_t count, int64_t vectors, const float* factor) {
     for (int64_t i = 0; i < count; ++i)
         for (int64_t v = 0; v < vectors * VF; v += VF)
-            store(lines + i * LANES + v, load(lines + i * LANES + v) * load(factor + v));
+            store(lines + i * vectors * VF + v, load(lines + i * vectors * VF + v) * load(factor + v));
 }
 
 }

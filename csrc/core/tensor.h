@@ -1,0 +1,35 @@
+// Tensors as PyTorch lends them for the length of a call, by the structs of DLPack 1.x: a stable binary interface, so
+// that nothing of torch is compiled in.
+#pragma once
+
+#include <cstdint>
+
+namespace aigc {
+
+struct Tensor {
+    void* memory;
+    int32_t device, device_index;
+    int32_t dimensions;
+    uint8_t type, bits; // of an element
+    uint16_t lanes;
+    const int64_t *sizes, *strides;
+    uint64_t byte_offset;
+
+    void* data() const { return static_cast<char*>(memory) + byte_offset; }
+    bool is_on_cpu() const { return device == 1; }
+    bool has(uint8_t of_type, uint8_t of_bits) const { return type == of_type && bits == of_bits && lanes == 1; }
+    bool is_bool() const { return has(6, 8); }
+    // The code of core/elements.h, or -1.
+    int64_t dtype() const { return has(2, 32) ? 0 : has(4, 16) ? 1 : has(2, 16) ? 2 : has(2, 64) ? 3 : -1; }
+};
+
+// What the capsule `torch.Tensor.__dlpack_c_exchange_api__` holds.
+struct TensorExchange {
+    uint32_t major, minor;
+    const TensorExchange* previous;
+    void *allocate, *lend_managed, *take_managed;
+    int (*look)(void* object, Tensor* out); // 0, or else with a Python exception set
+    void* current_stream;
+};
+
+}
