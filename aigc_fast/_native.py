@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 
@@ -42,11 +42,28 @@ def levels() -> tuple[str, ...]:
 
 def _use_tensors() -> bool:
     exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
-    return _C is not None and exchange is not None and _C.use_tensors(exchange)
+    return _C is not None and exchange is not None and _C.use_tensors(exchange, torch.Tensor, torch.nn.Parameter)
 
 
 # Whether kernels can take tensors, of which this torch then lends sizes, strides and address.
 takes_tensors = _use_tensors()
+
+
+are_plain = getattr(_C, "are_plain", None)
+
+
+def _look(tensor: torch.Tensor | None) -> Hashable:
+    return tensor if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+
+
+def signature(*tensors: torch.Tensor | None) -> Hashable:
+    """Sizes, strides, dtypes and devices, to be remembered by."""
+    if takes_tensors:
+        try:
+            return _C.signature(*tensors)
+        except RuntimeError:  # of tensors without memory, as on the meta device
+            pass
+    return tuple(_look(tensor) for tensor in tensors)
 
 
 def _capped_level() -> str | None:

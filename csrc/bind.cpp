@@ -19,6 +19,7 @@ namespace {
 constexpr int MAX_ARGS = 48, MAX_LIST_ITEMS = 96, MAX_TENSORS = 8;
 
 const aigc::TensorExchange* tensor_exchange = nullptr;
+PyObject* tensor_types[2]; // Tensor and Parameter
 
 struct Arguments {
     aigc::Arg values[MAX_ARGS];
@@ -120,7 +121,75 @@ py::object bind_kernel(const aigc::Kernel& kernel) {
     return py::reinterpret_steal<py::object>(function);
 }
 
-bool use_tensors(const py::capsule& lent) {
+// signature(tensor or None, ...): as bytes, what the tensors are apart from their address and elements.
+PyObject* signature(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    constexpr Py_ssize_t MAX_NUMBERS = 256;
+    int64_t numbers[MAX_NUMBERS];
+    Py_ssize_t used = 0;
+    Arguments taken;
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        aigc::Arg arg;
+        if (!taken.take_tensor(args[i], arg))
+            return nullptr;
+        const aigc::Tensor* tensor = arg.tensor;
+        const int64_t dimensions = tensor ? tensor->dimensions : 0;
+        if (used + 3 + 2 * dimensions > MAX_NUMBERS)
+            return PyErr_Format(PyExc_ValueError, "more dimensions than a signature holds");
+        numbers[used++] = tensor ? dimensions : -1;
+        if (!tensor)
+            continue;
+        numbers[used++] = int64_t(tensor->device) << 32 | uint32_t(tensor->device_index);
+        numbers[used++] = tensor->type << 16 | tensor->bits;
+        for (const int64_t* list : {tensor->sizes, tensor->strides})
+            for (int64_t d = 0; d < dimensions; ++d)
+                numbers[used++] = list[d];
+    }
+    return PyBytes_FromStringAndSize(reinterpret_cast<const char*>(numbers), used * Py_ssize_t(sizeof(int64_t)));
+}
+
+// 1 where there is more to a tensor than its signature and its elements: for a subclass, a lazily negated one, or one
+// that wants a gradient where those are recorded. -1 with a Python exception.
+int is_special(PyObject* object, bool recording) {
+    static PyObject *const is_neg = PyUnicode_InternFromString("is_neg"), *const requires_grad =
+                                                                              PyUnicode_InternFromString(
+                                                                                  "requires_grad");
+    auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(object));
+    if (type != tensor_types[0] && type != tensor_types[1])
+        return 1;
+    PyObject* const negated = PyObject_CallMethodNoArgs(object, is_neg);
+    if (!negated)
+        return -1;
+    Py_DECREF(negated);
+    if (negated == Py_True || !recording)
+        return negated == Py_True;
+    PyObject* const wanted = PyObject_GetAttr(object, requires_grad);
+    if (!wanted)
+        return -1;
+    Py_DECREF(wanted);
+    return wanted == Py_True;
+}
+
+// are_plain(recording, tensor or None, ...): whether none of them is special.
+PyObject* are_plain(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    for (Py_ssize_t i = 1; i < count; ++i) {
+        const int special = args[i] == Py_None ? 0 : is_special(args[i], args[0] == Py_True);
+        if (special)
+            return special < 0 ? nullptr : Py_NewRef(Py_False);
+    }
+    return Py_NewRef(Py_True);
+}
+
+PyMethodDef functions_of_tensors[] = {
+    {"signature", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(signature)), METH_FASTCALL,
+     "Sizes, strides, dtypes and devices of tensors, or None, as bytes."},
+    {"are_plain", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(are_plain)), METH_FASTCALL,
+     "Whether none of the tensors is of a subclass, negated or, where the first argument says that gradients are "
+     "recorded, wants one."},
+    {nullptr, nullptr, 0, nullptr}};
+
+bool use_tensors(const py::capsule& lent, const py::type& tensor, const py::type& parameter) {
+    tensor_types[0] = py::type(tensor).release().ptr();
+    tensor_types[1] = py::type(parameter).release().ptr();
     const auto* exchange = static_cast<const aigc::TensorExchange*>(PyCapsule_GetPointer(lent.ptr(), lent.name()));
     while (exchange && exchange->major != 1)
         exchange = exchange->previous;
@@ -175,7 +244,9 @@ PYBIND11_MODULE(_C, m) {
         [](uintptr_t address, int64_t bytes) { aigc::use_huge_pages(reinterpret_cast<void*>(address), bytes); },
         py::arg("address"), py::arg("bytes"),
         "Backs memory that was not touched yet by huge pages, where there are any.");
-    m.def("use_tensors", use_tensors, py::arg("exchange"),
+    if (PyModule_AddFunctions(m.ptr(), functions_of_tensors))
+        throw py::error_already_set();
+    m.def("use_tensors", use_tensors, py::arg("exchange"), py::arg("tensor"), py::arg("parameter"),
           "Lets kernels take tensors, by torch.Tensor's `__dlpack_c_exchange_api__`; whether its version is known.");
     m.def("build_info", build_info, "How this module was built.");
 }

@@ -9,8 +9,9 @@ from torch import Tensor
 from aigc_fast.functional import scaled_dot_product_attention
 from aigc_fast.nn.precision import obeys_precision
 
-# Up to so many positions PyTorch's inference call for projections and attention together is faster than the parts.
-SHORT_LENGTH = 64
+# Up to so many positions of a batch PyTorch's inference call for projections and attention together is faster than the
+# parts.
+FEW_POSITIONS = 128
 # From so many positions on, its call for a whole layer, which stores all scores, is slower than the layer's parts.
 LEAST_LENGTH = 256
 
@@ -21,7 +22,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
 
     With `need_weights=False`, which torch.nn's Transformer layers ask for, heads are read where the projection wrote
     them and the scores are never stored, dropout or not. Calls that want the weights, `bias_k`, `add_zero_attn` and
-    short self-attention at inference, which PyTorch has one call for, run as in PyTorch.
+    self-attention of few positions at inference, which PyTorch has one call for, run as in PyTorch.
     """
 
     def forward(
@@ -56,7 +57,9 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
     def _is_one_call(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
         """Whether PyTorch has a call for it all that is faster than the parts."""
         same = query is key and key is value and query.dim() == 3 and self.batch_first and self.num_heads % 2 == 0
-        return same and query.shape[1] <= SHORT_LENGTH and not (self.training or torch.is_grad_enabled())
+        return (
+            same and query.shape[0] * query.shape[1] <= FEW_POSITIONS and not (self.training or torch.is_grad_enabled())
+        )
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         bias = self.in_proj_bias

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from aigc_fast.backends import BackendError, Choice, Explanation
+from aigc_fast import _native
+from aigc_fast.backends import BackendError, Choice, Explanation, current
 
 LIBRARY = torch.library.Library("aigc_fast", "DEF")
 
-PLAIN = (Tensor, torch.nn.Parameter)
+_PLAIN = (Tensor, torch.nn.Parameter)
 is_compiling = torch.compiler.is_compiling
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 functorch_level = torch._C._functorch.peek_interpreter_stack
 function_modes = torch._C._len_torch_function_stack
 _tracing_state = torch._C._get_tracing_state
 _grad_enabled = torch.is_grad_enabled
+_any_autocast = torch._C._is_any_autocast_enabled
 
 _operators: dict[str, Operator] = {}
 
@@ -45,6 +47,13 @@ def plain_eager() -> bool:
         or functorch_level() is not None
         or forward_ad._current_level >= 0
     )
+
+
+def is_plain(*tensors: Tensor | None) -> bool:
+    """Whether a kernel may take these tensors at once: no gradient, transform, autocast, subclass or forced backend."""
+    if not (_native.takes_tensors and plain_eager()) or _any_autocast() or current() != "auto":
+        return False
+    return _native.are_plain(_grad_enabled(), *tensors)
 
 
 def hashable(args: Sequence[Any]) -> tuple[Any, ...]:
@@ -120,7 +129,7 @@ class Operator:
         needs_gradient = False
         for i in self._tensors:
             arg = args[i]
-            if type(arg) in PLAIN:
+            if type(arg) in _PLAIN:
                 if arg.layout is not torch.strided:
                     return self.reference(*args)
                 if arg.is_neg():

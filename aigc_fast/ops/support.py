@@ -28,8 +28,8 @@ MAPPED_ANEW = 32 << 20
 # What PyTorch raises for arguments that don't fit. Its message may name a primitive of its backend rather than the
 # argument, so the ops look again.
 REFUSALS = (RuntimeError, TypeError, AttributeError, IndexError)
-_precision = torch._C._get_float32_matmul_precision
-has_any_autocast = torch._C._is_any_autocast_enabled
+precision = torch._C._get_float32_matmul_precision
+_any_autocast = torch._C._is_any_autocast_enabled
 UP_TO_FLOAT32 = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -88,7 +88,7 @@ def check_types(**tensors: Tensor) -> None:
 
 def has_autocast(tensor: Tensor) -> bool:
     """Whether autocast is on where this tensor is; what every call asks, so the cheap question comes first."""
-    return has_any_autocast() and not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
+    return _any_autocast() and not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
 
 
 def autocast(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -100,7 +100,7 @@ def autocast(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
 def factors_of(dtype: torch.dtype) -> int:
     """What the factors of products in this dtype may be rounded to; in float32 PyTorch's switch says so."""
     if dtype == torch.float32:
-        return _FACTORS[_precision()]
+        return _FACTORS[precision()]
     return ROUNDED if dtype == torch.bfloat16 else EXACT
 
 

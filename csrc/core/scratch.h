@@ -6,7 +6,7 @@
 
 namespace aigc {
 
-enum class Slot { shared, sums, local, count };
+enum class Slot { shared, sums, local, weight, count };
 
 // At least `bytes` bytes, valid until the same thread asks for the same slot again. Throws std::bad_alloc.
 void* scratch(Slot slot, int64_t bytes);

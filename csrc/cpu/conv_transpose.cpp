@@ -165,6 +165,19 @@ int64_t conv_forward(void* in_data, int64_t in_dtype, const int64_t* in_layout, 
     });
 }
 
+// conv_forward with a weight as it is, whose strides follow the geometry, packed for this call alone. 0 also where
+// conv_pack returns 0.
+int64_t conv_forward_once(void* in_data, int64_t in_dtype, const int64_t* in_layout, void* weight, const float* bias,
+                          void* out_data, int64_t out_dtype, const int64_t* out_layout, const int64_t* geometry,
+                          int64_t algorithm, int64_t activation, double slope) {
+    const int64_t size = conv_packed_size(in_layout, out_layout, geometry, algorithm);
+    auto* const packed = static_cast<float*>(scratch(Slot::weight, size * int64_t(sizeof(float))));
+    return conv_pack(weight, in_dtype, geometry + GEOMETRY_NUMBERS, in_layout, out_layout, geometry, algorithm,
+                     packed) &&
+           conv_forward(in_data, in_dtype, in_layout, packed, bias, out_data, out_dtype, out_layout, geometry,
+                        algorithm, activation, slope);
+}
+
 // geometry: of the convolution from large to small; out: (small channels, large channels / groups, taps), contiguous.
 void conv_weight_gradient(void* large_data, const int64_t* large_layout, void* small_data, const int64_t* small_layout,
                           int64_t dtype, const int64_t* geometry, void* out) {
@@ -181,7 +194,7 @@ void conv_weight_gradient(void* large_data, const int64_t* large_layout, void* s
 }
 
 AIGC_EXPORT(conv_transpose, AIGC_KERNEL(conv_algorithm), AIGC_KERNEL(conv_packed_size), AIGC_KERNEL(conv_fingerprint),
-            AIGC_KERNEL(conv_pack), AIGC_KERNEL(conv_forward), AIGC_KERNEL(conv_weight_gradient),
-            AIGC_KERNEL(conv_weight_gradient_algorithm))
+            AIGC_KERNEL(conv_pack), AIGC_KERNEL(conv_forward), AIGC_KERNEL(conv_forward_once),
+            AIGC_KERNEL(conv_weight_gradient), AIGC_KERNEL(conv_weight_gradient_algorithm))
 
 }

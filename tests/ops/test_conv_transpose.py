@@ -624,3 +624,51 @@ def test_a_small_call_is_explained_and_can_be_forced(name: str) -> None:
     assert "small" in aigc_fast.explain(name, *tensors).reasons["cpu"]
     with aigc_fast.backend("triton"), pytest.raises(BackendError):
         getattr(AF, name)(*tensors)
+
+
+class TestRemembered:
+    """The second plain call of a kind goes straight to what ran the first."""
+
+    @pytest.mark.parametrize("channels", [4, 24], ids=["packed for the call", "packed once"])
+    @pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+    def test_sees_what_changed_since(self, name: str, channels: int) -> None:
+        ours, theirs = getattr(AF, name), getattr(TF, name)
+        x, weight, bias = torch.randn(2, channels, 9, 9), torch.randn(channels, channels, 4, 4), torch.randn(channels)
+
+        def check(*args: Any) -> None:
+            torch.testing.assert_close(ours(*args), theirs(*args), rtol=1e-4, atol=1e-3, equal_nan=True)
+
+        for stride in (2, (2, 1), [1, 2]):
+            for _ in range(3):
+                check(x, weight, bias, stride, 1)
+                check(x, weight, None, stride, 1)
+                check(x[0], weight, bias, stride, 1)
+                check(x.to(memory_format=torch.channels_last), weight, bias, stride, 1)
+                weight.mul_(0.9)
+                bias.add_(1.0)
+        weight[0, 0, 1, 2] = math.inf
+        check(x, weight, bias, 2, 1)
+        x[0, 0, 3, 3] = math.nan
+        check(x, weight, bias, 2, 1)
+
+    def test_other_calls_are_looked_at(self) -> None:
+        x, weight = torch.randn(1, 4, 9, 9), torch.randn(4, 4, 4, 4)
+        for _ in range(2):
+            AF.conv_transpose2d(x, weight, None, 2)
+        with pytest.raises(RuntimeError, match="input has shape"):
+            AF.conv_transpose1d(x, weight, None, 2)
+        assert AF.conv_transpose2d(x, weight.requires_grad_(), None, 2).requires_grad
+        weight.requires_grad_(False)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert AF.conv_transpose2d(x, weight, None, 2).dtype == torch.bfloat16
+        with pytest.raises(BackendError), aigc_fast.backend("cuda"):
+            AF.conv_transpose2d(x, weight, None, 2)
+
+    @needs_native
+    def test_signatures_tell_tensors_apart(self) -> None:
+        x = torch.randn(2, 3, 4)
+        others = [x.transpose(0, 1), x.double(), x[:1], x[..., ::2], x.to("meta"), x.unsqueeze(0), x.view(torch.int32)]
+        found = [_native.signature(tensor) for tensor in (x, *others)]
+        assert len(set(found)) == len(found)
+        assert _native.signature(x, None) != _native.signature(None, x) != _native.signature(x)
+        assert _native.signature(torch.randn(2, 3, 4)) == found[0]

@@ -145,7 +145,7 @@ def attend_at_once(
 
     What other calls cost before and after the kernel is more than the kernel of a small one.
     """
-    if not (_native.takes_tensors and query.is_cpu):
+    if not query.is_cpu:
         return None
     output = on_huge_pages(torch.empty_like(query))
     kernel, factors = _native.cpu.kernels.attention_of_tensors, factors_of(query.dtype)

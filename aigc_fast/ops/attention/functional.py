@@ -9,9 +9,9 @@ from torch.autograd import forward_ad
 from aigc_fast.backends import current as backend_in_force
 from aigc_fast.ops.attention import ATTENTION, cpu
 from aigc_fast.ops.attention.reference import band
-from aigc_fast.ops.operator import PLAIN, functorch_level, is_compiling, plain_eager
+from aigc_fast.ops.operator import functorch_level, is_compiling, is_plain, plain_eager
 from aigc_fast.ops.random import draw_key
-from aigc_fast.ops.support import REFUSALS, autocast, check_types, has_any_autocast, has_autocast, has_wide_vectors
+from aigc_fast.ops.support import REFUSALS, autocast, check_types, has_autocast, has_wide_vectors
 
 Window = int | tuple[int | None, int | None] | None
 ALIGNMENTS = ("upper_left", "lower_right")
@@ -37,16 +37,6 @@ def _is_open() -> bool:
     """Whether a call may become PyTorch's own for its speed: not where that is differentiated, or where a compiled
     graph takes the op, whose choice puts no conditions on symbolic sizes."""
     return not (is_compiling() or functorch_level() is not None or forward_ad._current_level >= 0)
-
-
-def _is_plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
-    """Whether nothing but the kernels needs to know of the call: no gradient, transform, autocast or subclass."""
-    if not plain_eager() or has_any_autocast() or backend_in_force() != "auto":
-        return False
-    for tensor in (query, key, value):
-        if type(tensor) not in PLAIN or tensor.is_neg() or (tensor.requires_grad and _grad_enabled()):
-            return False
-    return mask is None or (type(mask) in PLAIN and not (mask.requires_grad or mask.is_neg()))
 
 
 def _is_light(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
@@ -128,7 +118,7 @@ def scaled_dot_product_attention(
     if window is None and alignment == "upper_left" and dropout_p == 0.0:
         try:
             dense = attn_mask is None and not is_causal
-            if _is_plain(query, key, value, attn_mask) and not (dense and _has_wide_heads(query, key, value)):
+            if is_plain(query, key, value, attn_mask) and not (dense and _has_wide_heads(query, key, value)):
                 output = cpu.attend_at_once(query, key, value, attn_mask, is_causal, enable_gqa, scale)
                 if output is not None:
                     return output

@@ -18,6 +18,7 @@ from aigc_fast.backends import Runner
 from aigc_fast.ops.conv_transpose import choice, cpu, reference
 from aigc_fast.ops.conv_transpose.plan import Plan, make_plan, memory_format
 from aigc_fast.ops.operator import Operator, hashable
+from aigc_fast.ops.support import precision
 
 __all__ = ["conv", "conv_activation", "conv_transpose", "conv_transpose_activation", "conv_weight_gradient"]
 
@@ -93,7 +94,7 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
         sizes, activation = split(rest)
         plan = plan_of(input, weight, bias, *sizes)
         plain = formatted(input, weight)
-        run = cpu.prepare_forward(input, weight, plan, plain, *activation)
+        run = cpu.prepare_forward(input, weight, bias, plan, plain, *activation)
         return Runner(run, plain if choice.leave_gradients(input, weight, plan) else None)
 
     def run(*args: Any) -> Tensor:
@@ -124,14 +125,10 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
     }
 
 
-def _look(tensor: Tensor | None) -> Hashable:
-    return tensor if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-
-
 def _signature(first: Tensor, second: Tensor, *rest: Any) -> Hashable:
     """Of a convolution of either kind or of a weight gradient; see `Choice`."""
     bias, *sizes = rest if rest[0] is None or isinstance(rest[0], Tensor) else (None, *rest)
-    return _look(first), _look(second), _look(bias), *sizes, _native.cpu.level, torch.get_float32_matmul_precision()
+    return _native.signature(first, second, bias), *sizes, _native.cpu.level, precision()
 
 
 def _forward_operator(

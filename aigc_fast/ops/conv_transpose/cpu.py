@@ -12,12 +12,14 @@ from torch import Tensor
 from aigc_fast import _native
 from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.packing import Packing
-from aigc_fast.ops.conv_transpose.plan import Ints, Plan, layout, memory_format
-from aigc_fast.ops.support import factors_of, on_huge_pages
+from aigc_fast.ops.conv_transpose.plan import Ints, Plan, is_dense, layout, memory_format, packed_ints, strides_of_axes
+from aigc_fast.ops.support import MAPPED_ANEW, factors_of, on_huge_pages
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 BFLOAT16 = DTYPES[torch.bfloat16]
 DIRECT, WINOGRAD = range(2)
+# To pack so many numbers anew costs less than to find them packed.
+SMALL_WEIGHT = 1024
 ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4}
 
 
@@ -82,6 +84,7 @@ def forward_takes_windows(input: Tensor, weight: Tensor, plan: Plan) -> bool:
 def prepare_forward(
     input: Tensor,
     weight: Tensor,
+    bias: Tensor | None,
     plan: Plan,
     fallback: Callable[..., Tensor],
     activation: str = "none",
@@ -92,6 +95,7 @@ def prepare_forward(
     Args:
         input: on the CPU, in float32 or bfloat16, as `weight`.
         weight: of (C_in, C_out / groups, ...) where transposed, else (C_out, C_in / groups, ...).
+        bias: of C_out, or None.
         plan: of the convolution.
         fallback: what runs where the weight is not finite, with the same arguments.
         activation: a key of `ACTIVATIONS`.
@@ -110,37 +114,60 @@ def prepare_forward(
             return fallback
         # Packing costs as much as the product.
         packed_of = Packing.kept
-    shape, dtype, code = plan.output_shape, input.dtype, DTYPES[input.dtype]
+    code = DTYPES[input.dtype]
     like = _output_like(input, weight, plan)
-    out_strides = like.stride()
     layouts = in_layout, out_layout = layout(input), layout(like)
-    geometry, kernel = plan.packed_geometry, _native.cpu.kernels.conv_forward
-    best = algorithm(_native.cpu.level, *layouts, geometry, factors_of(dtype))
+    geometry, activation_code = plan.packed_geometry, ACTIVATIONS[activation]
+    best = algorithm(_native.cpu.level, *layouts, geometry, factors_of(input.dtype))
     methods = (best,) if plan.is_matrix else dict.fromkeys((best, DIRECT))
+    shape, strides, is_large = plan.output_shape, like.stride(), like.nbytes >= MAPPED_ANEW
+    has_floats = _floats(bias) is bias
+
+    def call(
+        kernel: Callable[..., int], input: Tensor, weight: int, bias: Tensor | None, geometry: bytes, method: int
+    ) -> Tensor | None:
+        output = input.new_empty_strided(shape, strides)
+        if is_large:
+            on_huge_pages(output)
+        shift = bias if has_floats else _floats(bias)
+        taken = kernel(
+            input.data_ptr(),
+            code,
+            in_layout,
+            weight,
+            None if shift is None else shift.data_ptr(),
+            output.data_ptr(),
+            code,
+            out_layout,
+            geometry,
+            method,
+            activation_code,
+            slope,
+        )
+        return output if taken else None
+
+    if weight.numel() <= SMALL_WEIGHT and is_dense(weight):
+        and_strides = geometry + packed_ints(strides_of_axes(weight))
+
+        def run_once(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+            for method in methods:
+                kernel = _native.cpu.kernels.conv_forward_once
+                output = call(kernel, input, weight.data_ptr(), bias, and_strides, method)
+                if output is not None:
+                    return output
+            return fallback(input, weight, bias, *rest)
+
+        return run_once
     packings = [Packing(weight, code, *layouts, geometry, method) for method in methods]
-    activation_code = ACTIVATIONS[activation]
 
     def run(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
         for packing in packings:
             packed = packed_of(packing, weight)
             if packed is None:
                 continue
-            output = on_huge_pages(torch.empty_strided(shape, out_strides, dtype=dtype))
-            shift = _floats(bias)
-            if kernel(
-                input.data_ptr(),
-                code,
-                in_layout,
-                packed.data_ptr(),
-                None if shift is None else shift.data_ptr(),
-                output.data_ptr(),
-                code,
-                out_layout,
-                geometry,
-                packing.method,
-                activation_code,
-                slope,
-            ):
+            kernel = _native.cpu.kernels.conv_forward
+            output = call(kernel, input, packed.data_ptr(), bias, geometry, packing.method)
+            if output is not None:
                 return output
         return fallback(input, weight, bias, *rest)
 

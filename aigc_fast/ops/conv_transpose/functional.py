@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
 
+from aigc_fast import _native
+from aigc_fast.backends import MOST_RUNNERS
 from aigc_fast.backends import current as backend_in_force
 from aigc_fast.ops import conv_transpose as ops
 from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.choice import is_light
-from aigc_fast.ops.operator import function_modes, is_compiling
-from aigc_fast.ops.support import REFUSALS, autocast, has_autocast
+from aigc_fast.ops.operator import Operator, function_modes, is_compiling, is_plain
+from aigc_fast.ops.support import REFUSALS, autocast, has_autocast, precision
 
 IntOrInts = int | Sequence[int]
+
+# What ran plain calls, and the sizes that it takes: for the next call of the same `_key`.
+_ready: dict[Hashable, tuple[Callable[..., Tensor], tuple[object, ...]]] = {}
 
 
 def _expand(value: IntOrInts, spatial: int) -> tuple[int, ...]:
@@ -49,28 +54,45 @@ def _is_light(input: Tensor, weight: Tensor, groups: int, transposed: int) -> bo
     return is_light(input, weight, groups, transposed) and backend_in_force() == "auto"
 
 
+def _key(op: Operator, input: Tensor, weight: Tensor, bias: Tensor | None, *rest: object) -> Hashable | None:
+    """What a plain call is remembered by, before anything else is looked at; None for other calls."""
+    if not is_plain(input, weight, bias):
+        return None
+    return op.name, _native.signature(input, weight, bias), rest, _native.cpu.level, precision()
+
+
 def _call(
-    op: Callable[..., Tensor],
+    op: Operator,
     spatial: int,
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     sizes: tuple[tuple[int, ...], ...],
     groups: int,
+    key: Hashable | None,
 ) -> Tensor:
-    """Calls the op on a batch."""
+    """Calls the op on a batch, and remembers what ran a plain one."""
     batched = True
     try:
         if has_autocast(input):
             input, weight, bias = autocast((input, weight, bias))
         batched = input.dim() != spatial + 1
         if batched:
-            return op(input, weight, bias, *sizes, groups)
+            output = op(input, weight, bias, *sizes, groups)
+            if key is not None:
+                _remember(key, op.choice.runner((input, weight, bias, *sizes, groups)).run, (*sizes, groups))
+            return output
         return op(input.unsqueeze(0), weight, bias, *sizes, groups).squeeze(0)
     except REFUSALS:
         _check(input, weight, bias, spatial)
         ops.check(input if batched else input.unsqueeze(0), weight, bias, *sizes, groups)
         raise
+
+
+def _remember(key: Hashable, run: Callable[..., Tensor], sizes: tuple[object, ...]) -> None:
+    if len(_ready) >= MOST_RUNNERS:
+        _ready.clear()
+    _ready[key] = run, sizes
 
 
 def conv(
@@ -87,14 +109,20 @@ def conv(
     try:
         if _is_light(input, weight, groups, False):
             return reference.CONV[spatial](input, weight, bias, stride, padding, dilation, groups)
+        key = _key(ops.conv, input, weight, bias, spatial, stride, padding, dilation, groups)
+        if key is not None and (found := _ready.get(key)) is not None:
+            run, rest = found
+            return run(input, weight, bias, *rest)
     except REFUSALS:
-        pass
+        key = None
     strides, dilations = _expand(stride, spatial), _expand(dilation, spatial)
     if isinstance(padding, str):
-        input, paddings = _named_padding(padding, input, weight, strides, dilations)
+        padded, paddings = _named_padding(padding, input, weight, strides, dilations)
+        key = key if padded is input else None
+        input = padded
     else:
         paddings = _expand(padding, spatial)
-    return _call(ops.conv, spatial, input, weight, bias, (strides, paddings, dilations), groups)
+    return _call(ops.conv, spatial, input, weight, bias, (strides, paddings, dilations), groups, key)
 
 
 def _named_padding(
@@ -127,10 +155,17 @@ def conv_transpose(
 ) -> Tensor:
     """`torch.nn.functional.conv_transpose{spatial}d`."""
     try:
+        key = _key(ops.conv_transpose, input, weight, bias, spatial, stride, padding, output_padding, groups, dilation)
+        if key is not None and (found := _ready.get(key)) is not None:
+            run, rest = found
+            return run(input, weight, bias, *rest)
         if _is_light(input, weight, groups, True):
+            sizes = stride, padding, output_padding, groups, dilation
             pytorchs = reference.CONV_TRANSPOSE[spatial]
-            return pytorchs(input, weight, bias, stride, padding, output_padding, groups, dilation)
+            if key is not None:
+                _remember(key, pytorchs, sizes)
+            return pytorchs(input, weight, bias, *sizes)
     except REFUSALS:
-        pass
+        key = None
     sizes = tuple(_expand(value, spatial) for value in (stride, padding, output_padding, dilation))
-    return _call(ops.conv_transpose, spatial, input, weight, bias, sizes, groups)
+    return _call(ops.conv_transpose, spatial, input, weight, bias, sizes, groups, key)

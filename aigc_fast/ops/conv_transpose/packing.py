@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast import _native
-from aigc_fast.ops.conv_transpose.plan import AXES, Ints, is_dense
+from aigc_fast.ops.conv_transpose.plan import is_dense, strides_of_axes
 
 FLOAT32 = 0
 
@@ -55,11 +55,6 @@ def _workspace(size: int) -> Tensor:
     return buffer
 
 
-def _strides(weight: Tensor) -> Ints:
-    strides = weight.stride()
-    return (*strides[:2], *(0,) * (2 + AXES - weight.dim()), *strides[2:])
-
-
 class Packing:
     """How one algorithm wants the weights of one geometry.
 
@@ -88,7 +83,7 @@ class Packing:
         fine = _native.cpu.kernels.conv_pack(
             weight.data_ptr(),
             self.dtype,
-            _strides(weight),
+            strides_of_axes(weight),
             self.in_layout,
             self.out_layout,
             self.geometry,

@@ -53,6 +53,12 @@ def layout(tensor: Tensor) -> bytes:
     return packed_ints((*shape[:2], *(1,) * missing, *shape[2:], *strides[:2], *(0,) * missing, *strides[2:]))
 
 
+def strides_of_axes(weight: Tensor) -> Ints:
+    """Strides of (C, C, D, H, W), with 0 for leading spatial axes where there are fewer than three."""
+    strides = weight.stride()
+    return (*strides[:2], *(0,) * (2 + AXES - weight.dim()), *strides[2:])
+
+
 def is_channels_last(tensor: Tensor) -> bool:
     """Whether the channels are innermost in memory, and not only as they are in a contiguous tensor."""
     wanted = CHANNELS_LAST.get(tensor.dim())

@@ -10,7 +10,7 @@
 namespace aigc::AIGC_LEVEL {
 namespace {
 
-constexpr int AXES = 3;
+constexpr int AXES = 3, GEOMETRY_NUMBERS = 14;
 
 struct Axis {
     int64_t in, out, kernel, stride, padding, dilation;
@@ -66,20 +66,30 @@ struct Axis {
             }
         return inside;
     }
+    // Calls f(tap) for those that a phase uses; without a division for each, which small maps would notice.
+    template <class F>
+    void each_tap(int64_t phase, const F& f) const {
+        int64_t rest = transposed ? 0 : phase;
+        for (int64_t k = 0; k < kernel; ++k) {
+            if (rest == phase)
+                f(k);
+            if (transposed)
+                for (rest += dilation; rest >= stride;)
+                    rest -= stride;
+        }
+    }
     int64_t taps(int64_t phase) const {
         int64_t found = 0;
-        for (int64_t k = 0; k < kernel; ++k)
-            found += uses(phase, k);
+        each_tap(phase, [&](int64_t) { ++found; });
         return found;
     }
     void offset_range(int64_t& low, int64_t& high) const {
         low = INT64_MAX, high = INT64_MIN;
         for (int64_t phase = 0; phase < phases(); ++phase)
-            for (int64_t k = 0; k < kernel; ++k)
-                if (uses(phase, k)) {
-                    low = least(low, offset(phase, k));
-                    high = most(high, offset(phase, k));
-                }
+            each_tap(phase, [&](int64_t k) {
+                low = least(low, offset(phase, k));
+                high = most(high, offset(phase, k));
+            });
     }
 };
 
@@ -121,7 +131,7 @@ struct Geometry {
     Axis axis[AXES];
     int64_t groups, in_channels, out_channels; // channels of one group
 
-    // kernel, stride, padding, dilation of three axes each; then groups, transposed
+    // kernel, stride, padding, dilation of three axes each; then groups, transposed: GEOMETRY_NUMBERS of them
     Geometry(const int64_t* list, const Image& in, const Image& out) {
         for (int i = 0; i < AXES; ++i)
             axis[i] = {in.size[i], out.size[i], list[i], list[3 + i], list[6 + i], list[9 + i], list[13] != 0};
@@ -184,11 +194,11 @@ struct PhaseTaps {
     template <class F>
     void each(const Geometry& g, const F& f) const {
         int64_t rank = 0;
-        for (int64_t kd = 0; kd < g.axis[0].kernel; ++kd)
-            for (int64_t kh = 0; kh < g.axis[1].kernel; ++kh)
-                for (int64_t kw = 0; kw < g.axis[2].kernel; ++kw)
-                    if (g.axis[0].uses(phase[0], kd) && g.axis[1].uses(phase[1], kh) && g.axis[2].uses(phase[2], kw))
-                        f(rank++, kd, kh, kw);
+        g.axis[0].each_tap(phase[0], [&](int64_t kd) {
+            g.axis[1].each_tap(phase[1], [&](int64_t kh) {
+                g.axis[2].each_tap(phase[2], [&](int64_t kw) { f(rank++, kd, kh, kw); });
+            });
+        });
     }
 };
 

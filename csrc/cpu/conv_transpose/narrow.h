@@ -134,12 +134,16 @@ class Narrow {
         int64_t *steps = offsets + g_.taps(), placed = 0;
         for (int64_t phase = 0; phase < g_.phases(); ++phase) {
             const PhaseTaps taps(g_, phase);
-            taps.each(g_, [&](int64_t, int64_t kd, int64_t kh, int64_t kw) {
+            g_.axis[0].each_tap(taps.phase[0], [&](int64_t kd) {
                 const int64_t z = g_.axis[0].offset(taps.phase[0], kd) - low_[0];
-                const int64_t y = g_.axis[1].offset(taps.phase[1], kh) - low_[1];
-                steps[placed] = (z * length_[1] + y) * length_[2] + g_.axis[2].offset(taps.phase[2], kw) - low_[2];
-                offsets[placed] = placed * g_.out_channels * g_.in_channels;
-                ++placed;
+                g_.axis[1].each_tap(taps.phase[1], [&](int64_t kh) {
+                    const int64_t y = z * length_[1] + g_.axis[1].offset(taps.phase[1], kh) - low_[1];
+                    g_.axis[2].each_tap(taps.phase[2], [&](int64_t kw) {
+                        steps[placed] = y * length_[2] + g_.axis[2].offset(taps.phase[2], kw) - low_[2];
+                        offsets[placed] = placed * g_.out_channels * g_.in_channels;
+                        ++placed;
+                    });
+                });
             });
         }
     }
