@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -153,13 +154,13 @@ def _schur(products: Tensor) -> Tensor:
 
     Levinson's recursion in Schur's form, which needs no coefficients on the way.
     """
-    forward, backward = products[:, 1:], products[:, :-1]
-    found = []
-    for _ in range(forward.shape[1]):
-        k = _ratio(forward[:, :1], backward[:, :1])
-        found.append(k)
-        forward, backward = _lattice(forward, backward, k)
-    return torch.cat(found, 1)
+    values = _small(products)
+    forward, backward, found = values[:, 1:], values[:, :-1], np.empty((values.shape[1] - 1, len(values), 1))
+    with np.errstate(all="ignore"):
+        for k in found:
+            k[:] = np.where(backward[:, :1] > 0, forward[:, :1] / backward[:, :1], 0)
+            forward, backward = forward[:, 1:] - k * backward[:, 1:], backward[:, :-1] - k * forward[:, :-1]
+    return torch.from_numpy(found[..., 0].T.copy()).to(products)
 
 
 def burg(x: Tensor, order: int, intercept: bool) -> Estimate:
@@ -179,23 +180,31 @@ def _burg_of_products(series: Centred, products: Tensor) -> tuple[Tensor, bool]:
     "A Fast Implementation of Burg's Method", 2013). Where little is left to predict, these forms cancel.
     """
     order = products.shape[1] - 1
-    edges = _edge_windows(series.values[:, :-1], order)
-    gram = _toeplitz(products)
+    edges, gram = _small(_edge_windows(series.values[:, :-1], order)), _small(_toeplitz(products))
     # The forward and the backward error filter, which is one lag behind.
-    filters = torch.eye(order + 1, 2, dtype=products.dtype, device=products.device).expand(len(products), -1, -1)
-    found, totals, sizes = [], [], []
-    for size in range(order):
-        beyond = edges[:, :, size]
-        gram = torch.baddbmm(gram, beyond.mT, beyond, alpha=-1)
-        energies = filters.mT @ (gram @ filters)
-        totals.append(energies[:, 0, 0] + energies[:, 1, 1])
-        sizes.append(filters[:, :, 0].abs().sum(1))
-        k = (2 * energies[:, 0, 1] / totals[-1])[:, None]
-        found.append(k)
-        forward, backward = filters.unbind(2)
-        filters = torch.stack([forward - k * backward, (backward - k * forward).roll(1, 1)], 2)
-    bounds = _EPSILON * products[:, 0] * torch.stack(sizes).square() / torch.stack(totals)
-    return torch.cat(found, 1), bool(((bounds > 0) & (bounds <= _EXACT)).all())
+    filters = np.zeros((len(gram), order + 1, 2))
+    filters[:, 0, 0] = filters[:, 1, 1] = 1
+    found, totals, sizes = np.empty((3, order, len(gram)))
+    with np.errstate(all="ignore"):
+        for size in range(order):
+            beyond = edges[:, :, size]
+            gram -= beyond.swapaxes(1, 2) @ beyond
+            energies = filters.swapaxes(1, 2) @ (gram @ filters)
+            totals[size] = energies[:, 0, 0] + energies[:, 1, 1]
+            sizes[size] = np.abs(filters[:, :, 0]).sum(1)
+            k = found[size] = 2 * energies[:, 0, 1] / totals[size]
+            forward, backward = filters[:, :, 0], filters[:, :, 1]
+            following = np.zeros_like(filters)
+            following[:, :, 0] = forward - k[:, None] * backward
+            following[:, 1:, 1] = (backward - k[:, None] * forward)[:, :-1]
+            filters = following
+        bounds = _EPSILON * _small(products)[:, 0] * sizes**2 / totals
+    return torch.from_numpy(found.T.copy()).to(products), bool(((bounds > 0) & (bounds <= _EXACT)).all())
+
+
+def _small(tensor: Tensor) -> np.ndarray:
+    """Few numbers for NumPy, whose calls cost a tenth of PyTorch's."""
+    return tensor.numpy(force=True)
 
 
 def _burg_of_errors(series: Centred, order: int) -> Tensor:
