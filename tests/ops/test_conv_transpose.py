@@ -672,3 +672,17 @@ class TestRemembered:
         assert len(set(found)) == len(found)
         assert _native.signature(x, None) != _native.signature(None, x) != _native.signature(x)
         assert _native.signature(torch.randn(2, 3, 4)) == found[0]
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 9, 9), (2, 3, 1, 1), (1, 1, 9, 1), (2, 3, 9, 9), (3, 1, 1, 1), (1, 1, 1, 1)])
+@pytest.mark.parametrize("formats", [(a, b) for a in (0, 1) for b in (0, 1)])
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+def test_the_layout_is_pytorchs(name: str, formats: tuple[int, int], shape: tuple[int, ...]) -> None:
+    memory = (torch.contiguous_format, torch.channels_last)
+    channels = (shape[1], 8) if name == "conv_transpose2d" else (8, shape[1])
+    x = torch.randn(shape).contiguous(memory_format=memory[formats[0]]).to(memory_format=memory[formats[0]])
+    weight = torch.randn(*channels, 3, 3).to(memory_format=memory[formats[1]])
+    with aigc_fast.backend("auto" if _native.cpu_reason() else "cpu"):
+        found = getattr(AF, name)(x, weight, None, 1, 1)
+    expected = getattr(TF, name)(x, weight, None, 1, 1)
+    assert found.stride() == expected.stride()

@@ -5,12 +5,14 @@ The limits are measured ones: bench/test_bench_conv_transpose.py repeats them.
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
 from aigc_fast import _native
 from aigc_fast.ops.conv_transpose.plan import Plan, memory_format
-from aigc_fast.ops.support import has_wide_vectors
+from aigc_fast.ops.support import MAPPED_ANEW, has_wide_vectors
 
 FEW_CHANNELS = 4
 LEAST_GROUP_CHANNELS = 8
@@ -112,7 +114,12 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool) ->
     plain = not transposed or max(stride) == 1
     if few and plain and channels_last and not has_wide_vectors():
         return f"{in_channels} input channels: too few for a product"
-    wide = not transposed and max(stride) > 1 and max(kernel) > WIDE_KERNEL
+    strided = not transposed and max(stride) > 1
+    # Memory that is mapped anew is ours in huge pages.
+    is_small = prod(plan.output_shape) * input.dtype.itemsize < MAPPED_ANEW
+    if few and strided and is_small and input.dtype == torch.float32 and not has_wide_vectors():
+        return f"{in_channels} input channels and a stride of {max(stride)}: too few products for each output"
+    wide = strided and max(kernel) > WIDE_KERNEL
     if wide and input.dtype == torch.float32 and not _strided_wins(plan, winograd):
         return f"a plain convolution with stride {max(stride)} and kernel {max(kernel)}: PyTorch's is as fast"
     if transposed and kernel == stride and channels_last:

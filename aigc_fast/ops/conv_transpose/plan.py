@@ -60,9 +60,22 @@ def strides_of_axes(weight: Tensor) -> Ints:
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether the channels are innermost in memory, and not only as they are in a contiguous tensor."""
+    """Whether the channels are innermost in memory; where sizes of 1 leave that open, what the strides say."""
     wanted = CHANNELS_LAST.get(tensor.dim())
-    return wanted is not None and tensor.is_contiguous(memory_format=wanted) and not tensor.is_contiguous()
+    if wanted is None or not tensor.is_contiguous(memory_format=wanted):
+        return False
+    return not tensor.is_contiguous() or _strides_say_channels_last(tensor)
+
+
+def _strides_say_channels_last(tensor: Tensor) -> bool:
+    """PyTorch's rule (c10/core/MemoryFormat.h): strides grow from the channels over the last axis to the first."""
+    least = 0
+    shape, strides = tensor.shape, tensor.stride()
+    for d in (1, *range(tensor.dim() - 1, 1, -1), 0):
+        if shape[d] == 0 or strides[d] < least or (d == 0 and least == strides[1]):
+            return False
+        least = strides[d] * max(1, shape[d])
+    return strides[1] != 0
 
 
 def is_dense(tensor: Tensor) -> bool:
