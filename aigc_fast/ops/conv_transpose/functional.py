@@ -12,7 +12,7 @@ from aigc_fast.backends import MOST_RUNNERS
 from aigc_fast.backends import current as backend_in_force
 from aigc_fast.ops import conv_transpose as ops
 from aigc_fast.ops.conv_transpose import reference
-from aigc_fast.ops.conv_transpose.choice import is_light
+from aigc_fast.ops.conv_transpose.choice import LIGHT_KERNEL, is_light
 from aigc_fast.ops.operator import Operator, function_modes, is_compiling, is_plain
 from aigc_fast.ops.support import REFUSALS, autocast, has_autocast, precision
 
@@ -155,16 +155,15 @@ def conv_transpose(
 ) -> Tensor:
     """`torch.nn.functional.conv_transpose{spatial}d`."""
     try:
+        # What is light has narrow kernels or one spatial dimension: a call of many pays no second look.
+        narrow = spatial == 1 or weight.size(-1) <= LIGHT_KERNEL or weight.size(-2) <= LIGHT_KERNEL
+        if narrow and _is_light(input, weight, groups, True):
+            pytorchs = reference.CONV_TRANSPOSE[spatial]
+            return pytorchs(input, weight, bias, stride, padding, output_padding, groups, dilation)
         key = _key(ops.conv_transpose, input, weight, bias, spatial, stride, padding, output_padding, groups, dilation)
         if key is not None and (found := _ready.get(key)) is not None:
             run, rest = found
             return run(input, weight, bias, *rest)
-        if _is_light(input, weight, groups, True):
-            sizes = stride, padding, output_padding, groups, dilation
-            pytorchs = reference.CONV_TRANSPOSE[spatial]
-            if key is not None:
-                _remember(key, pytorchs, sizes)
-            return pytorchs(input, weight, bias, *sizes)
     except REFUSALS:
         key = None
     sizes = tuple(_expand(value, spatial) for value in (stride, padding, output_padding, dilation))
