@@ -185,7 +185,9 @@ struct Sequences {
         int64_t total = 0;
         for (int64_t s = 0; s < count; ++s)
             total += work(s);
-        const auto is_long = [&](int64_t s) { return work(s) * 2 * thread_count() > total; };
+        // Asked for here: within a parallel region there is one thread, for which fewer sequences are long.
+        const int64_t threads = thread_count();
+        const auto is_long = [&](int64_t s) { return work(s) * 2 * threads > total; };
         for (int64_t s = 0; s < count; ++s)
             if (is_long(s))
                 f(s);
