@@ -47,8 +47,6 @@ def _use_tensors() -> bool:
 
 # Whether kernels can take tensors, of which this torch then lends sizes, strides and address.
 takes_tensors = _use_tensors()
-
-
 are_plain = getattr(_C, "are_plain", None)
 
 
@@ -61,7 +59,7 @@ def signature(*tensors: torch.Tensor | None) -> Hashable:
     if takes_tensors:
         try:
             return _C.signature(*tensors)
-        except RuntimeError:  # of tensors without memory, as on the meta device
+        except (RuntimeError, BufferError):  # of tensors without memory, as on the meta device
             pass
     return tuple(_look(tensor) for tensor in tensors)
 

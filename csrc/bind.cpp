@@ -150,9 +150,8 @@ PyObject* signature(PyObject*, PyObject* const* args, Py_ssize_t count) {
 // 1 where there is more to a tensor than its signature and its elements: for a subclass, a lazily negated one, or one
 // that wants a gradient where those are recorded. -1 with a Python exception.
 int is_special(PyObject* object, bool recording) {
-    static PyObject *const is_neg = PyUnicode_InternFromString("is_neg"), *const requires_grad =
-                                                                              PyUnicode_InternFromString(
-                                                                                  "requires_grad");
+    static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
+    static PyObject* const requires_grad = PyUnicode_InternFromString("requires_grad");
     auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(object));
     if (type != tensor_types[0] && type != tensor_types[1])
         return 1;

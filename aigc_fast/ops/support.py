@@ -27,7 +27,7 @@ KEY_LIMIT = 2**63 - 1
 MAPPED_ANEW = 32 << 20
 # What PyTorch raises for arguments that don't fit. Its message may name a primitive of its backend rather than the
 # argument, so the ops look again.
-REFUSALS = (RuntimeError, TypeError, AttributeError, IndexError)
+REFUSALS = (RuntimeError, TypeError, AttributeError, IndexError, BufferError)
 precision = torch._C._get_float32_matmul_precision
 _any_autocast = torch._C._is_any_autocast_enabled
 UP_TO_FLOAT32 = (torch.float32, torch.bfloat16, torch.float16)

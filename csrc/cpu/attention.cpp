@@ -148,6 +148,8 @@ void attend_to(const Problem& problem, const Lent& q, const Lent& k, const Lent&
 int64_t attention_of_tensors(const Tensor* query, const Tensor* key, const Tensor* value, const Tensor* mask,
                              const Tensor* output, int64_t causal, int64_t grouped, int64_t planes, int64_t scaled,
                              double scale) {
+    if (!query || !key || !value || !output)
+        return 0;
     const Lent q{*query}, k{*key}, v{*value}, out{*output};
     Problem p{};
     if (!read_problem(q, k, v, mask, out, grouped != 0, p))

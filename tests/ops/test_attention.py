@@ -509,6 +509,7 @@ def randn(*shape: int, **kwargs: Any) -> Tensor:
 
 IMPOSSIBLE = {
     "type": (lambda: (randn(1, 2, 5, 8), [1.0], randn(1, 2, 7, 8)), {}, "key is list"),
+    "none": (lambda: (randn(1, 2, 5, 8), None, randn(1, 2, 7, 8)), {}, "key is NoneType"),
     "rank": (lambda: (randn(1, 2, 5, 8), randn(2, 7, 8), randn(1, 2, 7, 8)), {}, "key has shape"),
     "rank of query": (lambda: (randn(8), randn(8), randn(8)), {}, "query has shape"),
     "size": (lambda: (randn(1, 2, 5, 8), randn(1, 2, 7, 9), randn(1, 2, 7, 8)), {}, "key has size 9"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -147,17 +147,7 @@ def prepare_forward(
         return output if taken else None
 
     if weight.numel() <= SMALL_WEIGHT and is_dense(weight):
-        and_strides = geometry + packed_ints(strides_of_axes(weight))
-
-        def run_once(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-            for method in methods:
-                kernel = _native.cpu.kernels.conv_forward_once
-                output = call(kernel, input, weight.data_ptr(), bias, and_strides, method)
-                if output is not None:
-                    return output
-            return fallback(input, weight, bias, *rest)
-
-        return run_once
+        return _packing_at_every_call(call, weight, geometry, methods, fallback)
     packings = [Packing(weight, code, *layouts, geometry, method) for method in methods]
 
     def run(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
@@ -167,6 +157,27 @@ def prepare_forward(
                 continue
             kernel = _native.cpu.kernels.conv_forward
             output = call(kernel, input, packed.data_ptr(), bias, geometry, packing.method)
+            if output is not None:
+                return output
+        return fallback(input, weight, bias, *rest)
+
+    return run
+
+
+def _packing_at_every_call(
+    call: Callable[..., Tensor | None],
+    weight: Tensor,
+    geometry: bytes,
+    methods: Iterable[int],
+    fallback: Callable[..., Tensor],
+) -> Callable[..., Tensor]:
+    """What runs a planned convolution of few weights."""
+    and_strides = geometry + packed_ints(strides_of_axes(weight))
+
+    def run(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+        for method in methods:
+            kernel = _native.cpu.kernels.conv_forward_once
+            output = call(kernel, input, weight.data_ptr(), bias, and_strides, method)
             if output is not None:
                 return output
         return fallback(input, weight, bias, *rest)
