@@ -129,7 +129,8 @@ bool read_problem(const Lent& q, const Lent& k, const Lent& v, const Tensor* mas
     p.kv_heads = k.size(1), p.keys = k.size(2), p.value_size = v.size(3);
     const bool alike = v.size(1) == p.kv_heads && v.size(2) == p.keys && k.size(3) == p.size &&
                        out.size(1) == p.heads && out.size(2) == p.queries && out.size(3) == p.value_size;
-    if (!alike || p.batches * p.heads * p.queries * p.size * p.value_size * p.kv_heads * p.keys == 0)
+    const bool is_empty = !p.batches || !p.heads || !p.kv_heads || !p.queries || !p.keys || !p.size || !p.value_size;
+    if (!alike || is_empty)
         return false;
     if (dtype < 0 || dtype == FLOAT64 || p.keys > INT32_MAX || p.heads % p.kv_heads ||
         (p.heads != p.kv_heads && !grouped))
