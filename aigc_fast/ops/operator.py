@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 
 from aigc_fast import _native
 from aigc_fast.backends import BackendError, Choice, Explanation, current
+from aigc_fast.ops.support import any_autocast
 
 LIBRARY = torch.library.Library("aigc_fast", "DEF")
 
@@ -21,7 +22,6 @@ functorch_level = torch._C._functorch.peek_interpreter_stack
 function_modes = torch._C._len_torch_function_stack
 _tracing_state = torch._C._get_tracing_state
 _grad_enabled = torch.is_grad_enabled
-_any_autocast = torch._C._is_any_autocast_enabled
 
 _operators: dict[str, Operator] = {}
 
@@ -51,7 +51,7 @@ def plain_eager() -> bool:
 
 def is_plain(*tensors: Tensor | None) -> bool:
     """Whether a kernel may take these tensors at once: no gradient, transform, autocast, subclass or forced backend."""
-    if not (_native.takes_tensors and plain_eager()) or _any_autocast() or current() != "auto":
+    if not (_native.takes_tensors and plain_eager()) or any_autocast() or current() != "auto":
         return False
     return _native.are_plain(_grad_enabled(), *tensors)
 

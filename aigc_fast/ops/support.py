@@ -29,7 +29,7 @@ MAPPED_ANEW = 32 << 20
 # argument, so the ops look again.
 REFUSALS = (RuntimeError, TypeError, AttributeError, IndexError, BufferError)
 precision = torch._C._get_float32_matmul_precision
-_any_autocast = torch._C._is_any_autocast_enabled
+any_autocast = torch._C._is_any_autocast_enabled
 UP_TO_FLOAT32 = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -88,7 +88,7 @@ def check_types(**tensors: Tensor) -> None:
 
 def has_autocast(tensor: Tensor) -> bool:
     """Whether autocast is on where this tensor is; what every call asks, so the cheap question comes first."""
-    return _any_autocast() and not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
+    return any_autocast() and not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
 
 
 def autocast(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -135,7 +135,8 @@ def attention_backward(
 
 def takes_at_once(query: Tensor) -> bool:
     """Whether `attend_at_once` takes plain calls with such queries."""
-    return _native.takes_tensors and query.is_cpu and query.dtype in UP_TO_FLOAT32 and query.dim() in (3, 4)
+    reason = support.cpu(query, query.dtype, UP_TO_FLOAT32)
+    return _native.takes_tensors and reason is None and query.dim() in (3, 4)
 
 
 def attend_at_once(

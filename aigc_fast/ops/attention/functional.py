@@ -70,6 +70,29 @@ def _has_wide_heads(query: Tensor, key: Tensor, value: Tensor) -> bool:
     return fast and not _needs_gradient(query, key, value) and _is_open() and backend_in_force() == "auto"
 
 
+def _at_once(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+) -> Tensor | None:
+    """The output of a call that the kernel or PyTorch may have before anything else is looked at, or None."""
+    dense = mask is None and not is_causal
+    try:
+        if is_plain(query, key, value, mask) and not (dense and _has_wide_heads(query, key, value)):
+            output = cpu.attend_at_once(query, key, value, mask, is_causal, enable_gqa, scale)
+            if output is not None:
+                return output
+        if not (is_causal and mask is not None) and _is_light(query, key, value, mask):
+            return _pytorchs(query, key, value, mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
+    except REFUSALS:  # what follows names the argument
+        pass
+    return None
+
+
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -116,20 +139,9 @@ def scaled_dot_product_attention(
         ValueError: an impossible `window`, `alignment` or `dropout_p`.
     """
     if window is None and alignment == "upper_left" and dropout_p == 0.0:
-        try:
-            dense = attn_mask is None and not is_causal
-            if is_plain(query, key, value, attn_mask) and not (dense and _has_wide_heads(query, key, value)):
-                output = cpu.attend_at_once(query, key, value, attn_mask, is_causal, enable_gqa, scale)
-                if output is not None:
-                    return output
-        except REFUSALS:
-            pass
-    if window is None and alignment == "upper_left" and dropout_p == 0.0 and not (is_causal and attn_mask is not None):
-        try:
-            if _is_light(query, key, value, attn_mask):
-                return _pytorchs(query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
-        except REFUSALS:
-            pass
+        output = _at_once(query, key, value, attn_mask, is_causal, scale, enable_gqa)
+        if output is not None:
+            return output
     check_types(query=query, key=key, value=value)
     left, right = (-1, -1) if window is None else _sides(window)
     if is_causal:
