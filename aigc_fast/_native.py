@@ -40,14 +40,39 @@ def levels() -> tuple[str, ...]:
     return tuple(_C.levels()) if _C else ()
 
 
-def _use_tensors() -> bool:
-    exchange = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
-    return _C is not None and exchange is not None and _C.use_tensors(exchange, torch.Tensor, torch.nn.Parameter)
+# The kinds of tensors, by what there is to them besides sizes, strides, dtype, device and elements.
+PLAIN, WANTS_GRADIENT, NEGATED, UNKNOWN = range(4)
+_DLPACK_CODES = {
+    torch.float32: (2, 32),
+    torch.bfloat16: (4, 16),
+    torch.float16: (2, 16),
+    torch.float64: (2, 64),
+    torch.int64: (0, 64),
+    torch.bool: (6, 8),
+}
 
 
-# Whether kernels can take tensors, of which this torch then lends sizes, strides and address.
-takes_tensors = _use_tensors()
-are_plain = getattr(_C, "are_plain", None)
+def use_torch(exchange: object = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)) -> bool:
+    """Tells the kernels what a tensor is; whether this torch lends tensors, by the exchange interface or None."""
+    types = torch.Tensor, torch.nn.Parameter
+    return _C is not None and _C.use_torch(*types, torch.strided, _DLPACK_CODES, exchange)
+
+
+def _kind(recording: bool, *tensors: torch.Tensor | None) -> int:
+    greatest = PLAIN
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided:
+            return UNKNOWN
+        greatest = max(greatest, NEGATED if tensor.is_neg() else WANTS_GRADIENT * (recording and tensor.requires_grad))
+    return greatest
+
+
+# Whether torch lends kernels the sizes, strides and address of tensors; they ask for them, at some microseconds, else.
+takes_tensors = use_torch()
+# The greatest of the tensors' kinds; the first argument says whether gradients are recorded.
+kind = getattr(_C, "kind", _kind)
 
 
 def _look(tensor: torch.Tensor | None) -> Hashable:

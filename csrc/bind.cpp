@@ -19,7 +19,14 @@ namespace {
 constexpr int MAX_ARGS = 48, MAX_LIST_ITEMS = 96, MAX_TENSORS = 8;
 
 const aigc::TensorExchange* tensor_exchange = nullptr;
-PyObject* tensor_types[2]; // Tensor and Parameter
+PyObject *tensor_types[2], *strided_layout, *dtypes; // Tensor and Parameter; the dtypes with their codes of DLPack
+
+struct Reference {
+    PyObject* object;
+    explicit Reference(PyObject* owned) : object(owned) {}
+    Reference(const Reference&) = delete;
+    ~Reference() { Py_XDECREF(object); }
+};
 
 struct Arguments {
     aigc::Arg values[MAX_ARGS];
@@ -49,17 +56,44 @@ struct Arguments {
         return good;
     }
 
+    // What a torch that lends nothing tells of a tensor by its attributes.
+    bool ask_tensor(PyObject* object, aigc::Tensor& out) {
+        const Reference address(PyObject_CallMethod(object, "data_ptr", nullptr));
+        const Reference device(address.object ? PyObject_GetAttrString(object, "is_cpu") : nullptr);
+        const Reference dtype(device.object ? PyObject_GetAttrString(object, "dtype") : nullptr);
+        const Reference sizes(dtype.object ? PyObject_GetAttrString(object, "shape") : nullptr);
+        const Reference strides(sizes.object ? PyObject_CallMethod(object, "stride", nullptr) : nullptr);
+        if (!strides.object)
+            return false;
+        PyObject* const codes = PyDict_GetItemWithError(dtypes, dtype.object);
+        aigc::Arg extents, steps;
+        if (PyErr_Occurred() || !take_list(sizes.object, extents) || !take_list(strides.object, steps))
+            return false;
+        out = {};
+        out.memory = PyLong_AsVoidPtr(address.object);
+        out.device = device.object == Py_True ? 1 : 2;
+        out.dimensions = static_cast<int32_t>(PySequence_Size(sizes.object));
+        out.lanes = 1;
+        out.sizes = extents.list;
+        out.strides = steps.list;
+        if (codes) {
+            out.type = static_cast<uint8_t>(PyLong_AsLong(PyTuple_GET_ITEM(codes, 0)));
+            out.bits = static_cast<uint8_t>(PyLong_AsLong(PyTuple_GET_ITEM(codes, 1)));
+        }
+        return !PyErr_Occurred();
+    }
+
     bool take_tensor(PyObject* object, aigc::Arg& out) {
         out.tensor = nullptr;
         if (object == Py_None)
             return true;
-        if (!tensor_exchange || used_tensors == MAX_TENSORS) {
-            PyErr_SetString(PyExc_TypeError, tensor_exchange ? "too many tensors" : "this torch lends no tensors");
+        if (used_tensors == MAX_TENSORS) {
+            PyErr_SetString(PyExc_TypeError, "too many tensors");
             return false;
         }
         aigc::Tensor& tensor = tensors[used_tensors++];
         out.tensor = &tensor;
-        return tensor_exchange->look(object, &tensor) == 0;
+        return tensor_exchange ? tensor_exchange->look(object, &tensor) == 0 : ask_tensor(object, tensor);
     }
 
     bool take(char type, PyObject* object, aigc::Arg& out) {
@@ -147,49 +181,60 @@ PyObject* signature(PyObject*, PyObject* const* args, Py_ssize_t count) {
     return PyBytes_FromStringAndSize(reinterpret_cast<const char*>(numbers), used * Py_ssize_t(sizeof(int64_t)));
 }
 
-// 1 where there is more to a tensor than its signature and its elements: for a subclass, a lazily negated one, or one
-// that wants a gradient where those are recorded. -1 with a Python exception.
-int is_special(PyObject* object, bool recording) {
+// What there is to a tensor besides its sizes, strides, dtype, device and elements; the most of it decides.
+enum Kind : int { PLAIN, WANTS_GRADIENT, NEGATED, UNKNOWN };
+
+// -1 with a Python exception.
+int kind_of(PyObject* object, bool recording) {
     static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
+    static PyObject* const layout = PyUnicode_InternFromString("layout");
     static PyObject* const requires_grad = PyUnicode_InternFromString("requires_grad");
     auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(object));
     if (type != tensor_types[0] && type != tensor_types[1])
-        return 1;
-    PyObject* const negated = PyObject_CallMethodNoArgs(object, is_neg);
-    if (!negated)
+        return UNKNOWN;
+    const Reference its_layout(PyObject_GetAttr(object, layout));
+    const Reference negated(its_layout.object ? PyObject_CallMethodNoArgs(object, is_neg) : nullptr);
+    if (!negated.object)
         return -1;
-    Py_DECREF(negated);
-    if (negated == Py_True || !recording)
-        return negated == Py_True;
-    PyObject* const wanted = PyObject_GetAttr(object, requires_grad);
-    if (!wanted)
-        return -1;
-    Py_DECREF(wanted);
-    return wanted == Py_True;
+    if (its_layout.object != strided_layout || negated.object == Py_True)
+        return its_layout.object != strided_layout ? UNKNOWN : NEGATED;
+    if (!recording)
+        return PLAIN;
+    const Reference wanted(PyObject_GetAttr(object, requires_grad));
+    return !wanted.object ? -1 : wanted.object == Py_True ? WANTS_GRADIENT : PLAIN;
 }
 
-// are_plain(recording, tensor or None, ...): whether none of them is special.
-PyObject* are_plain(PyObject*, PyObject* const* args, Py_ssize_t count) {
+// kind(recording, tensor or None, ...): the greatest of their kinds.
+PyObject* kind(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    int greatest = PLAIN;
     for (Py_ssize_t i = 1; i < count; ++i) {
-        const int special = args[i] == Py_None ? 0 : is_special(args[i], args[0] == Py_True);
-        if (special)
-            return special < 0 ? nullptr : Py_NewRef(Py_False);
+        const int found = args[i] == Py_None ? PLAIN : kind_of(args[i], args[0] == Py_True);
+        if (found < 0)
+            return nullptr;
+        greatest = found > greatest ? found : greatest;
     }
-    return Py_NewRef(Py_True);
+    return PyLong_FromLong(greatest);
 }
 
 PyMethodDef functions_of_tensors[] = {
     {"signature", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(signature)), METH_FASTCALL,
      "Sizes, strides, dtypes and devices of tensors, or None, as bytes."},
-    {"are_plain", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(are_plain)), METH_FASTCALL,
-     "Whether none of the tensors is of a subclass, negated or, where the first argument says that gradients are "
-     "recorded, wants one."},
+    {"kind", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(kind)), METH_FASTCALL,
+     "The greatest kind among tensors, or None: 0 of plain ones, 1 where the first argument says that gradients are "
+     "recorded and one is wanted, 2 of negated ones, 3 of subclasses, other layouts and what is no tensor."},
     {nullptr, nullptr, 0, nullptr}};
 
-bool use_tensors(const py::capsule& lent, const py::type& tensor, const py::type& parameter) {
+bool use_torch(const py::type& tensor, const py::type& parameter, const py::object& strided, const py::dict& codes,
+               const py::object& lent) {
     tensor_types[0] = py::type(tensor).release().ptr();
     tensor_types[1] = py::type(parameter).release().ptr();
-    const auto* exchange = static_cast<const aigc::TensorExchange*>(PyCapsule_GetPointer(lent.ptr(), lent.name()));
+    strided_layout = py::object(strided).release().ptr();
+    dtypes = py::dict(codes).release().ptr();
+    tensor_exchange = nullptr;
+    if (lent.is_none())
+        return false;
+    const auto* exchange =
+        static_cast<const aigc::TensorExchange*>(PyCapsule_GetPointer(lent.ptr(), PyCapsule_GetName(lent.ptr())));
     while (exchange && exchange->major != 1)
         exchange = exchange->previous;
     if (exchange && exchange->look)
@@ -245,7 +290,9 @@ PYBIND11_MODULE(_C, m) {
         "Backs memory that was not touched yet by huge pages, where there are any.");
     if (PyModule_AddFunctions(m.ptr(), functions_of_tensors))
         throw py::error_already_set();
-    m.def("use_tensors", use_tensors, py::arg("exchange"), py::arg("tensor"), py::arg("parameter"),
-          "Lets kernels take tensors, by torch.Tensor's `__dlpack_c_exchange_api__`; whether its version is known.");
+    m.def("use_torch", use_torch, py::arg("tensor"), py::arg("parameter"), py::arg("strided"), py::arg("dtypes"),
+          py::arg("exchange"),
+          "Tells the types of tensors, a layout, each dtype's type and bits in DLPack, and torch.Tensor's "
+          "`__dlpack_c_exchange_api__` or None; whether torch can lend tensors by it.");
     m.def("build_info", build_info, "How this module was built.");
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -10,12 +11,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from aigc_fast import _native
+from aigc_fast._native import NEGATED, PLAIN, UNKNOWN
 from aigc_fast.backends import BackendError, Choice, Explanation, current
 from aigc_fast.ops.support import any_autocast
 
 LIBRARY = torch.library.Library("aigc_fast", "DEF")
 
-_PLAIN = (Tensor, torch.nn.Parameter)
 is_compiling = torch.compiler.is_compiling
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 functorch_level = torch._C._functorch.peek_interpreter_stack
@@ -53,7 +54,7 @@ def is_plain(*tensors: Tensor | None) -> bool:
     """Whether a kernel may take these tensors at once: no gradient, transform, autocast, subclass or forced backend."""
     if not (_native.takes_tensors and plain_eager()) or any_autocast() or current() != "auto":
         return False
-    return _native.are_plain(_grad_enabled(), *tensors)
+    return _native.kind(_grad_enabled(), *tensors) == PLAIN
 
 
 def hashable(args: Sequence[Any]) -> tuple[Any, ...]:
@@ -61,10 +62,13 @@ def hashable(args: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(tuple(arg) if type(arg) is list else arg for arg in args)
 
 
-def _given_tensors(schema: str) -> list[int]:
-    """Where the schema takes tensors that a caller gives: all but the key, which the public functions draw."""
+def _given_tensors(schema: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """Takes from the arguments the tensors that a caller gives: all but the key, which the public functions draw."""
     parameters = [parameter.split() for parameter in schema.split("->")[0].strip(" ()").split(", ")]
-    return [i for i, (kind, name) in enumerate(parameters) if "Tensor" in kind and name != "philox_key"]
+    places = [i for i, (kind, name) in enumerate(parameters) if "Tensor" in kind and name != "philox_key"]
+    first, count = (places[0], len(places)) if places else (0, 0)
+    together = places == list(range(first, first + count))
+    return itemgetter(slice(first, first + count)) if together else itemgetter(*places)
 
 
 class Operator:
@@ -126,21 +130,13 @@ class Operator:
     def __call__(self, *args: Any) -> Any:
         if is_watched():
             return self._overload(*args)
-        needs_gradient = False
-        for i in self._tensors:
-            arg = args[i]
-            if type(arg) in _PLAIN:
-                if arg.layout is not torch.strided:
-                    return self.reference(*args)
-                if arg.is_neg():
-                    return self._overload(*args)
-                needs_gradient |= arg.requires_grad
-            elif arg is not None:
-                return self.reference(*args)
-        if functorch_level() is not None or forward_ad._current_level >= 0:
+        kind = _native.kind(_grad_enabled(), *self._tensors(args))
+        if kind == UNKNOWN or functorch_level() is not None or forward_ad._current_level >= 0:
             return self.reference(*args)
+        if kind == NEGATED:
+            return self._overload(*args)
         runner = self.choice.runner(args)
-        if not (needs_gradient and _grad_enabled()):
+        if kind == PLAIN:
             return runner.run(*args)
         return runner.plain(*args) if runner.plain else self._apply(*args, runner.run)
 

@@ -19,6 +19,22 @@ struct Tensor {
     bool is_on_cpu() const { return device == 1; }
     bool has(uint8_t of_type, uint8_t of_bits) const { return type == of_type && bits == of_bits && lanes == 1; }
     bool is_bool() const { return has(6, 8); }
+    [[gnu::always_inline]] int64_t elements() const {
+        int64_t count = 1;
+        for (int d = 0; d < dimensions; ++d)
+            count *= sizes[d];
+        return count;
+    }
+    // As PyTorch has it: strides of sizes of 1, and of tensors without elements, say nothing.
+    [[gnu::always_inline]] bool is_contiguous() const {
+        bool contiguous = true;
+        int64_t expected = 1;
+        for (int d = dimensions - 1; d >= 0; --d) {
+            contiguous &= sizes[d] == 1 || strides[d] == expected;
+            expected *= sizes[d];
+        }
+        return contiguous || expected == 0;
+    }
     // The code of core/elements.h, or -1.
     int64_t dtype() const { return has(2, 32) ? 0 : has(4, 16) ? 1 : has(2, 16) ? 2 : has(2, 64) ? 3 : -1; }
 };

@@ -73,15 +73,22 @@ void normal(void* out, int64_t n, int64_t dtype, const uint64_t* key) {
         fill_normal(static_cast<float16*>(out), n, read_key(key));
 }
 
-void dropout(void* out, const void* in, int64_t n, int64_t dtype, const uint64_t* key, double p) {
-    if (dtype == FLOAT32)
-        drop_all(static_cast<float*>(out), static_cast<const float*>(in), n, read_key(key), p);
-    else if (dtype == BFLOAT16)
-        drop_all(static_cast<bfloat16*>(out), static_cast<const bfloat16*>(in), n, read_key(key), p);
-    else if (dtype == FLOAT16)
-        drop_all(static_cast<float16*>(out), static_cast<const float16*>(in), n, read_key(key), p);
-    else
-        drop_all(static_cast<double*>(out), static_cast<const double*>(in), n, read_key(key), p);
+template <class T>
+void drop_of(const Tensor* out, const Tensor* in, const uint64_t* key, double p) {
+    drop_all(static_cast<T*>(out->data()), static_cast<const T*>(in->data()), in->elements(), read_key(key), p);
+}
+
+// Returns whether it ran: it takes contiguous tensors.
+int64_t dropout(const Tensor* out, const Tensor* in, const Tensor* key, double p) {
+    if (!(out->is_contiguous() && in->is_contiguous() && key->is_contiguous()))
+        return false;
+    const int64_t dtype = in->dtype();
+    const auto run = dtype == FLOAT32    ? &drop_of<float>
+                     : dtype == BFLOAT16 ? &drop_of<bfloat16>
+                     : dtype == FLOAT16  ? &drop_of<float16>
+                                         : &drop_of<double>;
+    run(out, in, static_cast<const uint64_t*>(key->data()), p);
+    return true;
 }
 
 }

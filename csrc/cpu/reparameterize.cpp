@@ -175,37 +175,58 @@ void backward(Gradients<T> grad, const T* mu, const T* logvar, int64_t n, int64_
 }
 
 template <class T>
-void forward_of(void* z, void* kl, const void* mu, const void* logvar, int64_t rows, int64_t columns,
-                const uint64_t* key) {
-    forward(static_cast<T*>(z), static_cast<T*>(kl), static_cast<const T*>(mu), static_cast<const T*>(logvar), rows,
-            columns, key);
+T* data_of(const Tensor* tensor) {
+    return tensor ? static_cast<T*>(tensor->data()) : nullptr;
 }
 
 template <class T>
-void backward_of(void* grad_mu, void* grad_logvar, const void* grad_z, const void* grad_kl, int64_t kl_stride,
-                 const void* mu, const void* logvar, int64_t n, int64_t columns, const uint64_t* key) {
-    const Gradients<T> grad{static_cast<T*>(grad_mu), static_cast<T*>(grad_logvar), static_cast<const T*>(grad_z),
-                            static_cast<const T*>(grad_kl), kl_stride};
-    const auto run = grad_kl ? &backward<true, T> : &backward<false, T>;
-    run(grad, static_cast<const T*>(mu), static_cast<const T*>(logvar), n, columns, read_key(key));
+void forward_of(const Tensor* z, const Tensor* kl, const Tensor* mu, const Tensor* logvar, const uint64_t* key) {
+    const int64_t rows = kl ? kl->sizes[0] : 1;
+    forward(data_of<T>(z), data_of<T>(kl), data_of<const T>(mu), data_of<const T>(logvar), rows, mu->elements() / rows,
+            key);
 }
 
-// Without z only the divergence, without kl only the sample.
-void reparameterize(void* z, void* kl, const void* mu, const void* logvar, int64_t rows, int64_t columns, int64_t dtype,
-                    const uint64_t* key) {
+template <class T>
+void backward_of(const Tensor* grad_mu, const Tensor* grad_logvar, const Tensor* grad_z, const Tensor* grad_kl,
+                 const Tensor* mu, const Tensor* logvar, const uint64_t* key) {
+    const Gradients<T> grad{data_of<T>(grad_mu), data_of<T>(grad_logvar), data_of<const T>(grad_z),
+                            data_of<const T>(grad_kl), grad_kl ? grad_kl->strides[0] : 0};
+    const auto run = grad_kl ? &backward<true, T> : &backward<false, T>;
+    const int64_t n = logvar->elements(), rows = grad_kl ? grad_kl->sizes[0] : 1;
+    run(grad, data_of<const T>(mu), data_of<const T>(logvar), n, n / rows, read_key(key));
+}
+
+// Of tensors that are there.
+bool is_contiguous(const Tensor* tensor) { return !tensor || tensor->is_contiguous(); }
+
+// Without z only the divergence, without kl only the sample. Returns whether it ran: it takes contiguous tensors.
+int64_t reparameterize(const Tensor* z, const Tensor* kl, const Tensor* mu, const Tensor* logvar, const Tensor* key) {
+    if (!(is_contiguous(z) && is_contiguous(mu) && is_contiguous(logvar) && is_contiguous(key)))
+        return false;
+    const int64_t dtype = mu->dtype();
     const auto run = dtype == FLOAT32    ? &forward_of<float>
                      : dtype == BFLOAT16 ? &forward_of<bfloat16>
                                          : &forward_of<float16>;
-    run(z, kl, mu, logvar, rows, columns, key);
+    if (mu->elements())
+        run(z, kl, mu, logvar, data_of<const uint64_t>(key));
+    else if (kl)
+        __builtin_memset(kl->data(), 0, kl->elements() * kl->bits / 8);
+    return true;
 }
 
-void reparameterize_backward(void* grad_mu, void* grad_logvar, const void* grad_z, const void* grad_kl,
-                             int64_t kl_stride, const void* mu, const void* logvar, int64_t n, int64_t columns,
-                             int64_t dtype, const uint64_t* key) {
+// Without kl's gradient, of any stride, that of logvar only. Returns whether it ran, as above.
+int64_t reparameterize_backward(const Tensor* grad_mu, const Tensor* grad_logvar, const Tensor* grad_z,
+                                const Tensor* grad_kl, const Tensor* mu, const Tensor* logvar, const Tensor* key) {
+    if (!(is_contiguous(grad_mu) && is_contiguous(grad_logvar) && is_contiguous(grad_z) && is_contiguous(mu) &&
+          is_contiguous(logvar) && is_contiguous(key)))
+        return false;
+    const int64_t dtype = logvar->dtype();
     const auto run = dtype == FLOAT32    ? &backward_of<float>
                      : dtype == BFLOAT16 ? &backward_of<bfloat16>
                                          : &backward_of<float16>;
-    run(grad_mu, grad_logvar, grad_z, grad_kl, kl_stride, mu, logvar, n, columns, key);
+    if (logvar->elements())
+        run(grad_mu, grad_logvar, grad_z, grad_kl, mu, logvar, data_of<const uint64_t>(key));
+    return true;
 }
 
 }

@@ -25,10 +25,15 @@ class _PerThread(threading.local):
     def __init__(self) -> None:
         with torch.inference_mode(False):
             key = torch.empty(2, dtype=torch.int64)
-        self.draw_and_address = partial(key.random_, KEY_LIMIT), key.data_ptr()
+        self.draw = partial(key.random_, KEY_LIMIT)
 
 
 _per_thread = _PerThread()
+
+
+def passing_key() -> Tensor:
+    """A key as `draw_key` draws of the CPU's default generator, until this thread draws the next one."""
+    return _per_thread.draw()
 
 
 def normal_unsupported(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> support.Reason:
@@ -59,9 +64,7 @@ def fill(kernel: str, size: tuple[int | Sequence[int], ...]) -> Tensor | None:
     count = out.numel()
     if count >= _LARGE:
         on_huge_pages(out)
-    draw, address = _per_thread.draw_and_address
-    draw()
-    fill_in(out.data_ptr(), count, _FLOAT32, address)
+    fill_in(out.data_ptr(), count, _FLOAT32, _per_thread.draw().data_ptr())
     return out
 
 
@@ -82,9 +85,8 @@ def uniform(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
 def dropout(input: Tensor, key: Tensor, p: float) -> Tensor:
     """`input` with elements dropped by the key's mask, the rest scaled; see `reference.dropout`."""
     out = on_huge_pages(torch.empty_like(input))
-    if not input.is_contiguous():
-        return out.copy_(dropout(input.contiguous(), key, p))
-    _native.cpu.kernels.dropout(
-        out.data_ptr(), input.data_ptr(), input.numel(), DTYPES[input.dtype], key.contiguous().data_ptr(), p
-    )
+    if not _native.cpu.kernels.dropout(out, input, key, p):
+        dense = torch.empty_like(input, memory_format=torch.contiguous_format)
+        _native.cpu.kernels.dropout(dense, input.contiguous(), key.contiguous(), p)
+        out.copy_(dense)
     return out

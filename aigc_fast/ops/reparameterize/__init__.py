@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from aigc_fast.ops import support
-from aigc_fast.ops.operator import Operator
+from aigc_fast.ops.operator import Operator, is_plain
 from aigc_fast.ops.random import draw_key
+from aigc_fast.ops.random.cpu import passing_key
 from aigc_fast.ops.reparameterize import cpu, cuda, reference
 
 
@@ -142,6 +143,13 @@ def _checked(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
     return mu, logvar
 
 
+def _sampled(op: Operator, mu: Tensor, logvar: Tensor, generator: torch.Generator | None) -> Any:
+    # Small samples take less time than the op's call, and nothing asks for the key of these again.
+    if generator is None and not mu.requires_grad and cpu.unsupported(mu) is None and is_plain(mu, logvar):
+        return getattr(cpu, op.name)(mu, logvar, passing_key())
+    return op(mu, logvar, draw_key(mu, generator))
+
+
 def _checked_rows(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
     if mu.dim() == 0:
         raise RuntimeError("mu: got a scalar, expected at least one dimension, the batch")
@@ -165,8 +173,7 @@ def reparameterize(mu: Tensor, logvar: Tensor, *, generator: torch.Generator | N
     Raises:
         RuntimeError: if shapes, dtypes or devices differ, for integers, or for a generator of another device.
     """
-    mu, logvar = _checked(mu, logvar)
-    return REPARAMETERIZE(mu, logvar, draw_key(mu, generator))
+    return _sampled(REPARAMETERIZE, *_checked(mu, logvar), generator)
 
 
 def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -202,5 +209,4 @@ def reparameterize_kl(mu: Tensor, logvar: Tensor, *, generator: torch.Generator 
     Raises:
         RuntimeError: as for `reparameterize` and `kl_standard_normal`.
     """
-    mu, logvar = _checked_rows(mu, logvar)
-    return REPARAMETERIZE_KL(mu, logvar, draw_key(mu, generator))
+    return _sampled(REPARAMETERIZE_KL, *_checked_rows(mu, logvar), generator)

@@ -1,0 +1,88 @@
+"""What kernels are told of tensors, by torches that lend them and by those that must be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+import aigc_fast.functional as AF
+from aigc_fast import _native
+from aigc_fast._native import NEGATED, PLAIN, UNKNOWN, WANTS_GRADIENT
+
+pytestmark = pytest.mark.skipif(_native.cpu_reason() is not None, reason=str(_native.cpu_reason()))
+
+
+class Subclass(Tensor):
+    """A tensor that may be more than its elements."""
+
+
+TENSORS: dict[str, tuple[Callable[[], object], int]] = {
+    "none": (lambda: None, PLAIN),
+    "tensor": (lambda: torch.ones(2), PLAIN),
+    "integers": (lambda: torch.ones(2, dtype=torch.int64), PLAIN),
+    "meta": (lambda: torch.ones(2, device="meta"), PLAIN),
+    "leaf": (lambda: torch.ones(2, requires_grad=True), WANTS_GRADIENT),
+    "parameter": (lambda: torch.nn.Parameter(torch.ones(2)), WANTS_GRADIENT),
+    "negated": (lambda: torch._neg_view(torch.ones(2)), NEGATED),
+    "negated leaf": (lambda: torch._neg_view(torch.ones(2, requires_grad=True)), NEGATED),
+    "subclass": (lambda: torch.ones(2).as_subclass(Subclass), UNKNOWN),
+    "sparse": (lambda: torch.ones(2, 2).to_sparse(), UNKNOWN),
+    "no tensor": (lambda: 3.0, UNKNOWN),
+}
+
+
+@pytest.mark.parametrize("kind", [_native.kind, _native._kind], ids=["native", "python"])
+@pytest.mark.parametrize("name", TENSORS)
+def test_kinds_of_tensors(kind: Callable[..., int], name: str) -> None:
+    make, expected = TENSORS[name]
+    assert kind(True, make()) == expected
+    assert kind(False, make()) == (PLAIN if expected == WANTS_GRADIENT else expected)
+    assert kind(True, torch.ones(1), make(), None) == expected
+    assert kind(True, make(), torch.ones(1, requires_grad=True)) == max(expected, WANTS_GRADIENT)
+
+
+@pytest.fixture
+def asked() -> Iterator[None]:
+    """A torch without the interface by which it lends tensors."""
+    assert not _native.use_torch(None)
+    yield
+    _native.use_torch()
+
+
+def sampled(mu: Tensor, logvar: Tensor) -> list[Tensor]:
+    torch.manual_seed(3)
+    mu, logvar = (tensor.detach().requires_grad_() for tensor in (mu, logvar))
+    z, kl = AF.reparameterize_kl(mu, logvar)
+    dropped = AF.dropout(mu, 0.3)
+    grads = torch.autograd.grad([z, kl, dropped], [mu, logvar], [torch.ones_like(z), kl.detach(), z.detach()])
+    return [z, kl, dropped, *grads]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("shape", [(3,), (5, 7), (2, 3, 4, 5), (0, 4)])
+def test_asked_tensors_give_the_numbers_of_lent_ones(
+    dtype: torch.dtype, shape: tuple[int, ...], request: pytest.FixtureRequest
+) -> None:
+    tensors = [torch.randn(shape).to(dtype) for _ in range(2)]
+    strided = [torch.stack([tensor, tensor], -1)[..., 1] for tensor in tensors]
+    lent = [sampled(*given) for given in (tensors, strided)]
+    request.getfixturevalue("asked")
+    for given, expected in zip((tensors, strided), lent, strict=True):
+        for a, b in zip(sampled(*given), expected, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_kernel_names_how_many_arguments_it_takes() -> None:
+    with pytest.raises(TypeError, match="dropout takes 4 arguments, got 1"):
+        _native.cpu.kernels.dropout(torch.ones(2))
+
+
+@pytest.mark.parametrize("way", ["lent", "asked"])
+def test_a_kernel_refuses_what_is_no_tensor(way: str, request: pytest.FixtureRequest) -> None:
+    if way == "asked":
+        request.getfixturevalue("asked")
+    with pytest.raises((TypeError, AttributeError, RuntimeError)):
+        _native.cpu.kernels.dropout(torch.ones(2), 3.0, torch.ones(2, dtype=torch.int64), 0.5)
