@@ -228,25 +228,33 @@ static bool multiply_in_amx_tiles(const ProductOf<A>&, int64_t, int64_t) {
     return false;
 }
 
+// Some columns of it: `vectors` from `column` on, as many as a tile has at most.
+template <class A>
+static void multiply_panel(const ProductOf<A>& p, int64_t rows, int64_t column, int64_t vectors) {
+    switch (vectors) {
+    case 4:
+        if constexpr (TILE_VECTORS == 4)
+            return multiply_rows<4>(p, rows, column);
+        break;
+    case 3:
+        if constexpr (TILE_VECTORS > 3)
+            return multiply_rows<3>(p, rows, column);
+        break;
+    case 2:
+        return multiply_rows<2>(p, rows, column);
+    case 1:
+        return multiply_rows<1>(p, rows, column);
+    }
+}
+
 // The whole product: `rows` rows, `vectors` vectors of columns; C and B reach to a full vector.
 template <class A>
 static void multiply(const ProductOf<A>& p, int64_t rows, int64_t vectors) {
     if (multiply_in_amx_tiles(p, rows, vectors))
         return;
-    int64_t v = 0;
-    for (; v + TILE_VECTORS <= vectors; v += TILE_VECTORS)
-        multiply_rows<TILE_VECTORS>(p, rows, v * VF);
-    switch (vectors - v) {
-    case 3:
-        if constexpr (TILE_VECTORS > 3)
-            return multiply_rows<3>(p, rows, v * VF);
-        break;
-    case 2:
-        if constexpr (TILE_VECTORS > 2)
-            return multiply_rows<2>(p, rows, v * VF);
-        break;
-    case 1:
-        return multiply_rows<1>(p, rows, v * VF);
+    for (int64_t v = 0; v < vectors; v += TILE_VECTORS) {
+        const int64_t left = vectors - v;
+        multiply_panel(p, rows, v * VF, left < TILE_VECTORS ? left : TILE_VECTORS);
     }
 }
 

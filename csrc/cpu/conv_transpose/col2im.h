@@ -9,12 +9,13 @@
 namespace aigc::AIGC_LEVEL {
 namespace {
 
-constexpr int64_t COL2IM_CHANNELS = 8;       // output channels at most
-constexpr int64_t COL2IM_INPUTS = 8;         // input channels at least: fewer make the sums after the product dear
-constexpr int64_t PRODUCT_FLOATS = 64 << 10; // products of a work item: they stay in L2
-constexpr int64_t LEAST_LINES = 4;           // output lines of a work item: its neighbours' lines are computed twice
-constexpr int64_t MOST_COLUMNS = 1024;       // pixels multiplied at a time: long runs are fetched ahead of their use,
-constexpr int64_t COLUMN_FLOATS = 64 << 10;  // as many as stay in L2
+constexpr int64_t COL2IM_CHANNELS = 8;          // output channels at most
+constexpr int64_t COL2IM_INPUTS = 8;            // input channels at least: fewer make the sums after the product dear
+constexpr int64_t PRODUCT_FLOATS = 64 << 10;    // products of a work item: they stay in L2
+constexpr int64_t LEAST_LINES = 4;              // output lines of a work item: its neighbours' lines are computed twice
+constexpr int64_t FLOATS_OF_LINE = 16;          // of the cache
+constexpr int64_t ROWS_AT_ONCE = 2 * TILE_ROWS; // rows of tiles between which few enough lines are fetched
+constexpr int64_t COLUMNS = 64;                 // pixels read at a time: several lines of a page, and few enough for L1
 
 class Col2im {
   public:
@@ -22,11 +23,13 @@ class Col2im {
         : g_(g), in_(in), out_(out), packed_(packed), epilogue_(epilogue), rows_(g.taps() * g.out_channels) {
         for (int i = 0; i < AXES; ++i)
             g_.axis[i].offset_range(low_[i], high_[i]);
-        border_ = most<int64_t>(0, most(-low_[2], high_[2] + g_.axis[2].steps() - in_.size[2]));
-        line_ = in_.size[2] + border_;
-        const int64_t panels = COLUMN_FLOATS / (PANEL_WIDTH * in_.channels);
-        columns_ = least(MOST_COLUMNS, PANEL_WIDTH * most<int64_t>(1, panels));
-        column_step_ = columns_ + VF;
+        line_ = in_.size[2];
+        steps_ = g_.axis[2].steps();
+        margin_ = round_up(most<int64_t>(0, -low_[2]), VF);
+        flat_ = in_.dtype == FLOAT32 && in_.stride[2] == 1 && (in_.size[1] == 1 || in_.stride[1] == line_) &&
+                (in_.size[0] == 1 || in_.stride[0] == line_ * in_.size[1]);
+        whole_rows_ = out_.dtype == FLOAT32 && out_.stride[2] == 1 && out_.size[2] % VF == 0 &&
+                      out_.size[2] == steps_ * g_.axis[2].phases();
     }
 
     static bool fits(const Geometry& g) {
@@ -65,9 +68,15 @@ class Col2im {
 
     void place_taps() {
         const int64_t phases = g_.phases();
-        taps_ = static_cast<Tap*>(
-            scratch(Slot::shared, int64_t(sizeof(Tap)) * g_.taps() + int64_t(sizeof(int64_t)) * (phases + 1)));
+        const int64_t reach = margin_ + most(line_, most<int64_t>(0, high_[2]) + g_.axis[2].steps()) + VF;
+        taps_ = static_cast<Tap*>(scratch(Slot::shared, int64_t(sizeof(Tap)) * g_.taps() +
+                                                            int64_t(sizeof(int64_t)) * (phases + 1) +
+                                                            int64_t(sizeof(float)) * reach));
         first_tap_ = reinterpret_cast<int64_t*>(taps_ + g_.taps());
+        auto* inside = reinterpret_cast<float*>(first_tap_ + phases + 1);
+        __builtin_memset(inside, 0, sizeof(float) * reach);
+        __builtin_memset(inside + margin_, 0xff, sizeof(float) * line_);
+        inside_ = inside + margin_;
         int64_t placed = 0;
         for (int64_t phase = 0; phase < phases; ++phase) {
             const PhaseTaps of(g_, phase);
@@ -106,91 +115,133 @@ class Col2im {
             const int64_t end = band.first[i] + band.steps[i] + high_[i];
             band.in_size[i] = most<int64_t>(0, least(in_.size[i], end) - band.in_first[i]);
         }
-        const int64_t pixels = round_up(band.lines() * line_ + border_, VF);
-        const int64_t steps = round_up(g_.axis[2].steps(), VF), sums_size = g_.axis[2].phases() * steps;
-        const int64_t products_size = rows_ * pixels + steps + VF;
-        char* memory =
-            static_cast<char*>(scratch(Slot::local, sizeof(float) * (products_size + in_.channels * column_step_ +
-                                                                     sums_size + interleaved_size(g_.axis[2])) +
-                                                        sizeof(float*) * 2 * rows_));
-        auto* products = reinterpret_cast<float*>(memory + sizeof(float*) * 2 * rows_);
-        float *columns = products + products_size, *sums = columns + in_.channels * column_step_,
-              *row = sums + sums_size;
-        multiply_band(band, pixels, products, columns, reinterpret_cast<const float**>(memory));
-        const auto** lines = reinterpret_cast<const float**>(memory);
-        for (int64_t i = 0; i < band.steps[0] * band.steps[1]; ++i)
-            for (int64_t phase = 0; phase < g_.axis[0].phases() * g_.axis[1].phases(); ++phase)
-                write_lines(band, i / band.steps[1], i % band.steps[1], phase, products, pixels, sums, row, lines);
+        const Work work = take_memory(band);
+        multiply_band(band, work);
+        for (int64_t phase_d = 0; phase_d < g_.axis[0].phases(); ++phase_d)
+            for (int64_t phase_h = 0; phase_h < g_.axis[1].phases(); ++phase_h) {
+                const int64_t phase = (phase_d * g_.axis[1].phases() + phase_h) * g_.axis[2].phases();
+                const int64_t od = g_.axis[0].first_out(phase_d), oh = g_.axis[1].first_out(phase_h);
+                for (int64_t d = band.first[0]; d < band.first[0] + band.steps[0]; ++d)
+                    for (int64_t h = band.first[1]; h < band.first[1] + band.steps[1]; ++h)
+                        write_lines(band, d, h, phase, od + d * g_.axis[0].out_step(), oh + h * g_.axis[1].out_step(),
+                                    work);
+            }
     }
 
-    // products: [tap, phase by phase][output channel][pixel of the band]; the pixels of a line follow its border of
-    // zeros, which ends the line before it.
-    void multiply_band(const Band& band, int64_t pixels, float* products, float* columns, const float** from) const {
-        float** to = const_cast<float**>(from) + rows_;
-        const int64_t used = band.lines() * line_ + border_, none = 0;
+    // What one tap adds to an output line: products of the first output channel, and which of them lie inside.
+    struct Term {
+        const float *products, *inside;
+    };
+
+    // A thread's memory. products: [tap, phase by phase][output channel][pixel of the band]
+    struct Work {
+        int64_t pixels; // from one row of products to the next
+        float *products, *panel, *sums, *row;
+        const float** rows;
+        float** to;
+        Term *terms, **ends;
+    };
+
+    Work take_memory(const Band& band) const {
+        const int64_t pixels = round_up(band.lines() * line_, COLUMNS) + VF; // no multiple of a page
+        const int64_t steps = round_up(steps_, VF), phases = g_.axis[2].phases();
+        const int64_t products_size = margin_ + rows_ * pixels + most<int64_t>(0, high_[2]) + steps + VF;
+        const int64_t panel_size = in_.channels * COLUMNS, sums_size = phases * steps;
+        const int64_t floats = products_size + panel_size + sums_size + interleaved_size(g_.axis[2]);
+        const int64_t pointers = 2 * rows_ + phases, terms_size = int64_t(sizeof(Term)) * g_.taps();
+        char* memory = static_cast<char*>(
+            scratch(Slot::local, int64_t(sizeof(float)) * floats + int64_t(sizeof(float*)) * pointers + terms_size));
+        Work work;
+        work.pixels = pixels;
+        work.products = reinterpret_cast<float*>(memory) + margin_;
+        work.panel = reinterpret_cast<float*>(memory) + products_size;
+        work.sums = work.panel + panel_size;
+        work.row = work.sums + sums_size;
+        work.terms = reinterpret_cast<Term*>(memory + round_up(int64_t(sizeof(float)) * floats, 8));
+        work.rows = reinterpret_cast<const float**>(work.terms + g_.taps());
+        work.to = const_cast<float**>(work.rows + rows_);
+        work.ends = reinterpret_cast<Term**>(work.to + rows_);
+        return work;
+    }
+
+    void multiply_band(const Band& band, const Work& work) const {
+        const int64_t used = band.lines() * line_, none = 0;
         for (int64_t r = 0; r < rows_; ++r)
-            from[r] = packed_ + r * in_.channels;
-        for (int64_t first = 0; first < used; first += columns_) {
-            const int64_t count = least(columns_, used - first);
-            read_columns(band, first, count, columns);
+            work.rows[r] = packed_ + r * in_.channels;
+        for (int64_t first = 0; first < used; first += COLUMNS) {
+            const int64_t count = least(COLUMNS, used - first), vectors = ceil_div(count, VF);
             for (int64_t r = 0; r < rows_; ++r)
-                to[r] = products + r * pixels + first;
-            const Product product{.rows = from,
+                work.to[r] = work.products + r * work.pixels + first;
+            read_panel(band, first, count, work.panel);
+            const Product product{.rows = work.rows,
                                   .a_step = 1,
                                   .a_offsets = &none,
-                                  .b = columns,
-                                  .b_step = column_step_,
+                                  .b = work.panel,
+                                  .b_step = COLUMNS,
                                   .b_offsets = &none,
                                   .batch = 1,
                                   .depth = in_.channels,
-                                  .c = to,
+                                  .c = work.to,
                                   .accumulate = false,
                                   .steps_ahead = 0};
-            multiply(product, rows_, ceil_div(count, VF));
+            multiply_and_fetch(product, vectors, next_panel(band, first + COLUMNS));
         }
     }
 
-    // Neighbouring pixels, or a border of zeros where `from` is null.
-    struct Run {
-        int64_t at, count;
-        const char* from;
-    };
+    // Where the next panel starts, or null where it is not known.
+    const char* next_panel(const Band& band, int64_t first) const {
+        if (!flat_)
+            return nullptr;
+        if (first < band.lines() * line_)
+            return pixel(band, first);
+        return band.n + 1 < in_.batch ? in_.at(band.n + 1, 0, 0, 0, 0) : nullptr;
+    }
 
-    // Some neighbouring pixels of a band, [input channel][column_step_].
-    void read_columns(const Band& band, int64_t first, int64_t count, float* columns) const {
-        Run runs[MOST_COLUMNS];
-        int64_t found = 0;
-        for (int64_t at = 0; at < count; ++found) {
-            const int64_t line = (first + at) / line_, w = (first + at) % line_ - border_;
-            const int64_t d = line / band.in_size[1], h = line % band.in_size[1];
-            const bool border = w < 0 || d >= band.in_size[0];
-            const int64_t run = least(count - at, w < 0 ? -w : in_.size[2] - w);
-            runs[found] = {at, run,
-                           border ? nullptr : in_.at(band.n, 0, band.in_first[0] + d, band.in_first[1] + h, w)};
+    // A panel comes from memory: fetched a little at a time between the tiles, it never makes them wait.
+    void multiply_and_fetch(const Product& whole, int64_t vectors, const char* next) const {
+        const int64_t parts = ceil_div(rows_, ROWS_AT_ONCE), calls = parts * ceil_div(vectors, TILE_VECTORS);
+        const int64_t channel_bytes = in_.channel_stride * in_.element_size();
+        int64_t fetched = 0, call = 0;
+        for (int64_t v = 0; v < vectors; v += TILE_VECTORS)
+            for (int64_t part = 0; part < parts; ++part) {
+                const int64_t row = rows_ * part / parts, end = rows_ * (part + 1) / parts;
+                Product product = whole;
+                product.rows += row;
+                product.c += row;
+                multiply_panel(product, end - row, v * VF, least<int64_t>(TILE_VECTORS, vectors - v));
+                for (++call; next && fetched < in_.channels * call / calls; ++fetched)
+                    for (int64_t line = 0; line < COLUMNS; line += FLOATS_OF_LINE)
+                        __builtin_prefetch(next + fetched * channel_bytes + line * sizeof(float), 0, 2);
+            }
+    }
+
+    const char* pixel(const Band& band, int64_t at) const {
+        const int64_t line = at / line_, d = line / band.in_size[1], h = line % band.in_size[1];
+        return in_.at(band.n, 0, band.in_first[0] + d, band.in_first[1] + h, at % line_);
+    }
+
+    // Some neighbouring pixels of a band, [input channel][COLUMNS].
+    void read_panel(const Band& band, int64_t first, int64_t count, float* panel) const {
+        if (flat_ && (band.in_size[0] == 1 || band.in_size[1] == in_.size[1])) {
+            const auto* from = reinterpret_cast<const float*>(pixel(band, first));
+            return count == COLUMNS ? copy_panel<true>(from, count, panel) : copy_panel<false>(from, count, panel);
+        }
+        for (int64_t at = 0; at < count;) {
+            const int64_t run = least(count - at, line_ - (first + at) % line_);
+            read_run(pixel(band, first + at), run, panel + at);
             at += run;
         }
-        const bool whole_lines = in_.dtype == FLOAT32 && in_.stride[2] == 1;
-        for (int64_t c = 0; c < in_.channels; ++c)
-            for (int64_t i = 0; i < found; ++i) {
-                float* to = columns + c * column_step_ + runs[i].at;
-                if (!runs[i].from)
-                    clear(to, runs[i].count);
-                else if (whole_lines)
-                    copy(reinterpret_cast<const float*>(runs[i].from) + c * in_.channel_stride, runs[i].count, to);
-            }
-        for (int64_t i = 0; i < found && !whole_lines; ++i)
-            if (runs[i].from)
-                read_run(runs[i].from, runs[i].count, columns + runs[i].at);
     }
 
-    static void clear(float* to, int64_t count) {
-        store(to, vf{});
-        for (int64_t i = VF; i < count; i += VF)
-            store(to + i, vf{});
-    }
-    static void copy(const float* from, int64_t count, float* to) {
-        for (int64_t i = 0; i < count; i += VF)
-            store(to + i, load_part(from + i, count - i));
+    template <bool WHOLE>
+    void copy_panel(const float* from, int64_t count, float* panel) const {
+        for (int64_t c = 0; c < in_.channels; ++c, from += in_.channel_stride, panel += COLUMNS) {
+            if (WHOLE)
+                __builtin_memcpy(panel, from, sizeof(float) * COLUMNS);
+            else
+                for (int64_t i = 0; i < count; i += VF)
+                    store(panel + i, load_part(from + i, count - i));
+        }
     }
 
     void read_run(const char* at, int64_t count, float* to) const {
@@ -198,52 +249,64 @@ class Col2im {
         if (in_.dtype == BFLOAT16)
             read_scattered(reinterpret_cast<const uint16_t*>(at), count, to);
         else if (in_.channel_stride == 1)
-            transpose(from, in_.stride[2], to, column_step_, count, in_.channels);
+            transpose(from, in_.stride[2], to, COLUMNS, count, in_.channels);
         else
             read_scattered(from, count, to);
     }
 
     template <class T>
     void read_scattered(const T* from, int64_t count, float* to) const {
-        for (int64_t c = 0; c < in_.channels; ++c, from += in_.channel_stride, to += column_step_)
+        for (int64_t c = 0; c < in_.channels; ++c, from += in_.channel_stride, to += COLUMNS)
             for (int64_t i = 0; i < count; ++i)
                 to[i] = to_float(from[i * in_.stride[2]]);
     }
 
-    // One output line of every channel: step (d, h) of the band, of one phase along D and H.
-    void write_lines(const Band& band, int64_t d, int64_t h, int64_t phase, const float* products, int64_t pixels,
-                     float* sums, float* row, const float** lines) const {
-        const int64_t phases_h = g_.axis[1].phases(), phases_w = g_.axis[2].phases();
-        const int64_t at_d = band.first[0] + d, at_h = band.first[1] + h;
-        const int64_t od = g_.axis[0].first_out(phase / phases_h) + at_d * g_.axis[0].out_step();
-        const int64_t oh = g_.axis[1].first_out(phase % phases_h) + at_h * g_.axis[1].out_step();
+    // The output line (od, oh) of every channel: step (d, h) of `phase` and its neighbours along W.
+    void write_lines(const Band& band, int64_t d, int64_t h, int64_t phase, int64_t od, int64_t oh,
+                     const Work& work) const {
         if (od >= out_.size[0] || oh >= out_.size[1])
             return;
-        const int64_t steps = round_up(g_.axis[2].steps(), VF);
+        const int64_t phases = g_.axis[2].phases(), steps = round_up(steps_, VF);
+        Term* end = work.terms;
+        for (int64_t i = 0; i < phases; ++i)
+            work.ends[i] = end = find_terms(band, d, h, phase + i, work, end);
         for (int64_t o = 0; o < out_.channels; ++o) {
-            for (int64_t phase_w = 0; phase_w < phases_w; ++phase_w)
-                add_taps(band, at_d, at_h, phase * phases_w + phase_w, products + o * pixels, pixels, lines,
-                         sums + phase_w * steps);
-            interleave(g_.axis[2], sums, steps, row);
+            const Term* first = work.terms;
+            for (int64_t i = 0; i < phases; first = work.ends[i++])
+                add_terms(first, work.ends[i], o * work.pixels, work.sums + i * steps);
+            char* const at = out_.at(band.n, o, od, oh, 0);
+            float* const row = whole_rows_ ? reinterpret_cast<float*>(at) : work.row;
+            interleave(g_.axis[2], work.sums, steps, row);
             epilogue_.apply_row(row, out_.size[2], o);
-            write_row(out_, row, out_.at(band.n, o, od, oh, 0));
+            if (!whole_rows_)
+                write_row(out_, row, at);
         }
     }
 
-    // One phase of an output line: the sum of its taps' products, each shifted by its tap.
-    void add_taps(const Band& band, int64_t at_d, int64_t at_h, int64_t phase, const float* products, int64_t pixels,
-                  const float** lines, float* sums) const {
-        int64_t count = 0;
-        for (const Tap* tap = taps_ + first_tap_[phase]; tap < taps_ + first_tap_[phase + 1]; ++tap) {
-            const int64_t d = at_d + tap->offset[0] - band.in_first[0], h = at_h + tap->offset[1] - band.in_first[1];
+    Term* find_terms(const Band& band, int64_t step_d, int64_t step_h, int64_t phase, const Work& work,
+                     Term* end) const {
+        const Tap* const last = taps_ + first_tap_[phase + 1];
+        for (const Tap* tap = taps_ + first_tap_[phase]; tap < last; ++tap) {
+            const int64_t d = step_d + tap->offset[0] - band.in_first[0];
+            const int64_t h = step_h + tap->offset[1] - band.in_first[1];
             if (d >= 0 && d < band.in_size[0] && h >= 0 && h < band.in_size[1])
-                lines[count++] =
-                    products + tap->row * pixels + (d * band.in_size[1] + h) * line_ + border_ + tap->offset[2];
+                *end++ = {work.products + tap->row * work.pixels + (d * band.in_size[1] + h) * line_ + tap->offset[2],
+                          inside_ + tap->offset[2]};
         }
-        for (int64_t j = 0; j < g_.axis[2].steps(); j += VF) {
+        return end;
+    }
+
+    // One phase of an output line: the sum of its taps' products, each shifted by its tap.
+    void add_terms(const Term* first, const Term* end, int64_t channel, float* sums) const {
+        for (int64_t j = 0; j < steps_; j += VF) {
+            const bool inside = j + low_[2] >= 0 && j + VF + high_[2] <= line_;
             vf sum{};
-            for (int64_t i = 0; i < count; ++i)
-                sum += load(lines[i] + j);
+            if (inside)
+                for (const Term* term = first; term < end; ++term)
+                    sum += load(term->products + channel + j);
+            else
+                for (const Term* term = first; term < end; ++term)
+                    sum += vf(vi(load(term->products + channel + j)) & vi(load(term->inside + j)));
             store(sums + j, sum);
         }
     }
@@ -253,10 +316,13 @@ class Col2im {
     const float* packed_;
     const Epilogue& epilogue_;
     const int64_t rows_;
-    int64_t low_[AXES], high_[AXES], border_, line_, columns_,
-        column_step_; // a run of pixels is written in whole vectors, beyond the columns
+    int64_t low_[AXES], high_[AXES], line_, steps_; // pixels of an input line, steps along W of each phase
+    int64_t margin_;                                // of what a line's first vector reads before it
+    bool flat_;                                     // whether each channel's pixels follow each other
+    bool whole_rows_;                               // whether an output line is as many whole vectors as its phases
     Tap* taps_;
     int64_t* first_tap_;
+    const float* inside_; // per pixel of a line and of its surroundings, all bits where it is inside
 };
 
 }

@@ -9,8 +9,9 @@ namespace {
 // The phases along W, `phase_step` floats apart in `sums`, become neighbouring pixels of `row`.
 void interleave(const Axis& a, const float* sums, int64_t phase_step, float* row) {
     if (a.phases() == 2) {
-        const float* even = sums + (a.first_out(0) == 0 ? 0 : phase_step);
-        const float* odd = sums + (a.first_out(0) == 0 ? phase_step : 0);
+        const bool starts_even = a.padding % 2 == 0;
+        const float* even = sums + (starts_even ? 0 : phase_step);
+        const float* odd = sums + (starts_even ? phase_step : 0);
         for (int64_t j = 0; j < a.steps(); ++j) {
             row[2 * j] = even[j];
             row[2 * j + 1] = odd[j];
