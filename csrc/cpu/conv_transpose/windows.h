@@ -4,6 +4,7 @@
 // stride 2), so one input transform serves them all: F(3, 2) takes 4 products where the direct way takes 6, per axis. A
 // strided convolution is the mirror image: one output phase, and one map of inputs for each residue of the stride.
 // Points 0, 1, -1 and infinity: transforms only add, halve and subtract, and the error stays in the direct way's class.
+// A phase or residue with fewer taps than the others, as the odd ones of kernel 5, leaves 0 or infinity out.
 #pragma once
 
 #include "core/scratch.h"
@@ -22,6 +23,7 @@ struct WindowAxis {
     int64_t reach, outputs, points, maps, first, windows, tiles;
     int64_t shifts[MOST_STRIDE] = {};           // of the window of output step 0, per phase or map
     int64_t taps[MOST_STRIDE][MOST_REACH] = {}; // the tap at each place of a window, or -1
+    uint64_t used_points[MOST_STRIDE] = {};     // per phase or map, a bit for each point where it has anything
     bool fits;
     // reach: inputs of a window; outputs, points: of F(outputs, reach), 1 and 1 where nothing is to be gained;
     // maps: residues of a strided input; first: input step of window 0; tiles: of `outputs` windows.
@@ -54,6 +56,11 @@ struct WindowAxis {
                 const int64_t at = a.transposed ? a.offset(index, k) : floor_div(a.offset(0, k), a.stride);
                 taps[index][at - first - shifts[index]] = k;
             }
+        used_points[index] = (uint64_t(1) << points) - 1;
+        if (points > 1 && taps[index][0] < 0)
+            used_points[index] &= ~uint64_t(1);
+        if (points > 1 && taps[index][reach - 1] < 0)
+            used_points[index] &= ~(uint64_t(1) << (points - 1));
     }
 
     explicit WindowAxis(const Axis& a) {
@@ -79,6 +86,14 @@ struct WindowAxis {
         for (int64_t phase = 0; phase < a.phases(); ++phase)
             windows = most(windows, (a.transposed ? shifts[phase] : 0) + a.count(phase));
         tiles = ceil_div(windows, outputs);
+    }
+
+    // Points that the phases or maps use, all together.
+    int64_t products(const Axis& a) const {
+        int64_t used = 0;
+        for (int64_t index = 0; index < a.stride; ++index)
+            used += __builtin_popcountll(used_points[index]);
+        return used;
     }
 
     int64_t input_steps(const Axis& a) const {
@@ -118,6 +133,16 @@ struct Windows {
         of[0] = map / (axis[1].maps * axis[2].maps);
     }
 
+    // The points that a phase (transposed) or a map uses, a bit for each.
+    uint64_t used_points(const int64_t* index) const {
+        uint64_t used = 0;
+        for (int64_t d = 0; d < axis[0].points; ++d)
+            for (int64_t h = 0; h < axis[1].points; ++h)
+                if (axis[0].used_points[index[0]] >> d & axis[1].used_points[index[1]] >> h & 1)
+                    used |= axis[2].used_points[index[2]] << (d * axis[1].points + h) * axis[2].points;
+        return used;
+    }
+
     // Multiplications of the direct way for one of this one's; 0 where the transform does not apply.
     double gain(int64_t images) const {
         if (!axis[0].fits || !axis[1].fits || !axis[2].fits || points == 1 || images == 0)
@@ -126,7 +151,7 @@ struct Windows {
         for (int i = 0; i < AXES; ++i) {
             const Axis& a = g.axis[i];
             direct *= a.products_inside();
-            ours *= double(axis[i].tiles * axis[i].points) * a.phases() * axis[i].maps;
+            ours *= double(axis[i].tiles) * axis[i].products(a);
         }
         return direct / ours;
     }
@@ -189,12 +214,13 @@ class WindowValues {
                 const int64_t d = tile / (a[2].tiles * a[1].tiles) % a[0].tiles, n = tile / w_.tiles();
                 const int64_t step[AXES] = {g_.axis[0].in_step(), g_.axis[1].in_step(), g_.axis[2].in_step()};
                 for (int64_t map = 0; map < w_.maps; ++map) {
-                    const int64_t map_w = map % a[2].maps, map_h = map / a[2].maps % a[1].maps;
-                    const int64_t map_d = map / (a[2].maps * a[1].maps);
+                    int64_t of[AXES];
+                    w_.map_of(map, of);
                     const int64_t line =
-                        (n * box_.length[0] + first_input(0, d, map_d)) * box_.length[1] + first_input(1, h, map_h);
-                    const float* from = pixels_ + (line * box_.length[2] + first_input(2, w, map_w)) * pixel_;
-                    transform_tile(from, step, values_ + map * step_ + tile * pixel_, suspicious);
+                        (n * box_.length[0] + first_input(0, d, of[0])) * box_.length[1] + first_input(1, h, of[1]);
+                    const float* from = pixels_ + (line * box_.length[2] + first_input(2, w, of[2])) * pixel_;
+                    const uint64_t used = g_.axis[0].transposed ? ~uint64_t(0) : w_.used_points(of);
+                    transform_tile(from, step, used, values_ + map * step_ + tile * pixel_, suspicious);
                 }
             }
             for (int v = 0; v < VF; ++v)
@@ -223,7 +249,7 @@ class WindowValues {
     }
 
     template <int PD, int PH, int PW>
-    void transform_tile_of(const float* from, const int64_t* step, float* to, vi& suspicious) const {
+    void transform_tile_of(const float* from, const int64_t* step, uint64_t used, float* to, vi& suspicious) const {
         const int64_t row = step[1] * box_.length[2] * pixel_,
                       plane = step[0] * box_.length[1] * box_.length[2] * pixel_;
         const int64_t out_step = w_.maps * step_, columns = round_up(in_.channels, VF);
@@ -244,28 +270,29 @@ class WindowValues {
             for (int i = 0; i < PH * PW; ++i)
                 forward(grid + i, PD, PH * PW);
             for (int p = 0; p < PD * PH * PW; ++p)
-                store(to + p * out_step + c, grid[p]);
+                if (used >> p & 1)
+                    store(to + p * out_step + c, grid[p]);
         }
     }
 
-    void transform_tile(const float* from, const int64_t* step, float* to, vi& suspicious) const {
+    void transform_tile(const float* from, const int64_t* step, uint64_t used, float* to, vi& suspicious) const {
         const WindowAxis* a = w_.axis;
         const int64_t kind = (a[0].points > 1) * 4 + (a[1].points > 1) * 2 + (a[2].points > 1);
         switch (kind) {
         case 1:
-            return transform_tile_of<1, 1, 4>(from, step, to, suspicious);
+            return transform_tile_of<1, 1, 4>(from, step, used, to, suspicious);
         case 2:
-            return transform_tile_of<1, 4, 1>(from, step, to, suspicious);
+            return transform_tile_of<1, 4, 1>(from, step, used, to, suspicious);
         case 3:
-            return transform_tile_of<1, 4, 4>(from, step, to, suspicious);
+            return transform_tile_of<1, 4, 4>(from, step, used, to, suspicious);
         case 4:
-            return transform_tile_of<4, 1, 1>(from, step, to, suspicious);
+            return transform_tile_of<4, 1, 1>(from, step, used, to, suspicious);
         case 5:
-            return transform_tile_of<4, 1, 4>(from, step, to, suspicious);
+            return transform_tile_of<4, 1, 4>(from, step, used, to, suspicious);
         case 6:
-            return transform_tile_of<4, 4, 1>(from, step, to, suspicious);
+            return transform_tile_of<4, 4, 1>(from, step, used, to, suspicious);
         default:
-            return transform_tile_of<4, 4, 4>(from, step, to, suspicious);
+            return transform_tile_of<4, 4, 4>(from, step, used, to, suspicious);
         }
     }
 

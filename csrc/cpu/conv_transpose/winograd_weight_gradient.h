@@ -43,8 +43,11 @@ class WinogradWeightGradient {
         const int64_t images = values_.images_at_a_time(), tiles = images * w_.tiles();
         const int64_t box_size = round_up(box_of(0, images).pixels() * pixel_, 16);
         const int64_t filters_size = w_.points * tiles * pixel_ + PANEL_WIDTH;
-        small_pixels_ = static_cast<float*>(
-            scratch(Slot::shared, sizeof(float) * (box_size + filters_size + values_.size(images))));
+        const int64_t terms_size = int64_t(sizeof(int64_t)) * w_.points * w_.maps;
+        auto* memory = static_cast<char*>(
+            scratch(Slot::shared, terms_size + sizeof(float) * (box_size + filters_size + values_.size(images))));
+        place_terms(reinterpret_cast<int64_t*>(memory));
+        small_pixels_ = reinterpret_cast<float*>(memory + terms_size);
         filters_ = small_pixels_ + box_size;
         for (int64_t first = 0; first < small_.batch; first += images) {
             const int64_t count = least(images, small_.batch - first);
@@ -109,11 +112,26 @@ class WinogradWeightGradient {
     // sums: [group][point][map][large channel][width]
     void multiply_all(bool accumulate) const {
         const int64_t panels = width_ / PANEL_WIDTH, blocks = ceil_div(g_.in_channels, ROW_BLOCK);
-        const int64_t items = g_.groups * w_.points * w_.maps * blocks * panels;
-        parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t item = begin; item < end; ++item)
-                multiply_block(item / (blocks * panels), item / panels % blocks, item % panels, accumulate);
+        parallel_for(0, g_.groups * used_ * blocks * panels, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t item = begin; item < end; ++item) {
+                const int64_t group = item / (blocks * panels * used_), term = terms_[item / (blocks * panels) % used_];
+                multiply_block(group * w_.points * w_.maps + term, item / panels % blocks, item % panels, accumulate);
+            }
         });
+    }
+
+    // The points and maps that have anything in common.
+    void place_terms(int64_t* terms) {
+        terms_ = terms, used_ = 0;
+        for (int64_t point = 0; point < w_.points; ++point)
+            for (int64_t map = 0; map < w_.maps; ++map)
+                if (uses(point, map))
+                    terms[used_++] = point * w_.maps + map;
+    }
+    bool uses(int64_t point, int64_t map) const {
+        int64_t of[AXES];
+        w_.map_of(map, of);
+        return w_.used_points(of) >> point & 1;
     }
 
     void multiply_block(int64_t term, int64_t block, int64_t panel, bool accumulate) const {
@@ -166,11 +184,13 @@ class WinogradWeightGradient {
         const int64_t ph = a[1].points, pw = a[2].points;
         int64_t map_of[AXES];
         w_.map_of(map, map_of);
+        const uint64_t used = w_.used_points(map_of);
         for (int64_t v = 0; v < width_; v += VF) {
             vf grid[POINTS * POINTS * POINTS];
-            for (int64_t point = 0; point < w_.points; ++point)
-                grid[point] = load(
-                    sums_ + (((group * w_.points + point) * w_.maps + map) * g_.in_channels + channel) * width_ + v);
+            for (int64_t point = 0; point < w_.points; ++point) {
+                const int64_t term = (group * w_.points + point) * w_.maps + map;
+                grid[point] = used >> point & 1 ? load(sums_ + (term * g_.in_channels + channel) * width_ + v) : vf{};
+            }
             for (int64_t i = 0; i < ph * pw; ++i)
                 inverse(grid + i, a[0].reach, ph * pw);
             for (int64_t d = 0; d < a[0].reach; ++d)
@@ -197,6 +217,8 @@ class WinogradWeightGradient {
     WindowValues values_;
     Box box_;
     float *sums_, *small_pixels_, *filters_;
+    const int64_t* terms_; // used points and maps, point * maps + map
+    int64_t used_;
 };
 
 }
