@@ -122,6 +122,14 @@ TRANSPOSED = [
     Convolution(1, 16, 17, (5, 6, 7), 4, 2, 1),
     Convolution(2, 17, 19, (13, 11), 6, 2, 2),
     Convolution(2, 36, 34, (9, 11), 4, 2, 0, 1, groups=2),
+    # The same where the phases have unlike numbers of taps.
+    Convolution(3, 33, 36, (14, 12), 5, 2, 2, 1),
+    Convolution(3, 32, 33, (13, 16), 5, 2, 1),
+    Convolution(3, 34, 32, (15, 14), 3, 2, 0),
+    Convolution(1, 33, 32, (5, 8, 6), 3, 2, 1, 1),
+    # Few output channels, whose lines read far beyond their ends or start inside.
+    Convolution(2, 16, 4, (5, 100), (4, 9), (2, 1), (3, 0)),
+    Convolution(1, 12, 2, (7, 41), 5, 2, 5, 1),
 ]
 
 PLAIN = [
@@ -140,6 +148,10 @@ PLAIN = [
     Convolution(2, 16, 24, (5, 9, 8), 3, 1, 1, transposed=False),
     Convolution(2, 34, 36, (12, 10), 4, 2, 1, groups=2, transposed=False),
     Convolution(1, 17, 16, (100,), 6, 3, 1, transposed=False),
+    Convolution(3, 33, 36, (26, 25), 5, 2, 2, transposed=False),
+    Convolution(3, 36, 33, (25, 26), 5, 2, 1, transposed=False),
+    Convolution(3, 32, 34, (27, 25), 3, 2, 0, transposed=False),
+    Convolution(1, 33, 32, (9, 12, 10), 3, 2, 1, transposed=False),
     Convolution(2, 40, 6, (3, 20, 33), 3, 1, 2, dilation=2, transposed=False),
 ]
 
