@@ -16,7 +16,7 @@ namespace py = pybind11;
 
 namespace {
 
-constexpr int MAX_ARGS = 48, MAX_LIST_ITEMS = 96, MAX_TENSORS = 8;
+constexpr int MAX_ARGS = 48, MAX_LIST_ITEMS = 96, MAX_TENSORS = 12;
 
 const aigc::TensorExchange* tensor_exchange = nullptr;
 PyObject *tensor_types[2], *strided_layout, *dtypes; // Tensor and Parameter; the dtypes with their codes of DLPack

@@ -71,14 +71,19 @@ def attentions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
     run, at_once = type(ATTENTION).__call__, attention_cpu.attend_at_once
 
-    def counted(*args: Any) -> torch.Tensor | None:
-        found = at_once(*args)
-        if found is not None:
-            calls.append("attention")
-        return found
+    def counted(run: Callable[..., Any]) -> Callable[..., Any]:
+        def count(*args: Any) -> Any:
+            found = run(*args)
+            if found is not None:
+                calls.append("attention")
+            return found
+
+        return count
 
     monkeypatch.setattr(type(ATTENTION), "__call__", lambda op, *args: (calls.append(op.name), run(op, *args))[1])
-    monkeypatch.setattr(attention_cpu, "attend_at_once", counted)
+    monkeypatch.setattr(attention_cpu, "attend_at_once", counted(at_once))
+    for name in ("attention_unseen", "attention_unseen_grouped"):
+        monkeypatch.setattr(attention_cpu, name, counted(getattr(attention_cpu, name)))
     return calls
 
 

@@ -50,11 +50,17 @@ def plain_eager() -> bool:
     )
 
 
+def kind_of_call(*tensors: Tensor | None) -> int:
+    """The greatest kind of these tensors (see `_native.kind`) where a kernel may take them at once: with no transform,
+    autocast or forced backend, and a torch that lends tensors; else UNKNOWN."""
+    if not (_native.takes_tensors and plain_eager()) or any_autocast() or current() != "auto":
+        return UNKNOWN
+    return _native.kind(_grad_enabled(), *tensors)
+
+
 def is_plain(*tensors: Tensor | None) -> bool:
     """Whether a kernel may take these tensors at once: no gradient, transform, autocast, subclass or forced backend."""
-    if not (_native.takes_tensors and plain_eager()) or any_autocast() or current() != "auto":
-        return False
-    return _native.kind(_grad_enabled(), *tensors) == PLAIN
+    return kind_of_call(*tensors) == PLAIN
 
 
 def hashable(args: Sequence[Any]) -> tuple[Any, ...]:
@@ -138,7 +144,11 @@ class Operator:
         runner = self.choice.runner(args)
         if kind == PLAIN:
             return runner.run(*args)
-        return runner.plain(*args) if runner.plain else self._apply(*args, runner.run)
+        return runner.plain(*args) if runner.plain else self.differentiable(runner.run, *args)
+
+    def differentiable(self, run: Callable[..., Any], *args: Any) -> Any:
+        """What `run` makes of the arguments, with the op's gradients, in plain eager mode."""
+        return self._apply(*args, run)
 
     def explain(self, *args: Any) -> Explanation:
         """Which backend would run these arguments, and why not the others."""

@@ -26,26 +26,20 @@ class Reader {
     Rows<T> result(void* data) {
         return rows(static_cast<T*>(data));
     }
-    Mask mask(const void* data) {
-        const int64_t kind = next(), batch = next(), head = next(), row = next(), element = next();
-        return {data, kind, batch, head, row, element};
-    }
 
   private:
     const int64_t* at_;
 };
 
-Problem problem_of(Reader& sizes, const void* mask, double scale, const uint64_t* key, double dropout_p) {
+Problem problem_of(Reader& sizes, double scale) {
     Problem p{};
     int64_t* const fields[] = {&p.batches, &p.heads,      &p.kv_heads, &p.queries, &p.keys,
                                &p.size,    &p.value_size, &p.left,     &p.right,   &p.offset};
     for (int64_t* field : fields)
         *field = sizes.next();
     p.logsumexp_row = p.queries;
-    p.mask = sizes.mask(mask);
+    p.mask.kind = NO_MASK;
     p.scale = static_cast<float>(scale);
-    if (key)
-        p.dropout = {true, read_key(key), keep_with_probability(1.0 - dropout_p)};
     return p;
 }
 
@@ -139,28 +133,83 @@ bool read_problem(const Lent& q, const Lent& k, const Lent& v, const Tensor* mas
     return !mask || read_mask_of(*mask, p, dtype, p.mask);
 }
 
-template <class T>
-void attend_to(const Problem& problem, const Lent& q, const Lent& k, const Lent& v, const Lent& out, int64_t planes) {
-    attend(problem, Inputs<T>{q.rows<const T>(), k.rows<const T>(), v.rows<const T>()}, out.rows<T>(), nullptr, planes);
+Dropout dropout_of(const Tensor* key, double dropout_p) {
+    if (!key)
+        return {};
+    return {true, read_key(static_cast<const uint64_t*>(key->data())), keep_with_probability(1.0 - dropout_p)};
 }
 
-// The output alone, of tensors of which nothing is known yet: 0, and nothing written, where they are not plain ones.
-// The scale is 1 / sqrt(size) unless `scaled`.
-int64_t attention_of_tensors(const Tensor* query, const Tensor* key, const Tensor* value, const Tensor* mask,
-                             const Tensor* output, int64_t causal, int64_t grouped, int64_t planes, int64_t scaled,
-                             double scale) {
+template <class T>
+Inputs<T> lent_inputs(const Lent& q, const Lent& k, const Lent& v) {
+    return {q.rows<const T>(), k.rows<const T>(), v.rows<const T>()};
+}
+
+template <class T>
+void attend_to(const Problem& problem, const Lent& q, const Lent& k, const Lent& v, const Lent& out, float* logsumexp,
+               int64_t planes) {
+    attend(problem, lent_inputs<T>(q, k, v), out.rows<T>(), logsumexp, planes);
+}
+
+// Of tensors of which nothing is known yet: 0, and nothing written, where they do not lie as the kernels read them, or
+// do not fit. The scale is 1 / sqrt(size) unless `scaled`; logsumexp, contiguous, and philox_key may be missing.
+int64_t attention(const Tensor* query, const Tensor* key, const Tensor* value, const Tensor* mask, const Tensor* output,
+                  const Tensor* logsumexp, int64_t left, int64_t right, int64_t offset, int64_t grouped, int64_t planes,
+                  int64_t scaled, double scale, const Tensor* philox_key, double dropout_p) {
     if (!query || !key || !value || !output)
         return 0;
     const Lent q{*query}, k{*key}, v{*value}, out{*output};
     Problem p{};
     if (!read_problem(q, k, v, mask, out, grouped != 0, p))
         return 0;
-    p.left = -1, p.right = causal ? 0 : -1;
+    p.left = left, p.right = right, p.offset = offset, p.logsumexp_row = p.queries;
     p.scale = static_cast<float>(scaled ? scale : 1.0 / __builtin_sqrt(static_cast<double>(p.size)));
+    p.dropout = dropout_of(philox_key, dropout_p);
     const int64_t dtype = query->dtype();
-    (dtype == FLOAT32    ? attend_to<float>
-     : dtype == BFLOAT16 ? attend_to<bfloat16>
-                         : attend_to<float16>)(p, q, k, v, out, planes);
+    const auto run = dtype == FLOAT32    ? &attend_to<float>
+                     : dtype == BFLOAT16 ? &attend_to<bfloat16>
+                                         : &attend_to<float16>;
+    run(p, q, k, v, out, logsumexp ? static_cast<float*>(logsumexp->data()) : nullptr, planes);
+    return 1;
+}
+
+// The rows of a result, or of what has its shape.
+bool is_like(const Lent& lent, const Lent& like) {
+    for (int i = 0; i < 4; ++i)
+        if (lent.size(i) != like.size(i))
+            return false;
+    return lent.tensor.is_on_cpu() && lent.tensor.dtype() == like.tensor.dtype() && lent.has_rows();
+}
+
+template <class T>
+void differentiate(const Problem& problem, const Inputs<T>& inputs, const Lent& gradient, const Lent& output,
+                   const float* logsumexp, const Lent& grad_q, const Lent& grad_k, const Lent& grad_v) {
+    const Gradients<T> gradients{gradient.rows<const T>(), output.rows<const T>(), logsumexp,
+                                 grad_q.rows<T>(),         grad_k.rows<T>(),       grad_v.rows<T>()};
+    Backward<T>(problem, inputs, gradients).run();
+}
+
+// As above: 0, and nothing written, where the tensors do not lie as the kernels read them.
+int64_t attention_backward(const Tensor* query, const Tensor* key, const Tensor* value, const Tensor* mask,
+                           const Tensor* gradient, const Tensor* output, const Tensor* logsumexp, const Tensor* grad_q,
+                           const Tensor* grad_k, const Tensor* grad_v, int64_t left, int64_t right, int64_t offset,
+                           double scale, const Tensor* philox_key, double dropout_p) {
+    const Lent q{*query}, k{*key}, v{*value}, out{*output}, of_out{*gradient}, of_q{*grad_q}, of_k{*grad_k},
+        of_v{*grad_v};
+    Problem p{};
+    if (!read_problem(q, k, v, mask, out, true, p) || !is_like(of_out, out) || !is_like(of_q, q) || !is_like(of_k, k) ||
+        !is_like(of_v, v) || !logsumexp->is_contiguous())
+        return 0;
+    p.left = left, p.right = right, p.offset = offset, p.logsumexp_row = p.queries;
+    p.scale = static_cast<float>(scale);
+    p.dropout = dropout_of(philox_key, dropout_p);
+    const auto* sums = static_cast<const float*>(logsumexp->data());
+    const int64_t dtype = query->dtype();
+    if (dtype == FLOAT32)
+        differentiate(p, lent_inputs<float>(q, k, v), of_out, out, sums, of_q, of_k, of_v);
+    else if (dtype == BFLOAT16)
+        differentiate(p, lent_inputs<bfloat16>(q, k, v), of_out, out, sums, of_q, of_k, of_v);
+    else
+        differentiate(p, lent_inputs<float16>(q, k, v), of_out, out, sums, of_q, of_k, of_v);
     return 1;
 }
 
@@ -203,40 +252,26 @@ struct Sequences {
 };
 
 template <class T>
-void forward(const void* q, const void* k, const void* v, const void* mask, void* out, float* logsumexp,
-             const int64_t* layout, int64_t planes, double scale, const uint64_t* key, double dropout_p,
-             const Sequences* sequences) {
+void forward(const void* q, const void* k, const void* v, void* out, float* logsumexp, const int64_t* layout,
+             int64_t planes, double scale, const Sequences& sequences) {
     Reader reader(layout);
-    const Problem problem = problem_of(reader, mask, scale, key, dropout_p);
+    const Problem problem = problem_of(reader, scale);
     const auto inputs = inputs_of<T>(reader, q, k, v);
     const auto output = reader.result<T>(out);
-    if (!sequences)
-        return attend(problem, inputs, output, logsumexp, planes);
-    sequences->for_each([&](int64_t s) {
-        const int64_t first = sequences->queries[s];
-        const Problem one = sequences->problem(problem, s);
+    sequences.for_each([&](int64_t s) {
+        const int64_t first = sequences.queries[s];
+        const Problem one = sequences.problem(problem, s);
         if (one.queries > 0)
-            attend(one, sequences->inputs(inputs, s), output.from(first), logsumexp + first, planes);
+            attend(one, sequences.inputs(inputs, s), output.from(first), logsumexp + first, planes);
     });
-}
-
-auto forward_for(int64_t dtype) {
-    return dtype == FLOAT32 ? &forward<float> : dtype == BFLOAT16 ? &forward<bfloat16> : &forward<float16>;
-}
-
-void attention(const void* q, const void* k, const void* v, const void* mask, void* out, void* logsumexp, int64_t dtype,
-               const int64_t* layout, int64_t planes, double scale, const uint64_t* key, double dropout_p) {
-    forward_for(dtype)(q, k, v, mask, out, static_cast<float*>(logsumexp), layout, planes, scale, key, dropout_p,
-                       nullptr);
 }
 
 // The sizes in `layout` are those of all sequences together.
 void attention_varlen(const void* q, const void* k, const void* v, void* out, void* logsumexp, int64_t dtype,
                       const int64_t* layout, int64_t planes, double scale, const int64_t* query_bounds,
                       const int64_t* key_bounds, int64_t count) {
-    const Sequences sequences{query_bounds, key_bounds, count};
-    forward_for(dtype)(q, k, v, nullptr, out, static_cast<float*>(logsumexp), layout, planes, scale, nullptr, 0.0,
-                       &sequences);
+    const auto run = dtype == FLOAT32 ? &forward<float> : dtype == BFLOAT16 ? &forward<bfloat16> : &forward<float16>;
+    run(q, k, v, out, static_cast<float*>(logsumexp), layout, planes, scale, {query_bounds, key_bounds, count});
 }
 
 // Whether operands of so many planes are multiplied as pairs of bfloat16.
@@ -246,50 +281,36 @@ int64_t attention_uses_pairs(int64_t planes) { return uses_pairs(planes); }
 int64_t attention_few_queries() { return FEW_QUERIES; }
 
 template <class T>
-void backward(const void* q, const void* k, const void* v, const void* mask, const void* out_gradient, const void* out,
+void backward(const void* q, const void* k, const void* v, const void* out_gradient, const void* out,
               const float* logsumexp, void* grad_q, void* grad_k, void* grad_v, const int64_t* layout, double scale,
-              const uint64_t* key, double dropout_p, const Sequences* sequences) {
+              const Sequences& sequences) {
     Reader reader(layout);
-    const Problem problem = problem_of(reader, mask, scale, key, dropout_p);
+    const Problem problem = problem_of(reader, scale);
     const auto inputs = inputs_of<T>(reader, q, k, v);
     const auto gradient = reader.input<T>(out_gradient), output = reader.input<T>(out);
     const auto of_q = reader.result<T>(grad_q), of_k = reader.result<T>(grad_k), of_v = reader.result<T>(grad_v);
-    if (!sequences)
-        return Backward<T>(problem, inputs, {gradient, output, logsumexp, of_q, of_k, of_v}).run();
-    sequences->for_each([&](int64_t s) {
-        const int64_t query = sequences->queries[s], key = sequences->keys[s];
-        const Problem one = sequences->problem(problem, s);
-        Backward<T>(one, sequences->inputs(inputs, s),
+    sequences.for_each([&](int64_t s) {
+        const int64_t query = sequences.queries[s], key = sequences.keys[s];
+        const Problem one = sequences.problem(problem, s);
+        Backward<T>(one, sequences.inputs(inputs, s),
                     {gradient.from(query), output.from(query), logsumexp + query, of_q.from(query), of_k.from(key),
                      of_v.from(key)})
             .run();
     });
 }
 
-auto backward_for(int64_t dtype) {
-    return dtype == FLOAT32 ? &backward<float> : dtype == BFLOAT16 ? &backward<bfloat16> : &backward<float16>;
-}
-
-void attention_backward(const void* q, const void* k, const void* v, const void* mask, const void* out_gradient,
-                        const void* out, const void* logsumexp, void* grad_q, void* grad_k, void* grad_v, int64_t dtype,
-                        const int64_t* layout, double scale, const uint64_t* key, double dropout_p) {
-    backward_for(dtype)(q, k, v, mask, out_gradient, out, static_cast<const float*>(logsumexp), grad_q, grad_k, grad_v,
-                        layout, scale, key, dropout_p, nullptr);
-}
-
 void attention_varlen_backward(const void* q, const void* k, const void* v, const void* out_gradient, const void* out,
                                const void* logsumexp, void* grad_q, void* grad_k, void* grad_v, int64_t dtype,
                                const int64_t* layout, double scale, const int64_t* query_bounds,
                                const int64_t* key_bounds, int64_t count) {
-    const Sequences sequences{query_bounds, key_bounds, count};
-    backward_for(dtype)(q, k, v, nullptr, out_gradient, out, static_cast<const float*>(logsumexp), grad_q, grad_k,
-                        grad_v, layout, scale, nullptr, 0.0, &sequences);
+    const auto run = dtype == FLOAT32 ? &backward<float> : dtype == BFLOAT16 ? &backward<bfloat16> : &backward<float16>;
+    run(q, k, v, out_gradient, out, static_cast<const float*>(logsumexp), grad_q, grad_k, grad_v, layout, scale,
+        {query_bounds, key_bounds, count});
 }
 
 }
 
 AIGC_EXPORT(attention, AIGC_KERNEL(attention), AIGC_KERNEL(attention_backward), AIGC_KERNEL(attention_few_queries),
-            AIGC_KERNEL(attention_of_tensors), AIGC_KERNEL(attention_uses_pairs), AIGC_KERNEL(attention_varlen),
-            AIGC_KERNEL(attention_varlen_backward))
+            AIGC_KERNEL(attention_uses_pairs), AIGC_KERNEL(attention_varlen), AIGC_KERNEL(attention_varlen_backward))
 
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,9 +15,8 @@ from aigc_fast.ops.attention import reference
 from aigc_fast.ops.attention.reference import Options
 from aigc_fast.ops.support import DTYPES, UP_TO_FLOAT32, factors_of, on_huge_pages
 
-_NO_MASK, _BOOLEAN = (-1, 0, 0, 0, 0), 4
 # By the number of tensors besides query, key and value.
-_PACKED = {rows: struct.Struct(f"{15 + 3 * (3 + rows)}q") for rows in (1, 5)}
+_PACKED = {rows: struct.Struct(f"{10 + 3 * (3 + rows)}q") for rows in (1, 5)}
 _MOST_KEYS = 2**31 - 1
 
 
@@ -50,28 +50,20 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(3) == 1 or tensor.shape[3] == 1 else tensor.contiguous()
 
 
-def _layout(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, band: tuple[int, int, int], *rows: Tensor
-) -> bytes:
-    """Sizes and strides in the order that csrc/cpu/attention.cpp reads them."""
+def _layout(query: Tensor, key: Tensor, value: Tensor, left: int, right: int, *rows: Tensor) -> bytes:
+    """Sizes and strides of all sequences in the order that csrc/cpu/attention.cpp reads them."""
     (batches, heads, queries, size), (_, kv_heads, keys, _) = query.shape, key.shape
-    values = [batches, heads, kv_heads, queries, keys, size, value.size(3), *band]
-    if mask is None:
-        values += _NO_MASK
-    else:
-        values += (_BOOLEAN if mask.dtype == torch.bool else DTYPES[mask.dtype], *mask.stride())
+    values = [batches, heads, kv_heads, queries, keys, size, value.size(3), left, right, 0]
     for tensor in (query, key, value, *rows):
         values += tensor.stride()[:3]
     return _PACKED[len(rows)].pack(*values)
 
 
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
 def empty_like_rows(tensor: Tensor, size: int) -> Tensor:
     """(batch, head, row, size) with the order of dimensions that `tensor` has in memory."""
-    batches, heads, rows, _ = tensor.shape
+    batches, heads, rows, own_size = tensor.shape
+    if size == own_size and tensor.is_contiguous():
+        return torch.empty_like(tensor)
     if heads > 1 and tensor.stride(1) < tensor.stride(2):
         return tensor.new_empty((batches, rows, heads, size)).transpose(1, 2)
     return tensor.new_empty((batches, heads, rows, size))
@@ -82,55 +74,97 @@ def _as_batch(rows: Tensor) -> Tensor:
     return rows.transpose(0, 1).unsqueeze(0)
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, *options: object) -> tuple[Tensor, Tensor]:
-    """The output and the log-sum-exp; see `reference.attention`."""
-    query, key, value, asked = _rows(query), _rows(key), _rows(value), Options(*options)
+class RefusedError(RuntimeError):
+    """The kernel does not take tensors that lie so."""
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, asked: Options, grouped: bool = True
+) -> tuple[Tensor, Tensor] | None:
     output = on_huge_pages(empty_like_rows(query, value.shape[3]))
-    if output.numel() == 0:
-        return reference.attention(query, key, value, *options)
-    logsumexp = torch.empty(query.shape[:3], dtype=torch.float32)
-    _native.cpu.kernels.attention(
-        query.data_ptr(),
-        key.data_ptr(),
-        value.data_ptr(),
-        _address(asked.mask),
-        output.data_ptr(),
-        logsumexp.data_ptr(),
-        DTYPES[query.dtype],
-        _layout(query, key, value, asked.mask, asked[3:6], output),
+    batches, heads, queries, _ = query.shape
+    logsumexp = torch.empty(batches, heads, queries, dtype=torch.float32)
+    taken = _native.cpu.kernels.attention(
+        query,
+        key,
+        value,
+        asked.mask,
+        output,
+        logsumexp,
+        asked.left,
+        asked.right,
+        asked.offset,
+        grouped,
         factors_of(query.dtype),
+        True,
         asked.scale,
-        _address(asked.philox_key),
+        asked.philox_key,
         asked.dropout_p,
     )
-    return output, logsumexp
+    return (output, logsumexp) if taken else None
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, *options: object) -> tuple[Tensor, Tensor]:
+    """The output and the log-sum-exp; see `reference.attention`."""
+    asked = Options(*options)
+    found = _attend(query, key, value, asked) or _attend(_rows(query), _rows(key), _rows(value), asked)
+    # Only what has no elements is left.
+    return found or reference.attention(query, key, value, *options)
+
+
+def attention_unseen(query: Tensor, key: Tensor, value: Tensor, *options: object) -> tuple[Tensor, Tensor]:
+    """`attention` of arguments at which nothing has looked yet, with a key and a value head for every query head.
+
+    Raises:
+        RefusedError, or what PyTorch raises, where they are not plain ones of four dimensions.
+    """
+    found = _attend(query, key, value, Options(*options), False)
+    if found is None:
+        raise RefusedError
+    return found
+
+
+def attention_unseen_grouped(query: Tensor, key: Tensor, value: Tensor, *options: object) -> tuple[Tensor, Tensor]:
+    """`attention_unseen` of query heads that may share a key and value head."""
+    found = _attend(query, key, value, Options(*options))
+    if found is None:
+        raise RefusedError
+    return found
+
+
+def _differentiate(results: Sequence[Tensor], *tensors: Tensor, asked: Options) -> bool:
+    grad, query, key, value, output, logsumexp = tensors
+    return _native.cpu.kernels.attention_backward(
+        query,
+        key,
+        value,
+        asked.mask,
+        grad,
+        output,
+        logsumexp,
+        *results,
+        asked.left,
+        asked.right,
+        asked.offset,
+        asked.scale,
+        asked.philox_key,
+        asked.dropout_p,
+    )
 
 
 def attention_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, logsumexp: Tensor, *options: object
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients to query, key and value; see `reference.attention_backward`."""
-    grad, query, key, value, output = (_rows(tensor) for tensor in (grad, query, key, value, output))
     asked = Options(*options)
     results = tuple(on_huge_pages(empty_like_rows(tensor, tensor.shape[3])) for tensor in (query, key, value))
-    if output.numel() == 0 or key.numel() == 0:
-        return tuple(result.zero_() for result in results)
-    _native.cpu.kernels.attention_backward(
-        query.data_ptr(),
-        key.data_ptr(),
-        value.data_ptr(),
-        _address(asked.mask),
-        grad.data_ptr(),
-        output.data_ptr(),
-        logsumexp.contiguous().data_ptr(),
-        *(result.data_ptr() for result in results),
-        DTYPES[query.dtype],
-        _layout(query, key, value, asked.mask, asked[3:6], grad, output, *results),
-        asked.scale,
-        _address(asked.philox_key),
-        asked.dropout_p,
-    )
-    return results
+    if _differentiate(results, grad, query, key, value, output, logsumexp, asked=asked):
+        return results
+    rows = [_rows(tensor) for tensor in (grad, query, key, value, output)]
+    if _differentiate(results, *rows, logsumexp.contiguous(), asked=asked):
+        return results
+    # Only what has no elements is left.
+    return tuple(result.zero_() for result in results)
 
 
 def takes_at_once(query: Tensor) -> bool:
@@ -149,9 +183,10 @@ def attend_at_once(
     if not query.is_cpu:
         return None
     output = on_huge_pages(torch.empty_like(query))
-    kernel, factors = _native.cpu.kernels.attention_of_tensors, factors_of(query.dtype)
+    kernel, factors, right = _native.cpu.kernels.attention, factors_of(query.dtype), 0 if causal else -1
     scaled = scale is not None
-    taken = kernel(query, key, value, mask, output, causal, grouped, factors, scaled, scale if scaled else 0.0)
+    rest = grouped, factors, scaled, scale if scaled else 0.0, None, 0.0
+    taken = kernel(query, key, value, mask, output, None, -1, right, 0, *rest)
     return output if taken else None
 
 
@@ -186,7 +221,7 @@ def attention_varlen(
             output.data_ptr(),
             logsumexp.data_ptr(),
             DTYPES[query.dtype],
-            _layout(query, key, value, None, (left, right, 0), rows),
+            _layout(query, key, value, left, right, rows),
             factors_of(query.dtype),
             scale,
             *bounds,
@@ -222,7 +257,7 @@ def attention_varlen_backward(
         logsumexp.contiguous().data_ptr(),
         *(result.data_ptr() for result in results),
         DTYPES[query.dtype],
-        _layout(query, key, value, None, (left, right, 0), grad, output, *map(_as_batch, results)),
+        _layout(query, key, value, left, right, grad, output, *map(_as_batch, results)),
         scale,
         *bounds,
     )

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from aigc_fast._native import PLAIN, WANTS_GRADIENT
 from aigc_fast.backends import current as backend_in_force
 from aigc_fast.ops.attention import ATTENTION, cpu
 from aigc_fast.ops.attention.reference import band
-from aigc_fast.ops.operator import functorch_level, is_compiling, is_plain, plain_eager
+from aigc_fast.ops.operator import functorch_level, is_compiling, kind_of_call, plain_eager
 from aigc_fast.ops.random import draw_key
 from aigc_fast.ops.support import REFUSALS, autocast, check_types, has_autocast, has_wide_vectors
 
@@ -70,6 +71,23 @@ def _has_wide_heads(query: Tensor, key: Tensor, value: Tensor) -> bool:
     return fast and not _needs_gradient(query, key, value) and _is_open() and backend_in_force() == "auto"
 
 
+def _with_gradient(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+) -> Tensor:
+    batches, heads, queries, size = query.shape
+    if mask is not None:
+        mask = mask.expand(batches, heads, queries, key.shape[2])
+    run = cpu.attention_unseen_grouped if enable_gqa else cpu.attention_unseen
+    numbers = 0.0, -1, 0 if is_causal else -1, 0, size**-0.5 if scale is None else float(scale)
+    return ATTENTION.differentiable(run, query, key, value, mask, None, *numbers)[0]
+
+
 def _at_once(
     query: Tensor,
     key: Tensor,
@@ -82,13 +100,16 @@ def _at_once(
     """The output of a call that the kernel or PyTorch may have before anything else is looked at, or None."""
     dense = mask is None and not is_causal
     try:
-        if is_plain(query, key, value, mask) and not (dense and _has_wide_heads(query, key, value)):
+        kind = kind_of_call(query, key, value, mask)
+        if kind == PLAIN and not (dense and _has_wide_heads(query, key, value)):
             output = cpu.attend_at_once(query, key, value, mask, is_causal, enable_gqa, scale)
             if output is not None:
                 return output
+        if kind == WANTS_GRADIENT and query.is_cpu and not (mask is not None and mask.requires_grad):
+            return _with_gradient(query, key, value, mask, is_causal, scale, enable_gqa)
         if not (is_causal and mask is not None) and _is_light(query, key, value, mask):
             return _pytorchs(query, key, value, mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
-    except REFUSALS:  # what follows names the argument
+    except (*REFUSALS, ValueError, ZeroDivisionError):  # what follows names the argument
         pass
     return None
 
