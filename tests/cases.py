@@ -153,9 +153,10 @@ PLAIN = [
     Convolution(3, 32, 34, (27, 25), 3, 2, 0, transposed=False),
     Convolution(1, 33, 32, (9, 12, 10), 3, 2, 1, transposed=False),
     # Enough for the weight gradient too, whose windows have to save more.
-    Convolution(2, 66, 68, (18, 23), 4, 2, 1, groups=2, transposed=False),
+    Convolution(2, 146, 140, (13, 16), 3, 1, 1, groups=2, transposed=False),
     Convolution(1, 33, 32, (6, 8, 7), 3, 1, 1, transposed=False),
-    Convolution(2, 32, 34, (12, 14), 3, 1, 1, transposed=False),
+    Convolution(2, 72, 65, (23, 25), 5, 2, 2, transposed=False),
+    Convolution(2, 90, 96, (36, 34), 4, 2, 1, transposed=False),
     Convolution(2, 40, 6, (3, 20, 33), 3, 1, 2, dilation=2, transposed=False),
 ]
 

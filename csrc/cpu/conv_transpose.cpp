@@ -24,17 +24,33 @@ enum Algorithm : int64_t {
 // What the factors may be rounded to: nothing, bfloat16, or the sum of two bfloat16.
 enum Factors : int64_t { EXACT = 0, ROUNDED = 1, SPLIT = 2 };
 
-// The smallest number of multiplications saved that pays for the transforms, more where both maps are transformed for
-// one weight gradient, the fewest tiles per weight, and the most floats that one image's transform may take.
-constexpr double LEAST_GAIN = 1.35, LEAST_GRADIENT_GAIN = 1.6;
+// The smallest number of multiplications saved that pays for the transforms, the fewest tiles per weight, and the most
+// floats that one image's transform may take.
+constexpr double LEAST_GAIN = 1.35;
+// The same for a weight gradient, of which both maps are transformed: multiplications saved for each of their numbers.
+constexpr double LEAST_SAVED = 120;
 constexpr int64_t PARTS_PER_THREAD = 4;
 constexpr int64_t LEAST_TILES = 24, LEAST_CHANNELS = 16, LEAST_GRADIENT_CHANNELS = 32, MOST_FLOATS = 16 << 20;
 
-bool suits_winograd(const Windows& windows, const Image& in, int64_t least_channels, double least_gain) {
+bool suits_winograd(const Windows& windows, const Image& in, int64_t least_channels) {
     const Geometry& g = windows.g;
     const bool wide = g.in_channels >= least_channels && g.out_channels >= least_channels;
-    return wide && windows.gain(in.batch) >= least_gain && in.batch * windows.tiles() >= LEAST_TILES &&
+    return wide && windows.gain(in.batch) >= LEAST_GAIN && in.batch * windows.tiles() >= LEAST_TILES &&
            windows.image_floats(in.channels) <= MOST_FLOATS;
+}
+
+bool gradient_suits_winograd(const Windows& windows, const Image& large, const Image& small) {
+    if (!suits_winograd(windows, large, LEAST_GRADIENT_CHANNELS))
+        return false;
+    const Geometry& g = windows.g;
+    double products = static_cast<double>(large.channels) * g.out_channels;
+    int64_t of_large = large.channels, of_small = small.channels;
+    for (int i = 0; i < AXES; ++i) {
+        products *= g.axis[i].products_inside();
+        of_large *= large.size[i];
+        of_small *= small.size[i];
+    }
+    return products * (1 - 1 / windows.gain(large.batch)) >= LEAST_SAVED * (of_large + of_small);
 }
 
 // Pairs of channels must not span two groups.
@@ -59,7 +75,7 @@ int64_t conv_algorithm(const int64_t* in_layout, const int64_t* out_layout, cons
         return DIRECT_BF16;
     if (factors == SPLIT && suits_split(g))
         return DIRECT_SPLIT;
-    return suits_winograd(Windows(g), in, LEAST_CHANNELS, LEAST_GAIN) ? WINOGRAD : DIRECT;
+    return suits_winograd(Windows(g), in, LEAST_CHANNELS) ? WINOGRAD : DIRECT;
 }
 
 // 1 where conv_weight_gradient takes the Winograd windows of the convolution from large to small.
@@ -67,7 +83,7 @@ int64_t conv_weight_gradient_algorithm(const int64_t* large_layout, const int64_
                                        const int64_t* geometry) {
     const Image large(nullptr, FLOAT32, large_layout), small(nullptr, FLOAT32, small_layout);
     const Geometry g(geometry, large, small);
-    return suits_winograd(Windows(g), large, LEAST_GRADIENT_CHANNELS, LEAST_GRADIENT_GAIN) ? WINOGRAD : DIRECT;
+    return gradient_suits_winograd(Windows(g), large, small) ? WINOGRAD : DIRECT;
 }
 
 int64_t planes_of(int64_t algorithm) { return algorithm == DIRECT_SPLIT ? SPLIT_PLANES : 1; }
@@ -186,7 +202,7 @@ void conv_weight_gradient(void* large_data, const int64_t* large_layout, void* s
     if (Im2colWeightGradient::fits(g, large, small))
         return Im2colWeightGradient(g, large, small).run(static_cast<float*>(out));
     const Windows windows(g);
-    if (!suits_winograd(windows, large, LEAST_GRADIENT_CHANNELS, LEAST_GRADIENT_GAIN) ||
+    if (!gradient_suits_winograd(windows, large, small) ||
         !WinogradWeightGradient(windows, large, small).run(out, dtype))
         WeightGradient(g, large, small).run(out, dtype);
 }
