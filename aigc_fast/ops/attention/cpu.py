@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -112,24 +113,19 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *options: object) -> tu
     return found or reference.attention(query, key, value, *options)
 
 
-def attention_unseen(query: Tensor, key: Tensor, value: Tensor, *options: object) -> tuple[Tensor, Tensor]:
-    """`attention` of arguments at which nothing has looked yet, with a key and a value head for every query head.
+def _unseen(grouped: bool, query: Tensor, key: Tensor, value: Tensor, *options: object) -> tuple[Tensor, Tensor]:
+    """`attention` of arguments at which nothing has looked yet; heads may share keys and values where `grouped`.
 
     Raises:
         RefusedError, or what PyTorch raises, where they are not plain ones of four dimensions.
     """
-    found = _attend(query, key, value, Options(*options), False)
+    found = _attend(query, key, value, Options(*options), grouped)
     if found is None:
         raise RefusedError
     return found
 
 
-def attention_unseen_grouped(query: Tensor, key: Tensor, value: Tensor, *options: object) -> tuple[Tensor, Tensor]:
-    """`attention_unseen` of query heads that may share a key and value head."""
-    found = _attend(query, key, value, Options(*options))
-    if found is None:
-        raise RefusedError
-    return found
+attention_unseen, attention_unseen_grouped = partial(_unseen, False), partial(_unseen, True)
 
 
 def _differentiate(results: Sequence[Tensor], *tensors: Tensor, asked: Options) -> bool:
