@@ -71,23 +71,6 @@ def _has_wide_heads(query: Tensor, key: Tensor, value: Tensor) -> bool:
     return fast and not _needs_gradient(query, key, value) and _is_open() and backend_in_force() == "auto"
 
 
-def _with_gradient(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    is_causal: bool,
-    scale: float | None,
-    enable_gqa: bool,
-) -> Tensor:
-    batches, heads, queries, size = query.shape
-    if mask is not None:
-        mask = mask.expand(batches, heads, queries, key.shape[2])
-    run = cpu.attention_unseen_grouped if enable_gqa else cpu.attention_unseen
-    numbers = 0.0, -1, 0 if is_causal else -1, 0, size**-0.5 if scale is None else float(scale)
-    return ATTENTION.differentiable(run, query, key, value, mask, None, *numbers)[0]
-
-
 def _at_once(
     query: Tensor,
     key: Tensor,
@@ -106,7 +89,12 @@ def _at_once(
             if output is not None:
                 return output
         if kind == WANTS_GRADIENT and query.is_cpu and not (mask is not None and mask.requires_grad):
-            return _with_gradient(query, key, value, mask, is_causal, scale, enable_gqa)
+            batches, heads, queries, size = query.shape
+            if mask is not None:
+                mask = mask.expand(batches, heads, queries, key.shape[2])
+            run = cpu.attention_unseen_grouped if enable_gqa else cpu.attention_unseen
+            numbers = 0.0, -1, 0 if is_causal else -1, 0, size**-0.5 if scale is None else float(scale)
+            return ATTENTION.differentiable(run, query, key, value, mask, None, *numbers)[0]
         if not (is_causal and mask is not None) and _is_light(query, key, value, mask):
             return _pytorchs(query, key, value, mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
     except (*REFUSALS, ValueError, ZeroDivisionError):  # what follows names the argument
