@@ -14,6 +14,7 @@ from aigc_fast import _native
 from aigc_fast.ops.conv_transpose.plan import is_dense, strides_of_axes
 
 FLOAT32 = 0
+HUGE_PAGE = 1 << 21  # bytes
 
 
 class _Packed(NamedTuple):
@@ -46,12 +47,25 @@ def _entries_of(weight: Tensor) -> dict[Hashable, _Packed]:
     return found.by_packing
 
 
+def _aligned(size: int) -> Tensor:
+    """Memory for a packed weight, whole huge pages where it is large: every call reads all of it."""
+    nbytes = size * torch.float32.itemsize
+    if nbytes < HUGE_PAGE // 2:
+        return torch.empty(size, dtype=torch.float32)
+    rounded = -(-nbytes // HUGE_PAGE) * HUGE_PAGE
+    memory = torch.empty(rounded + HUGE_PAGE, dtype=torch.uint8)
+    first = -memory.data_ptr() % HUGE_PAGE
+    packed = memory[first : first + rounded].view(torch.float32)
+    _native.use_huge_pages(packed.data_ptr(), packed.nbytes)
+    return packed
+
+
 def _workspace(size: int) -> Tensor:
     """Memory for a packed weight that only one call needs: fresh pages would cost more than the packing."""
     buffer = getattr(_thread, "workspace", None)
     if buffer is None or buffer.numel() < size:
         with torch.inference_mode(False):
-            buffer = _thread.workspace = torch.empty(size, dtype=torch.float32)
+            buffer = _thread.workspace = _aligned(size)
     return buffer
 
 
@@ -79,7 +93,7 @@ class Packing:
 
     def pack(self, weight: Tensor, keep: bool) -> Tensor | None:
         """The packed weight, in memory of its own or in what the next call uses again."""
-        packed = torch.empty(self.size, dtype=torch.float32) if keep else _workspace(self.size)
+        packed = _aligned(self.size) if keep else _workspace(self.size)
         fine = _native.cpu.kernels.conv_pack(
             weight.data_ptr(),
             self.dtype,

@@ -163,34 +163,36 @@ class WinogradRun {
         const int64_t tiles = block.rows * block.tiles, depth = g_.in_channels, maps = plan_.w_.maps;
         const float* from[TILE_BLOCK];
         float* to[TILE_BLOCK];
+        for (int64_t i = 0; i < tiles; ++i) {
+            const int64_t row = block.first_row + i / block.tiles, tile = block.first_tile + i % block.tiles;
+            from[i] = values_.at(0, 0, row * plan_.w_.axis[2].tiles + tile) + block.group * depth;
+        }
         const float* weights = packed_ + (block.group * plan_.panels_ + block.panel) * plan_.panel_size();
         const int64_t batch = most<int64_t>(1, DEPTH_BLOCK / depth), part = least(depth, DEPTH_BLOCK);
         for (int64_t point = 0; point < plan_.w_.points; ++point)
             for (int64_t phase = 0; phase < g_.phases(); ++phase, weights += plan_.term_size()) {
                 const int64_t used = place_maps(point, phase, offsets);
                 float* const first = products + (phase * plan_.w_.points + point) * tiles * PANEL_WIDTH;
+                for (int64_t i = 0; i < tiles; ++i)
+                    to[i] = first + i * PANEL_WIDTH;
                 if (used == 0)
                     __builtin_memset(first, 0, sizeof(float) * tiles * PANEL_WIDTH);
-                for (int64_t t = 0; t < used; t += batch)
-                    for (int64_t k = 0; k < depth; k += part) {
-                        for (int64_t i = 0; i < tiles; ++i) {
-                            const int64_t tile = (block.first_row + i / block.tiles) * plan_.w_.axis[2].tiles +
-                                                 block.first_tile + i % block.tiles;
-                            from[i] = values_.at(point, 0, tile) + block.group * depth + k;
-                            to[i] = first + i * PANEL_WIDTH;
-                        }
-                        const Product product{.rows = from,
-                                              .a_step = 1,
-                                              .a_offsets = offsets + t,
-                                              .b = weights + k * PANEL_WIDTH,
-                                              .b_step = PANEL_WIDTH,
-                                              .b_offsets = offsets + maps + t,
-                                              .batch = least(batch, used - t),
-                                              .depth = least(part, depth - k),
-                                              .c = to,
-                                              .accumulate = t > 0 || k > 0};
-                        multiply(product, tiles, panel_vectors(g_.out_channels, block.panel));
-                    }
+                for (int64_t k = 0; k < depth; k += part) {
+                    for (int64_t t = 0; t < used; t += batch)
+                        multiply(Product{.rows = from,
+                                         .a_step = 1,
+                                         .a_offsets = offsets + t,
+                                         .b = weights + k * PANEL_WIDTH,
+                                         .b_step = PANEL_WIDTH,
+                                         .b_offsets = offsets + maps + t,
+                                         .batch = least(batch, used - t),
+                                         .depth = least(part, depth - k),
+                                         .c = to,
+                                         .accumulate = t > 0 || k > 0},
+                                 tiles, panel_vectors(g_.out_channels, block.panel));
+                    for (int64_t t = 0; t < used; ++t)
+                        offsets[t] += part;
+                }
             }
     }
 
@@ -204,7 +206,7 @@ class WinogradRun {
             plan_.w_.map_of(map, map_of);
             if (!(plan_.w_.used_points(g_.axis[0].transposed ? of.phase : map_of) >> point & 1))
                 continue;
-            offsets[used] = map * values_.map_step();
+            offsets[used] = (point * maps + map) * values_.map_step();
             offsets[maps + used] = map * g_.in_channels * PANEL_WIDTH;
             ++used;
         }
