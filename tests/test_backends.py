@@ -201,6 +201,28 @@ class TestExplain:
         assert set(found.reasons.values()) == {"not there yet for this op"}
 
     @needs_native
+    @pytest.mark.parametrize(
+        ("input", "weight", "stride", "kernel"),
+        [
+            ((16, 64, 4, 4), (64, 32, 4, 4), 2, "direct"),
+            ((16, 64, 16, 16), (64, 32, 4, 4), 2, "Winograd"),
+            ((16, 2, 32, 32), (2, 32, 4, 4), 2, "few channels"),
+            ((16, 64, 32, 32), (64, 3, 4, 4), 2, "few output channels"),
+            ((16, 64, 1, 1), (64, 32, 4, 4), 1, "a single pixel"),
+        ],
+    )
+    def test_says_which_kernel_of_convolution_runs(
+        self, input: tuple[int, ...], weight: tuple[int, ...], stride: int, kernel: str
+    ) -> None:
+        padding = 0 if stride == 1 else 1
+        found = aigc_fast.explain(
+            "conv_transpose2d", torch.randn(input), torch.randn(weight), stride=stride, padding=padding
+        )
+        assert found.chosen == "cpu"
+        assert found.detail.startswith(kernel)
+        assert found.detail.endswith(aigc_fast.info()["native"]["level"])
+
+    @needs_native
     @pytest.mark.parametrize(("queries", "kernel"), [(1, "few queries"), (200, "blocks of queries")])
     def test_says_which_kernel_of_attention_runs(self, queries: int, kernel: str) -> None:
         query, key = torch.randn(1, 4, queries, 16), torch.randn(1, 4, 20_000, 16)

@@ -113,7 +113,12 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
 
     def slower(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
         plan = plan_of(input, weight, bias, *split(rest)[0])
-        return choice.forward_slower(input, weight, plan, cpu.forward_takes_windows(input, weight, plan))
+        windows = cpu.forward_algorithm(input, weight, plan) == cpu.WINOGRAD
+        return choice.forward_slower(input, weight, plan, windows)
+
+    def detail(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str:
+        taken = cpu.forward_algorithm(input, weight, plan_of(input, weight, bias, *split(rest)[0]))
+        return f"{cpu.ALGORITHMS[taken]}; {_native.cpu.level}"
 
     return {
         "run": run,
@@ -122,6 +127,7 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
         "prepare_reference": prepare_reference,
         "unsupported": unsupported,
         "slower": slower,
+        "detail": detail,
     }
 
 
@@ -148,6 +154,7 @@ def _forward_operator(
         setup_context=setup_context,
         backward=backward,
         signature=_signature,
+        detail=pieces["detail"],
     )
     operator.choice.register("cpu", pieces["run"], pieces["unsupported"], pieces["slower"], pieces["prepare"])
     operator.choice.register("reference", pieces["reference"], prepare=pieces["prepare_reference"])

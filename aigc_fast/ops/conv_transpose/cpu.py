@@ -17,7 +17,16 @@ from aigc_fast.ops.support import MAPPED_ANEW, factors_of, on_huge_pages
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 BFLOAT16 = DTYPES[torch.bfloat16]
-DIRECT, WINOGRAD = range(2)
+DIRECT, WINOGRAD, NARROW, COL2IM, DIRECT_BF16, DIRECT_SPLIT, MATRIX = range(7)
+ALGORITHMS = {
+    DIRECT: "direct: a product over the taps of each phase",
+    WINOGRAD: "Winograd: products over windows that all phases share",
+    NARROW: "few channels: neighbouring pixels fill the vectors",
+    COL2IM: "few output channels: products of all taps, added up where they fall",
+    DIRECT_BF16: "direct: a product of bfloat16 over the taps of each phase",
+    DIRECT_SPLIT: "direct: float32 as sums of two bfloat16",
+    MATRIX: "a single pixel: a product of matrices",
+}
 # To pack so many numbers anew costs less than to find them packed.
 SMALL_WEIGHT = 1024
 ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4}
@@ -73,12 +82,14 @@ def _output_like(input: Tensor, weight: Tensor, plan: Plan) -> Tensor:
     return torch.empty(plan.output_shape, dtype=input.dtype, device="meta", memory_format=format)
 
 
-def forward_takes_windows(input: Tensor, weight: Tensor, plan: Plan) -> bool:
-    """Whether the convolution goes through Winograd windows."""
+def forward_algorithm(input: Tensor, weight: Tensor, plan: Plan) -> int | None:
+    """The algorithm that the convolution takes, None where the kernels cannot take it."""
     if unsupported((input, weight)) is not None:
-        return False
+        return None
+    if plan.is_matrix:
+        return MATRIX
     layouts = layout(input), layout(_output_like(input, weight, plan))
-    return algorithm(_native.cpu.level, *layouts, plan.packed_geometry, factors_of(input.dtype)) == WINOGRAD
+    return algorithm(_native.cpu.level, *layouts, plan.packed_geometry, factors_of(input.dtype))
 
 
 def prepare_forward(
