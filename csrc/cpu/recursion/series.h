@@ -39,7 +39,7 @@ class SeriesRecursion {
         cut();
         if (parts_ > 1)
             find_states();
-        run_lanes(0, s_.count * parts_, whole_, true);
+        run_lanes(s_.count * parts_, whole_, true);
         if (parts_ > 1)
             repair();
     }
@@ -94,7 +94,7 @@ class SeriesRecursion {
         for (int64_t b = 0; b < s_.count; ++b)
             for (int64_t i = 0; i < s_.order; ++i)
                 state_of(b * parts_)[i] = s_.state.data ? static_cast<double>(s_.state.at(b)[i]) : 0.0;
-        run_lanes(0, s_.count * parts_, memory_, false);
+        run_lanes(s_.count * parts_, memory_, false);
         if (memory_ < whole_)
             return;
         for (int64_t b = 0; b < s_.count; ++b) {
@@ -109,14 +109,13 @@ class SeriesRecursion {
 
     // Lanes are parts, those of a series in succession. When they write, each goes through its part from its state;
     // else through the last `steps` of it from zeros, to the next part's state.
-    void run_lanes(int64_t first, int64_t end, int64_t steps, bool writes) {
+    void run_lanes(int64_t end, int64_t steps, bool writes) {
         const int64_t work = steps * N * (s_.order + 4);
-        parallel_for(0, ceil_div(end - first, N), LEAST_WORK / most<int64_t>(1, work) + 1,
-                     [&](int64_t begin, int64_t stop) {
-                         Group<T, REVERSED> group(s_.order);
-                         for (int64_t g = begin; g < stop; ++g)
-                             run_group(group, first + g * N, end, steps, writes, g == begin);
-                     });
+        parallel_for(0, ceil_div(end, N), LEAST_WORK / most<int64_t>(1, work) + 1, [&](int64_t begin, int64_t stop) {
+            Group<T, REVERSED> group(s_.order);
+            for (int64_t g = begin; g < stop; ++g)
+                run_group(group, g * N, end, steps, writes, g == begin);
+        });
     }
 
     void run_group(Group<T, REVERSED>& group, int64_t first, int64_t end, int64_t steps, bool writes, bool fresh) {
