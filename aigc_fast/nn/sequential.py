@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 
+from aigc_fast import _native
 from aigc_fast.nn import conv_transpose
 from aigc_fast.nn.precision import float32_precision
 from aigc_fast.ops.conv_transpose import conv_activation, conv_transpose_activation
+from aigc_fast.ops.conv_transpose.packing import fingerprint
 from aigc_fast.ops.conv_transpose.plan import CHANNELS_LAST, is_dense, memory_format
 from aigc_fast.ops.operator import plain_eager
 
@@ -80,7 +83,11 @@ class Chain:
     def run(self, input: Tensor, channels_last: bool) -> Tensor:
         """Convolution, norm and activation in one call, in channels_last where `turns` allows it."""
         conv = self.convolution
-        weight, bias = (conv.weight, conv.bias) if self.norm is None else _folded(self, channels_last)
+        weight, bias = (
+            (conv.weight, conv.bias)
+            if self.norm is None
+            else _folded(self, input.numel() // input.shape[1], channels_last)
+        )
         activation = _ACTIVATIONS[type(self.activation)] if self.activation is not None else "none"
         geometry = (conv.stride, conv.padding)
         with float32_precision(getattr(conv, "float32_precision", None)):
@@ -103,8 +110,9 @@ class FusedSequential(nn.Sequential):
     Between convolutions that end in few channels, values are kept in channels_last, which saves rearranging them. The
     `state_dict` is torch.nn.Sequential's.
 
-    The folded weights are kept until a tensor that they came from changes: its version counter, address or dtype. A
-    change made through `.data`, which no counter shows, is recognised by a sample of 64 elements of every tensor.
+    The folded weights are kept until a tensor that they came from changes: its version counter, address, dtype or, for
+    changes made through `.data`, which no counter shows, its elements. Of those a sample is looked at where all would
+    take as long as the convolution: of a wide layer's weight that meets few pixels, and on other devices than the CPU.
 
     Example:
         >>> model = aigc_fast.nn.FusedSequential(nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.BatchNorm2d(32), nn.ReLU())
@@ -186,7 +194,6 @@ def _observed(module: nn.Module) -> bool:
 @dataclass(frozen=True)
 class _Fold:
     stamp: tuple[Any, ...]
-    sample: Tensor
     weight: Tensor
     bias: Tensor
 
@@ -194,15 +201,15 @@ class _Fold:
 _folds: WeakKeyDictionary[nn.Module, _Fold] = WeakKeyDictionary()
 
 
-def _folded(chain: Chain, channels_last: bool) -> tuple[Tensor, Tensor]:
+def _folded(chain: Chain, pixels: int, channels_last: bool) -> tuple[Tensor, Tensor]:
     tensors = chain.tensors()
     if not all(_trackable(tensor) for tensor in tensors):
         return _fold(chain, channels_last)
-    stamp = (channels_last, chain.norm.eps, *((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors))
-    sample = _sample(tensors)
+    versions = [(tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors]
+    stamp = (channels_last, chain.norm.eps, *versions, *_contents(tensors, pixels))
     known = _folds.get(chain.convolution)
-    if known is None or known.stamp != stamp or not torch.equal(known.sample, sample):
-        known = _folds[chain.convolution] = _Fold(stamp, sample, *_fold(chain, channels_last))
+    if known is None or known.stamp != stamp:
+        known = _folds[chain.convolution] = _Fold(stamp, *_fold(chain, channels_last))
     return known.weight, known.bias
 
 
@@ -210,12 +217,15 @@ def _trackable(tensor: Tensor) -> bool:
     return is_dense(tensor) and not tensor.is_inference() and tensor.numel() > 0
 
 
-def _sample(tensors: list[Tensor]) -> Tensor:
+def _contents(tensors: list[Tensor], pixels: int) -> list[Hashable]:
+    """Numbers that change with the elements of tensors that meet so many pixels."""
+    if tensors[0].is_cpu and _native.cpu_reason() is None:
+        return [fingerprint(tensor, pixels) for tensor in tensors]
     picked = []
     for tensor in tensors:
         step = -(-tensor.numel() // _SAMPLES)
         picked.append(tensor.detach().as_strided((-(-tensor.numel() // step),), (step,)))
-    return torch.cat(picked)
+    return torch.cat(picked).tolist()
 
 
 def _fold(chain: Chain, channels_last: bool) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ functorch_level = torch._C._functorch.peek_interpreter_stack
 function_modes = torch._C._len_torch_function_stack
 _tracing_state = torch._C._get_tracing_state
 _grad_enabled = torch.is_grad_enabled
+_is_batched = torch._C._functorch.is_legacy_batchedtensor
 
 _operators: dict[str, Operator] = {}
 
@@ -161,6 +162,28 @@ class Operator:
         return Explanation(self.name, chosen, reasons, detail)
 
 
+def _for_each_gradient(backward: Callable[..., Any], ctx: Any, gradients: Sequence[Any]) -> tuple[Any, ...]:
+    """The backward of gradients that autograd batches (`is_grads_batched=True`, `jacobian(vectorize=True)`), in turn.
+
+    This is not functorch's vmap: its tensors look plain and have no storage.
+    """
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    size = max(
+        torch._remove_batch_dim(gradient, level, 1, 0).shape[0]
+        for gradient in gradients
+        if gradient is not None and _is_batched(gradient)
+    )
+    batches = [
+        None if gradient is None else torch._remove_batch_dim(gradient, level, size, 0) for gradient in gradients
+    ]
+    found = [backward(ctx, *(None if batch is None else batch[index] for batch in batches)) for index in range(size)]
+    return tuple(
+        None if result[0] is None else torch._add_batch_dim(torch.stack(result), 0, level)
+        for result in zip(*found, strict=True)
+    )
+
+
 def _make_apply(
     name: str, setup_context: Callable[..., None] | None, backward: Callable[..., Any] | None
 ) -> Callable[..., Any]:
@@ -174,6 +197,8 @@ def _make_apply(
         return output
 
     def backward_of_args(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        if any(gradient is not None and _is_batched(gradient) for gradient in gradients):
+            return *_for_each_gradient(backward, ctx, gradients), None
         return *backward(ctx, *gradients), None
 
     members = {"forward": staticmethod(forward)}

@@ -2,6 +2,7 @@
 // gradient are the three faces of one trilinear form, and share geometry, layout and product.
 #include "core/kernel.h"
 #include "cpu/conv_transpose/col2im.h"
+#include "cpu/conv_transpose/fingerprint.h"
 #include "cpu/conv_transpose/im2col_weight_gradient.h"
 #include "cpu/conv_transpose/matrix.h"
 #include "cpu/conv_transpose/narrow.h"
@@ -87,19 +88,6 @@ int64_t conv_weight_gradient_algorithm(const int64_t* large_layout, const int64_
 }
 
 int64_t planes_of(int64_t algorithm) { return algorithm == DIRECT_SPLIT ? SPLIT_PLANES : 1; }
-
-// A number that changes when any of 64 elements, spread over the tensor, does.
-int64_t conv_fingerprint(void* data, int64_t elements, int64_t element_size) {
-    const char* at = static_cast<const char*>(data);
-    const int64_t samples = least<int64_t>(64, elements), step = elements / most<int64_t>(1, samples);
-    uint64_t hash = 0xcbf29ce484222325;
-    for (int64_t i = 0; i < samples; ++i) {
-        uint64_t bits = 0;
-        __builtin_memcpy(&bits, at + i * step * element_size, element_size == 2 ? 2 : 4);
-        hash = (hash ^ bits) * 0x100000001b3;
-    }
-    return static_cast<int64_t>(hash >> 1);
-}
 
 // Floats of the packed weight.
 int64_t conv_packed_size(const int64_t* in_layout, const int64_t* out_layout, const int64_t* geometry,

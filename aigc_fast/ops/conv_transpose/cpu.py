@@ -159,7 +159,8 @@ def prepare_forward(
 
     if weight.numel() <= SMALL_WEIGHT and is_dense(weight):
         return _packing_at_every_call(call, weight, geometry, methods, fallback)
-    packings = [Packing(weight, code, *layouts, geometry, method) for method in methods]
+    uses = plan.multiply_adds // weight.numel()
+    packings = [Packing(weight, code, *layouts, geometry, method, uses) for method in methods]
 
     def run(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
         for packing in packings:

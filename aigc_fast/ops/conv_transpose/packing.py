@@ -13,19 +13,20 @@ from torch import Tensor
 from aigc_fast import _native
 from aigc_fast.ops.conv_transpose.plan import is_dense, strides_of_axes
 
-FLOAT32 = 0
+SMALL_WEIGHT = 1 << 14  # elements
+MANY_USES = 64
 HUGE_PAGE = 1 << 21  # bytes
 
 
 class _Packed(NamedTuple):
     data: Tensor | None
     version: int
-    pointer: int
     fingerprint: int
 
 
 class _Entries(NamedTuple):
-    weight: weakref.ref[Tensor]
+    storage: weakref.ref[torch.UntypedStorage]
+    pointer: int
     by_packing: dict[Hashable, _Packed]
 
 
@@ -33,18 +34,32 @@ _kept: dict[int, _Entries] = {}
 _thread = threading.local()
 
 
-def _entries_of(weight: Tensor) -> dict[Hashable, _Packed]:
+def _entries_of(weight: Tensor, pointer: int) -> dict[Hashable, _Packed]:
     identity = id(weight)
     found = _kept.get(identity)
-    if found is not None and found.weight() is weight:
+    if found is not None and found.pointer == pointer:
         return found.by_packing
 
-    def forget(reference: weakref.ref[Tensor]) -> None:
-        if identity in _kept and _kept[identity].weight is reference:
+    def forget(reference: weakref.ref[torch.UntypedStorage]) -> None:
+        if identity in _kept and _kept[identity].storage is reference:
             del _kept[identity]
 
-    found = _kept[identity] = _Entries(weakref.ref(weight, forget), {})
+    # Not to the tensor: `torch.utils.swap_tensors` refuses one that has a weak reference.
+    found = _kept[identity] = _Entries(weakref.ref(weight.untyped_storage(), forget), pointer, {})
     return found.by_packing
+
+
+def fingerprint(tensor: Tensor, uses: int) -> int:
+    """A number that changes with the elements, also by writes that the version counter misses: `weight.data`, NumPy.
+
+    Args:
+        tensor: on the CPU, its elements without gaps.
+        uses: multiplications with each element in the call. Where there are so few that to read all elements would
+            take as long as the call, a cache line in every page stands for the rest.
+    """
+    elements = tensor.numel()
+    whole = elements <= SMALL_WEIGHT or uses >= MANY_USES
+    return _native.cpu.kernels.conv_fingerprint(tensor.data_ptr(), elements * tensor.element_size(), whole)
 
 
 def _aligned(size: int) -> Tensor:
@@ -78,18 +93,20 @@ class Packing:
         in_layout, out_layout: of `plan.layout`.
         geometry: `Plan.packed_geometry`.
         method: the algorithm.
+        uses: as for `fingerprint`.
     """
 
     def __init__(
-        self, weight: Tensor, dtype: int, in_layout: bytes, out_layout: bytes, geometry: bytes, method: int
+        self, weight: Tensor, dtype: int, in_layout: bytes, out_layout: bytes, geometry: bytes, method: int, uses: int
     ) -> None:
         self.dtype, self.geometry, self.method = dtype, geometry, method
         self.in_layout, self.out_layout = in_layout, out_layout
         self.size = _native.cpu.kernels.conv_packed_size(in_layout, out_layout, geometry, method)
         # Gaps or overlaps would upset fingerprint and packing.
         self._dense = is_dense(weight)
+        self._uses = uses
         # Of the layouts only the channels matter and, for one pixel, their order: the weight itself gives both.
-        self._key = (_native.cpu.level, geometry, method, self.size)
+        self._key = (_native.cpu.level, dtype, tuple(weight.shape), weight.stride(), geometry, method, self.size)
 
     def pack(self, weight: Tensor, keep: bool) -> Tensor | None:
         """The packed weight, in memory of its own or in what the next call uses again."""
@@ -119,12 +136,9 @@ class Packing:
         """
         if not self._dense or weight.is_inference() or (weight.requires_grad and torch.is_grad_enabled()):
             return None
-        entries = _entries_of(weight)
+        entries = _entries_of(weight, weight.data_ptr())
         entry = entries.get(self._key)
-        pointer = weight.data_ptr()
-        # Shows writes that the version counter misses (`weight.data.add_(...)`).
-        fingerprint = _native.cpu.kernels.conv_fingerprint(pointer, weight.numel(), 4 if self.dtype == FLOAT32 else 2)
-        now = weight._version, pointer, fingerprint
+        now = weight._version, fingerprint(weight, self._uses)
         current = entry is not None and entry[1:] == now
         if current and entry.data is not None:
             return entry.data

@@ -18,6 +18,34 @@ constexpr int MOST_REACH = 3, MOST_STRIDE = 8;
 constexpr int64_t VALUE_FLOATS = 1 << 19; // transformed input kept at a time
 constexpr float LARGEST = 1e30f;          // beyond it, sums of inputs might overflow
 
+// The magnitudes of inputs, as exponents of two. A transform adds neighbours up and takes them apart again: the
+// rounding of a large one stays in outputs that do not see it.
+class Magnitudes {
+  public:
+    void add(vf x) {
+        const vi exponent = vi((vu(x) << 1) >> 24);
+        largest_ = exponent > largest_ ? exponent : largest_;
+        sum_ += exponent;
+        count_ -= exponent != 0;
+    }
+
+    // No infinity, no NaN, nothing that sums would overflow, and nothing that stands out.
+    bool suit_transform() const {
+        int64_t largest = 0, sum = 0, count = 0;
+        for (int v = 0; v < VF; ++v) {
+            largest = most<int64_t>(largest, largest_[v]);
+            sum += sum_[v];
+            count += count_[v];
+        }
+        return largest < MOST_EXPONENT && largest * count - sum <= MOST_SPREAD * count;
+    }
+
+  private:
+    static constexpr int64_t MOST_EXPONENT = 127 + 99; // of LARGEST
+    static constexpr int64_t MOST_SPREAD = 14;         // from the mean of all that are not zero to the largest
+    vi largest_{}, sum_{}, count_{};
+};
+
 // One axis: what every phase (transposed) or residue (plain) sees through its windows.
 struct WindowAxis {
     int64_t reach, outputs, points, maps, first, windows, tiles;
@@ -208,7 +236,7 @@ class WindowValues {
         bool fine = true;
         const int64_t grain = most<int64_t>(1, 8192 / (w_.points * w_.maps * pixel_));
         parallel_for(0, tiles_, grain, [&](int64_t begin, int64_t end) {
-            vi suspicious{};
+            Magnitudes magnitudes;
             for (int64_t tile = begin; tile < end; ++tile) {
                 const int64_t w = tile % a[2].tiles, h = tile / a[2].tiles % a[1].tiles;
                 const int64_t d = tile / (a[2].tiles * a[1].tiles) % a[0].tiles, n = tile / w_.tiles();
@@ -220,12 +248,11 @@ class WindowValues {
                         (n * box_.length[0] + first_input(0, d, of[0])) * box_.length[1] + first_input(1, h, of[1]);
                     const float* from = pixels_ + (line * box_.length[2] + first_input(2, w, of[2])) * pixel_;
                     const uint64_t used = g_.axis[0].transposed ? ~uint64_t(0) : w_.used_points(of);
-                    transform_tile(from, step, used, values_ + map * step_ + tile * pixel_, suspicious);
+                    transform_tile(from, step, used, values_ + map * step_ + tile * pixel_, magnitudes);
                 }
             }
-            for (int v = 0; v < VF; ++v)
-                if (suspicious[v])
-                    __atomic_store_n(&fine, false, __ATOMIC_RELAXED);
+            if (!magnitudes.suit_transform())
+                __atomic_store_n(&fine, false, __ATOMIC_RELAXED);
         });
         return fine;
     }
@@ -249,7 +276,8 @@ class WindowValues {
     }
 
     template <int PD, int PH, int PW>
-    void transform_tile_of(const float* from, const int64_t* step, uint64_t used, float* to, vi& suspicious) const {
+    void transform_tile_of(const float* from, const int64_t* step, uint64_t used, float* to,
+                           Magnitudes& magnitudes) const {
         const int64_t row = step[1] * box_.length[2] * pixel_,
                       plane = step[0] * box_.length[1] * box_.length[2] * pixel_;
         const int64_t out_step = w_.maps * step_, columns = round_up(in_.channels, VF);
@@ -259,7 +287,7 @@ class WindowValues {
                 for (int h = 0; h < PH; ++h)
                     for (int w = 0; w < PW; ++w) {
                         const vf x = load(from + d * plane + h * row + w * step[2] * pixel_ + c);
-                        suspicious |= ~((x < LARGEST) & (x > -LARGEST));
+                        magnitudes.add(x);
                         grid[(d * PH + h) * PW + w] = x;
                     }
             for (int i = 0; i < PD * PH; ++i)
@@ -275,24 +303,25 @@ class WindowValues {
         }
     }
 
-    void transform_tile(const float* from, const int64_t* step, uint64_t used, float* to, vi& suspicious) const {
+    void transform_tile(const float* from, const int64_t* step, uint64_t used, float* to,
+                        Magnitudes& magnitudes) const {
         const WindowAxis* a = w_.axis;
         const int64_t kind = (a[0].points > 1) * 4 + (a[1].points > 1) * 2 + (a[2].points > 1);
         switch (kind) {
         case 1:
-            return transform_tile_of<1, 1, 4>(from, step, used, to, suspicious);
+            return transform_tile_of<1, 1, 4>(from, step, used, to, magnitudes);
         case 2:
-            return transform_tile_of<1, 4, 1>(from, step, used, to, suspicious);
+            return transform_tile_of<1, 4, 1>(from, step, used, to, magnitudes);
         case 3:
-            return transform_tile_of<1, 4, 4>(from, step, used, to, suspicious);
+            return transform_tile_of<1, 4, 4>(from, step, used, to, magnitudes);
         case 4:
-            return transform_tile_of<4, 1, 1>(from, step, used, to, suspicious);
+            return transform_tile_of<4, 1, 1>(from, step, used, to, magnitudes);
         case 5:
-            return transform_tile_of<4, 1, 4>(from, step, used, to, suspicious);
+            return transform_tile_of<4, 1, 4>(from, step, used, to, magnitudes);
         case 6:
-            return transform_tile_of<4, 4, 1>(from, step, used, to, suspicious);
+            return transform_tile_of<4, 4, 1>(from, step, used, to, magnitudes);
         default:
-            return transform_tile_of<4, 4, 4>(from, step, used, to, suspicious);
+            return transform_tile_of<4, 4, 4>(from, step, used, to, magnitudes);
         }
     }
 
