@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as TF
 from cases import ATTENTIONS, DTYPES, FLOORS, MASKS, Attention, assert_parity, relative_error
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 
 import aigc_fast
 import aigc_fast.functional as AF
@@ -336,6 +337,74 @@ def test_great_scores(queries: int, backend: str) -> None:
     exact = TF.scaled_dot_product_attention(q.double() * 1e4, k.double() * 1e3, v.double())
     torch.testing.assert_close(found, exact.float())
     assert AF.scaled_dot_product_attention(q * 1e30, k * 1e30, v).isnan().any()
+
+
+@pytest.mark.parametrize("queries", [2, 70])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_that_a_mask_fills_with_the_lowest_number_is_even(queries: int, dtype: torch.dtype, backend: str) -> None:
+    q, k, v = (t.to(dtype) for t in Attention(1, 2, queries, 300, 16).tensors())
+    lowest = torch.finfo(dtype).min
+    mask = torch.zeros(queries, 300, dtype=dtype)
+    mask[:, 200:] = lowest
+    mask[1] = lowest
+    found = AF.scaled_dot_product_attention(q, k, v, mask)
+    expected = TF.scaled_dot_product_attention(q.double(), k[:, :, :200].double(), v[:, :, :200].double())
+    expected[:, :, 1] = v.double().mean(2)
+    assert relative_error(found, expected) < FLOORS[dtype]
+
+
+def test_pytorchs_causal_bias(backend: str) -> None:
+    q, k, v = Attention(2, 4, 20, 70, 16).tensors()
+    for bias, alignment in ((causal_upper_left, "upper_left"), (causal_lower_right, "lower_right")):
+        found = AF.scaled_dot_product_attention(q, k, v, bias(20, 70))
+        expected = AF.scaled_dot_product_attention(q, k, v, is_causal=True, alignment=alignment)
+        assert type(found) is Tensor
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_mask_of_float32_over_float64() -> None:
+    q, k, v = (t.double() for t in Attention(1, 2, 16, 16, 100).tensors())
+    mask = torch.randn(16, 16)
+    found = AF.scaled_dot_product_attention(q, k, v, mask)
+    torch.testing.assert_close(found, TF.scaled_dot_product_attention(q, k, v, mask.double()))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+def test_nested_tensors_are_pytorchs(layout: torch.layout) -> None:
+    rows = [torch.randn(2, length, 8) for length in (3, 5)]
+    if layout == torch.jagged:
+        nested = torch.nested.nested_tensor([row.transpose(0, 1) for row in rows], layout=layout).transpose(1, 2)
+    else:
+        nested = torch.nested.nested_tensor(rows)
+    found = AF.scaled_dot_product_attention(nested, nested, nested)
+    for part, row in zip(found.unbind(), rows, strict=True):
+        expected = TF.scaled_dot_product_attention(*[row[None]] * 3)[0]
+        torch.testing.assert_close(part, expected)
+    with pytest.raises(ValueError, match="window=2"):
+        AF.scaled_dot_product_attention(nested, nested, nested, window=2)
+
+
+def test_unlike_numbers_of_key_and_value_heads(backend: str) -> None:
+    q, k, _ = Attention(2, 4, 20, 30, 16).tensors()
+    v = torch.randn(2, 2, 30, 16)
+    found = AF.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    torch.testing.assert_close(found, TF.scaled_dot_product_attention(q, k, v.repeat_interleave(2, 1)))
+
+
+def test_without_elements_to_compare_every_key_counts_alike(backend: str) -> None:
+    q = torch.zeros(2, 2, 3, 0, requires_grad=True)
+    v = torch.randn(2, 2, 3, 4, requires_grad=True)
+    output = AF.scaled_dot_product_attention(q, q, v)
+    torch.testing.assert_close(output, v.mean(2, keepdim=True).expand_as(v))
+    output.sum().backward()
+    torch.testing.assert_close(v.grad, torch.ones_like(v))
+
+
+@pytest.mark.parametrize("case", [Attention(2, 2, 64, 64, 64), Attention(2, 2, 16, 100, 64)], ids=str)
+def test_double_backward_of_sharp_rows(case: Attention, backend: str) -> None:
+    q, k, v = case.tensors()
+    assert_all_parity(case, [3 * q, 3 * k, v], compute=double_gradient)
 
 
 @pytest.mark.parametrize("shape", [(0, 2, 5, 7, 8), (2, 0, 5, 7, 8), (2, 2, 0, 7, 8), (2, 2, 5, 0, 8), (2, 2, 5, 7, 0)])

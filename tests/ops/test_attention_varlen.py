@@ -230,5 +230,13 @@ def test_bad_arguments_name_the_argument(what: str, backend: str) -> None:
     error, arguments = BAD[what]
     with pytest.raises(error, match=what):
         AF.varlen_attn(*arguments)
-    with pytest.raises(ValueError, match="window_size"):
-        AF.varlen_attn(q, k, v, cu, window_size=(-2, 0))
+    for window in ((-2, 0), 3, (None, 0), (1,)):
+        with pytest.raises(ValueError, match="window_size"):
+            AF.varlen_attn(q, k, v, cu, window_size=window)
+
+
+def test_without_elements_to_compare_every_key_counts_alike(backend: str) -> None:
+    q = torch.zeros(3, 2, 0, requires_grad=True)
+    v = torch.randn(3, 2, 4, requires_grad=True)
+    AF.varlen_attn(q, q, v, torch.tensor([0, 2, 3])).sum().backward()
+    torch.testing.assert_close(v.grad, torch.ones_like(v))

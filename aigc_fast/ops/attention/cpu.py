@@ -160,7 +160,7 @@ def attention_backward(
     if _differentiate(results, *rows, logsumexp.contiguous(), asked=asked):
         return results
     # Only what has no elements is left.
-    return tuple(result.zero_() for result in results)
+    return reference.attention_backward(grad, query, key, value, output, logsumexp, *options)
 
 
 def takes_at_once(query: Tensor) -> bool:
@@ -241,8 +241,11 @@ def attention_varlen_backward(
     """The gradients to query, key and value."""
     bounds = _packed_bounds(query, key, cu_seq_q, cu_seq_k)
     results = tuple(on_huge_pages(tensor.new_empty(tensor.shape)) for tensor in (query, key, value))
-    if output.numel() == 0 or key.numel() == 0:
+    if output.numel() == 0 or len(key) == 0:
         return tuple(result.zero_() for result in results)
+    if key.numel() == 0:
+        options = cu_seq_q, cu_seq_k, left, right, scale
+        return reference.attention_varlen_backward(grad, query, key, value, output, logsumexp, *options)
     grad, query, key, value, output = (_rows(_as_batch(tensor)) for tensor in (grad, query, key, value, output))
     _native.cpu.kernels.attention_varlen_backward(
         query.data_ptr(),

@@ -87,6 +87,9 @@ def _of_heads(
         p.masked_fill_(~seen, -torch.inf)
     # A row that sees no key has no log-sum-exp; its probabilities are 0.
     p.sub_(logsumexp.masked_fill(logsumexp == -torch.inf, torch.inf)).exp_()
+    # The kernel's sum was of products rounded in another order.
+    total = p.sum(-1, keepdim=True)
+    p.div_(total.masked_fill_(total == 0, 1))
     dp = torch.bmm(g, v.mT)
     y = torch.bmm(g, c.mT)
     dropped = p

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn.attention.bias import CausalBias, CausalVariant
 
 from aigc_fast._native import PLAIN, WANTS_GRADIENT
 from aigc_fast.backends import current as backend_in_force
@@ -53,6 +54,8 @@ def _is_light(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) ->
     if work >= LIGHT_WORK or _needs_gradient(query, key, value) or (mask is not None and mask.requires_grad):
         return False
     if of_value[-2] != of_key[-2] or not query.dim() == len(of_key) == len(of_value):
+        return False
+    if mask is not None and mask.dtype is not torch.bool and mask.dtype is not query.dtype:
         return False
     if query.dtype is not _float32 and work >= (LIGHT_HALF if query.size(-2) > 1 else LIGHT_SINGLE_HALF):
         return False
@@ -152,6 +155,11 @@ def scaled_dot_product_attention(
         if output is not None:
             return output
     check_types(query=query, key=key, value=value)
+    if query.is_nested or key.is_nested or value.is_nested:
+        _check_nested(window, alignment, generator)
+        return _pytorchs(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    if isinstance(attn_mask, CausalBias):
+        attn_mask = _seen_through(attn_mask)
     left, right = (-1, -1) if window is None else _sides(window)
     if is_causal:
         right = 0
@@ -172,7 +180,7 @@ def scaled_dot_product_attention(
         scale = query.size(-1) ** -0.5 if query.size(-1) else 1.0
     if not simple or (mask is not None and mask.requires_grad):
         if _is_pytorchs(query, mask, dropout_p, generator, _needs_gradient(query, key, value)):
-            mask = _with_band(mask, query, key, left, right, offset)
+            mask = _with_band(_as_pytorch_takes(mask, query), query, key, left, right, offset)
             return _pytorchs(query, key, value, mask, dropout_p, scale=scale, enable_gqa=enable_gqa)
         q, k, v = _in_four_dimensions(query, key, value, enable_gqa)
     if mask is not None:
@@ -184,6 +192,19 @@ def scaled_dot_product_attention(
     else:
         output, _ = ATTENTION(*arguments)
     return output if simple else _as_given(output, query, key, value)
+
+
+def _check_nested(window: Window, alignment: str, generator: torch.Generator | None) -> None:
+    for name, given in (("window", window), ("alignment", alignment), ("generator", generator)):
+        if given not in (None, ALIGNMENTS[0]):
+            raise ValueError(f"{name}={given!r}: expected none with nested tensors, which PyTorch's own function takes")
+
+
+def _seen_through(bias: CausalBias) -> Tensor:
+    """The keys that PyTorch's causal bias leaves visible, bool (L, S)."""
+    lengths = bias.seq_len_q, bias.seq_len_kv
+    offset = 0 if bias.variant == CausalVariant.UPPER_LEFT else lengths[1] - lengths[0]
+    return band(*lengths, -1, 0, offset, bias.device)
 
 
 def _is_simple(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> bool:
@@ -255,6 +276,13 @@ def _is_pytorchs(
     return learned or (query.dtype not in cpu.UP_TO_FLOAT32 and not needs_gradient)
 
 
+def _as_pytorch_takes(mask: Tensor | None, query: Tensor) -> Tensor | None:
+    """PyTorch reads a mask of another dtype than query's wrongly or not at all, but for 16 bits on the CPU."""
+    if mask is None or mask.dtype == torch.bool or (query.is_cpu and query.dtype in cpu.UP_TO_FLOAT32):
+        return mask
+    return mask.to(query.dtype)
+
+
 def _with_band(mask: Tensor | None, query: Tensor, key: Tensor, left: int, right: int, offset: int) -> Tensor | None:
     seen = band(query.shape[-2], key.shape[-2], left, right, offset, query.device)
     if mask is None or seen is None:
@@ -263,16 +291,25 @@ def _with_band(mask: Tensor | None, query: Tensor, key: Tensor, left: int, right
 
 
 def _in_four_dimensions(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(batch, heads, length, size) of all three, with as many key as value heads: query's, a divisor of them, or 1."""
+    """(batch, heads, length, size) of all three, with as many key as value heads: query's or a divisor of them."""
     batch = _batch(query, key, value)
     q, k, v = (_four_dimensions(tensor, batch) for tensor in (query, key, value))
     heads, groups = q.shape[1], max(k.shape[1], v.shape[1])
     for name, tensor in (("key", k), ("value", v)):
         fits = tensor.shape[1] in (1, heads) or (enable_gqa and tensor.shape[1] > 0 and heads % tensor.shape[1] == 0)
-        if not fits or tensor.shape[1] not in (1, groups):
+        if not fits:
             wanted = "a divisor of" if enable_gqa else "1 or"
             raise RuntimeError(f"{name} has {tensor.shape[1]} heads: expected {wanted} query's {heads}")
-    return q, *(t if t.shape[1] == groups else t.expand(-1, groups, -1, -1) for t in (k, v))
+    if any(tensor.shape[1] not in (1, groups) for tensor in (k, v)):
+        groups = heads
+    return q, *(_with_heads(tensor, groups) for tensor in (k, v))
+
+
+def _with_heads(tensor: Tensor, heads: int) -> Tensor:
+    own = tensor.shape[1]
+    if own in (1, heads):
+        return tensor.expand(-1, heads, -1, -1)
+    return tensor.repeat_interleave(heads // own, 1)
 
 
 def _batch(query: Tensor, key: Tensor, value: Tensor) -> torch.Size:

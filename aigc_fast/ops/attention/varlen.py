@@ -132,13 +132,18 @@ def varlen_attn(
     _check_bounds("cu_seq_k", cu_seq_k, query, len(key))
     if cu_seq_q.shape != cu_seq_k.shape:
         raise RuntimeError(f"cu_seq_k has shape {tuple(cu_seq_k.shape)}: expected cu_seq_q's {tuple(cu_seq_q.shape)}")
-    left, right = window_size
-    if min(left, right) < -1:
-        raise ValueError(f"window_size={window_size}: expected (left, right), each at least -1")
+    left, right = _sides(window_size)
     if scale is None:
         scale = query.size(-1) ** -0.5 if query.size(-1) else 1.0
     output, _ = VARLEN(query, key, value, cu_seq_q, cu_seq_k, left, right, float(scale))
     return output
+
+
+def _sides(window_size: Any) -> tuple[int, int]:
+    fits = isinstance(window_size, Sequence) and len(window_size) == 2
+    if not fits or any(not isinstance(side, int) or side < -1 for side in window_size):
+        raise ValueError(f"window_size={window_size!r}: expected (left, right), two integers, each at least -1")
+    return tuple(window_size)
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> None:

@@ -35,9 +35,12 @@ static inline vf added_up_to(const uint8_t* p, int64_t count) {
     __builtin_memcpy(padded, p, static_cast<size_t>(count));
     return count == VF ? added(p) : added(padded);
 }
+// The greatest finite numbers, which masks fill rows with, stay finite in units of log2: a row of nothing else is even.
 template <class T>
 static inline vf added_up_to(const T* p, int64_t count) {
-    return load_up_to(p, count) * LOG2_E;
+    const vf lowest = broadcast(-__FLT_MAX__), given = load_up_to(p, count), scaled = given * LOG2_E;
+    const vf limited = -greater(lowest, -greater(lowest, scaled));
+    return given - given == 0.0f ? limited : scaled;
 }
 template <int... I>
 static inline vi lane_numbers(Indices<I...>) {
