@@ -455,6 +455,42 @@ class TestFusion:
         for ours, theirs in zip(model.parameters(), stock.parameters(), strict=True):
             assert relative_error(ours.grad, theirs.grad) < 5e-6
 
+    @pytest.mark.parametrize(
+        "tail", [[], [nn.Dropout(0.0)], [nn.Flatten(2)], [nn.Dropout2d(0.3, inplace=True)]], ids=str
+    )
+    def test_the_output_of_leaky_relu_may_be_written_to(self, tail: list[nn.Module]) -> None:
+        model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.LeakyReLU(0.2), *tail)
+        stock, input = copy.deepcopy(model), torch.randn(2, 4, 5, 5)
+        for module in (stock, aigc_fast.optimize(model)):
+            torch.manual_seed(0)
+            output = module(input)
+            output += 1
+            output.square().sum().backward()
+        if not any(isinstance(module, nn.Dropout2d) for module in tail):
+            for ours, theirs in zip(model.parameters(), stock.parameters(), strict=True):
+                assert relative_error(ours.grad, theirs.grad) < 5e-6
+
+    @pytest.mark.parametrize(
+        ("following", "fused"),
+        [
+            ([nn.Dropout(0.3), nn.ReLU(inplace=True)], True),
+            ([nn.Dropout(0.0), nn.Flatten(), nn.Linear(100, 3)], True),
+            ([nn.Conv2d(4, 3, 3)], True),
+            ([nn.Dropout(0.0), nn.ReLU(inplace=True)], False),
+            ([nn.Softplus()], False),
+            ([], False),
+        ],
+        ids=str,
+    )
+    def test_leaky_relu_trains_in_one_call_where_no_one_writes_to_its_output(
+        self, following: list[nn.Module], fused: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = aigc_fast.optimize(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.LeakyReLU(0.2), *following))
+        calls, forward = [], nn.LeakyReLU.forward
+        monkeypatch.setattr(nn.LeakyReLU, "forward", lambda self, input: (calls.append(1), forward(self, input))[1])
+        model(torch.randn(2, 4, 5, 5)).sum().backward()
+        assert len(calls) == (0 if fused else 1)
+
     @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
     @pytest.mark.parametrize("channels", [1, 3, 24])
     def test_values_between_convolutions_are_in_channels_last_where_few_channels_leave(

@@ -368,6 +368,34 @@ def test_gradients_through_an_activation_checkpoint_and_saved_tensor_hooks(name:
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_gradients_in_a_batch(name: str) -> None:
+    """`is_grads_batched=True`, as `torch.autograd.functional.jacobian(vectorize=True)` has them."""
+    case = CASES[name]
+    tensors = leaves(case.inputs())
+    output = case.ours(*tensors)
+    if not output.requires_grad:
+        pytest.skip("nothing can be differentiated")
+    first = batched_gradients([output], tensors)
+    wanted = [gradient for gradient in first if gradient.requires_grad]
+    if wanted:
+        batched_gradients(wanted, tensors)
+
+
+def batched_gradients(outputs: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
+    """Of three gradients at once, which are those of one after the other."""
+    options: dict[str, Any] = {"retain_graph": True, "create_graph": True, "allow_unused": True}
+    batch = [torch.randn(3, *output.shape) for output in outputs]
+    found = torch.autograd.grad(outputs, tensors, batch, is_grads_batched=True, **options)
+    for index in range(3):
+        expected = torch.autograd.grad(outputs, tensors, [part[index] for part in batch], **options)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert (ours is None) == (theirs is None)
+            if theirs is not None:
+                assert_close(ours[index], theirs)
+    return [gradient for gradient in found if gradient is not None]
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_opcheck_of_every_op_that_a_function_calls(name: str) -> None:
     """The calls are recorded from a forward, a backward and a double backward."""
     calls: dict[tuple[str, int], tuple[Any, ...]] = {}

@@ -14,6 +14,7 @@ from torch.nn.modules import module as module_hooks
 from aigc_fast import _native
 from aigc_fast.nn import conv_transpose
 from aigc_fast.nn.precision import float32_precision
+from aigc_fast.nn.random import Dropout
 from aigc_fast.ops.conv_transpose import conv_activation, conv_transpose_activation
 from aigc_fast.ops.conv_transpose.packing import fingerprint
 from aigc_fast.ops.conv_transpose.plan import CHANNELS_LAST, is_dense, memory_format
@@ -23,6 +24,10 @@ _NAMES = ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "C
 _CONVOLUTIONS = {getattr(home, name) for home in (nn, conv_transpose) for name in _NAMES}
 _NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _ACTIVATIONS = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
+# Modules that read their input only, that return it or a view of it, and that do so where they drop nothing.
+_READERS = _CONVOLUTIONS | {nn.Linear, *_NORMS.values()}
+_VIEWS = {nn.Flatten, nn.Unflatten, nn.Identity}
+_DROPOUTS = {nn.Dropout, nn.Dropout2d, nn.Dropout3d, Dropout}
 _GLOBAL_HOOKS = (
     "_global_forward_hooks",
     "_global_forward_pre_hooks",
@@ -56,15 +61,22 @@ class Chain:
             found += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
         return [tensor for tensor in found if tensor is not None]
 
-    def takes(self, input: Any) -> bool:
-        """Whether one call gives what the modules would give for this input."""
+    def takes(self, input: Any, hidden: bool) -> bool:
+        """Whether one call gives what the modules would give for this input.
+
+        Args:
+            input: of the convolution.
+            hidden: whether nothing but a module that leaves it as it is sees the output. For the gradient LeakyReLU
+                keeps its input, the fused call its output, which must not be written to.
+        """
         if type(input) is not Tensor or input.dim() != self.convolution.weight.dim():
             return False
         if self.norm is not None and (self.norm.training or self.norm.running_mean is None):
             return False
         if input.is_meta or torch.is_autocast_enabled(input.device.type):
             return False
-        if self.norm is None and self.slope >= 0:
+        keeps_input = type(self.activation) is nn.LeakyReLU and not self.activation.inplace
+        if self.norm is None and self.slope >= 0 and (hidden or not keeps_input):
             return True
         needs_gradient = input.requires_grad or any(tensor.requires_grad for tensor in self.tensors())
         return not (needs_gradient and torch.is_grad_enabled())
@@ -126,7 +138,7 @@ class FusedSequential(nn.Sequential):
         index, turned = 0, False
         while index < len(modules):
             chain = chain_at(modules, index)
-            if chain is not None and chain.takes(input):
+            if chain is not None and chain.takes(input, _is_hidden(modules, index + len(chain))):
                 turned = turned or (chain.turns(input) and _ends_narrow(modules, index + len(chain)))
                 input = chain.run(input, turned)
                 index += len(chain)
@@ -136,6 +148,19 @@ class FusedSequential(nn.Sequential):
             if turned and not _is_run(modules, index):
                 input, turned = input.contiguous(), False
         return input
+
+
+def _is_hidden(modules: list[nn.Module], index: int) -> bool:
+    """Whether the input of `modules[index]` stays inside and as it is, views of it too."""
+    for module in modules[index:]:
+        if type(module) in _READERS:
+            return not _observed(module)
+        drops = type(module) in _DROPOUTS and not module.inplace
+        if not (drops or type(module) in _VIEWS) or _observed(module):
+            return False
+        if drops and module.training and module.p > 0:
+            return True
+    return False
 
 
 def _is_run(modules: list[nn.Module], index: int) -> bool:

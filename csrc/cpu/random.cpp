@@ -6,6 +6,14 @@
 namespace aigc::AIGC_LEVEL {
 namespace {
 
+// Rounding must not reach 1.
+template <class T>
+constexpr float LARGEST_UNIFORM = 1 - 0x1p-24f;
+template <>
+constexpr float LARGEST_UNIFORM<bfloat16> = 1 - 0x1p-8f;
+template <>
+constexpr float LARGEST_UNIFORM<float16> = 1 - 0x1p-11f;
+
 template <class T>
 void fill_uniform(T* out, int64_t n, Key key) {
     for_each_random_tile(n, [=](int64_t first, int64_t count) {
@@ -13,7 +21,8 @@ void fill_uniform(T* out, int64_t n, Key key) {
         random_words(key, first, count, words);
         for_each_vector(count, [&](int64_t i, int64_t width) AIGC_INLINE {
             const vf value = __builtin_convertvector(vi(vu(load(words + i)) >> 8), vf) * 0x1p-24f;
-            store_up_to(out + first + i, value, width);
+            const vf largest = broadcast(LARGEST_UNIFORM<T>);
+            store_up_to(out + first + i, value < largest ? value : largest, width);
         });
     });
 }

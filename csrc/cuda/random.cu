@@ -13,11 +13,22 @@ __device__ void for_each_group(int64_t n, const F& f) {
         f(first, n - first);
 }
 
+// Rounding must not reach 1.
+template <class T>
+constexpr double LARGEST_UNIFORM = 1;
+template <>
+constexpr double LARGEST_UNIFORM<__nv_bfloat16> = 1 - 0x1p-8;
+template <>
+constexpr double LARGEST_UNIFORM<__half> = 1 - 0x1p-11;
+
 template <class T>
 __global__ void uniform_kernel(T* out, int64_t n, const uint64_t* key) {
     for_each_group(n, [=](int64_t first, int64_t left) {
         compute_t<T> values[4];
         four_uniforms(key, first / 4, values);
+        constexpr auto LARGEST = static_cast<compute_t<T>>(LARGEST_UNIFORM<T>);
+        for (auto& value : values)
+            value = value < LARGEST ? value : LARGEST;
         store_four(out + first, left, values);
     });
 }

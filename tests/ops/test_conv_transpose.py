@@ -8,6 +8,7 @@ from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as TF
@@ -417,6 +418,58 @@ def test_a_repeated_call_sees_new_values_dtypes_and_strides(name: str, backend: 
             found = ours(*tensors, stride=2)
             assert found.dtype == expected.dtype
             assert relative_error(found, expected) < (1e-2 if found.dtype == torch.bfloat16 else 1e-5)
+
+
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+@pytest.mark.parametrize("kernel", [3, 4, 5])
+def test_a_large_input_stays_where_it_is_seen(name: str, kernel: int, backend: str) -> None:
+    ours, theirs = getattr(AF, name), getattr(TF, name)
+    input, weight = torch.randn(8, 64, 24, 24), torch.randn(64, 64, kernel, kernel) / 32
+    without = input.double()
+    input[0, 0, 16, 16], without[0, 0, 16, 16] = -1e9, 0
+    expected = theirs(input.double(), weight.double(), stride=2, padding=1)
+    blind = expected == theirs(without, weight.double(), stride=2, padding=1)
+    found = ours(input, weight, stride=2, padding=1)
+    assert blind.float().mean() > 0.9
+    assert relative_error(found[blind], expected[blind]) < 2e-6
+
+
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_one_image_has_pytorchs_strides(name: str, channels_last: bool, backend: str) -> None:
+    image = torch.randn(40, 40, 32).permute(2, 0, 1)
+    batch = image.unsqueeze(0).contiguous(memory_format=torch.channels_last) if channels_last else image.unsqueeze(0)
+    weight = torch.randn(32, 32, 3, 3)
+    for input in (image, batch):
+        assert getattr(AF, name)(input, weight).stride() == getattr(TF, name)(input, weight).stride()
+
+
+def test_an_output_without_elements(backend: str) -> None:
+    sizes = {"padding": 3, "dilation": (1, 2)}
+    found = []
+    for compute in (AF.conv_transpose2d, TF.conv_transpose2d):
+        tensors = [torch.ones(shape, requires_grad=True) for shape in ((2, 7, 17, 2), (7, 31, 2, 3), (31,))]
+        if backend == "cpu" and compute is AF.conv_transpose2d:
+            with pytest.raises(BackendError, match="no elements"):
+                compute(*tensors, **sizes)
+            return
+        output = compute(*tensors, **sizes)
+        found.append([output, *torch.autograd.grad(output.sum(), tensors)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("stride", [np.int64(2), torch.tensor(2)])
+def test_integers_of_other_types(stride: Any) -> None:
+    input, weight = torch.randn(2, 32, 16, 16), torch.randn(32, 32, 4, 4)
+    torch.testing.assert_close(
+        AF.conv_transpose2d(input, weight, None, stride),
+        TF.conv_transpose2d(input, weight, None, 2),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    with pytest.raises(TypeError, match="'same'"):
+        AF.conv_transpose2d(input, weight, None, 2, "same")
 
 
 def test_autocast_takes_mixed_dtypes(backend: str) -> None:

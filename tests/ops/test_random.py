@@ -130,6 +130,12 @@ def test_normals_are_standard_normal():
     assert stats.binomtest(int(beyond), n, 2 * stats.norm.sf(4)).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_uniforms_are_not_rounded_to_1(dtype, backend):
+    sample = AF.rand(100_000, dtype=dtype)
+    assert sample.max() == 1 - torch.finfo(dtype).eps / 2
+
+
 @pytest.mark.parametrize("name", ["fp32", "fp64"])
 def test_uniforms_are_uniform(name):
     sample = AF.rand(1_000_000, dtype=DTYPES[name]).numpy()

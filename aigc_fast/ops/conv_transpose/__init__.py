@@ -103,13 +103,17 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
     def prepare_reference(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
         _check_alike(input, weight, bias)
         run = formatted(input, weight)
-        if unsupported(input, weight, bias) is not None:
+        if cpu.unsupported((input, weight, bias)) is not None:
             return Runner(run, plain=run)
         plan = plan_of(input, weight, bias, *split(rest)[0])
-        return Runner(run, plain=run if choice.leave_gradients(input, weight, plan) else None)
+        leave = 0 in plan.output_shape or choice.leave_gradients(input, weight, plan)
+        return Runner(run, plain=run if leave else None)
 
     def unsupported(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
-        return cpu.unsupported((input, weight, bias))
+        reason = cpu.unsupported((input, weight, bias))
+        if reason is None and 0 in plan_of(input, weight, bias, *split(rest)[0]).output_shape:
+            return "the output has no elements"
+        return reason
 
     def slower(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
         plan = plan_of(input, weight, bias, *split(rest)[0])

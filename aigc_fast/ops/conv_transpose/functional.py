@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from operator import index
 
 import torch
 from torch import Tensor
@@ -25,8 +26,10 @@ _ready: dict[Hashable, tuple[Callable[..., Tensor], tuple[object, ...]]] = {}
 def _expand(value: IntOrInts, spatial: int) -> tuple[int, ...]:
     if type(value) is tuple and len(value) == spatial:
         return value
-    if isinstance(value, int):
-        return (value,) * spatial
+    if hasattr(value, "__index__"):
+        return (index(value),) * spatial
+    if isinstance(value, str):
+        raise TypeError(f"{value!r}: expected integers")
     values = tuple(value)
     return values * spatial if len(values) == 1 else values
 

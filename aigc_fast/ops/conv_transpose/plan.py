@@ -62,9 +62,7 @@ def strides_of_axes(weight: Tensor) -> Ints:
 def is_channels_last(tensor: Tensor) -> bool:
     """Whether the channels are innermost in memory; where sizes of 1 leave that open, what the strides say."""
     wanted = CHANNELS_LAST.get(tensor.dim())
-    if wanted is None or not tensor.is_contiguous(memory_format=wanted):
-        return False
-    return not tensor.is_contiguous() or _strides_say_channels_last(tensor)
+    return wanted is not None and tensor.is_contiguous(memory_format=wanted) and _strides_say_channels_last(tensor)
 
 
 def _strides_say_channels_last(tensor: Tensor) -> bool:
@@ -161,10 +159,11 @@ def make_plan(
         _output_size(*axis, transposed)
         for axis in zip(input[2:], kernel, stride, padding, output_padding, dilation, strict=True)
     )
-    if min(size) < 0 or (min(size) == 0 and not transposed) or (transposed and min(size) < 1 and min(input[2:]) > 0):
+    least = 0 if transposed else 1
+    if min(size) < least:
         raise RuntimeError(
             f"input has shape {input}: kernel {kernel}, stride {stride}, padding {padding}, dilation {dilation} give "
-            f"an output of size {size}, expected at least 1"
+            f"an output of size {size}, expected at least {least}"
         )
     missing = AXES - spatial
     ones, zeros = (1,) * missing, (0,) * missing

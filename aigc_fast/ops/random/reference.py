@@ -76,7 +76,12 @@ def uniform(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype == torch.float64:
         fine = (word << 21) | (words(n, key, stream=1) >> 11)
         return _shaped(fine.double() * 2.0**-53, size)
-    return _shaped((word >> 8).float() * 2.0**-24, size).to(dtype)
+    return _shaped(((word >> 8).float() * 2.0**-24).clamp_max(largest_uniform(dtype)), size).to(dtype)
+
+
+def largest_uniform(dtype: torch.dtype) -> float:
+    """The greatest number below 1: rounding must not reach it."""
+    return 1 - torch.finfo(dtype).eps / 2
 
 
 def normal(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:

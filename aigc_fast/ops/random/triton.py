@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from aigc_fast.ops.random.reference import keep_below, keep_scale
+from aigc_fast.ops.random.reference import keep_below, keep_scale, largest_uniform
 
 BLOCK = 1024
 
@@ -65,12 +65,13 @@ def _normal(out, n, key, SIZE: tl.constexpr):
 
 
 @triton.jit
-def _uniform(out, n, key, SIZE: tl.constexpr):
+def _uniform(out, n, key, largest, SIZE: tl.constexpr):
     first = tl.program_id(0).to(tl.int64) * SIZE
     at = first + tl.arange(0, SIZE)
     w0, w1, w2, w3 = four_words(key, first // 4 + tl.arange(0, SIZE // 4))
     words = in_order(w0, w1, w2, w3)
-    tl.store(out + at, (words >> 8).to(tl.int32).to(tl.float32) * 5.960464477539063e-08, mask=at < n)
+    values = (words >> 8).to(tl.int32).to(tl.float32) * 5.960464477539063e-08
+    tl.store(out + at, tl.minimum(values, largest), mask=at < n)
 
 
 @triton.jit
@@ -99,7 +100,7 @@ def uniform(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
     """Uniforms in [0, 1) of `size` from the key; see `reference.uniform`."""
     out, n = torch.empty(size, dtype=dtype, device=key.device), math.prod(size)
     if n:
-        _uniform[_grid(n)](out, n, key.contiguous(), SIZE=BLOCK)
+        _uniform[_grid(n)](out, n, key.contiguous(), largest_uniform(dtype), SIZE=BLOCK)
     return out
 
 
