@@ -14,7 +14,7 @@ from aigc_fast import _native
 from aigc_fast.ops.conv_transpose.plan import is_dense, strides_of_axes
 
 SMALL_WEIGHT = 1 << 14  # elements
-MANY_USES = 64
+MANY_USES = 128
 HUGE_PAGE = 1 << 21  # bytes
 
 
@@ -55,7 +55,7 @@ def fingerprint(tensor: Tensor, uses: int) -> int:
     Args:
         tensor: on the CPU, its elements without gaps.
         uses: multiplications with each element in the call. Where there are so few that to read all elements would
-            take as long as the call, a cache line in every page stands for the rest.
+            take as long as the call, a few cache lines in every page stand for the rest.
     """
     elements = tensor.numel()
     whole = elements <= SMALL_WEIGHT or uses >= MANY_USES

@@ -13,7 +13,11 @@ namespace {
 constexpr int64_t DIGEST_BLOCK = 1 << 18; // bytes
 
 class Digest {
+    static constexpr int SUMS = 4;
+
   public:
+    static constexpr int64_t GROUP = SUMS * sizeof(vu);
+
     // Whole groups of four vectors, then a rest that is filled up with zeros.
     void add(const char* at, int64_t bytes) {
         for (; bytes >= GROUP; at += GROUP, bytes -= GROUP)
@@ -34,9 +38,6 @@ class Digest {
     }
 
   private:
-    static constexpr int SUMS = 4;
-    static constexpr int64_t GROUP = SUMS * sizeof(vu);
-
     void add_group(const char* at) {
         for (int i = 0; i < SUMS; ++i) {
             const vu turned = (sums_[i] << 13) | (sums_[i] >> 19);
@@ -64,16 +65,21 @@ uint64_t whole_fingerprint(const char* at, int64_t bytes) {
     return hash;
 }
 
-// Of one cache line in each page, its place in the page drawn by the page's number: whatever is written in a pattern
-// meets some of them.
+// Of one group in each page, its place in the page drawn by the page's number: whatever is written in a pattern meets
+// some of them.
 uint64_t sparse_fingerprint(const char* at, int64_t bytes) {
-    constexpr int64_t PAGE = 4096, LINE = 64;
+    constexpr int64_t PAGE = 4096, GROUPS = PAGE / Digest::GROUP, PAGES_AHEAD = 24;
+    const int64_t pages = bytes / PAGE;
+    const auto place = [](int64_t page) {
+        const uint64_t draw = (static_cast<uint64_t>(page) * 0x9e3779b97f4a7c15 >> 32) % GROUPS;
+        return page * PAGE + static_cast<int64_t>(draw) * Digest::GROUP;
+    };
     Digest digest;
-    for (int64_t page = 0; page + PAGE <= bytes; page += PAGE) {
-        const uint64_t draw = static_cast<uint64_t>(page / PAGE) * 0x9e3779b97f4a7c15 >> 58;
-        digest.add(at + page + static_cast<int64_t>(draw) * LINE, LINE);
+    for (int64_t page = 0; page < pages; ++page) {
+        __builtin_prefetch(at + place(least(page + PAGES_AHEAD, pages - 1)));
+        digest.add(at + place(page), Digest::GROUP);
     }
-    digest.add(at + bytes / PAGE * PAGE, bytes % PAGE);
+    digest.add(at + pages * PAGE, bytes % PAGE);
     return digest.value();
 }
 
