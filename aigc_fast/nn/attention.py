@@ -99,8 +99,7 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
         is_causal: bool = False,
     ) -> Tensor:
         """See torch.nn.TransformerEncoderLayer."""
-        length = src.size(1 if self.self_attn.batch_first and src.dim() == 3 else 0)
-        if src.is_nested or length < LEAST_LENGTH:
+        if src.is_nested or self._is_short(src):
             return super().forward(src, src_mask, src_key_padding_mask, is_causal)
         masks = src_mask, src_key_padding_mask
         if self.norm_first:
@@ -108,6 +107,9 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
             return x + self._ff_block(self.norm2(x))
         x = self.norm1(src + self._sa_block(src, *masks, is_causal=is_causal))
         return self.norm2(x + self._ff_block(x))
+
+    def _is_short(self, src: Tensor) -> bool:
+        return src.size(1 if self.self_attn.batch_first and src.dim() == 3 else 0) < LEAST_LENGTH
 
 
 def _visible(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -174,6 +174,25 @@ def test_an_encoder_layer_at_inference(
     assert attentions == (["attention"] if length == 600 else [])
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+@pytest.mark.parametrize("length", [S, 300])
+def test_an_encoder_that_makes_its_padded_input_nested(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    stock = nn.TransformerEncoder(nn.TransformerEncoderLayer(E, H, 32, batch_first=True), 2).eval()
+    ours = aigc_fast.optimize(copy.deepcopy(stock))
+    nested, forward = [], TransformerEncoderLayer.forward
+
+    def seen(layer, src, *args, **kwargs):
+        nested.append(src.is_nested)
+        return forward(layer, src, *args, **kwargs)
+
+    monkeypatch.setattr(TransformerEncoderLayer, "forward", seen)
+    x, padding = torch.randn(N, length, E), torch.arange(length) >= torch.tensor([[length], [30], [7]])
+    with torch.no_grad():
+        found, expected = (model(x, src_key_padding_mask=padding) for model in (ours, stock))
+    assert nested == [True, True]
+    torch.testing.assert_close(found, expected)
+
+
 def test_optimize_times_it_both_ways() -> None:
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(E, H, 32, 0.1, batch_first=True), 1).train()
     aigc_fast.optimize(model, example_inputs=torch.randn(N, L, E))
