@@ -36,16 +36,20 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """See torch.nn.MultiheadAttention. With `is_causal`, which says that `attn_mask` is causal, it is not read."""
+        """See torch.nn.MultiheadAttention. With `is_causal`, which says that `attn_mask` is causal, it is not read.
+
+        Raises:
+            RuntimeError: shapes or masks' dtypes that do not fit; the message names the argument.
+        """
         plain = self.bias_k is not None or self.add_zero_attn or query.is_nested or (is_causal and attn_mask is None)
         if need_weights or plain or self._is_one_call(query, key, value):
             return super().forward(
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
             )
-        batched = TF._mha_shape_check(query, key, value, key_padding_mask, attn_mask, self.num_heads)
+        hidden = None if is_causal else attn_mask
+        batched = self._check(query, key, value, key_padding_mask, hidden)
         batch_dim = 0 if self.batch_first or not batched else 1
         q, k, v = (self._heads(tensor, batch_dim, batched) for tensor in self._projected(query, key, value))
-        hidden = None if is_causal else attn_mask
         if hidden is not None and hidden.dim() == 3:
             hidden = hidden.unflatten(0, (q.shape[0], self.num_heads))
         if key_padding_mask is not None:
@@ -60,6 +64,34 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         return (
             same and query.shape[0] * query.shape[1] <= FEW_POSITIONS and not (self.training or torch.is_grad_enabled())
         )
+
+    def _check(
+        self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
+    ) -> bool:
+        """Whether there is a batch; refuses, by name, shapes that the parts would broadcast or regroup."""
+        shape = query.shape
+        dim = len(shape)
+        if dim not in (2, 3) or shape[-1] != self.embed_dim:
+            raise RuntimeError(f"query has shape {tuple(shape)}: expected (L, {self.embed_dim}), or a batch of these")
+        of_length = 1 if dim == 3 and self.batch_first else 0
+        batch = (shape[1 - of_length],) if dim == 3 else ()
+        if not query is key is value:
+            self._check_keys(key, value, batch, of_length)
+        if attn_mask is not None:
+            wanted = (shape[of_length], key.shape[of_length])
+            heads = (*batch, 1)[0] * self.num_heads
+            _expect("attn_mask", attn_mask, (heads, *wanted) if attn_mask.dim() == 3 else wanted)
+        if key_padding_mask is not None:
+            _expect("key_padding_mask", key_padding_mask, (*batch, key.shape[of_length]))
+        return dim == 3
+
+    def _check_keys(self, key: Tensor, value: Tensor, batch: tuple[int, ...], of_length: int) -> None:
+        dim = len(batch) + 2
+        for name, tensor, size in (("key", key, self.kdim), ("value", value, self.vdim)):
+            if tensor.dim() != dim:
+                raise RuntimeError(f"{name} has shape {tuple(tensor.shape)}: expected query's {dim} dimensions")
+            length = key.shape[of_length]
+            _expect(name, tensor, (*batch, length, size) if of_length else (length, *batch, size))
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         bias = self.in_proj_bias
@@ -110,6 +142,11 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
 
     def _is_short(self, src: Tensor) -> bool:
         return src.size(1 if self.self_attn.batch_first and src.dim() == 3 else 0) < LEAST_LENGTH
+
+
+def _expect(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tensor.shape != shape:
+        raise RuntimeError(f"{name} has shape {tuple(tensor.shape)}: expected {shape}")
 
 
 def _visible(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 
 import pytest
 import torch
@@ -136,6 +137,55 @@ def test_dropout_is_a_seeds_and_off_in_eval_mode() -> None:
     assert not torch.equal(runs[0], runs[2])
     with torch.no_grad():
         torch.testing.assert_close(ours.eval()(*tensors, need_weights=False)[0], theirs.eval()(*tensors)[0])
+
+
+MISFITS = {
+    "query": {"query": torch.zeros(N, L, 2 * E)},
+    "query's dimensions": {"query": torch.zeros(E)},
+    "query of one": {"query": torch.zeros(1, L, E)},
+    "key": {"key": torch.zeros(N, S, 10)},
+    "key of one": {"key": torch.zeros(1, S, E), "value": torch.zeros(1, S, E)},
+    "key's dimensions": {"key": torch.zeros(S, E)},
+    "value": {"value": torch.zeros(N, S - 1, E)},
+    "value of one": {"value": torch.zeros(1, S, E)},
+    "attn_mask": {"attn_mask": torch.zeros(1, S)},
+    "attn_mask of heads": {"attn_mask": torch.zeros(H, L, S)},
+    "attn_mask's dimensions": {"attn_mask": torch.zeros(S)},
+    "key_padding_mask": {"key_padding_mask": torch.zeros(S, N, dtype=torch.bool)},
+    "key_padding_mask's dimensions": {"key_padding_mask": torch.zeros(N * S, dtype=torch.bool)},
+}
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", MISFITS)
+def test_shapes_that_do_not_fit(kind: str, batch_first: bool) -> None:
+    ours, theirs = pair(batch_first=batch_first)
+    given = {"query": torch.zeros(N, L, E), "key": torch.zeros(N, S, E), "value": torch.zeros(N, S, E), **MISFITS[kind]}
+    if not batch_first:
+        given = {name: t.transpose(0, 1) if t.dim() == 3 and "mask" not in name else t for name, t in given.items()}
+    with pytest.raises((RuntimeError, AssertionError)):
+        theirs(**given, need_weights=False)
+    name = "key" if kind == "query of one" else kind.removesuffix("'s dimensions").split(" of ")[0]
+    with pytest.raises(RuntimeError, match=rf"^{name} has shape {re.escape(str(tuple(given[name].shape)))}: expected "):
+        ours(**given, need_weights=False)
+
+
+def test_masks_that_do_not_fit_without_a_batch() -> None:
+    ours, _ = pair()
+    tensors = inputs(ours, batched=False)
+    for name, shape, expected in (
+        ("attn_mask", (1, S), f"({L}, {S})"),
+        ("attn_mask", (N * H, L, S), f"({H}, {L}, {S})"),
+        ("key_padding_mask", (1, S), f"({S},)"),
+    ):
+        with pytest.raises(RuntimeError, match=re.escape(f"{name} has shape {shape}: expected {expected}")):
+            ours(*tensors, need_weights=False, **{name: torch.zeros(shape, dtype=torch.bool)})
+
+
+def test_a_padding_that_does_not_fit_a_long_encoder_layer() -> None:
+    layer = aigc_fast.optimize(nn.TransformerEncoderLayer(E, H, 32, batch_first=True).eval())
+    with pytest.raises(RuntimeError, match=rf"key_padding_mask has shape \(300, {N}\): expected \({N}, 300\)"):
+        layer(torch.randn(N, 300, E), src_key_padding_mask=torch.zeros(300, N, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("training", [True, False])
