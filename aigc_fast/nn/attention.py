@@ -60,6 +60,8 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
 
     def _is_one_call(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
         """Whether PyTorch has a call for it all that is faster than the parts."""
+        if torch.compiler.is_compiling():  # a choice by size would hold for no other
+            return False
         same = query is key and key is value and query.dim() == 3 and self.batch_first and self.num_heads % 2 == 0
         return (
             same and query.shape[0] * query.shape[1] <= FEW_POSITIONS and not (self.training or torch.is_grad_enabled())
@@ -141,6 +143,8 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
         return self.norm2(x + self._ff_block(x))
 
     def _is_short(self, src: Tensor) -> bool:
+        if torch.compiler.is_compiling():  # a choice by size would hold for no other
+            return False
         return src.size(1 if self.self_attn.batch_first and src.dim() == 3 else 0) < LEAST_LENGTH
 
 

@@ -243,6 +243,39 @@ def test_an_encoder_that_makes_its_padded_input_nested(length: int, monkeypatch:
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("with_gradients", [False, True])
+@pytest.mark.parametrize("cls", [nn.TransformerEncoderLayer, nn.MultiheadAttention])
+def test_an_export_with_dynamic_sizes(cls: type[nn.Module], with_gradients: bool) -> None:
+    class SelfAttention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.MultiheadAttention(E, H, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x, x, x, need_weights=False)[0]
+
+    is_layer = cls is nn.TransformerEncoderLayer
+    model = (cls(E, H, 32, 0.0, batch_first=True) if is_layer else SelfAttention()).eval()
+    stock = copy.deepcopy(model)
+    sizes = {0: torch.export.Dim("batch", min=2, max=64), 1: torch.export.Dim("length", min=2, max=1000)}
+    with torch.set_grad_enabled(with_gradients):
+        example = (torch.randn(3, 20, E),)
+        program = torch.export.export(aigc_fast.optimize(model), example, dynamic_shapes=(sizes,)).module()
+        for batch, length in ((2, 7), (3, 20), (5, 400)):
+            x = torch.randn(batch, length, E)
+            assert relative_error(program(x), stock(x)) < 1e-5
+
+
+@pytest.mark.parametrize("length", [16, 300])
+def test_a_compiled_encoder_layer_at_inference(length: int) -> None:
+    layer = nn.TransformerEncoderLayer(E, H, 32, 0.1, batch_first=True).eval()
+    stock = copy.deepcopy(layer)
+    compiled = torch.compile(aigc_fast.optimize(layer), fullgraph=True, dynamic=True, backend="aot_eager")
+    x = torch.randn(N, length, E)
+    with torch.no_grad():
+        assert relative_error(compiled(x), stock(x)) < 1e-5
+
+
 def test_optimize_times_it_both_ways() -> None:
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(E, H, 32, 0.1, batch_first=True), 1).train()
     aigc_fast.optimize(model, example_inputs=torch.randn(N, L, E))
