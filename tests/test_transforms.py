@@ -191,9 +191,10 @@ def check_export(case: Case) -> None:
 
 
 def check_autocast(case: Case) -> None:
-    tensors = case.inputs()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert_close(case.ours(*tensors), case.theirs(*tensors))
+    first, *rest = case.inputs()
+    for tensors in ([first, *rest], [first.bfloat16(), *rest], [first, *(tensor.bfloat16() for tensor in rest)]):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert_close(case.ours(*tensors), case.theirs(*tensors))
 
 
 def check_non_contiguous(case: Case) -> None:

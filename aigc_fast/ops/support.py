@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 import torch
@@ -95,6 +95,15 @@ def autocast(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     """The tensors in autocast's dtype, as the ops that it lowers take them; float64 and integers stay."""
     dtype = torch.get_autocast_dtype(tensors[0].device.type)
     return [t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
+
+
+def promoted(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    """The tensors as autocast's policy "promote" has them, in the widest dtype among them; integers stay."""
+    dtypes = {t.dtype for t in tensors if t is not None and t.is_floating_point()}
+    if len(dtypes) < 2 or not has_autocast(tensors[0]):
+        return tensors
+    widest = reduce(torch.promote_types, dtypes)
+    return [t.to(widest) if t is not None and t.is_floating_point() else t for t in tensors]
 
 
 def factors_of(dtype: torch.dtype) -> int:

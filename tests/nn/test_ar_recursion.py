@@ -35,6 +35,19 @@ def test_any_parameters_of_a_stable_layer_give_a_stable_filter() -> None:
         assert np.abs(np.roots(np.concatenate([[1.0], -coeffs]))).max() < 1
 
 
+@pytest.mark.parametrize("stable", [False, True])
+def test_under_autocast(stable: bool) -> None:
+    layer, before = ARRecursion(2, stable=stable), torch.nn.Linear(8, 8)
+    layer.set_coeffs(torch.tensor([0.5, -0.2]))
+    with torch.autocast("cpu", torch.bfloat16):
+        x = before(torch.randn(2, 8))
+        y, state = layer(x, return_state=True)
+        again = layer(x, state.bfloat16())
+    assert x.dtype == torch.bfloat16
+    assert y.dtype == again.dtype == torch.float32
+    torch.testing.assert_close(y, layer(x.float()))
+
+
 def test_learns_a_filter() -> None:
     wanted = torch.tensor([1.2, -0.5])
     x = torch.randn(4, 400)

@@ -386,6 +386,31 @@ def test_bad_arguments_name_the_argument(name: str, arguments: tuple[Any, ...], 
         AF.ar_recursion(*arguments)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("function", [AF.ar_recursion, AF.sample_wise_lpc, AF.lfilter])
+def test_autocast_takes_the_widest_dtype(function: Callable[..., Tensor], dtype: torch.dtype, backend: str) -> None:
+    order = {AF.ar_recursion: (3,), AF.sample_wise_lpc: (2, 10, 3), AF.lfilter: (3,)}[function]
+    x, coeffs = torch.randn(2, 10), 0.1 + 0.2 * torch.rand(order)
+    third = torch.rand(3) if function is AF.lfilter else torch.randn(2, 3)
+    for tensors in ((x.to(dtype), coeffs, third), (x, coeffs.to(dtype), third), (x.to(dtype), coeffs.to(dtype), third)):
+        inputs = [tensor.requires_grad_() for tensor in tensors]
+        with torch.autocast("cpu", dtype):
+            found = function(*inputs)
+        wanted = function(*(tensor.float() for tensor in inputs))
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, wanted)
+        for ours, theirs in zip(*(torch.autograd.grad(y.sum(), inputs) for y in (found, wanted)), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_autocast_leaves_equal_dtypes_and_refuses_integers() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert AF.ar_recursion(X.bfloat16(), C.bfloat16()).dtype == torch.bfloat16
+        assert AF.ar_recursion(X, C.double()).dtype == torch.float64
+        with pytest.raises(RuntimeError, match=r"^coeffs has dtype torch\.int64"):
+            AF.ar_recursion(X, C.long())
+
+
 @pytest.mark.parametrize(
     ("function", "name", "arguments"),
     [

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from aigc_fast.ops.recursion import RECURSION
 from aigc_fast.ops.recursion.reference import past
-from aigc_fast.ops.support import check_types
+from aigc_fast.ops.support import any_autocast, check_types, promoted
 
 
 def ar_recursion(
@@ -17,7 +17,8 @@ def ar_recursion(
 
     On the CPU in float32 and float64 by kernels that take a vector of series, or of parts of one series, at a time;
     bfloat16 and float16 compute in float32. Differentiable any number of times in x, coeffs and state. A long signal in
-    pieces, each begun with the state of the one before, gives the samples of one call.
+    pieces, each begun with the state of the one before, gives the samples of one call. Under autocast arguments of
+    several dtypes are taken in the widest of them.
 
     Args:
         x: (T,) or (B, T), floating-point; any strides.
@@ -37,6 +38,8 @@ def ar_recursion(
     sums and their applications", 1990.
     """
     check_types(x=x, coeffs=coeffs, **({} if state is None else {"state": state}))
+    if any_autocast():
+        x, coeffs, state = promoted((x, coeffs, state))
     if x.dim() not in (1, 2):
         raise RuntimeError(f"x has shape {tuple(x.shape)}: expected (T,) or (B, T)")
     if not x.is_floating_point():
@@ -99,6 +102,8 @@ def sample_wise_lpc(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """y[t] = x[t] - sum over i of a[t][i - 1] y[t - i], `torchlpc.sample_wise_lpc`: its signature and its sign.
 
+    Under autocast arguments of several dtypes are taken in the widest of them.
+
     Args:
         x: (B, T), floating-point.
         a: (B, T, p), of x's dtype.
@@ -116,6 +121,8 @@ def sample_wise_lpc(
     analysis-by-synthesis", 2024.
     """
     check_types(x=x, a=a)
+    if any_autocast():
+        x, a, zi = promoted((x, a, zi))
     if x.dim() != 2:
         raise RuntimeError(f"x has shape {tuple(x.shape)}: expected (B, T)")
     if a.dim() != 3 or a.shape[:2] != x.shape:
@@ -128,6 +135,8 @@ def sample_wise_lpc(
 
 def lfilter(waveform: Tensor, a_coeffs: Tensor, b_coeffs: Tensor, clamp: bool = True, batching: bool = True) -> Tensor:
     """a[0] y[t] = sum over i of b[i] x[t - i] - sum over i > 0 of a[i] y[t - i], `torchaudio.functional.lfilter`.
+
+    Under autocast arguments of several dtypes are taken in the widest of them.
 
     Args:
         waveform: (..., T), floating-point.
@@ -145,6 +154,8 @@ def lfilter(waveform: Tensor, a_coeffs: Tensor, b_coeffs: Tensor, clamp: bool = 
         TypeError: an argument that is not a Tensor.
     """
     check_types(waveform=waveform, a_coeffs=a_coeffs, b_coeffs=b_coeffs)
+    if any_autocast():
+        waveform, a_coeffs, b_coeffs = promoted((waveform, a_coeffs, b_coeffs))
     _check_filters(waveform, a_coeffs, b_coeffs, batching)
     several = a_coeffs.dim() == 2
     filters = a_coeffs.shape[0] if several else 1
