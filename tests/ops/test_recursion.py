@@ -362,6 +362,13 @@ class TestLfilter:
         x = torch.randn(2, 30)
         torch.testing.assert_close(AF.lfilter(x, torch.tensor([2.0]), torch.tensor([3.0]), clamp=False), 1.5 * x)
 
+    def test_no_samples(self) -> None:
+        of_one, of_three = torch.ones(2), torch.ones(3, 2)
+        for shape in ((0,), (3, 0), (0, 5), (2, 3, 0)):
+            assert AF.lfilter(torch.zeros(shape), of_one, of_one).shape == shape
+        assert AF.lfilter(torch.zeros(2, 3, 0), of_three, of_three).shape == (2, 3, 0)
+        assert AF.lfilter(torch.zeros(2, 0), of_three, of_three, batching=False).shape == (2, 3, 0)
+
     def test_torchaudio(self) -> None:
         try:
             from torchaudio.functional import lfilter
@@ -418,6 +425,8 @@ def test_autocast_leaves_equal_dtypes_and_refuses_integers() -> None:
         (AF.sample_wise_lpc, "a", (X, torch.randn(2, 9, 3))),
         (AF.sample_wise_lpc, "a", (X, torch.randn(2, 10, 3).double())),
         (AF.sample_wise_lpc, "zi", (X, torch.randn(2, 10, 3), torch.randn(3))),
+        (AF.sample_wise_lpc, "zi", (X, torch.randn(2, 10, 3), torch.randn(2, 3).double())),
+        (AF.sample_wise_lpc, "zi", (X, torch.randn(2, 10, 3), [1, 2, 3])),
         (AF.lfilter, "waveform", (X.long(), C, C)),
         (AF.lfilter, "a_coeffs", (X, C.double(), C)),
         (AF.lfilter, "a_coeffs", (X, C[:0], C[:0])),
@@ -426,5 +435,6 @@ def test_autocast_leaves_equal_dtypes_and_refuses_integers() -> None:
     ],
 )
 def test_bad_arguments_of_the_peers_signatures(function: Any, name: str, arguments: tuple[Any, ...]) -> None:
-    with pytest.raises(RuntimeError, match=rf"^{name} (has|is)"):
+    expected = RuntimeError if all(isinstance(argument, Tensor) for argument in arguments) else TypeError
+    with pytest.raises(expected, match=rf"^{name} (has|is)"):
         function(*arguments)

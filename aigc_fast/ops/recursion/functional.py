@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -120,7 +122,7 @@ def sample_wise_lpc(
     Method: Yu and Fazekas, "Differentiable time-varying linear prediction in the context of end-to-end
     analysis-by-synthesis", 2024.
     """
-    check_types(x=x, a=a)
+    check_types(x=x, a=a, **({} if zi is None else {"zi": zi}))
     if any_autocast():
         x, a, zi = promoted((x, a, zi))
     if x.dim() != 2:
@@ -128,8 +130,10 @@ def sample_wise_lpc(
     if a.dim() != 3 or a.shape[:2] != x.shape:
         raise RuntimeError(f"a has shape {tuple(a.shape)}: expected ({x.shape[0]}, {x.shape[1]}, p)")
     _check_like("a", a, x)
-    if zi is not None and zi.shape != (x.shape[0], a.shape[2]):
-        raise RuntimeError(f"zi has shape {tuple(zi.shape)}: expected ({x.shape[0]}, {a.shape[2]})")
+    if zi is not None:
+        _check_like("zi", zi, x)
+        if zi.shape != (x.shape[0], a.shape[2]):
+            raise RuntimeError(f"zi has shape {tuple(zi.shape)}: expected ({x.shape[0]}, {a.shape[2]})")
     return ar_recursion(x, -a, zi, return_state=return_zf)
 
 
@@ -163,7 +167,7 @@ def lfilter(waveform: Tensor, a_coeffs: Tensor, b_coeffs: Tensor, clamp: bool = 
     if several and not batching:
         waveform = waveform.unsqueeze(-2).expand(*waveform.shape[:-1], filters, waveform.shape[-1])
     shape = waveform.shape
-    rows = waveform.reshape(-1, filters, shape[-1])
+    rows = waveform.reshape(math.prod(shape[:-1]) // filters, filters, shape[-1])
     driven = _moving_sum(rows, b / a[:, :1])
     feedback = -a[:, 1:] / a[:, :1]
     coeffs = feedback[0] if filters == 1 else feedback.expand(rows.shape[0], -1, -1).flatten(0, 1)
