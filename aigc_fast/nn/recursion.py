@@ -16,7 +16,9 @@ class ARRecursion(torch.nn.Module):
         order: p, how far back the recursion looks.
         series: B, for coefficients of each series; None, the default, for those of all.
         stable: whether to keep the filter stable: the parameters are then `raw_reflection`, and the coefficients those
-            of the reflection coefficients tanh(raw_reflection), within -1 to 1 whatever the parameters are.
+            of the reflection coefficients (1 - eps) tanh(raw_reflection), eps the dtype's: between -1 and 1 whatever
+            the parameters are. Of higher orders' coefficients, rounding can put a pole onto the unit circle where
+            several reflection coefficients are within a few eps of 1 or -1.
         device: of the parameters.
         dtype: of the parameters.
 
@@ -48,22 +50,28 @@ class ARRecursion(torch.nn.Module):
     @property
     def coeffs(self) -> Tensor:
         """(p,) or (B, p), what the recursion uses."""
-        return coeffs_of_reflection(self.raw_reflection.tanh()) if self.stable else self.raw_coeffs
+        return coeffs_of_reflection(self._limit() * self.raw_reflection.tanh()) if self.stable else self.raw_coeffs
+
+    def _limit(self) -> float:
+        """The greatest reflection coefficient: rounded, tanh reaches 1, where no filter is stable."""
+        return 1 - torch.finfo(self.raw_reflection.dtype).eps
 
     @torch.no_grad()
     def set_coeffs(self, coeffs: Tensor) -> None:
         """Sets the coefficients.
 
         Raises:
-            ValueError: where the filter is to be stable and these are not.
+            ValueError: where the filter is to be stable and these, in the parameters' dtype, are not.
         """
         if not self.stable:
             self.raw_coeffs.copy_(coeffs)
             return
-        reflection = reflection_of_coeffs(coeffs)
-        if not bool((reflection.abs() < 1).all()):
-            raise ValueError(f"coeffs={coeffs.tolist()}: expected those of a stable recursion")
-        self.raw_reflection.copy_(reflection.atanh())
+        dtype, limit = self.raw_reflection.dtype, self._limit()
+        wide = torch.promote_types(torch.promote_types(coeffs.dtype, dtype), torch.float32)
+        reflection = reflection_of_coeffs(coeffs.to(wide))
+        if not bool((reflection.to(dtype).abs() < 1).all()):
+            raise ValueError(f"coeffs={coeffs.tolist()}: expected those of a recursion that is stable in {dtype}")
+        self.raw_reflection.copy_((reflection / limit).clamp(-limit, limit).atanh())
 
     def forward(
         self, x: Tensor, state: Tensor | None = None, *, return_state: bool = False

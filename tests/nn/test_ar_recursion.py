@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cases import stable_coeffs
+from cases import DTYPES, stable_coeffs
 
 import aigc_fast.functional as AF
 from aigc_fast.nn import ARRecursion
@@ -33,6 +33,31 @@ def test_any_parameters_of_a_stable_layer_give_a_stable_filter() -> None:
         layer.raw_reflection.normal_(std=1.5)
     for coeffs in layer.coeffs.detach().numpy():
         assert np.abs(np.roots(np.concatenate([[1.0], -coeffs]))).max() < 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_reflection_coefficients_never_reach_1(dtype: torch.dtype) -> None:
+    layer = ARRecursion(1, 4, stable=True, dtype=dtype)
+    with torch.no_grad():
+        layer.raw_reflection.copy_(torch.tensor([[50.0], [-50.0], [4.0], [torch.inf]]))
+    assert bool((layer.coeffs.abs() < 1).all())
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_coefficients_come_back_to_rounding(dtype: torch.dtype) -> None:
+    eps = torch.finfo(dtype).eps
+    layer = ARRecursion(1, 5, stable=True, dtype=dtype)
+    wanted = torch.tensor([[0.0], [0.3], [-0.9], [1 - eps], [eps / 2 - 1]], dtype=dtype)
+    layer.set_coeffs(wanted)
+    assert bool(layer.raw_reflection.isfinite().all())
+    torch.testing.assert_close(layer.coeffs, wanted, rtol=2 * eps, atol=0)
+
+
+def test_coefficients_that_rounding_makes_unstable() -> None:
+    nearly = torch.tensor([1 - 1e-9], dtype=torch.float64)
+    ARRecursion(1, stable=True, dtype=torch.float64).set_coeffs(nearly)
+    with pytest.raises(ValueError, match=r"expected those of a recursion that is stable in torch\.float32"):
+        ARRecursion(1, stable=True).set_coeffs(nearly)
 
 
 @pytest.mark.parametrize("stable", [False, True])
@@ -75,5 +100,5 @@ def test_reflection_is_inverted() -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="order=-1"):
         ARRecursion(-1)
-    with pytest.raises(ValueError, match=r"coeffs=\[1.5\]: expected those of a stable recursion"):
+    with pytest.raises(ValueError, match=r"coeffs=\[1.5\]: expected those of a recursion that is stable"):
         ARRecursion(1, stable=True).set_coeffs(torch.tensor([1.5]))
