@@ -17,14 +17,15 @@ Labels = int | Sequence[int] | Tensor
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Runs the block with `module` in eval mode and without gradients, then restores its mode."""
-    was_training = module.training
+    """Runs the block with `module` in eval mode and without gradients, then restores the mode of each module in it."""
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        module.train(was_training)
+        for part, mode in modes:
+            part.training = mode
 
 
 def quarter_sides(image_shape: Sequence[int]) -> tuple[int, int, int]:

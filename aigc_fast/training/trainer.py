@@ -149,11 +149,13 @@ class GANTrainer(Trainer):
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
+    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
     module.requires_grad_(False)
     try:
         yield
     finally:
-        module.requires_grad_(True)
+        for parameter in learned:
+            parameter.requires_grad_(True)
 
 
 class VAETrainer(Trainer):

@@ -72,6 +72,14 @@ def test_a_generator_makes_samples_repeatable(name):
     assert not torch.equal(first, other)
 
 
+def test_sampling_leaves_each_module_in_its_mode():
+    model = DCGAN(width=4)
+    model.generator[1].eval()
+    model.sample(2)
+    assert model.generator[4].training
+    assert not model.generator[1].training
+
+
 def test_sampling_leaves_batch_statistics_alone():
     model = DCGAN(width=4)
     before = {key: value.clone() for key, value in model.state_dict().items()}

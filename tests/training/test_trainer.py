@@ -74,6 +74,17 @@ def test_every_loss_trains_a_conditional_gan_with_spectral_norm(loss, images):
     assert ("penalty" in values) == (loss == "wgan-gp")
 
 
+def test_frozen_parameters_stay_frozen(images):
+    model = MLPGAN(hidden=8)
+    frozen = model.discriminator.features[1].requires_grad_(False)
+    before = weights(frozen)
+    trainer = make_trainer(model, GANConfig())
+    for _ in range(2):
+        trainer.step(images)
+    assert [parameter.requires_grad for parameter in model.discriminator.parameters()] == [False, False, True, True]
+    assert all(torch.equal(old, new) for old, new in zip(before, weights(frozen), strict=True))
+
+
 def test_samples_come_from_the_averaged_generator(images):
     model = MLPGAN(hidden=8)
     trainer = make_trainer(model, GANConfig(average=0.9))
