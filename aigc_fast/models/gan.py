@@ -98,7 +98,7 @@ class MLPGAN(GAN):
             latent_dim=latent_dim,
             num_classes=num_classes,
             hidden=hidden,
-            dropout=dropout,
+            dropout=float(dropout),
             spectral_norm=spectral_norm,
         )
         pixels = math.prod(image_shape)
@@ -133,7 +133,7 @@ class DCGAN(GAN):
         spectral_norm: on every layer of the discriminator.
 
     Raises:
-        ValueError: when height or width is not a multiple of 4.
+        ValueError: when height or width is not a multiple of 4, or the strides are not two positive numbers.
     """
 
     name = "dcgan"
@@ -156,18 +156,17 @@ class DCGAN(GAN):
             num_classes=num_classes,
             width=width,
             discriminator_strides=list(discriminator_strides),
-            dropout=dropout,
-            negative_slope=negative_slope,
+            dropout=float(dropout),
+            negative_slope=float(negative_slope),
             spectral_norm=spectral_norm,
         )
+        if len(discriminator_strides) != 2 or min(discriminator_strides) < 1:
+            raise ValueError(f"discriminator_strides={tuple(discriminator_strides)}: expected two positive numbers")
         channels, rows, columns = quarter_sides(image_shape)
         inputs = latent_dim + (num_classes or 0)
         self.generator = _dcgan_generator(inputs, channels, rows, columns, width, negative_slope)
         features = _dcgan_features(channels, width, discriminator_strides, dropout, negative_slope)
-        # A convolution of 5×5 padded by 2 leaves ⌈side / stride⌉ pixels.
-        sides = [
-            math.ceil(math.ceil(side / discriminator_strides[0]) / discriminator_strides[1]) for side in image_shape[1:]
-        ]
+        sides = [_strided(side, discriminator_strides) for side in image_shape[1:]]
         self.discriminator = Discriminator(features, 2 * width * math.prod(sides), num_classes, spectral_norm)
 
 

@@ -142,12 +142,22 @@ def test_wrong_latents_are_named():
         ("vae", {"likelihood": "laplace"}, "likelihood='laplace'"),
         ("mlp-gan", {"num_classes": 0}, "num_classes"),
         ("mlp-gan", {"depth": 3}, "depth"),
+        ("dcgan", {"discriminator_strides": (0, 2)}, r"discriminator_strides=\(0, 2\)"),
+        ("dcgan", {"discriminator_strides": (2,)}, r"discriminator_strides=\(2,\)"),
         ("style-gan", {}, "one of mlp-gan, dcgan, vae, conv-vae, vocoder"),
     ],
 )
 def test_wrong_configurations_are_named(name, config, expected):
     with pytest.raises(UserError, match=expected):
         create(name, **config)
+
+
+def test_whole_numbers_do_where_fractions_are_expected():
+    assert MLPGAN(hidden=4, dropout=0).discriminator.features[-1].p == 0
+    features = DCGAN(width=4, dropout=0, negative_slope=0).discriminator.features
+    assert (features[1].negative_slope, features[2].p) == (0, 0)
+    with pytest.raises(ValueError, match="dropout"):
+        DCGAN(width=4, dropout=-1)
 
 
 def test_dcgan_has_the_published_layers():
