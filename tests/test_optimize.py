@@ -289,6 +289,16 @@ class TestBadArguments:
             aigc_fast.optimize(generator(), precision="low")
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_graph_runs_at_pytorchs_precision(training: bool) -> None:
+    model = nn.Sequential(nn.ConvTranspose2d(4, 4, 4, 2, 1), nn.ReLU()).train(training)
+    compiled = torch.compile(aigc_fast.optimize(model, precision="medium"), fullgraph=True, backend="aot_eager")
+    x = torch.randn(2, 4, 8, 8)
+    with torch.set_grad_enabled(training):
+        torch.testing.assert_close(compiled(x), nn.functional.conv_transpose2d(x, *model[0].parameters(), 2, 1).relu())
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 def test_precision_holds_in_the_swapped_layers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     plain = aigc_fast.nn.conv_transpose.functional.conv_transpose2d

@@ -31,12 +31,15 @@ def float32_precision(level: str | None) -> Iterator[None]:
 
 
 def obeys_precision(cls: type[torch.nn.Module]) -> type[torch.nn.Module]:
-    """Class decorator: the forward runs at the precision in the instance's `float32_precision`, unless that is None."""
+    """Class decorator: the forward runs at the precision in the instance's `float32_precision`, unless that is None.
+
+    Not in a compiled or exported graph: its ops choose their kernels when the graph runs, by the switch as it is then.
+    """
     plain = cls.forward
 
     @functools.wraps(plain)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.float32_precision is None:
+        if self.float32_precision is None or torch.compiler.is_compiling():
             return plain(self, *args, **kwargs)
         with float32_precision(self.float32_precision):
             return plain(self, *args, **kwargs)

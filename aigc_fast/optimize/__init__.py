@@ -43,7 +43,8 @@ def optimize(model: Model, *, example_inputs: Any = None, precision: str | None 
             backward too when the model is in training mode), and the slower one is not swapped. The model's buffers,
             gradients and the random generators are left as they were.
         precision: "highest", "high" or "medium" as for `torch.set_float32_matmul_precision`, for the forward of the
-            swapped layers alone; None leaves it to PyTorch's own switch.
+            swapped layers alone; None leaves it to PyTorch's own switch, which also holds for all layers in a compiled
+            or exported graph.
         inplace: False works on a deep copy.
 
     Returns:
