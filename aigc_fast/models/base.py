@@ -51,6 +51,7 @@ class LatentModel(nn.Module):
     Attributes:
         name: what the registry, files and the command line call the model.
         decoded_at_once: how many items to decode in one call, for which memory suffices.
+        least_batch: how many items a step of training needs.
         config: the constructor's keyword arguments, JSON-able: `type(model)(**model.config)` builds its twin.
 
     Raises:
@@ -59,6 +60,7 @@ class LatentModel(nn.Module):
 
     name: ClassVar[str]
     decoded_at_once: ClassVar[int] = 256
+    least_batch: ClassVar[int] = 1
 
     def __init__(self, *, latent_dim: int, num_classes: int | None = None, **config: Any) -> None:
         super().__init__()

@@ -137,6 +137,7 @@ class DCGAN(GAN):
     """
 
     name = "dcgan"
+    least_batch = 2
 
     def __init__(
         self,

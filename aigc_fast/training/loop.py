@@ -116,8 +116,8 @@ def train(
         console: draws the progress bar there; None for none.
 
     Raises:
-        UserError: when the data does not suit the model, `out_dir` can't be written to or holds another run, or the
-            checkpoint is damaged or of another run. Nothing is overwritten then.
+        UserError: when the data or the batch size does not suit the model, `out_dir` can't be written to or holds
+            another run, or the checkpoint is damaged or of another run. Nothing is overwritten then.
         TrainingInterrupted: after Ctrl-C or SIGTERM.
     """
     run = _Run(model, dataset, config, Path(out_dir))
@@ -139,6 +139,9 @@ class _Run:
         self.checkpoints = folder / "checkpoints"
         self.trainer: Trainer = make_trainer(model, config)
         self.batch_size = min(config.batch_size, len(dataset))
+        if self.batch_size < model.least_batch:
+            given = f"batch_size={config.batch_size}, of {len(dataset)} {dataset.unit}"
+            raise UserError(f"{given}: {model.name} trains on batches of at least {model.least_batch}")
         self.epoch_steps = len(dataset) // self.batch_size
         self.total = config.steps or config.epochs * self.epoch_steps
         self.averages = Averages()

@@ -93,7 +93,7 @@ def diversity(fake: Tensor, real: Tensor) -> Tensor:
 
 
 def _spacing(images: Tensor) -> Tensor:
-    points = images.detach().flatten(1)
+    points = images.detach().flatten(1).float()  # PyTorch has no distances in 16 bits
     distances = torch.cdist(points, points)
     return distances.fill_diagonal_(torch.inf).min(dim=1).values.mean()
 

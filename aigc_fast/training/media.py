@@ -35,7 +35,7 @@ class Medium(ABC):
 
     @abstractmethod
     def batch(self, indices: Tensor) -> Any:
-        """What the model's trainer takes of the items at `indices` (n,), on the model's device."""
+        """What the model's trainer takes of the items at `indices` (n,), in the model's dtype on its device."""
 
     @abstractmethod
     def write_samples(self, model: LatentModel, seed: int, path: Path, provenance: Provenance) -> Tensor:
@@ -62,11 +62,11 @@ class Images(Medium):
     """
 
     def __init__(self, model: ImageModel, dataset: ImageDataset, config: TrainingConfig) -> None:
-        self.device, self.dataset, self.shift = model.device, dataset, config.shift
+        self.model, self.dataset, self.shift = model, dataset, config.shift
 
     def batch(self, indices: Tensor) -> Tensor:
         """Images (n, channels, height, width) in [-1, 1]."""
-        return shift(self.dataset.batch(indices), self.shift).to(self.device)
+        return shift(self.dataset.batch(indices), self.shift).to(self.model.device, self.model.dtype)
 
     def write_samples(self, model: ImageModel, seed: int, path: Path, provenance: Provenance) -> Tensor:
         """A grid as PNG, a class in each column. See `Medium.write_samples`."""
@@ -97,9 +97,10 @@ class Sounds(Medium):
 
     @cached_property
     def _analysed(self) -> AnalysedSounds:
+        parts = self.dataset.audio.split(_ANALYSED_AT_ONCE)
         with torch.no_grad():
             return AnalysedSounds.concatenated(
-                [self.model.analyse(part.to(self.model.device)) for part in self.dataset.audio.split(_ANALYSED_AT_ONCE)]
+                [self.model.analyse(part.to(self.model.device, self.model.dtype)) for part in parts]
             )
 
     def batch(self, indices: Tensor) -> AnalysedSounds:

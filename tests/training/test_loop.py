@@ -284,6 +284,24 @@ def test_data_smaller_than_a_batch_is_one_batch(run, dataset, tmp_path):
     assert result.steps == 3
 
 
+def test_a_batch_that_is_too_small_is_named(run, dataset, tmp_path):
+    with pytest.raises(UserError, match="batch_size=1, of 50 images: dcgan trains on batches of at least 2"):
+        run(tmp_path, name="dcgan", batch_size=1)
+    one = ImageDataset(dataset.images[:1], dataset.labels[:1], dataset.class_names, "one")
+    with pytest.raises(UserError, match="batch_size=8, of 1 images"):
+        run(tmp_path, name="dcgan", data=one)
+    assert not list(tmp_path.iterdir())
+    assert run(tmp_path, name="mlp-gan", batch_size=1, steps=2).steps == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, torch.float64) for name in MODELS), ("dcgan", torch.bfloat16), ("vae", torch.bfloat16)]
+)
+def test_items_come_in_the_models_dtype(run, tmp_path, name, dtype):
+    result = run(tmp_path, name=name, dtype=dtype, steps=2, sample_interval=1)
+    assert {parameter.dtype for parameter in result.model.parameters()} == {dtype}
+
+
 def test_every_image_of_an_epoch_is_seen_once(dataset, tmp_path, monkeypatch):
     seen = []
     model = create("vae", image_shape=(1, 8, 8), hidden=4, num_classes=3)
