@@ -20,6 +20,9 @@ CONFIGS = {
     "gpt2": lambda: transformers.GPT2Config(vocab_size=97, n_embd=48, n_layer=2, n_head=4, n_positions=512),
     "llama": lambda: transformers.LlamaConfig(**LLAMA),
     "mistral": lambda: transformers.MistralConfig(**LLAMA, sliding_window=7),
+    "gpt-oss": lambda: transformers.GptOssConfig(
+        **LLAMA, head_dim=12, num_local_experts=2, num_experts_per_tok=1, sliding_window=7, initializer_range=0.2
+    ),
 }
 
 
@@ -108,6 +111,50 @@ def test_a_position_bias_and_a_mask() -> None:
         found, weights = integration.attention(layer, q, k, v, mask, position_bias=bias)
         assert weights is None
         torch.testing.assert_close(found, sdpa(layer, q, k, v, mask, position_bias=bias)[0])
+
+
+SINK_MASKS = {
+    "causal": lambda: None,
+    "full": lambda: None,
+    "bool": lambda: torch.rand(2, 1, 9, 11) < 0.6,
+    "float": lambda: torch.randn(2, 4, 9, 11),
+    "of keys": lambda: torch.rand(2, 1, 1, 11) < 0.6,
+    "of queries": lambda: torch.rand(2, 1, 9, 1) < 0.6,
+}
+
+
+@pytest.mark.parametrize("scaling", [None, 0.3])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("kind", SINK_MASKS)
+def test_sinks(kind: str, biased: bool, scaling: float | None, backend: str) -> None:
+    mask, causal = SINK_MASKS[kind](), kind == "causal"
+    q, k, v, sinks = torch.randn(2, 4, 9, 8), torch.randn(2, 2, 11, 8), torch.randn(2, 2, 11, 6), 3 * torch.randn(4)
+    bias = torch.randn(1, 4, 9, 11) if biased else None
+    inputs = [tensor.requires_grad_() for tensor in (q, k, v, sinks)]
+
+    scores = q @ k.repeat_interleave(2, 1).transpose(2, 3) * (8**-0.5 if scaling is None else scaling)
+    scores = scores + (0 if bias is None else bias)
+    if causal:
+        mask = torch.ones(9, 11, dtype=torch.bool).tril()
+    if mask is not None:
+        scores = scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, -torch.inf)
+    weights = torch.cat([scores, sinks.view(1, 4, 1, 1).expand(2, 4, 9, 1)], -1).softmax(-1)[..., :-1]
+    expected = (weights @ v.repeat_interleave(2, 1)).transpose(1, 2)
+
+    given = {"is_causal": causal, "position_bias": bias, "scaling": scaling, "s_aux": sinks}
+    found, _ = integration.attention(torch.nn.Module(), q, k, v, None if causal else mask, **given)
+    torch.testing.assert_close(found, expected)
+    grads = (torch.autograd.grad(output.sin().sum(), inputs) for output in (found, expected))
+    for ours, theirs in zip(*grads, strict=True):
+        assert relative_error(ours, theirs) < 1e-5
+
+
+def test_a_single_query_with_sinks_sees_all_keys() -> None:
+    q, k, sinks = torch.randn(1, 2, 1, 8), torch.randn(1, 2, 7, 8), torch.randn(2)
+    found, _ = integration.attention(torch.nn.Module(), q, k, k, None, is_causal=True, s_aux=sinks)
+    full, _ = integration.attention(torch.nn.Module(), q, k, k, None, is_causal=False, s_aux=sinks)
+    torch.testing.assert_close(found, full)
+    assert not torch.allclose(found, integration.attention(torch.nn.Module(), q, k, k, None)[0])
 
 
 def test_capped_scores_are_refused() -> None:
