@@ -4,6 +4,7 @@ Example:
     >>> from aigc_fast.integrations.diffusers import AttnProcessor, use
     >>> pipeline.unet.set_attn_processor(AttnProcessor())  # every attention of the U-Net, or
     >>> use(pipeline.unet), use(pipeline.vae)  # those alone that have diffusers' default processor
+    >>> restore(pipeline.unet)  # diffusers' own again, without which its `set_default_attn_processor` raises
 """
 
 from __future__ import annotations
@@ -22,11 +23,18 @@ except ImportError as error:
         f"aigc_fast.integrations.diffusers needs diffusers ({error}): pip install -U diffusers"
     ) from error
 
-__all__ = ["AttnProcessor", "use"]
+__all__ = ["AttnProcessor", "restore", "use"]
 
 
 class AttnProcessor:
-    """The same as diffusers' `AttnProcessor2_0`: self and cross attention over sequences and over images."""
+    """The same as diffusers' `AttnProcessor2_0`: self and cross attention over sequences and over images.
+
+    Args:
+        replaced: the processor that `restore` puts back; None for none.
+    """
+
+    def __init__(self, replaced: theirs.AttentionProcessor | None = None) -> None:
+        self.replaced = replaced
 
     def __call__(
         self,
@@ -94,7 +102,7 @@ def _split(tensor: Tensor, heads: int) -> Tensor:
 def use(model: torch.nn.Module) -> list[str]:
     """Puts an `AttnProcessor` in the place of every `AttnProcessor2_0` and `AttnProcessor` of diffusers in a model.
 
-    Other processors, of added keys, IP adapters and the like, compute something else and stay.
+    Other processors, of added keys, IP adapters and the like, compute something else and stay. `restore` undoes it.
 
     Args:
         model: a diffusers model, such as a pipeline's `unet` or `vae`.
@@ -108,6 +116,24 @@ def use(model: torch.nn.Module) -> list[str]:
             theirs.AttnProcessor,
             theirs.AttnProcessor2_0,
         ):
-            module.set_processor(AttnProcessor())
+            module.set_processor(AttnProcessor(module.processor))
+            names.append(name)
+    return names
+
+
+def restore(model: torch.nn.Module) -> list[str]:
+    """Puts back the processors that `use` replaced in a model.
+
+    Args:
+        model: that `use` was called with, or a part or copy of it.
+
+    Returns:
+        The names of the attention layers that changed.
+    """
+    names = []
+    for name, module in model.named_modules():
+        processor = getattr(module, "processor", None)
+        if isinstance(processor, AttnProcessor) and processor.replaced is not None:
+            module.set_processor(processor.replaced)
             names.append(name)
     return names

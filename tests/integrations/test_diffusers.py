@@ -62,8 +62,8 @@ def test_layers(name: str, masked: bool, backend: str) -> None:
         assert relative_error(ours, expected) < 1e-5 or expected.norm() < 1e-4
 
 
-def test_unet_and_vae(attentions: list[str]) -> None:
-    unet = diffusers.UNet2DConditionModel(
+def small_unet() -> nn.Module:
+    return diffusers.UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(16, 32),
         layers_per_block=1,
@@ -73,6 +73,10 @@ def test_unet_and_vae(attentions: list[str]) -> None:
         attention_head_dim=4,
         norm_num_groups=4,
     ).eval()
+
+
+def test_unet_and_vae(attentions: list[str]) -> None:
+    unet = small_unet()
     vae = diffusers.AutoencoderKL(
         block_out_channels=(8, 16),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -99,3 +103,22 @@ def test_other_processors_stay() -> None:
     holder = nn.Sequential(layer, theirs.Attention(**LAYERS["self"], processor=theirs.AttnProcessor()))
     assert integration.use(holder) == ["1"]
     assert isinstance(layer.processor, theirs.AttnAddedKVProcessor2_0)
+
+
+def test_restore_puts_back_what_was_there() -> None:
+    unet = small_unet()
+    before = unet.attn_processors
+    names = integration.use(unet)
+    with pytest.raises(ValueError, match="set_default_attn_processor"):
+        unet.set_default_attn_processor()
+    assert integration.restore(unet) == names
+    assert unet.attn_processors == before
+    assert integration.restore(unet) == []
+    unet.set_default_attn_processor()
+    assert integration.use(unet) == names
+
+
+def test_restore_leaves_processors_that_the_user_set() -> None:
+    layer = theirs.Attention(**LAYERS["self"], processor=integration.AttnProcessor())
+    assert integration.restore(layer) == []
+    assert isinstance(layer.processor, integration.AttnProcessor)
