@@ -77,7 +77,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
             raise RuntimeError(f"query has shape {tuple(shape)}: expected (L, {self.embed_dim}), or a batch of these")
         of_length = 1 if dim == 3 and self.batch_first else 0
         batch = (shape[1 - of_length],) if dim == 3 else ()
-        if not query is key is value:
+        if not (query is key is value and self._qkv_same_embed_dim):
             self._check_keys(key, value, batch, of_length)
         if attn_mask is not None:
             wanted = (shape[of_length], key.shape[of_length])

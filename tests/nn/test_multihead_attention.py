@@ -170,6 +170,13 @@ def test_shapes_that_do_not_fit(kind: str, batch_first: bool) -> None:
         ours(**given, need_weights=False)
 
 
+def test_a_query_for_all_where_keys_have_a_size_of_their_own() -> None:
+    ours, _ = pair(**KINDS["sizes of its own"])
+    x = torch.zeros(L, N, E)
+    with pytest.raises(RuntimeError, match=rf"^key has shape \({L}, {N}, {E}\): expected \({L}, {N}, 10\)"):
+        ours(x, x, x, need_weights=False)
+
+
 def test_masks_that_do_not_fit_without_a_batch() -> None:
     ours, _ = pair()
     tensors = inputs(ours, batched=False)
