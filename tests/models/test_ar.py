@@ -320,6 +320,19 @@ def test_stability_of_each_series():
     assert ARModel(coeffs=[[0.9], [1.1]]).is_stable.tolist() == [True, False]
 
 
+@pytest.mark.parametrize("make", [torch.tensor, lambda values: torch.nn.Parameter(torch.tensor(values)), np.array])
+def test_the_caller_s_tensors_are_copied(make):
+    given = {"coeffs": make([[0.5, 0.3]]), "intercept": make([1.0]), "noise_variance": make([2.0])}
+    model = ARModel(**given)
+    with torch.no_grad():
+        model.coeffs.zero_(), model.intercept.zero_(), model.noise_variance.zero_()
+        for name, value in given.items():
+            assert (value != 0).all(), name
+    for name in given:
+        assert type(getattr(model, name)) is torch.Tensor
+        assert not getattr(model, name).requires_grad
+
+
 @pytest.mark.parametrize("paths", [None, 4])
 def test_state_dict_round_trip(paths):
     x = series(200, paths=paths)

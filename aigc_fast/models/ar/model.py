@@ -33,7 +33,7 @@ class ARModel(nn.Module):
 
     Args:
         order: p, at least 1, for a model to fit; its coefficients are 0. Either this or `coeffs`.
-        coeffs: (p,), or (B, p) of each series; the most recent lag first.
+        coeffs: (p,), or (B, p) of each series; the most recent lag first. Tensors are copied, without their gradient.
         intercept: c, a number, () or (B,).
         noise_variance: σ², at least 0; a number, () or (B,).
         device: of the buffers; by default coeffs'.
@@ -80,7 +80,7 @@ class ARModel(nn.Module):
             raise ValueError(f"order={order}, coeffs={coeffs}: expected one of the two")
         if coeffs is None:
             coeffs = torch.zeros(integer("order", order, 1), device=device, dtype=dtype)
-        coeffs = torch.as_tensor(coeffs, device=device, dtype=dtype)
+        coeffs = torch.as_tensor(coeffs, device=device, dtype=dtype).detach().clone()
         if coeffs.dim() not in (1, 2) or coeffs.shape[-1] < 1:
             raise ValueError(f"coeffs has shape {tuple(coeffs.shape)}: expected (p,) or (B, p), p at least 1")
         if coeffs.dtype not in DTYPES:
@@ -94,11 +94,11 @@ class ARModel(nn.Module):
         self.register_buffer("num_parameters", torch.zeros((), dtype=torch.int64, device=coeffs.device))
 
     def _of_series(self, name: str, value: Tensor | float) -> Tensor:
-        found = torch.as_tensor(value, device=self.coeffs.device, dtype=self.coeffs.dtype)
+        found = torch.as_tensor(value, device=self.coeffs.device, dtype=self.coeffs.dtype).detach()
         shape = self.coeffs.shape[:-1]
         if found.shape not in ((), shape):
             raise ValueError(f"{name} has shape {tuple(found.shape)}: expected a number or {tuple(shape)}")
-        return found.expand(shape).clone() if found.shape != shape else found
+        return found.expand(shape).clone()
 
     @property
     def order(self) -> int:
