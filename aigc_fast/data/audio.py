@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import operator
 import os
 import struct
 from pathlib import Path
@@ -19,7 +20,9 @@ WAV_SUFFIXES = (".wav", ".wave")
 
 _FORMATS = ("WAV", "WAVEX", "RF64")
 # What programs write that do not know the length yet: such a file ends where it ends.
-_UNKNOWN_SIZE = 0xFFFFFFFF
+_UNKNOWN_SIZES = (0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
+# In an RF64 file: the size stands in its chunk ds64.
+_IN_DS64 = 0xFFFFFFFF
 _ZERO_CROSSINGS = 10
 _KAISER_BETA = 5.0
 _RESAMPLED_AT_ONCE = 1 << 16
@@ -38,19 +41,32 @@ def read_wav(path: str | os.PathLike[str], sample_rate: int | None = None, mono:
         as they are. 32-bit integers and doubles are rounded to float32.
 
     Raises:
-        UserError: when the file is missing, empty, truncated, no WAV file, or holds NaN or infinity; when the soundfile
-            library is missing.
-        ValueError: on a sample rate that is not positive.
+        UserError: when the file is missing, empty, truncated, no WAV file, or its samples are NaN or infinity or become
+            so when mixed or resampled; when the soundfile library is missing.
+        TypeError, ValueError: on a sample rate that is no integer or not positive.
     """
-    with opened_wav(path) as file:
-        samples, rate = file.read(dtype="float32", always_2d=True), file.samplerate
-    audio = torch.from_numpy(samples).T
-    if not audio.numel():
+    samples, rate = _samples(path)
+    if not samples.numel():
         raise UserError(f"{path}: expected at least one sample, got none")
+    audio = samples.mean(0) if mono else samples.contiguous()
+    if sample_rate is not None:
+        audio, rate = resample(audio, rate, sample_rate), sample_rate
     if not audio.isfinite().all():
-        raise UserError(f"{path}: expected finite samples, got NaN or infinity")
-    audio = audio.mean(0) if mono else audio.contiguous()
-    return (audio, rate) if sample_rate is None else (resample(audio, rate, sample_rate), sample_rate)
+        raise UserError(
+            f"{path}: expected finite samples, mixed and resampled too; the greatest is {samples.abs().max():.3g}"
+        )
+    return audio, rate
+
+
+def _samples(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
+    """float32 (channels, T) and the file's rate."""
+    with opened_wav(path) as file:
+        try:
+            # Without the number of frames soundfile reads no codec that cannot seek, such as GSM 6.10.
+            samples = file.read(file.frames, dtype="float32", always_2d=True)
+        except soundfile_library().LibsndfileError as error:
+            raise _damaged(path, error) from None
+        return torch.from_numpy(samples).T, file.samplerate
 
 
 def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
@@ -68,7 +84,7 @@ def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
         (..., ceil(T · to_rate / from_rate)), of the audio's dtype.
 
     Raises:
-        ValueError: on a rate that is not positive, or audio that is not floating-point.
+        TypeError, ValueError: on a rate that is no integer or not positive, or audio that is not floating-point.
 
     Equivalent to `scipy.signal.resample_poly(audio, to_rate, from_rate, axis=-1)`. Method: Smith and Gossett, "A
     flexible sampling-rate conversion method", 1984.
@@ -79,7 +95,7 @@ def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
         raise ValueError(f"audio: expected (..., T), floating-point, got {tuple(audio.shape)}, {audio.dtype}")
     divisor = math.gcd(from_rate, to_rate)
     up, down = to_rate // divisor, from_rate // divisor
-    if up == down:
+    if up == down or not audio.shape[-1]:
         return audio
     phases = _phases_of_sinc(up, down).to(audio)
     taps = phases.shape[1]
@@ -104,7 +120,11 @@ def _phases_of_sinc(up: int, down: int) -> Tensor:
 
 
 def check_rate(name: str, rate: int) -> None:
-    """Raises ValueError on a rate that is not positive."""
+    """Raises TypeError on a rate that is no integer, ValueError on one that is not positive."""
+    try:
+        operator.index(rate)
+    except TypeError:
+        raise TypeError(f"{name}={rate!r}: expected an integer") from None
     if rate < 1:
         raise ValueError(f"{name}={rate}: expected a positive number of Hz")
 
@@ -136,25 +156,37 @@ def opened_wav(path: str | os.PathLike[str]) -> Any:
     _check_length(content, path)
     try:
         file = soundfile.SoundFile(io.BytesIO(content))
-    except soundfile.SoundFileError as error:
-        raise UserError(f"{path}: damaged, or no WAV file: {error}") from None
+    except soundfile.LibsndfileError as error:
+        raise _damaged(path, error) from None
     if file.format not in _FORMATS:
         raise UserError(f"{path}: expected a WAV file, got {file.format}")
     return file
+
+
+def _damaged(path: str | os.PathLike[str], error: Any) -> UserError:
+    return UserError(f"{path}: damaged, or no WAV file: {error.error_string}")
 
 
 def _check_length(content: bytes, path: str | os.PathLike[str]) -> None:
     """libsndfile reads a truncated file as a shorter one."""
     if not content:
         raise UserError(f"{path}: expected a WAV file, got an empty file")
-    if content[:4] != b"RIFF":
+    if content[:4] not in (b"RIFF", b"RIFX", b"RF64"):
         return
+    chunks = _chunks(content, ">" if content[:4] == b"RIFX" else "<")
+    at, size = chunks.get(b"data", (0, 0))
+    if size == _IN_DS64 and b"ds64" in chunks and chunks[b"ds64"][0] + 16 <= len(content):
+        (size,) = struct.unpack_from("<Q", content, chunks[b"ds64"][0] + 8)
+    if size not in _UNKNOWN_SIZES and at + size > len(content):
+        raise UserError(f"{path}: truncated: expected {size} bytes of samples, got {max(0, len(content) - at)}")
+
+
+def _chunks(content: bytes, order: str) -> dict[bytes, tuple[int, int]]:
+    """Where the contents of the chunks begin, up to the samples, and their sizes, by name."""
+    found: dict[bytes, tuple[int, int]] = {}
     at = 12
-    while at + 8 <= len(content):
-        name, size = struct.unpack_from("<4sI", content, at)
-        at += 8
-        if name == b"data":
-            if size != _UNKNOWN_SIZE and at + size > len(content):
-                raise UserError(f"{path}: truncated: expected {size} bytes of samples, got {len(content) - at}")
-            return
-        at += size + size % 2
+    while b"data" not in found and at + 8 <= len(content):
+        name, size = struct.unpack_from(f"{order}4sI", content, at)
+        found[name] = at + 8, size
+        at += 8 + size + size % 2
+    return found

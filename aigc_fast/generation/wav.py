@@ -19,6 +19,7 @@ LABEL = "AI-generated audio"
 
 # libsndfile writes longer comments, but then reads none of the file's strings.
 _COMMENT_BYTES = 2045
+_MAX_RATE = 2**31 - 1
 _PIXELS_PER_SECOND, _MAX_PIXELS = 128, 4096
 
 
@@ -46,8 +47,9 @@ def write_wav(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, pro
 
     Raises:
         UserError: when the file can't be written; when the soundfile library is missing.
-        ValueError: on audio of another shape or type, a sample rate that is not positive, or a record of more than
-            2,045 bytes, which libsndfile can't read.
+        TypeError: on a sample rate that is no integer.
+        ValueError: on audio of another shape or type, a sample rate that is not positive or beyond WAV's 2³¹ − 1, or a
+            record of more than 2,045 bytes, which libsndfile can't read.
     """
     if audio.dim() not in (1, 2) or not audio.is_floating_point() or not audio.numel():
         raise ValueError(
@@ -55,6 +57,8 @@ def write_wav(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, pro
             f"got {tuple(audio.shape)}, {audio.dtype}"
         )
     check_rate("sample_rate", sample_rate)
+    if sample_rate > _MAX_RATE:
+        raise ValueError(f"sample_rate={sample_rate}: expected at most {_MAX_RATE}")
     record = to_record(provenance)
     if len(record) > _COMMENT_BYTES:
         raise ValueError(f"provenance: expected at most {_COMMENT_BYTES} bytes as JSON, got {len(record)}")
@@ -65,8 +69,8 @@ def write_wav(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, pro
             with soundfile.SoundFile(temporary, "w", sample_rate, samples.shape[1], "PCM_16", format="WAV") as file:
                 file.title, file.software, file.comment = LABEL, software_of(provenance), record
                 file.write(samples)
-        except soundfile.SoundFileError as error:
-            raise UserError(f"cannot write {path}: {error}") from None
+        except soundfile.LibsndfileError as error:
+            raise UserError(f"cannot write {path}: {error.error_string}") from None
     return Path(path)
 
 

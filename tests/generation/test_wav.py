@@ -64,11 +64,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         (torch.zeros(0), RATE, RECORD, "audio"),
         (torch.zeros(3, dtype=torch.int16), RATE, RECORD, "audio"),
         (torch.zeros(3), 0, RECORD, "sample_rate=0"),
+        (torch.zeros(3), 2**31, RECORD, "sample_rate=2147483648: expected at most 2147483647"),
         (torch.zeros(3), RATE, Provenance("vocoder", 0, {"note": "x" * 2000}), "at most 2045 bytes"),
         (torch.zeros(2000, 2), RATE, RECORD, "cannot write"),
     ):
         with pytest.raises(ValueError, match=error):
             write_wav(path, audio, rate, record)
+    with pytest.raises(TypeError, match=r"sample_rate=16000\.0: expected an integer"):
+        write_wav(path, torch.zeros(3), 16000.0, RECORD)
     with pytest.raises(UserError, match="cannot write"):
         write_wav(tmp_path / "missing" / "a.wav", torch.zeros(3), RATE, RECORD)
     assert path.read_bytes() == b"old"
