@@ -213,9 +213,11 @@ def _check_options(name: str, given: Iterable[str], known: Collection[str]) -> N
 
 
 def _tell(result: TrainingResult, dataset: Dataset, folder: Path) -> None:
-    last = "  ".join(f"{name} {value:.3g}" for name, value in result.rows[-1].items() if name != "step")
-    speed = f"{result.items_per_second:.0f} {dataset.unit}/s"
-    trained = f"{result.steps} steps on {len(dataset)} {dataset.unit} of {dataset.name}, {speed}"
-    console.print(f"{trained}; {last}", soft_wrap=True)
+    trained = f"{result.steps} steps on {len(dataset)} {dataset.unit} of {dataset.name}"
+    if result.items_per_second:
+        last = "  ".join(f"{name} {value:.3g}" for name, value in result.rows[-1].items() if name != "step")
+        console.print(f"{trained}, {result.items_per_second:.0f} {dataset.unit}/s; {last}", soft_wrap=True)
+    else:
+        console.print(f"{trained}: the checkpoint had them all", soft_wrap=True)
     console.print(f"Model {result.model_path}, samples in {folder / 'samples'}", soft_wrap=True)
     console.print(f"Next:  aigc-fast generate {result.model_path}", soft_wrap=True)

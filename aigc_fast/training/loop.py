@@ -75,7 +75,7 @@ class TrainingResult:
         rows: the log: {"step": ..., losses by name}.
         steps: steps in all.
         seconds: time that this call's steps took, without samples and checkpoints.
-        items_per_second: images or sounds trained on in this call, over `seconds`.
+        items_per_second: images or sounds trained on in this call, over `seconds`; 0 where no step was left.
     """
 
     model: LatentModel
@@ -117,7 +117,8 @@ def train(
 
     Raises:
         UserError: when the data or the batch size does not suit the model, `out_dir` can't be written to or holds
-            another run, or the checkpoint is damaged or of another run. Nothing is overwritten then.
+            another run, or the checkpoint is damaged, of another run or beyond the steps asked for. Nothing is
+            overwritten then.
         TrainingInterrupted: after Ctrl-C or SIGTERM.
     """
     run = _Run(model, dataset, config, Path(out_dir))
@@ -158,6 +159,8 @@ class _Run:
             path = find_checkpoint(self.checkpoints, resume)
             tensors, record = read_checkpoint(path)
             self._check_same_run(path, record)
+            if record["step"] > self.total:
+                raise UserError(f"{path}: is at step {record['step']} already, {self.total} were asked for")
             restore_checkpoint(path, tensors, record["step"], self.trainer)
             self.averages = Averages(record.get("averages"))
         elif not overwrite and (checkpoints_in(self.checkpoints) or (self.folder / MODEL_FILE).exists()):

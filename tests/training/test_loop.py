@@ -82,6 +82,22 @@ def test_a_longer_run_goes_on_from_a_finished_one(run, tmp_path):
     assert same(run(tmp_path / "parts", steps=12, resume=True).model, whole.model)
 
 
+def test_a_finished_run_resumed_elsewhere_leaves_its_model_there(run, tmp_path):
+    whole = run(tmp_path / "whole", steps=12)
+    checkpoint = tmp_path / "whole" / "checkpoints" / "step-00000012.safetensors"
+    again = run(tmp_path / "other", steps=12, resume=checkpoint)
+    assert (again.rows, again.steps, again.items_per_second) == ([], 12, 0)
+    assert same(load(tmp_path / "other" / "model.safetensors"), whole.model)
+
+
+def test_a_checkpoint_beyond_the_steps_asked_for_is_refused(run, tmp_path, snapshot):
+    run(tmp_path, steps=12)
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match=r"step-00000012\.safetensors: is at step 12 already, 3 were asked for"):
+        run(tmp_path, steps=3, resume=True)
+    assert snapshot(tmp_path) == before
+
+
 def test_resuming_from_an_earlier_checkpoint_drops_the_later_ones(run, tmp_path):
     whole = run(tmp_path, steps=12)
     earlier = tmp_path / "checkpoints" / "step-00000005.safetensors"
