@@ -10,6 +10,8 @@ from types import ModuleType, SimpleNamespace
 
 import torch
 
+from aigc_fast.environment import setting
+
 ISA_VARIABLE = "AIGC_FAST_CPU_ISA"
 LEVELS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
 MINIMUM_TORCH = (2, 6)
@@ -90,9 +92,7 @@ def signature(*tensors: torch.Tensor | None) -> Hashable:
 
 
 def _capped_level() -> str | None:
-    cap = os.environ.get(ISA_VARIABLE) or LEVELS[-1]
-    if cap not in LEVELS:
-        raise ValueError(f"{ISA_VARIABLE}={cap!r}: expected one of {', '.join(LEVELS)}")
+    cap = setting(ISA_VARIABLE, LEVELS, LEVELS[-1])
     allowed = LEVELS[: LEVELS.index(cap) + 1]
     usable = [level for level in levels() if level in allowed]
     return usable[-1] if usable else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aigc_fast import _native
+from aigc_fast.environment import setting
 
 BACKEND_VARIABLE = "AIGC_FAST_BACKEND"
 NAMES = ("auto", "reference", "cpu", "cuda", "triton")
@@ -60,18 +60,7 @@ class BackendError(RuntimeError):
     """A forced backend cannot run the call; the message holds every backend's reason."""
 
 
-def _from_environment() -> str:
-    name = os.environ.get(BACKEND_VARIABLE) or "auto"
-    return _checked(name, BACKEND_VARIABLE)
-
-
-def _checked(name: str, what: str) -> str:
-    if name not in NAMES:
-        raise ValueError(f"{what}={name!r}: expected one of {', '.join(NAMES)}")
-    return name
-
-
-_DEFAULT = _from_environment()
+_DEFAULT = setting(BACKEND_VARIABLE, NAMES, "auto")
 _forced: ContextVar[str] = ContextVar("aigc_fast_backend", default=_DEFAULT)
 _told: set[tuple[str, str]] = set()
 
@@ -94,7 +83,9 @@ def backend(name: str) -> Iterator[None]:
         >>> with aigc_fast.backend("reference"):
         ...     y = aigc_fast.functional.conv_transpose2d(x, weight)
     """
-    token = _forced.set(_checked(name, "name"))
+    if name not in NAMES:
+        raise ValueError(f"name={name!r}: expected one of {', '.join(NAMES)}")
+    token = _forced.set(name)
     try:
         yield
     finally:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
 from typing import Any
 
@@ -9,6 +12,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from aigc_fast.backends import BackendError
 from aigc_fast.errors import UserError
 
 BAD_INPUT = 2
@@ -30,8 +34,11 @@ class Group(TyperGroup):
             return super().main(*args, standalone_mode=False, **kwargs)
         try:
             code = super().main(*args, standalone_mode=False, **kwargs)
-        except UserError as error:
+            sys.stdout.flush()
+        except (UserError, BackendError) as error:
             code = _say(str(error))
+        except OSError as error:
+            code = _say_of_system(error)
         except _ClickException as error:
             code = _help_or_say(error)
         except (KeyboardInterrupt, typer.Abort):
@@ -43,6 +50,18 @@ class Group(TyperGroup):
 def _say(message: str) -> int:
     print("aigc-fast: error: " + " ".join(message.split()), file=sys.stderr)
     return BAD_INPUT
+
+
+def _say_of_system(error: OSError) -> int:
+    if error.filename is None and error.errno == errno.ENOSPC:
+        _drop_output()
+    return _say(f"{error.filename or 'output'}: {error.strerror or error}")
+
+
+def _drop_output() -> None:
+    """What standard output did not take would be written again, and fail again, when the process ends."""
+    with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _help_or_say(error: Any) -> int:

@@ -14,6 +14,7 @@ import aigc_fast
 from aigc_fast.cli import app
 from aigc_fast.cli.demo.page import Page
 from aigc_fast.data import digits, read_wav, vowels_and_strings
+from aigc_fast.environment import setting
 from aigc_fast.generation import (
     Provenance,
     draw,
@@ -196,6 +197,63 @@ def test_same_seed_same_weights_and_a_run_is_not_overwritten_unasked(tmp_path):
         == 0
     )
     assert load(tmp_path / "a" / "model.safetensors").metadata["step"] == 6
+
+
+def test_a_finished_run_can_be_resumed_without_its_log(tmp_path):
+    args = ["train", "mlp-gan", "--hidden", "8", *TINY]
+    assert run(*args, "--out", tmp_path / "a").exit_code == 0
+    (tmp_path / "a" / "log.jsonl").unlink()
+    for out, which in (("a", "latest"), ("b", tmp_path / "a" / "checkpoints" / "step-00000004.safetensors")):
+        result = run(*args, "--out", tmp_path / out, "--resume", which)
+        assert result.exit_code == 0, result.output
+        assert "4 steps on 1797 images of digits: the checkpoint had them all" in result.stdout
+    assert_refused(run(*args, "--steps", "3", "--out", tmp_path / "a", "--resume", "latest"), "step 4 already", "3")
+
+
+def module(*args, **environment):
+    """`python -m aigc_fast.cli` in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-m", "aigc_fast.cli", *(str(arg) for arg in args)]
+    path = os.pathsep.join(sys.path)
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path, **environment}
+    )
+
+
+@pytest.mark.parametrize("variable", ["AIGC_FAST_BACKEND", "AIGC_FAST_CPU_ISA"])
+def test_a_wrong_environment_is_one_line(variable):
+    done = module("doctor", **{variable: "foo"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"aigc-fast: error: {variable}='foo': expected one of .*\n", done.stderr)
+
+
+def test_the_script_too_tells_of_a_wrong_environment(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/aigc-fast", "doctor"])
+    monkeypatch.setenv("AIGC_FAST_BACKEND", "foo")
+    with pytest.raises(SystemExit) as ended:
+        setting("AIGC_FAST_BACKEND", ("auto", "cpu"), "auto")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "aigc-fast: error: AIGC_FAST_BACKEND='foo': expected one of auto, cpu\n"
+
+
+def test_a_forced_backend_that_can_not_run_is_one_line(tmp_path, model_files):
+    with aigc_fast.backend("triton"):
+        assert_refused(run("generate", model_files["dcgan"], "--out", tmp_path / "a.png"), "'triton' was asked for")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
+@pytest.mark.parametrize("args", [["--version"], ["doctor", "--json"], ["--help"]])
+def test_output_that_is_not_taken_is_one_line(args):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "aigc_fast.cli", *args],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+    assert done.stderr == "aigc-fast: error: output: No space left on device\n"
+    assert done.returncode == 2
 
 
 def test_grid_is_what_its_record_says_and_comes_again(tmp_path, model_files):
