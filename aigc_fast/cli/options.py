@@ -72,11 +72,15 @@ def model_file(subject: Path) -> Path:
     """The model file that a `Subject` means.
 
     Raises:
-        UserError: on a medium that no run has a model of.
+        UserError: on a medium that no run has a model of, or a folder without a model.
     """
     if has_model(subject):
         return subject / MODEL_FILE
-    return _newest(str(subject)) if str(subject) in MEDIA and not subject.is_file() else subject
+    if str(subject) in MEDIA and not subject.is_file():
+        return _newest(str(subject))
+    if subject.is_dir():
+        raise UserError(f"{subject}: the folder holds no {MODEL_FILE}")
+    return subject
 
 
 def has_model(folder: Path) -> bool:

@@ -10,10 +10,15 @@ from typing import Annotated
 import typer
 
 from aigc_fast.data.audio import WAV_SUFFIXES
+from aigc_fast.errors import UserError
 from aigc_fast.generation import read_provenance, read_wav_provenance
 
 
 def provenance(file: Annotated[Path, typer.Argument(help="A PNG or WAV file that aigc-fast wrote.")]) -> None:
     """Show which model, version, seed and command made a PNG or a WAV file."""
     read = read_wav_provenance if file.suffix.lower() in WAV_SUFFIXES else read_provenance
-    typer.echo(json.dumps(asdict(read(file)), indent=2, ensure_ascii=False))
+    try:
+        text = json.dumps(asdict(read(file)), indent=2, ensure_ascii=False)
+    except RecursionError:
+        raise UserError(f"{file}: the record of aigc_fast is nested too deep to be shown") from None
+    typer.echo(text)

@@ -82,7 +82,7 @@ def from_record(text: str | None, path: str | os.PathLike[str]) -> Provenance:
     try:
         record = json.loads(text)
         return Provenance(**{name: record[name] for name in ("model", "seed", "settings", "version", "torch")})
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: the record of aigc_fast is damaged ({error})") from None
 
 

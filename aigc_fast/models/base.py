@@ -40,6 +40,12 @@ def quarter_sides(image_shape: Sequence[int]) -> tuple[int, int, int]:
     return channels, height // 4, width // 4
 
 
+def _check_counts(**values: Any) -> None:
+    for name, value in values.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name}={value!r}: expected a positive number")
+
+
 class LatentModel(nn.Module):
     """A model that turns latent vectors into images or sounds: one or the other is an item.
 
@@ -64,9 +70,9 @@ class LatentModel(nn.Module):
 
     def __init__(self, *, latent_dim: int, num_classes: int | None = None, **config: Any) -> None:
         super().__init__()
-        for name, value in {"latent_dim": latent_dim, "num_classes": num_classes, **config}.items():
-            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-                raise ValueError(f"{name}={value}: expected a positive number")
+        _check_counts(latent_dim=latent_dim, **{name: value for name, value in config.items() if type(value) is int})
+        if num_classes is not None:
+            _check_counts(num_classes=num_classes)
         self.latent_dim = latent_dim
         self.num_classes = num_classes
         self.config = {**config, "latent_dim": latent_dim, "num_classes": num_classes}
@@ -201,5 +207,6 @@ class SoundModel(LatentModel):
     decoded_at_once = 16
 
     def __init__(self, *, length: int, sample_rate: int, **config: Any) -> None:
+        _check_counts(length=length, sample_rate=sample_rate)
         super().__init__(length=length, sample_rate=sample_rate, **config)
         self.length, self.sample_rate = length, sample_rate

@@ -163,6 +163,8 @@ class DCGAN(GAN):
         )
         if len(discriminator_strides) != 2 or min(discriminator_strides) < 1:
             raise ValueError(f"discriminator_strides={tuple(discriminator_strides)}: expected two positive numbers")
+        if not 0 <= negative_slope <= 1:
+            raise ValueError(f"negative_slope={negative_slope}: expected 0 to 1")
         channels, rows, columns = quarter_sides(image_shape)
         inputs = latent_dim + (num_classes or 0)
         self.generator = _dcgan_generator(inputs, channels, rows, columns, width, negative_slope)

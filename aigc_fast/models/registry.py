@@ -18,6 +18,8 @@ from aigc_fast.models.vocoder import VocoderVAE
 MODELS: dict[str, type[LatentModel]] = {model.name: model for model in (MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE)}
 """Every model class by the name that files and the command line use."""
 
+_WEIGHTS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
 
 def create(name: str, **config: Any) -> LatentModel:
     """A new model.
@@ -33,7 +35,7 @@ def create(name: str, **config: Any) -> LatentModel:
         raise UserError(f"model {name!r} is unknown: expected one of {', '.join(MODELS)}")
     try:
         return MODELS[name](**config)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise UserError(f"{name} cannot be built: {error}") from None
 
 
@@ -68,8 +70,21 @@ def load(path: str | os.PathLike[str]) -> LatentModel:
         # On the meta device a hostile size in the configuration costs no memory.
         with torch.device("meta"):
             model = create(metadata.get("model"), **metadata.get("config", {}))
+        buffers = {name: buffer.dtype for name, buffer in model.named_buffers()}
         model.load_state_dict(tensors, assign=True)
+        _check_dtypes(model, buffers)
     except (UserError, RuntimeError, TypeError) as error:
         raise UserError(f"{path}: the file does not hold a model: {error}") from None
     model.metadata = metadata
     return model.eval()
+
+
+def _check_dtypes(model: LatentModel, buffers: Mapping[str, torch.dtype]) -> None:
+    if model.dtype not in _WEIGHTS:
+        raise TypeError(f"weights are {model.dtype}: expected {', '.join(map(str, _WEIGHTS))}")
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != model.dtype:
+            raise TypeError(f"{name} is {parameter.dtype}: expected {model.dtype}, as other weights")
+    for name, buffer in model.named_buffers():
+        if buffer.dtype != buffers[name] and not (buffers[name].is_floating_point and buffer.dtype == model.dtype):
+            raise TypeError(f"{name} is {buffer.dtype}: expected {buffers[name]}")

@@ -75,9 +75,9 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
     try:
+        if not Path(path).is_file():
+            raise UserError(f"{path}: {'a folder, not a model file' if Path(path).is_dir() else 'no such file'}")
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
@@ -87,7 +87,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
 def _metadata(path: str | os.PathLike[str], header: Mapping[str, str] | None) -> dict[str, Any]:
     try:
         metadata = json.loads((header or {}).get(_KEY, ""))
-    except ValueError:
+    except (ValueError, RecursionError):
         metadata = None
     if not isinstance(metadata, dict):
         raise UserError(f"{path}: the file was not written by aigc_fast: it lacks its metadata")

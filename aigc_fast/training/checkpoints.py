@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aigc_fast.errors import UserError
 from aigc_fast.models.storage import read_tensors, write_tensors
+from aigc_fast.training.log import Averages
 from aigc_fast.training.trainer import Trainer
 
 _PATTERN = "step-*.safetensors"
+_OF_ADAM = ("step", "exp_avg", "exp_avg_sq")
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -92,6 +94,11 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     step = record.get("step")
     if "random.cpu" not in tensors or not isinstance(step, int) or step < 0:
         raise UserError(f"{path}: the file is a model's, not a checkpoint's")
+    for part in ("config", "data", "training"):
+        if not isinstance(record.get(part), dict):
+            raise UserError(f"{path}: the checkpoint is damaged: it lacks its {part}")
+    if not Averages.fits(record.get("averages"), step):
+        raise UserError(f"{path}: the checkpoint is damaged: its averages are none of {step} steps")
     return tensors, record
 
 
@@ -103,14 +110,15 @@ def restore_checkpoint(path: Path, tensors: Mapping[str, Tensor], step: int, tra
     """
     try:
         for name, module in trainer.modules.items():
-            module.load_state_dict(_under(f"{name}.", tensors))
+            module.load_state_dict(_module_state(_under(f"{name}.", tensors), module))
         for name, optimizer in trainer.optimizers.items():
-            state = _optimizer_state(_under(f"optimizer.{name}.", tensors), optimizer)
+            moved = step >= trainer.first_step(name)
+            state = _optimizer_state(_under(f"optimizer.{name}.", tensors), optimizer, moved)
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         torch.set_rng_state(tensors["random.cpu"])
         if trainer.model.device.type == "cuda" and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], trainer.model.device)
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: the checkpoint does not fit the model: {error}") from None
     trainer.step_count = step
 
@@ -119,13 +127,25 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _optimizer_state(flat: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def _module_state(state: Mapping[str, Tensor], module: nn.Module) -> Mapping[str, Tensor]:
+    for name, value in module.state_dict().items():
+        if name in state and state[name].dtype != value.dtype:
+            raise ValueError(f"{name}: expected {value.dtype}, got {state[name].dtype}")
+    return state
+
+
+def _optimizer_state(
+    flat: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, moved: bool
+) -> dict[int, dict[str, Tensor]]:
+    """Adam's state of each parameter by its index; none before the optimizer has moved the parameters."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]] if moved else []
+    if len(flat) != len(_OF_ADAM) * len(parameters):
+        raise ValueError(f"optimizer state: expected {len(_OF_ADAM) * len(parameters)} tensors, got {len(flat)}")
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in flat.items():
-        index, key = name.split(".")
-        shape = parameters[int(index)].shape if int(index) < len(parameters) else None
-        if value.dim() and value.shape != shape:
-            raise ValueError(f"optimizer state {name}: expected shape {shape}, got {tuple(value.shape)}")
-        state.setdefault(int(index), {})[key] = value
+    for index, parameter in enumerate(parameters):
+        state[index] = {key: flat[f"{index}.{key}"] for key in _OF_ADAM}
+        for key, value in state[index].items():
+            shape, dtype = (torch.Size(), torch.float32) if key == "step" else (parameter.shape, parameter.dtype)
+            if (value.shape, value.dtype) != (shape, dtype):
+                raise ValueError(f"optimizer state {index}.{key}: expected {tuple(shape)}, {dtype}")
     return state

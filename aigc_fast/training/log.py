@@ -26,6 +26,14 @@ class Averages:
     def __init__(self, sums: Mapping[str, list[float]] | None = None) -> None:
         self.sums = {name: list(pair) for name, pair in (sums or {}).items()}
 
+    @staticmethod
+    def fits(sums: Any, steps: int) -> bool:
+        """Whether `sums` can be those of a run after so many steps."""
+        return isinstance(sums, dict) and all(
+            isinstance(pair, list) and [type(number) for number in pair] == [float, int] and 1 <= pair[1] <= steps
+            for pair in sums.values()
+        )
+
     def add(self, values: Mapping[str, float]) -> None:
         """Counts one value for each name."""
         for name, value in values.items():
@@ -97,9 +105,16 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         lines = path.read_text(encoding="utf-8").splitlines()
         # The last line may be cut where a run was killed.
         rows = [json.loads(line) for line in lines if line.endswith("}")]
-        return [row for row in rows if isinstance(row["step"], int)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for row in rows:
+            _check_row(row)
+        return rows
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: the log is damaged ({error}); move it away to go on without its rows") from None
+
+
+def _check_row(row: dict[str, Any]) -> None:
+    if not isinstance(row["step"], int) or not all(isinstance(value, int | float) for value in row.values()):
+        raise TypeError("a row holds something else than numbers")
 
 
 def _tensorboard_writer(folder: Path, step: int) -> Any:

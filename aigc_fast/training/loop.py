@@ -162,7 +162,7 @@ class _Run:
             if record["step"] > self.total:
                 raise UserError(f"{path}: is at step {record['step']} already, {self.total} were asked for")
             restore_checkpoint(path, tensors, record["step"], self.trainer)
-            self.averages = Averages(record.get("averages"))
+            self.averages = Averages(record["averages"])
         elif not overwrite and (checkpoints_in(self.checkpoints) or (self.folder / MODEL_FILE).exists()):
             raise UserError(
                 f"{self.folder}: holds a run already: resume it, allow overwriting, or choose another folder"
@@ -274,8 +274,8 @@ def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
     """What two runs must share to be one, by dotted names."""
     settings = {"model": record.get("model")}
     for part in ("config", "data", "training"):
-        values = record.get(part)
-        settings.update({f"{part}.{name}": value for name, value in (values or {}).items() if name not in _MAY_CHANGE})
+        values = record[part]
+        settings.update({f"{part}.{name}": value for name, value in values.items() if name not in _MAY_CHANGE})
     return settings
 
 

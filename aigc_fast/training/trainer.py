@@ -51,6 +51,10 @@ class Trainer(ABC):
         self.step_count += 1
         return {name: float(value) for name, value in values.items()}
 
+    def first_step(self, optimizer: str) -> int:
+        """The step in which an optimizer first moves its weights, from 1."""
+        return 1
+
     @abstractmethod
     def _step(self, inputs: Any, labels: Tensor | None) -> Mapping[str, Tensor | float]: ...
 
@@ -93,6 +97,10 @@ class GANTrainer(Trainer):
             average = get_ema_multi_avg_fn(config.average)
             self.average = AveragedModel(model.generator, multi_avg_fn=average, use_buffers=True)
             self.modules["average"] = self.average
+
+    def first_step(self, optimizer: str) -> int:
+        """See `Trainer.first_step`."""
+        return self.config.critic_steps if optimizer == "generator" else 1
 
     def _step(self, images: Tensor, labels: Tensor | None) -> Mapping[str, Tensor | float]:
         trains_generator = (self.step_count + 1) % self.config.critic_steps == 0

@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import safetensors.torch
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
 
 import aigc_fast
@@ -115,6 +116,7 @@ def test_the_script_and_the_module_agree(tmp_path):
         (["train", "vocoder", "--loss", "hinge"], ["loss", "vocoder"]),
         (["train", "vocoder", "--data", "nowhere"], ["nowhere"]),
         (["generate", "audio"], ["audio", "runs", "train vocoder"]),
+        (["generate", "."], [".: the folder holds no model.safetensors"]),
         (["generate", "images"], ["images", "runs"]),
         (["evaluate", "audio"], ["audio", "runs"]),
         (["train", "vae", "--resume", "latest"], ["no checkpoint"]),
@@ -283,6 +285,10 @@ def test_provenance_command_prints_the_record(tmp_path, model_files):
     run("generate", model_files["conv-vae"], "--out", path, "--count", "2", "--seed", "4")
     shown = json.loads(run("provenance", path).stdout)
     assert (shown["model"], shown["seed"], shown["version"]) == ("conv-vae", 4, aigc_fast.__version__)
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("aigc_fast", json.dumps({**shown, "settings": {}}).replace("{}", "[" * 900 + "]" * 900))
+    Image.new("L", (4, 4)).save(tmp_path / "nested.png", pnginfo=chunks)
+    assert_refused(run("provenance", tmp_path / "nested.png"), "nested.png", "nested too deep")
     sound = tmp_path / "a.WAV"
     write_wav(sound, torch.rand(50), 16000, Provenance("vocoder", 3))
     assert json.loads(run("provenance", sound).stdout)["model"] == "vocoder"
@@ -393,6 +399,10 @@ def test_what_can_be_made_of_sounds(tmp_path, model_files):
     assert tree(tmp_path) == before
 
 
+def nested_model():
+    return safetensors.torch.save({"weight": torch.zeros(3)}, {"aigc_fast": "[" * 100_000 + "]" * 100_000})
+
+
 def test_the_newest_model_of_a_medium_is_found(tmp_path, model_files, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for age, name in enumerate(["mlp-gan", "dcgan", "vocoder"]):
@@ -400,8 +410,9 @@ def test_the_newest_model_of_a_medium_is_found(tmp_path, model_files, monkeypatc
         folder.mkdir(parents=True)
         shutil.copy(model_files[name], folder / "model.safetensors")
         os.utime(folder / "model.safetensors", (1e9 + age, 1e9 + age))
-    (tmp_path / "runs" / "broken").mkdir()
-    (tmp_path / "runs" / "broken" / "model.safetensors").write_text("hello")
+    for name, content in (("broken", b"hello"), ("nested", nested_model())):
+        (tmp_path / "runs" / name).mkdir()
+        (tmp_path / "runs" / name / "model.safetensors").write_bytes(content)
     assert "dcgan-grid.png" in run("generate", "images").stdout
     os.utime(tmp_path / "runs" / "mlp-gan" / "model.safetensors", (2e9, 2e9))
     assert "mlp-gan-grid.png" in run("generate", "images").stdout

@@ -118,8 +118,10 @@ def test_another_program_s_file_is_refused(path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nothing.safetensors: no such file"):
         load(tmp_path / "nothing.safetensors")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="a folder, not a model file"):
         load(tmp_path)
+    with pytest.raises(UserError, match="File name too long"):
+        load(tmp_path / ("x" * 5000))
 
 
 @pytest.mark.parametrize(
@@ -141,6 +143,56 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_hostile_configuration_is_refused(saved, changes):
     rewrite(saved, **changes)
     with pytest.raises(UserError, match="does not hold a model"):
+        load(saved)
+
+
+@pytest.mark.parametrize("value", ["x", None, [1], {}, 10**30, 1e308, -0.1, float("nan")])
+def test_a_hostile_slope_is_refused(path, value):
+    save(DCGAN(width=4), path)
+    rewrite(path, config={"width": 4, "negative_slope": value})
+    with pytest.raises(UserError, match="does not hold a model"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_classes": {}}, {"length": True}, {"sample_rate": float("inf")}, {"sample_rate": 10**400}]
+)
+def test_a_hostile_number_is_refused(path, changes):
+    save(VocoderVAE(length=500, width=4), path)
+    rewrite(path, config={"length": 500, "width": 4, **changes})
+    with pytest.raises(UserError, match="does not hold a model"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "dtype", "expected"),
+    [
+        ("", torch.complex64, "weights are torch.complex64"),
+        ("", torch.float8_e4m3fn, "weights are torch.float8_e4m3fn"),
+        ("head.bias", torch.float64, "head.bias is torch.float64"),
+        ("running_mean", torch.complex64, "running_mean is torch.complex64"),
+        ("num_batches_tracked", torch.float32, "num_batches_tracked is torch.float32"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(path, part, dtype, expected):
+    from aigc_fast.models.storage import read_tensors, write_tensors
+
+    save(DCGAN(width=4), path)
+    tensors, metadata = read_tensors(path)
+    write_tensors(path, {name: value.to(dtype) if part in name else value for name, value in tensors.items()}, metadata)
+    with pytest.raises(UserError, match=expected):
+        load(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_of_another_precision_is_loaded(path, dtype):
+    save(DCGAN(width=4).to(dtype), path)
+    assert load(path).sample(2).dtype == dtype
+
+
+def test_metadata_nested_without_end_is_refused(saved):
+    save_file(load_file(saved), saved, {"aigc_fast": "[" * 100_000 + "]" * 100_000})
+    with pytest.raises(UserError, match="lacks its metadata"):
         load(saved)
 
 

@@ -253,6 +253,61 @@ def test_a_checkpoint_whose_tensors_do_not_fit_is_refused(run, tmp_path, snapsho
     assert snapshot(tmp_path) == before
 
 
+def _without(*parts):
+    return lambda tensors, record: [tensors.pop(name) for name in list(tensors) if any(part in name for part in parts)]
+
+
+def _of_tensors(changes):
+    return lambda tensors, record: tensors.update(changes)
+
+
+def _of_record(**changes):
+    return lambda tensors, record: record.update(changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (_of_record(averages=[1]), "averages"),
+        (_of_record(averages={"loss": "x"}), "averages"),
+        (_of_record(averages={"loss": [1.0, 0]}), "averages"),
+        (_of_record(averages={"loss": [1.0, 10**400]}), "averages"),
+        (_of_record(training=[1]), "training"),
+        (_of_record(config="x"), "config"),
+        (_of_record(data=None), "data"),
+        (_of_record(training={"seed": json.loads("[" * 900 + "]" * 900)}), "training"),
+        (_of_record(step=10**30), "step 1000000000000000000000000000000 already"),
+        (_without(".step"), "does not fit"),
+        (_without(".exp_avg"), "does not fit"),
+        (_without("optimizer."), "does not fit"),
+        (_without("random."), "not a checkpoint's"),
+        (_of_tensors({"optimizer.model.0.step": torch.tensor(12)}), "does not fit"),
+        (_of_tensors({"model.code.0.bias": torch.zeros(8, dtype=torch.cfloat)}), "expected torch.float32"),
+        (_of_tensors({"random.cpu": torch.zeros(3)}), "does not fit"),
+    ],
+)
+def test_a_checkpoint_that_holds_nonsense_is_refused(run, tmp_path, snapshot, change, expected):
+    from aigc_fast.models.storage import read_tensors, write_tensors
+
+    run(tmp_path)
+    path = tmp_path / "checkpoints" / "step-00000012.safetensors"
+    tensors, record = read_tensors(path)
+    change(tensors, record)
+    write_tensors(path, tensors, record)
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match=rf"step-00000012\.safetensors: .*{expected}"):
+        run(tmp_path, resume=True, steps=20)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000 + "}", '{"step": 3, "loss": {}}', '{"step": "x"}', '{"loss": 1.0}'])
+def test_a_damaged_log_is_named(run, tmp_path, line):
+    run(tmp_path)
+    (tmp_path / "log.jsonl").write_text(line + "\n")
+    with pytest.raises(UserError, match=r"log\.jsonl: the log is damaged"):
+        run(tmp_path, resume=True, steps=20)
+
+
 def test_nothing_to_resume_is_named(run, tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         run(tmp_path, resume=True)
