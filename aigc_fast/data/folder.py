@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from aigc_fast.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+# Pillow lets through what its parsers of metadata run into.
+_DAMAGED = (
+    *(OSError, SyntaxError, ValueError, TypeError, AttributeError, KeyError, IndexError, struct.error),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings a picture upright, by EXIF's orientation."""
 _GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")
 
 
@@ -62,10 +78,15 @@ def _read(path: Path, size: int) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
-                upright = ImageOps.exif_transpose(picture)
-                return ImageOps.fit(_plain(upright), (size, size), Image.Resampling.LANCZOS)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+                return ImageOps.fit(_plain(_upright(picture)), (size, size), Image.Resampling.LANCZOS)
+    except _DAMAGED as error:
         raise UserError(f"{path}: cannot be read as an image: {error}") from None
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    # Pillow's exif_transpose also writes the metadata again, which fails on damage that does not touch the picture.
+    turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _plain(picture: Image.Image) -> Image.Image:

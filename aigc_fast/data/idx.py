@@ -21,7 +21,8 @@ def read_idx(path: Path) -> np.ndarray:
     """The uint8 array in an IDX file; a name that ends in .gz is decompressed.
 
     Raises:
-        UserError: when the file is no IDX file of bytes, or shorter or longer than its header says.
+        UserError: when the file is no IDX file of bytes, or shorter or longer than its header says, or the header is of
+            more dimensions or elements than an array can have.
     """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
@@ -35,7 +36,10 @@ def read_idx(path: Path) -> np.ndarray:
             body = _read_exactly(file, math.prod(shape), path, shape)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-    return np.frombuffer(body, np.uint8).reshape(shape)
+    try:
+        return np.frombuffer(body, np.uint8).reshape(shape)
+    except ValueError as error:
+        raise UserError(f"{path}: its header is of no array: {error}") from None
 
 
 def _read_exactly(file: gzip.GzipFile, size: int, path: Path, shape: tuple[int, ...]) -> bytes:

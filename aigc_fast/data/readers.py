@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tokenize
 import zipfile
 import zlib
 from importlib.resources import files
@@ -20,6 +21,12 @@ from aigc_fast.errors import UserError
 DEFAULT_SIZE = 28
 _ARRAY_IMAGES = ("x_train", "x", "images", "data")
 _ARRAY_LABELS = ("y_train", "y", "labels", "target")
+# What zipfile, its decompressors (lzma is None where Python lacks it) and NumPy's parser of headers raise.
+_DAMAGED = (
+    *(ValueError, TypeError, KeyError, EOFError, MemoryError, OverflowError, RuntimeError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+    *(() if zipfile.lzma is None else (zipfile.lzma.LZMAError,)),
+)
 
 
 def digits(size: int = DEFAULT_SIZE) -> ImageDataset:
@@ -82,10 +89,13 @@ def _read_npz(path: Path) -> ImageDataset:
             images = next((arrays[name] for name in _ARRAY_IMAGES if name in arrays), None)
             labels = next((arrays[name] for name in _ARRAY_LABELS if name in arrays), None)
             names = list(arrays)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError) as error:
+    except _DAMAGED as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: damaged, or no .npz file of plain arrays: {error}") from None
+    for array in (images, labels):
+        if not isinstance(array, np.ndarray | None):
+            raise UserError(f"{path}: damaged, or no .npz file of plain arrays: a member is no .npy file")
     if images is None:
         raise UserError(f"{path}: expected an array {' or '.join(_ARRAY_IMAGES)}, got {', '.join(names) or 'none'}")
     return _dataset(images, labels, path)

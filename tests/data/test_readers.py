@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import struct
+import zipfile
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 
 from aigc_fast.data import digits, load, shift
@@ -133,6 +135,44 @@ def test_a_damaged_npz_is_named(tmp_path, pixels):
         load(tmp_path / "single.npy")
 
 
+def npy(shape):
+    """The bytes of an .npy file whose header says `shape`."""
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(32)
+
+
+@pytest.mark.parametrize(
+    "member",
+    [npy("(2, 4, 4"), npy(f"({'1' * 40}, 4, 4)"), npy("(True, 4, 4)"), npy(f"(2, {2**62}, 4)"), b"hello", b""],
+    ids=["open", "digits", "bool", "large", "text", "empty"],
+)
+@pytest.mark.parametrize("name", ["x.npy", "x", "y.npy"])
+def test_an_npz_with_a_damaged_member_is_named(tmp_path, member, name):
+    with zipfile.ZipFile(tmp_path / "bad.npz", "w") as file:
+        if name == "y.npy":
+            file.writestr("x.npy", npy("(2, 4, 4)"))
+        file.writestr(name, member)
+    with pytest.raises(UserError, match=r"bad\.npz: damaged, or no \.npz file"):
+        load(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.filterwarnings("ignore")
+def test_any_damage_to_an_npz_is_named_or_harmless(tmp_path, compression):
+    path = tmp_path / "bad.npz"
+    with zipfile.ZipFile(path, "w", compression) as file:
+        file.writestr("x.npy", npy("(2, 4, 4)"))
+    whole = path.read_bytes()
+    refused = set()
+    for at, bits in itertools.product(range(len(whole)), (1, 255)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ bits]) + whole[at + 1 :])
+        try:
+            load(path)
+        except UserError as error:
+            refused.add(str(error).partition(": ")[2])
+    assert any("encrypted" in reason for reason in refused)
+
+
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("dotted", [False, True])
 def test_idx(tmp_path, pixels, classes, zipped, dotted):
@@ -154,6 +194,8 @@ def test_damaged_idx_files_are_named(tmp_path, pixels, classes, zipped):
     good = idx(pixels)
     promised = struct.pack(">BBBB3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1) + bytes(10)
     bad = [b"", good[:3], good[:10], good[:-1], good + b"x", b"\x89PNG" + good, promised, b"\0\0\x0d\x03" + good[4:]]
+    bad.append(struct.pack(">BBBB3I", 0, 0, 8, 3, 0, 2**32 - 1, 2**32 - 1))
+    bad.append(struct.pack(">BBBB255I", 0, 0, 8, 255, *[1] * 255) + b"x")
     whole = pack(good)
     files = [pack(content) for content in bad] + ([whole[: len(whole) // 2], b"hello", good] if zipped else [])
     for content in files:
@@ -231,6 +273,48 @@ def test_a_damaged_image_is_named(tmp_path, pixels):
         (tmp_path / "bad.png").write_bytes(bad)
         with pytest.raises(UserError, match=r"bad\.png"):
             load(tmp_path)
+
+
+@pytest.mark.parametrize("orientation", range(9))
+def test_images_are_turned_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6) * 10)
+    picture.save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as saved:
+        expected = ImageOps.fit(ImageOps.exif_transpose(saved), (4, 4), Image.Resampling.LANCZOS)
+    assert load(tmp_path, size=4).images[0, 0].tolist() == np.asarray(expected).tolist()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_damaged_metadata_of_an_image_is_named_or_harmless(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E], exif[0x011A] = 6, "a house", 1.5
+    picture = Image.fromarray(np.full((4, 6), 200, np.uint8))
+    picture.save(tmp_path / "a.jpg", exif=exif, quality=100)
+    whole = (tmp_path / "a.jpg").read_bytes()
+    start = whole.index(b"Exif")
+    read, refused = 0, []
+    for at in range(start, start + len(exif.tobytes())):
+        for value in (0, 2, 255):
+            (tmp_path / "a.jpg").write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
+            try:
+                read += abs(int(load(tmp_path, size=4).images.float().mean()) - 200) < 3
+            except UserError as error:
+                refused.append(str(error))
+    assert all("a.jpg: cannot be read as an image" in message for message in refused)
+    assert read > len(exif.tobytes())
+
+
+@pytest.mark.parametrize("error", [TypeError("bad"), struct.error("bad"), AttributeError("bad")])
+def test_what_pillow_runs_into_is_named(tmp_path, pixels, monkeypatch, error):
+    def fail(picture):
+        raise error
+
+    write_png(tmp_path / "a.png", pixels[0])
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    with pytest.raises(UserError, match=r"a\.png: cannot be read as an image: bad"):
+        load(tmp_path)
 
 
 def test_an_image_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
