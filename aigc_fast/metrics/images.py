@@ -76,6 +76,9 @@ def evaluate_images(
             f"generated: expected images of shape {tuple(training.shape[1:])} as in training, "
             f"got a tensor of shape {tuple(generated.shape)}"
         )
+    for name, images, least in (("generated", generated, max(k, 3) + 1), ("training", training, 2 * k + 1)):
+        if len(images) < least:
+            raise ValueError(f"{name}: expected at least {least} images, got {len(images)}")
     classifier = classifier or load_classifier()
     real, fake = classifier.features_of(training), classifier.features_of(generated)
     fidelity, variety = precision_recall(real, fake), density_coverage(real, fake, k)

@@ -82,5 +82,5 @@ def test_report_orders_good_worse_and_useless_images(training):
 def test_too_few_or_wrong_images(training):
     with pytest.raises(ValueError, match="generated: expected images of shape"):
         evaluate_images(torch.zeros(40, 3, 28, 28), training)
-    with pytest.raises(ValueError, match="N > k"):
+    with pytest.raises(ValueError, match="expected at least 6 images, got 3"):
         evaluate_images(training[:3], training[:100])
