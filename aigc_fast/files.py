@@ -52,6 +52,18 @@ def _give_usual_mode(path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
+def remove(path: Path) -> None:
+    """Removes a file, if it is there.
+
+    Raises:
+        UserError: when it can't be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot remove {path}: {_reason(error)}") from None
+
+
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """Makes a folder with its parents and checks that files can be written in it.
 

@@ -103,6 +103,8 @@ def evaluate(
     Example:  aigc-fast evaluate runs/dcgan/model.safetensors --neighbours out/nearest.png
     """
     if neighbours is not None:
+        if neighbours.suffix.lower() != ".png":
+            raise UserError(f"{neighbours}: expected the name of a PNG file")
         new_file(neighbours, overwrite)
     found, training, provenance = _items(subject, data, count, seed, label)
     sounds = isinstance(training, SoundDataset)

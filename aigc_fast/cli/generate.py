@@ -42,6 +42,8 @@ _OF_SOUNDS = {What.sequence: 6, What.single: 6, What.interpolation: 1}
 _OF_IMAGES = {What.grid: 64, What.single: 8, What.interpolation: 8, What.manifold: 15}
 """How many by default, for what can be made of each medium; the first is made unless asked otherwise."""
 
+_SUFFIXES = {".png": (".png",), ".wav": WAV_SUFFIXES}
+
 Kind = Annotated[
     What | None,
     typer.Option(
@@ -132,8 +134,8 @@ def _targets(target: Path, kind: What, count: int, suffix: str, overwrite: bool)
         files = [make_folder(target) / f"{index:0{width}d}{suffix}" for index in range(count)]
     else:
         files = [target]
-    if suffix == ".wav" and files[0].suffix.lower() not in WAV_SUFFIXES:
-        raise UserError(f"{target}: expected the name of a WAV file")
+    if files[0].suffix.lower() not in _SUFFIXES[suffix] and not target.is_dir():
+        raise UserError(f"{target}: expected the name of a {suffix[1:].upper()} file")
     for file in files:
         new_file(file, overwrite)
         if suffix != ".png":

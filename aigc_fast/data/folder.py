@@ -12,11 +12,11 @@ from PIL import ExifTags, Image, ImageOps
 from aigc_fast.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-# Pillow lets through what its parsers of metadata run into.
-_DAMAGED = (
+DAMAGED = (
     *(OSError, SyntaxError, ValueError, TypeError, AttributeError, KeyError, IndexError, struct.error),
     *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
+"""What Pillow raises on damaged images; it lets through what its parsers of metadata run into."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -79,7 +79,7 @@ def _read(path: Path, size: int) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
                 return ImageOps.fit(_plain(_upright(picture)), (size, size), Image.Resampling.LANCZOS)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise UserError(f"{path}: cannot be read as an image: {error}") from None
 
 

@@ -36,13 +36,27 @@ def digits(size: int = DEFAULT_SIZE) -> ImageDataset:
 
     Args:
         size: side of the images in pixels.
+
+    Raises:
+        UserError: on a size that does not fit into memory.
     """
     with np.load(files("aigc_fast.data") / "digits.npz", allow_pickle=False) as arrays:
         levels, labels = arrays["images"], arrays["labels"]
     small = torch.nn.functional.pad(torch.from_numpy(levels)[:, None].float() * (255 / 16), (1, 1, 1, 1))
-    images = torch.nn.functional.interpolate(small, size=(size, size), mode="bicubic")
     names = tuple(str(digit) for digit in range(10))
-    return ImageDataset(images.round().clamp(0, 255).byte(), torch.from_numpy(labels).long(), names, "digits")
+    return ImageDataset(_resized(small, size), torch.from_numpy(labels).long(), names, "digits")
+
+
+def _resized(images: Tensor, size: int, antialias: bool = False) -> Tensor:
+    try:
+        scaled = torch.nn.functional.interpolate(images, size=(size, size), mode="bicubic", antialias=antialias)
+        return scaled.round().clamp(0, 255).byte()
+    except RuntimeError:
+        raise _too_large(size, len(images)) from None
+
+
+def _too_large(size: int, count: int) -> UserError:
+    return UserError(f"size={size}: {count} images of that size do not fit into memory")
 
 
 def load(
@@ -57,7 +71,7 @@ def load(
         channels: 1 for grey, 3 for colour; None for what the data is.
 
     Raises:
-        UserError: when the data is missing, damaged or empty.
+        UserError: when the data is missing, damaged or empty, or the size does not fit into memory.
     """
     if size is not None and size < 1:
         raise UserError(f"size={size}: expected a positive number of pixels")
@@ -139,7 +153,10 @@ def _read_folder(path: Path, size: int, channels: int | None) -> ImageDataset:
     found = find_images(path)
     if not found:
         raise UserError(f"{path}: holds no IDX files and no images ({', '.join(SUFFIXES)})")
-    pixels = torch.from_numpy(np.ascontiguousarray(read_images([file for file, _ in found], size, channels)))
+    try:
+        pixels = torch.from_numpy(np.ascontiguousarray(read_images([file for file, _ in found], size, channels)))
+    except (MemoryError, OverflowError):
+        raise _too_large(size, len(found)) from None
     names = tuple(sorted({name for _, name in found if name is not None}))
     labels = torch.tensor([names.index(name) for _, name in found]) if names else None
     return ImageDataset(pixels, labels, names, path.name)
@@ -148,8 +165,8 @@ def _read_folder(path: Path, size: int, channels: int | None) -> ImageDataset:
 def _scaled(dataset: ImageDataset, size: int | None) -> ImageDataset:
     if size is None or dataset.image_shape[1:] == (size, size):
         return dataset
-    scaled = torch.nn.functional.interpolate(dataset.images.float(), size=(size, size), mode="bicubic", antialias=True)
-    return ImageDataset(scaled.round().clamp(0, 255).byte(), dataset.labels, dataset.class_names, dataset.name)
+    scaled = _resized(dataset.images.float(), size, antialias=True)
+    return ImageDataset(scaled, dataset.labels, dataset.class_names, dataset.name)
 
 
 def _in_channels(dataset: ImageDataset, channels: int | None) -> ImageDataset:

@@ -36,6 +36,8 @@ _BANDWIDTHS = (70.0, 90.0, 140.0, 220.0, 300.0)
 _JITTER = 0.005
 _BREATH = 0.01
 _PEAK = 0.8
+# Beyond what is recorded, and a quarter of an hour at 16 kHz: more than a model can be built for.
+_MAX_RATE, _MAX_LENGTH = 1_000_000, 1 << 24
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,16 @@ def load_sounds(
 
     Raises:
         UserError: when the folder is missing or holds no WAV files, when a file is damaged, when the length is not a
-            sample at least, or the rate is below 12,000 Hz where the package makes the sounds.
+            sample at least and 2²⁴ at most, or the rate is above 1 MHz, or below 12,000 Hz where the package makes the
+            sounds.
     """
-    if sample_rate < 1:
-        raise UserError(f"sample_rate={sample_rate}: expected a positive number of Hz")
+    if not 1 <= sample_rate <= _MAX_RATE:
+        raise UserError(f"sample_rate={sample_rate}: expected 1 to {_MAX_RATE} Hz")
     length = round(seconds * sample_rate) if math.isfinite(seconds) else 0
     if length < 1:
         raise UserError(f"seconds={seconds}: expected at least one sample at {sample_rate} Hz")
+    if length > _MAX_LENGTH:
+        raise UserError(f"seconds={seconds}: expected at most {_MAX_LENGTH} samples, got {length}")
     if path is None:
         return vowels_and_strings(length, sample_rate=sample_rate, seed=seed)
     path = Path(path)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 import aigc_fast
+from aigc_fast.data.folder import DAMAGED
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic
 from aigc_fast.generation.grid import to_uint8
@@ -135,6 +136,6 @@ def read_provenance(path: str | os.PathLike[str]) -> Provenance:
         with Image.open(path) as picture:
             picture.load()
             text = getattr(picture, "text", {}).get(RECORD)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise UserError(f"cannot read image {path}: {error}") from None
+    except DAMAGED as error:
+        raise UserError(f"cannot read image {path}: {getattr(error, 'strerror', None) or error}") from None
     return from_record(text, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aigc_fast.errors import UserError
+from aigc_fast.files import remove
 from aigc_fast.models.storage import read_tensors, write_tensors
 from aigc_fast.training.log import Averages
 from aigc_fast.training.trainer import Trainer
@@ -27,24 +27,6 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 def checkpoints_in(folder: Path) -> list[Path]:
     """The checkpoints of a folder, oldest first."""
     return sorted(folder.glob(_PATTERN))
-
-
-def find_checkpoint(folder: Path, resume: bool | str | os.PathLike[str]) -> Path:
-    """The checkpoint to resume from.
-
-    Args:
-        folder: where the run keeps its checkpoints.
-        resume: True or "latest" for the folder's newest one, or a path.
-
-    Raises:
-        UserError: when there is none.
-    """
-    if resume is not True and resume != "latest":
-        return Path(resume)
-    found = checkpoints_in(folder)
-    if not found:
-        raise UserError(f"{folder}: holds no checkpoint to resume from")
-    return found[-1]
 
 
 def write_checkpoint(folder: Path, trainer: Trainer, record: Mapping[str, Any], keep: int) -> Path:
@@ -73,7 +55,7 @@ def write_checkpoint(folder: Path, trainer: Trainer, record: Mapping[str, Any], 
     found = checkpoints_in(folder)
     end = found.index(path) + 1
     for old in found[: max(end - keep, 0)] + found[end:]:
-        old.unlink(missing_ok=True)
+        remove(old)
     return path
 
 
@@ -100,6 +82,31 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not Averages.fits(record.get("averages"), step):
         raise UserError(f"{path}: the checkpoint is damaged: its averages are none of {step} steps")
     return tensors, record
+
+
+def read_newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """The newest checkpoint of a folder, its tensors and its record.
+
+    Raises:
+        UserError: when there is none, or it is damaged; the message then names the newest that is intact.
+    """
+    found = checkpoints_in(folder)
+    if not found:
+        raise UserError(f"{folder}: holds no checkpoint to resume from")
+    path = found[-1]
+    try:
+        return path, *read_checkpoint(path)
+    except UserError as error:
+        intact = next((older for older in found[-2::-1] if _is_intact(older)), None)
+        raise UserError(str(error) + (f"; {intact} is intact" if intact else "; no other is intact")) from None
+
+
+def _is_intact(path: Path) -> bool:
+    try:
+        read_checkpoint(path)
+    except UserError:
+        return False
+    return True
 
 
 def restore_checkpoint(path: Path, tensors: Mapping[str, Tensor], step: int, trainer: Trainer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -86,13 +87,13 @@ class GANConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.loss in LOSSES, "loss", self.loss, f"one of {', '.join(LOSSES)}")
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        _require(0 < self.learning_rate < math.inf, "learning_rate", self.learning_rate, "above 0 and finite")
         rate = self.discriminator_learning_rate
-        _require(rate is None or rate > 0, "discriminator_learning_rate", rate, "above 0")
+        _require(rate is None or 0 < rate < math.inf, "discriminator_learning_rate", rate, "above 0 and finite")
         for name in ("beta1", "beta2", "average"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 to below 1")
         _require(self.critic_steps >= 1, "critic_steps", self.critic_steps, "at least 1")
-        _require(self.gradient_penalty >= 0, "gradient_penalty", self.gradient_penalty, "0 or more")
+        _require(0 <= self.gradient_penalty < math.inf, "gradient_penalty", self.gradient_penalty, "0 or more, finite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +118,9 @@ class VAEConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        _require(0 < self.learning_rate < math.inf, "learning_rate", self.learning_rate, "above 0 and finite")
         for name in ("beta", "warmup", "free_bits"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more, finite")
 
 
 _WGAN_GP = {"learning_rate": 1e-4, "beta1": 0.0, "beta2": 0.9, "critic_steps": 5}

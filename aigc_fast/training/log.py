@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from aigc_fast.errors import UserError
-from aigc_fast.files import atomic
+from aigc_fast.files import atomic, make_folder
 
 
 class Averages:
@@ -122,7 +122,7 @@ def _tensorboard_writer(folder: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError("TensorBoard is not installed: pip install 'aigc-fast[tensorboard]'") from None
-    return SummaryWriter(str(folder), purge_step=step + 1)
+    return SummaryWriter(str(make_folder(folder)), purge_step=step + 1)
 
 
 class ProgressBar:

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from aigc_fast.data import Dataset
 from aigc_fast.errors import UserError
-from aigc_fast.files import make_folder
+from aigc_fast.files import make_folder, remove
 from aigc_fast.generation import provenance_of
 from aigc_fast.models import LatentModel, describe, save
 from aigc_fast.training.checkpoints import (
     checkpoints_in,
-    find_checkpoint,
     read_checkpoint,
+    read_newest_checkpoint,
     restore_checkpoint,
     write_checkpoint,
 )
@@ -156,8 +156,7 @@ class _Run:
 
     def start(self, resume: bool | str | os.PathLike[str], overwrite: bool) -> None:
         if resume:
-            path = find_checkpoint(self.checkpoints, resume)
-            tensors, record = read_checkpoint(path)
+            path, tensors, record = self._checkpoint_of(resume)
             self._check_same_run(path, record)
             if record["step"] > self.total:
                 raise UserError(f"{path}: is at step {record['step']} already, {self.total} were asked for")
@@ -173,7 +172,13 @@ class _Run:
         self.log = RunLog(self.folder, self.trainer.step_count, self.config.tensorboard)
         if not resume:
             for old in [*checkpoints_in(self.checkpoints), *samples.glob("step-*")]:
-                old.unlink()
+                remove(old)
+
+    def _checkpoint_of(self, resume: bool | str | os.PathLike[str]) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+        if resume is True or resume == "latest":
+            return read_newest_checkpoint(self.checkpoints)
+        path = Path(resume)
+        return path, *read_checkpoint(path)
 
     def _check_same_run(self, path: Path, record: Mapping[str, Any]) -> None:
         there, here = _settings(record), _settings(self.record)
@@ -188,6 +193,7 @@ class _Run:
     def go(self, callbacks: tuple[Callback, ...], console: Console | None) -> TrainingResult:
         bar = ProgressBar(self.model.name, self.total, self.dataset.unit, console)
         with _interruptions() as interrupted, bar:
+            bar.show(self.trainer.step_count, {}, self._rate())
             for inputs, labels in self._batches():
                 values = self._timed_step(inputs, labels)
                 step = self.trainer.step_count
@@ -222,7 +228,7 @@ class _Run:
         self.steps_here += 1
         bad = {name: value for name, value in values.items() if not math.isfinite(value)}
         if bad:
-            raise UserError(f"training diverged at step {self.trainer.step_count}: {bad}; try a lower learning rate")
+            raise self._diverged(str(bad))
         return values
 
     def _rate(self) -> float:
@@ -254,16 +260,26 @@ class _Run:
         self.log.add_image(step, picture)
 
     def _checkpoint(self) -> Path:
+        self._check_weights()
         record = {**self.record, "averages": self.averages.sums}
         path = write_checkpoint(self.checkpoints, self.trainer, record, self.config.keep_checkpoints)
         with self.trainer.sampling() as model:
             save(model, self.folder / MODEL_FILE, {**self.record, "step": self.trainer.step_count})
         return path
 
+    def _check_weights(self) -> None:
+        for name, module in self.trainer.modules.items():
+            for key, value in module.state_dict().items():
+                if not value.isfinite().all():
+                    raise self._diverged(f"{name}.{key} is not finite")
+
+    def _diverged(self, how: str) -> UserError:
+        return UserError(f"training diverged at step {self.trainer.step_count}: {how}; try a lower learning rate")
+
     def _finish(self) -> TrainingResult:
+        self._checkpoint()
         if self.config.sample_interval:
             self._sample(self.trainer.step_count)
-        self._checkpoint()
         self.trainer.finish()
         return TrainingResult(
             self.model, self.folder / MODEL_FILE, self.log.rows, self.total, self.seconds, self._rate()

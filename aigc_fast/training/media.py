@@ -59,9 +59,14 @@ class Images(Medium):
         model: to train.
         dataset: images of the model's shape.
         config: whose `shift` is the distance.
+
+    Raises:
+        UserError: when the distance is beyond the images' sides.
     """
 
     def __init__(self, model: ImageModel, dataset: ImageDataset, config: TrainingConfig) -> None:
+        if config.shift > max(model.image_shape[1:]):
+            raise UserError(f"shift={config.shift}: expected at most {max(model.image_shape[1:])}, the images' side")
         self.model, self.dataset, self.shift = model, dataset, config.shift
 
     def batch(self, indices: Tensor) -> Tensor:

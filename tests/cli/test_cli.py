@@ -113,6 +113,13 @@ def test_the_script_and_the_module_agree(tmp_path):
         (["train", "vocoder", "--seconds", "nan"], ["seconds=nan"]),
         (["train", "vocoder", "--sample-rate", "1000"], ["sample_rate=1000"]),
         (["train", "vocoder", "--shift", "1"], ["shift=1", "vocoder"]),
+        (["train", "vocoder", "--seconds", "1e9"], ["seconds=1000000000.0", "16777216 samples"]),
+        (["train", "vocoder", "--sample-rate", "100000000000"], ["sample_rate=100000000000", "1000000 Hz"]),
+        (["train", "vae", "--size", "100000000"], ["size=100000000", "memory"]),
+        (["train", "vae", "--learning-rate", "inf"], ["learning_rate=inf", "finite"]),
+        (["evaluate", "x" * 5000], ["xxx: File name too long"]),
+        (["generate", "x" * 300 + ".safetensors"], ["xxx.safetensors", "File name too long"]),
+        (["train", "vae", "--out", "x" * 300], ["xxx", "File name too long"]),
         (["train", "vocoder", "--loss", "hinge"], ["loss", "vocoder"]),
         (["train", "vocoder", "--data", "nowhere"], ["nowhere"]),
         (["generate", "audio"], ["audio", "runs", "train vocoder"]),
@@ -124,7 +131,7 @@ def test_the_script_and_the_module_agree(tmp_path):
         (["explain", "conv9d"], ["conv9d", "conv_transpose2d"]),
         (["explain", "conv_transpose2d", "2x3x4x4", "5x3x4x4"], ["conv_transpose2d"]),
         (["explain", "conv_transpose2d", "2x3x4x4", "dtype=whole"], ["dtype", "'whole'"]),
-        (["provenance", "missing.png"], ["missing.png"]),
+        (["provenance", "missing.png"], ["missing.png: No such file or directory"]),
         (["provenance", "missing.wav"], ["missing.wav"]),
         (["evaluate", "missing"], ["missing"]),
     ],
@@ -208,6 +215,7 @@ def test_a_finished_run_can_be_resumed_without_its_log(tmp_path):
     for out, which in (("a", "latest"), ("b", tmp_path / "a" / "checkpoints" / "step-00000004.safetensors")):
         result = run(*args, "--out", tmp_path / out, "--resume", which)
         assert result.exit_code == 0, result.output
+        assert "4/4" in result.stdout
         assert "4 steps on 1797 images of digits: the checkpoint had them all" in result.stdout
     assert_refused(run(*args, "--steps", "3", "--out", tmp_path / "a", "--resume", "latest"), "step 4 already", "3")
 
@@ -344,6 +352,10 @@ def test_what_a_model_can_not_do(tmp_path, model_files):
     assert_refused(run("generate", model_files["dcgan"], "--class", "10", "--out", out), "0 to 9")
     assert_refused(run("generate", model_files["mlp-gan"], "--class", "1", "--out", out), "without classes")
     assert_refused(run("generate", model_files["mlp-gan"], "--what", "film", "--out", out), "film", "grid")
+    for name in ("a.jpg", "a"):
+        assert_refused(run("generate", model_files["mlp-gan"], "--out", tmp_path / name), name, "PNG")
+        assert_refused(run("evaluate", model_files["mlp-gan"], "--neighbours", tmp_path / name), name, "PNG")
+    assert_refused(run("generate", model_files["mlp-gan"], "--out", "x" * 300 + ".png"), "x.png: File name too long")
     assert os.listdir(tmp_path) == []
 
 
@@ -462,7 +474,7 @@ def test_too_few_images_or_another_size(tmp_path, model_files):
     folder = tmp_path / "images"
     folder.mkdir()
     Image.new("L", (28, 28)).save(folder / "a.png")
-    assert_refused(run("evaluate", folder), folder)
+    assert_refused(run("evaluate", folder), folder, "expected at least 6 images, got 1")
     save(ConvVAE(width=2, image_shape=(1, 8, 12)), tmp_path / "odd.safetensors")
     assert_refused(run("evaluate", tmp_path / "odd.safetensors"), "8")
 

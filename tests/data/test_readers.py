@@ -337,6 +337,14 @@ def test_wrong_settings_are_named(settings, expected):
         load(**settings)
 
 
+def test_a_size_beyond_memory_is_named(tmp_path, pixels):
+    write_png(tmp_path / "folder" / "a.png", pixels[0])
+    np.savez(tmp_path / "a.npz", x=pixels)
+    for path, count in ((None, 1797), (tmp_path / "a.npz", 9), (tmp_path / "folder", 1)):
+        with pytest.raises(UserError, match=rf"size=100000000: {count} images"):
+            load(path, size=10**8)
+
+
 def test_arrays_are_scaled_when_asked(tmp_path, pixels):
     np.savez(tmp_path / "a.npz", x=np.full((2, 30, 20), 99, np.uint8))
     assert load(tmp_path / "a.npz").image_shape == (1, 30, 20)

@@ -308,6 +308,32 @@ def test_a_damaged_log_is_named(run, tmp_path, line):
         run(tmp_path, resume=True, steps=20)
 
 
+def test_a_damaged_newest_checkpoint_names_the_newest_intact_one(run, tmp_path):
+    run(tmp_path)
+    ten, twelve = (tmp_path / "checkpoints" / f"step-000000{step}.safetensors" for step in (10, 12))
+    twelve.write_bytes(twelve.read_bytes()[:-10])
+    with pytest.raises(UserError, match=rf"{twelve}: .*damaged.*; {ten} is intact"):
+        run(tmp_path, resume=True)
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=rf"{twelve}: .*damaged.*; no other is intact"):
+        run(tmp_path, resume="latest")
+
+
+@pytest.mark.parametrize("place", ["samples/step-00000012.png", "checkpoints/step-00000012.safetensors"])
+def test_folders_in_the_way_are_named(run, tmp_path, place):
+    (tmp_path / place).mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"cannot remove {tmp_path / place}"):
+        run(tmp_path, overwrite=True, sample_interval=5)
+
+
+def test_a_file_in_tensorboard_s_place_is_named(run, tmp_path):
+    (tmp_path / "tensorboard").write_text("in the way")
+    with pytest.raises(UserError, match=rf"cannot write to folder {tmp_path / 'tensorboard'}"):
+        run(tmp_path, tensorboard=True)
+    assert (tmp_path / "tensorboard").read_text() == "in the way"
+
+
 def test_nothing_to_resume_is_named(run, tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         run(tmp_path, resume=True)
@@ -329,6 +355,8 @@ def test_data_that_does_not_suit_the_model_is_named(run, dataset, tmp_path):
     plain = ImageDataset(dataset.images, None, (), "plain")
     with pytest.raises(UserError, match="plain: has no classes, vae was built for 3"):
         run(tmp_path, data=plain, conditional=True)
+    with pytest.raises(UserError, match="shift=9: expected at most 8"):
+        run(tmp_path, shift=9)
     assert not list(tmp_path.iterdir())
 
 
@@ -398,6 +426,25 @@ def test_a_diverged_run_says_so_and_keeps_its_last_checkpoint(run, tmp_path):
     with pytest.raises(UserError, match=r"diverged at step \d+.*learning rate"):
         run(tmp_path, name="conv-vae", learning_rate=1e30)
     assert 12 not in steps_of(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["vae", "mlp-gan"])
+def test_weights_that_diverge_in_the_last_step_are_not_saved(run, tmp_path, name):
+    with pytest.raises(UserError, match=r"diverged at step 1: .*(is not finite|nan).*learning rate"):
+        run(tmp_path, name=name, learning_rate=1e39, steps=1)
+    assert not (tmp_path / "model.safetensors").exists()
+    assert steps_of(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("mlp-gan", "learning_rate"), ("mlp-gan", "discriminator_learning_rate"), ("mlp-gan", "gradient_penalty")]
+    + [("vae", setting) for setting in ("learning_rate", "beta", "free_bits")],
+)
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_settings_that_are_not_finite_are_refused(name, setting, value):
+    with pytest.raises(UserError, match=rf"{setting}={value}: expected .*finite"):
+        default_config(MODELS[name], **{setting: value})
 
 
 def test_a_collapsed_generator_is_reported(run, tmp_path, caplog, monkeypatch):
