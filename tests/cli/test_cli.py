@@ -253,14 +253,15 @@ def test_a_forced_backend_that_can_not_run_is_one_line(tmp_path, model_files):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
 @pytest.mark.parametrize("args", [["--version"], ["doctor", "--json"], ["--help"]])
-def test_output_that_is_not_taken_is_one_line(args):
+def test_output_that_is_not_taken_is_one_line(args, tmp_path):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", "aigc_fast.cli", *args],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            cwd=tmp_path,  # not where the sources lie, without the native library
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
     assert done.stderr == "aigc-fast: error: output: No space left on device\n"
     assert done.returncode == 2
