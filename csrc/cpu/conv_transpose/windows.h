@@ -23,8 +23,12 @@ constexpr float LARGEST = 1e30f;          // beyond it, sums of inputs might ove
 class Magnitudes {
   public:
     void add(vf x) {
-        const vi exponent = vi((vu(x) << 1) >> 24);
-        largest_ = exponent > largest_ ? exponent : largest_;
+        const vi magnitude = vi(x) & 0x7fffffff;
+        largest_ = magnitude > largest_ ? magnitude : largest_;
+    }
+    // Inputs that stand for the others beside them.
+    void add_to_mean(vf x) {
+        const vi exponent = (vi(x) & 0x7fffffff) >> 23;
         sum_ += exponent;
         count_ -= exponent != 0;
     }
@@ -33,7 +37,7 @@ class Magnitudes {
     bool suit_transform() const {
         int64_t largest = 0, sum = 0, count = 0;
         for (int v = 0; v < VF; ++v) {
-            largest = most<int64_t>(largest, largest_[v]);
+            largest = most<int64_t>(largest, largest_[v] >> 23);
             sum += sum_[v];
             count += count_[v];
         }
@@ -290,6 +294,7 @@ class WindowValues {
                         magnitudes.add(x);
                         grid[(d * PH + h) * PW + w] = x;
                     }
+            magnitudes.add_to_mean(grid[0]);
             for (int i = 0; i < PD * PH; ++i)
                 forward(grid + i * PW, PW, 1);
             for (int d = 0; d < PD; ++d)
