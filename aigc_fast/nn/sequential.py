@@ -95,11 +95,9 @@ class Chain:
     def run(self, input: Tensor, channels_last: bool) -> Tensor:
         """Convolution, norm and activation in one call, in channels_last where `turns` allows it."""
         conv = self.convolution
-        weight, bias = (
-            (conv.weight, conv.bias)
-            if self.norm is None
-            else _folded(self, input.numel() // input.shape[1], channels_last)
-        )
+        weight, bias = conv.weight, conv.bias
+        if self.norm is not None:
+            weight, bias = _folded(self, input.numel() // input.shape[1], channels_last)
         activation = _ACTIVATIONS[type(self.activation)] if self.activation is not None else "none"
         geometry = (conv.stride, conv.padding)
         with float32_precision(getattr(conv, "float32_precision", None)):

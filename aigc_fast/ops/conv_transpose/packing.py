@@ -13,7 +13,7 @@ from torch import Tensor
 from aigc_fast import _native
 from aigc_fast.ops.conv_transpose.plan import is_dense, strides_of_axes
 
-SMALL_WEIGHT = 1 << 14  # elements
+READ_WHOLE = 1 << 14  # elements
 MANY_USES = 128
 HUGE_PAGE = 1 << 21  # bytes
 
@@ -58,7 +58,7 @@ def fingerprint(tensor: Tensor, uses: int) -> int:
             take as long as the call, a few cache lines in every page stand for the rest.
     """
     elements = tensor.numel()
-    whole = elements <= SMALL_WEIGHT or uses >= MANY_USES
+    whole = elements <= READ_WHOLE or uses >= MANY_USES
     return _native.cpu.kernels.conv_fingerprint(tensor.data_ptr(), elements * tensor.element_size(), whole)
 
 
