@@ -23,8 +23,8 @@ EXACT, ROUNDED, SPLIT = range(3)
 _FACTORS = {"highest": EXACT, "high": SPLIT, "medium": ROUNDED}
 # Each word of a Philox key is drawn from [0, KEY_LIMIT).
 KEY_LIMIT = 2**63 - 1
-# From so many bytes on, malloc maps memory anew at every call.
-MAPPED_ANEW = 32 << 20
+# From so many bytes on, malloc is likely to have given memory back to the system, and maps it anew page by page.
+MAPPED_ANEW = 4 << 20
 # What PyTorch raises for arguments that don't fit. Its message may name a primitive of its backend rather than the
 # argument, so the ops look again.
 REFUSALS = (RuntimeError, TypeError, AttributeError, IndexError, BufferError)

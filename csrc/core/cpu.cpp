@@ -2,13 +2,13 @@
 
 #include <cstring>
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#include <cstdint>
 #if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+
+#if defined(__x86_64__)
+#include <cpuid.h>
 
 namespace {
 
@@ -71,3 +71,15 @@ bool aigc::cpu_supports(const char* level) {
 bool aigc::cpu_supports(const char* level) { return !std::strcmp(level, "baseline"); }
 
 #endif
+
+int64_t aigc::second_level_cache() {
+    constexpr int64_t LEAST = 256 << 10, MOST = 4 << 20;
+#if defined(__linux__) && defined(__GLIBC__)
+    static const int64_t found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#else
+    constexpr int64_t found = 0;
+#endif
+    // Virtual machines may tell 0.
+    constexpr int64_t USUAL = 1 << 20;
+    return found <= 0 ? USUAL : found < LEAST ? LEAST : found > MOST ? MOST : found;
+}

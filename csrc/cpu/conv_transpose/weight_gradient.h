@@ -3,6 +3,7 @@
 // lie, channels innermost, and nothing is transposed.
 #pragma once
 
+#include "core/cpu.h"
 #include "cpu/conv_transpose/direct.h"
 #include "cpu/conv_transpose/parts.h"
 
@@ -14,8 +15,10 @@ constexpr int64_t ROW_BLOCK = 96;       // rows of a work item, at most: their p
 constexpr int64_t PANEL_BLOCK = 8;      // panels of a work item, at most
 constexpr int64_t ITEMS_PER_THREAD = 4; // at least, where there are rows and panels enough
 constexpr int64_t MOST_SUMS = 512 << 10, MOST_THREADS = 1 << 16;
-constexpr int64_t SUMS_PER_THREAD = 2;    // partial sums; each is added up again
-constexpr int64_t SUM_FLOATS = 256 << 10; // both maps, packed, of the pixels that are summed at a time: they stay in L2
+constexpr int64_t SUMS_PER_THREAD = 2; // partial sums; each is added up again
+
+// Both maps, packed, of the pixels that are summed at a time: every tap reads them again.
+int64_t sum_floats() { return second_level_cache() / 2 / int64_t(sizeof(float)); }
 
 // How sums of a part weigh, for Parts: those that leave the cache are read and written again for every few images.
 int64_t weight_of_sums(int64_t sums_size) { return sums_size <= MOST_SUMS ? sums_size : INT64_MAX / MOST_THREADS; }
@@ -81,7 +84,7 @@ class WeightGradient {
     void sum(float* sums) {
         sums_ = sums;
         // Sums that leave the cache are worth more images at a time.
-        const int64_t floats = most(SUM_FLOATS, g_.groups * taps_ * sums_plane_ / 2);
+        const int64_t floats = most(sum_floats(), g_.groups * taps_ * sums_plane_ / 2);
         const int64_t most_images = most<int64_t>(1, least(small_.batch, floats / per_image()));
         const int64_t images = ceil_div(small_.batch, ceil_div(small_.batch, most_images));
         const int64_t most_lines = images * small_.size[0] * small_.size[1];
