@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils.flop_counter import register_flop_formula
 
 from aigc_fast import _native
 from aigc_fast._native import NEGATED, PLAIN, UNKNOWN
@@ -96,6 +97,7 @@ class Operator:
         setup_context: as for `torch.library.register_autograd`.
         backward: as for `torch.library.register_autograd`; differentiable, so that double backward works.
         detail: names the kernel that the chosen backend takes, for `explain`.
+        flops: what `FlopCounterMode` counts for a call, as PyTorch counts its own op; as for `register_flop_formula`.
         signature: as for `Choice`.
         tags: torch.library tags.
     """
@@ -110,6 +112,7 @@ class Operator:
         setup_context: Callable[[Any, Sequence[Any], Any], None] | None = None,
         backward: Callable[..., Any] | None = None,
         detail: Callable[..., str | None] | None = None,
+        flops: Callable[..., int] | None = None,
         signature: Callable[..., Hashable] | None = None,
         tags: Sequence[torch.Tag] = (),
     ) -> None:
@@ -123,6 +126,8 @@ class Operator:
         torch.library.register_fake(f"aigc_fast::{name}", fake, lib=LIBRARY)
         if backward is not None:
             torch.library.register_autograd(f"aigc_fast::{name}", backward, setup_context=setup_context, lib=LIBRARY)
+        if flops is not None:
+            register_flop_formula(getattr(torch.ops.aigc_fast, name))(flops)
         self._apply = _make_apply(name, setup_context, backward)
         self._overload = getattr(torch.ops.aigc_fast, name).default
         _operators[name] = self

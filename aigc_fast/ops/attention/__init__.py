@@ -63,6 +63,18 @@ def _fake_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *res
     return tuple(cpu.empty_like_rows(tensor, tensor.shape[3]) for tensor in (query, key, value))
 
 
+def _flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *rest: Any, **options: Any) -> int:
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[2] * (width + value[3])
+
+
+def _flops_backward(
+    grad: Sequence[int], query: Sequence[int], key: Sequence[int], value: Sequence[int], *rest: Any, **options: Any
+) -> int:
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[2] * (3 * width + 2 * value[3])
+
+
 _INPUTS = "Tensor query, Tensor key, Tensor value, "
 _OPTIONS = "Tensor? mask, Tensor? philox_key, float dropout_p, SymInt left, SymInt right, SymInt offset, float scale"
 
@@ -73,6 +85,7 @@ ATTENTION = Operator(
     fake=_fake,
     setup_context=_setup,
     detail=cpu.detail,
+    flops=_flops,
     backward=_backward,
 )
 ATTENTION_BACKWARD = Operator(
@@ -81,6 +94,7 @@ ATTENTION_BACKWARD = Operator(
     reference=reference.attention_backward,
     fake=_fake_backward,
     setup_context=_setup_backward,
+    flops=_flops_backward,
     backward=_double_backward,
 )
 ATTENTION.choice.register("cpu", cpu.attention, cpu.unsupported)

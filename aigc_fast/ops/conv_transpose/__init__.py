@@ -8,6 +8,7 @@ other two, so every order of derivative runs on the same kernels.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -141,6 +142,18 @@ def _signature(first: Tensor, second: Tensor, *rest: Any) -> Hashable:
     return _native.signature(first, second, bias), *sizes, _native.cpu.level, precision()
 
 
+def _flops(input: Ints, weight: Ints, *rest: Any, out_shape: Ints, **options: Any) -> int:
+    return 2 * input[0] * prod(weight) * prod(out_shape[2:])
+
+
+def _transposed_flops(input: Ints, weight: Ints, *rest: Any, **options: Any) -> int:
+    return 2 * input[0] * prod(weight) * prod(input[2:])
+
+
+def _weight_gradient_flops(large: Ints, small: Ints, *rest: Any, out_shape: Ints, **options: Any) -> int:
+    return _flops(large, out_shape, out_shape=small)
+
+
 def _forward_operator(
     name: str,
     schema: str,
@@ -158,6 +171,7 @@ def _forward_operator(
         setup_context=setup_context,
         backward=backward,
         signature=_signature,
+        flops=_transposed_flops if "transpose" in name else _flops,
         detail=pieces["detail"],
     )
     operator.choice.register("cpu", pieces["run"], pieces["unsupported"], pieces["slower"], pieces["prepare"])
@@ -333,6 +347,7 @@ conv_weight_gradient = Operator(
     setup_context=_save_maps,
     backward=_conv_weight_gradient_backward,
     signature=_signature,
+    flops=_weight_gradient_flops,
 )
 conv_weight_gradient.choice.register(
     "cpu",
