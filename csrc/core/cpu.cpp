@@ -1,5 +1,6 @@
 #include "core/cpu.h"
 
+#include <algorithm>
 #include <cstring>
 
 #if defined(__linux__)
@@ -73,13 +74,12 @@ bool aigc::cpu_supports(const char* level) { return !std::strcmp(level, "baselin
 #endif
 
 int64_t aigc::second_level_cache() {
-    constexpr int64_t LEAST = 256 << 10, MOST = 4 << 20;
+    // Virtual machines may tell 0.
+    constexpr int64_t UNKNOWN = 1 << 20, LEAST = 256 << 10, MOST = 4 << 20;
 #if defined(__linux__) && defined(__GLIBC__)
     static const int64_t found = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #else
     constexpr int64_t found = 0;
 #endif
-    // Virtual machines may tell 0.
-    constexpr int64_t USUAL = 1 << 20;
-    return found <= 0 ? USUAL : found < LEAST ? LEAST : found > MOST ? MOST : found;
+    return found <= 0 ? UNKNOWN : std::clamp(found, LEAST, MOST);
 }

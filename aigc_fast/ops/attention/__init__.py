@@ -63,16 +63,19 @@ def _fake_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *res
     return tuple(cpu.empty_like_rows(tensor, tensor.shape[3]) for tensor in (query, key, value))
 
 
+def _flops_per_width(query: Sequence[int], key: Sequence[int]) -> int:
+    """Of a product over all pairs of queries and keys, for each number of a head."""
+    return 2 * query[0] * query[1] * query[2] * key[2]
+
+
 def _flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *rest: Any, **options: Any) -> int:
-    batch, heads, queries, width = query
-    return 2 * batch * heads * queries * key[2] * (width + value[3])
+    return _flops_per_width(query, key) * (query[3] + value[3])
 
 
 def _flops_backward(
     grad: Sequence[int], query: Sequence[int], key: Sequence[int], value: Sequence[int], *rest: Any, **options: Any
 ) -> int:
-    batch, heads, queries, width = query
-    return 2 * batch * heads * queries * key[2] * (3 * width + 2 * value[3])
+    return _flops_per_width(query, key) * (3 * query[3] + 2 * value[3])
 
 
 _INPUTS = "Tensor query, Tensor key, Tensor value, "
