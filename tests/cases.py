@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +32,17 @@ def assert_parity(ours: Tensor, theirs: Tensor, reference: Tensor, name: str = "
     found, allowed = relative_error(ours, reference), relative_error(theirs, reference)
     limit = max(2 * allowed, FLOORS[ours.dtype])
     assert found <= limit, f"{name}: error {found:.2e} against float64, PyTorch's own is {allowed:.2e}"
+
+
+@contextmanager
+def float32_precision(level: str) -> Iterator[None]:
+    """Sets PyTorch's switch inside a `with` block."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(level)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(frozen=True)

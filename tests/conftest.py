@@ -80,7 +80,9 @@ def attentions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return count
 
-    monkeypatch.setattr(type(ATTENTION), "__call__", lambda op, *args: (calls.append(op.name), run(op, *args))[1])
+    monkeypatch.setattr(
+        type(ATTENTION), "__call__", lambda op, *args, **named: (calls.append(op.name), run(op, *args, **named))[1]
+    )
     monkeypatch.setattr(attention_cpu, "attend_at_once", counted(at_once))
     for name in ("attention_unseen", "attention_unseen_grouped"):
         monkeypatch.setattr(attention_cpu, name, counted(getattr(attention_cpu, name)))

@@ -7,7 +7,6 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 from aigc_fast.functional import scaled_dot_product_attention
-from aigc_fast.nn.precision import obeys_precision
 
 # Up to so many positions of a batch PyTorch's inference call for projections and attention together is faster than the
 # parts.
@@ -16,7 +15,6 @@ FEW_POSITIONS = 128
 LEAST_LENGTH = 256
 
 
-@obeys_precision
 class MultiheadAttention(torch.nn.MultiheadAttention):
     """`torch.nn.MultiheadAttention`: the same constructor, parameters, `state_dict` keys, masks and numbers.
 
@@ -24,6 +22,8 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
     them and the scores are never stored, dropout or not. Calls that want the weights, `bias_k`, `add_zero_attn` and
     self-attention of few positions at inference, which PyTorch has one call for, run as in PyTorch.
     """
+
+    float32_precision: str | None = None
 
     def forward(
         self,
@@ -55,7 +55,8 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         if key_padding_mask is not None:
             key_padding_mask = key_padding_mask.reshape(q.shape[0], 1, 1, k.shape[2])
         mask = _merged(_visible(hidden, q.dtype), _visible(key_padding_mask, q.dtype))
-        output = scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0, is_causal)
+        dropout_p, precision = self.dropout if self.training else 0.0, self.float32_precision
+        output = scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal, precision=precision)
         return self.out_proj(self._joined(output, batch_dim, batched)), None
 
     def _is_one_call(self, query: Tensor, key: Tensor, value: Tensor) -> bool:

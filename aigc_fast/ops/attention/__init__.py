@@ -80,10 +80,11 @@ def _flops_backward(
 
 _INPUTS = "Tensor query, Tensor key, Tensor value, "
 _OPTIONS = "Tensor? mask, Tensor? philox_key, float dropout_p, SymInt left, SymInt right, SymInt offset, float scale"
+_PRECISION = "*, str? precision=None"
 
 ATTENTION = Operator(
     "attention",
-    f"({_INPUTS}{_OPTIONS}) -> (Tensor, Tensor)",
+    f"({_INPUTS}{_OPTIONS}, {_PRECISION}) -> (Tensor, Tensor)",
     reference=reference.attention,
     fake=_fake,
     setup_context=_setup,
@@ -93,7 +94,7 @@ ATTENTION = Operator(
 )
 ATTENTION_BACKWARD = Operator(
     "attention_backward",
-    f"(Tensor grad, {_INPUTS}Tensor output, Tensor logsumexp, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
+    f"(Tensor grad, {_INPUTS}Tensor output, Tensor logsumexp, {_OPTIONS}, {_PRECISION}) -> (Tensor, Tensor, Tensor)",
     reference=reference.attention_backward,
     fake=_fake_backward,
     setup_context=_setup_backward,

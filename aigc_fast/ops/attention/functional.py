@@ -13,7 +13,7 @@ from aigc_fast.ops.attention import ATTENTION, cpu
 from aigc_fast.ops.attention.reference import band
 from aigc_fast.ops.operator import functorch_level, is_compiling, kind_of_call, plain_eager
 from aigc_fast.ops.random import draw_key
-from aigc_fast.ops.support import REFUSALS, autocast, check_types, has_autocast, has_wide_vectors
+from aigc_fast.ops.support import REFUSALS, autocast, check_precision, check_types, has_autocast, has_wide_vectors
 
 Window = int | tuple[int | None, int | None] | None
 ALIGNMENTS = ("upper_left", "lower_right")
@@ -118,6 +118,7 @@ def scaled_dot_product_attention(
     window: Window = None,
     alignment: str = "upper_left",
     generator: torch.Generator | None = None,
+    precision: str | None = None,
 ) -> Tensor:
     """softmax(scale * query @ key^T + mask) @ value, `torch.nn.functional.scaled_dot_product_attention`.
 
@@ -141,6 +142,7 @@ def scaled_dot_product_attention(
         alignment: of `is_causal` and `window` where L and S differ: "upper_left" puts query 0 at key 0, as PyTorch
             does; "lower_right" puts the last query at the last key, as decoding with a cache wants it.
         generator: the source of dropout's key; by default torch's default generator of the device.
+        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
 
     Returns:
         (..., H, L, V), of query's dtype. A query that sees no key gives zeros; NaN in a query gives NaN for it.
@@ -148,9 +150,10 @@ def scaled_dot_product_attention(
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
         TypeError: an argument that is not a Tensor.
-        ValueError: an impossible `window`, `alignment` or `dropout_p`.
+        ValueError: an impossible `window`, `alignment`, `dropout_p` or `precision`.
     """
-    if window is None and alignment == "upper_left" and dropout_p == 0.0:
+    check_precision(precision)
+    if precision is window is None and alignment == "upper_left" and dropout_p == 0.0:
         output = _at_once(query, key, value, attn_mask, is_causal, scale, enable_gqa)
         if output is not None:
             return output
@@ -190,7 +193,7 @@ def scaled_dot_product_attention(
     if mask is not None and mask.requires_grad:
         output, _ = ATTENTION.reference(*arguments)
     else:
-        output, _ = ATTENTION(*arguments)
+        output, _ = ATTENTION(*arguments, precision=precision)
     return output if simple else _as_given(output, query, key, value)
 
 

@@ -55,7 +55,7 @@ def _fake_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *res
 
 
 _INPUTS = "Tensor query, Tensor key, Tensor value, "
-_OPTIONS = "Tensor cu_seq_q, Tensor cu_seq_k, int left, int right, float scale"
+_OPTIONS = "Tensor cu_seq_q, Tensor cu_seq_k, int left, int right, float scale, *, str? precision=None"
 
 VARLEN = Operator(
     "attention_varlen",
