@@ -1,8 +1,7 @@
-"""Checks of arguments, which name the argument, what came and what was expected."""
+"""Checks of an autoregression's arguments."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,22 +10,6 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float64)
-
-
-def integer(name: str, value: Any, least: int) -> int:
-    """The value as an int.
-
-    Raises:
-        TypeError: where it is no integer.
-        ValueError: where it is less than `least`.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {type(value).__name__}: expected an integer") from None
-    if number < least:
-        raise ValueError(f"{name}={number}: expected at least {least}")
-    return number
 
 
 def check_choice(name: str, value: str, choices: Mapping[str, Any]) -> None:

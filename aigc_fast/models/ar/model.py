@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from aigc_fast import functional
-from aigc_fast.models.ar.checks import DTYPES, check_choice, integer, rows_of, tensor_of
+from aigc_fast.checks import integer
+from aigc_fast.models.ar.checks import DTYPES, check_choice, rows_of, tensor_of
 from aigc_fast.models.ar.diagnostics import CRITERIA, OrderSelection, Whiteness, information, ljung_box
 from aigc_fast.models.ar.fitting import estimate
 from aigc_fast.ops.recursion.reflection import reflection_of_coeffs
