@@ -102,7 +102,10 @@ def _check_classes(folder: Path, classes: dict[Path, list[Path]], kind: str) -> 
         inner = _class_folders(wrapper, classes[wrapper])
         if len(inner) > 1:
             likely = inner[0].parent
-            raise UserError(f"{folder}: its {kind}s are all in {counted(len(inner), 'subfolder')} of {likely}: try it")
+            raise UserError(
+                f"{folder}: expected classes as subfolders, got {wrapper.name} alone, which holds "
+                f"{counted(len(inner), 'folder')} of {kind}s: try {likely}"
+            )
 
 
 def _class_folders(folder: Path, files: list[Path]) -> list[Path]:

@@ -60,9 +60,8 @@ def read_npz(path: Path, notes: Notes) -> tuple[np.ndarray, np.ndarray | None]:
         if isinstance(error, UserError):
             raise
         raise _damaged(path, "its list of files", error) from None
-    for name in names:
-        if name not in chosen:
-            notes.add("left out", path.parent / name, unit="array")
+    if others := [name for name in names if name not in chosen]:
+        notes.say(f"{counted(len(others), 'array')} left out: {some(others)}")
     return images, labels
 
 

@@ -197,7 +197,7 @@ def _white_of(depth: str, files: list[Path], read: list[_Picture], notes: Notes)
     highest = max(one.highest for one in deep.values())
     white = next(level for level in ((1, *_WHITES) if depth == "floats" else _WHITES) if highest <= level)
     for path, one in deep.items():
-        notes.add(f"whose pixels are {depth}, of which {white} was taken for white", path, f"up to {one.highest:g}")
+        notes.add(f"of {depth}, {white} taken for white", path, f"up to {one.highest:g}")
     return white
 
 

@@ -15,7 +15,7 @@ from aigc_fast.data.audio import WAV_SUFFIXES
 from aigc_fast.data.dataset import ImageDataset
 from aigc_fast.data.folder import entries, files_below, find_files, indexed
 from aigc_fast.data.idx import find_idx, is_idx_images, read_idx
-from aigc_fast.data.notes import Notes, counted, some
+from aigc_fast.data.notes import Notes, counted, some, text_of
 from aigc_fast.data.npz import read_npz
 from aigc_fast.data.pictures import BACKGROUND, MAX_PIXELS, colour_of, composited, picture_suffixes, read_pictures
 from aigc_fast.errors import UserError
@@ -128,7 +128,7 @@ def _of_arrays(
 ) -> ImageDataset:
     pixels = torch.from_numpy(np.ascontiguousarray(_in_colours(_as_bytes(images, path, notes), background, notes)))
     if labels is None:
-        return ImageDataset(pixels, None, (), path.name, notes.lines)
+        return ImageDataset(pixels, None, (), text_of(path.name), notes.lines)
     if labels.shape == (len(pixels), 1):
         labels = labels[:, 0]
     if labels.shape != (len(pixels),) or labels.dtype.kind not in "iuU":
@@ -137,7 +137,7 @@ def _of_arrays(
         )
     if labels.dtype.kind == "i" and labels.min() < 0:
         raise UserError(f"{path}: expected labels from 0 up, got {labels.min()} to {labels.max()}")
-    return ImageDataset(pixels, *indexed([str(label) for label in labels.tolist()]), path.name, notes.lines)
+    return ImageDataset(pixels, *indexed([str(label) for label in labels.tolist()]), text_of(path.name), notes.lines)
 
 
 def _as_bytes(images: np.ndarray, path: Path, notes: Notes) -> np.ndarray:
@@ -184,7 +184,7 @@ def _read_folder(
         pixels = torch.from_numpy(np.ascontiguousarray(read))
     except (MemoryError, OverflowError):
         raise _too_large(size, len(found)) from None
-    return ImageDataset(pixels, *indexed([name for _, name in found]), path.name, notes.lines)
+    return ImageDataset(pixels, *indexed([name for _, name in found]), text_of(path.name), notes.lines)
 
 
 def _without_images(folder: Path) -> UserError:
@@ -192,7 +192,7 @@ def _without_images(folder: Path) -> UserError:
     there = files_below(folder)
     likely = next((path.parent for path in there if is_idx_images(path)), None)
     likely = likely or next((path for path in there if path.suffix.lower() == ".npz"), None)
-    names = [str(path.relative_to(folder)) for path in there]
+    names = [text_of(path.relative_to(folder)) for path in there]
     but = f", but {counted(len(there), 'file')}: {some(names)}" if there else ""
     return UserError(f"{folder}: holds no IDX files and no images{but}{f'; try {likely}' if likely else ''}")
 
