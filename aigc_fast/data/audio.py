@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from aigc_fast.data.notes import counted
 from aigc_fast.errors import UserError
+from aigc_fast.wording import counted
 
 WAV_SUFFIXES = (".wav", ".wave")
 
@@ -255,8 +255,8 @@ def _repaired(content: bytes, path: str | os.PathLike[str]) -> tuple[bytes, str]
         if end >= len(content) or _is_chunk(content, end, layout.order):
             return content, ""
         if layout.size and layout.start + layout.size <= layout.total < len(content):
-            return content, f"{counted(len(content) - end, 'byte')} after its end left out"
-    repair = f"its header says {counted(layout.size, 'byte')} of samples, the file holds {rest}"
+            return content, f"{counted(len(content) - end, 'bytes')} after its end left out"
+    repair = f"its header says {counted(layout.size, 'bytes')} of samples, the file holds {rest}"
     return _rebuilt(layout, content[layout.start :]), repair
 
 

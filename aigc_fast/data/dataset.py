@@ -10,9 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from aigc_fast.data.notes import counted, some
-
-_NAMED = 20
+from aigc_fast.wording import counted, listed
 
 
 class Dataset(ABC):
@@ -52,9 +50,9 @@ class Dataset(ABC):
     @property
     def summary(self) -> str:
         """How many items of what shape and which classes, in a line for people."""
-        classes = f"{counted(len(self.class_names), 'class')}: {some(self.class_names, _NAMED)}"
-        count = counted(len(self), self.unit.removesuffix("s"))
-        return f"{count} of {self.name}, {self._form()}, {classes if self.class_names else 'without classes'}"
+        classes = f"{counted(len(self.class_names), 'classes')}: {listed(self.class_names)}"
+        form = f"{counted(len(self), self.unit)} of {self.name}, {self._form()}"
+        return f"{form}, {classes if self.class_names else 'without classes'}"
 
     @abstractmethod
     def _form(self) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aigc_fast.data.notes import Notes, counted, text_of
+from aigc_fast.data.notes import Notes, text_of
 from aigc_fast.errors import UserError
+from aigc_fast.wording import counted
 
 _OF_PROGRAMS = (
     *("__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "lost+found"),
@@ -58,7 +59,7 @@ def find_files(
         _leave_out(notes, "left out, beside the class folders", here)
         for subfolder in subfolders if inside else ():
             if subfolder not in classes:
-                notes.add(f"without {kind}s", subfolder, unit="folder")
+                notes.add(f"without {kind}s", subfolder, unit="folders")
     if inside:
         _leave_out(notes, f"left out, no {kind}s by their names", others)
     return inside
@@ -104,7 +105,7 @@ def _check_classes(folder: Path, classes: dict[Path, list[Path]], kind: str) -> 
             likely = inner[0].parent
             raise UserError(
                 f"{folder}: expected classes as subfolders, got {wrapper.name} alone, which holds "
-                f"{counted(len(inner), 'folder')} of {kind}s: try {likely}"
+                f"{counted(len(inner), 'folders')} of {kind}s: try {likely}"
             )
 
 

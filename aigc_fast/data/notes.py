@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from aigc_fast.wording import counted, listed
+
 _NAMED = 3
 
 
@@ -21,8 +23,8 @@ class Notes:
         self._names: dict[tuple[str, str], list[str]] = {}
         self._said: list[str] = []
 
-    def add(self, what: str, path: Path, detail: str = "", unit: str = "file") -> None:
-        """Notes that `what` befell the file, or `unit`, at `path`; `detail` is said where the file is named."""
+    def add(self, what: str, path: Path, detail: str = "", unit: str = "files") -> None:
+        """Notes that `what` befell one of `unit`, that at `path`; `detail` is said where it is named."""
         name = text_of(path.relative_to(self._folder))
         self._names.setdefault((unit, what), []).append(f"{name} ({detail})" if detail else name)
 
@@ -37,16 +39,9 @@ class Notes:
         return (*self._said, *kinds)
 
 
-def counted(number: int, unit: str) -> str:
-    """The number with its unit, in the plural where it is not 1."""
-    ending = "" if number == 1 else "es" if unit.endswith("s") else "s"
-    return f"{number} {unit}{ending}"
-
-
-def some(names: Sequence[str], limit: int = _NAMED) -> str:
-    """The first `limit` names, and how many more there are."""
-    shown = ", ".join(one_line(name) for name in names[:limit])
-    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
+def some(names: Sequence[str]) -> str:
+    """The first few names of files, in one line."""
+    return listed([one_line(name) for name in names], _NAMED)
 
 
 def one_line(text: object, limit: int = 160) -> str:

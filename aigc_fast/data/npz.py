@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from aigc_fast.data.notes import Notes, counted, some
+from aigc_fast.data.notes import Notes, some
 from aigc_fast.errors import UserError
+from aigc_fast.wording import counted
 
 _IMAGES = ("x_train", "x", "images", "data")
 _LABELS = ("y_train", "y", "labels", "target")
@@ -61,7 +62,7 @@ def read_npz(path: Path, notes: Notes) -> tuple[np.ndarray, np.ndarray | None]:
             raise
         raise _damaged(path, "its list of files", error) from None
     if others := [name for name in names if name not in chosen]:
-        notes.say(f"{counted(len(others), 'array')} left out: {some(others)}")
+        notes.say(f"{counted(len(others), 'arrays')} left out: {some(others)}")
     return images, labels
 
 
@@ -85,6 +86,6 @@ def _without_images(path: Path, arrays: np.lib.npyio.NpzFile) -> UserError:
     if any(name.endswith(".npy") for name in arrays.zip.namelist()):
         return UserError(f"{path}: expected an array {' or '.join(_IMAGES)}, got {some(names)}")
     return UserError(
-        f"{path}: expected an .npz file or a folder, got a zip of {counted(len(names), 'file')}"
+        f"{path}: expected an .npz file or a folder, got a zip of {counted(len(names), 'files')}"
         f"{f' ({some(names)})' if names else ''}: unpack it and name the folder"
     )

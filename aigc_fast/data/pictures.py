@@ -143,7 +143,7 @@ def _read(path: Path, size: int, background: str, max_pixels: int, notes: Notes)
     width, height = whole.picture.size
     if (width, height) != (size, size):
         crop = "" if width == height else "cropped to the middle square and "
-        notes.add(f"{crop}scaled to {size} × {size} pixels", path, f"{width} × {height}")
+        notes.add(f"{crop}scaled to {size} × {size} pixels (size)", path, f"{width} × {height}")
     square = ImageOps.fit(whole.picture, (size, size), Image.Resampling.LANCZOS)
     return _Picture(square, whole.highest, whole.depth)
 

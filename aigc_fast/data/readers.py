@@ -15,10 +15,11 @@ from aigc_fast.data.audio import WAV_SUFFIXES
 from aigc_fast.data.dataset import ImageDataset
 from aigc_fast.data.folder import entries, files_below, find_files, indexed
 from aigc_fast.data.idx import find_idx, is_idx_images, read_idx
-from aigc_fast.data.notes import Notes, counted, some, text_of
+from aigc_fast.data.notes import Notes, some, text_of
 from aigc_fast.data.npz import read_npz
 from aigc_fast.data.pictures import BACKGROUND, MAX_PIXELS, colour_of, composited, picture_suffixes, read_pictures
 from aigc_fast.errors import UserError
+from aigc_fast.wording import counted
 
 DEFAULT_SIZE = 28
 
@@ -117,7 +118,7 @@ def _read_file(path: Path, notes: Notes) -> tuple[np.ndarray, np.ndarray | None]
 
 def _note_others(folder: Path, used: tuple[Path, Path], notes: Notes) -> None:
     others, subfolders = entries(folder)
-    for unit, paths in (("file", others), ("folder", subfolders)):
+    for unit, paths in (("files", others), ("folders", subfolders)):
         for path in paths:
             if path not in used:
                 notes.add(f"left out beside {used[0].name}", path, unit=unit)
@@ -168,7 +169,7 @@ def _in_colours(pixels: np.ndarray, background: str, notes: Notes) -> np.ndarray
         return pixels
     transparent = int((pixels[:, 3].reshape(len(pixels), -1) < 255).any(1).sum())
     if transparent:
-        notes.say(f"{counted(transparent, 'image')} with transparency, put on a background of {background}")
+        notes.say(f"{counted(transparent, 'images')} with transparency, put on a background of {background}")
     return composited(pixels, background)
 
 
@@ -193,7 +194,7 @@ def _without_images(folder: Path) -> UserError:
     likely = next((path.parent for path in there if is_idx_images(path)), None)
     likely = likely or next((path for path in there if path.suffix.lower() == ".npz"), None)
     names = [text_of(path.relative_to(folder)) for path in there]
-    but = f", but {counted(len(there), 'file')}: {some(names)}" if there else ""
+    but = f", but {counted(len(there), 'files')}: {some(names)}" if there else ""
     return UserError(f"{folder}: holds no IDX files and no images{but}{f'; try {likely}' if likely else ''}")
 
 

@@ -15,9 +15,10 @@ from aigc_fast import functional
 from aigc_fast.data.audio import WAV_SUFFIXES, read_recording
 from aigc_fast.data.dataset import Dataset
 from aigc_fast.data.folder import files_below, find_files, indexed
-from aigc_fast.data.notes import Notes, counted, some, text_of
+from aigc_fast.data.notes import Notes, some, text_of
 from aigc_fast.errors import UserError
 from aigc_fast.models.vocoder import pulse_train
+from aigc_fast.wording import counted
 
 DEFAULT_RATE = 16000
 VOWELS = ("a", "e", "i", "o", "u")
@@ -137,7 +138,7 @@ def _read_folder(path: Path, length: int, sample_rate: int) -> SoundDataset:
 
 def _without_sounds(folder: Path) -> UserError:
     there = [text_of(path.relative_to(folder)) for path in files_below(folder)]
-    but = f", but {counted(len(there), 'file')}: {some(there)}" if there else ""
+    but = f", but {counted(len(there), 'files')}: {some(there)}" if there else ""
     return UserError(f"{folder}: holds no WAV files ({', '.join(WAV_SUFFIXES)}){but}")
 
 
@@ -155,7 +156,7 @@ def _segments(path: Path, length: int, sample_rate: int, notes: Notes) -> Tensor
         notes.add("of nothing but silence", path)
     rest = len(audio) % length
     if rest and rest == len(audio):
-        notes.add(f"shorter than {length} samples, filled up with silence", path, counted(rest, "sample"))
+        notes.add(f"shorter than {length} samples, filled up with silence", path, counted(rest, "samples"))
     elif 2 * rest >= length:
         notes.add("whose last segment was filled up with silence", path, f"{rest} of {length} samples")
     elif rest:
