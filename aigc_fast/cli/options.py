@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from aigc_fast import data as datasets
 from aigc_fast.data import Dataset
+from aigc_fast.data.pictures import BACKGROUND, MAX_PIXELS
 from aigc_fast.errors import UserError
 from aigc_fast.files import make_folder
 from aigc_fast.models import MODELS, ImageModel, LatentModel, SoundModel
@@ -44,6 +45,24 @@ Data = Annotated[
         help="Training images: an mnist.npz, a folder with MNIST's IDX files, or a folder of images whose subfolders "
         "are classes; for audio a folder of WAV files, likewise.",
         show_default="the digits, or the vowels and strings, that come with the package",
+    ),
+]
+Background = Annotated[
+    str | None,
+    typer.Option(
+        "--background",
+        metavar="COLOUR",
+        help=f"What transparent images are put on, by name or as #ff8800; {BACKGROUND} unless given.",
+        show_default=False,
+    ),
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        min=1,
+        help=f"The most that an image file may have; {MAX_PIXELS} unless given.",
+        show_default=False,
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, callback=checked_seed, help="The same seed gives the same.")]
@@ -105,8 +124,21 @@ def _maker(path: Path) -> str | None:
         return None
 
 
-def training_data(model: LatentModel, path: Path | None) -> Dataset:
-    """Data of the shape that a model makes.
+def reading_options(background: str | None, max_pixels: int | None) -> dict[str, Any]:
+    """The options of reading images that were given."""
+    return {
+        name: value for name, value in (("background", background), ("max_pixels", max_pixels)) if value is not None
+    }
+
+
+def tell(dataset: Dataset, err: bool = False) -> None:
+    """Prints what was done to the items as they were read."""
+    for note in dataset.notes:
+        typer.echo(f"Note: {note}", err=err)
+
+
+def training_data(model: LatentModel, path: Path | None, **reading: Any) -> Dataset:
+    """Data of the shape that a model makes; `reading` as for `data.load`.
 
     Raises:
         UserError: when there is none.
@@ -114,7 +146,7 @@ def training_data(model: LatentModel, path: Path | None) -> Dataset:
     if isinstance(model, SoundModel):
         return datasets.load_sounds(path, seconds=model.length / model.sample_rate, sample_rate=model.sample_rate)
     channels, height, width = model.image_shape
-    found = datasets.load(path, size=height if height == width else None, channels=channels)
+    found = datasets.load(path, size=height if height == width else None, channels=channels, **reading)
     if found.image_shape != model.image_shape:
         raise UserError(f"{found.name}: images are {found.image_shape}, the model's are {model.image_shape}")
     return found

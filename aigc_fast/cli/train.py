@@ -12,7 +12,7 @@ import typer
 
 from aigc_fast import data as datasets
 from aigc_fast.cli.app import INTERRUPTED, console
-from aigc_fast.cli.options import RUNS, Data, checked_seed
+from aigc_fast.cli.options import RUNS, Background, Data, MaxPixels, checked_seed
 from aigc_fast.data import Dataset
 from aigc_fast.data.sounds import DEFAULT_RATE
 from aigc_fast.errors import UserError
@@ -126,6 +126,8 @@ def train(
     conditional: Conditional = False,
     size: Size = None,
     channels: Channels = None,
+    background: Background = None,
+    max_pixels: MaxPixels = None,
     seconds: Seconds = None,
     sample_rate: SampleRate = None,
     latent_dim: LatentDim = None,
@@ -157,7 +159,7 @@ def train(
     shape = {name: given[name] for name in ("latent_dim", "width", "hidden", "likelihood") if given[name] is not None}
     shape.update({"spectral_norm": True} if spectral_norm else {})
     settings = {name: given[name] for name in _SETTINGS}
-    dataset = _load(model, data, {name: given[name] for name in ("size", "channels", "seconds", "sample_rate")})
+    dataset = _load(model, data, {name: given[name] for name in (*_OF_IMAGES, *_OF_SOUNDS)})
     network = _new_model(model, dataset, conditional, seed, shape)
     config = default_config(network, seed=seed, tensorboard=tensorboard or None, **settings)
     folder = out or RUNS / model
@@ -171,6 +173,8 @@ def train(
     _tell(result, dataset, folder)
 
 
+_OF_IMAGES = ("size", "channels", "background", "max_pixels")
+_OF_SOUNDS = ("seconds", "sample_rate")
 _SETTINGS = (
     "epochs",
     "steps",
@@ -190,9 +194,8 @@ _SETTINGS = (
 
 def _load(name: str, path: Path | None, given: dict[str, Any]) -> Dataset:
     sounds = name in MODELS and issubclass(MODELS[name], SoundModel)
-    known = ("seconds", "sample_rate") if sounds else ("size", "channels")
     chosen = {option: value for option, value in given.items() if value is not None}
-    _check_options(name, chosen, known)
+    _check_options(name, chosen, _OF_SOUNDS if sounds else _OF_IMAGES)
     return datasets.load_sounds(path, **chosen) if sounds else datasets.load(path, **chosen)
 
 

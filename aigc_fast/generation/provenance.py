@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 import aigc_fast
-from aigc_fast.data.folder import DAMAGED
+from aigc_fast.data.pillow import DAMAGED
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic
 from aigc_fast.generation.grid import to_uint8

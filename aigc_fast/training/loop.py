@@ -113,7 +113,7 @@ def train(
         resume: True or "latest" for the newest checkpoint in `out_dir`, or a checkpoint's path.
         overwrite: whether a new run may replace one that `out_dir` holds.
         callbacks: called after each step with the step's number, from 1, and its losses.
-        console: draws the progress bar there; None for none.
+        console: gets the data's summary and notes, and the progress bar; None for none.
 
     Raises:
         UserError: when the data or the batch size does not suit the model, `out_dir` can't be written to or holds
@@ -191,6 +191,9 @@ class _Run:
             raise UserError(f"{path}: is of another run: {', '.join(differences)}")
 
     def go(self, callbacks: tuple[Callback, ...], console: Console | None) -> TrainingResult:
+        if console is not None:
+            for line in (self.dataset.summary, *(f"Note: {note}" for note in self.dataset.notes)):
+                console.print(line, soft_wrap=True, markup=False)
         bar = ProgressBar(self.model.name, self.total, self.dataset.unit, console)
         with _interruptions() as interrupted, bar:
             bar.show(self.trainer.step_count, {}, self._rate())
