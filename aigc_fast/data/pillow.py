@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import tempfile
@@ -15,10 +16,14 @@ from PIL import Image
 TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 """What Pillow raises within `overheard` on an image of too many pixels."""
 DAMAGED = (
-    *(OSError, SyntaxError, ValueError, TypeError, AttributeError, KeyError, IndexError, struct.error),
+    *(OSError, EOFError, SyntaxError, ValueError, RuntimeError),
+    *(TypeError, AttributeError, KeyError, IndexError, struct.error),
     *TOO_LARGE,
 )
 """What Pillow raises on damaged images; it lets through what its parsers of metadata run into."""
+
+# Without a handler Python would write to stderr what Pillow logs and raises besides.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # Warnings, their filters, Pillow's limit and stderr are the process's: two threads that put them back in another order
 # than they took them would change them for good.
