@@ -19,12 +19,14 @@ class Dataset(ABC):
         labels: int64 (N,), or None without classes.
         class_names: what the classes are called, in the labels' order; empty without classes.
         name: where the items come from, for logs and provenance.
+        notes: what was left out or changed when the items were read, a sentence each.
     """
 
     unit: ClassVar[str]
     labels: Tensor | None
     class_names: tuple[str, ...]
     name: str
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...
