@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import wave
 
@@ -130,14 +129,15 @@ def test_files_are_libsndfile_s(tmp_path, channels, rate):
     assert read_wav_provenance(tmp_path / "theirs.wav") == RECORD
 
 
-@pytest.mark.parametrize("size", [0, 4, 11, 12, 19, 30, 60, 500])
+@pytest.mark.parametrize("size", [0, 4, 11, 12, 19, 30, 60, 300])
 def test_a_file_that_is_cut_off_is_told_in_one_line(tmp_path, size):
     path = write_wav(tmp_path / "a.wav", torch.zeros(3), RATE, RECORD)
     path.write_bytes(path.read_bytes()[:size])
-    try:
+    if size == 300:  # the record is whole, of the samples some are missing
         assert read_wav_provenance(path) == RECORD
-    except UserError as error:
-        assert re.fullmatch(r".*a\.wav.*(no WAV file|carries no record|is damaged).*", str(error))
+        return
+    with pytest.raises(UserError, match=r"a\.wav.*(no WAV file|carries no record|is damaged)"):
+        read_wav_provenance(path)
 
 
 @pytest.mark.parametrize(("count", "pause"), [(1, 0.1), (3, 0.25), (2, 0.0)])
