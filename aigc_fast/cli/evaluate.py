@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.table import Table
 from torch import Tensor
@@ -18,15 +19,20 @@ from aigc_fast.cli.options import (
     Background,
     Class,
     Data,
+    Device,
     MaxPixels,
     Overwrite,
     Seed,
+    chosen_device,
+    class_of,
     has_model,
-    model_file,
+    load_model,
     new_file,
     reading_options,
     tell,
+    trained_on,
     training_data,
+    with_default,
 )
 from aigc_fast.data import Dataset, SoundDataset
 from aigc_fast.data.audio import WAV_SUFFIXES
@@ -42,7 +48,6 @@ from aigc_fast.metrics import (
     nearest_neighbours,
     pairing_grid,
 )
-from aigc_fast.models import load
 from aigc_fast.wording import counted, listed
 
 PAIRS = 30
@@ -91,7 +96,12 @@ Measured = Annotated[
 ]
 Count = Annotated[
     int | None,
-    typer.Option(min=6, max=100_000, help="How many to draw from the model.", show_default="1000 images, 60 sounds"),
+    typer.Option(
+        min=6,
+        max=100_000,
+        help=with_default("How many to draw from the model.", "1000 images, 60 sounds"),
+        show_default=False,
+    ),
 ]
 NeighboursOut = Annotated[
     Path | None,
@@ -111,11 +121,13 @@ def evaluate(
     seed: Seed = 0,
     label: Class = None,
     neighbours: NeighboursOut = None,
+    device: Device = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model's images or sounds, or a folder of them, against the training data.
 
+    A model that was not trained on the digits or sounds of the package needs --data.
     Images by the features of a small digit classifier, sounds by the distance of their spectra at several resolutions:
     figures compare models on the same data, not across data.
 
@@ -125,7 +137,8 @@ def evaluate(
         if neighbours.suffix.lower() != ".png":
             raise UserError(f"{neighbours}: expected the name of a PNG file")
         new_file(neighbours, overwrite)
-    found, training, provenance = _items(subject, data, count, seed, label, **reading_options(background, max_pixels))
+    place, reading = chosen_device(device), reading_options(background, max_pixels)
+    found, training, provenance = _items(subject, data, count, seed, label, place, **reading)
     sounds = isinstance(training, SoundDataset)
     if sounds and neighbours is not None:
         raise UserError(f"--neighbours: {subject} holds sounds, not images")
@@ -152,7 +165,13 @@ def _measured(subject: Path, found: Tensor, training: Dataset) -> ImageReport | 
 
 
 def _items(
-    subject: Path, data: Path | None, count: int | None, seed: int, label: int | None, **reading: Any
+    subject: Path,
+    data: Path | None,
+    count: int | None,
+    seed: int,
+    label: str | None,
+    device: torch.device,
+    **reading: Any,
 ) -> tuple[Tensor, Dataset, Provenance]:
     """The images or sounds to measure, the data to measure them against, and where the first come from."""
     if subject.is_dir() and not has_model(subject):
@@ -160,13 +179,14 @@ def _items(
             *_items_of_folder(subject, data, **reading),
             Provenance("files of a folder", None, {"folder": subject.name}),
         )
-    model = load(model_file(subject))
+    model = load_model(subject, device)
+    chosen = class_of(model, label)
     training = training_data(model, data, **reading)
+    known = trained_on(model)
+    if known is not None and known.get("checksum") != training.checksum():
+        typer.echo(f"Note: the model was trained on {known.get('name')}, not on this {training.name}", err=True)
     count = count or _COUNTS[training.unit]
-    try:
-        items = draw(model, count, seed=seed, labels=label)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    items = draw(model, count, seed=seed, labels=chosen).cpu()
     return items, training, provenance_of(model, seed, count=count, training_data=training.name)
 
 
@@ -210,7 +230,8 @@ def _show(report: ImageReport | SoundReport, training: Dataset, rows: tuple[tupl
     facts = report.as_dict()
     for name, attribute, form, ideal in rows:
         table.add_row(name, form.format(facts[attribute]), ideal.format(**facts))
-    console.print(f"{report.count} {training.unit} against {report.training_count} of {training.name}")
+    measured = counted(report.count, training.unit)
+    console.print(f"{measured} against {report.training_count} of {training.name}", soft_wrap=True, markup=False)
     console.print(table)
     if isinstance(report, ImageReport):
         shares = "  ".join(f"{index}: {share:.0%}" for index, share in enumerate(report.class_histogram))
