@@ -7,6 +7,7 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 from aigc_fast.functional import scaled_dot_product_attention
+from aigc_fast.nn.drop_in import drop_in
 from aigc_fast.nn.precision import obeys_precision
 
 # Up to so many positions of a batch PyTorch's inference call for projections and attention together is faster than the
@@ -16,6 +17,7 @@ FEW_POSITIONS = 128
 LEAST_LENGTH = 256
 
 
+@drop_in
 @obeys_precision
 class MultiheadAttention(torch.nn.MultiheadAttention):
     """`torch.nn.MultiheadAttention`: the same constructor, parameters, `state_dict` keys, masks and numbers.
@@ -118,6 +120,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         return joined if batched else joined.squeeze(0)
 
 
+@drop_in
 class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
     """`torch.nn.TransformerEncoderLayer`: the same constructor, parameters, `state_dict` keys and numbers.
 

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from aigc_fast import functional
+from aigc_fast.nn.drop_in import drop_in
 from aigc_fast.nn.precision import obeys_precision
+from aigc_fast.nn.quantization import register_fusers
 
 
+@drop_in
 @obeys_precision
 class Conv1d(torch.nn.Conv1d):
     """`torch.nn.Conv1d`: the same constructor, parameters, `state_dict` keys and numbers.
@@ -25,6 +28,7 @@ class Conv1d(torch.nn.Conv1d):
         return functional.conv1d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
+@drop_in
 @obeys_precision
 class Conv2d(torch.nn.Conv2d):
     """`torch.nn.Conv2d`: the same constructor, parameters, `state_dict` keys and numbers.
@@ -39,6 +43,7 @@ class Conv2d(torch.nn.Conv2d):
         return functional.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
+@drop_in
 @obeys_precision
 class Conv3d(torch.nn.Conv3d):
     """`torch.nn.Conv3d`: the same constructor, parameters, `state_dict` keys and numbers.
@@ -62,6 +67,7 @@ def _output_padding(
     )
 
 
+@drop_in
 @obeys_precision
 class ConvTranspose1d(torch.nn.ConvTranspose1d):
     """`torch.nn.ConvTranspose1d`: the same constructor, parameters, `state_dict` keys and numbers.
@@ -77,6 +83,7 @@ class ConvTranspose1d(torch.nn.ConvTranspose1d):
         )
 
 
+@drop_in
 @obeys_precision
 class ConvTranspose2d(torch.nn.ConvTranspose2d):
     """`torch.nn.ConvTranspose2d`: the same constructor, parameters, `state_dict` keys and numbers.
@@ -92,6 +99,7 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
         )
 
 
+@drop_in
 @obeys_precision
 class ConvTranspose3d(torch.nn.ConvTranspose3d):
     """`torch.nn.ConvTranspose3d`: the same constructor, parameters, `state_dict` keys and numbers.
@@ -105,3 +113,7 @@ class ConvTranspose3d(torch.nn.ConvTranspose3d):
         return functional.conv_transpose3d(
             input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
         )
+
+
+register_fusers({cls: cls.__bases__[0] for cls in (Conv1d, Conv2d, Conv3d)})
+register_fusers({cls: cls.__bases__[0] for cls in (ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)})

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import register_flop_formula
 from aigc_fast import _native
 from aigc_fast._native import NEGATED, PLAIN, UNKNOWN
 from aigc_fast.backends import BackendError, Choice, Explanation, current
+from aigc_fast.ops.recording import is_for_onnx
 from aigc_fast.ops.support import any_autocast
 
 LIBRARY = torch.library.Library("aigc_fast", "DEF")
@@ -141,7 +142,7 @@ class Operator:
 
     def __call__(self, *args: Any) -> Any:
         if is_watched():
-            return self._overload(*args)
+            return (self.reference if is_for_onnx() else self._overload)(*args)
         kind = _native.kind(_grad_enabled(), *self._tensors(args))
         if kind == UNKNOWN or functorch_level() is not None or forward_ad._current_level >= 0:
             return self.reference(*args)

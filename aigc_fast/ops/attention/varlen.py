@@ -12,6 +12,7 @@ from aigc_fast.ops import support
 from aigc_fast.ops.attention import cpu, reference
 from aigc_fast.ops.operator import Operator
 from aigc_fast.ops.random.reference import computing_dtype
+from aigc_fast.ops.recording import is_symbolic, record
 
 __all__ = ["VARLEN", "VARLEN_BACKWARD", "varlen_attn"]
 
@@ -123,6 +124,9 @@ def varlen_attn(
         TypeError: an argument that is not a Tensor.
         ValueError: an impossible `window_size`.
     """
+    if is_symbolic(query, key, value, cu_seq_q, cu_seq_k):
+        options = {"scale": scale, "window_size": window_size, "enable_gqa": enable_gqa}
+        return record(varlen_attn, query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **options)
     cu_seq_k = cu_seq_q if cu_seq_k is None else cu_seq_k
     support.check_types(query=query, key=key, value=value)
     if support.has_autocast(query):
