@@ -39,13 +39,24 @@ def drop_in(cls: Module) -> Module:
     for name in own | {"forward"}:
         setattr(cls, name, _giving_way(torchs, name, getattr(cls, name)))
 
-    def become_torchs(module: nn.Module, qconfig: Any) -> None:
-        become(module, torchs)
-        module.qconfig = qconfig
-
-    cls.qconfig = property(None, become_torchs)
-    cls.__jit_unused_properties__ = ["qconfig"]
+    cls.qconfig = _QuantizedAs(torchs)
     return cls
+
+
+class _QuantizedAs:
+    """The attribute `qconfig`: a module that is given one is to be quantized, and becomes PyTorch's."""
+
+    def __init__(self, torchs: type[nn.Module]) -> None:
+        self.torchs = torchs
+
+    def __get__(self, module: nn.Module | None, owner: type[nn.Module]) -> _QuantizedAs:
+        if module is None:
+            return self
+        raise AttributeError
+
+    def __set__(self, module: nn.Module, qconfig: Any) -> None:
+        become(module, self.torchs)
+        module.qconfig = qconfig
 
 
 def _giving_way(torchs: type[nn.Module], name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
