@@ -26,6 +26,7 @@ DROP_INS: dict[type[nn.Module], type[nn.Module]] = {
 }
 ORIGINALS = {fast: original for original, fast in DROP_INS.items()}
 _METHODS = Methods(DROP_INS)
+_SEQUENTIAL = Methods([nn.Sequential])
 _QUANTIZED = ("torch.ao.nn.", "torch.nn.quantized.", "torchao.")
 
 
@@ -76,3 +77,20 @@ def swap(module: nn.Module) -> None:
 def put_back(module: nn.Module) -> None:
     """Makes the module PyTorch's again."""
     become(module, original_class(module))
+
+
+def is_fusible(module: nn.Module) -> bool:
+    """Whether the module is a Sequential that runs its modules as torch.nn.Sequential does."""
+    if type(module) not in (nn.Sequential, fast_nn.FusedSequential) or "qconfig" in vars(module):
+        return False
+    return _SEQUENTIAL.replaced(module, nn.Sequential) is None
+
+
+def fuse(module: nn.Sequential) -> None:
+    """Makes a Sequential run its chains as one call each."""
+    become(module, fast_nn.FusedSequential)
+
+
+def unfuse(module: nn.Sequential) -> None:
+    """Makes a Sequential PyTorch's again."""
+    become(module, nn.Sequential)
