@@ -15,6 +15,7 @@ from aigc_fast.nn.precision import obeys_precision
 FEW_POSITIONS = 128
 # From so many positions on, its call for a whole layer, which stores all scores, is slower than the layer's parts.
 LEAST_LENGTH = 256
+MERGE_MASKS = torch.nn.MultiheadAttention.merge_masks
 
 
 @drop_in
@@ -43,7 +44,14 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         Raises:
             RuntimeError: shapes or masks' dtypes that do not fit; the message names the argument.
         """
-        plain = self.bias_k is not None or self.add_zero_attn or query.is_nested or (is_causal and attn_mask is None)
+        own_masks = getattr(self.merge_masks, "__func__", None) is not MERGE_MASKS
+        plain = (
+            own_masks
+            or self.bias_k is not None
+            or self.add_zero_attn
+            or query.is_nested
+            or (is_causal and attn_mask is None)
+        )
         if need_weights or plain or self._is_one_call(query, key, value):
             return super().forward(
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
@@ -58,7 +66,9 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
             key_padding_mask = key_padding_mask.reshape(q.shape[0], 1, 1, k.shape[2])
         mask = _merged(_visible(hidden, q.dtype), _visible(key_padding_mask, q.dtype))
         output = scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0, is_causal)
-        return self.out_proj(self._joined(output, batch_dim, batched)), None
+        joined = self._joined(output, batch_dim, batched)
+        # As in PyTorch, which reads the projection's parameters and does not call it.
+        return TF.linear(joined, self.out_proj.weight, self.out_proj.bias), None
 
     def _is_one_call(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
         """Whether PyTorch has a call for it all that is faster than the parts."""

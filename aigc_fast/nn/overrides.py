@@ -39,11 +39,13 @@ class Methods:
 
     def __init__(self, classes: Iterable[type[nn.Module]]) -> None:
         self._names: dict[type[nn.Module], frozenset[str]] = {}
+        self._names_to_call_by: dict[type[nn.Module], frozenset[str]] = {}
         self._known: dict[type[nn.Module], tuple[tuple[type[nn.Module], str, Callable[..., Any] | None], ...]] = {}
         for cls in classes:
             names = _names_of_methods(cls)
             owners = [cls] if is_of_torch(cls) else [cls, cls.__bases__[0]]
             self._names[cls] = frozenset(names)
+            self._names_to_call_by[cls] = self._names[cls] | _CALLED_BY
             self._known[cls] = tuple(
                 (owner, name, function) for owner in owners for name, function in as_written(owner, names).items()
             )
@@ -57,11 +59,14 @@ class Methods:
         return next((f"{cls.__name__}.{name} was replaced" for name in in_class), None)
 
     def are_as_written(self, module: nn.Module) -> bool:
-        """Whether a module of one of the classes runs their methods."""
+        """Whether a call of a module of one of the classes is one of their methods."""
         cls = type(module)
-        if not self._names[cls].isdisjoint(vars(module)):
+        if not self._names_to_call_by[cls].isdisjoint(vars(module)):
             return False
-        return all(getattr(owner, name) is function for owner, name, function in self._known[cls])
+        for owner, name, function in self._known[cls]:
+            if getattr(owner, name) is not function:
+                return False
+        return True
 
 
 def is_of_torch(cls: type[nn.Module]) -> bool:
@@ -79,9 +84,9 @@ _CALLS = as_written(nn.Module, ("__call__", "_wrapped_call_impl", "_call_impl"))
 
 
 def is_observed(module: nn.Module) -> bool:
-    """Whether hooks see the module's calls, or it is called in a way of its own."""
+    """Whether hooks see the module's calls."""
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(hooks) or not _CALLED_BY.isdisjoint(vars(module))
+    return any(hooks)
 
 
 def calls_are_observed() -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import register_decomposition
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
@@ -131,6 +132,8 @@ class Operator:
             register_flop_formula(getattr(torch.ops.aigc_fast, name))(flops)
         self._apply = _make_apply(name, setup_context, backward)
         self._overload = getattr(torch.ops.aigc_fast, name).default
+        # What exports to ONNX make of the op where it was exported before.
+        register_decomposition(self._overload)(reference)
         _operators[name] = self
 
     def run(self, *args: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import register_decomposition
 from torch.overrides import handle_torch_function
 
 from aigc_fast.backends import current as backend_in_force
@@ -31,6 +32,7 @@ def _draw(like: Tensor) -> Tensor:
 LIBRARY.define("random_key(Tensor like) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
 LIBRARY.impl("random_key", _draw, "CompositeExplicitAutograd")
 torch.library.register_fake("aigc_fast::random_key", lambda like: like.new_empty(2, dtype=torch.int64), lib=LIBRARY)
+register_decomposition(torch.ops.aigc_fast.random_key.default)(_draw)
 
 
 def draw_key(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -126,7 +128,8 @@ def _fill(
             return output
     shape = size if len(size) != 1 or isinstance(size[0], _EXTENT) else size[0]
     if is_recorded():
-        return getattr(torch, function.__name__)(shape, generator=generator, dtype=dtype, device=device)
+        source = {} if generator is None else {"generator": generator}
+        return getattr(torch, function.__name__)(shape, dtype=dtype, device=device, **source)
     for extent in shape:
         if extent < 0:
             raise RuntimeError(f"size: got {list(shape)}, expected no negative dimension")
