@@ -8,7 +8,6 @@ from torch import Tensor
 
 from aigc_fast.functional import scaled_dot_product_attention
 from aigc_fast.nn.drop_in import drop_in
-from aigc_fast.nn.precision import obeys_precision
 
 # Up to so many positions of a batch PyTorch's inference call for projections and attention together is faster than the
 # parts.
@@ -19,7 +18,6 @@ MERGE_MASKS = torch.nn.MultiheadAttention.merge_masks
 
 
 @drop_in
-@obeys_precision
 class MultiheadAttention(torch.nn.MultiheadAttention):
     """`torch.nn.MultiheadAttention`: the same constructor, parameters, `state_dict` keys, masks and numbers.
 
@@ -27,6 +25,8 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
     them and the scores are never stored, dropout or not. Calls that want the weights, `bias_k`, `add_zero_attn` and
     self-attention of few positions at inference, which PyTorch has one call for, run as in PyTorch.
     """
+
+    float32_precision: str | None = None
 
     def forward(
         self,
@@ -65,10 +65,11 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         if key_padding_mask is not None:
             key_padding_mask = key_padding_mask.reshape(q.shape[0], 1, 1, k.shape[2])
         mask = _merged(_visible(hidden, q.dtype), _visible(key_padding_mask, q.dtype))
-        output = scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0, is_causal)
-        joined = self._joined(output, batch_dim, batched)
-        # As in PyTorch, which reads the projection's parameters and does not call it.
-        return TF.linear(joined, self.out_proj.weight, self.out_proj.bias), None
+        dropout_p, precision = self.dropout if self.training else 0.0, self.float32_precision
+        output = scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal, precision=precision)
+        # As in PyTorch, for which this child is no more than a weight and a bias, whatever stands in its place.
+        last = self.out_proj
+        return TF.linear(self._joined(output, batch_dim, batched), last.weight, last.bias), None
 
     def _is_one_call(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
         """Whether PyTorch has a call for it all that is faster than the parts."""
@@ -135,7 +136,8 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
     """`torch.nn.TransformerEncoderLayer`: the same constructor, parameters, `state_dict` keys and numbers.
 
     At inference PyTorch runs the whole layer in one call of its own, past `self_attn`, and stores the scores of all
-    heads. For long sequences this layer runs on its parts instead, as PyTorch's does in training.
+    heads. For long sequences this layer runs on its parts instead, as PyTorch's does in training. With another module
+    for `self_attn` it is PyTorch's.
     """
 
     def forward(
@@ -146,7 +148,7 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
         is_causal: bool = False,
     ) -> Tensor:
         """See torch.nn.TransformerEncoderLayer."""
-        if src.is_nested or self._is_short(src):
+        if src.is_nested or not _is_own(self.self_attn) or self._is_short(src):
             return super().forward(src, src_mask, src_key_padding_mask, is_causal)
         masks = src_mask, src_key_padding_mask
         if self.norm_first:
@@ -159,6 +161,11 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
         if torch.compiler.is_compiling():  # a choice by size would hold for no other
             return False
         return src.size(1 if self.self_attn.batch_first and src.dim() == 3 else 0) < LEAST_LENGTH
+
+
+def _is_own(attention: torch.nn.Module) -> bool:
+    """Whether it is known what masks this module takes, and whether its batches come first."""
+    return type(attention) in (MultiheadAttention, torch.nn.MultiheadAttention) and "forward" not in vars(attention)
 
 
 def _expect(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

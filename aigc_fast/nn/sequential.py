@@ -14,7 +14,6 @@ from aigc_fast import _native
 from aigc_fast.nn import conv_transpose
 from aigc_fast.nn.drop_in import drop_in
 from aigc_fast.nn.overrides import Methods, calls_are_observed, is_observed
-from aigc_fast.nn.precision import float32_precision
 from aigc_fast.nn.random import Dropout
 from aigc_fast.ops.conv_transpose import conv_activation, conv_transpose_activation
 from aigc_fast.ops.conv_transpose.packing import fingerprint
@@ -96,13 +95,13 @@ class Chain:
             weight, bias = _folded(self, input.numel() // input.shape[1], channels_last)
         activation = _ACTIVATIONS[type(self.activation)] if self.activation is not None else "none"
         geometry = (conv.stride, conv.padding)
-        with float32_precision(getattr(conv, "float32_precision", None)):
-            if conv.transposed:
-                geometry = (*geometry, conv.output_padding)
-                fused = conv_transpose_activation
-            else:
-                fused = conv_activation
-            return fused(input, weight, bias, *geometry, conv.dilation, conv.groups, activation, self.slope)
+        if conv.transposed:
+            geometry = (*geometry, conv.output_padding)
+            fused = conv_transpose_activation
+        else:
+            fused = conv_activation
+        arguments = input, weight, bias, *geometry, conv.dilation, conv.groups, activation, self.slope
+        return fused(*arguments, precision=getattr(conv, "float32_precision", None))
 
 
 @drop_in

@@ -42,7 +42,13 @@ def record(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return handle_torch_function(function, (*args, *kwargs.values()), *args, **kwargs)
 
 
-def hand_over(function: Callable[..., Any], theirs: Callable[..., Any], tensors: tuple[Any, ...], *rest: Any) -> Any:
+def hand_over(
+    function: Callable[..., Any],
+    theirs: Callable[..., Any],
+    tensors: tuple[Any, ...],
+    rest: tuple[Any, ...],
+    **ours: Any,
+) -> Any:
     """A call that is not ours but PyTorch's, or None: of overridden tensors, or recorded for readers of its graphs.
 
     Whether it may be one costs less to ask: `has_torch_function_variadic(*tensors) or tracing_state() is not None`.
@@ -52,7 +58,8 @@ def hand_over(function: Callable[..., Any], theirs: Callable[..., Any], tensors:
         theirs: PyTorch's own function, which takes the same arguments.
         tensors: the arguments that can be overridden.
         rest: the other arguments.
+        ours: arguments that PyTorch's function does not have, and does without.
     """
     if is_symbolic(*tensors):
-        return record(function, *tensors, *rest)
+        return record(function, *tensors, *rest, **ours)
     return theirs(*tensors, *rest) if is_overridden(*tensors) or is_recorded() else None

@@ -10,8 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from aigc_fast.nn.precision import LEVELS
 from aigc_fast.nn.sequential import FusedSequential, chains
+from aigc_fast.ops.support import check_precision
 from aigc_fast.optimize import measure, swap
 from aigc_fast.optimize.reporting import Entry, Report
 
@@ -47,9 +47,9 @@ def optimize(model: Model, *, example_inputs: Any = None, precision: str | None 
             deep copy of the model and of the inputs, in one run of it, in which hooks are called; a model that cannot
             be copied runs itself, and its modules have their attributes, buffers and gradients put back. The random
             generators are left as they were.
-        precision: "highest", "high" or "medium" as for `torch.set_float32_matmul_precision`, for the forward of the
-            swapped layers alone; None leaves it to PyTorch's own switch, which also holds for all layers in a compiled
-            or exported graph.
+        precision: "highest", "high" or "medium" as for `torch.set_float32_matmul_precision`, for the convolutions and
+            the attention of the swapped layers alone, forward and backward; None leaves it to PyTorch's own switch,
+            which what PyTorch computes, an attention's projections for one, obeys in any case.
         inplace: False works on a deep copy.
 
     Returns:
@@ -65,8 +65,7 @@ def optimize(model: Model, *, example_inputs: Any = None, precision: str | None 
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if precision is not None and precision not in LEVELS:
-        raise ValueError(f"precision={precision!r}: expected one of {', '.join(LEVELS)}, or None")
+    check_precision(precision)
     if not inplace:
         model = copy.deepcopy(model)
     times = None if example_inputs is None else _measured(model, example_inputs)

@@ -14,9 +14,10 @@ from aigc_fast.backends import current as backend_in_force
 from aigc_fast.ops import conv_transpose as ops
 from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.choice import LIGHT_KERNEL, is_light
-from aigc_fast.ops.operator import Operator, function_modes, is_compiling, is_plain
+from aigc_fast.ops.operator import Operator, function_modes, in_force, is_compiling, is_plain
 from aigc_fast.ops.recording import hand_over, has_torch_function_variadic, tracing_state
-from aigc_fast.ops.support import REFUSALS, autocast, has_autocast, precision
+from aigc_fast.ops.support import REFUSALS, autocast, check_precision, has_autocast
+from aigc_fast.ops.support import precision as precision_in_force
 
 IntOrInts = int | Sequence[int]
 
@@ -62,7 +63,7 @@ def _key(op: Operator, input: Tensor, weight: Tensor, bias: Tensor | None, *rest
     """What a plain call is remembered by, before anything else is looked at; None for other calls."""
     if not is_plain(input, weight, bias):
         return None
-    return op.name, _native.signature(input, weight, bias), rest, _native.cpu.level, precision()
+    return op.name, _native.signature(input, weight, bias), rest, _native.cpu.level, precision_in_force()
 
 
 def _call(
@@ -73,6 +74,7 @@ def _call(
     bias: Tensor | None,
     sizes: tuple[tuple[int, ...], ...],
     groups: int,
+    precision: str | None,
     key: Hashable | None,
 ) -> Tensor:
     """Calls the op on a batch, and remembers what ran a plain one."""
@@ -82,11 +84,12 @@ def _call(
             input, weight, bias = autocast((input, weight, bias))
         batched = input.dim() != spatial + 1
         if batched:
-            output = op(input, weight, bias, *sizes, groups)
+            output = op(input, weight, bias, *sizes, groups, precision=precision)
             if key is not None:
-                _remember(key, op.choice.runner((input, weight, bias, *sizes, groups)).run, (*sizes, groups))
+                runner = in_force(precision).run(op.choice.runner, (input, weight, bias, *sizes, groups))
+                _remember(key, runner.run, (*sizes, groups))
             return output
-        return op(input.unsqueeze(0), weight, bias, *sizes, groups).squeeze(0)
+        return op(input.unsqueeze(0), weight, bias, *sizes, groups, precision=precision).squeeze(0)
     except REFUSALS:
         _check(input, weight, bias, spatial)
         ops.check(input if batched else input.unsqueeze(0), weight, bias, *sizes, groups)
@@ -115,17 +118,19 @@ def conv(
     padding: IntOrInts | str,
     dilation: IntOrInts,
     groups: int,
+    precision: str | None,
 ) -> Tensor:
     """`torch.nn.functional.conv{spatial}d`."""
+    check_precision(precision)
     if has_torch_function_variadic(input, weight, bias) or tracing_state() is not None:
         tensors, rest = (input, weight, bias), (stride, padding, dilation, groups)
-        found = hand_over(_public(f"conv{spatial}d"), reference.CONV[spatial], tensors, *rest)
+        found = hand_over(_public(f"conv{spatial}d"), reference.CONV[spatial], tensors, rest, precision=precision)
         if found is not None:
             return found
     try:
         if _is_light(input, weight, groups, False):
             return reference.CONV[spatial](input, weight, bias, stride, padding, dilation, groups)
-        key = _key(ops.conv, input, weight, bias, spatial, stride, padding, dilation, groups)
+        key = _key(ops.conv, input, weight, bias, spatial, stride, padding, dilation, groups, precision)
         if key is not None and (found := _ready.get(key)) is not None:
             run, rest = found
             return run(input, weight, bias, *rest)
@@ -138,7 +143,7 @@ def conv(
         input = padded
     else:
         paddings = _expand(padding, spatial)
-    return _call(ops.conv, spatial, input, weight, bias, (strides, paddings, dilations), groups, key)
+    return _call(ops.conv, spatial, input, weight, bias, (strides, paddings, dilations), groups, precision, key)
 
 
 def _named_padding(
@@ -168,11 +173,14 @@ def conv_transpose(
     output_padding: IntOrInts,
     groups: int,
     dilation: IntOrInts,
+    precision: str | None,
 ) -> Tensor:
     """`torch.nn.functional.conv_transpose{spatial}d`."""
+    check_precision(precision)
     if has_torch_function_variadic(input, weight, bias) or tracing_state() is not None:
         tensors, rest = (input, weight, bias), (stride, padding, output_padding, groups, dilation)
-        found = hand_over(_public(f"conv_transpose{spatial}d"), reference.CONV_TRANSPOSE[spatial], tensors, *rest)
+        public, pytorchs = _public(f"conv_transpose{spatial}d"), reference.CONV_TRANSPOSE[spatial]
+        found = hand_over(public, pytorchs, tensors, rest, precision=precision)
         if found is not None:
             return found
     try:
@@ -181,11 +189,12 @@ def conv_transpose(
         if narrow and _is_light(input, weight, groups, True):
             pytorchs = reference.CONV_TRANSPOSE[spatial]
             return pytorchs(input, weight, bias, stride, padding, output_padding, groups, dilation)
-        key = _key(ops.conv_transpose, input, weight, bias, spatial, stride, padding, output_padding, groups, dilation)
+        rest = stride, padding, output_padding, groups, dilation, precision
+        key = _key(ops.conv_transpose, input, weight, bias, spatial, *rest)
         if key is not None and (found := _ready.get(key)) is not None:
             run, rest = found
             return run(input, weight, bias, *rest)
     except REFUSALS:
         key = None
     sizes = tuple(_expand(value, spatial) for value in (stride, padding, output_padding, dilation))
-    return _call(ops.conv_transpose, spatial, input, weight, bias, sizes, groups, key)
+    return _call(ops.conv_transpose, spatial, input, weight, bias, sizes, groups, precision, key)

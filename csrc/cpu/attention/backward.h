@@ -1,4 +1,6 @@
-// The gradients to Q, K and V, from the output and the log-sum-exp that the forward pass kept.
+// The gradients to Q, K and V. The softmax is made anew, from the scores that it is multiplied with here, and so is the
+// sum over keys that its gradient subtracts: where one key has nearly all the weight, what is left of the difference is
+// less than the rounding of an output or of a log-sum-exp.
 #pragma once
 
 #include "cpu/attention/forward.h"
@@ -7,9 +9,15 @@ namespace aigc::AIGC_LEVEL {
 
 template <class T>
 struct Gradients {
-    Rows<const T> out_gradient, out;
-    const float* logsumexp;
+    Rows<const T> out_gradient;
     Rows<T> q, k, v; // results
+};
+
+// One block of keys of a block of lanes: its tiles, [key][lane], and the greatest score that the softmax had seen when
+// it made the probabilities.
+struct KeyBlock {
+    int64_t key, count;
+    float *probabilities, *slopes, *dropout, *greatest;
 };
 
 template <class T>
@@ -40,10 +48,12 @@ class Backward {
 
     int64_t sums_size() const { return p_.keys * (width_ + value_width_); }
     int64_t widest() const { return most(width_, value_width_); }
-    int64_t floats() const {
+    // So many floats for a block of lanes that sees so many keys, in so many blocks.
+    int64_t floats(int64_t keys, int64_t blocks) const {
+        const int64_t tiles = p_.dropout.on ? 3 : 2;
         return 2 * Floats::padded(p_.size * LANES) + Floats::padded(p_.value_size * LANES) +
                Floats::padded(width_ * LANES) + Floats::padded(value_width_ * LANES) +
-               2 * Floats::padded(keys_ * LANES) + 2 * Floats::padded(LANES) +
+               tiles * Floats::padded(keys * LANES) + Floats::padded(blocks * LANES) + 4 * Floats::padded(LANES) +
                2 * Floats::padded(most(LANES, keys_) * widest()) + Masks::floats(keys_);
     }
 
@@ -102,95 +112,133 @@ class Backward {
     }
 
     void differentiate(const Block& block, float* key_sums, float* value_sums) const {
-        const int64_t lines = most(most(keys_, p_.value_size), p_.size), vectors = block.vectors();
+        const KeyRange range = keys_of(p_, block);
+        const int64_t seen = most<int64_t>(0, range.end - range.begin), most_blocks = ceil_div(seen, keys_);
+        const int64_t lines = most(most(keys_, p_.value_size), p_.size), line = block.line(), vectors = block.vectors();
+        const int64_t pointer_bytes = int64_t(sizeof(float*)) * 5 * lines,
+                      block_bytes = int64_t(sizeof(KeyBlock)) * most_blocks;
         auto* const memory = static_cast<char*>(
-            scratch(Slot::local, int64_t(sizeof(float)) * floats() + int64_t(sizeof(float*)) * 5 * lines));
+            scratch(Slot::local, int64_t(sizeof(float)) * floats(seen, most_blocks) + pointer_bytes + block_bytes));
         auto** const score_lines = reinterpret_cast<float**>(memory);
         auto **const slope_lines = score_lines + lines, **const query_lines = slope_lines + lines,
                      **const sum_lines = query_lines + lines;
         auto** const rows = const_cast<const float**>(sum_lines + lines);
-        Floats floats(rows + lines);
+        auto* const blocks = reinterpret_cast<KeyBlock*>(rows + lines);
+        Floats floats(blocks + most_blocks);
         float *const queries = floats.take(p_.size * LANES), *const query_sums = floats.take(p_.size * LANES),
                      *const out_gradient = floats.take(p_.value_size * LANES),
                      *const query_rows = floats.take(width_ * LANES),
                      *const gradient_rows = floats.take(value_width_ * LANES),
-                     *const scores = floats.take(keys_ * LANES), *const slopes = floats.take(keys_ * LANES),
-                     *const logsumexp = floats.take(LANES), *const delta = floats.take(LANES),
-                     *const buffer = floats.take(most(LANES, keys_) * widest()),
+                     *const probabilities = floats.take(seen * LANES), *const slopes = floats.take(seen * LANES),
+                     *const dropout = p_.dropout.on ? floats.take(seen * LANES) : nullptr,
+                     *const tops = floats.take(most_blocks * LANES), *const greatest = floats.take(LANES),
+                     *const total = floats.take(LANES), *const delta = floats.take(LANES),
+                     *const factor = floats.take(LANES), *const buffer = floats.take(most(LANES, keys_) * widest()),
                      *const value_buffer = floats.take(most(LANES, keys_) * widest());
         Masks masks(p_, block, keys_, floats);
-        pointers(score_lines, scores, block.line(), keys_);
-        pointers(slope_lines, slopes, block.line(), keys_);
-        pointers(query_lines, query_sums, block.line(), p_.size);
-
+        pointers(query_lines, query_sums, line, p_.size);
         gather_queries(p_, block, in_.q, buffer, queries);
-        for (int64_t i = 0; i < p_.size * block.line(); i += VF)
+        gather_lanes(p_, block, grad_.out_gradient, p_.value_size, buffer, out_gradient);
+        for (int64_t i = 0; i < p_.size * line; i += VF)
             store(query_sums + i, vf{});
-        read_logsumexp(block, logsumexp);
-        read_delta(block, buffer, value_buffer, out_gradient, delta);
-        pack_rows(p_, block, in_.q, p_.size, width_, 1.0f, query_rows);
-        pack_rows(p_, block, grad_.out_gradient, p_.value_size, value_width_, 1.0f, gradient_rows);
+        for (int64_t v = 0; v < line; v += VF) {
+            store(greatest + v, broadcast(MINUS_INFINITY));
+            store(total + v, vf{});
+            store(delta + v, vf{});
+        }
 
         const T* const k = in_.k.at(block.batch, block.kv_head, 0);
         const T* const v = in_.v.at(block.batch, block.kv_head, 0);
+        int64_t count_of_blocks = 0, at = 0;
         masks.for_each_block(0, p_.keys, keys_, 1, [&](int64_t key, int64_t count) {
+            const KeyBlock b{key,
+                             count,
+                             probabilities + at,
+                             slopes + at,
+                             dropout ? dropout + at : nullptr,
+                             tops + count_of_blocks * line};
+            blocks[count_of_blocks++] = b;
+            at += count * line;
             const FloatRows keys = float_rows(k + key * in_.k.row, in_.k.row, count, p_.size, buffer);
             pointers(rows, keys.data, keys.stride, count);
+            pointers(score_lines, b.probabilities, line, count);
             multiply_into_lanes(rows, count, 1, p_.size, queries, score_lines, vectors, false);
-            masks.apply(scores);
+            masks.apply(b.probabilities);
             const FloatRows values = float_rows(v + key * in_.v.row, in_.v.row, count, p_.value_size, value_buffer);
             pointers(rows, values.data, values.stride, count);
+            pointers(slope_lines, b.slopes, line, count);
             multiply_into_lanes(rows, count, 1, p_.value_size, out_gradient, slope_lines, vectors, false);
-            differentiate_softmax(scores, slopes, p_.dropout.on ? masks.dropout() : nullptr, logsumexp, delta, count,
-                                  vectors);
-            pointers(sum_lines, value_sums + key * value_width_, value_width_, count);
-            add_over_lanes(score_lines, count, block.count, gradient_rows, value_width_, sum_lines);
-            pointers(sum_lines, key_sums + key * width_, width_, count);
-            add_over_lanes(slope_lines, count, block.count, query_rows, width_, sum_lines);
-            pointers(rows, keys.data, 1, p_.size);
-            multiply_into_lanes(rows, p_.size, keys.stride, count, slopes, query_lines, vectors, true);
+            if (dropout) {
+                __builtin_memcpy(b.dropout, masks.dropout(), static_cast<size_t>(count * line) * sizeof(float));
+                multiply_tile_of_lanes(b.slopes, b.dropout, count, vectors);
+            }
+            softmax_step(b.probabilities, count, vectors, greatest, total, factor);
+            add_to_delta(b, vectors, factor, delta);
+            __builtin_memcpy(b.greatest, greatest, static_cast<size_t>(line) * sizeof(float));
         });
-        for (int64_t i = 0; i < p_.size * block.line(); i += VF)
-            store(query_sums + i, load(query_sums + i) * p_.scale);
+        // Rows that are divided by the softmax's sum leave the probabilities as they are.
+        for (int64_t i = 0; i < line; i += VF) {
+            const vf sum = load(total + i), inverse = sum == 0.0f ? vf{} : 1.0f / sum;
+            store(total + i, inverse);
+            store(delta + i, load(delta + i) * inverse);
+        }
+        const auto share = [&](int64_t lane) AIGC_INLINE { return total[lane]; };
+        pack_rows(p_, block, in_.q, p_.size, width_, share, query_rows);
+        pack_rows(p_, block, grad_.out_gradient, p_.value_size, value_width_, share, gradient_rows);
+
+        for (const KeyBlock* b = blocks; b < blocks + count_of_blocks; ++b) {
+            finish_probabilities(*b, vectors, greatest, factor);
+            differentiate_softmax(*b, delta, vectors);
+            pointers(score_lines, b->probabilities, line, b->count);
+            pointers(sum_lines, value_sums + b->key * value_width_, value_width_, b->count);
+            add_over_lanes(score_lines, b->count, block.count, gradient_rows, value_width_, sum_lines);
+            pointers(slope_lines, b->slopes, line, b->count);
+            pointers(sum_lines, key_sums + b->key * width_, width_, b->count);
+            add_over_lanes(slope_lines, b->count, block.count, query_rows, width_, sum_lines);
+            const FloatRows keys = float_rows(k + b->key * in_.k.row, in_.k.row, b->count, p_.size, buffer);
+            pointers(rows, keys.data, 1, p_.size);
+            multiply_into_lanes(rows, p_.size, keys.stride, b->count, b->slopes, query_lines, vectors, true);
+        }
+        for (int64_t i = 0; i < line; i += VF)
+            store(total + i, load(total + i) * p_.scale);
+        multiply_lanes(query_sums, p_.size, vectors, total);
         scatter_lanes(p_, block, query_sums, p_.size, buffer, grad_.q);
     }
 
-    // In units of log2; a lane that saw no key gets infinity, so that its probabilities are 0.
-    void read_logsumexp(const Block& block, float* out) const {
-        for (int64_t v = 0; v < block.line(); v += VF)
-            store(out + v, vf{});
-        for_each_run(p_, block, [&](int64_t head, int64_t query, int64_t lane, int64_t count) {
-            const float* const from = grad_.logsumexp + p_.logsumexp_at(block.batch, head, query);
-            for (int64_t i = 0; i < count; ++i)
-                out[lane + i] = from[i] == MINUS_INFINITY ? -MINUS_INFINITY : from[i] * LOG2_E;
-        });
-    }
-
-    // The gradient to the output in lanes, and its product with the output: sum over i of dO[lane][i] * O[lane][i].
-    void read_delta(const Block& block, float* buffer, float* out_lanes, float* out_gradient, float* delta) const {
-        gather_lanes(p_, block, grad_.out_gradient, p_.value_size, buffer, out_gradient);
-        gather_lanes(p_, block, grad_.out, p_.value_size, buffer, out_lanes);
-        for (int64_t v = 0; v < block.line(); v += VF) {
+    // The sum over keys of probability times slope, relative to the greatest score as the softmax's sum is.
+    static void add_to_delta(const KeyBlock& b, int64_t vectors, const float* factor, float* delta) {
+        const int64_t line = vectors * VF;
+        for (int64_t v = 0; v < line; v += VF) {
             vf sum{};
-            for (int64_t i = 0; i < p_.value_size; ++i)
-                sum += load(out_gradient + i * block.line() + v) * load(out_lanes + i * block.line() + v);
-            store(delta + v, sum);
+            for (int64_t j = 0; j < b.count; ++j)
+                sum += load(b.probabilities + j * line + v) * load(b.slopes + j * line + v);
+            store(delta + v, load(delta + v) * load(factor + v) + sum);
         }
     }
 
-    // Scores become probabilities after dropout, and slopes, the gradients to those, become the gradients to the
-    // scores.
-    static void differentiate_softmax(float* scores, float* slopes, const float* dropout, const float* logsumexp,
-                                      const float* delta, int64_t keys, int64_t vectors) {
+    // Makes probabilities relative to the greatest score of all, where it came later.
+    static void finish_probabilities(const KeyBlock& b, int64_t vectors, const float* greatest, float* factor) {
+        vi changed{};
+        for (int64_t v = 0; v < vectors * VF; v += VF) {
+            const vf top = load(greatest + v), before = load(b.greatest + v);
+            store(factor + v, exp2_of_negative(before - (top == MINUS_INFINITY ? vf{} : top)));
+            changed |= top != before;
+        }
+        if (any(changed))
+            multiply_lanes(b.probabilities, b.count, vectors, factor);
+    }
+
+    // Slopes, the gradients to the probabilities, become the gradients to the scores, and the probabilities what is
+    // left of them after dropout.
+    static void differentiate_softmax(const KeyBlock& b, const float* delta, int64_t vectors) {
         const int64_t line = vectors * VF;
-        for (int64_t j = 0; j < keys; ++j)
+        for (int64_t j = 0; j < b.count; ++j)
             for (int64_t v = 0; v < line; v += VF) {
-                float *const score = scores + j * line + v, *const slope = slopes + j * line + v;
-                const vf probability = exp2_of_negative(load(score) - load(logsumexp + v));
-                const vf kept = dropout ? load(dropout + j * line + v) : broadcast(1.0f);
-                store(score, probability * kept);
-                store(slope, probability * (load(slope) * kept - load(delta + v)));
+                float* const slope = b.slopes + j * line + v;
+                store(slope, load(b.probabilities + j * line + v) * (load(slope) - load(delta + v)));
             }
+        if (b.dropout)
+            multiply_tile_of_lanes(b.probabilities, b.dropout, b.count, vectors);
     }
 
     const Problem& p_;
