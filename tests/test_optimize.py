@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import copy
 import io
+import random
+import threading
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cases import relative_error
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 import aigc_fast
 from aigc_fast.nn import FusedSequential
 from aigc_fast.nn.sequential import Chain
+from aigc_fast.optimize.measure import Call
 from aigc_fast.optimize.reporting import Entry, Report
 
 
@@ -213,6 +218,40 @@ class TestSpectralNorm:
         assert_same(layer, stock, torch.randn(1, 3, 5, 5))
 
 
+class Busy(nn.Module):
+    """Changes about itself, its input and the world whatever a forward can change.
+
+    Args:
+        copyable: whether `copy.deepcopy` takes it.
+    """
+
+    def __init__(self, copyable: bool) -> None:
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Dropout(0.5)
+        self.words = nn.Embedding(4, 3, max_norm=0.1)
+        for name in ("rebound", "written", "deleted"):
+            self.register_buffer(name, torch.zeros(1))
+        self.plain, self.seen, self.count = torch.zeros(()), [], 0
+        if not copyable:
+            self.lock = threading.Lock()
+
+    def forward(self, x: Tensor, state: Any) -> Any:
+        self.rebound = self.rebound + 1
+        self.written += 1
+        del self.deleted
+        self.register_buffer("added", torch.ones(1))
+        self.plain = self.plain + 1
+        self.seen.append(x)
+        self.count += 1
+        self.words(torch.tensor([0, 1]))
+        with torch.no_grad():
+            self.conv.weight.data.clamp_(-0.01, 0.01)
+        x.data.add_(random.random() + np.random.random())
+        state[1]["inner"].add_(1)
+        self.eval()
+        return self.drop(self.norm(self.conv(x))), state
+
+
 class TestExampleInputs:
     @pytest.mark.parametrize("training", [True, False])
     def test_both_ways_are_timed_and_the_slower_is_left(self, training: bool) -> None:
@@ -242,6 +281,62 @@ class TestExampleInputs:
         assert all(parameter.grad is None for parameter in model.parameters())
         assert [module.training for module in model] == [True, False, True, True]
         assert not any(module._forward_pre_hooks for module in model.modules())
+
+    @pytest.mark.parametrize("training", [True, False])
+    @pytest.mark.parametrize("copyable", [True, False])
+    def test_nothing_that_a_forward_does_remains(self, copyable: bool, training: bool) -> None:
+        model, calls = Busy(copyable).train(training), []
+        model.conv.register_forward_hook(lambda *_: calls.append("conv"))
+        model.register_forward_pre_hook(lambda *_: calls.append("model"))
+        model.conv.weight.grad = torch.ones_like(model.conv.weight)
+        inputs = (torch.randn(2, 2, 5, 5), (torch.zeros(1), {"inner": torch.zeros(1)}))
+        kept, attributes = copy.deepcopy((model.state_dict(), inputs)), dict(vars(model))
+        states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+        report = aigc_fast.report(aigc_fast.optimize(model, example_inputs=inputs))
+        assert report.layers[0].torch_ms is not None
+        assert calls == ["model", "conv"]
+        assert model.state_dict().keys() == kept[0].keys()
+        for found, expected in zip(tree_leaves((model.state_dict(), inputs)), tree_leaves(kept), strict=True):
+            assert torch.equal(found, expected)
+        assert vars(model).keys() == attributes.keys()
+        assert all(vars(model)[name] is attributes[name] for name in ("plain", "seen", "count", "_buffers"))
+        assert (model.plain.item(), model.seen, model.count, model.training) == (0, [], 0, training)
+        assert torch.equal(model.conv.weight.grad, torch.ones_like(model.conv.weight))
+        assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+
+    def test_hooks_of_modules_inside_are_not_called_for_the_times(self) -> None:
+        model, calls = nn.Sequential(nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Linear(3, 3)), []
+        model[2].register_forward_hook(lambda *_: calls.append(1))
+        aigc_fast.optimize(model, example_inputs=torch.randn(1, 2, 5, 5))
+        assert calls == [1]
+        model(torch.randn(1, 2, 5, 5))
+        assert calls == [1, 1]
+
+    def test_a_model_whose_weights_are_in_a_graph(self) -> None:
+        model = nn.utils.weight_norm(nn.Conv2d(2, 3, 3)).train()
+        (entry,) = aigc_fast.report(aigc_fast.optimize(model, example_inputs=torch.randn(1, 2, 5, 5))).layers
+        assert entry.torch_ms is not None
+        model(torch.randn(1, 2, 5, 5)).sum().backward()
+        assert model.weight_v.grad is not None
+
+    def test_a_lazy_model_stays_lazy(self) -> None:
+        model = nn.Sequential(nn.LazyConv2d(3, 3))
+        aigc_fast.optimize(model, example_inputs=torch.randn(1, 2, 5, 5))
+        assert type(model[0]) is nn.LazyConv2d
+        assert model(torch.randn(1, 4, 5, 5)).shape == (1, 3, 3, 3)
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_dropout_that_writes_to_its_input(self, training: bool) -> None:
+        model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Dropout(0.5, inplace=True)).train(training)
+        report = aigc_fast.report(aigc_fast.optimize(model, example_inputs=torch.randn(1, 2, 5, 5)))
+        assert all(entry.torch_ms is not None for entry in report.layers)
+
+    def test_self_attention_is_timed_as_self_attention(self) -> None:
+        x = torch.randn(1, 3, 8)
+        call = Call.of((x, x, [x]), {"key": {"value": x}})
+        assert call.args[0] is call.args[1] is call.args[2][0] is call.kwargs["key"]["value"]
+        assert call.signature() == ((x.shape, x.stride(), x.dtype, False),) * 4
+        assert call.device() == x.device
 
     def test_arguments_come_in_three_forms(self) -> None:
         class Two(nn.Module):
