@@ -7,14 +7,17 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 from aigc_fast.functional import scaled_dot_product_attention
+from aigc_fast.nn.drop_in import drop_in
 
 # Up to so many positions of a batch PyTorch's inference call for projections and attention together is faster than the
 # parts.
 FEW_POSITIONS = 128
 # From so many positions on, its call for a whole layer, which stores all scores, is slower than the layer's parts.
 LEAST_LENGTH = 256
+MERGE_MASKS = torch.nn.MultiheadAttention.merge_masks
 
 
+@drop_in
 class MultiheadAttention(torch.nn.MultiheadAttention):
     """`torch.nn.MultiheadAttention`: the same constructor, parameters, `state_dict` keys, masks and numbers.
 
@@ -41,7 +44,14 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         Raises:
             RuntimeError: shapes or masks' dtypes that do not fit; the message names the argument.
         """
-        plain = self.bias_k is not None or self.add_zero_attn or query.is_nested or (is_causal and attn_mask is None)
+        own_masks = getattr(self.merge_masks, "__func__", None) is not MERGE_MASKS
+        plain = (
+            own_masks
+            or self.bias_k is not None
+            or self.add_zero_attn
+            or query.is_nested
+            or (is_causal and attn_mask is None)
+        )
         if need_weights or plain or self._is_one_call(query, key, value):
             return super().forward(
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
@@ -121,6 +131,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         return joined if batched else joined.squeeze(0)
 
 
+@drop_in
 class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
     """`torch.nn.TransformerEncoderLayer`: the same constructor, parameters, `state_dict` keys and numbers.
 

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from aigc_fast import functional
+from aigc_fast.nn.drop_in import drop_in
+from aigc_fast.nn.quantization import register_fusers
 
 
+@drop_in
 class Conv1d(torch.nn.Conv1d):
     """`torch.nn.Conv1d`: the same constructor, parameters, `state_dict` keys and numbers.
 
@@ -36,6 +39,7 @@ class Conv1d(torch.nn.Conv1d):
         )
 
 
+@drop_in
 class Conv2d(torch.nn.Conv2d):
     """`torch.nn.Conv2d`: the same constructor, parameters, `state_dict` keys and numbers.
 
@@ -62,6 +66,7 @@ class Conv2d(torch.nn.Conv2d):
         )
 
 
+@drop_in
 class Conv3d(torch.nn.Conv3d):
     """`torch.nn.Conv3d`: the same constructor, parameters, `state_dict` keys and numbers.
 
@@ -97,6 +102,7 @@ def _output_padding(
     )
 
 
+@drop_in
 class ConvTranspose1d(torch.nn.ConvTranspose1d):
     """`torch.nn.ConvTranspose1d`: the same constructor, parameters, `state_dict` keys and numbers.
 
@@ -121,6 +127,7 @@ class ConvTranspose1d(torch.nn.ConvTranspose1d):
         )
 
 
+@drop_in
 class ConvTranspose2d(torch.nn.ConvTranspose2d):
     """`torch.nn.ConvTranspose2d`: the same constructor, parameters, `state_dict` keys and numbers.
 
@@ -145,6 +152,7 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
         )
 
 
+@drop_in
 class ConvTranspose3d(torch.nn.ConvTranspose3d):
     """`torch.nn.ConvTranspose3d`: the same constructor, parameters, `state_dict` keys and numbers.
 
@@ -167,3 +175,7 @@ class ConvTranspose3d(torch.nn.ConvTranspose3d):
             self.dilation,
             precision=self.float32_precision,
         )
+
+
+register_fusers({cls: cls.__bases__[0] for cls in (Conv1d, Conv2d, Conv3d)})
+register_fusers({cls: cls.__bases__[0] for cls in (ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)})

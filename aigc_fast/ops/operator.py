@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._decomp import register_decomposition
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from aigc_fast import _native
 from aigc_fast._native import NEGATED, PLAIN, UNKNOWN
 from aigc_fast.backends import BackendError, Choice, Explanation, current, forced_backend
+from aigc_fast.ops.recording import is_for_onnx
 from aigc_fast.ops.support import any_autocast, own_precision
 
 LIBRARY = torch.library.Library("aigc_fast", "DEF")
@@ -168,6 +170,8 @@ class Operator:
             register_flop_formula(getattr(torch.ops.aigc_fast, name))(flops)
         self._apply = _make_apply(name, setup_context, backward)
         self._overload = getattr(torch.ops.aigc_fast, name).default
+        # What exports to ONNX make of the op where it was exported before.
+        register_decomposition(self._overload)(lambda *args, precision=None: reference(*args))
         _operators[name] = self
 
     def run(self, *args: Any) -> Any:
@@ -187,6 +191,8 @@ class Operator:
                 it; None leaves it to PyTorch's switch.
         """
         if is_watched():
+            if is_for_onnx():
+                return self.reference(*args)
             return self._overload(*args, **_named(precision))
         if precision is not None:
             return in_force(precision).run(self, *args)

@@ -15,6 +15,14 @@ from aigc_fast.ops.attention import ATTENTION, cpu
 from aigc_fast.ops.attention.reference import band
 from aigc_fast.ops.operator import functorch_level, is_compiling, kind_of_call, plain_eager
 from aigc_fast.ops.random import draw_key
+from aigc_fast.ops.recording import (
+    has_torch_function_variadic,
+    is_overridden,
+    is_recorded,
+    is_symbolic,
+    record,
+    tracing_state,
+)
 from aigc_fast.ops.support import REFUSALS, autocast, check_precision, check_types, has_autocast, has_wide_vectors
 
 Window = int | tuple[int | None, int | None] | None
@@ -157,17 +165,25 @@ def scaled_dot_product_attention(
         ValueError: an impossible `window`, `alignment`, `dropout_p` or `precision`.
     """
     check_precision(precision)
+    foreign = has_torch_function_variadic(query, key, value, attn_mask) or tracing_state() is not None
+    is_torchs = window is None and alignment == "upper_left"
     finite = scale is None or scale - scale == 0
-    if finite and precision is window is None and alignment == "upper_left" and dropout_p == 0.0:
+    if finite and precision is None and is_torchs and dropout_p == 0.0 and not foreign:
         output = _at_once(query, key, value, attn_mask, is_causal, scale, enable_gqa)
         if output is not None:
             return output
+    if isinstance(attn_mask, CausalBias):
+        attn_mask = _seen_through(attn_mask)
+    tensors, numbers = (query, key, value, attn_mask), (dropout_p, is_causal, scale, enable_gqa)
+    if foreign and is_symbolic(*tensors):
+        ours = {"window": window, "alignment": alignment, "generator": generator, "precision": precision}
+        return record(scaled_dot_product_attention, *tensors, *numbers, **ours)
+    if generator is None and (is_recorded() or (foreign and is_torchs and is_overridden(*tensors))):
+        return _as_pytorchs(*tensors, *numbers, window, alignment)
     check_types(query=query, key=key, value=value)
     if query.is_nested or key.is_nested or value.is_nested:
         _check_nested(window, alignment, generator)
         return _pytorchs(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    if isinstance(attn_mask, CausalBias):
-        attn_mask = _seen_through(attn_mask)
     left, right = (-1, -1) if window is None else _sides(window)
     if is_causal:
         right = 0
@@ -207,6 +223,27 @@ def scaled_dot_product_attention(
     else:
         output, _ = ATTENTION(*arguments, precision=precision)
     return output if simple else output.reshape(*lead, *output.shape[2:])
+
+
+def _as_pytorchs(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+    window: Window,
+    alignment: str,
+) -> Tensor:
+    """The call made of PyTorch's own operators: what its function does not take becomes part of the mask."""
+    if window is not None or alignment != ALIGNMENTS[0] or (is_causal and mask is not None):
+        left, right = _sides(window)
+        offset = 0 if alignment == ALIGNMENTS[0] else _offset(alignment, query, key)
+        mask = _with_band(mask, query, key, left, 0 if is_causal else right, offset)
+        is_causal = False
+    return _pytorchs(query, key, value, mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
 
 
 def _check_nested(window: Window, alignment: str, generator: torch.Generator | None) -> None:

@@ -12,6 +12,7 @@ from aigc_fast.ops import support
 from aigc_fast.ops.attention import cpu, reference
 from aigc_fast.ops.operator import Operator
 from aigc_fast.ops.random.reference import computing_dtype
+from aigc_fast.ops.recording import is_symbolic, record
 
 __all__ = ["VARLEN", "VARLEN_BACKWARD", "varlen_attn"]
 
@@ -149,6 +150,10 @@ def varlen_attn(
         TypeError: an argument that is not a Tensor, a `return_aux` without `lse`.
         ValueError: an impossible `window_size` or `num_splits`.
     """
+    tensors, optional = (query, key, value, cu_seq_q, cu_seq_k), {"seqused_k": seqused_k, "block_table": block_table}
+    if is_symbolic(*tensors, *optional.values()):
+        numbers = {"scale": scale, "window_size": window_size, "enable_gqa": enable_gqa, "num_splits": num_splits}
+        return record(varlen_attn, *tensors, max_q, max_k, return_aux=return_aux, **numbers, **optional)
     cu_seq_k = cu_seq_q if cu_seq_k is None or block_table is not None else cu_seq_k
     support.check_types(query=query, key=key, value=value)
     if support.has_autocast(query):

@@ -15,6 +15,7 @@ from aigc_fast.ops import conv_transpose as ops
 from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.choice import LIGHT_KERNEL, is_light
 from aigc_fast.ops.operator import Operator, function_modes, in_force, is_compiling, is_plain
+from aigc_fast.ops.recording import hand_over, has_torch_function_variadic, tracing_state
 from aigc_fast.ops.support import REFUSALS, autocast, check_precision, has_autocast
 from aigc_fast.ops.support import precision as precision_in_force
 
@@ -101,6 +102,13 @@ def _remember(key: Hashable, run: Callable[..., Tensor], sizes: tuple[object, ..
     _ready[key] = run, sizes
 
 
+def _public(name: str) -> Callable[..., Tensor]:
+    """The public function of this name, whose module imports this one."""
+    from aigc_fast import functional
+
+    return getattr(functional, name)
+
+
 def conv(
     spatial: int,
     input: Tensor,
@@ -114,6 +122,11 @@ def conv(
 ) -> Tensor:
     """`torch.nn.functional.conv{spatial}d`."""
     check_precision(precision)
+    if has_torch_function_variadic(input, weight, bias) or tracing_state() is not None:
+        tensors, rest = (input, weight, bias), (stride, padding, dilation, groups)
+        found = hand_over(_public(f"conv{spatial}d"), reference.CONV[spatial], tensors, rest, precision=precision)
+        if found is not None:
+            return found
     try:
         if _is_light(input, weight, groups, False):
             return reference.CONV[spatial](input, weight, bias, stride, padding, dilation, groups)
@@ -164,6 +177,12 @@ def conv_transpose(
 ) -> Tensor:
     """`torch.nn.functional.conv_transpose{spatial}d`."""
     check_precision(precision)
+    if has_torch_function_variadic(input, weight, bias) or tracing_state() is not None:
+        tensors, rest = (input, weight, bias), (stride, padding, output_padding, groups, dilation)
+        public, pytorchs = _public(f"conv_transpose{spatial}d"), reference.CONV_TRANSPOSE[spatial]
+        found = hand_over(public, pytorchs, tensors, rest, precision=precision)
+        if found is not None:
+            return found
     try:
         # What is light has narrow kernels or one spatial dimension: a call of many pays no second look.
         narrow = spatial == 1 or weight.size(-1) <= LIGHT_KERNEL or weight.size(-2) <= LIGHT_KERNEL
