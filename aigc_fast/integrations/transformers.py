@@ -44,12 +44,14 @@ INERT = frozenset(
         "cu_seq_lens_k",
         "cu_seq_lens_q",
         "deterministic",
+        "logits_to_keep",
         "max_length_k",
         "max_length_q",
         "num_items_in_batch",
         "output_hidden_states",
         "output_router_logits",
         "position_ids",
+        "return_dict",
         "seq_idx",
         "sliding_window",
         "use_cache",
@@ -57,7 +59,18 @@ INERT = frozenset(
 )
 
 # Models without "sdpa" for their sinks alone, which this attention has.
-WITH_SINKS = frozenset({"gpt_oss"})
+WITH_SINKS = frozenset(
+    {
+        "deepseek_v4",
+        "flint",
+        "gpt_oss",
+        "granite_swa",
+        "granitemoe_swa",
+        "hy_v4",
+        "mimo_v2_flash",
+        "openai_privacy_filter",
+    }
+)
 
 
 class _Sdpa(str):
