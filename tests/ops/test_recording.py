@@ -160,7 +160,6 @@ class TestSubclasses:
         found = function(inputs[0].as_subclass(Seen), *inputs[1:])
         assert relative_error(found.as_subclass(Tensor), function(*inputs)) < 1e-5
 
-
     @pytest.mark.parametrize("name", CASES)
     def test_a_mode_sees_our_ops(self, name: str) -> None:
         seen = []
