@@ -37,6 +37,15 @@ def operators() -> dict[str, Operator]:
     return dict(_operators)
 
 
+def decompose_for_onnx(
+    overload: torch._ops.OpOverload, decomposition: Callable[..., Any], fake: Callable[..., Any]
+) -> None:
+    """Says what an export to ONNX makes of an op in a program that was exported by `torch.export` before."""
+    register_decomposition(overload)(decomposition)
+    # Fake tensors of symbolic sizes would take it for the op's fake as well, if they knew of none in this table.
+    register_decomposition(overload, type="meta")(fake)
+
+
 def is_watched() -> bool:
     """Whether the registered op must appear: in compile, export, tracing, or to a dispatch or function mode."""
     return bool(is_compiling() or _dispatch_modes() or function_modes() or _tracing_state() is not None)
@@ -170,8 +179,7 @@ class Operator:
             register_flop_formula(getattr(torch.ops.aigc_fast, name))(flops)
         self._apply = _make_apply(name, setup_context, backward)
         self._overload = getattr(torch.ops.aigc_fast, name).default
-        # What exports to ONNX make of the op where it was exported before.
-        register_decomposition(self._overload)(lambda *args, precision=None: reference(*args))
+        decompose_for_onnx(self._overload, lambda *args, precision=None: reference(*args), fake)
         _operators[name] = self
 
     def run(self, *args: Any) -> Any:

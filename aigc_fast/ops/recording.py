@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import Proxy
 from torch.overrides import _get_overloaded_args, handle_torch_function, has_torch_function_variadic
 
@@ -29,7 +30,8 @@ def is_overridden(*arguments: Any) -> bool:
     """Whether one of the arguments has a `__torch_function__` of its own that is not disabled."""
     if not has_torch_function_variadic(*arguments):
         return False
-    return not function_modes() or bool(_get_overloaded_args(arguments))
+    # A mode makes the question above true of every call, and Tensor has a `__torch_function__` as any other class.
+    return not function_modes() or any(type(argument) is not Tensor for argument in _get_overloaded_args(arguments))
 
 
 def is_symbolic(*arguments: Any) -> bool:

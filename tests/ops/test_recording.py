@@ -160,6 +160,20 @@ class TestSubclasses:
         found = function(inputs[0].as_subclass(Seen), *inputs[1:])
         assert relative_error(found.as_subclass(Tensor), function(*inputs)) < 1e-5
 
+    @pytest.mark.parametrize("name", CASES)
+    def test_a_mode_sees_our_ops(self, name: str) -> None:
+        seen = []
+
+        class Mode(torch.overrides.TorchFunctionMode):
+            def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                seen.append(getattr(function, "namespace", None))
+                return function(*args, **(kwargs or {}))
+
+        function, shapes, _ = CASES[name]
+        with Mode():
+            function(*draw(shapes))
+        assert "aigc_fast" in seen
+
 
 class TestTrace:
     @pytest.mark.parametrize("name", TWINS)

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._decomp import register_decomposition
 from torch.overrides import handle_torch_function
 
 from aigc_fast.backends import current as backend_in_force
 from aigc_fast.ops import support
-from aigc_fast.ops.operator import LIBRARY, Operator, is_compiling, plain_eager
+from aigc_fast.ops.operator import LIBRARY, Operator, decompose_for_onnx, is_compiling, plain_eager
 from aigc_fast.ops.random import cpu, cuda, reference
 from aigc_fast.ops.recording import has_torch_function_variadic, is_overridden, is_recorded, is_symbolic, record
 
@@ -28,11 +27,15 @@ def _draw(like: Tensor) -> Tensor:
     return torch.randint(support.KEY_LIMIT, (2,), device=like.device)
 
 
+def _fake_key(like: Tensor) -> Tensor:
+    return like.new_empty(2, dtype=torch.int64)
+
+
 # Opaque to torch.compile, which would otherwise draw from a generator of its own.
 LIBRARY.define("random_key(Tensor like) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
 LIBRARY.impl("random_key", _draw, "CompositeExplicitAutograd")
-torch.library.register_fake("aigc_fast::random_key", lambda like: like.new_empty(2, dtype=torch.int64), lib=LIBRARY)
-register_decomposition(torch.ops.aigc_fast.random_key.default)(_draw)
+torch.library.register_fake("aigc_fast::random_key", _fake_key, lib=LIBRARY)
+decompose_for_onnx(torch.ops.aigc_fast.random_key.default, _draw, _fake_key)
 
 
 def draw_key(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
