@@ -160,17 +160,18 @@ POLES = {
 
 @pytest.mark.parametrize("poles", [*POLES, "sixteen random"])
 def test_accuracy_of_a_long_series(poles: str) -> None:
-    """At most twice scipy's error in float32."""
+    """At most twice scipy's error in float32, on average: where a filter grows, the first roundings decide each."""
     if poles == "sixteen random":
         coeffs = stable_coeffs(torch.randn(16, dtype=torch.float64))
     else:
         coeffs = torch.from_numpy(-np.real(np.poly(POLES[poles]))[1:].copy())
     coeffs = coeffs.float()
-    x = torch.randn(1, 200_000 if poles != "a great growth" else 6000)
+    x = torch.randn(8, 100_000 if poles != "a great growth" else 6000)
     exact = scipy_lfilter(x.double(), coeffs.double())
-    theirs, found = scipy_lfilter(x, coeffs), AF.ar_recursion(x, coeffs)
-    size = exact.abs().max()
-    assert (found - exact).abs().max() / size <= 2 * (theirs - exact).abs().max() / size
+    # One series at a time, which is cut into parts.
+    theirs, found = scipy_lfilter(x, coeffs), torch.cat([AF.ar_recursion(row[None], coeffs) for row in x])
+    ours_off, theirs_off = (((y - exact).abs().amax(1) / exact.abs().amax(1)).mean() for y in (found, theirs))
+    assert ours_off <= 2 * theirs_off
 
 
 @pytest.mark.parametrize("kind", ["shared", "series", "varying"])
