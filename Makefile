@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 export AIGC_FAST_CUDA ?= $(if $(shell command -v nvcc),ON,OFF)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc aigc_fast -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: test fuzz demo bench gpu dev lint clean
+.PHONY: test fuzz sweep demo bench hosts gpu dev lint clean
 
 test: $(VENV)/.installed $(VENV)/.emulated
 	$(BIN)/pytest -q
@@ -19,6 +19,9 @@ demo: $(VENV)/.torch
 
 bench: $(VENV)/.installed
 	$(BIN)/pytest bench -q --benchmark-only --benchmark-group-by=group
+
+hosts: $(VENV)/.installed
+	HF_HUB_OFFLINE=1 $(BIN)/python -W ignore tests/integrations/hosts.py
 
 gpu: $(VENV)/.installed
 	$(BIN)/pytest -q -m gpu

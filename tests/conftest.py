@@ -15,7 +15,14 @@ from aigc_fast import _native
 from aigc_fast.ops.attention import ATTENTION
 from aigc_fast.ops.attention import cpu as attention_cpu
 
-hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=40, database=None)
+hypothesis.settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=True,
+    max_examples=40,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("suite")
 
 BACKENDS = ("auto", "reference", "cpu") if _native.cpu_reason() is None else ("auto", "reference")

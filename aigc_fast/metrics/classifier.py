@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from aigc_fast.checks import check_finite, check_floating, integer
 from aigc_fast.data import shift
+from aigc_fast.ops.support import check_types
 
 SIZE = 28
 CLASSES = 10
@@ -38,7 +40,8 @@ class ImageClassifier(nn.Module):
         self.head = nn.Linear(FEATURES, CLASSES)
 
     def features(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) in [-1, 1] to (N, 64): the last layer before the classes, before its ReLU."""
+        """(N, C, H, W) in [-1, 1], floating-point, to (N, 64): the last layer before the classes, before its ReLU."""
+        check_floating(images=images)
         if images.dim() != 4:
             raise ValueError(f"images: expected (N, C, H, W), got shape {tuple(images.shape)}")
         grey = images.float().mean(dim=1, keepdim=True)
@@ -74,7 +77,13 @@ def train_classifier(images: Tensor, labels: Tensor, *, epochs: int = 30, seed: 
 
     Returns:
         The classifier in eval mode.
+
+    Raises:
+        TypeError: on what is no Tensor.
+        ValueError: on other shapes, dtypes or labels, no images, or pixels that are not finite.
     """
+    _check_training(images, labels)
+    epochs = integer("epochs", epochs, 1)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -91,6 +100,18 @@ def train_classifier(images: Tensor, labels: Tensor, *, epochs: int = 30, seed: 
             optimiser.step()
             schedule.step()
     return model.eval().requires_grad_(False)
+
+
+def _check_training(images: Tensor, labels: Tensor) -> None:
+    check_floating(images=images)
+    check_types(labels=labels)
+    if images.dim() != 4 or not images.numel():
+        raise ValueError(f"images: expected (N, C, H, W) and not empty, got shape {tuple(images.shape)}")
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(f"labels: expected ({len(images)},) int64, got {tuple(labels.shape)} {labels.dtype}")
+    if not bool(((labels >= 0) & (labels < CLASSES)).all()):
+        raise ValueError(f"labels: expected 0 to {CLASSES - 1}, got {int(labels.min())} to {int(labels.max())}")
+    check_finite(images=images)
 
 
 @functools.cache

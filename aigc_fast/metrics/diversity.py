@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aigc_fast.checks import check_finite, check_real
+
 
 @dataclass(frozen=True)
 class ClassSpread:
@@ -25,13 +27,16 @@ def class_spread(logits: Tensor) -> ClassSpread:
     """How evenly samples fall into a classifier's classes: a generator that collapsed leaves classes out.
 
     Args:
-        logits: (N, K), N >= 1.
+        logits: (N, K) of any real dtype, finite, N >= 1.
 
     Raises:
-        ValueError: on another shape.
+        TypeError: on what is no Tensor.
+        ValueError: on another shape or dtype, or values that are not finite.
     """
+    check_real(logits=logits)
     if logits.dim() != 2 or logits.numel() == 0:
         raise ValueError(f"logits: expected a non-empty (N, K) tensor, got shape {tuple(logits.shape)}")
+    check_finite(logits=logits)
     counts = torch.bincount(logits.argmax(dim=1), minlength=logits.shape[1]).double()
     share = counts / counts.sum()
     entropy = torch.special.entr(share).sum()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aigc_fast.checks import check_finite, check_real
+
 
 def _gaussian(features: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    if features.dim() != 2 or len(features) < 2:
-        raise ValueError(f"{name}: expected (N, D) features with N >= 2, got shape {tuple(features.shape)}")
     features = features.detach().double()
-    return features.mean(dim=0), torch.cov(features.T, correction=1).reshape(features.shape[1], -1)
+    covariance = torch.cov(features.T, correction=1).reshape(features.shape[1], -1)
+    if not bool(covariance.isfinite().all()):
+        raise ValueError(f"{name}: expected features whose squares float64 holds, got up to {features.abs().max():.1e}")
+    return features.mean(dim=0), covariance
 
 
 def _root(matrix: Tensor) -> Tensor:
@@ -42,16 +45,35 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
     figures only for equal sizes and the same features.
 
     Args:
-        real: (N, D) features, N >= 2.
-        generated: (M, D) features, M >= 2.
+        real: (N, D) features of any real dtype, finite, N >= 2.
+        generated: (M, D) features likewise, M >= 2, on the same device.
 
     Returns:
         The squared distance, computed in float64.
 
     Raises:
-        ValueError: on other shapes.
+        TypeError: on what is no Tensor.
+        ValueError: on other shapes, dtypes or devices, or values that are not finite.
     """
-    gaussian_a, gaussian_b = _gaussian(real, "real"), _gaussian(generated, "generated")
+    check_features(real, generated, 2, "N >= 2")
+    return frechet_between(*_gaussian(real, "real"), *_gaussian(generated, "generated"))
+
+
+def check_features(real: Tensor, generated: Tensor, least: int, said: str) -> None:
+    """Refuses, by name, what are not two sets (N, D) and (M, D) of finite features, each of at least so many samples.
+
+    Args:
+        real: (N, D).
+        generated: (M, D).
+        least: of N and M.
+        said: how the message says that.
+    """
+    check_real(real=real, generated=generated)
+    for name, features in (("real", real), ("generated", generated)):
+        if features.dim() != 2 or len(features) < least or not features.shape[1]:
+            raise ValueError(f"{name}: expected (N, D) features with {said}, D >= 1, got shape {tuple(features.shape)}")
     if real.shape[1] != generated.shape[1]:
         raise ValueError(f"generated: expected {real.shape[1]} features as in real, got {generated.shape[1]}")
-    return frechet_between(*gaussian_a, *gaussian_b)
+    if real.device != generated.device:
+        raise ValueError(f"generated: expected real's device {real.device}, got {generated.device}")
+    check_finite(real=real, generated=generated)

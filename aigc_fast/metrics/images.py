@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aigc_fast.checks import check_finite, check_floating, integer
 from aigc_fast.metrics.classifier import ImageClassifier, load_classifier
 from aigc_fast.metrics.diversity import class_spread
 from aigc_fast.metrics.frechet import frechet_distance
@@ -59,8 +60,8 @@ def evaluate_images(
     """Measures generated images against the training images, on a small classifier's features.
 
     Args:
-        generated: (N, C, H, W) in [-1, 1], N > k.
-        training: (M, C, H, W) in [-1, 1], of the same C, H, W, M > 2k.
+        generated: (N, C, H, W) in [-1, 1], floating-point, N > max(k, 3).
+        training: (M, C, H, W) likewise, of the same C, H, W, M > max(2k, 3).
         classifier: whose features to use; default the one that ships with the package, trained on digits. Figures on
             images of other things compare models on the same data, but mean less.
         k: neighbours for density and coverage; precision and recall use 3.
@@ -69,16 +70,20 @@ def evaluate_images(
         The report.
 
     Raises:
-        ValueError: on other shapes or too few images.
+        TypeError: on what is no Tensor, or a k that is no integer.
+        ValueError: on other shapes or dtypes, too few images, or pixels that are not finite.
     """
+    check_floating(generated=generated, training=training)
+    k = integer("k", k, 1)
     if generated.dim() != 4 or generated.shape[1:] != training.shape[1:]:
         raise ValueError(
             f"generated: expected images of shape {tuple(training.shape[1:])} as in training, "
             f"got a tensor of shape {tuple(generated.shape)}"
         )
-    for name, images, least in (("generated", generated, max(k, 3) + 1), ("training", training, 2 * k + 1)):
+    for name, images, least in (("generated", generated, max(k, 3) + 1), ("training", training, max(2 * k, 3) + 1)):
         if len(images) < least:
             raise ValueError(f"{name}: expected at least {least} images, got {len(images)}")
+    check_finite(generated=generated, training=training)
     classifier = classifier or load_classifier()
     real, fake = classifier.features_of(training), classifier.features_of(generated)
     fidelity, variety = precision_recall(real, fake), density_coverage(real, fake, k)

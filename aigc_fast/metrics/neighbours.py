@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aigc_fast.checks import check_finite, check_real, integer
 from aigc_fast.generation.grid import image_grid
+from aigc_fast.metrics.frechet import check_features
 
 CHUNK = 1024
 
@@ -49,14 +51,17 @@ class Neighbours:
 
 
 def _checked(real: Tensor, generated: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    for name, features in (("real", real), ("generated", generated)):
-        if features.dim() != 2 or len(features) <= k:
-            raise ValueError(f"{name}: expected (N, D) features with N > k = {k}, got shape {tuple(features.shape)}")
-    if k < 1:
-        raise ValueError(f"k={k}: expected at least 1")
-    if real.shape[1] != generated.shape[1]:
-        raise ValueError(f"generated: expected {real.shape[1]} features as in real, got {generated.shape[1]}")
-    return real.detach().double(), generated.detach().double()
+    """Both in float64 and in one unit, in which squares are normal numbers."""
+    check_features(real, generated, integer("k", k, 1) + 1, f"N > k = {k}")
+    return tuple(
+        features / _unit(real, generated) for features in (real.detach().double(), generated.detach().double())
+    )
+
+
+def _unit(*tensors: Tensor) -> Tensor:
+    """A power of two next to the greatest value, by which division is exact."""
+    greatest = torch.stack([tensor.detach().abs().max().double() for tensor in tensors]).max()
+    return torch.ldexp(torch.ones_like(greatest), torch.frexp(greatest).exponent.clamp(-1000, 1000).double())
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
@@ -85,12 +90,13 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> PrecisionRe
     Each set's manifold is the union of balls around its samples that reach to their k-th nearest neighbour.
 
     Args:
-        real: (N, D) features, N > k.
-        generated: (M, D) features, M > k.
+        real: (N, D) features of any real dtype, finite, N > k.
+        generated: (M, D) features likewise, M > k, on the same device.
         k: neighbours; the paper's 3 by default.
 
     Raises:
-        ValueError: on other shapes or too few samples.
+        TypeError: on what is no Tensor, or a k that is no integer.
+        ValueError: on other shapes, dtypes or devices, too few samples, or values that are not finite.
     """
     real, generated = _checked(real, generated, k)
     inside_real = _count_inside(generated, real, _radii(real, k)) > 0
@@ -102,12 +108,13 @@ def density_coverage(real: Tensor, generated: Tensor, k: int = 5) -> DensityCove
     """Density and coverage (Naeem et al. 2020, arXiv:2002.09797, equations 3 and 4), which outliers do not mislead.
 
     Args:
-        real: (N, D) features, N > k.
-        generated: (M, D) features, M > k.
+        real: (N, D) features of any real dtype, finite, N > k.
+        generated: (M, D) features likewise, M > k, on the same device.
         k: neighbours; the paper's 5 by default.
 
     Raises:
-        ValueError: on other shapes or too few samples.
+        TypeError: on what is no Tensor, or a k that is no integer.
+        ValueError: on other shapes, dtypes or devices, too few samples, or values that are not finite.
     """
     real, generated = _checked(real, generated, k)
     radii = _radii(real, k)
@@ -120,21 +127,20 @@ def nearest_neighbours(images: Tensor, training: Tensor, *, skip_self: bool = Fa
     """The training image nearest to each image, pixel by pixel: a small distance means that the model copies.
 
     Args:
-        images: (N, C, H, W).
-        training: (M, C, H, W), of the same C, H, W.
-        skip_self: leave out equal indices, to measure a training set against itself.
+        images: (N, C, H, W) of any real dtype, finite.
+        training: (M, C, H, W) likewise, of the same C, H, W, on the same device; M at least 1.
+        skip_self: leave out equal indices, to measure a training set against itself; M is at least 2 then.
 
     Returns:
         Root mean square distances per pixel and indices.
 
     Raises:
-        ValueError: on other shapes.
+        TypeError: on what is no Tensor.
+        ValueError: on other shapes, dtypes or devices, or values that are not finite.
     """
-    if images.dim() != 4 or images.shape[1:] != training.shape[1:] or len(training) <= skip_self:
-        raise ValueError(
-            f"training: expected images of shape {tuple(images.shape[1:])}, got {tuple(training.shape)} to compare with"
-        )
-    flat, reference = images.detach().flatten(1).double(), training.detach().flatten(1).double()
+    _check_images(images, training, 1 + skip_self)
+    unit = _unit(training, *([images] if len(images) else []))
+    flat, reference = (tensor.detach().flatten(1).double() / unit for tensor in (images, training))
     indices = []
     for i in range(0, len(flat), CHUNK):
         part = torch.cdist(flat[i : i + CHUNK], reference)
@@ -144,8 +150,22 @@ def nearest_neighbours(images: Tensor, training: Tensor, *, skip_self: bool = Fa
         indices.append(part.argmin(dim=1))
     index = torch.cat(indices) if indices else torch.empty(0, dtype=torch.int64)
     # The matrix product behind cdist loses digits near 0, so the chosen pairs are measured again.
-    distance = (flat - reference[index]).square().mean(dim=1).sqrt()
+    distance = (flat - reference[index]).square().mean(dim=1).sqrt() * unit
     return Neighbours(distance, index)
+
+
+def _check_images(images: Tensor, training: Tensor, least: int) -> None:
+    check_real(images=images, training=training)
+    if images.dim() != 4 or not images.shape[1:].numel():
+        raise ValueError(f"images: expected (N, C, H, W) with pixels, got shape {tuple(images.shape)}")
+    if images.shape[1:] != training.shape[1:] or len(training) < least:
+        raise ValueError(
+            f"training: expected images of shape {tuple(images.shape[1:])}, at least {least}, "
+            f"got {tuple(training.shape)} to compare with"
+        )
+    if images.device != training.device:
+        raise ValueError(f"training: expected images' device {images.device}, got {training.device}")
+    check_finite(images=images, training=training)
 
 
 def pairing_grid(images: Tensor, training: Tensor, neighbours: Neighbours, columns: int = 10) -> Tensor:
@@ -159,6 +179,14 @@ def pairing_grid(images: Tensor, training: Tensor, neighbours: Neighbours, colum
 
     Returns:
         One image, (C, height, width).
+
+    Raises:
+        ValueError: on images of unlike shapes, or neighbours of others.
     """
+    if images.shape[1:] != training.shape[1:] or len(neighbours.index) != len(images):
+        raise ValueError(
+            f"neighbours: expected those of images {tuple(images.shape)} in training {tuple(training.shape)}, "
+            f"got {len(neighbours.index)}"
+        )
     pairs = torch.cat([images, training[neighbours.index].to(images.dtype)], dim=2)
     return image_grid(pairs, columns)

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from aigc_fast import functional
-from aigc_fast.models.vocoder.spectral import RESOLUTIONS, magnitudes
+from aigc_fast.models.vocoder.spectral import (
+    RESOLUTIONS,
+    check_resolutions,
+    check_sounds,
+    magnitudes,
+    norm_of_reference,
+)
 
 _AT_ONCE = 64
 _LOOKED_AT = 64
@@ -49,18 +55,22 @@ def evaluate_sounds(generated: Tensor, training: Tensor) -> SoundReport:
     """Measures generated sounds against the training sounds.
 
     Args:
-        generated: (N, T), float32 or float64, N at least 2.
-        training: (M, T), of the same T and dtype, M at least 2.
+        generated: (N, T), float32 or float64, finite, N at least 2.
+        training: (M, T), of the same T, dtype and device, finite, M at least 2.
 
     Returns:
         The report.
 
     Raises:
-        ValueError: on other shapes or too few sounds.
+        TypeError: on what is no Tensor.
+        ValueError: on other shapes or dtypes, too few sounds, or samples that are not finite.
     """
+    check_sounds(generated=generated, training=training)
     for name, sounds in (("generated", generated), ("training", training)):
         if sounds.dim() != 2 or len(sounds) < 2 or not sounds.shape[1]:
             raise ValueError(f"{name}: expected at least 2 sounds (N, T), got shape {tuple(sounds.shape)}")
+    if generated.shape[1] != training.shape[1]:
+        raise ValueError(f"generated: expected {training.shape[1]} samples as in training, got {generated.shape[1]}")
     noise = functional.randn(8, training.shape[1], generator=torch.Generator().manual_seed(0), dtype=training.dtype)
     noise = noise.to(training.device) * training.square().mean().sqrt()
     between = pairwise_spectral_distance(generated, training)
@@ -87,16 +97,19 @@ def pairwise_spectral_distance(
     """`multi_resolution_spectral_distance` of each sound to each reference.
 
     Args:
-        audio: (N, T), float32 or float64.
-        references: (M, T), of the same T and dtype.
+        audio: (N, T), float32 or float64, finite.
+        references: (M, T), of the same T, dtype and device, finite.
         resolutions: (FFT size, hop, window length) in samples.
 
     Returns:
         (N, M).
 
     Raises:
-        ValueError: on other shapes.
+        TypeError: on what is no Tensor.
+        ValueError: on other shapes, dtypes or resolutions, or samples that are not finite.
     """
+    check_sounds(audio=audio, references=references)
+    check_resolutions(resolutions)
     if audio.dim() != 2 or references.dim() != 2 or audio.shape[1] != references.shape[1] or not audio.shape[1]:
         raise ValueError(
             "audio and references: expected (N, T) and (M, T) of one length and not empty, "
@@ -114,9 +127,11 @@ def pairwise_spectral_distance(
 def _block(audio: Tensor, references: Tensor, resolutions: Sequence[tuple[int, int, int]]) -> Tensor:
     total = audio.new_zeros(len(audio), len(references))
     for resolution in resolutions:
-        found, wanted = (magnitudes(sounds, *resolution).flatten(1) for sounds in (audio, references))
+        found, wanted = (magnitudes(sounds, *resolution) for sounds in (audio, references))
+        norm = norm_of_reference(wanted, resolution[-1])
+        found, wanted = found.flatten(1), wanted.flatten(1)
         # By a matrix product, which in float32 would not tell near sounds from equal ones.
         euclidean = torch.cdist(found.double(), wanted.double(), compute_mode="use_mm_for_euclid_dist")
-        convergence = euclidean.to(total.dtype) / wanted.norm(dim=1)
+        convergence = euclidean.to(total.dtype) / norm
         total += convergence + torch.cdist(found.log(), wanted.log(), p=1) / found.shape[1]
     return total / len(resolutions)

@@ -148,14 +148,17 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
         is_causal: bool = False,
     ) -> Tensor:
         """See torch.nn.TransformerEncoderLayer."""
-        if src.is_nested or not _is_own(self.self_attn) or self._is_short(src):
+        replaced = _is_patched(self, "_sa_block", "_ff_block") or not _is_own(self.self_attn)
+        if src.is_nested or replaced or self._is_short(src):
             return super().forward(src, src_mask, src_key_padding_mask, is_causal)
         masks = src_mask, src_key_padding_mask
+        # By the class: torch 2.6 exports no call of an inherited method of a module of torch.nn.
+        kind = type(self)
         if self.norm_first:
-            x = src + self._sa_block(self.norm1(src), *masks, is_causal=is_causal)
-            return x + self._ff_block(self.norm2(x))
-        x = self.norm1(src + self._sa_block(src, *masks, is_causal=is_causal))
-        return self.norm2(x + self._ff_block(x))
+            x = src + kind._sa_block(self, self.norm1(src), *masks, is_causal=is_causal)
+            return x + kind._ff_block(self, self.norm2(x))
+        x = self.norm1(src + kind._sa_block(self, src, *masks, is_causal=is_causal))
+        return self.norm2(x + kind._ff_block(self, x))
 
     def _is_short(self, src: Tensor) -> bool:
         if torch.compiler.is_compiling():  # a choice by size would hold for no other
@@ -165,7 +168,12 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
 
 def _is_own(attention: torch.nn.Module) -> bool:
     """Whether it is known what masks this module takes, and whether its batches come first."""
-    return type(attention) in (MultiheadAttention, torch.nn.MultiheadAttention) and "forward" not in vars(attention)
+    return type(attention) in (MultiheadAttention, torch.nn.MultiheadAttention) and not _is_patched(attention, "forward")
+
+
+def _is_patched(module: torch.nn.Module, *methods: str) -> bool:
+    """Whether some of its methods were replaced on the instance."""
+    return any(method in module.__dict__ for method in methods)
 
 
 def _expect(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

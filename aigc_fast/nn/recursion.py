@@ -21,7 +21,7 @@ class ARRecursion(torch.nn.Module):
             the parameters are. Of higher orders' coefficients, rounding can put a pole onto the unit circle where
             several reflection coefficients are within a few eps of 1 or -1.
         device: of the parameters.
-        dtype: of the parameters.
+        dtype: of the parameters: floating-point or, where the filter is not kept stable, complex.
 
     The parameters begin at zero, the identity; `set_coeffs` sets them.
 
@@ -43,6 +43,8 @@ class ARRecursion(torch.nn.Module):
         super().__init__()
         if order < 0:
             raise ValueError(f"order={order}: expected at least 0")
+        if stable and dtype is not None and not dtype.is_floating_point:
+            raise ValueError(f"dtype={dtype}: expected a floating-point type of a stable filter")
         self.order, self.series, self.stable = order, series, stable
         shape = (order,) if series is None else (series, order)
         parameter = torch.nn.Parameter(torch.zeros(shape, device=device, dtype=dtype))

@@ -1,6 +1,7 @@
 import copy
 import itertools
 import statistics
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,13 +46,27 @@ def test_charts_hold_every_curve_and_leave_out_what_is_not_finite():
     assert bar_chart({"a": [0.0, 0.0], "b": [0.0, 1.0]}, ["0", "1"], "bars").count("<rect") == 4
 
 
-def test_timing_tells_quartiles_of_every_way():
-    calls = []
-    found = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, seconds=0.01)
-    assert set(found) == {"a", "b"}
-    assert calls.count("a") >= 8
-    for timing in found.values():
-        assert 0 <= timing.low <= timing.median <= timing.high
+@pytest.mark.parametrize("slowness", [1, 1000])
+def test_timing_tells_quartiles_of_every_way(slowness, monkeypatch):
+    """By a clock that the calls themselves advance, on a fast machine and on a slow one."""
+    now, calls = 0.0, []
+
+    def taking(name, milliseconds):
+        def call():
+            nonlocal now
+            calls.append(name)
+            now += 1e-3 * slowness * next(milliseconds)
+
+        return call
+
+    monkeypatch.setattr("aigc_fast.cli.demo.timing.time", SimpleNamespace(perf_counter=lambda: now))
+    found = interleaved({"a": taking("a", itertools.repeat(1)), "b": taking("b", itertools.cycle([2, 4]))}, seconds=0.5)
+    assert list(found) == ["a", "b"]
+    assert (found["a"].low, found["a"].median, found["a"].high) == pytest.approx((slowness,) * 3)
+    low, median, high = found["b"].low, found["b"].median, found["b"].high
+    assert 2 * slowness - 1e-6 <= low < median < high <= 4 * slowness + 1e-6
+    # To warm up, to guess the time, and in each round once more before the calls that count.
+    assert calls.count("a") == (2 + 5 * (1 + 50) if slowness == 1 else 2 + 1 + 2)
 
 
 def test_ratio_is_against_the_better_layout():

@@ -195,7 +195,9 @@ def test_resynthesis_keeps_pitch_and_loudness(corpus, vocoder):
     error = (after.pitch / before.pitch - 1)[both].abs()
     assert error.median() < 0.01
     loudness = found.square().mean(-1) / audio.square().mean(-1)
-    assert ((loudness > 0.6) & (loudness < 2)).all()
+    # Of single sounds it depends on the noise that was drawn: 0.68 to 2.3 over seeds.
+    assert 0.8 < loudness.median() < 1.4
+    assert ((loudness > 0.4) & (loudness < 4)).all()
 
 
 def test_the_pitch_can_be_changed(corpus, vocoder):

@@ -27,6 +27,13 @@ def test_computes_the_recursion(series: int | None, stable: bool) -> None:
     assert list(layer.state_dict()) == ["raw_reflection" if stable else "raw_coeffs"]
 
 
+def test_complex_coefficients() -> None:
+    layer = ARRecursion(2, dtype=torch.complex64)
+    wanted, x = torch.tensor([0.3 + 0.4j, -0.2j]), torch.randn(3, 20, dtype=torch.complex64)
+    layer.set_coeffs(wanted)
+    torch.testing.assert_close(layer(x), AF.ar_recursion(x, wanted))
+
+
 def test_any_parameters_of_a_stable_layer_give_a_stable_filter() -> None:
     layer = ARRecursion(9, 20, stable=True, dtype=torch.float64)
     with torch.no_grad():
@@ -100,5 +107,7 @@ def test_reflection_is_inverted() -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="order=-1"):
         ARRecursion(-1)
+    with pytest.raises(ValueError, match=r"dtype=torch\.complex64: expected a floating-point type"):
+        ARRecursion(1, stable=True, dtype=torch.complex64)
     with pytest.raises(ValueError, match=r"coeffs=\[1.5\]: expected those of a recursion that is stable"):
         ARRecursion(1, stable=True).set_coeffs(torch.tensor([1.5]))

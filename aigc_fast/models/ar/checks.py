@@ -1,33 +1,15 @@
-"""Checks of arguments, which name the argument, what came and what was expected."""
+"""Checks of an autoregression's arguments."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.support import check_types
-
 DTYPES = (torch.float32, torch.float64)
-
-
-def integer(name: str, value: Any, least: int) -> int:
-    """The value as an int.
-
-    Raises:
-        TypeError: where it is no integer.
-        ValueError: where it is less than `least`.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {type(value).__name__}: expected an integer") from None
-    if number < least:
-        raise ValueError(f"{name}={number}: expected at least {least}")
-    return number
 
 
 def check_choice(name: str, value: str, choices: Mapping[str, Any]) -> None:
@@ -36,14 +18,45 @@ def check_choice(name: str, value: str, choices: Mapping[str, Any]) -> None:
         raise ValueError(f"{name}={value!r}: expected one of {', '.join(choices)}")
 
 
+def tensor_of(
+    name: str, value: Any, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> Tensor:
+    """A tensor as it is; of anything else that NumPy makes an array of, a copy.
+
+    Args:
+        name: the argument's name.
+        value: a Tensor, a NumPy array, a pandas Series, numbers in sequences; of a DataFrame the columns are series.
+        dtype: of the copy; by default float32 where the array is, float64 of any other.
+        device: of the copy.
+
+    Raises:
+        TypeError: where it holds no real numbers.
+        ValueError: where rows are of unlike lengths, or a masked array hides some.
+    """
+    if isinstance(value, Tensor):
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} has rows that make no array, {error}: expected (T,) or (B, T)") from None
+    if array.dtype.kind not in "fiu":
+        raise TypeError(
+            f"{name} is {type(value).__name__} of {array.dtype}: expected a Tensor, or an array of real numbers"
+        )
+    if np.ma.is_masked(value):
+        raise ValueError(f"{name} has masked values: expected finite values")
+    if array.ndim == 2 and hasattr(value, "columns"):
+        array = array.T
+    copy = array.astype(np.float32 if array.dtype == np.float32 else np.float64, order="C")
+    return torch.from_numpy(copy).to(device=device, dtype=dtype)
+
+
 def rows_of(x: Tensor) -> Tensor:
     """Series (T,) or (B, T) as (B, T).
 
     Raises:
-        TypeError: where x is not a Tensor.
         ValueError: on another shape or dtype.
     """
-    check_types(x=x)
     if x.dim() not in (1, 2) or not x.shape[:-1].numel():
         raise ValueError(f"x has shape {tuple(x.shape)}: expected (T,) or (B, T), B at least 1")
     if x.dtype not in DTYPES:

@@ -18,7 +18,8 @@ CRITERIA: dict[str, Callable[[int], float]] = {"aic": lambda samples: 2.0, "bic"
 
 
 class OrderSelection(NamedTuple):
-    """The order of least criterion, int64 () or (B,), and the criteria of the orders from 1 on, (m,) or (B, m)."""
+    """The order of least criterion, int64 () or (B,), and the criteria of the orders from 0 to m, (m + 1,) or
+    (B, m + 1)."""
 
     order: Tensor
     criteria: Tensor
@@ -31,9 +32,9 @@ class Whiteness(NamedTuple):
     p_value: Tensor
 
 
-def information(criterion: str, variances: Tensor, samples: int, parameters: Tensor) -> Tensor:
-    """-2 log-likelihood of Gaussian noise whose sample variance is given, and the cost of the parameters."""
-    return samples * (_LOG_2PI + variances.log() + 1) + CRITERIA[criterion](samples) * parameters
+def information(criterion: str, deviations: Tensor, samples: int, parameters: Tensor) -> Tensor:
+    """-2 log-likelihood of Gaussian noise whose standard deviation is given, and the cost of the parameters."""
+    return samples * (_LOG_2PI + 2 * deviations.log() + 1) + CRITERIA[criterion](samples) * parameters.double()
 
 
 def ljung_box(residuals: Tensor, lags: int, order: int) -> Whiteness:

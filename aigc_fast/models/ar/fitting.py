@@ -17,6 +17,8 @@ from aigc_fast.ops.recursion.reflection import coeffs_of_reflection
 _INDEPENDENT = 1e-14
 # What rounding may add to a reflection coefficient.
 _EXACT = 1e-10
+# Powers of two up to this one, and their inverses, are normal numbers.
+_GREATEST_EXPONENT = 1000
 _EPSILON = torch.finfo(torch.float64).eps
 
 
@@ -26,21 +28,30 @@ class Estimate(NamedTuple):
     Attributes:
         coeffs: (B, p), of order p.
         intercept: (B,), of order p.
-        variances: (B, p), the innovations' variance at the orders 1 to p.
+        deviations: (B, p + 1), the innovations' standard deviation at the orders 0 to p; the variance of a series of
+            very small or great values would leave the format's range.
         samples: how many samples the fit predicts.
     """
 
     coeffs: Tensor
     intercept: Tensor
-    variances: Tensor
+    deviations: Tensor
     samples: int
 
 
 class Centred(NamedTuple):
-    """Series (B, T + 1) of mean 0 and a 0 after their end, the mean (B,) that was taken off, and the caller's name."""
+    """Series brought to mean 0 and to a size whose squares are normal numbers.
+
+    Attributes:
+        values: (B, T + 1), with a 0 after the end.
+        mean: (B,), what was taken off, of the values' size.
+        size: (B,), a power of two, what the values were divided by.
+        name: the caller's.
+    """
 
     values: Tensor
     mean: Tensor
+    size: Tensor
     name: str
 
     @property
@@ -49,17 +60,23 @@ class Centred(NamedTuple):
 
 
 def centre(x: Tensor, intercept: bool = True, name: str = "x") -> Centred:
-    """Series (B, T) less their mean; without an intercept, as they are."""
+    """Series (B, T) less their mean, near 1 in size; without an intercept, only the latter."""
     count, length = x.shape
-    values = torch.empty(count, length + 1, dtype=torch.float64, device=x.device)
+    values, size = torch.empty(count, length + 1, dtype=torch.float64, device=x.device), _size(x)
     values[:, length] = 0
+    of_series = values[:, :length]
+    torch.mul(x, 1 / size[:, None], out=of_series)
+    mean = of_series.mean(1) if intercept else values[:, length].clone()
     if intercept:
-        mean = x.mean(1, dtype=torch.float64)
-        torch.sub(x, mean[:, None], out=values[:, :length])
-    else:
-        mean = values[:, length]
-        values[:, :length] = x
-    return Centred(values, mean, name)
+        of_series -= mean[:, None]
+    return Centred(values, mean, size, name)
+
+
+def _size(x: Tensor) -> Tensor:
+    """(B,), the power of two next to the greatest value of each series; by it, division is exact."""
+    greatest = _small(torch.stack(x.aminmax(dim=1)).abs().amax(0).double())
+    exponents = np.frexp(np.where(np.isfinite(greatest), greatest, 1))[1]
+    return torch.from_numpy(np.ldexp(1.0, exponents.clip(-_GREATEST_EXPONENT, _GREATEST_EXPONENT))).to(x.device)
 
 
 def lag_products(series: Centred, order: int) -> Tensor:
@@ -73,11 +90,7 @@ def lag_products(series: Centred, order: int) -> Tensor:
     ahead = torch.nn.functional.pad(values[:, :1], (0, order))
     products = RECURSION_LAGS(values[:, :-1], values[:, 1:], ahead, order + 1, False)
     energy = products[:, 0]
-    _refuse(
-        series.name,
-        ~energy.isfinite(),
-        "has values that are not finite, or whose squares overflow: expected finite values",
-    )
+    _refuse(series.name, ~energy.isfinite(), "has values that are not finite: expected finite values")
     rounding = series.length * (8 * _EPSILON * series.mean).square()
     _refuse(series.name, energy <= rounding, "is constant: expected a series that varies")
     return products
@@ -102,9 +115,9 @@ def least_squares(x: Tensor, order: int, intercept: bool) -> Estimate:
     whitened = torch.linalg.solve_triangular(factor, gram[:, 1:, :1], upper=False)
     coeffs = torch.linalg.solve_triangular(factor.mT, whitened, upper=True)[..., 0]
     # The factor of a smaller order is a corner of this one, so its residual is a partial sum.
-    squares = gram[:, 0, :1] - whitened[..., 0].square().cumsum(1)
+    explained = torch.nn.functional.pad(whitened[..., 0].square().cumsum(1), (1, 0))
     offset = (sums[:, 0] - (coeffs * sums[:, 1:]).sum(1)) / samples if intercept else 0
-    return Estimate(coeffs, _uncentred(series, coeffs) + offset, squares.clamp_min(0) / samples, samples)
+    return _estimate(series, coeffs, offset, (gram[:, 0, :1] - explained) / samples, samples)
 
 
 def _toeplitz(products: Tensor) -> Tensor:
@@ -119,9 +132,10 @@ def _edge_windows(x: Tensor, order: int) -> Tensor:
     The products of all windows make a Toeplitz matrix; less these windows' products, those within the series are left.
     The first m windows' first m + 1 values are the windows of order m.
     """
-    head = torch.nn.functional.pad(x[:, :order], (order, 0))
-    tail = torch.nn.functional.pad(x[:, -order:], (0, order))
-    return torch.stack([part.unfold(1, order + 1, 1) for part in (head, tail)], 1).flip(3)
+    # One 0 more than there are windows for: of order 0 there are none, but unfold wants one.
+    head = torch.nn.functional.pad(x[:, :order], (order, 1))
+    tail = torch.nn.functional.pad(x[:, x.shape[1] - order :], (0, order + 1))
+    return torch.stack([part.unfold(1, order + 1, 1)[:, :order] for part in (head, tail)], 1).flip(3)
 
 
 def _cholesky(gram: Tensor) -> Tensor:
@@ -137,9 +151,11 @@ def _cholesky(gram: Tensor) -> Tensor:
     return factor
 
 
-def _uncentred(series: Centred, coeffs: Tensor) -> Tensor:
-    """The intercept that gives a process of mean 0 the mean that was taken off."""
-    return series.mean * (1 - coeffs.sum(1))
+def _estimate(series: Centred, coeffs: Tensor, offset: Tensor | float, variances: Tensor, samples: int) -> Estimate:
+    """What was found for the centred series, whose intercept is `offset`, said of the series that were given."""
+    intercept = series.mean * (1 - coeffs.sum(1)) + offset
+    deviations = variances.clamp_min(0).sqrt() * series.size[:, None]
+    return Estimate(coeffs, intercept * series.size, deviations, samples)
 
 
 def yule_walker(x: Tensor, order: int, intercept: bool) -> Estimate:
@@ -164,7 +180,12 @@ def _schur(products: Tensor) -> Tensor:
 
 
 def burg(x: Tensor, order: int, intercept: bool) -> Estimate:
-    """Least forward and backward prediction error, one reflection coefficient after the other."""
+    """Least forward and backward prediction error, one reflection coefficient k after the other.
+
+    The variance is Levinson's, the series' own times the product of 1 - k², as in MATLAB's `arburg` and, by default, in
+    R's `ar.burg`. It falls with every order, as a likelihood should; the mean square of the errors, which statsmodels'
+    `burg` returns, leaves out at each order the ends of the series.
+    """
     series = centre(x, intercept)
     products = lag_products(series, order)
     reflection, exact = _burg_of_products(series, products)
@@ -183,7 +204,7 @@ def _burg_of_products(series: Centred, products: Tensor) -> tuple[Tensor, bool]:
     edges, gram = _small(_edge_windows(series.values[:, :-1], order)), _small(_toeplitz(products))
     # The forward and the backward error filter, which is one lag behind.
     filters = np.zeros((len(gram), order + 1, 2))
-    filters[:, 0, 0] = filters[:, 1, 1] = 1
+    filters[:, 0, 0] = filters[:, 1:2, 1] = 1
     found, totals, sizes = np.empty((3, order, len(gram)))
     with np.errstate(all="ignore"):
         for size in range(order):
@@ -238,8 +259,8 @@ def _lattice(forward: Tensor, backward: Tensor, k: Tensor) -> tuple[Tensor, Tens
 
 def _of_reflection(series: Centred, energy: Tensor, reflection: Tensor) -> Estimate:
     coeffs = coeffs_of_reflection(reflection)
-    variances = energy[:, None] / series.length * (1 - reflection.square()).cumprod(1)
-    return Estimate(coeffs, _uncentred(series, coeffs), variances.clamp_min(0), series.length)
+    left = torch.nn.functional.pad((1 - reflection.square()).cumprod(1), (1, 0), value=1.0)
+    return _estimate(series, coeffs, 0, energy[:, None] / series.length * left, series.length)
 
 
 METHODS: dict[str, Callable[[Tensor, int, bool], Estimate]] = {

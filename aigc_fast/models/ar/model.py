@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from aigc_fast import functional
-from aigc_fast.models.ar.checks import DTYPES, check_choice, integer, rows_of
+from aigc_fast.checks import integer
+from aigc_fast.models.ar.checks import DTYPES, check_choice, rows_of, tensor_of
 from aigc_fast.models.ar.diagnostics import CRITERIA, OrderSelection, Whiteness, information, ljung_box
 from aigc_fast.models.ar.fitting import estimate
 from aigc_fast.ops.recursion.reflection import reflection_of_coeffs
@@ -29,10 +30,12 @@ class ARModel(nn.Module):
 
     One model holds one series' coefficients, or those of each series of a batch. They are buffers: `state_dict` keeps
     them, and `load_state_dict` of a model of that order takes those of one series and of any batch. Tensors given to
-    the methods are of the model's dtype and on its device; `fit` takes both from the series.
+    the methods are of the model's dtype and on its device; `fit` takes both from the series. NumPy's arrays, pandas'
+    Series, lists and whatever else NumPy makes an array of do as well: they are copied to the model's dtype and device,
+    by `fit` to float32 where they are, and to float64 where they are not. Of a DataFrame each column is a series.
 
     Args:
-        order: p, at least 1, for a model to fit; its coefficients are 0. Either this or `coeffs`.
+        order: p, at least 0, for a model to fit; until then its coefficients are NaN. Either this or `coeffs`.
         coeffs: (p,), or (B, p) of each series; the most recent lag first. Tensors are copied, without their gradient.
         intercept: c, a number, () or (B,).
         noise_variance: σ², at least 0; a number, () or (B,).
@@ -42,12 +45,13 @@ class ARModel(nn.Module):
     Attributes:
         coeffs: (p,) or (B, p).
         intercept: () or (B,).
-        noise_variance: () or (B,).
+        noise_deviation: σ, () or (B,), which `noise_variance` is the square of; that is 0 or infinite where the
+            series' values are so small or great that their squares leave the dtype's range.
         num_samples: int64 (), how many samples the fit predicts; 0 before a fit.
         num_parameters: int64 (), how many numbers the fit estimates for a series, the noise's variance included.
 
     Raises:
-        ValueError: on both or none of order and coeffs, an order below 1, or numbers that do not fit.
+        ValueError: on both or none of order and coeffs, an order below 0, or numbers that do not fit.
 
     Example:
         >>> model = ARModel(2).fit(prices, method="burg")
@@ -61,7 +65,7 @@ class ARModel(nn.Module):
 
     coeffs: Tensor
     intercept: Tensor
-    noise_variance: Tensor
+    noise_deviation: Tensor
     num_samples: Tensor
     num_parameters: Tensor
 
@@ -79,26 +83,48 @@ class ARModel(nn.Module):
         if (order is None) == (coeffs is None):
             raise ValueError(f"order={order}, coeffs={coeffs}: expected one of the two")
         if coeffs is None:
-            coeffs = torch.zeros(integer("order", order, 1), device=device, dtype=dtype)
-        coeffs = torch.as_tensor(coeffs, device=device, dtype=dtype).detach().clone()
-        if coeffs.dim() not in (1, 2) or coeffs.shape[-1] < 1:
-            raise ValueError(f"coeffs has shape {tuple(coeffs.shape)}: expected (p,) or (B, p), p at least 1")
+            coeffs = torch.full((integer("order", order, 0),), math.nan, device=device, dtype=dtype)
+        coeffs = self._numbers("coeffs", coeffs, dtype, device).detach().clone()
+        if coeffs.dim() not in (1, 2):
+            raise ValueError(f"coeffs has shape {tuple(coeffs.shape)}: expected (p,) or (B, p)")
         if coeffs.dtype not in DTYPES:
             raise ValueError(f"coeffs has dtype {coeffs.dtype}: expected float32 or float64")
         self.register_buffer("coeffs", coeffs)
         self.register_buffer("intercept", self._of_series("intercept", intercept))
-        self.register_buffer("noise_variance", self._of_series("noise_variance", noise_variance))
-        if bool((self.noise_variance < 0).any()):
-            raise ValueError(f"noise_variance={self.noise_variance.tolist()}: expected at least 0")
+        self.register_buffer("noise_deviation", self._deviation(noise_variance))
+        if order is not None:
+            self.noise_deviation.fill_(math.nan)
         self.register_buffer("num_samples", torch.zeros((), dtype=torch.int64, device=coeffs.device))
         self.register_buffer("num_parameters", torch.zeros((), dtype=torch.int64, device=coeffs.device))
 
+    @staticmethod
+    def _numbers(name: str, value: Any, dtype: torch.dtype | None, device: torch.device | str | None) -> Tensor:
+        """What arguments other than series are made: a tensor, by NumPy only of what NumPy knows as an array."""
+        if hasattr(value, "__array__"):
+            value = tensor_of(name, value)
+        return torch.as_tensor(value, dtype=dtype, device=device)
+
     def _of_series(self, name: str, value: Tensor | float) -> Tensor:
-        found = torch.as_tensor(value, device=self.coeffs.device, dtype=self.coeffs.dtype).detach()
+        found = self._numbers(name, value, self.coeffs.dtype, self.coeffs.device).detach()
         shape = self.coeffs.shape[:-1]
         if found.shape not in ((), shape):
             raise ValueError(f"{name} has shape {tuple(found.shape)}: expected a number or {tuple(shape)}")
         return found.expand(shape).clone()
+
+    def _deviation(self, variance: Tensor | float) -> Tensor:
+        variance = self._of_series("noise_variance", variance)
+        if not bool((variance >= 0).all()):
+            raise ValueError(f"noise_variance={variance.tolist()}: expected at least 0")
+        return variance.sqrt()
+
+    @property
+    def noise_variance(self) -> Tensor:
+        """σ², () or (B,); to be assigned, not written into."""
+        return self.noise_deviation.square()
+
+    @noise_variance.setter
+    def noise_variance(self, variance: Tensor | float) -> None:
+        self.noise_deviation = self._deviation(variance)
 
     @property
     def order(self) -> int:
@@ -115,15 +141,17 @@ class ARModel(nn.Module):
         """Estimates coefficients, intercept and noise variance, in float64; each series of a batch has its own.
 
         Args:
-            x: (T,) or (B, T), float32 or float64, finite.
+            x: (T,) or (B, T), float32 or float64, finite; of any size, small or great.
             method: "least-squares": the regression of x[t] on the p values before it, for t from p on, as
-                `numpy.linalg.lstsq` and statsmodels' `AutoReg(x, p)`; solved by the normal equations, which square the
-                condition number: some four digits are left where the noise is 120 dB below the series. "yule-walker":
-                from the biased autocovariance, always stable, as statsmodels' `yule_walker(x, p, method="mle")`
-                (Levinson, "The Wiener RMS Error Criterion in Filter Design and Prediction", 1947; Durbin, "The Fitting
-                of Time-Series Models", 1960). "burg": the least forward and backward prediction error order by order,
-                stable unless rounding is all of the noise, as statsmodels' `burg(x, p)` (Burg, "Maximum Entropy
-                Spectral Analysis", thesis, 1975).
+                `numpy.linalg.lstsq` and statsmodels' `AutoReg(x, p)`; σ² is the mean square of what is left. Solved by
+                the normal equations, which square the condition number: some four digits are left where the noise is
+                120 dB below the series. "yule-walker": from the biased autocovariance, always stable, as statsmodels'
+                `yule_walker(x, p, method="mle")` (Levinson, "The Wiener RMS Error Criterion in Filter Design and
+                Prediction", 1947; Durbin, "The Fitting of Time-Series Models", 1960). "burg": the least forward and
+                backward prediction error order by order, stable unless rounding is all of the noise (Burg, "Maximum
+                Entropy Spectral Analysis", thesis, 1975); the coefficients are those of statsmodels' `burg(x, p)`,
+                whose variance is the mean square of the forward and backward errors within the series. Here, for both
+                of the last, σ² is the series' variance times the product of 1 - k² over the reflection coefficients k.
             intercept: whether c is estimated, by regression or, for the other methods, from the series' mean;
                 otherwise it is 0.
 
@@ -131,17 +159,17 @@ class ARModel(nn.Module):
             the model itself, of x's dtype, device and number of series.
 
         Raises:
-            TypeError: where x is not a Tensor.
+            TypeError: where x is neither a Tensor nor an array of real numbers.
             ValueError: on an unknown method; on a series that is of another dtype, shorter than 2p + 1 samples (one
                 more with an intercept; p + 1 for "yule-walker" and "burg"), not finite, constant (without an
                 intercept, 0 everywhere), or, for "least-squares", predicted without error by fewer than p lags.
         """
-        rows = rows_of(x)
-        found = estimate(rows, self.order, method, intercept)
+        x = tensor_of("x", x)
+        found = estimate(rows_of(x), self.order, method, intercept)
         shape = x.shape[:-1]
         self.coeffs = found.coeffs.reshape(*shape, self.order).to(x.dtype)
         self.intercept = found.intercept.reshape(shape).to(x.dtype)
-        self.noise_variance = found.variances[:, -1].reshape(shape).to(x.dtype)
+        self.noise_deviation = found.deviations[:, -1].reshape(shape).to(x.dtype)
         self.num_samples = torch.tensor(found.samples, device=x.device)
         self.num_parameters = torch.tensor(self.order + 1 + intercept, device=x.device)
         return self
@@ -151,7 +179,7 @@ class ARModel(nn.Module):
     def select_order(
         x: Tensor, max_order: int, criterion: str = "aic", method: str = "least-squares", intercept: bool = True
     ) -> OrderSelection:
-        """Compares all orders from 1 to max_order, fitted to the same samples, by -2 log-likelihood + penalty.
+        """Compares all orders from 0 to max_order, fitted to the same samples, by -2 log-likelihood + penalty.
 
         Args:
             x: (T,) or (B, T), float32 or float64; each series of a batch has an order of its own.
@@ -163,18 +191,20 @@ class ARModel(nn.Module):
             intercept: as for `fit`.
 
         Returns:
-            (order, criteria): int64 () or (B,), and float64 (max_order,) or (B, max_order). `ARModel(order).fit(x)`
-            then fits on all samples that the order leaves.
+            (order, criteria): int64 () or (B,), and float64 (max_order + 1,) or (B, max_order + 1), criteria[..., p]
+            being that of order p; 0 is noise around a mean. `ARModel(order).fit(x)` then fits on all samples that the
+            order leaves.
 
         Raises:
             TypeError, ValueError: as for `fit`; on an unknown criterion.
         """
         check_choice("criterion", criterion, CRITERIA)
+        x = tensor_of("x", x)
         found = estimate(rows_of(x), integer("max_order", max_order, 1), method, intercept)
-        parameters = torch.arange(1, max_order + 1, device=x.device) + 1 + intercept
-        criteria = information(criterion, found.variances, found.samples, parameters)
-        order = criteria.argmin(1) + 1
-        return OrderSelection(order.reshape(x.shape[:-1]), criteria.reshape(*x.shape[:-1], max_order))
+        parameters = torch.arange(max_order + 1, device=x.device) + 1 + intercept
+        criteria = information(criterion, found.deviations, found.samples, parameters)
+        order = criteria.argmin(1)
+        return OrderSelection(order.reshape(x.shape[:-1]), criteria.reshape(*x.shape[:-1], max_order + 1))
 
     @property
     def aic(self) -> Tensor:
@@ -196,11 +226,16 @@ class ARModel(nn.Module):
         samples = int(self.num_samples)
         if not samples:
             raise RuntimeError(f"{criterion}: the model was not fitted, and a criterion is one of a fit")
-        return information(criterion, self.noise_variance.double(), samples, self.num_parameters)
+        return information(criterion, self.noise_deviation.double(), samples, self.num_parameters)
 
     @property
     def is_stable(self) -> Tensor:
-        """bool () or (B,): whether the process is stationary, all reflection coefficients being within -1 to 1."""
+        """bool () or (B,): whether the process is stationary, all reflection coefficients being within -1 to 1.
+
+        Raises:
+            RuntimeError: before a fit.
+        """
+        self._check_fitted("is_stable")
         return (reflection_of_coeffs(self.coeffs.double()).abs() < 1).all(-1)
 
     def forecast(self, x: Tensor, steps: int, level: float = 0.95) -> Forecast:
@@ -218,7 +253,8 @@ class ARModel(nn.Module):
             (mean, lower, upper), each (steps,) or (B, steps).
 
         Raises:
-            TypeError: where x is not a Tensor.
+            RuntimeError: before a fit.
+            TypeError: where x is neither a Tensor nor an array of real numbers.
             ValueError: where x is shorter than p or does not fit the model, or steps or level is out of range.
 
         Equivalent to statsmodels' `AutoReg.fit().get_prediction(T, T + steps - 1)`.
@@ -226,7 +262,7 @@ class ARModel(nn.Module):
         steps = integer("steps", steps, 1)
         if not 0 < level < 1:
             raise ValueError(f"level={level}: expected a probability between 0 and 1")
-        self._check(x, self.order)
+        x = self._checked("forecast", x, self.order)
         driven = self.intercept[..., None].expand(*x.shape[:-1], steps)
         mean = functional.ar_recursion(driven, self.coeffs, x[..., x.shape[-1] - self.order :].flip(-1))
         half = _normal_quantile((1 + level) / 2) * self._forecast_deviation(steps)
@@ -237,7 +273,7 @@ class ARModel(nn.Module):
         impulse = torch.zeros(*self.coeffs.shape[:-1], steps, dtype=self.coeffs.dtype, device=self.coeffs.device)
         impulse[..., 0] = 1
         psi = functional.ar_recursion(impulse, self.coeffs)
-        return (self.noise_variance[..., None] * psi.square().cumsum(-1)).sqrt()
+        return self.noise_deviation[..., None] * psi.square().cumsum(-1).sqrt()
 
     @torch.no_grad()
     def simulate(
@@ -264,10 +300,12 @@ class ARModel(nn.Module):
             (T,) or (B, T).
 
         Raises:
+            RuntimeError: before a fit.
             ValueError: on a number out of range, a state that does not fit, or paths of a model of several series.
 
         Equivalent to `statsmodels.tsa.arima_process.arma_generate_sample([1, -c1, ..., -cp], [1], T)` plus the mean.
         """
+        self._check_fitted("simulate")
         if paths is not None and self.series is not None:
             raise ValueError(f"paths={paths}: expected None, the model has {self.series} series of its own")
         count = self.coeffs.shape[:-1] if paths is None else (integer("paths", paths, 1),)
@@ -275,8 +313,7 @@ class ARModel(nn.Module):
         size = (*count, dropped + integer("steps", steps, 0))
         device = self.coeffs.device if generator is None else generator.device
         noise = functional.randn(*size, generator=generator, dtype=self.coeffs.dtype, device=device)
-        deviation = self.noise_variance.sqrt()[..., None]
-        driven = torch.addcmul(self.intercept[..., None], noise.to(self.coeffs.device), deviation)
+        driven = torch.addcmul(self.intercept[..., None], noise.to(self.coeffs.device), self.noise_deviation[..., None])
         return functional.ar_recursion(driven, self.coeffs, self._state(state, count))[..., dropped:]
 
     def _state(self, state: Tensor | None, count: Sequence[int]) -> Tensor:
@@ -284,7 +321,7 @@ class ARModel(nn.Module):
         if state is None:
             mean = torch.where(self.is_stable, self.intercept / (1 - self.coeffs.sum(-1)), 0)
             return mean[..., None].expand(shape)
-        state = torch.as_tensor(state, dtype=self.coeffs.dtype, device=self.coeffs.device)
+        state = self._numbers("state", state, self.coeffs.dtype, self.coeffs.device)
         if state.shape not in ((self.order,), shape):
             raise ValueError(f"state has shape {tuple(state.shape)}: expected ({self.order},) or {shape}")
         return state.expand(shape)
@@ -299,10 +336,11 @@ class ARModel(nn.Module):
             (T - p,) or (B, T - p).
 
         Raises:
-            TypeError: where x is not a Tensor.
+            RuntimeError: before a fit.
+            TypeError: where x is neither a Tensor nor an array of real numbers.
             ValueError: where x is too short or does not fit the model.
         """
-        self._check(x, self.order + 1)
+        x = self._checked("residuals", x, self.order + 1)
         found = x[..., self.order :] - self.intercept[..., None]
         for lag in range(1, self.order + 1):
             past = x[..., self.order - lag : x.shape[-1] - lag]
@@ -325,13 +363,14 @@ class ARModel(nn.Module):
             (statistic, p_value), float64, each () or (B,).
 
         Raises:
-            TypeError: where x is not a Tensor.
+            RuntimeError: before a fit.
+            TypeError: where x is neither a Tensor nor an array of real numbers.
             ValueError: where lags is not above p, x is too short or does not fit the model, or nothing is left of it.
 
         Equivalent to statsmodels' `acorr_ljungbox(residuals, [lags], model_df=p)`.
         """
         lags = self.order + 10 if lags is None else integer("lags", lags, self.order + 1)
-        self._check(x, self.order + lags + 1)
+        x = self._checked("whiteness", x, self.order + lags + 1)
         found = ljung_box(rows_of(self.residuals(x)), lags, self.order)
         return Whiteness(*(value.reshape(x.shape[:-1]) for value in found))
 
@@ -346,19 +385,28 @@ class ARModel(nn.Module):
             over -0.5 to 0.5 it integrates to the variance of the process.
 
         Raises:
+            RuntimeError: before a fit.
             ValueError: where points is below 2.
 
         Equivalent to `scipy.signal.freqz(sqrt(σ²), [1, -c1, ..., -cp])`, squared.
         """
+        self._check_fitted("spectrum")
         points = integer("points", points, 2)
         device, dtype = self.coeffs.device, self.coeffs.dtype
         frequencies = torch.linspace(0, 0.5, points, device=device, dtype=dtype)
         lags = torch.arange(1, self.order + 1, device=device, dtype=dtype)
         phases = 2 * math.pi * lags[:, None] * frequencies
         real, imaginary = 1 - self.coeffs @ phases.cos(), self.coeffs @ phases.sin()
-        return frequencies, self.noise_variance[..., None] / (real.square() + imaginary.square())
+        return frequencies, (self.noise_deviation[..., None] / torch.hypot(real, imaginary)).square()
 
-    def _check(self, x: Tensor, needed: int) -> None:
+    def _check_fitted(self, what: str) -> None:
+        if bool(self.noise_deviation.isnan().any()):
+            raise RuntimeError(f"{what}: the model was not fitted: expected a fit before, or a model made of coeffs")
+
+    def _checked(self, what: str, x: Any, needed: int) -> Tensor:
+        """The series as a tensor, where the model is fitted and they suit it."""
+        self._check_fitted(what)
+        x = tensor_of("x", x, self.coeffs.dtype, self.coeffs.device)
         rows = rows_of(x)
         if x.dtype != self.coeffs.dtype:
             raise ValueError(f"x has dtype {x.dtype}: expected the model's {self.coeffs.dtype}")
@@ -366,13 +414,17 @@ class ARModel(nn.Module):
             raise ValueError(f"x has shape {tuple(x.shape)}: expected ({self.series}, T), the model's series")
         if rows.shape[1] < needed:
             raise ValueError(f"x has {rows.shape[1]} samples: expected at least {needed} for order {self.order}")
+        return x
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        loaded = state_dict.get(f"{prefix}coeffs")
+    def _load_from_state_dict(self, state_dict: MutableMapping[str, Any], prefix: str, *rest: Any) -> None:
+        loaded, variance = state_dict.get(f"{prefix}coeffs"), state_dict.pop(f"{prefix}noise_variance", None)
+        if isinstance(variance, Tensor):
+            # Models saved before the deviation took the variance's place.
+            state_dict[f"{prefix}noise_deviation"] = variance.sqrt()
         if isinstance(loaded, Tensor) and loaded.dim() in (1, 2) and loaded.shape[-1] == self.order:
             shape = loaded.shape[:-1]
             self.coeffs = self.coeffs.new_zeros(*shape, self.order)
-            self.intercept, self.noise_variance = self.coeffs.new_zeros(shape), self.coeffs.new_ones(shape)
+            self.intercept, self.noise_deviation = self.coeffs.new_zeros(shape), self.coeffs.new_ones(shape)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:

@@ -16,7 +16,7 @@ from aigc_fast.models.base import Labels, SoundModel
 from aigc_fast.models.vae import VariationalAutoencoder
 from aigc_fast.models.vocoder.analysis import frame_count
 from aigc_fast.models.vocoder.source_filter import SourceFilterVocoder, VocoderFrames
-from aigc_fast.models.vocoder.spectral import multi_resolution_spectral_distance
+from aigc_fast.models.vocoder.spectral import spectral_distance
 
 MIN_RATE = 2000
 
@@ -178,7 +178,7 @@ class VocoderVAE(VariationalAutoencoder, SoundModel):
         heard = self._frames(_bounded_gradient(drawn))
         # A pitch's gradient through the phases of all that comes after it points anywhere, and drowns the others.
         sound = self._sound(dataclasses.replace(heard, pitch=heard.pitch.detach()))
-        distance = multi_resolution_spectral_distance(sound, wanted.audio, reduction="none")
+        distance = spectral_distance(sound, wanted.audio)
         return -(distance + _frame_distance(self._frames(drawn), wanted.frames)) / _TEMPERATURE
 
     def forward(

@@ -173,7 +173,7 @@ def scaled_dot_product_attention(
         if output is not None:
             return output
     if isinstance(attn_mask, CausalBias):
-        attn_mask = _seen_through(attn_mask)
+        attn_mask = _seen_through(attn_mask, query.device if isinstance(query, Tensor) else None)
     tensors, numbers = (query, key, value, attn_mask), (dropout_p, is_causal, scale, enable_gqa)
     if foreign and is_symbolic(*tensors):
         ours = {"window": window, "alignment": alignment, "generator": generator, "precision": precision}
@@ -252,11 +252,11 @@ def _check_nested(window: Window, alignment: str, generator: torch.Generator | N
             raise ValueError(f"{name}={given!r}: expected none with nested tensors, which PyTorch's own function takes")
 
 
-def _seen_through(bias: CausalBias) -> Tensor:
+def _seen_through(bias: CausalBias, device: torch.device | None) -> Tensor:
     """The keys that PyTorch's causal bias leaves visible, bool (L, S)."""
     lengths = bias.seq_len_q, bias.seq_len_kv
     offset = 0 if bias.variant == CausalVariant.UPPER_LEFT else lengths[1] - lengths[0]
-    return band(*lengths, -1, 0, offset, bias.device)
+    return band(*lengths, -1, 0, offset, device)
 
 
 def _is_simple(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from operator import index
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,17 +24,50 @@ IntOrInts = int | Sequence[int]
 
 # What ran plain calls, and the sizes that it takes: for the next call of the same `_key`.
 _ready: dict[Hashable, tuple[Callable[..., Tensor], tuple[object, ...]]] = {}
+_INTEGERS = (int, torch.SymInt)
+_SIZES = (("stride", "padding", "dilation"), ("stride", "padding", "output_padding", "dilation"))
 
 
-def _expand(value: IntOrInts, spatial: int) -> tuple[int, ...]:
-    if type(value) is tuple and len(value) == spatial:
-        return value
-    if hasattr(value, "__index__"):
-        return (index(value),) * spatial
-    if isinstance(value, str):
-        raise TypeError(f"{value!r}: expected integers")
-    values = tuple(value)
+def _expand(value: IntOrInts, spatial: int) -> tuple[int, ...] | None:
+    """One integer per dimension, or as many as were given; None where they are of other types."""
+    if type(value) in _INTEGERS:
+        return (value,) * spatial
+    if type(value) not in (tuple, list):
+        return None
+    for item in value:
+        if type(item) not in _INTEGERS:
+            return None
+    return tuple(value) * spatial if len(value) == 1 else tuple(value)
+
+
+def _converted(value: Any, spatial: int) -> tuple[int, ...]:
+    """`_expand` of what PyTorch takes for integers: NumPy's, tensors of one, subclasses."""
+    values = tuple(index(item) for item in (value if isinstance(value, tuple | list) else (value,)))
     return values * spatial if len(values) == 1 else values
+
+
+def _integers(
+    transposed: bool,
+    spatial: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    sizes: tuple[IntOrInts, ...],
+    groups: int,
+) -> tuple[list[tuple[int, ...]], int]:
+    """The sizes, one integer per dimension each, and the groups.
+
+    Raises:
+        TypeError: PyTorch's own for what it does not take for integers, as 2.0 and True.
+    """
+    expanded = [_expand(value, spatial) for value in sizes]
+    if None not in expanded and type(groups) in _INTEGERS:
+        return expanded, groups
+    _check(input, weight, bias, spatial)
+    pytorchs = (reference.CONV_TRANSPOSE if transposed else reference.CONV)[spatial]
+    shapes = [torch.empty(tensor.shape, device="meta") for tensor in (input, weight)]
+    pytorchs(*shapes, groups=groups, **dict(zip(_SIZES[transposed], sizes, strict=True)))
+    return [_converted(value, spatial) for value in sizes], index(groups)
 
 
 def _check(input: Tensor, weight: Tensor, bias: Tensor | None, spatial: int) -> None:
@@ -63,7 +97,13 @@ def _key(op: Operator, input: Tensor, weight: Tensor, bias: Tensor | None, *rest
     """What a plain call is remembered by, before anything else is looked at; None for other calls."""
     if not is_plain(input, weight, bias):
         return None
-    return op.name, _native.signature(input, weight, bias), rest, _native.cpu.level, precision_in_force()
+    return (
+        op.name,
+        _native.signature(input, weight, bias),
+        _native.arguments(*rest),
+        _native.cpu.level,
+        precision_in_force(),
+    )
 
 
 def _call(
@@ -136,13 +176,13 @@ def conv(
             return run(input, weight, bias, *rest)
     except REFUSALS:
         key = None
-    strides, dilations = _expand(stride, spatial), _expand(dilation, spatial)
-    if isinstance(padding, str):
+    is_named = isinstance(padding, str)
+    sizes = (stride, 0 if is_named else padding, dilation)
+    (strides, paddings, dilations), groups = _integers(False, spatial, input, weight, bias, sizes, groups)
+    if is_named:
         padded, paddings = _named_padding(padding, input, weight, strides, dilations)
         key = key if padded is input else None
         input = padded
-    else:
-        paddings = _expand(padding, spatial)
     return _call(ops.conv, spatial, input, weight, bias, (strides, paddings, dilations), groups, precision, key)
 
 
@@ -196,5 +236,5 @@ def conv_transpose(
             return run(input, weight, bias, *rest)
     except REFUSALS:
         key = None
-    sizes = tuple(_expand(value, spatial) for value in (stride, padding, output_padding, dilation))
-    return _call(ops.conv_transpose, spatial, input, weight, bias, sizes, groups, precision, key)
+    sizes, groups = _integers(True, spatial, input, weight, bias, (stride, padding, output_padding, dilation), groups)
+    return _call(ops.conv_transpose, spatial, input, weight, bias, tuple(sizes), groups, precision, key)

@@ -66,7 +66,7 @@ def _shaped(values: Tensor, size: Sequence[int]) -> Tensor:
 
 def computing_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype that the numbers are computed in before they are rounded to `dtype`."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    return dtype if dtype.is_complex or dtype == torch.float64 else torch.float32
 
 
 def uniform(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:

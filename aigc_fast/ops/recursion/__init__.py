@@ -26,12 +26,17 @@ def _to_coeffs(u: Tensor, y: Tensor, state: Tensor | None, coeffs: Tensor) -> Te
     return found.sum(0, keepdim=True) if coeffs.shape[0] == 1 and u.shape[0] != 1 else found
 
 
+def _conj(tensor: Tensor | None) -> Tensor | None:
+    """What stands in the gradient of a product for a factor."""
+    return tensor.conj() if tensor is not None and tensor.is_complex() else tensor
+
+
 def _setup(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[1:], output)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    coeffs, state, y = ctx.saved_tensors
+    coeffs, state, y = map(_conj, ctx.saved_tensors)
     _, needs_coeffs, needs_state, *_ = ctx.needs_input_grad
     u = RECURSION_TRANSPOSED(grad, coeffs)
     to_coeffs = _to_coeffs(u, y, state, coeffs) if needs_coeffs else None
@@ -44,7 +49,7 @@ def _setup_transposed(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
 
 
 def _backward_transposed(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    coeffs, u = ctx.saved_tensors
+    coeffs, u = map(_conj, ctx.saved_tensors)
     w = RECURSION(grad, coeffs, None)
     return w, _to_coeffs(u, w, None, coeffs) if ctx.needs_input_grad[1] else None
 
@@ -54,7 +59,7 @@ def _setup_lags(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
 
 
 def _backward_lags(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *reference.lags_gradients(grad, *ctx.saved_tensors), None, None
+    return *reference.lags_gradients(grad, *map(_conj, ctx.saved_tensors)), None, None
 
 
 RECURSION = Operator(

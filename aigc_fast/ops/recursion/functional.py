@@ -12,6 +12,8 @@ from aigc_fast.ops.recursion import RECURSION
 from aigc_fast.ops.recursion.reference import past
 from aigc_fast.ops.support import any_autocast, check_types, promoted
 
+_COMPLEX = (torch.complex64, torch.complex128)
+
 
 def ar_recursion(
     x: Tensor, coeffs: Tensor, state: Tensor | None = None, *, return_state: bool = False
@@ -19,12 +21,12 @@ def ar_recursion(
     """y[t] = x[t] + sum over i from 1 to p of coeffs[i - 1] y[t - i], the all-pole filter of an AR(p) process.
 
     On the CPU in float32 and float64 by kernels that take a vector of series, or of parts of one series, at a time;
-    bfloat16 and float16 compute in float32. Differentiable any number of times in x, coeffs and state. A long signal in
-    pieces, each begun with the state of the one before, gives the samples of one call. Under autocast arguments of
-    several dtypes are taken in the widest of them.
+    bfloat16 and float16 compute in float32; complex numbers by PyTorch, step by step. Differentiable any number of
+    times in x, coeffs and state. A long signal in pieces, each begun with the state of the one before, gives the
+    samples of one call. Under autocast arguments of several dtypes are taken in the widest of them.
 
     Args:
-        x: (T,) or (B, T), floating-point; any strides.
+        x: (T,) or (B, T), floating-point, complex64 or complex128; any strides.
         coeffs: of x's dtype; (p,) for all series; (B, p) for each, or (T, p) where x is (T,); (B, T, p) for each step.
         state: (p,) or (B, p), of x's dtype: y[-1], y[-2], ..., the most recent first; zeros by default.
         return_state: returns the last p values of y besides, the most recent first: the state to go on with.
@@ -47,8 +49,8 @@ def ar_recursion(
         x, coeffs, state = promoted((x, coeffs, state))
     if x.dim() not in (1, 2):
         raise RuntimeError(f"x has shape {tuple(x.shape)}: expected (T,) or (B, T)")
-    if not x.is_floating_point():
-        raise RuntimeError(f"x has dtype {x.dtype}: expected a floating-point type")
+    if not _is_taken(x):
+        raise RuntimeError(f"x has dtype {x.dtype}: expected a floating-point type, complex64 or complex128")
     batched = x.dim() == 2
     rows = x if batched else x.unsqueeze(0)
     _check_like("coeffs", coeffs, x)
@@ -63,6 +65,10 @@ def ar_recursion(
         return found
     last = last_values(y, s, c.shape[-1])
     return found, last if batched else last.squeeze(0)
+
+
+def _is_taken(x: Tensor) -> bool:
+    return x.is_floating_point() or x.dtype in _COMPLEX
 
 
 def last_values(y: Tensor, state: Tensor | None, order: int) -> Tensor:
@@ -110,7 +116,7 @@ def sample_wise_lpc(
     Under autocast arguments of several dtypes are taken in the widest of them.
 
     Args:
-        x: (B, T), floating-point.
+        x: (B, T), floating-point, complex64 or complex128.
         a: (B, T, p), of x's dtype.
         zi: (B, p): y[-1], y[-2], ..., the most recent first; zeros by default.
         return_zf: returns the last p values of y besides, the most recent first.
@@ -148,10 +154,10 @@ def lfilter(waveform: Tensor, a_coeffs: Tensor, b_coeffs: Tensor, clamp: bool = 
     Under autocast arguments of several dtypes are taken in the widest of them.
 
     Args:
-        waveform: (..., T), floating-point.
+        waveform: (..., T), floating-point, complex64 or complex128.
         a_coeffs: (n,) or (F, n), the denominator, lowest delay first; its first coefficient is not 0.
         b_coeffs: the numerator, of a_coeffs' shape.
-        clamp: limits the output to -1 to 1.
+        clamp: limits the output to -1 to 1; of complex numbers, which have no order, False is expected.
         batching: where the coefficients are (F, n): the waveform is (..., F, T) and each filter has a channel of its
             own; otherwise every filter takes the whole waveform.
 
@@ -168,6 +174,8 @@ def lfilter(waveform: Tensor, a_coeffs: Tensor, b_coeffs: Tensor, clamp: bool = 
     if any_autocast():
         waveform, a_coeffs, b_coeffs = promoted((waveform, a_coeffs, b_coeffs))
     _check_filters(waveform, a_coeffs, b_coeffs, batching)
+    if clamp and waveform.is_complex():
+        raise RuntimeError(f"clamp is True: expected False for a waveform of {waveform.dtype}, which has no order")
     several = a_coeffs.dim() == 2
     filters = a_coeffs.shape[0] if several else 1
     a, b = (coeffs.reshape(filters, -1) for coeffs in (a_coeffs, b_coeffs))
@@ -183,9 +191,10 @@ def lfilter(waveform: Tensor, a_coeffs: Tensor, b_coeffs: Tensor, clamp: bool = 
 
 
 def _check_filters(waveform: Tensor, a: Tensor, b: Tensor, batching: bool) -> None:
-    if not waveform.is_floating_point() or waveform.dim() < 1:
+    if not _is_taken(waveform) or waveform.dim() < 1:
         raise RuntimeError(
-            f"waveform has shape {tuple(waveform.shape)}, {waveform.dtype}: expected (..., T) of a floating-point type"
+            f"waveform has shape {tuple(waveform.shape)}, {waveform.dtype}: expected (..., T) of a floating-point "
+            "type, complex64 or complex128"
         )
     for name, coeffs in (("a_coeffs", a), ("b_coeffs", b)):
         if coeffs.dtype != waveform.dtype:

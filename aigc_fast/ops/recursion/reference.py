@@ -63,7 +63,7 @@ def recursion_lags(u: Tensor, y: Tensor, state: Tensor | None, order: int, varyi
 
 
 def lags_gradients(grad: Tensor, u: Tensor, y: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The gradients of `recursion_lags` to u, y and the state. Differentiable."""
+    """The gradients of `recursion_lags` to u, y and the state, of complex ones' conjugates. Differentiable."""
     order, length = grad.shape[-1], u.shape[1]
     before = past(y, state, order)
     to_u, to_before = torch.zeros_like(u), torch.zeros_like(before)
@@ -75,7 +75,10 @@ def lags_gradients(grad: Tensor, u: Tensor, y: Tensor, state: Tensor | None) -> 
 
 
 def state_gradient(u: Tensor, coeffs: Tensor) -> Tensor:
-    """(B, p): the sum over t of u[t] c[t + 1 + j], c of step t, for y[-1 - j], from the transposed recursion's u."""
+    """(B, p): the sum over t of u[t] c[t + 1 + j], c of step t, for y[-1 - j], from the transposed recursion's u.
+
+    Of complex coefficients it takes the conjugates.
+    """
     order, steps = coeffs.shape[-1], min(coeffs.shape[-1], u.shape[1])
     found = [u.new_zeros(u.shape[0], order)]
     for t in range(steps):
