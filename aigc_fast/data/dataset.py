@@ -51,9 +51,8 @@ class Dataset(ABC):
     @property
     def summary(self) -> str:
         """How many items of what shape and which classes, in a line for people."""
-        classes = (
-            f"{counted(len(self.class_names), 'classes')}: {listed([one_line(name) for name in self.class_names])}"
-        )
+        names = listed([one_line(name) for name in self.class_names])
+        classes = f"{counted(len(self.class_names), 'classes')}: {names}"
         form = f"{counted(len(self), self.unit)} of {self.name}, {self._form()}"
         return f"{form}, {classes if self.class_names else 'without classes'}"
 

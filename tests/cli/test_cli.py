@@ -486,13 +486,10 @@ def test_how_images_are_read_can_be_chosen(tmp_path):
         assert f"Note: 12 files with transparency, put on a background of {name}: 0.png, 1.png" in shown.stdout
         checksums[name] = load(tmp_path / name / "model.safetensors").metadata["data"]["checksum"]
     assert checksums["white"] != checksums["black"]
-    for command in (["train", "mlp-gan"], ["evaluate"]):
-        subject = [] if command[0] == "train" else [data]
-        place = ["--out", tmp_path / "no"] if command[0] == "train" else []
-        assert_refused(
-            run(*command, *subject, "--data", data, "--max-pixels", "100", *place), "100 pixels (max_pixels)"
-        )
-        assert_refused(run(*command, *subject, "--data", data, "--background", "wite", *place), "background='wite'")
+    for command in (["train", "mlp-gan", "--out", tmp_path / "no"], ["evaluate", data]):
+        args = [*command, "--data", data]
+        assert_refused(run(*args, "--max-pixels", "100"), "100 pixels (max_pixels)")
+        assert_refused(run(*args, "--background", "wite"), "background='wite'")
     assert_refused(run("train", "vocoder", "--background", "white"), "--background", "vocoder")
     assert_refused(run("train", "vocoder", "--max-pixels", "9"), "--max-pixels", "vocoder")
     measured = run("evaluate", data, "--data", data, "--background", "black", "--json")

@@ -159,6 +159,16 @@ def test_arrays_that_are_left_out_are_named(tmp_path, pixels, classes):
     assert load(tmp_path / "a.npz").notes == ("2 arrays left out: x_test, y_test",)
 
 
+def test_an_array_of_python_2_is_read_with_a_note(tmp_path, capfd):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("x.npy", npy("(2L, 4L, 4L)"))
+    data = load(tmp_path / "a.npz")
+    assert data.image_shape == (1, 4, 4)
+    (note,) = data.notes
+    assert note.startswith("a.npz read in spite of a warning: ")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_npz_with_transparency_is_put_on_a_background(tmp_path):
     array = np.zeros((2, 4, 4, 4), np.uint8)
     array[0, :2, :, 3] = 255

@@ -166,6 +166,9 @@ def test_subfolders_are_classes(tmp_path):
 def test_bad_places_and_settings_are_named(tmp_path):
     with pytest.raises(UserError, match="holds no WAV files"):
         load_sounds(tmp_path)
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"a\.zip: expected a folder of WAV files, got a file"):
+        load_sounds(tmp_path / "a.zip")
     with pytest.raises(UserError, match="no such folder"):
         load_sounds(tmp_path / "missing")
     (tmp_path / "bad.wav").write_bytes(b"hello")
