@@ -4,11 +4,14 @@ BIN := $(VENV)/bin
 export AIGC_FAST_CUDA ?= $(if $(shell command -v nvcc),ON,OFF)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc aigc_fast -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: test demo bench gpu dev lint clean
+.PHONY: test fuzz sweep demo bench hosts gpu dev lint clean
 
 test: $(VENV)/.installed $(VENV)/.emulated
 	$(BIN)/pytest -q
 	PYTHONPATH=$(VENV)/emulated $(BIN)/pytest -q tests/ops -k every_level
+
+fuzz: $(VENV)/.installed
+	$(BIN)/python tests/fuzz.py 10
 
 demo: $(VENV)/.torch
 	AIGC_FAST_CUDA=AUTO $(BIN)/python -m pip install -q '.[demo]'
@@ -16,6 +19,9 @@ demo: $(VENV)/.torch
 
 bench: $(VENV)/.installed
 	$(BIN)/pytest bench -q --benchmark-only --benchmark-group-by=group
+
+hosts: $(VENV)/.installed
+	HF_HUB_OFFLINE=1 $(BIN)/python -W ignore tests/integrations/hosts.py
 
 gpu: $(VENV)/.installed
 	$(BIN)/pytest -q -m gpu

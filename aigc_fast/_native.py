@@ -6,6 +6,7 @@ import importlib
 import os
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from operator import index
 from types import ModuleType, SimpleNamespace
 
 import torch
@@ -89,6 +90,21 @@ def signature(*tensors: torch.Tensor | None) -> Hashable:
         except (RuntimeError, BufferError):  # of tensors without memory, as on the meta device
             pass
     return tuple(_look(tensor) for tensor in tensors)
+
+
+def _arguments(*values: object) -> Hashable:
+    return tuple(_typed(value) for value in values)
+
+
+def _typed(value: object) -> Hashable:
+    if isinstance(value, tuple | list):
+        return type(value), *((type(item), index(item)) for item in value)
+    return type(value), value if value is None or type(value) in (str, float) else index(value)
+
+
+# Integers, floats, strings, None and sequences of integers, to be remembered by: what is equal but of another type, as
+# 2, 2.0 and True are, is not the same. Raises TypeError for all else.
+arguments = getattr(_C, "arguments", _arguments)
 
 
 def _capped_level() -> str | None:

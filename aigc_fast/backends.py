@@ -61,17 +61,20 @@ class BackendError(RuntimeError):
 
 
 _DEFAULT = setting(BACKEND_VARIABLE, NAMES, "auto")
-_forced: ContextVar[str] = ContextVar("aigc_fast_backend", default=_DEFAULT)
+forced_backend: ContextVar[str] = ContextVar("aigc_fast_backend", default=_DEFAULT)
 _told: set[tuple[str, str]] = set()
 
 
 # The backend in force: "auto", or the one that `backend` or AIGC_FAST_BACKEND forces. The bound method costs no frame.
-current = _forced.get
+current = forced_backend.get
 
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
     """Forces a backend inside a `with` block: it runs, or raises `BackendError` with every backend's reason.
+
+    It holds for the derivatives of what the block computes too, wherever and on whatever thread they run. The graphs of
+    `torch.compile` and `torch.export` obey the block in which they run, forward and backward each its own.
 
     Args:
         name: "auto" (the default choice), "reference", "cpu", "cuda" or "triton".
@@ -85,11 +88,11 @@ def backend(name: str) -> Iterator[None]:
     """
     if name not in NAMES:
         raise ValueError(f"name={name!r}: expected one of {', '.join(NAMES)}")
-    token = _forced.set(name)
+    token = forced_backend.set(name)
     try:
         yield
     finally:
-        _forced.reset(token)
+        forced_backend.reset(token)
 
 
 def _no_reason(*args: Any) -> Reason:

@@ -38,6 +38,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         _give_usual_mode(temporary)
+        _settle(temporary)
         os.replace(temporary, target)
     except OSError as error:
         raise UserError(f"cannot write {target}: {_reason(error)}") from None
@@ -52,6 +53,25 @@ def _give_usual_mode(path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
+def _settle(path: Path) -> None:
+    # Quotas and network file systems tell of a full disk only now, and some libraries don't listen when they close.
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def append(path: Path, content: bytes) -> None:
+    """Writes at the end of a file, which is made when missing.
+
+    Raises:
+        UserError: when it can't be written; its last bytes may be missing then.
+    """
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {_reason(error)}") from None
+
+
 def remove(path: Path) -> None:
     """Removes a file, if it is there.
 
@@ -62,6 +82,18 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot remove {path}: {_reason(error)}") from None
+
+
+def move(source: Path, target: Path) -> None:
+    """Puts a file into another's place, on the same disk.
+
+    Raises:
+        UserError: when it can't be moved.
+    """
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        raise UserError(f"cannot move {source} to {target}: {_reason(error)}") from None
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

@@ -42,6 +42,8 @@ def conv1d(
     padding: int | Sequence[int] | str = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
+    *,
+    precision: str | None = None,
 ) -> Tensor:
     """Convolution, `torch.nn.functional.conv1d` with the same numbers; PyTorch's own kernel where ours does not win.
 
@@ -53,6 +55,7 @@ def conv1d(
         padding: zeros on both sides, one value or one per dimension; "same" (stride 1 only) or "valid".
         dilation: spacing of the kernel's elements.
         groups: divides C_in and C_out.
+        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
 
     Returns:
         (N, C_out, L_out) of input's dtype, channels_last when input or weight is; size
@@ -61,8 +64,9 @@ def conv1d(
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
         TypeError: an argument that is not a Tensor.
+        ValueError: an unknown precision.
     """
-    return _conv.conv(1, input, weight, bias, stride, padding, dilation, groups)
+    return _conv.conv(1, input, weight, bias, stride, padding, dilation, groups, precision)
 
 
 def conv2d(
@@ -73,6 +77,8 @@ def conv2d(
     padding: int | Sequence[int] | str = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
+    *,
+    precision: str | None = None,
 ) -> Tensor:
     """Convolution, `torch.nn.functional.conv2d` with the same numbers; PyTorch's own kernel where ours does not win.
 
@@ -84,6 +90,7 @@ def conv2d(
         padding: zeros on both sides, one value or one per dimension; "same" (stride 1 only) or "valid".
         dilation: spacing of the kernel's elements.
         groups: divides C_in and C_out.
+        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
 
     Returns:
         (N, C_out, H_out, W_out) of input's dtype, channels_last when input or weight is; size
@@ -92,8 +99,9 @@ def conv2d(
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
         TypeError: an argument that is not a Tensor.
+        ValueError: an unknown precision.
     """
-    return _conv.conv(2, input, weight, bias, stride, padding, dilation, groups)
+    return _conv.conv(2, input, weight, bias, stride, padding, dilation, groups, precision)
 
 
 def conv3d(
@@ -104,6 +112,8 @@ def conv3d(
     padding: int | Sequence[int] | str = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
+    *,
+    precision: str | None = None,
 ) -> Tensor:
     """Convolution, `torch.nn.functional.conv3d` with the same numbers; PyTorch's own kernel where ours does not win.
 
@@ -115,6 +125,7 @@ def conv3d(
         padding: zeros on both sides, one value or one per dimension; "same" (stride 1 only) or "valid".
         dilation: spacing of the kernel's elements.
         groups: divides C_in and C_out.
+        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
 
     Returns:
         (N, C_out, D_out, H_out, W_out) of input's dtype, channels_last when input or weight is; size
@@ -123,8 +134,9 @@ def conv3d(
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
         TypeError: an argument that is not a Tensor.
+        ValueError: an unknown precision.
     """
-    return _conv.conv(3, input, weight, bias, stride, padding, dilation, groups)
+    return _conv.conv(3, input, weight, bias, stride, padding, dilation, groups, precision)
 
 
 def conv_transpose1d(
@@ -136,6 +148,8 @@ def conv_transpose1d(
     output_padding: int | Sequence[int] = 0,
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
+    *,
+    precision: str | None = None,
 ) -> Tensor:
     """Transposed convolution, `torch.nn.functional.conv_transpose1d` with the same numbers.
 
@@ -151,6 +165,7 @@ def conv_transpose1d(
         output_padding: added to one side of each output dimension; less than stride or dilation.
         groups: divides C_in and C_out.
         dilation: spacing of the kernel's elements.
+        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
 
     Returns:
         (N, C_out, L_out) of input's dtype, channels_last when input or weight is; size
@@ -159,8 +174,9 @@ def conv_transpose1d(
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
         TypeError: an argument that is not a Tensor.
+        ValueError: an unknown precision.
     """
-    return _conv.conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _conv.conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation, precision)
 
 
 def conv_transpose2d(
@@ -172,6 +188,8 @@ def conv_transpose2d(
     output_padding: int | Sequence[int] = 0,
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
+    *,
+    precision: str | None = None,
 ) -> Tensor:
     """Transposed convolution, `torch.nn.functional.conv_transpose2d` with the same numbers.
 
@@ -187,6 +205,7 @@ def conv_transpose2d(
         output_padding: added to one side of each output dimension; less than stride or dilation.
         groups: divides C_in and C_out.
         dilation: spacing of the kernel's elements.
+        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
 
     Returns:
         (N, C_out, H_out, W_out) of input's dtype, channels_last when input or weight is; size
@@ -195,8 +214,9 @@ def conv_transpose2d(
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
         TypeError: an argument that is not a Tensor.
+        ValueError: an unknown precision.
     """
-    return _conv.conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _conv.conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation, precision)
 
 
 def conv_transpose3d(
@@ -208,6 +228,8 @@ def conv_transpose3d(
     output_padding: int | Sequence[int] = 0,
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
+    *,
+    precision: str | None = None,
 ) -> Tensor:
     """Transposed convolution, `torch.nn.functional.conv_transpose3d` with the same numbers.
 
@@ -223,6 +245,7 @@ def conv_transpose3d(
         output_padding: added to one side of each output dimension; less than stride or dilation.
         groups: divides C_in and C_out.
         dilation: spacing of the kernel's elements.
+        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
 
     Returns:
         (N, C_out, D_out, H_out, W_out) of input's dtype, channels_last when input or weight is; size
@@ -231,5 +254,6 @@ def conv_transpose3d(
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
         TypeError: an argument that is not a Tensor.
+        ValueError: an unknown precision.
     """
-    return _conv.conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _conv.conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation, precision)

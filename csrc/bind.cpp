@@ -181,6 +181,87 @@ PyObject* signature(PyObject*, PyObject* const* args, Py_ssize_t count) {
     return PyBytes_FromStringAndSize(reinterpret_cast<const char*>(numbers), used * Py_ssize_t(sizeof(int64_t)));
 }
 
+// Arguments as numbers, each with its type: what is equal but of another type is another argument.
+struct Written {
+    static constexpr Py_ssize_t MAX_NUMBERS = 256;
+    int64_t numbers[MAX_NUMBERS];
+    Py_ssize_t used = 0;
+
+    // Room for some numbers, the first of them the object's type; null with a Python exception.
+    int64_t* room(PyObject* object, Py_ssize_t count) {
+        if (used + 1 + count > MAX_NUMBERS) {
+            PyErr_SetString(PyExc_TypeError, "more arguments than can be remembered");
+            return nullptr;
+        }
+        numbers[used] = reinterpret_cast<int64_t>(Py_TYPE(object));
+        used += 1 + count;
+        return numbers + used - count;
+    }
+
+    bool put_integer(PyObject* object) {
+        const Reference integer(PyNumber_Index(object));
+        int overflow = 0;
+        const int64_t value = integer.object ? PyLong_AsLongLongAndOverflow(integer.object, &overflow) : 0;
+        if (overflow)
+            PyErr_SetString(PyExc_TypeError, "an integer beyond 64 bits");
+        int64_t* const at = integer.object && !overflow ? room(object, 1) : nullptr;
+        if (at)
+            *at = value;
+        return at;
+    }
+
+    bool put_sequence(PyObject* object) {
+        const Py_ssize_t size = PySequence_Fast_GET_SIZE(object);
+        int64_t* const at = room(object, 1);
+        if (!at)
+            return false;
+        *at = size;
+        for (Py_ssize_t i = 0; i < size; ++i)
+            if (!put_integer(PySequence_Fast_GET_ITEM(object, i)))
+                return false;
+        return true;
+    }
+
+    bool put_string(PyObject* object) {
+        Py_ssize_t bytes;
+        const char* const text = PyUnicode_AsUTF8AndSize(object, &bytes);
+        const auto words = static_cast<Py_ssize_t>(text ? (bytes + sizeof(int64_t) - 1) / sizeof(int64_t) : 0);
+        int64_t* const at = text ? room(object, 1 + words) : nullptr;
+        if (!at)
+            return false;
+        at[words] = 0;
+        at[0] = bytes;
+        std::memcpy(at + 1, text, static_cast<size_t>(bytes));
+        return true;
+    }
+
+    bool put(PyObject* object) {
+        if (object == Py_None)
+            return room(object, 0);
+        if (PyTuple_Check(object) || PyList_Check(object))
+            return put_sequence(object);
+        if (PyUnicode_CheckExact(object))
+            return put_string(object);
+        if (!PyFloat_CheckExact(object))
+            return put_integer(object);
+        int64_t* const at = room(object, 1);
+        const double value = PyFloat_AS_DOUBLE(object);
+        if (at)
+            std::memcpy(at, &value, sizeof(value));
+        return at;
+    }
+};
+
+// arguments(value, ...): as bytes, integers, floats, strings, None and sequences of integers.
+PyObject* arguments(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    Written written;
+    for (Py_ssize_t i = 0; i < count; ++i)
+        if (!written.put(args[i]))
+            return nullptr;
+    return PyBytes_FromStringAndSize(reinterpret_cast<const char*>(written.numbers),
+                                     written.used * Py_ssize_t(sizeof(int64_t)));
+}
+
 // What there is to a tensor besides its sizes, strides, dtype, device and elements; the most of it decides.
 enum Kind : int { PLAIN, WANTS_GRADIENT, NEGATED, UNKNOWN };
 
@@ -219,6 +300,8 @@ PyObject* kind(PyObject*, PyObject* const* args, Py_ssize_t count) {
 PyMethodDef functions_of_tensors[] = {
     {"signature", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(signature)), METH_FASTCALL,
      "Sizes, strides, dtypes and devices of tensors, or None, as bytes."},
+    {"arguments", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(arguments)), METH_FASTCALL,
+     "Integers, floats, strings, None and sequences of integers, with their types, as bytes."},
     {"kind", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(kind)), METH_FASTCALL,
      "The greatest kind among tensors, or None: 0 of plain ones, 1 where the first argument says that gradients are "
      "recorded and one is wanted, 2 of negated ones, 3 of subclasses, other layouts and what is no tensor."},

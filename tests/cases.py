@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # Relative error below which two results are the same in that format, whatever PyTorch's own error is.
 FLOORS = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 6e-3, torch.float16: 1e-3}
+# How many roundings of its inputs a result may be off.
+ROUNDINGS = 8
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
 
@@ -21,15 +25,37 @@ def relative_error(value: Tensor, reference: Tensor) -> float:
     return ((value - reference).norm() / reference.norm().clamp_min(1e-30)).item()
 
 
-def assert_parity(ours: Tensor, theirs: Tensor, reference: Tensor, name: str = "output") -> None:
-    """Ours may be at most twice as far from float64 as PyTorch is, with a floor at the format's own rounding."""
+def assert_parity(
+    ours: Tensor, theirs: Tensor, reference: Tensor, name: str = "output", nearby: Tensor | None = None
+) -> None:
+    """Ours may be at most twice as far from float64 as PyTorch is, with a floor at the format's own rounding.
+
+    Args:
+        ours, theirs, reference: results; the reference's in float64.
+        name: for the message.
+        nearby: the reference of inputs that are a rounding of float32 away, where results are ill-conditioned: ours
+            may be some such roundings off.
+    """
     assert ours.shape == theirs.shape, f"{name}: shape {tuple(ours.shape)}, PyTorch's is {tuple(theirs.shape)}"
     assert ours.dtype == theirs.dtype, f"{name}: {ours.dtype}, PyTorch's is {theirs.dtype}"
     if not ours.numel():
         return
     found, allowed = relative_error(ours, reference), relative_error(theirs, reference)
     limit = max(2 * allowed, FLOORS[ours.dtype])
+    if nearby is not None:
+        limit = max(limit, ROUNDINGS * relative_error(nearby, reference))
     assert found <= limit, f"{name}: error {found:.2e} against float64, PyTorch's own is {allowed:.2e}"
+
+
+@contextmanager
+def float32_precision(level: str) -> Iterator[None]:
+    """Sets PyTorch's switch inside a `with` block."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(level)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(frozen=True)
@@ -188,6 +214,7 @@ class Attention:
         kv_heads: heads of key and value, `heads` by default.
         causal, window, alignment: as the function takes them.
         mask: a key of `MASKS`.
+        scale: of the scores; 1 with wide heads makes rows in which one key has nearly all.
     """
 
     batch: int
@@ -201,6 +228,7 @@ class Attention:
     window: int | tuple[int | None, int | None] | None = None
     alignment: str = "upper_left"
     mask: str = "none"
+    scale: float | None = None
 
     def tensors(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
         """Query, key and value."""
@@ -220,6 +248,7 @@ class Attention:
             "enable_gqa": self.kv_heads is not None,
             "window": self.window,
             "alignment": self.alignment,
+            "scale": self.scale,
         }
 
     def expected(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -238,11 +267,13 @@ class Attention:
         key, value = (t.repeat_interleave(self.heads // t.shape[1], dim=1) for t in (key, value))
         # Of PyTorch's kernels this one alone has a second derivative.
         with sdpa_kernel(SDPBackend.MATH):
-            return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=whole)
+            return torch.nn.functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=whole, scale=self.scale
+            )
 
     def __str__(self) -> str:
         text = f"{self.batch}.{self.heads}.{self.queries}.{self.keys}.{self.size}"
-        shown = {"v": self.value_size, "kv": self.kv_heads, "w": self.window, "mask-": self.mask}
+        shown = {"v": self.value_size, "kv": self.kv_heads, "w": self.window, "mask-": self.mask, "scale": self.scale}
         for name, value in shown.items():
             text += f"-{name}{value}".replace(" ", "") if value not in (None, "none") else ""
         return text + ("-causal" if self.causal else "") + ("-lower_right" if self.alignment == "lower_right" else "")

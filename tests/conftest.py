@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
 import pytest
 import torch
+from memory import poisoned
 
 import aigc_fast
 from aigc_fast import _native
@@ -40,24 +41,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
-def _poisoned(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    def poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
-        out = kwargs.get("out")
-        made = make(*args, **kwargs)
-        if out is None and (made.is_floating_point() or made.is_complex()):
-            made.detach().fill_(float("nan"))
-        return made
-
-    return poisoned
-
-
 @pytest.fixture(autouse=True)
-def _poison_uninitialized_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An output that a kernel forgets to write is NaN, not the right number of the call before."""
-    for name in ("empty", "empty_like", "empty_strided"):
-        monkeypatch.setattr(torch, name, _poisoned(getattr(torch, name)))
-    for name in ("new_empty", "new_empty_strided"):
-        monkeypatch.setattr(torch.Tensor, name, _poisoned(getattr(torch.Tensor, name)))
+def _poison_uninitialized_memory() -> Iterator[None]:
+    with poisoned():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +74,9 @@ def attentions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return count
 
-    monkeypatch.setattr(type(ATTENTION), "__call__", lambda op, *args: (calls.append(op.name), run(op, *args))[1])
+    monkeypatch.setattr(
+        type(ATTENTION), "__call__", lambda op, *args, **named: (calls.append(op.name), run(op, *args, **named))[1]
+    )
     monkeypatch.setattr(attention_cpu, "attend_at_once", counted(at_once))
     for name in ("attention_unseen", "attention_unseen_grouped"):
         monkeypatch.setattr(attention_cpu, name, counted(getattr(attention_cpu, name)))

@@ -6,6 +6,8 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +19,13 @@ import aigc_fast.functional as AF
 from aigc_fast import _native
 from aigc_fast.ops.random import DROPOUT, NORMAL, UNIFORM
 from aigc_fast.ops.random import reference as numbers
-from aigc_fast.ops.reparameterize import KL_STANDARD_NORMAL, REPARAMETERIZE, REPARAMETERIZE_KL
+from aigc_fast.ops.reparameterize import (
+    KL_STANDARD_NORMAL,
+    REPARAMETERIZE,
+    REPARAMETERIZE_BACKWARD,
+    REPARAMETERIZE_KL,
+    REPARAMETERIZE_KL_BACKWARD,
+)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 SIZES = [1, 17, 2051]
@@ -93,6 +101,32 @@ def test_samples_divergences_and_gradients(device, dtype, shape):
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == dtype
         assert relative_error(a, b) <= 2 * FLOORS_HERE[dtype]
+
+
+@pytest.mark.parametrize("on_thread", [False, True], ids=["outside", "thread"])
+def test_backward_launches_the_kernels_of_forward(device, on_thread, monkeypatch):
+    launched = []
+    for op in (DROPOUT, REPARAMETERIZE_BACKWARD, REPARAMETERIZE_KL_BACKWARD):
+        for name, backend in op.choice._backends.items():
+
+            def count(*args, name=name, run=backend.run):
+                launched.append(name)
+                return run(*args)
+
+            monkeypatch.setitem(op.choice._backends, name, replace(backend, run=count))
+    mu, logvar = (torch.randn(3, 17, device=device, requires_grad=True) for _ in range(2))
+    outputs = AF.dropout(mu, 0.5), AF.reparameterize(mu, logvar), *AF.reparameterize_kl(mu, logvar)
+    forced, launched[:] = launched[0], []
+
+    def backward() -> None:
+        with aigc_fast.backend("reference"):
+            torch.autograd.backward([output.sum() for output in outputs])
+
+    thread = threading.Thread(target=backward)
+    thread.start() if on_thread else backward()
+    if on_thread:
+        thread.join()
+    assert launched == [forced] * 3
 
 
 def test_layouts_and_empty_tensors(device):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
+import io
 import os
 import sys
 from typing import Any
@@ -21,6 +21,8 @@ INTERRUPTED = 130
 # typer raises click's exceptions, from click itself or from the copy that newer versions carry.
 _ClickException = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 _NoArguments = "NoArgsIsHelpError"
+_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+_OF_DEVICE = ("CUDA error", "cuDNN error", "MPS backend")
 
 console = Console(highlight=False)
 
@@ -32,6 +34,7 @@ class Group(TyperGroup):
         """Runs the command line; exits the process when `standalone_mode` is true."""
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **kwargs)
+        _escape_what_can_not_be_printed()
         try:
             code = super().main(*args, standalone_mode=False, **kwargs)
             sys.stdout.flush()
@@ -39,6 +42,8 @@ class Group(TyperGroup):
             code = _say(str(error))
         except OSError as error:
             code = _say_of_system(error)
+        except (MemoryError, RuntimeError) as error:
+            code = _say_of_machine(error)
         except _ClickException as error:
             code = _help_or_say(error)
         except (KeyboardInterrupt, typer.Abort):
@@ -52,16 +57,36 @@ def _say(message: str) -> int:
     return BAD_INPUT
 
 
+def _escape_what_can_not_be_printed() -> None:
+    """A file's name may hold bytes that are no text."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _say_of_machine(error: MemoryError | RuntimeError) -> int:
+    """Of what the machine lacks; other errors are the package's own, and want their traceback."""
+    message = str(error).partition("\n")[0] or "out of memory"
+    if isinstance(error, MemoryError) or any(words in message for words in _OF_MEMORY):
+        return _say(f"{message}; a smaller --batch-size, --size or --count takes less")
+    if any(words in message for words in _OF_DEVICE):
+        return _say(message)
+    raise error
+
+
 def _say_of_system(error: OSError) -> int:
-    if error.filename is None and error.errno == errno.ENOSPC:
+    if error.filename is None:
         _drop_output()
     return _say(f"{error.filename or 'output'}: {error.strerror or error}")
 
 
 def _drop_output() -> None:
     """What standard output did not take would be written again, and fail again, when the process ends."""
-    with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _help_or_say(error: Any) -> int:

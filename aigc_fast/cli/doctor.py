@@ -21,7 +21,7 @@ from aigc_fast.diagnostics import info
 REQUIRED = ("numpy", "safetensors", "pillow", "typer", "rich")
 OPTIONAL = {
     "scikit-learn": "the embedded digits",
-    "soundfile": "WAV files",
+    "soundfile": "reading WAV files",
     "tensorboard": "train --tensorboard",
     "triton": "Triton kernels",
 }

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 import typer
 from rich.table import Table
 from torch import Tensor
 
 from aigc_fast import data as datasets
 from aigc_fast.cli.app import console
-from aigc_fast.cli.options import MEDIA, Class, Data, Overwrite, Seed, has_model, model_file, new_file, training_data
+from aigc_fast.cli.options import (
+    MEDIA,
+    Background,
+    Class,
+    Data,
+    Device,
+    MaxPixels,
+    Overwrite,
+    Seed,
+    chosen_device,
+    class_of,
+    has_model,
+    load_model,
+    new_file,
+    reading_options,
+    tell,
+    trained_on,
+    training_data,
+    with_default,
+)
 from aigc_fast.data import Dataset, SoundDataset
 from aigc_fast.data.audio import WAV_SUFFIXES
-from aigc_fast.data.folder import find_files
+from aigc_fast.data.folder import files_below
+from aigc_fast.data.pictures import picture_suffixes
 from aigc_fast.errors import UserError
 from aigc_fast.generation import Provenance, draw, provenance_of, write_png
 from aigc_fast.metrics import (
@@ -26,7 +48,7 @@ from aigc_fast.metrics import (
     nearest_neighbours,
     pairing_grid,
 )
-from aigc_fast.models import load
+from aigc_fast.wording import counted, listed
 
 PAIRS = 30
 _COUNTS = {"images": 1000, "sounds": 60}
@@ -74,7 +96,12 @@ Measured = Annotated[
 ]
 Count = Annotated[
     int | None,
-    typer.Option(min=6, max=100_000, help="How many to draw from the model.", show_default="1000 images, 60 sounds"),
+    typer.Option(
+        min=6,
+        max=100_000,
+        help=with_default("How many to draw from the model.", "1000 images, 60 sounds"),
+        show_default=False,
+    ),
 ]
 NeighboursOut = Annotated[
     Path | None,
@@ -88,15 +115,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.
 def evaluate(
     subject: Measured,
     data: Data = None,
+    background: Background = None,
+    max_pixels: MaxPixels = None,
     count: Count = None,
     seed: Seed = 0,
     label: Class = None,
     neighbours: NeighboursOut = None,
+    device: Device = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model's images or sounds, or a folder of them, against the training data.
 
+    A model that was not trained on the digits or sounds of the package needs --data.
     Images by the features of a small digit classifier, sounds by the distance of their spectra at several resolutions:
     figures compare models on the same data, not across data.
 
@@ -106,11 +137,13 @@ def evaluate(
         if neighbours.suffix.lower() != ".png":
             raise UserError(f"{neighbours}: expected the name of a PNG file")
         new_file(neighbours, overwrite)
-    found, training, provenance = _items(subject, data, count, seed, label)
+    place, reading = chosen_device(device), reading_options(background, max_pixels)
+    found, training, provenance = _items(subject, data, count, seed, label, place, **reading)
     sounds = isinstance(training, SoundDataset)
     if sounds and neighbours is not None:
         raise UserError(f"--neighbours: {subject} holds sounds, not images")
     report = _measured(subject, found, training)
+    tell(training, err=as_json)
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))
     else:
@@ -132,28 +165,62 @@ def _measured(subject: Path, found: Tensor, training: Dataset) -> ImageReport | 
 
 
 def _items(
-    subject: Path, data: Path | None, count: int | None, seed: int, label: int | None
+    subject: Path,
+    data: Path | None,
+    count: int | None,
+    seed: int,
+    label: str | None,
+    device: torch.device,
+    **reading: Any,
 ) -> tuple[Tensor, Dataset, Provenance]:
     """The images or sounds to measure, the data to measure them against, and where the first come from."""
     if subject.is_dir() and not has_model(subject):
-        return (*_items_of_folder(subject, data), Provenance("files of a folder", None, {"folder": subject.name}))
-    model = load(model_file(subject))
-    training = training_data(model, data)
+        return (
+            *_items_of_folder(subject, data, **reading),
+            Provenance("files of a folder", None, {"folder": subject.name}),
+        )
+    model = load_model(subject, device)
+    chosen = class_of(model, label)
+    training = training_data(model, data, **reading)
+    known = trained_on(model)
+    if known is not None and known.get("checksum") != training.checksum():
+        typer.echo(f"Note: the model was trained on {known.get('name')}, not on this {training.name}", err=True)
     count = count or _COUNTS[training.unit]
-    try:
-        items = draw(model, count, seed=seed, labels=label)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    items = draw(model, count, seed=seed, labels=chosen).cpu()
     return items, training, provenance_of(model, seed, count=count, training_data=training.name)
 
 
-def _items_of_folder(folder: Path, data: Path | None) -> tuple[Tensor, Dataset]:
-    if find_files(folder, WAV_SUFFIXES):
-        sounds = datasets.load_sounds(data)
-        return datasets.load_sounds(folder, sample_rate=sounds.sample_rate).audio, sounds
-    images = datasets.load(data)
-    channels, height, _ = images.image_shape
-    return datasets.load(folder, size=height, channels=channels).batch(), images
+def _items_of_folder(folder: Path, data: Path | None, **reading: Any) -> tuple[Tensor, Dataset]:
+    """The items of a folder, and the data to measure them against, whose notes tell of both."""
+    if _holds_sounds(folder):
+        training = datasets.load_sounds(data)
+        measured = datasets.load_sounds(folder, sample_rate=training.sample_rate)
+        items = measured.audio
+    else:
+        training = datasets.load(data, **reading)
+        channels, height, _ = training.image_shape
+        measured = datasets.load(folder, size=height, channels=channels, **reading)
+        items = measured.batch()
+    notes = (*training.notes, *(f"{measured.name}: {note}" for note in measured.notes))
+    return items, dataclasses.replace(training, notes=notes)
+
+
+def _holds_sounds(folder: Path) -> bool:
+    """Whether a folder is one of sounds, rather than of images.
+
+    Raises:
+        UserError: when it is one of both; a picture of a sound's name is its spectrogram.
+    """
+    files = files_below(folder)
+    sounds = {path.with_suffix("") for path in files if path.suffix.lower() in WAV_SUFFIXES}
+    images = [path for path in files if path.suffix.lower() in picture_suffixes()]
+    others = [path.name for path in images if path.with_suffix("") not in sounds]
+    if sounds and others:
+        raise UserError(
+            f"{folder}: expected images or sounds, got {counted(len(sounds), 'sounds')} and "
+            f"{counted(len(others), 'images')} ({listed(others, 3)}): name a folder of one of them"
+        )
+    return bool(sounds)
 
 
 def _show(report: ImageReport | SoundReport, training: Dataset, rows: tuple[tuple[str, str, str, str], ...]) -> None:
@@ -163,7 +230,8 @@ def _show(report: ImageReport | SoundReport, training: Dataset, rows: tuple[tupl
     facts = report.as_dict()
     for name, attribute, form, ideal in rows:
         table.add_row(name, form.format(facts[attribute]), ideal.format(**facts))
-    console.print(f"{report.count} {training.unit} against {report.training_count} of {training.name}")
+    measured = counted(report.count, training.unit)
+    console.print(f"{measured} against {report.training_count} of {training.name}", soft_wrap=True, markup=False)
     console.print(table)
     if isinstance(report, ImageReport):
         shares = "  ".join(f"{index}: {share:.0%}" for index, share in enumerate(report.class_histogram))

@@ -13,6 +13,7 @@ import typer
 from aigc_fast import functional
 from aigc_fast.backends import Explanation
 from aigc_fast.cli.app import console
+from aigc_fast.cli.options import Device, chosen_device, with_default
 from aigc_fast.diagnostics import explain as explain_call
 from aigc_fast.errors import UserError
 
@@ -113,9 +114,10 @@ def explain(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Shapes such as 16x64x8x8, and name=value; without any, a typical call.", show_default="typical"
+            help=with_default("Shapes such as 16x64x8x8, and name=value.", "a typical call"), show_default=False
         ),
     ] = None,
+    device: Device = None,
 ) -> None:
     """Say which backend would run a call, and why the others would not.
 
@@ -127,7 +129,8 @@ def explain(
         raise UserError(
             f"give the shapes that {function} is called with, as in: aigc-fast explain {function} 16x64x8x8"
         )
-    args, kwargs = parse_call(arguments) if arguments else TYPICAL[function]()
+    with chosen_device(device):
+        args, kwargs = parse_call(arguments) if arguments else TYPICAL[function]()
     try:
         console.print(str(explain_call(function, *args, **kwargs)), markup=False, soft_wrap=True)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -1,24 +1,32 @@
-"""Options and checks that several commands share, and how they find models and data."""
+"""Options and checks that several commands share, and how they find models, data and devices."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 import typer
 
 from aigc_fast import data as datasets
 from aigc_fast.data import Dataset
+from aigc_fast.data.pictures import BACKGROUND, MAX_PIXELS
 from aigc_fast.errors import UserError
 from aigc_fast.files import make_folder
-from aigc_fast.models import MODELS, ImageModel, LatentModel, SoundModel
+from aigc_fast.models import MODELS, ImageModel, LatentModel, SoundModel, load
 from aigc_fast.models.storage import read_metadata
 from aigc_fast.training import MODEL_FILE
+from aigc_fast.wording import counted, listed
 
 MAX_SEED = 2**63 - 1
 RUNS = Path("runs")
 MEDIA: dict[str, type[LatentModel]] = {"images": ImageModel, "audio": SoundModel}
 """What a model makes, by the word that the command line uses."""
+
+
+def with_default(text: str, default: object) -> str:
+    """The help text of an option whose default is not its own: typer would put it into brackets of two kinds."""
+    return rf"{text} \[default: {default}]"
 
 
 def checked_seed(seed: int) -> int:
@@ -41,17 +49,78 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="PATH",
-        help="Training images: an mnist.npz, a folder with MNIST's IDX files, or a folder of images whose subfolders "
-        "are classes; for audio a folder of WAV files, likewise.",
-        show_default="the digits, or the vowels and strings, that come with the package",
+        help=with_default(
+            "Training images: an mnist.npz, a folder with MNIST's IDX files, or a folder of images whose subfolders "
+            "are classes; for audio a folder of WAV files, likewise.",
+            "the digits, or the vowels and strings, that come with the package",
+        ),
+        show_default=False,
+    ),
+]
+Background = Annotated[
+    str | None,
+    typer.Option(
+        "--background",
+        metavar="COLOUR",
+        help=f"What transparent images are put on, by name or as #ff8800; {BACKGROUND} unless given.",
+        show_default=False,
+    ),
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        min=1,
+        help=f"The most that an image file may have; {MAX_PIXELS} unless given.",
+        show_default=False,
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, callback=checked_seed, help="The same seed gives the same.")]
 Class = Annotated[
-    int | None,
-    typer.Option("--class", min=0, help="Draw this class alone (conditional models).", show_default="all in turn"),
+    str | None,
+    typer.Option(
+        "--class",
+        metavar="NAME",
+        help=with_default("Draw this class alone, by its name or number (conditional models).", "all in turn"),
+        show_default=False,
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help=with_default("Where to compute: cpu, cuda, cuda:1, mps.", "cuda where there is one, else cpu"),
+        show_default=False,
+    ),
+]
+
+
+def chosen_device(name: str | None) -> torch.device:
+    """The device of a `Device` option.
+
+    Raises:
+        UserError: when the name is none of PyTorch's devices, or there is no such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    here = _devices()
+    try:
+        device = torch.device(name)
+        if device.type in here and (device.index or 0) < here[device.type]:
+            torch.empty(1, device=device)
+            return device
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: {str(error).partition(chr(10))[0]}") from None
+    names = [kind if index == 0 else f"{kind}:{index}" for kind, count in here.items() for index in range(count)]
+    raise UserError(f"--device {name}: there is no such device here, expected {' or '.join(names)}")
+
+
+def _devices() -> dict[str, int]:
+    """How many devices of each kind there are."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return {"cpu": 1, **({} if found is None else {found.type: torch.accelerator.device_count()})}
 
 
 def new_file(path: Path, overwrite: bool) -> Path:
@@ -66,6 +135,15 @@ def new_file(path: Path, overwrite: bool) -> Path:
         raise UserError(f"{path} is there already: choose another --out, or give --overwrite")
     make_folder(path.parent)
     return path
+
+
+def load_model(subject: Path, device: torch.device) -> LatentModel:
+    """The model that a `Subject` means, on a device.
+
+    Raises:
+        UserError: when there is none, or its file is damaged.
+    """
+    return load(model_file(subject)).to(device)
 
 
 def model_file(subject: Path) -> Path:
@@ -105,16 +183,82 @@ def _maker(path: Path) -> str | None:
         return None
 
 
-def training_data(model: LatentModel, path: Path | None) -> Dataset:
-    """Data of the shape that a model makes.
+def reading_options(background: str | None, max_pixels: int | None) -> dict[str, Any]:
+    """The options of reading images that were given."""
+    return {
+        name: value for name, value in (("background", background), ("max_pixels", max_pixels)) if value is not None
+    }
+
+
+def tell(dataset: Dataset, err: bool = False) -> None:
+    """Prints what was done to the items as they were read."""
+    for note in dataset.notes:
+        typer.echo(f"Note: {note}", err=err)
+
+
+def class_names(model: LatentModel) -> list[str]:
+    """What the classes of a conditional model are called; their numbers where its file does not say."""
+    names = getattr(model, "metadata", {}).get("classes")
+    count = model.num_classes or 0
+    known = isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names)
+    return names if known else [str(index) for index in range(count)]
+
+
+def class_of(model: LatentModel, given: str | None, option: str = "--class") -> int | None:
+    """The number of the class that an option names, by its name or else by its number.
 
     Raises:
-        UserError: when there is none.
+        UserError: when the model has no such class, or no classes.
     """
+    if given is None:
+        return None
+    names = class_names(model)
+    if not names:
+        raise UserError(f"{option} {given}: {model.name} was built without classes (train --conditional)")
+    if given in names:
+        return names.index(given)
+    if given.isdecimal() and int(given) < len(names):
+        return int(given)
+    raise UserError(f"{option} {given}: expected one of {listed(names)}, or a number from 0 to {len(names) - 1}")
+
+
+def training_data(model: LatentModel, path: Path | None, **reading: Any) -> Dataset:
+    """Data of the shape that a model makes: what it was trained on, as far as its file says what that was.
+
+    `reading` as for `data.load`.
+
+    Raises:
+        UserError: when there is none, or `path` is None and the model was trained on other data than comes with the
+            package.
+    """
+    found = _load_for(model, path, **reading)
+    if path is None:
+        _check_trained_on(model, found)
+    return found
+
+
+def _load_for(model: LatentModel, path: Path | None, **reading: Any) -> Dataset:
     if isinstance(model, SoundModel):
         return datasets.load_sounds(path, seconds=model.length / model.sample_rate, sample_rate=model.sample_rate)
     channels, height, width = model.image_shape
-    found = datasets.load(path, size=height if height == width else None, channels=channels)
+    found = datasets.load(path, size=height if height == width else None, channels=channels, **reading)
     if found.image_shape != model.image_shape:
         raise UserError(f"{found.name}: images are {found.image_shape}, the model's are {model.image_shape}")
     return found
+
+
+def _check_trained_on(model: LatentModel, found: Dataset) -> None:
+    known = trained_on(model)
+    if known is not None and known.get("checksum") != found.checksum():
+        count = known.get(found.unit)
+        size = f" ({counted(count, found.unit)})" if isinstance(count, int) else ""
+        raise UserError(
+            f"{model.name} was trained on {known.get('name')}{size}, not on the {found.name} that come with the "
+            "package: give --data"
+        )
+
+
+def trained_on(model: LatentModel) -> dict[str, object] | None:
+    """The name, the number of items and the checksum of what a model was trained on; None where its file has none."""
+    known = getattr(model, "metadata", {}).get("data")
+    return known if isinstance(known, dict) else None

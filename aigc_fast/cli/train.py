@@ -12,8 +12,18 @@ import typer
 
 from aigc_fast import data as datasets
 from aigc_fast.cli.app import INTERRUPTED, console
-from aigc_fast.cli.options import RUNS, Data, checked_seed
+from aigc_fast.cli.options import (
+    RUNS,
+    Background,
+    Data,
+    Device,
+    MaxPixels,
+    checked_seed,
+    chosen_device,
+    with_default,
+)
 from aigc_fast.data import Dataset
+from aigc_fast.data.readers import DEFAULT_SIZE
 from aigc_fast.data.sounds import DEFAULT_RATE
 from aigc_fast.errors import UserError
 from aigc_fast.models import MODELS, LatentModel, SoundModel, create
@@ -29,27 +39,43 @@ from aigc_fast.training import (
 )
 from aigc_fast.training import train as run_training
 from aigc_fast.training.config import SOUND_SETTINGS
+from aigc_fast.wording import counted
 
 _MODEL, _GAN, _VAE, _FILES = "The model", "GANs only", "VAEs and vocoder only", "Files"
 
 
-def _option(kind: Any, help_text: str, panel: str | None = None, default: Any = False, **kwargs: Any) -> Any:
+def _option(kind: Any, help_text: str, panel: str | None = None, default: Any = None, **kwargs: Any) -> Any:
     """An option that is the model's or the configuration's own when it is not given; `default` says which that is."""
-    shown = str(default) if default is not False else False
-    return Annotated[kind | None, typer.Option(help=help_text, show_default=shown, rich_help_panel=panel, **kwargs)]
+    text = help_text if default is None else with_default(help_text, default)
+    return Annotated[kind | None, typer.Option(help=text, show_default=False, rich_help_panel=panel, **kwargs)]
+
+
+def _of_models(setting: str) -> str:
+    """The defaults of a setting, for the models that have it."""
+    names: dict[Any, list[str]] = {}
+    for name, model in MODELS.items():
+        parameters = inspect.signature(model).parameters
+        if setting in parameters:
+            names.setdefault(parameters[setting].default, []).append(name)
+    return ", ".join(f"{default} for {' and '.join(models)}" for default, models in names.items())
 
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=f"One of: {', '.join(MODELS)}.")]
 Out = Annotated[
     Path | None,
-    typer.Option(help="Folder of the run.", show_default="runs/MODEL", rich_help_panel=_FILES),
+    typer.Option(help=with_default("Folder of the run.", f"{RUNS}/MODEL"), show_default=False, rich_help_panel=_FILES),
 ]
 Resume = Annotated[
     str | None,
     typer.Option(help='Go on from "latest", or from a checkpoint file.', metavar="WHICH", rich_help_panel=_FILES),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace a run that the folder holds.", rich_help_panel=_FILES)
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace a run that the folder holds, once the new one has a checkpoint.",
+        rich_help_panel=_FILES,
+    ),
 ]
 Tensorboard = Annotated[
     bool, typer.Option("--tensorboard", help="Also write losses and samples for TensorBoard.", rich_help_panel=_FILES)
@@ -66,14 +92,18 @@ Seed = Annotated[
 ]
 
 Size = _option(
-    int, "Scale the images to this many pixels a side; a multiple of 4 for dcgan and conv-vae.", _MODEL, min=1
+    int,
+    "Scale the images to this many pixels a side; a multiple of 4 for dcgan and conv-vae.",
+    _MODEL,
+    f"{DEFAULT_SIZE}; an array's own for an npz and for IDX files",
+    min=1,
 )
 Seconds = _option(float, "Length of the sounds (vocoder).", _MODEL, "1.0")
 SampleRate = _option(int, "Bring the sounds to this many Hz (vocoder).", _MODEL, DEFAULT_RATE, min=1)
-Channels = _option(int, "1 for grey images, 3 for colour.", _MODEL, min=1, max=3)
-LatentDim = _option(int, "Size of the latent vector.", _MODEL, min=1)
-Width = _option(int, "Feature maps (dcgan, conv-vae, vocoder).", _MODEL, min=1)
-Hidden = _option(int, "Hidden units (mlp-gan, vae).", _MODEL, min=1)
+Channels = _option(int, "1 for grey images, 3 for colour.", _MODEL, "what the images are", min=1, max=3)
+LatentDim = _option(int, "Size of the latent vector.", _MODEL, _of_models("latent_dim"), min=1)
+Width = _option(int, "Feature maps.", _MODEL, _of_models("width"), min=1)
+Hidden = _option(int, "Hidden units.", _MODEL, _of_models("hidden"), min=1)
 Epochs = _option(int, "Passes over the data.", None, TrainingConfig.epochs, min=1)
 Steps = _option(int, "Training steps in all, instead of epochs.", min=1)
 BatchSize = _option(
@@ -126,6 +156,8 @@ def train(
     conditional: Conditional = False,
     size: Size = None,
     channels: Channels = None,
+    background: Background = None,
+    max_pixels: MaxPixels = None,
     seconds: Seconds = None,
     sample_rate: SampleRate = None,
     latent_dim: LatentDim = None,
@@ -145,11 +177,12 @@ def train(
     sample_interval: SampleInterval = None,
     checkpoint_interval: CheckpointInterval = None,
     tensorboard: Tensorboard = False,
+    device: Device = None,
 ) -> None:
     """Train a model on the embedded digits or sounds, or on your own images or sounds.
 
-    The folder gets model.safetensors, samples as training goes, checkpoints and a log. Ctrl-C leaves a checkpoint;
-    --resume latest goes on from it.
+    The folder gets model.safetensors, samples as training goes, checkpoints and a log. Ctrl-C, SIGTERM, SIGHUP and
+    SIGUSR1 (SLURM's warning, --signal=USR1@60) leave a checkpoint and end the run; --resume latest goes on from it.
 
     Example:  aigc-fast train dcgan --conditional --epochs 30
     """
@@ -157,8 +190,9 @@ def train(
     shape = {name: given[name] for name in ("latent_dim", "width", "hidden", "likelihood") if given[name] is not None}
     shape.update({"spectral_norm": True} if spectral_norm else {})
     settings = {name: given[name] for name in _SETTINGS}
-    dataset = _load(model, data, {name: given[name] for name in ("size", "channels", "seconds", "sample_rate")})
-    network = _new_model(model, dataset, conditional, seed, shape)
+    place = chosen_device(device)
+    dataset = _load(model, data, {name: given[name] for name in (*_OF_IMAGES, *_OF_SOUNDS)})
+    network = _new_model(model, dataset, conditional, seed, shape).to(place)
     config = default_config(network, seed=seed, tensorboard=tensorboard or None, **settings)
     folder = out or RUNS / model
     try:
@@ -166,11 +200,13 @@ def train(
             network, dataset, config, folder, resume=resume or False, overwrite=overwrite, console=console
         )
     except TrainingInterrupted as interrupted:
-        typer.echo(f"aigc-fast: {interrupted}: give --resume latest", err=True)
+        typer.echo(f"aigc-fast: {interrupted}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     _tell(result, dataset, folder)
 
 
+_OF_IMAGES = ("size", "channels", "background", "max_pixels")
+_OF_SOUNDS = ("seconds", "sample_rate")
 _SETTINGS = (
     "epochs",
     "steps",
@@ -190,9 +226,8 @@ _SETTINGS = (
 
 def _load(name: str, path: Path | None, given: dict[str, Any]) -> Dataset:
     sounds = name in MODELS and issubclass(MODELS[name], SoundModel)
-    known = ("seconds", "sample_rate") if sounds else ("size", "channels")
     chosen = {option: value for option, value in given.items() if value is not None}
-    _check_options(name, chosen, known)
+    _check_options(name, chosen, _OF_SOUNDS if sounds else _OF_IMAGES)
     return datasets.load_sounds(path, **chosen) if sounds else datasets.load(path, **chosen)
 
 
@@ -213,7 +248,7 @@ def _check_options(name: str, given: Iterable[str], known: Collection[str]) -> N
 
 
 def _tell(result: TrainingResult, dataset: Dataset, folder: Path) -> None:
-    trained = f"{result.steps} steps on {len(dataset)} {dataset.unit} of {dataset.name}"
+    trained = f"{counted(result.steps, 'steps')} on {counted(len(dataset), dataset.unit)} of {dataset.name}"
     if result.items_per_second:
         last = "  ".join(f"{name} {value:.3g}" for name, value in result.rows[-1].items() if name != "step")
         console.print(f"{trained}, {result.items_per_second:.0f} {dataset.unit}/s; {last}", soft_wrap=True)

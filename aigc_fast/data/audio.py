@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import operator
 import os
+import re
 import struct
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from aigc_fast.errors import UserError
+from aigc_fast.wording import counted
 
 WAV_SUFFIXES = (".wav", ".wave")
 
+log = logging.getLogger("aigc_fast")
+
 _FORMATS = ("WAV", "WAVEX", "RF64")
-# What programs write that do not know the length yet: such a file ends where it ends.
-_UNKNOWN_SIZES = (0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
 # In an RF64 file: the size stands in its chunk ds64.
 _IN_DS64 = 0xFFFFFFFF
+# About half of what the field holds. Programs that do not know the length write this or more; files that are so long
+# are rare, and cut ones among them rarer.
+_NO_SIZE = 0x7FFFF000
+_CHUNK_NAME = re.compile(rb"[ -~]{4}")
 _ZERO_CROSSINGS = 10
 _KAISER_BETA = 5.0
 _RESAMPLED_AT_ONCE = 1 << 16
@@ -40,33 +47,63 @@ def read_wav(path: str | os.PathLike[str], sample_rate: int | None = None, mono:
         (audio, sample_rate): float32 (T,), or (channels, T) where `mono` is False; integers scaled to [-1, 1), floats
         as they are. 32-bit integers and doubles are rounded to float32.
 
+    What the file's header says of its length counts where the file bears it out; otherwise it is read to its end, and
+    the logger `aigc_fast` tells so.
+
     Raises:
         UserError: when the file is missing, empty, truncated, no WAV file, or its samples are NaN or infinity or become
             so when mixed or resampled; when the soundfile library is missing.
         TypeError, ValueError: on a sample rate that is no integer or not positive.
     """
-    samples, rate = _samples(path)
+    recording = read_recording(path, sample_rate, mono)
+    if recording.repair:
+        log.warning("%s: %s", path, recording.repair)
+    return recording.audio, recording.sample_rate
+
+
+class Recording(NamedTuple):
+    """What a WAV file holds.
+
+    Attributes:
+        audio: as `read_wav` returns it.
+        sample_rate: of the audio, in Hz.
+        own_rate: the file's, in Hz.
+        channels: the file's.
+        repair: what was put right of its header; empty where nothing was wrong.
+    """
+
+    audio: Tensor
+    sample_rate: int
+    own_rate: int
+    channels: int
+    repair: str
+
+
+def read_recording(path: str | os.PathLike[str], sample_rate: int | None = None, mono: bool = True) -> Recording:
+    """`read_wav`, with more to tell of the file and nothing in the log."""
+    samples, own_rate, repair = _samples(path)
     if not samples.numel():
         raise UserError(f"{path}: expected at least one sample, got none")
     audio = samples.mean(0) if mono else samples.contiguous()
-    if sample_rate is not None:
-        audio, rate = resample(audio, rate, sample_rate), sample_rate
+    rate = own_rate if sample_rate is None else sample_rate
+    audio = resample(audio, own_rate, rate)
     if not audio.isfinite().all():
         raise UserError(
             f"{path}: expected finite samples, mixed and resampled too; the greatest is {samples.abs().max():.3g}"
         )
-    return audio, rate
+    return Recording(audio, rate, own_rate, len(samples), repair)
 
 
-def _samples(path: str | os.PathLike[str]) -> tuple[Tensor, int]:
-    """float32 (channels, T) and the file's rate."""
-    with opened_wav(path) as file:
+def _samples(path: str | os.PathLike[str]) -> tuple[Tensor, int, str]:
+    """float32 (channels, T), the file's rate, and what was put right."""
+    file, repair = _opened(path)
+    with file:
         try:
             # Without the number of frames soundfile reads no codec that cannot seek, such as GSM 6.10.
             samples = file.read(file.frames, dtype="float32", always_2d=True)
         except soundfile_library().LibsndfileError as error:
             raise _damaged(path, error) from None
-        return torch.from_numpy(samples).T, file.samplerate
+        return torch.from_numpy(samples).T, file.samplerate, repair
 
 
 def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
@@ -148,45 +185,120 @@ def opened_wav(path: str | os.PathLike[str]) -> Any:
     Raises:
         UserError: when the file is missing, empty, truncated or no WAV file; when the soundfile library is missing.
     """
+    return _opened(path)[0]
+
+
+def _opened(path: str | os.PathLike[str]) -> tuple[Any, str]:
+    """`opened_wav`, and what was put right of its header."""
     soundfile = soundfile_library()
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    _check_length(content, path)
+    if not content:
+        raise UserError(f"{path}: expected a WAV file, got an empty file")
+    content, repair = _repaired(_without_id3(content), path)
     try:
         file = soundfile.SoundFile(io.BytesIO(content))
     except soundfile.LibsndfileError as error:
         raise _damaged(path, error) from None
     if file.format not in _FORMATS:
         raise UserError(f"{path}: expected a WAV file, got {file.format}")
-    return file
+    return file, repair
 
 
 def _damaged(path: str | os.PathLike[str], error: Any) -> UserError:
     return UserError(f"{path}: damaged, or no WAV file: {error.error_string}")
 
 
-def _check_length(content: bytes, path: str | os.PathLike[str]) -> None:
-    """libsndfile reads a truncated file as a shorter one."""
-    if not content:
-        raise UserError(f"{path}: expected a WAV file, got an empty file")
-    if content[:4] not in (b"RIFF", b"RIFX", b"RF64"):
-        return
-    chunks = _chunks(content, ">" if content[:4] == b"RIFX" else "<")
-    at, size = chunks.get(b"data", (0, 0))
-    if size == _IN_DS64 and b"ds64" in chunks and chunks[b"ds64"][0] + 16 <= len(content):
-        (size,) = struct.unpack_from("<Q", content, chunks[b"ds64"][0] + 8)
-    if size not in _UNKNOWN_SIZES and at + size > len(content):
-        raise UserError(f"{path}: truncated: expected {size} bytes of samples, got {max(0, len(content) - at)}")
+def _without_id3(content: bytes) -> bytes:
+    """The content after a tag in front of it, for whose length libsndfile loses samples at the end."""
+    if content[:3] != b"ID3" or len(content) < 10:
+        return content
+    # Seven bits a byte.
+    return content[10 + sum(byte << (7 * place) for place, byte in enumerate(reversed(content[6:10]))) :]
 
 
-def _chunks(content: bytes, order: str) -> dict[bytes, tuple[int, int]]:
-    """Where the contents of the chunks begin, up to the samples, and their sizes, by name."""
-    found: dict[bytes, tuple[int, int]] = {}
-    at = 12
-    while b"data" not in found and at + 8 <= len(content):
+class _Layout(NamedTuple):
+    """Where a WAV file's samples are, by its header.
+
+    Attributes:
+        order: of bytes, as `struct` has it.
+        start: of the samples.
+        size: of the samples, as their chunk says.
+        total: of the file, as its first chunk says.
+        before: the chunks before the samples, whole.
+    """
+
+    order: str
+    start: int
+    size: int
+    total: int
+    before: tuple[bytes, ...]
+
+
+def _repaired(content: bytes, path: str | os.PathLike[str]) -> tuple[bytes, str]:
+    """The content, with the size of its samples put right, and what was wrong with it.
+
+    Two sizes stand in the header, the samples' and the file's, and the length of the file is a third witness: two that
+    agree are believed.
+    """
+    layout = _layout(content)
+    if layout is None:
+        return content, ""
+    rest = len(content) - layout.start
+    if layout.size > rest:
+        if _is_cut(layout, len(content)):
+            raise UserError(f"{path}: truncated: expected {layout.size} bytes of samples, got {rest}")
+    else:
+        end = layout.start + layout.size + layout.size % 2
+        if end >= len(content) or _is_chunk(content, end, layout.order):
+            return content, ""
+        if layout.size and layout.start + layout.size <= layout.total < len(content):
+            return content, f"{counted(len(content) - end, 'bytes')} after its end left out"
+    repair = f"its header says {counted(layout.size, 'bytes')} of samples, the file holds {rest}"
+    return _rebuilt(layout, content[layout.start :]), repair
+
+
+def _is_cut(layout: _Layout, length: int) -> bool:
+    """Whether a file that is shorter than its samples' size was longer once, as the file's own size says."""
+    counts_header = layout.size in (length, length - 8)
+    return layout.total >= layout.start + layout.size and layout.size < _NO_SIZE and not counts_header
+
+
+def _is_chunk(content: bytes, at: int, order: str) -> bool:
+    """Whether a whole chunk begins there."""
+    if not _CHUNK_NAME.match(content, at) or at + 8 > len(content):
+        return False
+    return at + 8 + struct.unpack_from(f"{order}I", content, at + 4)[0] <= len(content)
+
+
+def _rebuilt(layout: _Layout, samples: bytes) -> bytes:
+    """A WAV file of the chunks before the samples and these."""
+    padding = bytes(len(samples) % 2)
+    size = struct.pack(f"{layout.order}I", min(len(samples), _IN_DS64 - 1))
+    body = b"".join((b"WAVE", *layout.before, b"data", size, samples, padding))
+    name = b"RIFX" if layout.order == ">" else b"RIFF"
+    return name + struct.pack(f"{layout.order}I", min(len(body), _IN_DS64 - 1)) + body
+
+
+def _layout(content: bytes) -> _Layout | None:
+    """None where there are no samples, or no WAV file."""
+    if content[:4] not in (b"RIFF", b"RIFX", b"RF64") or content[8:12] != b"WAVE":
+        return None
+    order = ">" if content[:4] == b"RIFX" else "<"
+    (total,) = struct.unpack_from(f"{order}I", content, 4)
+    before, long_sizes, at = [], None, 12
+    while at + 8 <= len(content):
         name, size = struct.unpack_from(f"{order}4sI", content, at)
-        found[name] = at + 8, size
-        at += 8 + size + size % 2
-    return found
+        start = at + 8
+        if name == b"data":
+            if size == _IN_DS64 and long_sizes:
+                total, size = long_sizes
+            return _Layout(order, start, size, total + 8, tuple(before))
+        if name == b"ds64" and size >= 16 and start + 16 <= len(content):
+            long_sizes = struct.unpack_from("<QQ", content, start)
+        else:
+            before.append(content[at:start] + content[start : start + size] + bytes(size % 2))
+        at = start + size + size % 2
+    return None

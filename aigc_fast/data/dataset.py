@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from aigc_fast.wording import counted, listed
+
 
 class Dataset(ABC):
     """Items in memory, with or without classes.
@@ -19,12 +21,14 @@ class Dataset(ABC):
         labels: int64 (N,), or None without classes.
         class_names: what the classes are called, in the labels' order; empty without classes.
         name: where the items come from, for logs and provenance.
+        notes: what was left out, changed or put right when they were read, in lines for people.
     """
 
     unit: ClassVar[str]
     labels: Tensor | None
     class_names: tuple[str, ...]
     name: str
+    notes: tuple[str, ...]
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -43,6 +47,17 @@ class Dataset(ABC):
     def shape(self) -> dict[str, Any]:
         """One item's, as the constructors of models for such items take it."""
 
+    @property
+    def summary(self) -> str:
+        """How many items of what shape and which classes, in a line for people."""
+        classes = f"{counted(len(self.class_names), 'classes')}: {listed(self.class_names)}"
+        form = f"{counted(len(self), self.unit)} of {self.name}, {self._form()}"
+        return f"{form}, {classes if self.class_names else 'without classes'}"
+
+    @abstractmethod
+    def _form(self) -> str:
+        """One item's shape in words."""
+
     def checksum(self) -> int:
         """CRC-32 of the items: tells whether two runs train on the same."""
         return zlib.crc32(self._content().contiguous().numpy())
@@ -60,6 +75,7 @@ class ImageDataset(Dataset):
         labels: int64 (N,), or None without classes.
         class_names: what the classes are called, in the labels' order; empty without classes.
         name: where the images come from, for logs and provenance.
+        notes: what was left out, changed or put right when they were read, in lines for people.
     """
 
     unit = "images"
@@ -67,6 +83,7 @@ class ImageDataset(Dataset):
     labels: Tensor | None
     class_names: tuple[str, ...]
     name: str
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -80,6 +97,10 @@ class ImageDataset(Dataset):
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
         return tuple(self.images.shape[1:])
+
+    def _form(self) -> str:
+        channels, height, width = self.image_shape
+        return f"{width} × {height} pixels in {'grey' if channels == 1 else 'colour'}"
 
     def _content(self) -> Tensor:
         return self.images

@@ -1,98 +1,167 @@
-"""A folder of files, whose subfolders are classes; and of images."""
+"""A folder of files, whose subfolders are classes."""
 
 from __future__ import annotations
 
-import struct
-import warnings
+import os
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
-from PIL import ExifTags, Image, ImageOps
+import torch
+from torch import Tensor
 
+from aigc_fast.data.notes import Notes, text_of
 from aigc_fast.errors import UserError
+from aigc_fast.wording import counted
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-DAMAGED = (
-    *(OSError, SyntaxError, ValueError, TypeError, AttributeError, KeyError, IndexError, struct.error),
-    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+_OF_PROGRAMS = (
+    *("__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "lost+found"),
+    *("$recycle.bin", "system volume information"),
 )
-"""What Pillow raises on damaged images; it lets through what its parsers of metadata run into."""
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What brings a picture upright, by EXIF's orientation."""
-_GREY_MODES = ("1", "L", "LA", "I", "I;16", "F")
+"""What file managers and other programs leave behind, in lower case, besides names that start with a point."""
+_PART = re.compile(
+    r"(.*[_\W])?(train|training|test|testing|val|valid|validation|dev|eval|evaluation)[_\W]?(set|data|images|\d+)?"
+)
+"""What the parts of a data set are called."""
 
 
-def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[tuple[Path, str | None]]:
-    """The files of a folder that end in one of `suffixes`, in any case, with their classes, sorted by name.
+def find_files(
+    folder: Path, suffixes: tuple[str, ...], notes: Notes | None = None, kind: str = "picture"
+) -> list[tuple[Path, str | None]]:
+    """The files of a folder that end in one of `suffixes`, in any case, with their classes, in natural order.
 
-    Files right in the folder have no class; when there are none, each subfolder with such files is a class.
-    """
-    files = _files_in(folder, suffixes)
-    if files:
-        return [(path, None) for path in files]
-    subfolders = sorted(path for path in folder.iterdir() if path.is_dir())
-    return [(path, subfolder.name) for subfolder in subfolders for path in _files_in(subfolder, suffixes)]
-
-
-def _files_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
-
-
-def find_images(folder: Path) -> list[tuple[Path, str | None]]:
-    """The image files of a folder with their classes: `find_files`."""
-    return find_files(folder, SUFFIXES)
-
-
-def read_images(files: list[Path], size: int, channels: int | None) -> np.ndarray:
-    """Reads image files as one array: cropped to the middle square and scaled to `size`.
+    Each subfolder with such files, at any depth, is a class; unless more of them lie right in the folder, which have
+    none. What file managers leave behind and hidden files are passed over.
 
     Args:
-        files: at least one.
-        size: side of the result in pixels.
-        channels: 1 for grey, 3 for colour, None for grey when every file is grey.
-
-    Returns:
-        uint8 (N, channels, size, size).
+        folder: where to look; links are followed.
+        suffixes: in lower case.
+        notes: gets what is left out.
+        kind: what such files are called, in the singular.
 
     Raises:
-        UserError: when a file is damaged or no image.
+        UserError: when the subfolders are not classes but parts of a data set, or the one subfolder is what holds the
+            classes.
+        OSError: when a folder can't be read.
     """
-    pictures = [_read(path, size) for path in files]
-    if channels is None:
-        channels = 1 if all(picture.mode == "L" for picture in pictures) else 3
-    mode = "L" if channels == 1 else "RGB"
-    arrays = [np.asarray(picture.convert(mode)) for picture in pictures]
-    return np.stack(arrays).reshape(len(arrays), size, size, channels).transpose(0, 3, 1, 2)
+    notes = notes or Notes(folder)
+    files, subfolders = entries(folder)
+    here, others = _parted(files, suffixes)
+    below = {subfolder: _parted(files_below(subfolder), suffixes) for subfolder in subfolders}
+    classes = {subfolder: found for subfolder, (found, _) in below.items() if found}
+    others += [path for _, rest in below.values() for path in rest]
+    inside = [(path, text_of(subfolder.name)) for subfolder, found in classes.items() for path in found]
+    if len(here) > len(inside):
+        _leave_out(notes, f"left out, in subfolders beside {kind}s without a class", [path for path, _ in inside])
+        inside = [(path, None) for path in here]
+    else:
+        _check_classes(folder, classes, kind)
+        _leave_out(notes, "left out, beside the class folders", here)
+        for subfolder in subfolders if inside else ():
+            if subfolder not in classes:
+                notes.add(f"without {kind}s", subfolder, unit="folders")
+    if inside:
+        _leave_out(notes, f"left out, no {kind}s by their names", others)
+    return inside
 
 
-def _read(path: Path, size: int) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                return ImageOps.fit(_plain(_upright(picture)), (size, size), Image.Resampling.LANCZOS)
-    except DAMAGED as error:
-        raise UserError(f"{path}: cannot be read as an image: {error}") from None
+def files_below(folder: Path) -> list[Path]:
+    """All files of a folder and its subfolders, in natural order, without those that programs leave behind.
+
+    Raises:
+        OSError: when a folder can't be read.
+    """
+    found, waiting = [], [(folder, frozenset())]
+    while waiting:
+        here, above = waiting.pop()
+        identity = os.stat(here)
+        # A link to a folder that it lies in has no end.
+        if (key := (identity.st_dev, identity.st_ino)) in above:
+            continue
+        files, subfolders = entries(here)
+        found += files
+        waiting += [(subfolder, above | {key}) for subfolder in subfolders]
+    return sorted(found, key=natural)
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    # Pillow's exif_transpose also writes the metadata again, which fails on damage that does not touch the picture.
-    turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
-    return picture if turn is None else picture.transpose(turn)
+def _leave_out(notes: Notes, why: str, paths: list[Path]) -> None:
+    for path in paths:
+        notes.add(why, path)
 
 
-def _plain(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):
-        # Pillow's own conversion of 16-bit grey clips at 255 where it should scale.
-        return Image.fromarray((np.asarray(picture).astype(np.float32) / 257).clip(0, 255).astype(np.uint8))
-    if picture.mode in _GREY_MODES:
-        return picture.convert("L")
-    return picture.convert("RGB")
+def _check_classes(folder: Path, classes: dict[Path, list[Path]], kind: str) -> None:
+    """Raises UserError where the subfolders with files are something else than classes."""
+    parts = [subfolder for subfolder in classes if _PART.fullmatch(subfolder.name.casefold())]
+    if len(parts) > 1 or (parts and len(classes) == 1):
+        likely = next((part for part in parts if "train" in part.name.casefold()), parts[0])
+        raise UserError(
+            f"{folder}: expected classes as subfolders, got parts of a data set "
+            f"({', '.join(part.name for part in parts)}): try {likely}"
+        )
+    if len(classes) == 1:
+        (wrapper,) = classes
+        inner = _class_folders(wrapper, classes[wrapper])
+        if len(inner) > 1:
+            likely = inner[0].parent
+            raise UserError(
+                f"{folder}: expected classes as subfolders, got {wrapper.name} alone, which holds "
+                f"{counted(len(inner), 'folders')} of {kind}s: try {likely}"
+            )
+
+
+def _class_folders(folder: Path, files: list[Path]) -> list[Path]:
+    """The subfolders, of the first folder from here down in which files part, that hold them all; none if it has files
+    itself."""
+    while True:
+        heads = list(dict.fromkeys(path.relative_to(folder).parts[0] for path in files))
+        if any(path.parent == folder for path in files):
+            return []
+        if len(heads) > 1:
+            return [folder / head for head in heads]
+        folder /= heads[0]
+
+
+def _parted(files: list[Path], suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
+    """Those that end in one of the suffixes, and the others."""
+    return _split(files, lambda path: path.suffix.lower() in suffixes and path.is_file())
+
+
+def _split(paths: Iterable[Path], wanted: Callable[[Path], bool]) -> tuple[list[Path], list[Path]]:
+    parts: tuple[list[Path], list[Path]] = [], []
+    for path in paths:
+        parts[not wanted(path)].append(path)
+    return parts
+
+
+def entries(folder: Path) -> tuple[list[Path], list[Path]]:
+    """(files, subfolders) of a folder, in natural order, without what programs leave behind.
+
+    Raises:
+        OSError: when the folder can't be read.
+    """
+    named = sorted((path for path in folder.iterdir() if not _left_by_programs(path.name)), key=natural)
+    subfolders, files = _split(named, Path.is_dir)
+    return files, subfolders
+
+
+def _left_by_programs(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in _OF_PROGRAMS
+
+
+def indexed(classes: list[str | None]) -> tuple[Tensor | None, tuple[str, ...]]:
+    """(labels, class_names) of the class of each item by name: int64 (N,) and the names in natural order.
+
+    Without classes, when they are None: (None, ()).
+    """
+    names = tuple(sorted({name for name in classes if name is not None}, key=natural))
+    if not names:
+        return None, ()
+    places = {name: index for index, name in enumerate(names)}
+    return torch.tensor([places[name] for name in classes]), names
+
+
+def natural(name: str | os.PathLike[str]) -> tuple[list[str | int], str]:
+    """A key that sorts names as people do: numbers in them by their value, letters of either case together."""
+    text = os.fspath(name)
+    pieces = re.split(r"([0-9]+)", text.casefold())
+    return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)], text

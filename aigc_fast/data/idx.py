@@ -67,6 +67,11 @@ def find_idx(folder: Path) -> tuple[Path, Path] | None:
     return images, labels
 
 
+def is_idx_images(path: Path) -> bool:
+    """Whether a file has the name of IDX training images."""
+    return path.name.removesuffix(".gz") in _IMAGES
+
+
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
     candidates = [folder / f"{name}{suffix}" for name in names for suffix in ("", ".gz")]
     return next((path for path in candidates if path.is_file()), None)

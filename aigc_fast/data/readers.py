@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import tokenize
-import zipfile
-import zlib
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,20 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aigc_fast.data.audio import WAV_SUFFIXES
 from aigc_fast.data.dataset import ImageDataset
-from aigc_fast.data.folder import SUFFIXES, find_images, read_images
-from aigc_fast.data.idx import find_idx, read_idx
+from aigc_fast.data.folder import entries, files_below, find_files, indexed
+from aigc_fast.data.idx import find_idx, is_idx_images, read_idx
+from aigc_fast.data.notes import Notes, some, text_of
+from aigc_fast.data.npz import read_npz
+from aigc_fast.data.pictures import BACKGROUND, MAX_PIXELS, colour_of, composited, picture_suffixes, read_pictures
 from aigc_fast.errors import UserError
+from aigc_fast.wording import counted
 
 DEFAULT_SIZE = 28
-_ARRAY_IMAGES = ("x_train", "x", "images", "data")
-_ARRAY_LABELS = ("y_train", "y", "labels", "target")
-# What zipfile, its decompressors (lzma is None where Python lacks it) and NumPy's parser of headers raise.
-_DAMAGED = (
-    *(ValueError, TypeError, KeyError, EOFError, MemoryError, OverflowError, RuntimeError),
-    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
-    *(() if zipfile.lzma is None else (zipfile.lzma.LZMAError,)),
-)
 
 
 def digits(size: int = DEFAULT_SIZE) -> ImageDataset:
@@ -60,82 +55,99 @@ def _too_large(size: int, count: int) -> UserError:
 
 
 def load(
-    path: str | os.PathLike[str] | None = None, *, size: int | None = None, channels: int | None = None
+    path: str | os.PathLike[str] | None = None,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    background: str = BACKGROUND,
+    max_pixels: int = MAX_PIXELS,
 ) -> ImageDataset:
     """Training images.
 
     Args:
         path: None for the embedded digits; an .npz file with MNIST's arrays (`x_train`, `y_train`; or `x`, `y`);
-            a folder with MNIST's IDX files, gzipped or not; or a folder of images, whose subfolders are classes.
-        size: side of the images in pixels; None keeps the arrays' own and scales image files and the digits to 28.
+            a folder with MNIST's IDX files, gzipped or not; or a folder of pictures, whose subfolders are classes.
+        size: side of the images in pixels; None keeps the arrays' own and scales picture files and the digits to 28.
         channels: 1 for grey, 3 for colour; None for what the data is.
+        background: a colour that `PIL.ImageColor` knows, on which what is transparent is put.
+        max_pixels: the most that a picture file may have: a file of a few bytes can promise more than memory holds.
+
+    Returns:
+        The images; their `notes` tell what was left out, scaled, put on the background or read in spite of a warning.
 
     Raises:
-        UserError: when the data is missing, damaged or empty, or the size does not fit into memory.
+        UserError: when the data is missing, damaged, empty or of no layout from above, or the size does not fit into
+            memory.
     """
     if size is not None and size < 1:
         raise UserError(f"size={size}: expected a positive number of pixels")
     if channels not in (None, 1, 3):
         raise UserError(f"channels={channels}: expected 1 or 3")
+    if max_pixels < 1:
+        raise UserError(f"max_pixels={max_pixels}: expected a positive number of pixels")
+    colour_of(background)
     if path is None:
         return _in_channels(digits(size or DEFAULT_SIZE), channels)
     path = Path(path)
+    notes = Notes(path if path.is_dir() else path.parent)
     try:
         if path.is_file():
-            dataset = _read_npz(path)
+            dataset = _of_arrays(*_read_file(path, notes), path, background, notes)
         elif not path.is_dir():
             raise UserError(f"{path}: no such file or folder")
         elif idx := find_idx(path):
-            dataset = _dataset(read_idx(idx[0]), read_idx(idx[1]), path)
+            _note_others(path, idx, notes)
+            dataset = _of_arrays(read_idx(idx[0]), read_idx(idx[1]), path, background, notes)
         else:
-            return _read_folder(path, size or DEFAULT_SIZE, channels)
+            return _read_folder(path, size or DEFAULT_SIZE, channels, background, max_pixels, notes)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise UserError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from None
     return _in_channels(_scaled(dataset, size), channels)
 
 
-def _read_npz(path: Path) -> ImageDataset:
-    try:
-        with path.open("rb") as file:
-            arrays = np.load(file, allow_pickle=False)
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise UserError(f"{path}: expected an .npz file with images and labels, got a single array")
-            images = next((arrays[name] for name in _ARRAY_IMAGES if name in arrays), None)
-            labels = next((arrays[name] for name in _ARRAY_LABELS if name in arrays), None)
-            names = list(arrays)
-    except _DAMAGED as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: damaged, or no .npz file of plain arrays: {error}") from None
-    for array in (images, labels):
-        if not isinstance(array, np.ndarray | None):
-            raise UserError(f"{path}: damaged, or no .npz file of plain arrays: a member is no .npy file")
-    if images is None:
-        raise UserError(f"{path}: expected an array {' or '.join(_ARRAY_IMAGES)}, got {', '.join(names) or 'none'}")
-    return _dataset(images, labels, path)
+def find_pictures(folder: Path, notes: Notes | None = None) -> list[tuple[Path, str | None]]:
+    """The picture files of a folder with their classes: `find_files`."""
+    return find_files(folder, picture_suffixes(), notes)
 
 
-def _dataset(images: np.ndarray, labels: np.ndarray | None, path: Path) -> ImageDataset:
-    pixels = _as_bytes(images, path)
+def _read_file(path: Path, notes: Notes) -> tuple[np.ndarray, np.ndarray | None]:
+    if path.suffix.lower() in (*picture_suffixes(), *WAV_SUFFIXES):
+        raise UserError(f"{path}: expected a folder or an .npz file, got one file: name the folder that it is in")
+    return read_npz(path, notes)
+
+
+def _note_others(folder: Path, used: tuple[Path, Path], notes: Notes) -> None:
+    others, subfolders = entries(folder)
+    for unit, paths in (("files", others), ("folders", subfolders)):
+        for path in paths:
+            if path not in used:
+                notes.add(f"left out beside {used[0].name}", path, unit=unit)
+
+
+def _of_arrays(
+    images: np.ndarray, labels: np.ndarray | None, path: Path, background: str, notes: Notes
+) -> ImageDataset:
+    pixels = torch.from_numpy(np.ascontiguousarray(_in_colours(_as_bytes(images, path, notes), background, notes)))
     if labels is None:
-        return ImageDataset(pixels, None, (), path.name)
-    if labels.shape != (len(pixels),) or labels.dtype.kind not in "iu":
+        return ImageDataset(pixels, None, (), text_of(path.name), notes.lines)
+    if labels.shape == (len(pixels), 1):
+        labels = labels[:, 0]
+    if labels.shape != (len(pixels),) or labels.dtype.kind not in "iuU":
         raise UserError(
             f"{path}: expected {len(pixels)} integer labels, one an image, got {labels.dtype} {labels.shape}"
         )
-    if labels.min() < 0 or labels.max() >= len(labels):
+    if labels.dtype.kind == "i" and labels.min() < 0:
         raise UserError(f"{path}: expected labels from 0 up, got {labels.min()} to {labels.max()}")
-    names = tuple(str(index) for index in range(int(labels.max()) + 1))
-    return ImageDataset(pixels, torch.from_numpy(labels.astype(np.int64)), names, path.name)
+    return ImageDataset(pixels, *indexed([str(label) for label in labels.tolist()]), text_of(path.name), notes.lines)
 
 
-def _as_bytes(images: np.ndarray, path: Path) -> Tensor:
-    """(N, H, W), (N, H, W, C) or (N, C, H, W), bytes or floats in [0, 1] or [0, 255], as uint8 (N, C, H, W)."""
+def _as_bytes(images: np.ndarray, path: Path, notes: Notes) -> np.ndarray:
+    """(N, H, W), (N, H, W, C) or (N, C, H, W), bytes, bits, or floats in [0, 1] or [0, 255], as uint8 (N, C, H, W)."""
     if images.ndim == 3:
         images = images[:, None]
-    elif images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
+    elif images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3, 4):
         images = images.transpose(0, 3, 1, 2)
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
+    elif images.ndim != 4 or images.shape[1] not in (1, 3):
         raise UserError(f"{path}: expected images (N, height, width) in 1 or 3 channels, got shape {images.shape}")
     if images.size == 0:
         raise UserError(f"{path}: expected at least one image, got shape {images.shape}")
@@ -144,29 +156,56 @@ def _as_bytes(images: np.ndarray, path: Path) -> Tensor:
     low, high = images.min(), images.max()
     if not (low >= 0 and high <= 255):
         raise UserError(f"{path}: expected pixels in 0 to 255 (or 0 to 1 as floats), got {low} to {high}")
-    if images.dtype.kind == "f":
-        images = np.round(images * (255 if high <= 1 else 1))
-    return torch.from_numpy(np.array(images, dtype=np.uint8, order="C"))
+    if high == 1 and images.dtype.kind != "f":
+        notes.say("pixels are 0 and 1, of which 1 was taken for white")
+    if images.dtype.kind == "f" or high <= 1:
+        images = np.round(np.multiply(images, 255 if high <= 1 else 1, dtype=np.float32))
+    return images.astype(np.uint8)
 
 
-def _read_folder(path: Path, size: int, channels: int | None) -> ImageDataset:
-    found = find_images(path)
+def _in_colours(pixels: np.ndarray, background: str, notes: Notes) -> np.ndarray:
+    """uint8 (N, C, H, W), without the fourth channel, of alpha."""
+    if pixels.shape[1] != 4:
+        return pixels
+    transparent = int((pixels[:, 3].reshape(len(pixels), -1) < 255).any(1).sum())
+    if transparent:
+        notes.say(f"{counted(transparent, 'images')} with transparency, put on a background of {background}")
+    return composited(pixels, background)
+
+
+def _read_folder(
+    path: Path, size: int, channels: int | None, background: str, max_pixels: int, notes: Notes
+) -> ImageDataset:
+    found = find_pictures(path, notes)
     if not found:
-        raise UserError(f"{path}: holds no IDX files and no images ({', '.join(SUFFIXES)})")
+        raise _without_images(path)
+    paths = [file for file, _ in found]
     try:
-        pixels = torch.from_numpy(np.ascontiguousarray(read_images([file for file, _ in found], size, channels)))
+        read = read_pictures(paths, size, channels, background=background, max_pixels=max_pixels, notes=notes)
+        pixels = torch.from_numpy(np.ascontiguousarray(read))
     except (MemoryError, OverflowError):
         raise _too_large(size, len(found)) from None
-    names = tuple(sorted({name for _, name in found if name is not None}))
-    labels = torch.tensor([names.index(name) for _, name in found]) if names else None
-    return ImageDataset(pixels, labels, names, path.name)
+    return ImageDataset(pixels, *indexed([name for _, name in found]), text_of(path.name), notes.lines)
+
+
+def _without_images(folder: Path) -> UserError:
+    """The error of a folder without images, which names what may have been meant."""
+    there = files_below(folder)
+    likely = next((path.parent for path in there if is_idx_images(path)), None)
+    likely = likely or next((path for path in there if path.suffix.lower() == ".npz"), None)
+    names = [text_of(path.relative_to(folder)) for path in there]
+    but = f", but {counted(len(there), 'files')}: {some(names)}" if there else ""
+    return UserError(f"{folder}: holds no IDX files and no images{but}{f'; try {likely}' if likely else ''}")
 
 
 def _scaled(dataset: ImageDataset, size: int | None) -> ImageDataset:
-    if size is None or dataset.image_shape[1:] == (size, size):
+    height, width = dataset.image_shape[1:]
+    if size is None or (height, width) == (size, size):
         return dataset
     scaled = _resized(dataset.images.float(), size, antialias=True)
-    return ImageDataset(scaled, dataset.labels, dataset.class_names, dataset.name)
+    how = "scaled" if height == width else "stretched"
+    note = f"{how} from {width} × {height} to {size} × {size} pixels"
+    return dataclasses.replace(dataset, images=scaled, notes=(*dataset.notes, note))
 
 
 def _in_channels(dataset: ImageDataset, channels: int | None) -> ImageDataset:
@@ -178,4 +217,4 @@ def _in_channels(dataset: ImageDataset, channels: int | None) -> ImageDataset:
         # ITU-R BT.601 luma, as Pillow's conversion to grey.
         weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
         images = (dataset.images.float() * weights).sum(1, keepdim=True).round().byte()
-    return ImageDataset(images, dataset.labels, dataset.class_names, dataset.name)
+    return dataclasses.replace(dataset, images=images)

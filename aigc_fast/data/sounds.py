@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from aigc_fast import functional
-from aigc_fast.data.audio import WAV_SUFFIXES, read_wav
+from aigc_fast.data.audio import WAV_SUFFIXES, read_recording
 from aigc_fast.data.dataset import Dataset
-from aigc_fast.data.folder import find_files
+from aigc_fast.data.folder import files_below, find_files, indexed
+from aigc_fast.data.notes import Notes, some, text_of
 from aigc_fast.errors import UserError
 from aigc_fast.models.vocoder import pulse_train
+from aigc_fast.wording import counted
 
 DEFAULT_RATE = 16000
 VOWELS = ("a", "e", "i", "o", "u")
@@ -50,6 +52,7 @@ class SoundDataset(Dataset):
         class_names: what the classes are called, in the labels' order; empty without classes.
         sample_rate: in Hz.
         name: where the sounds come from, for logs and provenance.
+        notes: what was left out, changed or put right when they were read, in lines for people.
     """
 
     unit = "sounds"
@@ -58,6 +61,7 @@ class SoundDataset(Dataset):
     class_names: tuple[str, ...]
     sample_rate: int
     name: str
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.audio)
@@ -66,6 +70,9 @@ class SoundDataset(Dataset):
     def shape(self) -> dict[str, Any]:
         """`{"length": samples of each sound, "sample_rate": Hz}`."""
         return {"length": self.audio.shape[1], "sample_rate": self.sample_rate}
+
+    def _form(self) -> str:
+        return f"{self.audio.shape[1] / self.sample_rate:g} s at {self.sample_rate} Hz"
 
     def _content(self) -> Tensor:
         return self.audio
@@ -82,10 +89,14 @@ def load_sounds(
 
     Args:
         path: None for `vowels_and_strings`; or a folder of WAV files, whose subfolders are classes. Each file is cut
-            into segments, the last of them filled up with silence.
+            into segments; a last one that is shorter is filled up with silence where it is at least half of a sound or
+            all of its file, and left out elsewhere.
         seconds: length of each sound or segment.
         sample_rate: in Hz; files are brought to it.
         seed: of the sounds that the package makes.
+
+    Returns:
+        The sounds; their `notes` tell what was left out, filled up, resampled or read in spite of a wrong header.
 
     Raises:
         UserError: when the folder is missing or holds no WAV files, when a file is damaged, when the length is not a
@@ -107,24 +118,50 @@ def load_sounds(
     return _read_folder(path, length, sample_rate)
 
 
+def find_sounds(folder: Path, notes: Notes | None = None) -> list[tuple[Path, str | None]]:
+    """The WAV files of a folder with their classes: `find_files`."""
+    return find_files(folder, WAV_SUFFIXES, notes, "WAV file")
+
+
 def _read_folder(path: Path, length: int, sample_rate: int) -> SoundDataset:
+    notes = Notes(path)
     try:
-        found = find_files(path, WAV_SUFFIXES)
+        found = find_sounds(path, notes)
+        if not found:
+            raise _without_sounds(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if not found:
-        raise UserError(f"{path}: holds no WAV files ({', '.join(WAV_SUFFIXES)})")
-    segments = [_segments(read_wav(file, sample_rate)[0], length) for file, _ in found]
-    names = tuple(sorted({name for _, name in found if name is not None}))
-    labels = None
-    if names:
-        of_files = torch.tensor([names.index(name) for _, name in found])
-        labels = of_files.repeat_interleave(torch.tensor([len(part) for part in segments]))
-    return SoundDataset(torch.cat(segments), labels, names, sample_rate, path.name)
+        raise UserError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from None
+    segments = [_segments(file, length, sample_rate, notes) for file, _ in found]
+    classes = [name for (_, name), part in zip(found, segments, strict=True) for _ in part]
+    return SoundDataset(torch.cat(segments), *indexed(classes), sample_rate, text_of(path.name), notes.lines)
 
 
-def _segments(audio: Tensor, length: int) -> Tensor:
-    """(N, length); the last is filled up with zeros."""
+def _without_sounds(folder: Path) -> UserError:
+    there = [text_of(path.relative_to(folder)) for path in files_below(folder)]
+    but = f", but {counted(len(there), 'files')}: {some(there)}" if there else ""
+    return UserError(f"{folder}: holds no WAV files ({', '.join(WAV_SUFFIXES)}){but}")
+
+
+def _segments(path: Path, length: int, sample_rate: int, notes: Notes) -> Tensor:
+    """(N, length): a file's sound, cut up."""
+    recording = read_recording(path, sample_rate)
+    audio = recording.audio
+    if recording.repair:
+        notes.add("not as long as the header says", path, recording.repair)
+    if recording.own_rate != sample_rate:
+        notes.add(f"brought to {sample_rate} Hz", path, f"from {recording.own_rate} Hz")
+    if recording.channels > 1:
+        notes.add("mixed down to one channel", path, f"from {recording.channels}")
+    if not audio.any():
+        notes.add("of nothing but silence", path)
+    rest = len(audio) % length
+    if rest and rest == len(audio):
+        notes.add(f"shorter than {length} samples, filled up with silence", path, counted(rest, "samples"))
+    elif 2 * rest >= length:
+        notes.add("whose last segment was filled up with silence", path, f"{rest} of {length} samples")
+    elif rest:
+        notes.add("whose last segment, below half of a sound, was left out", path, f"{rest} of {length} samples")
+        audio = audio[: len(audio) - rest]
     return torch.nn.functional.pad(audio, (0, -len(audio) % length)).view(-1, length)
 
 

@@ -1,13 +1,14 @@
 """Making files of what models generate: grids, latent maps, spectrograms, sounds, PNG and WAV with provenance."""
 
 from aigc_fast.generation.grid import image_grid, to_uint8
-from aigc_fast.generation.latent import draw, interpolate, latent_manifold
+from aigc_fast.generation.latent import class_columns, draw, interpolate, latent_manifold
 from aigc_fast.generation.provenance import Provenance, provenance_of, read_provenance, write_png
 from aigc_fast.generation.spectrogram import spectrogram_image
 from aigc_fast.generation.wav import read_wav_provenance, sound_sequence, write_sound, write_wav
 
 __all__ = [
     "Provenance",
+    "class_columns",
     "draw",
     "image_grid",
     "interpolate",

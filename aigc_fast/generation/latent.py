@@ -7,6 +7,8 @@ from torch import Tensor
 
 from aigc_fast.models.base import Labels, LatentModel
 
+_MAX_COLUMNS = 16
+
 
 def decode_all(model: LatentModel, z: Tensor, labels: Labels | None = None) -> Tensor:
     """Items of many latents, batch by batch.
@@ -14,7 +16,8 @@ def decode_all(model: LatentModel, z: Tensor, labels: Labels | None = None) -> T
     Args:
         model: any model of images or sounds.
         z: (N, latent_dim).
-        labels: one class for all or N classes; None gives a conditional model's classes in turn.
+        labels: one class for all, N classes, or weights of the classes (N, num_classes); None gives a conditional
+            model's classes in turn.
 
     Returns:
         N items: images (N, C, H, W) in [-1, 1], or sounds (N, T).
@@ -31,6 +34,17 @@ def decode_all(model: LatentModel, z: Tensor, labels: Labels | None = None) -> T
         for i, part in enumerate(z.split(size))
     ]
     return torch.cat(parts)
+
+
+def class_columns(model: LatentModel, default: int) -> int:
+    """How many items stand side by side, so that each class of a conditional model has a column: up to 16.
+
+    Args:
+        model: any model.
+        default: the number for an unconditional one, and for more classes.
+    """
+    classes = model.num_classes or default
+    return classes if classes <= _MAX_COLUMNS else default
 
 
 def _seeded_latents(model: LatentModel, count: int, seed: int) -> Tensor:
@@ -68,36 +82,52 @@ def slerp(start: Tensor, end: Tensor, fraction: Tensor) -> Tensor:
     """
     cosine = torch.nn.functional.cosine_similarity(start, end, dim=0).clamp(-1, 1)
     angle = torch.acos(cosine)
-    fraction = fraction[:, None]
-    if angle.sin().abs() < 1e-4:
-        return start + fraction * (end - start)
-    return (torch.sin((1 - fraction) * angle) * start + torch.sin(fraction * angle) * end) / angle.sin()
+    fraction = fraction.to(start)[:, None]
+    along = (torch.sin((1 - fraction) * angle) * start + torch.sin(fraction * angle) * end) / angle.sin()
+    return torch.where(angle.sin().abs() < 1e-4, start + fraction * (end - start), along)
 
 
 def interpolate(
-    model: LatentModel, steps: int = 10, *, rows: int = 1, seed: int = 0, labels: Labels | None = None
+    model: LatentModel,
+    steps: int = 10,
+    *,
+    rows: int = 1,
+    seed: int = 0,
+    labels: Labels | None = None,
+    to_labels: Labels | None = None,
 ) -> Tensor:
-    """Walks from one random latent to another, once per row.
+    """Walks from one random latent to another, once per row; with `to_labels` from one class to another as well.
 
     Args:
         model: any model of images or sounds.
         steps: items from one end to the other, both ends included; at least 2.
         rows: how many walks.
         seed: chooses the ends.
-        labels: the class of all items, or one class for each, for a conditional model.
+        labels: the class of all items, or one class for each, for a conditional model; with `to_labels` the class in
+            which every walk begins, or one for each walk.
+        to_labels: the class in which every walk ends, or one for each walk; None stays in `labels`.
 
     Returns:
         rows·steps items, walk after walk.
 
     Raises:
-        ValueError: when `steps` is below 2 or `rows` below 1.
+        ValueError: when `steps` is below 2 or `rows` below 1, or the labels do not fit the model.
     """
     if steps < 2 or rows < 1:
         raise ValueError(f"steps={steps}, rows={rows}: expected at least 2 steps and 1 row")
     ends = _seeded_latents(model, 2 * rows, seed)
     fraction = torch.linspace(0, 1, steps)
     z = torch.cat([slerp(ends[2 * row], ends[2 * row + 1], fraction) for row in range(rows)])
-    return decode_all(model, z, labels)
+    return decode_all(model, z, labels if to_labels is None else _between(model, labels, to_labels, rows, fraction))
+
+
+def _between(model: LatentModel, labels: Labels | None, to_labels: Labels, rows: int, fraction: Tensor) -> Tensor:
+    """Weights of the classes (rows·steps, num_classes): of one class at first, of the other at last."""
+    start, end = (
+        torch.nn.functional.one_hot(model.check_labels(ends, rows), model.num_classes)[:, None].to(model.dtype)
+        for ends in (labels, to_labels)
+    )
+    return torch.lerp(start, end, fraction.to(start)[:, None]).flatten(0, 1)
 
 
 def latent_manifold(model: LatentModel, side: int = 15, *, edge: float = 0.03, labels: Labels | None = None) -> Tensor:

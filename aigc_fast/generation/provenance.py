@@ -14,7 +14,8 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 import aigc_fast
-from aigc_fast.data.folder import DAMAGED
+from aigc_fast.data.pictures import MAX_PIXELS
+from aigc_fast.data.pillow import DAMAGED, overheard
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic
 from aigc_fast.generation.grid import to_uint8
@@ -133,7 +134,7 @@ def read_provenance(path: str | os.PathLike[str]) -> Provenance:
         UserError: when the file is not an image or carries no record of this package.
     """
     try:
-        with Image.open(path) as picture:
+        with overheard(MAX_PIXELS), Image.open(path) as picture:
             picture.load()
             text = getattr(picture, "text", {}).get(RECORD)
     except DAMAGED as error:

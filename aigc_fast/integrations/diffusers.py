@@ -9,6 +9,8 @@ Example:
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from typing import Any
 
 import torch
@@ -25,15 +27,22 @@ except ImportError as error:
 
 __all__ = ["AttnProcessor", "restore", "use"]
 
+log = logging.getLogger("aigc_fast")
 
-class AttnProcessor:
+REPLACEABLE = (theirs.AttnProcessor, theirs.AttnProcessor2_0)
+# What a layer computes with its own methods, a subclass of somebody's may compute otherwise.
+METHODS = ("forward", "get_attention_scores", "head_to_batch_dim", "batch_to_head_dim")
+
+
+class AttnProcessor(theirs.AttnProcessor2_0):
     """The same as diffusers' `AttnProcessor2_0`: self and cross attention over sequences and over images.
 
     Args:
-        replaced: the processor that `restore` puts back; None for none.
+        replaced: the processor that `restore` puts back, whose numbers these are; None for an `AttnProcessor2_0`'s.
     """
 
     def __init__(self, replaced: theirs.AttentionProcessor | None = None) -> None:
+        super().__init__()
         self.replaced = replaced
 
     def __call__(
@@ -43,6 +52,7 @@ class AttnProcessor:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
+        *args: Any,
         **kwargs: Any,
     ) -> Tensor:
         """Computes one attention layer.
@@ -53,11 +63,16 @@ class AttnProcessor:
             encoder_hidden_states: (B, S, C_cross); `hidden_states` by default.
             attention_mask: as the layer's `prepare_attention_mask` takes it.
             temb: the time embedding, for a spatial norm.
-            **kwargs: what other processors take.
+            *args, **kwargs: anything else goes to diffusers' own processor, with all the rest.
 
         Returns:
             A tensor of the shape of `hidden_states`.
         """
+        if args or any(value is not None for value in kwargs.values()):
+            original = super().__call__ if self.replaced is None else self.replaced
+            return original(attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs)
+        # diffusers' first processor, which layers with a scale of their own have, knows no norms of heads.
+        first = isinstance(self.replaced, theirs.AttnProcessor)
         x = hidden_states if attn.spatial_norm is None else attn.spatial_norm(hidden_states, temb)
         is_image = x.dim() == 4
         if is_image:
@@ -73,9 +88,10 @@ class AttnProcessor:
         query, key, value = (
             _split(tensor, attn.heads) for tensor in (attn.to_q(x), attn.to_k(context), attn.to_v(context))
         )
-        query = query if attn.norm_q is None else attn.norm_q(query)
-        key = key if attn.norm_k is None else attn.norm_k(key)
-        x = scaled_dot_product_attention(query, key, value, mask).transpose(1, 2).flatten(2).to(query.dtype)
+        query = query if first or attn.norm_q is None else attn.norm_q(query)
+        key = key if first or attn.norm_k is None else attn.norm_k(key)
+        x = scaled_dot_product_attention(query, key, value, mask, scale=attn.scale if first else None)
+        x = x.transpose(1, 2).flatten(2).to(query.dtype)
         for layer in attn.to_out:
             x = layer(x)
         if is_image:
@@ -102,7 +118,8 @@ def _split(tensor: Tensor, heads: int) -> Tensor:
 def use(model: torch.nn.Module) -> list[str]:
     """Puts an `AttnProcessor` in the place of every `AttnProcessor2_0` and `AttnProcessor` of diffusers in a model.
 
-    Other processors, of added keys, IP adapters and the like, compute something else and stay. `restore` undoes it.
+    Other processors, of added keys, IP adapters and the like, compute something else and stay; the log counts them.
+    `restore` undoes it.
 
     Args:
         model: a diffusers model, such as a pipeline's `unet` or `vae`.
@@ -110,15 +127,37 @@ def use(model: torch.nn.Module) -> list[str]:
     Returns:
         The names of the attention layers that changed.
     """
-    names = []
+    names, kept = [], Counter()
     for name, module in model.named_modules():
-        if isinstance(module, theirs.Attention) and type(module.processor) in (
-            theirs.AttnProcessor,
-            theirs.AttnProcessor2_0,
-        ):
-            module.set_processor(AttnProcessor(module.processor))
+        processor = getattr(module, "processor", None)
+        if not hasattr(module, "set_processor") or processor is None or isinstance(processor, AttnProcessor):
+            continue
+        reason = _kept_because(module, processor)
+        if reason is None:
+            module.set_processor(AttnProcessor(processor))
             names.append(name)
+        else:
+            kept[f"{type(module).__name__} with {type(processor).__name__}: {reason}"] += 1
+    for text, count in kept.items():
+        log.warning("%d of %s", count, text)
     return names
+
+
+def _kept_because(module: torch.nn.Module, processor: Any) -> str | None:
+    """Why a layer keeps its processor; None where ours computes the same."""
+    if type(processor) not in REPLACEABLE or not isinstance(module, theirs.Attention):
+        return "computes something else"
+    changed = [name for name in METHODS if getattr(type(module), name) is not getattr(theirs.Attention, name)]
+    changed += [name for name in METHODS if name in vars(module)]
+    if not _is_own(type(processor)):
+        changed.append("processor")
+    return f"its {', '.join(changed)} may compute something else" if changed else None
+
+
+def _is_own(cls: type) -> bool:
+    """Whether a class of diffusers still has the method that it was written with."""
+    call = cls.__call__
+    return (call.__module__, call.__qualname__) == (cls.__module__, f"{cls.__name__}.__call__")
 
 
 def restore(model: torch.nn.Module) -> list[str]:

@@ -1,5 +1,8 @@
 """`attn_implementation="aigc_fast"` for Hugging Face transformers: importing this module registers it.
 
+Models see the name "sdpa", whose masks and arguments these are, and are asked whether they support it: what they do for
+a name, they do for this one. Only the function that "sdpa" stands for differs, for the modules of such a model.
+
 Example:
     >>> import aigc_fast.integrations.transformers
     >>> model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="aigc_fast")
@@ -7,6 +10,10 @@ Example:
 
 from __future__ import annotations
 
+import functools
+import inspect
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +23,7 @@ from torch.nn.functional import pad
 from aigc_fast.functional import scaled_dot_product_attention
 
 try:
-    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
 except ImportError as error:
@@ -26,7 +33,48 @@ except ImportError as error:
 
 __all__ = ["NAME", "attention", "register"]
 
+log = logging.getLogger("aigc_fast")
+
 NAME = "aigc_fast"
+
+# Arguments of attention functions that "sdpa" needs no more than this one does: masks say it, or it is for losses.
+INERT = frozenset(
+    {
+        "cache_position",
+        "cu_seq_lens_k",
+        "cu_seq_lens_q",
+        "deterministic",
+        "logits_to_keep",
+        "max_length_k",
+        "max_length_q",
+        "num_items_in_batch",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_ids",
+        "return_dict",
+        "seq_idx",
+        "sliding_window",
+        "use_cache",
+    }
+)
+
+# Models without "sdpa" for their sinks alone, which this attention has.
+WITH_SINKS = frozenset(
+    {
+        "deepseek_v4",
+        "flint",
+        "gpt_oss",
+        "granite_swa",
+        "granitemoe_swa",
+        "hy_v4",
+        "mimo_v2_flash",
+        "openai_privacy_filter",
+    }
+)
+
+
+class _Sdpa(str):
+    """ "sdpa" as it is read in a configuration that was given our name."""
 
 
 def attention(
@@ -56,28 +104,20 @@ def attention(
         is_causal: without a mask, whether query i sees keys 0 to i; by default what the layer says.
         position_bias: broadcasts to (B, H, L, S), added to the scores.
         s_aux: (H,), the sinks: one more score of each head, whose share of the softmax is dropped.
-        **kwargs: what other implementations take; `softcap` is refused as by "sdpa".
+        **kwargs: those of `INERT` are what other implementations take and change nothing; any other is refused.
 
     Returns:
         (B, L, H, E), and None in place of the weights.
 
     Raises:
-        ValueError: when the model caps its scores.
+        ValueError: for an argument that is not known, such as a cap of the scores.
     """
-    if kwargs.get("softcap") is not None:
-        raise ValueError(f"{NAME!r} attention does not support softcap={kwargs['softcap']}: use 'eager'")
+    if unknown := _unknown(kwargs):
+        raise ValueError(f"{NAME!r} attention does not know {', '.join(unknown)}: use 'eager'")
     if not query.is_cpu and s_aux is None:
+        bias = {} if position_bias is None else {"position_bias": position_bias}
         return sdpa_attention_forward(
-            module,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=dropout,
-            scaling=scaling,
-            is_causal=is_causal,
-            **({} if position_bias is None else {"position_bias": position_bias}),
-            **kwargs,
+            module, query, key, value, attention_mask, dropout, scaling, is_causal, **bias, **kwargs
         )
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)
@@ -102,10 +142,23 @@ def attention(
     return output.transpose(1, 2).contiguous(), None
 
 
+KNOWN = INERT | inspect.signature(attention).parameters.keys() - {"kwargs"}
+
+
+def _unknown(arguments: dict[str, Any]) -> list[str]:
+    """Those that may change the result, each with its value where that is short."""
+    return [
+        f"{name}={value!r}" if isinstance(value, int | float | str) else name
+        for name, value in arguments.items()
+        if name not in KNOWN and value is not None and value is not False
+    ]
+
+
 def _with_bias(mask: Tensor | None, bias: Tensor | None) -> Tensor | None:
     if mask is None or bias is None:
         return bias if mask is None else mask
-    return bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
+    # As "sdpa", whose queries without a key to see average all values.
+    return bias.masked_fill(~mask, torch.finfo(bias.dtype).min) if mask.dtype == torch.bool else bias + mask
 
 
 def _with_sinks(
@@ -125,9 +178,112 @@ def _with_sinks(
 
 
 def register() -> None:
-    """Makes `attn_implementation="aigc_fast"` known, with the masks of "sdpa": without them causality would be lost."""
+    """Makes `attn_implementation="aigc_fast"` known; once is enough, and importing this module does it."""
+    known = AttentionInterface()
+    if NAME in known:
+        return
+    AttentionInterface.register("sdpa", _dispatching(known["sdpa"]))
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
+    PretrainedConfig._attn_implementation = _disguised(PretrainedConfig._attn_implementation)
+    for name in ("_check_and_adjust_attn_implementation", "get_correct_attn_implementation"):
+        if hasattr(PreTrainedModel, name):
+            setattr(PreTrainedModel, name, _checked(getattr(PreTrainedModel, name)))
+    if hasattr(PreTrainedModel, "_autoset_attn_implementation"):  # 4.53
+        PreTrainedModel._autoset_attn_implementation = _checked_class(PreTrainedModel._autoset_attn_implementation)
+    else:
+        PreTrainedModel.set_attn_implementation = _settable(PreTrainedModel.set_attn_implementation)
+
+
+def _dispatching(sdpa: Callable[..., tuple[Tensor, None]]) -> Callable[..., tuple[Tensor, None]]:
+    """What "sdpa" stands for: our attention in modules of models that were given our name."""
+
+    @functools.wraps(sdpa)
+    def dispatch(module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        if getattr(getattr(module, "config", None), "_attn_implementation_internal", None) != NAME:
+            return sdpa(module, *args, **kwargs)
+        # Sinks are not known to "sdpa": they would be lost.
+        if kwargs.get("s_aux") is None and kwargs.get("softcap") is None and (unknown := _unknown(kwargs)):
+            _say_once(f"{type(module).__name__} has {', '.join(unknown)}, which {NAME!r} does not know: 'sdpa' runs")
+            return sdpa(module, *args, **kwargs)
+        return attention(module, *args, **kwargs)
+
+    return dispatch
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    log.warning(text)
+
+
+def _is_ours(name: Any) -> bool:
+    return name == NAME or isinstance(name, _Sdpa)
+
+
+def _disguised(name: property) -> property:
+    """A configuration's `_attn_implementation`: what is stored as our name is read as "sdpa"."""
+
+    def read(config: PretrainedConfig) -> Any:
+        found = name.fget(config)
+        if not _is_ours(found):
+            return found
+        return "sdpa" if torch.compiler.is_compiling() else _Sdpa("sdpa")
+
+    def write(config: PretrainedConfig, value: Any) -> None:
+        name.fset(config, NAME if _is_ours(value) else value)
+        if isinstance(config._attn_implementation_internal, _Sdpa):
+            config._attn_implementation_internal = NAME
+
+    return property(read, write)
+
+
+def _checked(check: Callable[..., str]) -> Callable[..., str]:
+    """A model's check of a name: of ours as of "sdpa"."""
+
+    @functools.wraps(check)
+    def checked(model: PreTrainedModel, name: str | None, *args: Any, **kwargs: Any) -> str:
+        if not _is_ours(name):
+            return check(model, name, *args, **kwargs)
+        if model.config.model_type not in WITH_SINKS:
+            check(model, "sdpa", *args, **kwargs)
+        # A configuration that reads its name in a way of its own would show ours to the model.
+        return NAME if type(model.config)._attn_implementation is PretrainedConfig._attn_implementation else "sdpa"
+
+    return checked
+
+
+def _checked_class(check: Callable[..., PretrainedConfig]) -> classmethod:
+    """The same where the class checks the configuration, before there is a model."""
+    function = check.__func__
+
+    @functools.wraps(function)
+    def checked(cls: type[PreTrainedModel], config: PretrainedConfig, *args: Any, **kwargs: Any) -> PretrainedConfig:
+        if _is_ours(config._attn_implementation):
+            cls._check_and_enable_sdpa(config, hard_check_only=True)
+        return function(cls, config, *args, **kwargs)
+
+    return classmethod(checked)
+
+
+def _settable(set_name: Callable[..., None]) -> Callable[..., None]:
+    """`set_attn_implementation`, which does nothing where a configuration reads what it is given: "sdpa" for ours."""
+
+    @functools.wraps(set_name)
+    def settable(model: PreTrainedModel, name: str | dict, *args: Any, **kwargs: Any) -> None:
+        _leave(model.config, name)
+        set_name(model, name, *args, **kwargs)
+
+    return settable
+
+
+def _leave(config: PretrainedConfig, name: Any) -> None:
+    """Stores "sdpa" in place of our name, in a configuration and its parts, where a caller asks for it."""
+    own = name.get("") if isinstance(name, dict) else name
+    if own == "sdpa" and not _is_ours(own) and _is_ours(config._attn_implementation_internal):
+        config._attn_implementation_internal = "sdpa"
+    for key in config.sub_configs:
+        if (part := getattr(config, key, None)) is not None:
+            _leave(part, name.get(key) if isinstance(name, dict) else name)
 
 
 register()

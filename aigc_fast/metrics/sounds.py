@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from aigc_fast import functional
-from aigc_fast.models.vocoder.spectral import RESOLUTIONS, check_resolutions, check_sounds, magnitudes
+from aigc_fast.models.vocoder.spectral import (
+    RESOLUTIONS,
+    check_resolutions,
+    check_sounds,
+    magnitudes,
+    norm_of_reference,
+)
 
 _AT_ONCE = 64
 _LOOKED_AT = 64
@@ -121,9 +127,11 @@ def pairwise_spectral_distance(
 def _block(audio: Tensor, references: Tensor, resolutions: Sequence[tuple[int, int, int]]) -> Tensor:
     total = audio.new_zeros(len(audio), len(references))
     for resolution in resolutions:
-        found, wanted = (magnitudes(sounds, *resolution).flatten(1) for sounds in (audio, references))
+        found, wanted = (magnitudes(sounds, *resolution) for sounds in (audio, references))
+        norm = norm_of_reference(wanted, resolution[-1])
+        found, wanted = found.flatten(1), wanted.flatten(1)
         # By a matrix product, which in float32 would not tell near sounds from equal ones.
         euclidean = torch.cdist(found.double(), wanted.double(), compute_mode="use_mm_for_euclid_dist")
-        convergence = euclidean.to(total.dtype) / wanted.norm(dim=1)
+        convergence = euclidean.to(total.dtype) / norm
         total += convergence + torch.cdist(found.log(), wanted.log(), p=1) / found.shape[1]
     return total / len(resolutions)

@@ -91,7 +91,8 @@ class LatentModel(nn.Module):
         """Labels as an int64 tensor (n,) on the model's device; None for an unconditional model.
 
         Args:
-            labels: one class for all, or one for each of n items.
+            labels: one class for all, or one for each of n items; or weights of the classes for each,
+                floating-point (n, num_classes), which come back in the model's dtype.
             n: how many items.
 
         Raises:
@@ -105,6 +106,8 @@ class LatentModel(nn.Module):
         if labels is None:
             raise ValueError(f"labels: this {self.name} has {self.num_classes} classes, expected {n} labels, got None")
         found = torch.as_tensor(labels, device=self.device)
+        if found.dtype.is_floating_point and found.shape == (n, self.num_classes):
+            return found.to(self.dtype)
         if found.dtype.is_floating_point or found.dtype.is_complex or found.dtype == torch.bool:
             raise ValueError(f"labels: expected integers, got {found.dtype}")
         if found.dim() == 0:
@@ -117,11 +120,11 @@ class LatentModel(nn.Module):
         return found.long()
 
     def with_classes(self, features: Tensor, labels: Tensor | None) -> Tensor:
-        """(N, F) to (N, F + num_classes) by the labels' one-hot vectors; unchanged without labels."""
+        """(N, F) to (N, F + num_classes) by the labels' one-hot vectors, or their weights; unchanged without labels."""
         if labels is None:
             return features
-        one_hot = nn.functional.one_hot(labels, self.num_classes).to(features.dtype)
-        return torch.cat([features, one_hot], dim=1)
+        weights = labels if labels.is_floating_point() else nn.functional.one_hot(labels, self.num_classes)
+        return torch.cat([features, weights.to(features.dtype)], dim=1)
 
     def prior(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """z (n, latent_dim) from N(0, I)."""
@@ -142,7 +145,8 @@ class LatentModel(nn.Module):
 
         Args:
             n: how many.
-            labels: for a conditional model, one class for all or n classes; None takes 0, 1, 2, ... in turn.
+            labels: for a conditional model, one class for all, n classes or weights of the classes
+                (n, num_classes); None takes 0, 1, 2, ... in turn.
             generator: makes the draw repeatable; None uses PyTorch's default generator.
             z: (n, latent_dim), instead of a draw from N(0, I).
 
@@ -170,7 +174,7 @@ class LatentModel(nn.Module):
 
         Args:
             z: latent vectors.
-            labels: int64 (N,) for a conditional model, else None.
+            labels: int64 (N,), or weights of the classes (N, num_classes), for a conditional model, else None.
         """
 
 

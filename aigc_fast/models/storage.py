@@ -37,7 +37,10 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({**metadata, "version": __version__})
     with atomic(path) as temporary:
-        save_file(kept, temporary, {_KEY: text, _CHECKSUM: _checksum(kept, text)})
+        try:
+            save_file(kept, temporary, {_KEY: text, _CHECKSUM: _checksum(kept, text)})
+        except SafetensorError as error:
+            raise UserError(f"cannot write {path}: {error}") from None
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:

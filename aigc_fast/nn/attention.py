@@ -7,16 +7,17 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 from aigc_fast.functional import scaled_dot_product_attention
-from aigc_fast.nn.precision import obeys_precision
+from aigc_fast.nn.drop_in import drop_in
 
 # Up to so many positions of a batch PyTorch's inference call for projections and attention together is faster than the
 # parts.
 FEW_POSITIONS = 128
 # From so many positions on, its call for a whole layer, which stores all scores, is slower than the layer's parts.
 LEAST_LENGTH = 256
+MERGE_MASKS = torch.nn.MultiheadAttention.merge_masks
 
 
-@obeys_precision
+@drop_in
 class MultiheadAttention(torch.nn.MultiheadAttention):
     """`torch.nn.MultiheadAttention`: the same constructor, parameters, `state_dict` keys, masks and numbers.
 
@@ -24,6 +25,8 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
     them and the scores are never stored, dropout or not. Calls that want the weights, `bias_k`, `add_zero_attn` and
     self-attention of few positions at inference, which PyTorch has one call for, run as in PyTorch.
     """
+
+    float32_precision: str | None = None
 
     def forward(
         self,
@@ -41,7 +44,14 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         Raises:
             RuntimeError: shapes or masks' dtypes that do not fit; the message names the argument.
         """
-        plain = self.bias_k is not None or self.add_zero_attn or query.is_nested or (is_causal and attn_mask is None)
+        own_masks = getattr(self.merge_masks, "__func__", None) is not MERGE_MASKS
+        plain = (
+            own_masks
+            or self.bias_k is not None
+            or self.add_zero_attn
+            or query.is_nested
+            or (is_causal and attn_mask is None)
+        )
         if need_weights or plain or self._is_one_call(query, key, value):
             return super().forward(
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
@@ -55,8 +65,11 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         if key_padding_mask is not None:
             key_padding_mask = key_padding_mask.reshape(q.shape[0], 1, 1, k.shape[2])
         mask = _merged(_visible(hidden, q.dtype), _visible(key_padding_mask, q.dtype))
-        output = scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0, is_causal)
-        return self.out_proj(self._joined(output, batch_dim, batched)), None
+        dropout_p, precision = self.dropout if self.training else 0.0, self.float32_precision
+        output = scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal, precision=precision)
+        # As in PyTorch, for which this child is no more than a weight and a bias, whatever stands in its place.
+        last = self.out_proj
+        return TF.linear(self._joined(output, batch_dim, batched), last.weight, last.bias), None
 
     def _is_one_call(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
         """Whether PyTorch has a call for it all that is faster than the parts."""
@@ -118,11 +131,13 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         return joined if batched else joined.squeeze(0)
 
 
+@drop_in
 class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
     """`torch.nn.TransformerEncoderLayer`: the same constructor, parameters, `state_dict` keys and numbers.
 
     At inference PyTorch runs the whole layer in one call of its own, past `self_attn`, and stores the scores of all
-    heads. For long sequences this layer runs on its parts instead, as PyTorch's does in training.
+    heads. For long sequences this layer runs on its parts instead, as PyTorch's does in training. With another module
+    for `self_attn` it is PyTorch's.
     """
 
     def forward(
@@ -133,19 +148,32 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
         is_causal: bool = False,
     ) -> Tensor:
         """See torch.nn.TransformerEncoderLayer."""
-        if src.is_nested or self._is_short(src):
+        replaced = _is_patched(self, "_sa_block", "_ff_block") or not _is_own(self.self_attn)
+        if src.is_nested or replaced or self._is_short(src):
             return super().forward(src, src_mask, src_key_padding_mask, is_causal)
         masks = src_mask, src_key_padding_mask
+        # By the class: torch 2.6 exports no call of an inherited method of a module of torch.nn.
+        kind = type(self)
         if self.norm_first:
-            x = src + self._sa_block(self.norm1(src), *masks, is_causal=is_causal)
-            return x + self._ff_block(self.norm2(x))
-        x = self.norm1(src + self._sa_block(src, *masks, is_causal=is_causal))
-        return self.norm2(x + self._ff_block(x))
+            x = src + kind._sa_block(self, self.norm1(src), *masks, is_causal=is_causal)
+            return x + kind._ff_block(self, self.norm2(x))
+        x = self.norm1(src + kind._sa_block(self, src, *masks, is_causal=is_causal))
+        return self.norm2(x + kind._ff_block(self, x))
 
     def _is_short(self, src: Tensor) -> bool:
         if torch.compiler.is_compiling():  # a choice by size would hold for no other
             return False
         return src.size(1 if self.self_attn.batch_first and src.dim() == 3 else 0) < LEAST_LENGTH
+
+
+def _is_own(attention: torch.nn.Module) -> bool:
+    """Whether it is known what masks this module takes, and whether its batches come first."""
+    return type(attention) in (MultiheadAttention, torch.nn.MultiheadAttention) and not _is_patched(attention, "forward")
+
+
+def _is_patched(module: torch.nn.Module, *methods: str) -> bool:
+    """Whether some of its methods were replaced on the instance."""
+    return any(method in module.__dict__ for method in methods)
 
 
 def _expect(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

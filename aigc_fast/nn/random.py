@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aigc_fast.nn.drop_in import drop_in
 from aigc_fast.ops.random import dropout
 
 
+@drop_in
 class Dropout(torch.nn.Dropout):
     """`torch.nn.Dropout`, whose mask is made on all threads, is not stored, and is made anew in backward.
 

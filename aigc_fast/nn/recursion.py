@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aigc_fast.nn.drop_in import node_of, refuse_script
 from aigc_fast.ops.recursion.functional import ar_recursion
-from aigc_fast.ops.recursion.reflection import coeffs_of_reflection, reflection_of_coeffs
+from aigc_fast.ops.recursion.reflection import greatest_reflection, reflection_of_coeffs, stable_coeffs
 
 
 class ARRecursion(torch.nn.Module):
@@ -52,11 +53,7 @@ class ARRecursion(torch.nn.Module):
     @property
     def coeffs(self) -> Tensor:
         """(p,) or (B, p), what the recursion uses."""
-        return coeffs_of_reflection(self._limit() * self.raw_reflection.tanh()) if self.stable else self.raw_coeffs
-
-    def _limit(self) -> float:
-        """The greatest reflection coefficient: rounded, tanh reaches 1, where no filter is stable."""
-        return 1 - torch.finfo(self.raw_reflection.dtype).eps
+        return stable_coeffs(self.raw_reflection) if self.stable else self.raw_coeffs
 
     @torch.no_grad()
     def set_coeffs(self, coeffs: Tensor) -> None:
@@ -68,7 +65,7 @@ class ARRecursion(torch.nn.Module):
         if not self.stable:
             self.raw_coeffs.copy_(coeffs)
             return
-        dtype, limit = self.raw_reflection.dtype, self._limit()
+        dtype, limit = self.raw_reflection.dtype, greatest_reflection(self.raw_reflection.dtype)
         wide = torch.promote_types(torch.promote_types(coeffs.dtype, dtype), torch.float32)
         reflection = reflection_of_coeffs(coeffs.to(wide))
         if not bool((reflection.to(dtype).abs() < 1).all()):
@@ -79,7 +76,10 @@ class ARRecursion(torch.nn.Module):
         self, x: Tensor, state: Tensor | None = None, *, return_state: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
         """y of x (T,) or (B, T); with `return_state`, the state to go on with besides."""
-        return ar_recursion(x, self.coeffs, state, return_state=return_state)
+        node = node_of(self, x, state, return_state=return_state)
+        return ar_recursion(x, self.coeffs, state, return_state=return_state) if node is None else node
+
+    __prepare_scriptable__ = refuse_script
 
     def extra_repr(self) -> str:
         return f"order={self.order}, series={self.series}, stable={self.stable}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aigc_fast.nn.drop_in import node_of, refuse_script
 from aigc_fast.ops.reparameterize import reparameterize, reparameterize_kl
 
 
@@ -27,9 +28,12 @@ class Reparameterize(torch.nn.Module):
         self, mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """z of the shape of `mu`, or (z, kl) with kl of shape (B,); see `functional.reparameterize_kl`."""
-        if self.return_kl:
-            return reparameterize_kl(mu, logvar, generator=generator)
-        return reparameterize(mu, logvar, generator=generator)
+        node = node_of(self, mu, logvar, generator=generator)
+        if node is not None:
+            return node
+        return (reparameterize_kl if self.return_kl else reparameterize)(mu, logvar, generator=generator)
+
+    __prepare_scriptable__ = refuse_script
 
     def extra_repr(self) -> str:
         return f"return_kl={self.return_kl}"

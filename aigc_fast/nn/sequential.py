@@ -9,11 +9,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as module_hooks
 
 from aigc_fast import _native
 from aigc_fast.nn import conv_transpose
-from aigc_fast.nn.precision import float32_precision
+from aigc_fast.nn.drop_in import drop_in
+from aigc_fast.nn.overrides import Methods, calls_are_observed, is_observed
 from aigc_fast.nn.random import Dropout
 from aigc_fast.ops.conv_transpose import conv_activation, conv_transpose_activation
 from aigc_fast.ops.conv_transpose.packing import fingerprint
@@ -28,14 +28,9 @@ _ACTIVATIONS = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Tanh: "tanh", nn
 _READERS = _CONVOLUTIONS | {nn.Linear, *_NORMS.values()}
 _VIEWS = {nn.Flatten, nn.Unflatten, nn.Identity}
 _DROPOUTS = {nn.Dropout, nn.Dropout2d, nn.Dropout3d, Dropout}
-_GLOBAL_HOOKS = (
-    "_global_forward_hooks",
-    "_global_forward_pre_hooks",
-    "_global_backward_hooks",
-    "_global_backward_pre_hooks",
-)
 _SAMPLES = 64
 _NARROW = 4
+_METHODS = Methods(_READERS | _VIEWS | _DROPOUTS | _ACTIVATIONS.keys())
 
 
 @dataclass(frozen=True)
@@ -100,15 +95,16 @@ class Chain:
             weight, bias = _folded(self, input.numel() // input.shape[1], channels_last)
         activation = _ACTIVATIONS[type(self.activation)] if self.activation is not None else "none"
         geometry = (conv.stride, conv.padding)
-        with float32_precision(getattr(conv, "float32_precision", None)):
-            if conv.transposed:
-                geometry = (*geometry, conv.output_padding)
-                fused = conv_transpose_activation
-            else:
-                fused = conv_activation
-            return fused(input, weight, bias, *geometry, conv.dilation, conv.groups, activation, self.slope)
+        if conv.transposed:
+            geometry = (*geometry, conv.output_padding)
+            fused = conv_transpose_activation
+        else:
+            fused = conv_activation
+        arguments = input, weight, bias, *geometry, conv.dilation, conv.groups, activation, self.slope
+        return fused(*arguments, precision=getattr(conv, "float32_precision", None))
 
 
+@drop_in
 class FusedSequential(nn.Sequential):
     """`torch.nn.Sequential` whose convolutions run with what follows them in one call.
 
@@ -130,7 +126,7 @@ class FusedSequential(nn.Sequential):
 
     def forward(self, input: Any) -> Any:
         """Runs the modules in turn; see torch.nn.Sequential."""
-        if not plain_eager() or any(getattr(module_hooks, name) for name in _GLOBAL_HOOKS):
+        if not plain_eager() or calls_are_observed():
             return super().forward(input)
         modules = list(self)
         index, turned = 0, False
@@ -152,9 +148,9 @@ def _is_hidden(modules: list[nn.Module], index: int) -> bool:
     """Whether the input of `modules[index]` stays inside and as it is, views of it too."""
     for module in modules[index:]:
         if type(module) in _READERS:
-            return not _observed(module)
+            return _is_itself(module)
         drops = type(module) in _DROPOUTS and not module.inplace
-        if not (drops or type(module) in _VIEWS) or _observed(module):
+        if not (drops or type(module) in _VIEWS) or not _is_itself(module):
             return False
         if drops and module.training and module.p > 0:
             return True
@@ -189,29 +185,24 @@ def chain_at(modules: list[nn.Module], index: int) -> Chain | None:
         return None
     rest = modules[index + 1 : index + 3]
     norm = rest.pop(0) if rest and _foldable_norm(rest[0], conv) else None
-    activation = rest[0] if rest and type(rest[0]) in _ACTIVATIONS and not _observed(rest[0]) else None
+    activation = rest[0] if rest and type(rest[0]) in _ACTIVATIONS and _is_itself(rest[0]) else None
     return Chain(conv, norm, activation) if norm is not None or activation is not None else None
 
 
 def _foldable_convolution(module: nn.Module) -> bool:
-    if type(module) not in _CONVOLUTIONS or _observed(module):
+    if type(module) not in _CONVOLUTIONS or not _is_itself(module):
         return False
     return module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
 def _foldable_norm(module: nn.Module, conv: nn.Module) -> bool:
     expected = _NORMS[conv.weight.dim() - 2]
-    return type(module) is expected and module.num_features == conv.out_channels and not _observed(module)
+    return type(module) is expected and module.num_features == conv.out_channels and _is_itself(module)
 
 
-def _observed(module: nn.Module) -> bool:
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    return any(hooks) or "forward" in vars(module)
+def _is_itself(module: nn.Module) -> bool:
+    """Whether nobody sees or changes what the module, of one of the classes that are known here, does."""
+    return not is_observed(module) and _METHODS.are_as_written(module)
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._decomp import register_decomposition
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from aigc_fast import _native
 from aigc_fast._native import NEGATED, PLAIN, UNKNOWN
-from aigc_fast.backends import BackendError, Choice, Explanation, current
-from aigc_fast.ops.support import any_autocast
+from aigc_fast.backends import BackendError, Choice, Explanation, current, forced_backend
+from aigc_fast.ops.recording import is_for_onnx
+from aigc_fast.ops.support import any_autocast, own_precision
 
 LIBRARY = torch.library.Library("aigc_fast", "DEF")
 
 is_compiling = torch.compiler.is_compiling
+is_traced_by_dynamo = torch.compiler.is_dynamo_compiling
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 functorch_level = torch._C._functorch.peek_interpreter_stack
 function_modes = torch._C._len_torch_function_stack
@@ -32,6 +35,15 @@ _operators: dict[str, Operator] = {}
 def operators() -> dict[str, Operator]:
     """Every op of the package by name."""
     return dict(_operators)
+
+
+def decompose_for_onnx(
+    overload: torch._ops.OpOverload, decomposition: Callable[..., Any], fake: Callable[..., Any]
+) -> None:
+    """Says what an export to ONNX makes of an op in a program that was exported by `torch.export` before."""
+    register_decomposition(overload)(decomposition)
+    # Fake tensors of symbolic sizes would take it for the op's fake as well, if they knew of none in this table.
+    register_decomposition(overload, type="meta")(fake)
 
 
 def is_watched() -> bool:
@@ -65,6 +77,41 @@ def is_plain(*tensors: Tensor | None) -> bool:
     return kind_of_call(*tensors) == PLAIN
 
 
+class InForce(NamedTuple):
+    """What a call obeys besides its arguments, and its derivatives after it, on whatever thread they run.
+
+    Attributes:
+        backend: as `aigc_fast.backend` names it.
+        precision: of float32, a level of PyTorch's switch; None leaves it to the switch.
+    """
+
+    backend: str
+    precision: str | None
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """What the function gives with these in force on this thread; a graph's ops ask when they run."""
+        if is_traced_by_dynamo():
+            return function(*args)
+        of_backend, of_precision = forced_backend.set(self.backend), own_precision.set(self.precision)
+        try:
+            return function(*args)
+        finally:
+            own_precision.reset(of_precision)
+            forced_backend.reset(of_backend)
+
+
+def in_force(precision: str | None = None) -> InForce:
+    """What is in force on this thread, with another precision where one is given."""
+    return InForce(current(), precision or own_precision.get())
+
+
+def _named(precision: str | None) -> dict[str, str]:
+    """What a registered op is told by name."""
+    # Dynamo cannot read what holds on this thread, and traces nothing that was called with a precision of its own.
+    given = precision if precision is not None or is_traced_by_dynamo() else own_precision.get()
+    return {} if given is None else {"precision": given}
+
+
 def hashable(args: Sequence[Any]) -> tuple[Any, ...]:
     """The arguments with tuples for lists, which is what the dispatcher makes of sequences."""
     return tuple(tuple(arg) if type(arg) is list else arg for arg in args)
@@ -72,7 +119,8 @@ def hashable(args: Sequence[Any]) -> tuple[Any, ...]:
 
 def _given_tensors(schema: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
     """Takes from the arguments the tensors that a caller gives: all but the key, which the public functions draw."""
-    parameters = [parameter.split() for parameter in schema.split("->")[0].strip(" ()").split(", ")]
+    by_place = schema.split("->")[0].split(", *,")[0]
+    parameters = [parameter.split() for parameter in by_place.strip(" ()").split(", ")]
     places = [i for i, (kind, name) in enumerate(parameters) if "Tensor" in kind and name != "philox_key"]
     first, count = (places[0], len(places)) if places else (0, 0)
     together = places == list(range(first, first + count))
@@ -123,30 +171,44 @@ class Operator:
         self._tensors = _given_tensors(schema)
         LIBRARY.define(name + schema, tags=tuple(tags))
         LIBRARY.impl(name, self._run_dispatched, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"aigc_fast::{name}", fake, lib=LIBRARY)
+        torch.library.register_fake(f"aigc_fast::{name}", lambda *args, precision=None: fake(*args), lib=LIBRARY)
         if backward is not None:
-            torch.library.register_autograd(f"aigc_fast::{name}", backward, setup_context=setup_context, lib=LIBRARY)
+            setup, backward = _dispatched_setup(setup_context), _as_in_forward(backward)
+            torch.library.register_autograd(f"aigc_fast::{name}", backward, setup_context=setup, lib=LIBRARY)
         if flops is not None:
             register_flop_formula(getattr(torch.ops.aigc_fast, name))(flops)
         self._apply = _make_apply(name, setup_context, backward)
         self._overload = getattr(torch.ops.aigc_fast, name).default
+        decompose_for_onnx(self._overload, lambda *args, precision=None: reference(*args), fake)
         _operators[name] = self
 
     def run(self, *args: Any) -> Any:
         """Runs the chosen backend; no autograd, no dispatcher."""
         return self.choice.runner(args).run(*args)
 
-    def _run_dispatched(self, *args: Any) -> Any:
-        return self.run(*hashable(args))
+    def _run_dispatched(self, *args: Any, precision: str | None = None) -> Any:
+        args = hashable(args)
+        return self.run(*args) if precision is None else in_force(precision).run(self.run, *args)
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, precision: str | None = None) -> Any:
+        """Runs the op.
+
+        Args:
+            args: the op's.
+            precision: "highest", "high" or "medium" for float32, in this call and its derivatives, where the schema has
+                it; None leaves it to PyTorch's switch.
+        """
         if is_watched():
-            return self._overload(*args)
+            if is_for_onnx():
+                return self.reference(*args)
+            return self._overload(*args, **_named(precision))
+        if precision is not None:
+            return in_force(precision).run(self, *args)
         kind = _native.kind(_grad_enabled(), *self._tensors(args))
         if kind == UNKNOWN or functorch_level() is not None or forward_ad._current_level >= 0:
             return self.reference(*args)
         if kind == NEGATED:
-            return self._overload(*args)
+            return self._overload(*args, **_named(None))
         runner = self.choice.runner(args)
         if kind == PLAIN:
             return runner.run(*args)
@@ -165,6 +227,37 @@ class Operator:
             return Explanation(self.name, None, reasons)
         detail = self._detail(*args) if self._detail and chosen != "reference" else None
         return Explanation(self.name, chosen, reasons, detail)
+
+
+def _dispatched_setup(setup_context: Callable[..., None] | None) -> Callable[..., None]:
+    def setup(ctx: Any, inputs: Sequence[Any], output: Any, keyword_only_inputs: dict[str, Any] | None = None) -> None:
+        ctx.in_force = in_force((keyword_only_inputs or {}).get("precision"))
+        if setup_context is not None:
+            setup_context(ctx, inputs, output)
+
+    return setup
+
+
+def _as_in_forward(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """The backward with what was in force in forward."""
+
+    def run(ctx: Any, *gradients: Any) -> Any:
+        return ctx.in_force.run(backward, _ReadOnce(ctx), *gradients)
+
+    return run
+
+
+class _ReadOnce:
+    """A context whose attributes are read once, however often they are asked for: to unpack saved tensors may cost a
+    transfer, and recomputed ones can be had only once."""
+
+    def __init__(self, ctx: Any) -> None:
+        self._ctx = ctx
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._ctx, name)
+        setattr(self, name, value)
+        return value
 
 
 def _for_each_gradient(backward: Callable[..., Any], ctx: Any, gradients: Sequence[Any]) -> tuple[Any, ...]:
@@ -196,6 +289,7 @@ def _make_apply(
 
     def forward(ctx: Any, *args_and_run: Any) -> Any:
         args = args_and_run[:-1]
+        ctx.in_force = in_force()
         output = args_and_run[-1](*args)
         if setup_context is not None:
             setup_context(ctx, args, output)
@@ -203,7 +297,7 @@ def _make_apply(
 
     def backward_of_args(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         if any(gradient is not None and _is_batched(gradient) for gradient in gradients):
-            return *_for_each_gradient(backward, ctx, gradients), None
+            return *_for_each_gradient(backward, _ReadOnce(ctx), gradients), None
         return *backward(ctx, *gradients), None
 
     members = {"forward": staticmethod(forward)}

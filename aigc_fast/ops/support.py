@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from functools import cache, reduce
 from typing import Any
 
@@ -28,7 +29,11 @@ MAPPED_ANEW = 4 << 20
 # What PyTorch raises for arguments that don't fit. Its message may name a primitive of its backend rather than the
 # argument, so the ops look again.
 REFUSALS = (RuntimeError, TypeError, AttributeError, IndexError, BufferError)
-precision = torch._C._get_float32_matmul_precision
+PRECISIONS = tuple(_FACTORS)
+# The float32 precision that a call was given of its own, where it was.
+own_precision: ContextVar[str | None] = ContextVar("aigc_fast_precision", default=None)
+_own_precision = own_precision.get
+_pytorchs_precision = torch._C._get_float32_matmul_precision
 any_autocast = torch._C._is_any_autocast_enabled
 UP_TO_FLOAT32 = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -106,8 +111,19 @@ def promoted(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
     return [t.to(widest) if t is not None and t.is_floating_point() else t for t in tensors]
 
 
+def precision() -> str:
+    """The float32 precision in force: the call's own, or what PyTorch's switch says."""
+    return _own_precision() or _pytorchs_precision()
+
+
+def check_precision(precision: str | None) -> None:
+    """Refuses what is neither None nor a level of PyTorch's switch."""
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}, or None")
+
+
 def factors_of(dtype: torch.dtype) -> int:
-    """What the factors of products in this dtype may be rounded to; in float32 PyTorch's switch says so."""
+    """What the factors of products in this dtype may be rounded to; in float32 `precision` says so."""
     if dtype == torch.float32:
         return _FACTORS[precision()]
     return ROUNDED if dtype == torch.bfloat16 else EXACT

@@ -10,14 +10,17 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from aigc_fast.nn.precision import LEVELS
 from aigc_fast.nn.sequential import FusedSequential, chains
+from aigc_fast.ops.support import check_precision
 from aigc_fast.optimize import measure, swap
 from aigc_fast.optimize.reporting import Entry, Report
 
 __all__ = ["Entry", "Report", "optimize", "report", "restore"]
 
 Model = TypeVar("Model", bound=nn.Module)
+
+# By a module's name, and whether it is a Sequential: PyTorch's time in milliseconds, and ours.
+Times = dict[tuple[str, bool], list[float]]
 
 _reports: WeakKeyDictionary[nn.Module, Report] = WeakKeyDictionary()
 
@@ -40,11 +43,13 @@ def optimize(model: Model, *, example_inputs: Any = None, precision: str | None 
         model: any module; a single layer too.
         example_inputs: what the model is called with: a tensor, a tuple of positional arguments or a dict of keyword
             arguments. With it, each layer is timed both ways on the inputs that it meets in that call (forward, and
-            backward too when the model is in training mode), and the slower one is not swapped. The model's buffers,
-            gradients and the random generators are left as they were.
-        precision: "highest", "high" or "medium" as for `torch.set_float32_matmul_precision`, for the forward of the
-            swapped layers alone; None leaves it to PyTorch's own switch, which also holds for all layers in a compiled
-            or exported graph.
+            backward too when the model is in training mode), and the slower one is not swapped. That is done with a
+            deep copy of the model and of the inputs, in one run of it, in which hooks are called; a model that cannot
+            be copied runs itself, and its modules have their attributes, buffers and gradients put back. The random
+            generators are left as they were.
+        precision: "highest", "high" or "medium" as for `torch.set_float32_matmul_precision`, for the convolutions and
+            the attention of the swapped layers alone, forward and backward; None leaves it to PyTorch's own switch,
+            which what PyTorch computes, an attention's projections for one, obeys in any case.
         inplace: False works on a deep copy.
 
     Returns:
@@ -60,17 +65,15 @@ def optimize(model: Model, *, example_inputs: Any = None, precision: str | None 
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    if precision is not None and precision not in LEVELS:
-        raise ValueError(f"precision={precision!r}: expected one of {', '.join(LEVELS)}, or None")
+    check_precision(precision)
     if not inplace:
         model = copy.deepcopy(model)
-    candidates = _candidates(model)
-    times = {} if example_inputs is None else _layer_times(model, candidates, example_inputs)
-    layers = tuple(_decide(name, module, times) for name, module in candidates)
-    for _, module in candidates:
+    times = None if example_inputs is None else _measured(model, example_inputs)
+    layers = tuple(_decide(name, module, times) for name, module in _candidates(model))
+    for module in model.modules():
         if swap.is_swapped(module) and precision is not None:
             module.float32_precision = precision
-    fused = _fuse(model, example_inputs)
+    fused = tuple(_fuse(name, module, times) for name, module in _fusible(model))
     timed = None if example_inputs is None else "forward + backward" if model.training else "forward"
     _reports[model] = Report(layers, fused, _others(model), timed)
     return model
@@ -90,7 +93,7 @@ def restore(model: Model) -> Model:
             swap.put_back(module)
             vars(module).pop("float32_precision", None)
         elif type(module) is FusedSequential:
-            module.__class__ = nn.Sequential
+            swap.unfuse(module)
     _reports.pop(model, None)
     return model
 
@@ -145,71 +148,58 @@ def _others(model: nn.Module) -> dict[str, int]:
     return dict(Counter(type(module).__name__ for module in leaves if not swap.concerns(module)))
 
 
-def _layer_times(
-    model: nn.Module, candidates: list[tuple[str, nn.Module]], example_inputs: Any
-) -> dict[nn.Module, tuple[float, float] | None]:
-    modules = [module for _, module in candidates if swap.refusal(module) is None]
-    times: dict[nn.Module, tuple[float, float] | None] = {}
-    make = measure.step_of if model.training else measure.forward_of
-    with measure.undisturbed(model):
-        calls = measure.captured_calls(model, modules, example_inputs)
-        with torch.set_grad_enabled(model.training):
-            for module in modules:
-                ways = [swap.put_back, swap.swap]
-                found = measure.interleaved_ms(module, calls[module], make, ways) if calls[module] else None
-                times[module] = None if found is None else (found[0], found[1])
-    return times
+def _fusible(model: nn.Module) -> list[tuple[str, nn.Sequential]]:
+    return [(name, module) for name, module in _named(model) if swap.is_fusible(module) and chains(module)]
 
 
-def _decide(name: str, module: nn.Module, times: dict[nn.Module, tuple[float, float] | None]) -> Entry:
+def _measured(model: nn.Module, example_inputs: Any) -> Times:
+    """The times of the model's layers and fusible Sequentials, as they are called, each in both ways."""
+    with measure.rehearsal(model) as stage:
+        layers = {name: module for name, module in _candidates(stage) if swap.refusal(module) is None}
+        sequentials = dict(_fusible(stage))
+        make = measure.step_of if stage.training else measure.forward_of
+        calls = measure.captured_calls(stage, [*layers.values(), *sequentials.values()], example_inputs)
+        measure.silence(stage)
+        times: Times = {}
+        with torch.set_grad_enabled(stage.training):
+            for name, module in layers.items():
+                if calls[module]:
+                    times[name, False] = measure.interleaved_ms(module, calls[module], make, [swap.put_back, swap.swap])
+        for name, module in layers.items():
+            _decide(name, module, times)
+        with torch.no_grad():
+            for name, module in sequentials.items():
+                ways = [swap.unfuse, swap.fuse]
+                if calls[module]:
+                    module.eval()
+                    times[name, True] = measure.interleaved_ms(module, calls[module], measure.forward_of, ways)
+        return times
+
+
+def _decide(name: str, module: nn.Module, times: Times | None) -> Entry:
     kind = _type_name(module)
     reason = swap.refusal(module)
     if reason is not None:
         return Entry(name, kind, False, reason)
-    measured = times.get(module)
+    measured = (times or {}).get((name, False))
     if measured is not None and measured[1] >= measured[0]:
         swap.put_back(module)
         return Entry(name, kind, False, "no faster than PyTorch's here", *measured)
     swap.swap(module)
     if measured is not None:
         return Entry(name, kind, True, None, *measured)
-    return Entry(name, kind, True, "not timed: example_inputs never reach it" if times else None)
+    return Entry(name, kind, True, None if times is None else "not timed: example_inputs never reach it")
 
 
-def _fuse(model: nn.Module, example_inputs: Any) -> tuple[Entry, ...]:
-    found = [(name, module) for name, module in _named(model) if type(module) in (nn.Sequential, FusedSequential)]
-    found = [(name, module) for name, module in found if chains(module)]
-    modules = [module for _, module in found]
-    entries = []
-    with measure.undisturbed(model):
-        calls = {} if example_inputs is None else measure.captured_calls(model, modules, example_inputs)
-        for name, module in found:
-            entries.append(_fuse_one(name, module, calls.get(module, [])))
-    return tuple(entries)
-
-
-def _fuse_one(name: str, module: nn.Sequential, calls: list[measure.Call]) -> Entry:
+def _fuse(name: str, module: nn.Sequential, times: Times | None) -> Entry:
     text = _chain_text(module)
-    if not calls:
-        _to_fused(module)
-        return Entry(name, text, True, "at inference")
-    module.eval()
-    with torch.no_grad():
-        plain, fused = measure.interleaved_ms(module, calls, measure.forward_of, [_to_plain, _to_fused])
-    if fused >= plain:
-        _to_plain(module)
-        return Entry(name, text, False, "no faster than module by module here", plain, fused)
-    _to_fused(module)
-    return Entry(name, text, True, "at inference", plain, fused)
+    measured = (times or {}).get((name, True))
+    if measured is not None and measured[1] >= measured[0]:
+        swap.unfuse(module)
+        return Entry(name, text, False, "no faster than module by module here", *measured)
+    swap.fuse(module)
+    return Entry(name, text, True, "at inference", *(measured or ()))
 
 
 def _chain_text(module: nn.Sequential) -> str:
     return ", ".join(str(chain) for chain in chains(module))
-
-
-def _to_plain(module: nn.Module) -> None:
-    module.__class__ = nn.Sequential
-
-
-def _to_fused(module: nn.Module) -> None:
-    module.__class__ = FusedSequential

@@ -7,6 +7,8 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 import aigc_fast.nn as fast_nn
+from aigc_fast.nn.drop_in import become
+from aigc_fast.nn.overrides import Methods
 
 DROP_INS: dict[type[nn.Module], type[nn.Module]] = {
     getattr(nn, name): getattr(fast_nn, name)
@@ -23,6 +25,8 @@ DROP_INS: dict[type[nn.Module], type[nn.Module]] = {
     )
 }
 ORIGINALS = {fast: original for original, fast in DROP_INS.items()}
+_METHODS = Methods(DROP_INS)
+_SEQUENTIAL = Methods([nn.Sequential])
 _QUANTIZED = ("torch.ao.nn.", "torch.nn.quantized.", "torchao.")
 
 
@@ -48,10 +52,10 @@ def refusal(module: nn.Module) -> str | None:
     cls = base_class(module)
     if isinstance(module, LazyModuleMixin):
         return "lazy: call the model once, then optimize"
-    if "forward" in vars(module):
-        return "its forward was replaced on the instance"
+    if "qconfig" in vars(module):
+        return "it has a qconfig: quantization knows PyTorch's layers alone"
     if cls in DROP_INS or cls in ORIGINALS:
-        return None
+        return _METHODS.replaced(module, ORIGINALS.get(cls, cls))
     if cls.__module__.startswith(_QUANTIZED):
         return "quantized"
     return f"{cls.__name__} is a subclass: its forward may differ"
@@ -65,20 +69,28 @@ def concerns(module: nn.Module) -> bool:
     return cls.__module__.startswith(_QUANTIZED) and cls.__name__ in {original.__name__ for original in DROP_INS}
 
 
-def set_class(module: nn.Module, cls: type[nn.Module]) -> None:
-    """Changes the class of a module; parametrizations stay in front of it."""
-    if parametrize.is_parametrized(module):
-        old = type(module)
-        members = {key: value for key, value in vars(old).items() if key not in ("__dict__", "__weakref__", "__doc__")}
-        cls = type(f"Parametrized{cls.__name__}", (cls,), members)
-    module.__class__ = cls
-
-
 def swap(module: nn.Module) -> None:
     """Makes the module aigc_fast's: same parameters, buffers, hooks and state_dict keys."""
-    set_class(module, DROP_INS[original_class(module)])
+    become(module, DROP_INS[original_class(module)])
 
 
 def put_back(module: nn.Module) -> None:
     """Makes the module PyTorch's again."""
-    set_class(module, original_class(module))
+    become(module, original_class(module))
+
+
+def is_fusible(module: nn.Module) -> bool:
+    """Whether the module is a Sequential that runs its modules as torch.nn.Sequential does."""
+    if type(module) not in (nn.Sequential, fast_nn.FusedSequential) or "qconfig" in vars(module):
+        return False
+    return _SEQUENTIAL.replaced(module, nn.Sequential) is None
+
+
+def fuse(module: nn.Sequential) -> None:
+    """Makes a Sequential run its chains as one call each."""
+    become(module, fast_nn.FusedSequential)
+
+
+def unfuse(module: nn.Sequential) -> None:
+    """Makes a Sequential PyTorch's again."""
+    become(module, nn.Sequential)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from aigc_fast.models.storage import read_tensors, write_tensors
 from aigc_fast.training.log import Averages
 from aigc_fast.training.trainer import Trainer
 
-_PATTERN = "step-*.safetensors"
+_NAME = re.compile(r"step-\d{8,}\.safetensors")
 _OF_ADAM = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -26,7 +28,7 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """The checkpoints of a folder, oldest first."""
-    return sorted(folder.glob(_PATTERN))
+    return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name))
 
 
 def write_checkpoint(folder: Path, trainer: Trainer, record: Mapping[str, Any], keep: int) -> Path:
@@ -61,9 +63,37 @@ def write_checkpoint(folder: Path, trainer: Trainer, record: Mapping[str, Any], 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
     state = {"random.cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["random.cuda"] = torch.cuda.get_rng_state(device)
+    if device.type != "cpu":
+        state[f"random.{device.type}"] = torch.get_device_module(device).get_rng_state(*_index(device))
     return state
+
+
+def _set_random_state(tensors: Mapping[str, Tensor], device: torch.device, step: int) -> None:
+    torch.set_rng_state(tensors["random.cpu"])
+    if device.type == "cpu":
+        return
+    generators = torch.get_device_module(device)
+    state = tensors.get(f"random.{device.type}")
+    if state is None:
+        # From a checkpoint of another device: not the noise of the first steps again.
+        generators.manual_seed(torch.initial_seed() + step)
+    else:
+        generators.set_rng_state(state, *_index(device))
+
+
+def _index(device: torch.device) -> tuple[torch.device, ...]:
+    # Apple's has one device, and functions that take none.
+    return () if device.type == "mps" else (device,)
+
+
+@contextmanager
+def forked_generators(device: torch.device) -> Iterator[None]:
+    """Leaves PyTorch's default generators, the CPU's and the device's, as they were before the block."""
+    state = _random_state(device)
+    try:
+        yield
+    finally:
+        _set_random_state(state, device, 0)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -92,7 +122,7 @@ def read_newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Tensor], dict[
     """
     found = checkpoints_in(folder)
     if not found:
-        raise UserError(f"{folder}: holds no checkpoint to resume from")
+        raise UserError(f"{folder}: holds no checkpoint to resume from: leave --resume out to begin")
     path = found[-1]
     try:
         return path, *read_checkpoint(path)
@@ -122,9 +152,7 @@ def restore_checkpoint(path: Path, tensors: Mapping[str, Tensor], step: int, tra
             moved = step >= trainer.first_step(name)
             state = _optimizer_state(_under(f"optimizer.{name}.", tensors), optimizer, moved)
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        torch.set_rng_state(tensors["random.cpu"])
-        if trainer.model.device.type == "cuda" and "random.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random.cuda"], trainer.model.device)
+        _set_random_state(tensors, trainer.model.device, step)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: the checkpoint does not fit the model: {error}") from None
     trainer.step_count = step

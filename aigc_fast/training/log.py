@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
+import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from aigc_fast.errors import UserError
-from aigc_fast.files import atomic, make_folder
+from aigc_fast.files import append, atomic, make_folder
+from aigc_fast.training.folder import LOG_FILE, RunFolder, read_rows
 
 
 class Averages:
@@ -49,80 +53,99 @@ class Averages:
 
 
 class RunLog:
-    """The rows of a run, in memory, in `log.jsonl` and, when asked, in TensorBoard's files.
+    """The rows of a run, in memory, in `log.jsonl` and, when asked, in a TensorBoard file.
 
     Args:
-        folder: the run's folder.
-        step: rows after this step are dropped: a run that resumes writes them again.
-        tensorboard: whether to write TensorBoard's files, under `tensorboard`.
+        folder: the run's.
+        kept: the step that the run goes on from: the folder's rows up to it are the run's, later ones come again. 0 for
+            a run that begins.
+        tensorboard: whether to write for TensorBoard.
 
     Attributes:
         rows: {"step": ..., losses by name} in order.
 
     Raises:
-        UserError: when TensorBoard is asked for and not installed, or the log can't be read or written.
+        UserError: when TensorBoard is asked for and not installed, or the log can't be read.
     """
 
-    def __init__(self, folder: Path, step: int, tensorboard: bool) -> None:
-        self.path = folder / "log.jsonl"
-        self._writer = _tensorboard_writer(folder / "tensorboard", step) if tensorboard else None
-        self.rows = [row for row in _read_rows(self.path) if row["step"] <= step] if step else []
-        with atomic(self.path) as temporary:
-            temporary.write_text("".join(_line(row) for row in self.rows), encoding="utf-8")
+    def __init__(self, folder: RunFolder, kept: int, tensorboard: bool) -> None:
+        self._folder = folder
+        self.rows = [row for row in read_rows(folder.path / LOG_FILE) if row["step"] <= kept] if kept else []
+        self._written = False
+        self._events = EventFile(folder, kept + 1) if tensorboard else None
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds one row."""
-        row = {"step": step, **values}
-        self.rows.append(row)
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(_line(row))
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror or error}") from None
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+        """Adds one row.
+
+        Raises:
+            UserError: when it can't be written.
+        """
+        self.rows.append({"step": step, **values})
+        if self._written:
+            append(self._folder.log, _line(self.rows[-1]).encode())
+        else:
+            with atomic(self._folder.log) as temporary:
+                temporary.write_text("".join(map(_line, self.rows)), encoding="utf-8")
+            self._written = True
+        if self._events is not None:
+            self._events.add_scalars(step, values)
 
     def add_image(self, step: int, image: Tensor) -> None:
-        """Shows an image (C, H, W) in [-1, 1] in TensorBoard, when that is on."""
-        if self._writer is not None:
-            self._writer.add_image("samples", (image + 1) / 2, step)
+        """Shows an image (C, H, W) in [-1, 1] in TensorBoard, when that is on.
 
-    def close(self) -> None:
-        """Flushes what is buffered."""
-        if self._writer is not None:
-            self._writer.close()
+        Raises:
+            UserError: when it can't be written.
+        """
+        if self._events is not None:
+            self._events.add_image(step, image)
 
 
 def _line(row: Mapping[str, float]) -> str:
     return json.dumps(row) + "\n"
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        # The last line may be cut where a run was killed.
-        rows = [json.loads(line) for line in lines if line.endswith("}")]
-        for row in rows:
-            _check_row(row)
-        return rows
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: the log is damaged ({error}); move it away to go on without its rows") from None
+class EventFile:
+    """A file of a run's losses and samples that TensorBoard reads.
 
+    TensorBoard's own writer writes on a thread, where a full disk is told of in many lines and too late.
 
-def _check_row(row: dict[str, Any]) -> None:
-    if not isinstance(row["step"], int) or not all(isinstance(value, int | float) for value in row.values()):
-        raise TypeError("a row holds something else than numbers")
+    Args:
+        folder: the run's.
+        first: the step that begins here: TensorBoard no longer shows what earlier files have from there on.
 
+    Raises:
+        UserError: when TensorBoard is not installed, or the file can't be written.
+    """
 
-def _tensorboard_writer(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError("TensorBoard is not installed: pip install 'aigc-fast[tensorboard]'") from None
-    return SummaryWriter(str(make_folder(folder)), purge_step=step + 1)
+    def __init__(self, folder: RunFolder, first: int) -> None:
+        try:
+            from tensorboard.compat.proto import event_pb2
+            from tensorboard.summary.writer.record_writer import RecordWriter
+            from torch.utils.tensorboard import summary
+        except ImportError:
+            raise UserError("TensorBoard is not installed: pip install 'aigc-fast[tensorboard]'") from None
+        self._event, self._record, self._summary = event_pb2.Event, RecordWriter, summary
+        self._folder = folder
+        # TensorBoard reads the files in their names' order.
+        self._name = f"events.out.tfevents.{time.time():.6f}.{os.getpid()}"
+        for path in (folder.path / folder.tensorboard.name, folder.tensorboard):
+            make_folder(path)
+        self._add(step=first, file_version="brain.Event:2")
+        self._add(step=first, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+
+    def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds a number to each name's curve."""
+        for name, value in values.items():
+            self._add(step=step, summary=self._summary.scalar(name, value))
+
+    def add_image(self, step: int, image: Tensor) -> None:
+        """Adds an image (C, H, W) in [-1, 1]."""
+        self._add(step=step, summary=self._summary.image("samples", (image + 1) / 2, dataformats="CHW"))
+
+    def _add(self, **content: Any) -> None:
+        record = io.BytesIO()
+        self._record(record).write(self._event(wall_time=time.time(), **content).SerializeToString())
+        append(self._folder.tensorboard / self._name, record.getvalue())
 
 
 class ProgressBar:
@@ -156,7 +179,9 @@ class ProgressBar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        # The terminal may be gone, which is no reason to lose what the run has to say.
+        with contextlib.suppress(OSError):
+            self._progress.stop()
 
     def show(self, step: int, values: Mapping[str, float], rate: float) -> None:
         """Draws the state after a step."""

@@ -21,27 +21,30 @@ from torch import Tensor
 
 from aigc_fast.data import Dataset
 from aigc_fast.errors import UserError
-from aigc_fast.files import make_folder, remove
 from aigc_fast.generation import provenance_of
 from aigc_fast.models import LatentModel, describe, save
 from aigc_fast.training.checkpoints import (
-    checkpoints_in,
+    forked_generators,
     read_checkpoint,
     read_newest_checkpoint,
     restore_checkpoint,
     write_checkpoint,
 )
 from aigc_fast.training.config import TrainingConfig
+from aigc_fast.training.folder import RunFolder
 from aigc_fast.training.log import Averages, ProgressBar, RunLog
 from aigc_fast.training.media import make_medium
 from aigc_fast.training.trainer import Trainer, make_trainer
+from aigc_fast.wording import counted, singular
 
-MODEL_FILE = "model.safetensors"
 Callback = Callable[[int, Mapping[str, float]], None]
 
 log = logging.getLogger("aigc_fast")
 
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+_UNHANDLED = (signal.SIG_DFL, signal.default_int_handler)
 _COLLAPSED = 0.2
+_SILENT_KL = 0.01
 _MAY_CHANGE = (
     "epochs",
     "steps",
@@ -54,14 +57,14 @@ _MAY_CHANGE = (
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended a run, which left a checkpoint.
+    """A signal, as Ctrl-C's, ended a run, which left a checkpoint.
 
     Attributes:
         checkpoint: the file to resume from.
     """
 
     def __init__(self, checkpoint: Path) -> None:
-        super().__init__(f"interrupted; {checkpoint} holds everything to resume")
+        super().__init__(f"interrupted; {checkpoint} holds everything to go on: --resume latest")
         self.checkpoint = checkpoint
 
 
@@ -101,9 +104,12 @@ def train(
 
     `out_dir` gets `model.safetensors`, `log.jsonl`, samples as `samples/step-*` and `checkpoints/step-*.safetensors`.
     The run depends on the model's initial weights, the data and the configuration alone: a run that is interrupted and
-    resumed gives the same weights, bit for bit, as one that is not. PyTorch's default generator is left as it was.
-    After Ctrl-C or SIGTERM the step under way ends, a checkpoint is written and `TrainingInterrupted` is raised;
-    a second Ctrl-C stops at once.
+    resumed gives the same weights, bit for bit, as one that is not. PyTorch's default generators are left as they were.
+    After SIGINT (Ctrl-C), SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or SIGXCPU the step under way ends, a checkpoint is written
+    and `TrainingInterrupted` is raised; a Ctrl-C after that stops at once. Signals that are ignored, or that have a
+    handler already, are left alone.
+
+    A run that replaces another one leaves it whole until it has a checkpoint of its own.
 
     Args:
         model: in training it is changed in place, on the device where it is.
@@ -111,24 +117,25 @@ def train(
         config: from `default_config`, or of the model's family.
         out_dir: the run's folder, made when missing.
         resume: True or "latest" for the newest checkpoint in `out_dir`, or a checkpoint's path.
-        overwrite: whether a new run may replace one that `out_dir` holds.
+        overwrite: whether a new run may replace one that `out_dir` holds; files that this package did not write are
+            never replaced.
         callbacks: called after each step with the step's number, from 1, and its losses.
-        console: draws the progress bar there; None for none.
+        console: gets the data's summary and notes, and the progress bar; None for nothing.
 
     Raises:
-        UserError: when the data or the batch size does not suit the model, `out_dir` can't be written to or holds
-            another run, or the checkpoint is damaged, of another run or beyond the steps asked for. Nothing is
-            overwritten then.
-        TrainingInterrupted: after Ctrl-C or SIGTERM.
+        UserError: when the data, the batch size or the number of steps does not suit the model, `out_dir` can't be
+            written to or holds files that may not be replaced, or the checkpoint is damaged, of another run or beyond
+            the steps asked for. Nothing is overwritten then.
+        TrainingInterrupted: after a signal.
     """
     run = _Run(model, dataset, config, Path(out_dir))
-    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+    with forked_generators(model.device):
         torch.manual_seed(config.seed)
-        run.start(resume, overwrite)
         try:
+            run.start(resume, overwrite)
             return run.go(callbacks, console)
         finally:
-            run.log.close()
+            run.folder.close()
 
 
 class _Run:
@@ -136,15 +143,15 @@ class _Run:
 
     def __init__(self, model: LatentModel, dataset: Dataset, config: TrainingConfig, folder: Path) -> None:
         self.medium = make_medium(model, dataset, config)
-        self.model, self.dataset, self.config, self.folder = model, dataset, config, folder
-        self.checkpoints = folder / "checkpoints"
+        self.model, self.dataset, self.config, self.folder = model, dataset, config, RunFolder(folder)
         self.trainer: Trainer = make_trainer(model, config)
         self.batch_size = min(config.batch_size, len(dataset))
         if self.batch_size < model.least_batch:
-            given = f"batch_size={config.batch_size}, of {len(dataset)} {dataset.unit}"
+            given = f"batch_size={config.batch_size}, of {counted(len(dataset), dataset.unit)}"
             raise UserError(f"{given}: {model.name} trains on batches of at least {model.least_batch}")
         self.epoch_steps = len(dataset) // self.batch_size
         self.total = config.steps or config.epochs * self.epoch_steps
+        self._check_total()
         self.averages = Averages()
         self.warned = False
         self.seconds, self.steps_here = 0.0, 0
@@ -152,31 +159,41 @@ class _Run:
             **describe(model),
             "training": dataclasses.asdict(config),
             "data": {"name": dataset.name, dataset.unit: len(dataset), "checksum": dataset.checksum()},
+            "classes": list(dataset.class_names),
+            "notes": list(dataset.notes),
         }
 
+    def _check_total(self) -> None:
+        for name in self.trainer.optimizers:
+            first = self.trainer.first_step(name)
+            if self.total < first:
+                raise UserError(
+                    f"steps={self.total}: the {name} is never trained, for it is in every step number {first} "
+                    f"(critic_steps, --critic-steps): expected at least {first} steps"
+                )
+
     def start(self, resume: bool | str | os.PathLike[str], overwrite: bool) -> None:
-        if resume:
-            path, tensors, record = self._checkpoint_of(resume)
-            self._check_same_run(path, record)
-            if record["step"] > self.total:
-                raise UserError(f"{path}: is at step {record['step']} already, {self.total} were asked for")
-            restore_checkpoint(path, tensors, record["step"], self.trainer)
-            self.averages = Averages(record["averages"])
-        elif not overwrite and (checkpoints_in(self.checkpoints) or (self.folder / MODEL_FILE).exists()):
-            raise UserError(
-                f"{self.folder}: holds a run already: resume it, allow overwriting, or choose another folder"
-            )
-        make_folder(self.folder)
-        make_folder(self.checkpoints)
-        samples = make_folder(self.folder / "samples")
-        self.log = RunLog(self.folder, self.trainer.step_count, self.config.tensorboard)
-        if not resume:
-            for old in [*checkpoints_in(self.checkpoints), *samples.glob("step-*")]:
-                remove(old)
+        if resume or overwrite:
+            self.folder.complete()
+        kept = self._restore(resume) if resume else -1
+        if kept < 0:
+            self.folder.check_free(overwrite)
+        self.folder.begin(kept)
+        self.log = RunLog(self.folder, max(kept, 0), self.config.tensorboard)
+
+    def _restore(self, resume: bool | str | os.PathLike[str]) -> int:
+        """Goes on from a checkpoint; its step, or −1 where it is not of the run in the folder."""
+        path, tensors, record = self._checkpoint_of(resume)
+        self._check_same_run(path, record)
+        if record["step"] > self.total:
+            raise UserError(f"{path}: is at step {record['step']} already, {self.total} were asked for")
+        restore_checkpoint(path, tensors, record["step"], self.trainer)
+        self.averages = Averages(record["averages"])
+        return record["step"] if self.folder.holds(path) else -1
 
     def _checkpoint_of(self, resume: bool | str | os.PathLike[str]) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
         if resume is True or resume == "latest":
-            return read_newest_checkpoint(self.checkpoints)
+            return read_newest_checkpoint(self.folder.checkpoints)
         path = Path(resume)
         return path, *read_checkpoint(path)
 
@@ -191,6 +208,9 @@ class _Run:
             raise UserError(f"{path}: is of another run: {', '.join(differences)}")
 
     def go(self, callbacks: tuple[Callback, ...], console: Console | None) -> TrainingResult:
+        if console is not None:
+            for line in (self.dataset.summary, *(f"Note: {note}" for note in self.dataset.notes)):
+                console.print(line, soft_wrap=True, markup=False)
         bar = ProgressBar(self.model.name, self.total, self.dataset.unit, console)
         with _interruptions() as interrupted, bar:
             bar.show(self.trainer.step_count, {}, self._rate())
@@ -205,7 +225,7 @@ class _Run:
                     raise TrainingInterrupted(self._checkpoint())
                 if self._due(step, self.config.checkpoint_interval):
                     self._checkpoint()
-        return self._finish()
+            return self._finish()
 
     def _batches(self) -> Iterator[tuple[Any, Tensor | None]]:
         """The batches that are left; which items they hold depends on the seed and the step alone."""
@@ -242,19 +262,34 @@ class _Run:
         if step % self.config.log_interval == 0 or step == self.total:
             means = self.averages.take()
             self.log.add(step, means)
-            self._warn_of_collapse(step, means)
+            if not self.warned:
+                self._warn_of_collapse(step)
         if self._due(step, self.config.sample_interval):
             self._sample(step)
 
-    def _warn_of_collapse(self, step: int, means: Mapping[str, float]) -> None:
-        value = means.get("diversity", 1.0)
-        if value < _COLLAPSED and not self.warned:
-            self.warned = True
-            log.warning("step %d: the generator repeats itself: diversity %.2f, where the data has 1", step, value)
+    def _warn_of_collapse(self, step: int) -> None:
+        diversity, kl = self.log.rows[-1].get("diversity", 1.0), self._highest_kl(step)
+        self.warned = diversity < _COLLAPSED or kl < _SILENT_KL
+        if diversity < _COLLAPSED:
+            log.warning("step %d: the generator repeats itself: diversity %.2f, where the data has 1", step, diversity)
+        elif self.warned:
+            log.warning(
+                "step %d: the posterior has collapsed: a KL of %.1g nats, so that the latent says nothing of its %s; "
+                "try a lower --beta, or --free-bits",
+                step,
+                kl,
+                singular(self.dataset.unit),
+            )
+
+    def _highest_kl(self, step: int) -> float:
+        """Of the latest rows that count: the first is from before the code has learned anything, and one may dip."""
+        rows = self.log.rows[1:][-1 if step == self.total else -2 :]
+        enough = len(self.log.rows) > (1 if step == self.total else 2)
+        return max(row.get("kl", math.inf) for row in rows) if enough else math.inf
 
     def _sample(self, step: int) -> None:
         provenance = provenance_of(self.model, self.config.seed, step=step, training=self.record["training"])
-        path = self.folder / "samples" / f"step-{step:08d}"
+        path = self.folder.samples / f"step-{step:08d}"
         with self.trainer.sampling() as model:
             picture = self.medium.write_samples(model, self.config.seed, path, provenance)
         self.log.add_image(step, picture)
@@ -262,10 +297,11 @@ class _Run:
     def _checkpoint(self) -> Path:
         self._check_weights()
         record = {**self.record, "averages": self.averages.sums}
-        path = write_checkpoint(self.checkpoints, self.trainer, record, self.config.keep_checkpoints)
+        path = write_checkpoint(self.folder.checkpoints, self.trainer, record, self.config.keep_checkpoints)
         with self.trainer.sampling() as model:
-            save(model, self.folder / MODEL_FILE, {**self.record, "step": self.trainer.step_count})
-        return path
+            save(model, self.folder.model, {**self.record, "step": self.trainer.step_count})
+        self.folder.take_place()
+        return self.folder.checkpoints / path.name
 
     def _check_weights(self) -> None:
         for name, module in self.trainer.modules.items():
@@ -281,14 +317,12 @@ class _Run:
         if self.config.sample_interval:
             self._sample(self.trainer.step_count)
         self.trainer.finish()
-        return TrainingResult(
-            self.model, self.folder / MODEL_FILE, self.log.rows, self.total, self.seconds, self._rate()
-        )
+        return TrainingResult(self.model, self.folder.model, self.log.rows, self.total, self.seconds, self._rate())
 
 
 def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
     """What two runs must share to be one, by dotted names."""
-    settings = {"model": record.get("model")}
+    settings = {"model": record.get("model"), "classes": record.get("classes")}
     for part in ("config", "data", "training"):
         values = record[part]
         settings.update({f"{part}.{name}": value for name, value in values.items() if name not in _MAY_CHANGE})
@@ -297,20 +331,25 @@ def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _interruptions() -> Iterator[Callable[[], bool]]:
-    """Turns the first SIGINT or SIGTERM into a flag to ask for; a second one interrupts at once."""
+    """Turns the first signal into a flag to ask for; a Ctrl-C after it interrupts at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
 
     def note(number: int, frame: object) -> None:
-        if asked.is_set():
+        # Others come in twos and threes, from the shell, the terminal and the kernel: the checkpoint under way goes on.
+        if asked.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.set()
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    known = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in known}
+    taken = {number: handler for number, handler in before.items() if handler in _UNHANDLED}
+    for number in taken:
+        signal.signal(number, note)
     try:
         yield asked.is_set
     finally:
-        for number, handler in before.items():
+        for number, handler in taken.items():
             signal.signal(number, handler)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from aigc_fast.data import Dataset, ImageDataset, SoundDataset, shift
-from aigc_fast.data.audio import soundfile_library
 from aigc_fast.errors import UserError
 from aigc_fast.generation import (
     Provenance,
+    class_columns,
     draw,
     image_grid,
     sound_sequence,
@@ -26,7 +26,6 @@ from aigc_fast.models import ImageModel, LatentModel, SoundModel
 from aigc_fast.models.vocoder import AnalysedSounds
 from aigc_fast.training.config import TrainingConfig
 
-_MAX_COLUMNS = 16
 _ANALYSED_AT_ONCE = 16
 
 
@@ -75,7 +74,7 @@ class Images(Medium):
 
     def write_samples(self, model: ImageModel, seed: int, path: Path, provenance: Provenance) -> Tensor:
         """A grid as PNG, a class in each column. See `Medium.write_samples`."""
-        columns = _columns(model, 8)
+        columns = class_columns(model, 8)
         grid = image_grid(draw(model, 8 * columns, seed=seed), columns)
         write_png(path.with_suffix(".png"), grid, provenance)
         return grid
@@ -90,14 +89,12 @@ class Sounds(Medium):
         config: whose `shift` must be 0.
 
     Raises:
-        UserError: when there is a `shift`, or samples are to be written and the soundfile library is missing.
+        UserError: when there is a `shift`.
     """
 
     def __init__(self, model: SoundModel, dataset: SoundDataset, config: TrainingConfig) -> None:
         if config.shift:
             raise UserError(f"shift={config.shift}: it moves images; expected 0 for {model.name}")
-        if config.sample_interval:
-            soundfile_library()
         self.model, self.dataset = model, dataset
 
     @cached_property
@@ -114,14 +111,9 @@ class Sounds(Medium):
 
     def write_samples(self, model: SoundModel, seed: int, path: Path, provenance: Provenance) -> Tensor:
         """One sound of each class, one after the other, as WAV and as a spectrogram. See `Medium.write_samples`."""
-        audio = sound_sequence(draw(model, _columns(model, 6), seed=seed), model.sample_rate)
+        audio = sound_sequence(draw(model, class_columns(model, 6), seed=seed), model.sample_rate)
         write_sound(path.with_suffix(".wav"), audio, model.sample_rate, provenance)
         return spectrogram_image(audio, model.sample_rate)
-
-
-def _columns(model: LatentModel, default: int) -> int:
-    classes = model.num_classes or default
-    return classes if classes <= _MAX_COLUMNS else default
 
 
 def make_medium(model: LatentModel, dataset: Dataset, config: TrainingConfig) -> Medium:

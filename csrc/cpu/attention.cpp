@@ -181,35 +181,31 @@ bool is_like(const Lent& lent, const Lent& like) {
 }
 
 template <class T>
-void differentiate(const Problem& problem, const Inputs<T>& inputs, const Lent& gradient, const Lent& output,
-                   const float* logsumexp, const Lent& grad_q, const Lent& grad_k, const Lent& grad_v) {
-    const Gradients<T> gradients{gradient.rows<const T>(), output.rows<const T>(), logsumexp,
-                                 grad_q.rows<T>(),         grad_k.rows<T>(),       grad_v.rows<T>()};
+void differentiate(const Problem& problem, const Inputs<T>& inputs, const Lent& gradient, const Lent& grad_q,
+                   const Lent& grad_k, const Lent& grad_v) {
+    const Gradients<T> gradients{gradient.rows<const T>(), grad_q.rows<T>(), grad_k.rows<T>(), grad_v.rows<T>()};
     Backward<T>(problem, inputs, gradients).run();
 }
 
 // As above: 0, and nothing written, where the tensors do not lie as the kernels read them.
 int64_t attention_backward(const Tensor* query, const Tensor* key, const Tensor* value, const Tensor* mask,
-                           const Tensor* gradient, const Tensor* output, const Tensor* logsumexp, const Tensor* grad_q,
-                           const Tensor* grad_k, const Tensor* grad_v, int64_t left, int64_t right, int64_t offset,
-                           double scale, const Tensor* philox_key, double dropout_p) {
-    const Lent q{*query}, k{*key}, v{*value}, out{*output}, of_out{*gradient}, of_q{*grad_q}, of_k{*grad_k},
-        of_v{*grad_v};
+                           const Tensor* gradient, const Tensor* grad_q, const Tensor* grad_k, const Tensor* grad_v,
+                           int64_t left, int64_t right, int64_t offset, double scale, const Tensor* philox_key,
+                           double dropout_p) {
+    const Lent q{*query}, k{*key}, v{*value}, of_out{*gradient}, of_q{*grad_q}, of_k{*grad_k}, of_v{*grad_v};
     Problem p{};
-    if (!read_problem(q, k, v, mask, out, true, p) || !is_like(of_out, out) || !is_like(of_q, q) || !is_like(of_k, k) ||
-        !is_like(of_v, v) || !logsumexp->is_contiguous())
+    if (!read_problem(q, k, v, mask, of_out, true, p) || !is_like(of_q, q) || !is_like(of_k, k) || !is_like(of_v, v))
         return 0;
     p.left = left, p.right = right, p.offset = offset, p.logsumexp_row = p.queries;
     p.scale = static_cast<float>(scale);
     p.dropout = dropout_of(philox_key, dropout_p);
-    const auto* sums = static_cast<const float*>(logsumexp->data());
     const int64_t dtype = query->dtype();
     if (dtype == FLOAT32)
-        differentiate(p, lent_inputs<float>(q, k, v), of_out, out, sums, of_q, of_k, of_v);
+        differentiate(p, lent_inputs<float>(q, k, v), of_out, of_q, of_k, of_v);
     else if (dtype == BFLOAT16)
-        differentiate(p, lent_inputs<bfloat16>(q, k, v), of_out, out, sums, of_q, of_k, of_v);
+        differentiate(p, lent_inputs<bfloat16>(q, k, v), of_out, of_q, of_k, of_v);
     else
-        differentiate(p, lent_inputs<float16>(q, k, v), of_out, out, sums, of_q, of_k, of_v);
+        differentiate(p, lent_inputs<float16>(q, k, v), of_out, of_q, of_k, of_v);
     return 1;
 }
 
@@ -253,9 +249,10 @@ struct Sequences {
 
 template <class T>
 void forward(const void* q, const void* k, const void* v, void* out, float* logsumexp, const int64_t* layout,
-             int64_t planes, double scale, const Sequences& sequences) {
+             int64_t planes, int64_t splits, double scale, const Sequences& sequences) {
     Reader reader(layout);
-    const Problem problem = problem_of(reader, scale);
+    Problem problem = problem_of(reader, scale);
+    problem.splits = splits;
     const auto inputs = inputs_of<T>(reader, q, k, v);
     const auto output = reader.result<T>(out);
     sequences.for_each([&](int64_t s) {
@@ -268,10 +265,10 @@ void forward(const void* q, const void* k, const void* v, void* out, float* logs
 
 // The sizes in `layout` are those of all sequences together.
 void attention_varlen(const void* q, const void* k, const void* v, void* out, void* logsumexp, int64_t dtype,
-                      const int64_t* layout, int64_t planes, double scale, const int64_t* query_bounds,
+                      const int64_t* layout, int64_t planes, int64_t splits, double scale, const int64_t* query_bounds,
                       const int64_t* key_bounds, int64_t count) {
     const auto run = dtype == FLOAT32 ? &forward<float> : dtype == BFLOAT16 ? &forward<bfloat16> : &forward<float16>;
-    run(q, k, v, out, static_cast<float*>(logsumexp), layout, planes, scale, {query_bounds, key_bounds, count});
+    run(q, k, v, out, static_cast<float*>(logsumexp), layout, planes, splits, scale, {query_bounds, key_bounds, count});
 }
 
 // Whether operands of so many planes are multiplied as pairs of bfloat16.
@@ -281,31 +278,27 @@ int64_t attention_uses_pairs(int64_t planes) { return uses_pairs(planes); }
 int64_t attention_few_queries() { return FEW_QUERIES; }
 
 template <class T>
-void backward(const void* q, const void* k, const void* v, const void* out_gradient, const void* out,
-              const float* logsumexp, void* grad_q, void* grad_k, void* grad_v, const int64_t* layout, double scale,
-              const Sequences& sequences) {
+void backward(const void* q, const void* k, const void* v, const void* out_gradient, void* grad_q, void* grad_k,
+              void* grad_v, const int64_t* layout, double scale, const Sequences& sequences) {
     Reader reader(layout);
     const Problem problem = problem_of(reader, scale);
     const auto inputs = inputs_of<T>(reader, q, k, v);
-    const auto gradient = reader.input<T>(out_gradient), output = reader.input<T>(out);
+    const auto gradient = reader.input<T>(out_gradient);
     const auto of_q = reader.result<T>(grad_q), of_k = reader.result<T>(grad_k), of_v = reader.result<T>(grad_v);
     sequences.for_each([&](int64_t s) {
         const int64_t query = sequences.queries[s], key = sequences.keys[s];
         const Problem one = sequences.problem(problem, s);
         Backward<T>(one, sequences.inputs(inputs, s),
-                    {gradient.from(query), output.from(query), logsumexp + query, of_q.from(query), of_k.from(key),
-                     of_v.from(key)})
+                    {gradient.from(query), of_q.from(query), of_k.from(key), of_v.from(key)})
             .run();
     });
 }
 
-void attention_varlen_backward(const void* q, const void* k, const void* v, const void* out_gradient, const void* out,
-                               const void* logsumexp, void* grad_q, void* grad_k, void* grad_v, int64_t dtype,
-                               const int64_t* layout, double scale, const int64_t* query_bounds,
-                               const int64_t* key_bounds, int64_t count) {
+void attention_varlen_backward(const void* q, const void* k, const void* v, const void* out_gradient, void* grad_q,
+                               void* grad_k, void* grad_v, int64_t dtype, const int64_t* layout, double scale,
+                               const int64_t* query_bounds, const int64_t* key_bounds, int64_t count) {
     const auto run = dtype == FLOAT32 ? &backward<float> : dtype == BFLOAT16 ? &backward<bfloat16> : &backward<float16>;
-    run(q, k, v, out_gradient, out, static_cast<const float*>(logsumexp), grad_q, grad_k, grad_v, layout, scale,
-        {query_bounds, key_bounds, count});
+    run(q, k, v, out_gradient, grad_q, grad_k, grad_v, layout, scale, {query_bounds, key_bounds, count});
 }
 
 }

@@ -317,11 +317,19 @@ def test_what_pillow_runs_into_is_named(tmp_path, pixels, monkeypatch, error):
         load(tmp_path)
 
 
-def test_an_image_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
-    write_png(tmp_path / "big.png", np.zeros((20, 20), np.uint8))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
-    with pytest.raises(UserError, match=r"big\.png"):
-        load(tmp_path)
+def test_the_most_pixels_are_a_setting(tmp_path, monkeypatch):
+    write_png(tmp_path / "big.png", np.full((20, 20), 200, np.uint8))
+    with pytest.raises(UserError, match=r"big\.png: expected at most 300 pixels \(max_pixels\), got more"):
+        load(tmp_path, max_pixels=300)
+    with pytest.raises(UserError, match=r"big\.png: .* 100 pixels"):
+        load(tmp_path, max_pixels=100)
+    with pytest.raises(UserError, match="max_pixels=0"):
+        load(tmp_path, max_pixels=0)
+    # Beyond Pillow's own limit, where it warns, and beyond its double, where it refuses.
+    for limit in (300, 100):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert (load(tmp_path, size=4).images == 200).all()
+        assert limit == Image.MAX_IMAGE_PIXELS
 
 
 def test_what_is_not_there_is_named(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import wave
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         (torch.zeros(3), 0, RECORD, "sample_rate=0"),
         (torch.zeros(3), 2**31, RECORD, "sample_rate=2147483648: expected at most 2147483647"),
         (torch.zeros(3), RATE, Provenance("vocoder", 0, {"note": "x" * 2000}), "at most 2045 bytes"),
-        (torch.zeros(2000, 2), RATE, RECORD, "cannot write"),
+        (torch.zeros(2000, 2), RATE, RECORD, "at most 1024 channels, got 2000"),
     ):
         with pytest.raises(ValueError, match=error):
             write_wav(path, audio, rate, record)
@@ -106,11 +107,37 @@ def test_what_carries_no_sound_is_named(tmp_path):
         read_wav_provenance(tmp_path / "bad.wav")
 
 
-def test_without_soundfile_nothing_is_written(tmp_path, monkeypatch):
+def test_files_and_records_need_no_soundfile(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "soundfile", None)
-    with pytest.raises(UserError, match=r"pip install 'aigc-fast\[audio\]'"):
-        write_wav(tmp_path / "a.wav", torch.zeros(3), 1, RECORD)
-    assert os.listdir(tmp_path) == []
+    path = write_wav(tmp_path / "a.wav", torch.zeros(3), RATE, RECORD)
+    assert read_wav_provenance(path) == RECORD
+    with wave.open(str(path)) as file:
+        assert (file.getnframes(), file.getframerate(), file.getnchannels()) == (3, RATE, 1)
+
+
+@pytest.mark.parametrize(("channels", "rate"), [(1, RATE), (2, 44100), (1024, 8000), (3, 2**31 - 1)])
+def test_files_are_libsndfile_s(tmp_path, channels, rate):
+    audio = torch.from_numpy(noise(channels, 301)).float()
+    path = write_wav(tmp_path / "a.wav", audio, rate, RECORD)
+    with soundfile.SoundFile(path) as file:
+        assert (file.format, file.subtype, file.channels, file.samplerate) == ("WAV", "PCM_16", channels, rate)
+        expected = (audio.T * 32768).round().clamp(-32768, 32767).short()
+        assert np.array_equal(file.read(dtype="int16", always_2d=True), expected.numpy())
+    with soundfile.SoundFile(tmp_path / "theirs.wav", "w", rate, channels, "PCM_16") as file:
+        file.title, file.software, file.comment = "title", "aigc_fast 0.1.0", read_comment(path)
+        file.write(np.zeros((5, channels)))
+    assert read_wav_provenance(tmp_path / "theirs.wav") == RECORD
+
+
+@pytest.mark.parametrize("size", [0, 4, 11, 12, 19, 30, 60, 300])
+def test_a_file_that_is_cut_off_is_told_in_one_line(tmp_path, size):
+    path = write_wav(tmp_path / "a.wav", torch.zeros(3), RATE, RECORD)
+    path.write_bytes(path.read_bytes()[:size])
+    if size == 300:  # the record is whole, of the samples some are missing
+        assert read_wav_provenance(path) == RECORD
+        return
+    with pytest.raises(UserError, match=r"a\.wav.*(no WAV file|carries no record|is damaged)"):
+        read_wav_provenance(path)
 
 
 @pytest.mark.parametrize(("count", "pause"), [(1, 0.1), (3, 0.25), (2, 0.0)])

@@ -105,6 +105,119 @@ def test_other_processors_stay() -> None:
     assert isinstance(layer.processor, theirs.AttnAddedKVProcessor2_0)
 
 
+def test_a_scale_of_the_layers_own(backend: str) -> None:
+    layer = theirs.Attention(**LAYERS["self"], scale_qk=False, qk_norm="layer_norm")
+    x, mask = torch.randn(2, 35, 24), torch.randn(2, 1, 35)
+    expected = layer(x, attention_mask=mask)
+    assert integration.use(layer) == [""]
+    assert relative_error(layer(x, attention_mask=mask), expected) < 1e-5
+
+
+class Recorder(theirs.AttnProcessor2_0):
+    """A processor that says what it was called with."""
+
+    def __call__(self, attn: nn.Module, hidden_states: Tensor, *args: object, **kwargs: object) -> tuple:
+        return hidden_states, args, kwargs
+
+
+def test_unknown_arguments_go_to_the_processor_that_was_replaced() -> None:
+    layer, x = theirs.Attention(**LAYERS["self"]), torch.randn(2, 5, 24)
+    ours = integration.AttnProcessor(Recorder())
+    assert isinstance(ours(layer, x), Tensor)
+    assert isinstance(ours(layer, x, image_rotary_emb=None), Tensor)
+    _, args, kwargs = ours(layer, x, temb=x, image_rotary_emb=x)
+    assert args == (None, None, x)
+    assert kwargs == {"image_rotary_emb": x}
+    assert ours(layer, x, None, None, None, 0.5)[1] == (None, None, None, 0.5)
+    with pytest.warns(FutureWarning, match="`scale` argument is deprecated"):
+        assert (
+            relative_error(integration.AttnProcessor()(layer, x, scale=0.5), theirs.AttnProcessor2_0()(layer, x)) == 0
+        )
+
+
+def test_pipelines_ask_for_the_class() -> None:
+    layer = theirs.Attention(**LAYERS["self"])
+    integration.use(layer)
+    assert isinstance(layer.processor, theirs.AttnProcessor2_0)
+
+
+class Attention(theirs.Attention):
+    """Somebody's layer, with scores of its own."""
+
+    def get_attention_scores(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        return 0.5 * super().get_attention_scores(*args, **kwargs)
+
+
+def test_what_somebody_changed_stays(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    patched = theirs.Attention(**LAYERS["self"])
+    patched.forward = lambda x: x
+    model = nn.ModuleList(
+        [Attention(**LAYERS["self"]), patched, theirs.Attention(**LAYERS["self"], processor=Recorder())]
+    )
+    assert integration.use(model) == []
+    assert caplog.messages == [
+        "1 of Attention with AttnProcessor2_0: its get_attention_scores may compute something else",
+        "1 of Attention with AttnProcessor2_0: its forward may compute something else",
+        "1 of Attention with Recorder: computes something else",
+    ]
+    monkeypatch.setattr(theirs.AttnProcessor2_0, "__call__", Recorder.__call__)
+    assert integration.use(theirs.Attention(**LAYERS["self"])) == []
+
+
+OTHERS = {  # processors, further settings of their layers, and inputs
+    "added keys": (
+        lambda: theirs.AttnAddedKVProcessor2_0(),
+        {"added_kv_proj_dim": 24, "norm_num_groups": 4},
+        lambda: (torch.randn(2, 24, 3, 3), torch.randn(2, 7, 24)),
+    ),
+    "joint": (
+        lambda: theirs.JointAttnProcessor2_0(),
+        {"added_kv_proj_dim": 24, "context_pre_only": False, "out_dim": 24},
+        lambda: (torch.randn(2, 9, 24), torch.randn(2, 7, 24)),
+    ),
+    "IP adapter": (
+        lambda: theirs.IPAdapterAttnProcessor2_0(hidden_size=24, cross_attention_dim=24, num_tokens=(4,), scale=0.5),
+        {"cross_attention_dim": 24},
+        lambda: (torch.randn(2, 9, 24), (torch.randn(2, 7, 24), [torch.randn(2, 1, 4, 24)])),
+    ),
+    "custom diffusion": (
+        lambda: theirs.CustomDiffusionAttnProcessor2_0(hidden_size=24, cross_attention_dim=24),
+        {"cross_attention_dim": 24},
+        lambda: (torch.randn(2, 9, 24), torch.randn(2, 7, 24)),
+    ),
+    "sliced": (
+        lambda: theirs.SlicedAttnProcessor(1),
+        {},
+        lambda: (torch.randn(2, 9, 24),),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_processors_compute_the_same(name: str) -> None:
+    make, settings, given = OTHERS[name]
+    layer = theirs.Attention(**{**LAYERS["self"], **settings}, processor=make())
+    args = given()
+    before, changed, after = layer(*args), integration.use(layer), layer(*args)
+    assert changed == []
+    pairs = zip(before, after, strict=True) if isinstance(before, tuple) else [(before, after)]
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
+def test_fused_projections(backend: str) -> None:
+    unet = small_unet()
+    given = torch.randn(2, 4, 8, 8), torch.tensor([3, 500]), torch.randn(2, 7, 12)
+    with torch.no_grad():
+        expected = unet(*given).sample
+        names = integration.use(unet)
+        unet.fuse_qkv_projections()
+        assert integration.use(unet) == integration.restore(unet) == []
+        assert relative_error(unet(*given).sample, expected) < 1e-5
+        unet.unfuse_qkv_projections()
+        assert relative_error(unet(*given).sample, expected) < 1e-5
+    assert integration.restore(unet) == names
+
+
 def test_restore_puts_back_what_was_there() -> None:
     unet = small_unet()
     before = unet.attn_processors

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
+from pathlib import Path
 
 import pytest
 import torch
 from cases import relative_error
 
+import aigc_fast
 from aigc_fast.ops.attention import ATTENTION
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -157,7 +160,158 @@ def test_a_single_query_with_sinks_sees_all_keys() -> None:
     assert not torch.allclose(found, integration.attention(torch.nn.Module(), q, k, k, None)[0])
 
 
-def test_capped_scores_are_refused() -> None:
+@pytest.mark.parametrize("name", ["softcap", "indices", "block_indices", "sinks", "what_comes"])
+def test_arguments_that_are_not_known_are_refused(name: str) -> None:
     q = torch.randn(1, 2, 5, 8)
-    with pytest.raises(ValueError, match=r"softcap=30\.0"):
-        integration.attention(torch.nn.Module(), q, q, q, None, softcap=30.0)
+    with pytest.raises(ValueError, match=rf"does not know {name}=30\.0"):
+        integration.attention(torch.nn.Module(), q, q, q, None, **{name: 30.0})
+    with pytest.raises(ValueError, match=f"does not know {name}: use"):
+        integration.attention(torch.nn.Module(), q, q, q, None, **{name: torch.zeros(2)})
+
+
+def test_arguments_that_change_nothing() -> None:
+    q = torch.randn(1, 2, 5, 8)
+    given = {"sliding_window": 3, "position_ids": torch.arange(5), "indices": None, "output_attentions": False}
+    found, expected = (integration.attention(torch.nn.Module(), q, q, q, None, **kwargs)[0] for kwargs in ({}, given))
+    assert torch.equal(found, expected)
+
+
+def test_what_a_model_passes_on_and_is_not_known_goes_to_sdpa(caplog: pytest.LogCaptureFixture) -> None:
+    ours, _ = models("llama")
+    ids = torch.randint(1, 97, (2, 9))
+    sdpa = copy.deepcopy(ours)
+    sdpa.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        found, expected = (model(ids, what_comes=torch.ones(2)).logits for model in (ours, sdpa))
+    assert torch.equal(found, expected)
+    assert caplog.messages == ["LlamaAttention has what_comes, which 'aigc_fast' does not know: 'sdpa' runs"]
+
+
+NO_SDPA = {
+    "bloom": lambda: transformers.BloomConfig(
+        vocab_size=97, hidden_size=48, n_layer=2, n_head=4, initializer_range=0.2
+    ),
+    "gpt-neo": lambda: transformers.GPTNeoConfig(
+        vocab_size=97, hidden_size=48, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]]
+    ),
+    "gemma2": lambda: transformers.Gemma2Config(**LLAMA, head_dim=12),
+}
+
+
+@pytest.mark.parametrize("name", NO_SDPA)
+def test_what_transformers_refuses(name: str, tmp_path: Path) -> None:
+    config = NO_SDPA[name]()
+    config.pad_token_id, config.bos_token_id, config.eos_token_id = 0, 1, 2
+    auto = transformers.AutoModelForCausalLM
+    eager = auto.from_config(copy.deepcopy(config), attn_implementation="eager").eval()
+    with pytest.raises(ValueError, match="does not support"):
+        auto.from_config(copy.deepcopy(config), attn_implementation="aigc_fast")
+    eager.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="does not support"):
+        auto.from_pretrained(tmp_path, attn_implementation="aigc_fast")
+    ids = torch.randint(3, 97, (2, 21))
+    with torch.no_grad():
+        expected = eager(ids).logits
+        with contextlib.suppress(ValueError):
+            eager.set_attn_implementation("aigc_fast")
+        assert torch.equal(eager(ids).logits, expected)
+
+
+MLA = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+NAMED = {  # models that ask for the name, and arguments of theirs
+    "DeepseekV32Config": (
+        {
+            **LLAMA,
+            **MLA,
+            "num_key_value_heads": 4,
+            "index_topk": 4,
+            "index_n_heads": 2,
+            "index_head_dim": 16,
+            "first_k_dense_replace": 2,
+        },
+        {},
+    ),
+    "Gemma4TextConfig": (
+        {
+            **LLAMA,
+            "head_dim": 12,
+            "global_head_dim": 12,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 97,
+            "num_kv_shared_layers": 0,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        {"logits_to_keep": 2},
+    ),
+    "FalconConfig": ({**SMALL}, {}),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_models_that_ask_for_the_name(name: str) -> None:
+    if not hasattr(transformers, name):
+        pytest.skip(f"this transformers has no {name}")
+    settings, given = NAMED[name]
+    config = getattr(transformers, name)(**settings, initializer_range=0.2, pad_token_id=0)
+    auto = transformers.AutoModelForCausalLM
+    sdpa = auto.from_config(copy.deepcopy(config), attn_implementation="sdpa").eval()
+    built = auto.from_config(copy.deepcopy(config), attn_implementation="aigc_fast").eval()
+    built.load_state_dict(sdpa.state_dict())
+    later = copy.deepcopy(sdpa)
+    later.set_attn_implementation("aigc_fast")
+    ids, mask = torch.randint(1, 97, (2, 21)), torch.ones(2, 21, dtype=torch.int64)
+    mask[0, :7] = 0
+    for hidden in (None, mask):
+        with torch.no_grad():
+            expected = sdpa(ids, attention_mask=hidden, **given).logits
+            for model in (built, later):
+                assert relative_error(model(ids, attention_mask=hidden, **given).logits[1], expected[1]) < 1e-5
+
+
+def chosen(model: torch.nn.Module) -> list[bool]:
+    """Which configurations of a model have our attention."""
+    return [
+        part.config._attn_implementation_internal == "aigc_fast"
+        for part in model.modules()
+        if isinstance(part, transformers.PreTrainedModel)
+    ]
+
+
+def test_models_read_sdpa_and_can_leave(tmp_path: Path) -> None:
+    ours, _ = models("llama")
+    assert all(chosen(ours))
+    assert ours.config._attn_implementation == "sdpa"
+    assert all(chosen(copy.deepcopy(ours)))
+    ours.save_pretrained(tmp_path)
+    assert "aigc_fast" not in (tmp_path / "config.json").read_text()
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="aigc_fast")
+    assert all(chosen(again))
+    for name in ("sdpa", "eager"):
+        again.set_attn_implementation("aigc_fast")
+        assert all(chosen(again))
+        again.set_attn_implementation(name)
+        assert not any(chosen(again))
+
+
+def test_parts_of_a_model_have_names_of_their_own() -> None:
+    tower = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = transformers.CLIPConfig(
+        text_config={**tower, "vocab_size": 97}, vision_config={**tower, "image_size": 32, "patch_size": 8}
+    )
+    model = transformers.CLIPModel._from_config(config, attn_implementation="aigc_fast")
+    assert all(chosen(model))
+    model.set_attn_implementation({"text_config": "sdpa"})
+    configs = model.config, model.config.text_config, model.config.vision_config
+    names = [part._attn_implementation_internal for part in configs]
+    assert names == ["aigc_fast", "sdpa", "aigc_fast"]
+
+
+def test_compiled(calls: list[int]) -> None:
+    ours, _ = models("llama")
+    ids = torch.randint(1, 97, (2, 21))
+    with torch.no_grad(), aigc_fast.backend("cpu"):
+        expected = ours(ids, use_cache=False).logits
+        before = len(calls)
+        compiled = torch.compile(ours, backend="eager", fullgraph=True)(ids, use_cache=False).logits
+    torch.testing.assert_close(compiled, expected)
+    assert before == 2

@@ -13,14 +13,13 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import ATTENTIONS, DTYPES, FLOORS, MASKS, Attention, assert_parity, relative_error
+from cases import ATTENTIONS, DTYPES, FLOORS, MASKS, Attention, assert_parity, float32_precision, relative_error
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 
 import aigc_fast
 import aigc_fast.functional as AF
 from aigc_fast import _native
-from aigc_fast.nn.precision import float32_precision
 from aigc_fast.ops.attention import ATTENTION, reference
 
 DTYPES_OF_THE_KERNELS = [torch.float32, torch.bfloat16, torch.float16]

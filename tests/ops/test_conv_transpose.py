@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import DTYPES, PLAIN, TRANSPOSED, Convolution, assert_parity, relative_error
+from cases import DTYPES, PLAIN, TRANSPOSED, Convolution, assert_parity, float32_precision, relative_error
 from torch import Tensor
 
 import aigc_fast
 import aigc_fast.functional as AF
 from aigc_fast import _native
 from aigc_fast.backends import BackendError
-from aigc_fast.nn.precision import float32_precision
 from aigc_fast.ops import conv_transpose as conv_ops
 from aigc_fast.ops.conv_transpose import choice
 from aigc_fast.ops.conv_transpose.plan import make_plan

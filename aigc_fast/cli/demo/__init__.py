@@ -11,13 +11,13 @@ import typer
 from aigc_fast.cli.app import console
 from aigc_fast.cli.demo import sections
 from aigc_fast.cli.demo.compare import Comparison, Row, compare
-from aigc_fast.cli.demo.learn import learn
-from aigc_fast.cli.demo.listen import Heard, listen
+from aigc_fast.cli.demo.learn import PICTURES, learn
+from aigc_fast.cli.demo.listen import SOUNDS, listen
 from aigc_fast.cli.demo.stock import BATCH
-from aigc_fast.data import SoundDataset, digits, load_sounds
-from aigc_fast.data.audio import soundfile_library
-from aigc_fast.errors import UserError
+from aigc_fast.cli.options import Device, Overwrite, chosen_device, new_file
+from aigc_fast.data import digits, load_sounds
 from aigc_fast.files import make_folder
+from aigc_fast.training.folder import RunFolder
 
 GAN_STEPS = 850
 GAN_MODEL = {"width": 32, "discriminator_strides": (2, 2), "spectral_norm": True, "dropout": 0.0}
@@ -29,6 +29,7 @@ QUICK_STEPS = 10
 QUICK_SECONDS = 0.02
 QUICK_BATCH = 8
 QUICK_SOUND = 0.1
+PAGE = "index.html"
 
 Out = Annotated[Path, typer.Option(help="Folder for the page, the images and the models.")]
 GanSteps = Annotated[int, typer.Option(min=10, help="Training steps of the DCGAN.")]
@@ -47,11 +48,15 @@ def demo(
     vocoder_steps: VocoderSteps = VOCODER_STEPS,
     seconds_per_row: Seconds = SECONDS_PER_ROW,
     quick: Quick = False,
+    device: Device = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Make a stock DCGAN faster, train on digits and sounds, and show and play it all on one page.
 
     A few minutes on two cores; the page is out/demo/index.html.
     """
+    place = chosen_device(device)
+    _check_free(out, overwrite)
     batch = BATCH
     if quick:
         gan_steps = vae_steps = vocoder_steps = QUICK_STEPS
@@ -59,33 +64,34 @@ def demo(
     start = time.perf_counter()
     folder, dataset, sounds = make_folder(out), digits(), load_sounds(seconds=QUICK_SOUND if quick else 1.0)
     console.rule("A stock PyTorch DCGAN, before and after aigc_fast.optimize")
-    comparison = compare(dataset.batch(slice(0, batch)), seconds_per_row, _tell_row)
+    comparison = compare(dataset.batch(slice(0, batch)).to(place), seconds_per_row, _tell_row)
     _tell_parity(comparison)
     console.rule("Training on digits")
     conditional = {**GAN_MODEL, "num_classes": dataset.num_classes}
-    gan = learn("dcgan", dataset, gan_steps, folder, console, conditional, GAN_TRAINING)
-    vae = learn("conv-vae", dataset, vae_steps, folder, console)
+    gan = learn("dcgan", dataset, gan_steps, folder, console, conditional, GAN_TRAINING, place)
+    vae = learn("conv-vae", dataset, vae_steps, folder, console, device=place)
     console.rule("Training on sounds")
-    heard = _listen(sounds, vocoder_steps, folder)
-    page = sections.new_page()
+    heard = listen(sounds, vocoder_steps, folder, console, place)
+    page = sections.new_page(place)
     sections.add_comparison(page, comparison)
     sections.add_gan(page, gan, dataset)
     sections.add_vae(page, vae)
     sections.add_quality(page, gan, vae)
     sections.add_sounds(page, heard, sounds)
     sections.add_commands(page, gan, vae, heard, time.perf_counter() - start)
-    page.write(folder / "index.html")
+    page.write(folder / PAGE)
     console.rule(f"{time.perf_counter() - start:.0f} seconds")
-    console.print(f"Open {folder / 'index.html'}", soft_wrap=True)
+    console.print(f"Open {folder / PAGE}", soft_wrap=True)
 
 
-def _listen(sounds: SoundDataset, steps: int, folder: Path) -> Heard | None:
-    try:
-        soundfile_library()
-    except UserError as missing:
-        console.print(f"Left out: {missing}", soft_wrap=True)
-        return None
-    return listen(sounds, steps, folder, console)
+def _check_free(folder: Path, overwrite: bool) -> None:
+    """Checks, before any work is done, that nothing of anybody's is in the way."""
+    files = [f"{model}-{name}.png" for model, names in PICTURES.items() for name in names]
+    files += [f"vocoder-{name}.{kind}" for name in SOUNDS for kind in ("wav", "png")]
+    for name in (PAGE, *files):
+        new_file(folder / name, overwrite)
+    for model in (*PICTURES, "vocoder"):
+        RunFolder(folder / model).check_free(overwrite)
 
 
 def _tell_row(row: Row) -> None:

@@ -77,8 +77,8 @@ class Comparison:
 
 def relative_error(found: Tensor, exact: Tensor) -> float:
     """‖found − exact‖ / ‖exact‖ in float64."""
-    exact = exact.double()
-    return ((found.double() - exact).norm() / exact.norm().clamp_min(1e-300)).item()
+    exact = exact.cpu().double()
+    return ((found.cpu().double() - exact).norm() / exact.norm().clamp_min(1e-300)).item()
 
 
 def _worst(found: list[Tensor], exact: list[Tensor]) -> float:
@@ -101,6 +101,11 @@ def _comparable(model: nn.Module) -> nn.Module:
     return model
 
 
+def _exact(module: nn.Module) -> nn.Module:
+    """A copy in float64, on the CPU: other devices may lack it."""
+    return copy.deepcopy(module).cpu().double()
+
+
 def _gan_outputs(model: stock.StockDCGAN, images: Tensor, z: Tensor) -> list[Tensor]:
     """Images, logits and every gradient of one training step."""
     smooth = _comparable(model)
@@ -115,7 +120,7 @@ def _gan_outputs(model: stock.StockDCGAN, images: Tensor, z: Tensor) -> list[Ten
 
 def prove_parity(plain: stock.StockDCGAN, fast: stock.StockDCGAN, images: Tensor, z: Tensor) -> Parity:
     """Compares images, logits, gradients and state_dicts of a model and its optimised copy."""
-    exact = _gan_outputs(copy.deepcopy(plain).double(), images.double(), z.double())
+    exact = _gan_outputs(_exact(plain), images.cpu().double(), z.cpu().double())
     theirs, ours = _gan_outputs(plain, images, z), _gan_outputs(fast, images, z)
     before, after = plain.state_dict(), fast.state_dict()
     same_keys = list(before) == list(after)
@@ -163,30 +168,30 @@ def _generate(model: nn.Module, z: Tensor) -> Tensor:
 def _generation_rows(plain: stock.StockDCGAN, fast: stock.StockDCGAN, z: Tensor, seconds: float) -> Iterator[Row]:
     models = {"stock": plain, "channels_last": _channels_last(plain), "fast": fast}
     generators = {name: copy.deepcopy(model.generator).eval() for name, model in models.items()}
-    exact = copy.deepcopy(generators["stock"]).double()
+    exact = _exact(generators["stock"])
     for count in (len(z), 1):
         calls = {name: lambda g=g, n=count: _generate(g, z[:n]) for name, g in generators.items()}
-        reference = _generate(exact, z[:count].double())
+        reference = _generate(exact, z[:count].cpu().double())
         errors = relative_error(calls["fast"](), reference), relative_error(calls["stock"](), reference)
         plural = "s" if count > 1 else ""
         yield _model_row("Whole model", f"DCGAN, generate {count} image{plural}", calls, errors, seconds)
 
 
 def _vae_row(images: Tensor, seconds: float) -> Row:
-    plain = stock.StockConvVAE()
+    plain = stock.StockConvVAE().to(images.device)
     fast = optimize(copy.deepcopy(plain))
     models = {"stock": plain, "channels_last": _channels_last(plain), "fast": fast}
     samplers = {"fast": functional.reparameterize_kl}
     optimisers = {name: torch.optim.Adam(model.parameters(), 1e-4) for name, model in models.items()}
 
-    def gradients(model: stock.StockConvVAE, dtype: torch.dtype) -> list[Tensor]:
+    def gradients(model: stock.StockConvVAE, images: Tensor) -> list[Tensor]:
         # With z = μ there is nothing random to differ in.
-        model = _comparable(model).to(dtype)
-        loss = model(images.to(dtype), lambda mu, logvar: (mu, stock.sample_and_kl(mu, logvar)[1]))
+        model = _comparable(model)
+        loss = model(images, lambda mu, logvar: (mu, stock.sample_and_kl(mu, logvar)[1]))
         return list(torch.autograd.grad(loss, list(model.parameters())))
 
-    exact = gradients(plain, torch.float64)
-    errors = _worst(gradients(fast, torch.float32), exact), _worst(gradients(plain, torch.float32), exact)
+    exact = gradients(_exact(plain), images.cpu().double())
+    errors = _worst(gradients(fast, images), exact), _worst(gradients(plain, images), exact)
     calls = {
         name: lambda m=model, n=name: stock.vae_step(m, optimisers[n], images, samplers.get(n, stock.sample_and_kl))
         for name, model in models.items()
@@ -243,7 +248,7 @@ def _forward_call(layer: nn.Module, x: Tensor) -> Callable[[], list[Tensor]]:
 def _dropout_error(y: Tensor, x: Tensor, p: float) -> float:
     """Kept elements are x / (1 − p); which are kept is random."""
     kept = y != 0
-    return relative_error(y[kept], x[kept].double() / (1 - p))
+    return relative_error(y[kept], x[kept].cpu().double() / (1 - p))
 
 
 def _layer_row(plain: nn.Module, fast: nn.Module, x: Tensor, train: bool, seconds: float) -> Row:
@@ -253,7 +258,7 @@ def _layer_row(plain: nn.Module, fast: nn.Module, x: Tensor, train: bool, second
         errors = tuple(_dropout_error(calls[name]()[0], x, plain.p) for name in ("fast", "stock"))
     else:
         calls["channels_last"] = make(_channels_last(plain), x.to(memory_format=torch.channels_last))
-        exact = make(copy.deepcopy(plain).double(), x.double())()
+        exact = make(_exact(plain), x.cpu().double())()
         errors = _worst(calls["fast"](), exact), _worst(calls["stock"](), exact)
     times = interleaved(calls, seconds)
     group = "One layer, forward and backward" if train else "One layer, forward"
@@ -271,8 +276,8 @@ def _layer_rows(
                 yield _layer_row(layer, fast.get_submodule(name), x, train, seconds)
 
 
-def _sampling_row(seconds: float) -> Row:
-    mu, logvar = torch.randn(stock.BATCH, 512), torch.randn(stock.BATCH, 512)
+def _sampling_row(device: torch.device, seconds: float) -> Row:
+    mu, logvar = torch.randn(2, stock.BATCH, 512, device=device)
 
     def call(sampler: stock.SampleAndKl) -> Callable[[], tuple[Tensor, ...]]:
         leaves = [mu.clone().requires_grad_(), logvar.clone().requires_grad_()]
@@ -284,7 +289,7 @@ def _sampling_row(seconds: float) -> Row:
         return run
 
     calls = {"stock": call(stock.sample_and_kl), "fast": call(functional.reparameterize_kl)}
-    exact = stock.sample_and_kl(mu.double(), logvar.double())[1]
+    exact = stock.sample_and_kl(mu.cpu().double(), logvar.cpu().double())[1]
     errors = relative_error(calls["fast"]()[0], exact), relative_error(calls["stock"]()[0], exact)
     times = interleaved(calls, seconds)
     name = f"VAE sampling and KL, {stock.BATCH}×512"
@@ -295,13 +300,13 @@ def compare(images: Tensor, seconds: float, on_row: Callable[[Row], None] = lamb
     """Optimises a stock DCGAN, proves parity, and times both.
 
     Args:
-        images: (N, 1, 28, 28) training images in [-1, 1]; N is the batch size that is timed.
+        images: (N, 1, 28, 28) training images in [-1, 1], on the device that is timed; N is the batch size.
         seconds: about how long each line of the table is measured.
         on_row: called with each line as it is ready.
     """
     torch.manual_seed(0)
-    plain = stock.StockDCGAN()
-    z = torch.randn(len(images), stock.LATENT)
+    plain = stock.StockDCGAN().to(images.device)
+    z = torch.randn(len(images), stock.LATENT, device=images.device)
     fast = optimize(copy.deepcopy(plain))
     parity = prove_parity(plain, fast, images, z)
     rows = []
@@ -310,7 +315,7 @@ def compare(images: Tensor, seconds: float, on_row: Callable[[Row], None] = lamb
         _generation_rows(plain, fast, z, seconds),
         (_vae_row(images, seconds) for _ in range(1)),
         _layer_rows(plain, fast, images, z, seconds),
-        (_sampling_row(seconds) for _ in range(1)),
+        (_sampling_row(images.device, seconds) for _ in range(1)),
     ):
         for row in source:
             rows.append(row)

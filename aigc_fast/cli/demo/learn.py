@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,11 @@ from aigc_fast.metrics import ImageReport, evaluate_images, nearest_neighbours, 
 from aigc_fast.models import ImageModel, VariationalAutoencoder, create
 from aigc_fast.training import TrainingResult, default_config, train
 
+PICTURES = {
+    "dcgan": ("samples", "interpolation", "neighbours"),
+    "conv-vae": ("samples", "interpolation", "neighbours", "manifold", "reconstructions"),
+}
+"""What is drawn of each model; the files are called MODEL-PICTURE.png."""
 SEED = 42
 MEASURED = 1000
 SCALE = 2
@@ -46,20 +51,22 @@ def learn(
     console: Console | None,
     config: Mapping[str, Any] = MappingProxyType({}),
     training: Mapping[str, Any] = MappingProxyType({}),
+    device: torch.device | None = None,
 ) -> Learned:
     """Trains a model, draws its pictures and measures them.
 
     Args:
-        name: of the model.
+        name: of the model, one of `PICTURES`.
         dataset: what it learns from.
         steps: training steps.
         folder: gets the pictures, and the run in a folder of the model's name.
         console: where the progress bar goes.
         config: of the model.
         training: settings of its training.
+        device: where it is trained; None for the CPU.
     """
-    result = trained(name, dataset, steps, folder, console, config, training)
-    generated = draw(result.model, MEASURED, seed=SEED)
+    result = trained(name, dataset, steps, folder, console, config, training, device)
+    generated = draw(result.model, MEASURED, seed=SEED).cpu()
     pictures = _pictures(result, dataset, generated, folder)
     return Learned(result, pictures, evaluate_images(generated, dataset.batch()))
 
@@ -72,10 +79,11 @@ def trained(
     console: Console | None,
     config: Mapping[str, Any],
     training: Mapping[str, Any],
+    device: torch.device | None,
 ) -> TrainingResult:
     """A model of the data's shape after its training; the arguments are those of `learn`."""
     torch.manual_seed(SEED)
-    model = create(name, **dataset.shape, **config)
+    model = create(name, **dataset.shape, **config).to(device)
     interval = max(1, steps // 5)
     settings = default_config(
         model, steps=steps, seed=SEED, sample_interval=interval, checkpoint_interval=steps, **training
@@ -85,18 +93,17 @@ def trained(
 
 def _pictures(result: TrainingResult, dataset: ImageDataset, generated: Tensor, folder: Path) -> dict[str, Path]:
     model, training = result.model, dataset.batch()
-    label = 3 if model.num_classes else None
+    ends = {"labels": [0, 3, 6], "to_labels": [1, 4, 7]} if model.num_classes else {}
     shown = generated[:20]
-    grids = {
-        "samples": image_grid(generated[:80], 10),
-        "interpolation": image_grid(interpolate(model, 10, rows=3, seed=SEED, labels=label), 10),
-        "neighbours": pairing_grid(shown, training, nearest_neighbours(shown, training), 10),
+    grids: dict[str, Callable[[], Tensor]] = {
+        "samples": lambda: image_grid(generated[:80], 10),
+        "interpolation": lambda: image_grid(interpolate(model, 10, rows=3, seed=SEED, **ends), 10),
+        "neighbours": lambda: pairing_grid(shown, training, nearest_neighbours(shown, training), 10),
+        "manifold": lambda: image_grid(latent_manifold(model, 18), 18, padding=0),
+        "reconstructions": lambda: _reconstructions(model, training[:20].to(model.device)),
     }
-    if model.latent_dim == 2:
-        grids["manifold"] = image_grid(latent_manifold(model, 18), 18, padding=0)
-    if isinstance(model, VariationalAutoencoder):
-        grids["reconstructions"] = _reconstructions(model, training[:20])
-    paths = {name: _written(grid, folder / f"{model.name}-{name}.png", model, name) for name, grid in grids.items()}
+    names = PICTURES[model.name]
+    paths = {name: _written(grids[name](), folder / f"{model.name}-{name}.png", model, name) for name in names}
     paths["early"] = min(result.model_path.parent.glob("samples/step-*.png"))
     return paths
 

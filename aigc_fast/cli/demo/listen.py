@@ -15,6 +15,8 @@ from aigc_fast.generation import Provenance, draw, interpolate, provenance_of, s
 from aigc_fast.metrics import SoundReport, evaluate_sounds
 from aigc_fast.training import TrainingResult
 
+SOUNDS = ("original", "resynthesis", "samples", "others", "walk")
+"""What is let hear; the files are called vocoder-SOUND.wav, and .png for the spectrogram."""
 MEASURED = 48
 STEPS_OF_WALK = 6
 
@@ -34,7 +36,7 @@ class Heard:
     report: SoundReport
 
 
-def listen(dataset: SoundDataset, steps: int, folder: Path, console: Console | None) -> Heard:
+def listen(dataset: SoundDataset, steps: int, folder: Path, console: Console | None, device: torch.device) -> Heard:
     """Trains a vocoder, lets it sound and measures it.
 
     Args:
@@ -42,12 +44,13 @@ def listen(dataset: SoundDataset, steps: int, folder: Path, console: Console | N
         steps: training steps.
         folder: gets the sounds, and the run in a folder of the model's name.
         console: where the progress bar goes.
+        device: where it is trained.
     """
     config, training = {"num_classes": dataset.num_classes}, {"warmup": max(1, steps // 2)}
-    result = trained("vocoder", dataset, steps, folder, console, config, training)
+    result = trained("vocoder", dataset, steps, folder, console, config, training, device)
     vocoder = result.model.vocoder
     originals = torch.stack([dataset.audio[dataset.labels == label][0] for label in range(dataset.num_classes)])
-    resynthesised = vocoder.resynthesise(originals, generator=torch.Generator().manual_seed(SEED))
+    resynthesised = vocoder.resynthesise(originals.to(device), generator=torch.Generator().manual_seed(SEED))
     walk = interpolate(result.model, STEPS_OF_WALK, seed=SEED, labels=0)
     pieces: dict[str, tuple[Tensor, Provenance]] = {
         "original": (originals, Provenance(dataset.name, None)),
@@ -57,8 +60,9 @@ def listen(dataset: SoundDataset, steps: int, folder: Path, console: Console | N
         "walk": (walk, provenance_of(result.model, SEED)),
     }
     sounds = {}
-    for name, (audio, record) in pieces.items():
+    for name in SOUNDS:
+        audio, record = pieces[name]
         sequence = sound_sequence(audio, dataset.sample_rate)
         sounds[name], _ = write_sound(folder / f"vocoder-{name}.wav", sequence, dataset.sample_rate, record)
-    generated = draw(result.model, MEASURED, seed=SEED)
+    generated = draw(result.model, MEASURED, seed=SEED).cpu()
     return Heard(result, sounds, evaluate_sounds(generated, dataset.audio))

@@ -62,7 +62,8 @@ class Page:
             UserError: when it can't be written.
         """
         with atomic(path) as temporary:
-            temporary.write_text(self.html(), encoding="utf-8")
+            # A path in it may hold bytes that are no text.
+            temporary.write_text(self.html(), encoding="utf-8", errors="backslashreplace")
 
 
 def picture(path: Path, caption: str) -> str:

@@ -19,8 +19,11 @@ from aigc_fast.data import ImageDataset, SoundDataset
 from aigc_fast.training import TrainingResult
 
 
-def machine() -> str:
+def machine(device: torch.device) -> str:
     """One line about what all this was measured on."""
+    if device.type != "cpu":
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        return f"{name}; torch {torch.__version__}, Python {platform.python_version()}, {platform.system()}"
     level = _native.cpu.level or "no native library"
     threads = torch.get_num_threads()
     return (
@@ -29,11 +32,11 @@ def machine() -> str:
     )
 
 
-def new_page() -> Page:
+def new_page(device: torch.device) -> Page:
     """The page's head."""
     return Page(
         f"aigc_fast {__version__}: demo",
-        f"Measured, trained and drawn in one run of aigc-fast demo on: {machine()}.",
+        f"Measured, trained and drawn in one run of aigc-fast demo on: {machine(device)}.",
     )
 
 
@@ -84,7 +87,7 @@ def add_gan(page: Page, learned: Learned, dataset: ImageDataset) -> None:
         ),
         figures(
             [
-                picture(pictures["interpolation"], "From one random latent to another: three walks through class 3"),
+                picture(pictures["interpolation"], "From one class and latent to another: 0 to 1, 3 to 4, 6 to 7"),
                 _curves(learned.result, ("d_loss", "g_loss"), "Losses of discriminator and generator"),
             ]
         ),
@@ -145,12 +148,9 @@ def add_quality(page: Page, gan: Learned, vae: Learned) -> None:
     )
 
 
-def add_sounds(page: Page, heard: Heard | None, dataset: SoundDataset) -> None:
-    """What the vocoder learned; without it, why it is not there."""
+def add_sounds(page: Page, heard: Heard, dataset: SoundDataset) -> None:
+    """What the vocoder learned."""
     page.heading("A vocoder learns to sing and to pluck")
-    if heard is None:
-        page.paragraph("Sounds need the soundfile library: pip install 'aigc-fast[audio]'.")
-        return
     page.paragraph(
         "A source and a filter: pulses and noise through a recursion whose coefficients change as the sound goes on. "
         f"A small VAE draws their frames, trained through the recursion on the {len(dataset)} {dataset.name} that "
@@ -180,20 +180,19 @@ def add_sounds(page: Page, heard: Heard | None, dataset: SoundDataset) -> None:
     )
 
 
-def add_commands(page: Page, gan: Learned, vae: Learned, heard: Heard | None, seconds: float) -> None:
+def add_commands(page: Page, gan: Learned, vae: Learned, heard: Heard, seconds: float) -> None:
     """How to go on."""
     page.heading("Go on from here")
     page.paragraph("The models are beside this page; every PNG and WAV carries its model, seed and settings in it.")
     commands = [
         f"aigc-fast generate {gan.result.model_path} --class 7 --seed 1",
         f"aigc-fast generate {vae.result.model_path} --what manifold",
+        f"aigc-fast generate {heard.result.model_path} --seed 1",
         f"aigc-fast evaluate {gan.result.model_path}",
         f"aigc-fast provenance {gan.pictures['samples']}",
         "aigc-fast train dcgan --conditional",
         "aigc-fast doctor",
     ]
-    if heard is not None:
-        commands.insert(2, f"aigc-fast generate {heard.result.model_path} --seed 1")
     page.add(f"<pre>{escape(chr(10).join(commands))}</pre>")
     page.add(
         f"<footer>All of it took {seconds:.0f} seconds. The images and sounds on this page are AI-generated.</footer>"

@@ -100,7 +100,7 @@ def gan_losses(model: StockDCGAN, images: Tensor, z: Tensor) -> tuple[Tensor, Ca
 def gan_step(model: StockDCGAN, optimiser: torch.optim.Optimizer, images: Tensor) -> None:
     """One training step of both networks."""
     optimiser.zero_grad()
-    loss, generator_loss = gan_losses(model, images, torch.randn(len(images), LATENT))
+    loss, generator_loss = gan_losses(model, images, torch.randn(len(images), LATENT, device=images.device))
     loss.backward()
     optimiser.step()
     optimiser.zero_grad()

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
+
 ROUNDS = 5
 MAX_CALLS_PER_ROUND = 50
 
@@ -29,6 +31,8 @@ class Timing:
 def _once(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
     return time.perf_counter() - start
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,8 @@ RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
 
 # Of power: below 16-bit audio's own noise, and the logarithm's gradient stays finite in silence.
 _FLOOR = 1e-7
+# Root mean square: references that are quieter, -40 dB of full scale, would outweigh all others.
+_QUIET = 0.01
 
 
 def multi_resolution_spectral_distance(
@@ -26,7 +29,8 @@ def multi_resolution_spectral_distance(
     """Spectral convergence plus log-magnitude error, averaged over several resolutions; a differentiable loss.
 
     At each resolution, of the magnitudes S of the audio and R of the reference: ‖R − S‖ / ‖R‖ in the Frobenius norm,
-    and the mean of |log R − log S| (natural logarithm). 0 for equal magnitudes; the phases have no part.
+    and the mean of |log R − log S| (natural logarithm). 0 for equal magnitudes; the phases have no part. ‖R‖ counts as
+    at least that of white noise at -40 dB of full scale, so that silence is a reference as others.
 
     Args:
         audio: (T,) or (B, T), float32 or float64, finite, T at least 1.
@@ -92,8 +96,15 @@ def spectral_distance(
 
 def _distance(audio: Tensor, reference: Tensor, fft_size: int, hop: int, window_length: int) -> Tensor:
     found, wanted = (magnitudes(signal, fft_size, hop, window_length) for signal in (audio, reference))
-    convergence = torch.linalg.matrix_norm(wanted - found) / torch.linalg.matrix_norm(wanted)
+    convergence = torch.linalg.matrix_norm(wanted - found) / norm_of_reference(wanted, window_length)
     return convergence + (wanted.log() - found.log()).abs().mean((-2, -1))
+
+
+def norm_of_reference(wanted: Tensor, window_length: int) -> Tensor:
+    """(...,): the norm of magnitudes (..., bins, frames), or that of quiet noise where they have less."""
+    # The mean square of a Hann window is 3/8.
+    quiet = _QUIET * math.sqrt(math.prod(wanted.shape[-2:]) * 0.375 * window_length)
+    return torch.linalg.matrix_norm(wanted).clamp(min=quiet)
 
 
 def magnitudes(signal: Tensor, fft_size: int, hop: int, window_length: int) -> Tensor:

@@ -24,29 +24,29 @@ def _fake(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor
 def _setup(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, Tensor]) -> None:
     query, key, value, mask, ctx.philox_key, *ctx.numbers = inputs
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(query, key, value, *output, mask)
+    ctx.save_for_backward(query, key, value, mask)
 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
-    query, key, value, output, logsumexp, mask = ctx.saved_tensors
-    found = ATTENTION_BACKWARD(grad, query, key, value, output, logsumexp, mask, ctx.philox_key, *ctx.numbers)
+    found = ATTENTION_BACKWARD(grad, *ctx.saved_tensors, ctx.philox_key, *ctx.numbers)
     return *found, *[None] * 7
 
 
 def _setup_backward(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, ...]) -> None:
-    tensors, (mask, ctx.philox_key, *ctx.numbers) = inputs[:6], inputs[6:]
-    ctx.save_for_backward(*tensors, mask)
+    *tensors, ctx.philox_key = inputs[:6]
+    ctx.numbers = inputs[6:]
+    ctx.save_for_backward(*tensors)
 
 
 def _double_backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
-    *tensors, output, logsumexp, mask = ctx.saved_tensors
-    rest = output, logsumexp, mask, ctx.philox_key, *ctx.numbers
+    *tensors, mask = ctx.saved_tensors
+    rest = mask, ctx.philox_key, *ctx.numbers
     if not torch.is_grad_enabled():
-        return *double_backward(upstream, *tensors, *rest), *[None] * 9
+        return *double_backward(upstream, *tensors, *rest), *[None] * 7
     inputs = [reference.own_variable(tensor, True) for tensor in tensors]
     first = reference.attention_backward(*inputs, *rest)
     found = torch.autograd.grad(first, inputs, upstream, create_graph=True, allow_unused=True)
-    return *found, *[None] * 9
+    return *found, *[None] * 7
 
 
 def _as_promised(reference_function: Any, fake: Any) -> Any:
@@ -80,10 +80,11 @@ def _flops_backward(
 
 _INPUTS = "Tensor query, Tensor key, Tensor value, "
 _OPTIONS = "Tensor? mask, Tensor? philox_key, float dropout_p, SymInt left, SymInt right, SymInt offset, float scale"
+_PRECISION = "*, str? precision=None"
 
 ATTENTION = Operator(
     "attention",
-    f"({_INPUTS}{_OPTIONS}) -> (Tensor, Tensor)",
+    f"({_INPUTS}{_OPTIONS}, {_PRECISION}) -> (Tensor, Tensor)",
     reference=reference.attention,
     fake=_fake,
     setup_context=_setup,
@@ -93,7 +94,7 @@ ATTENTION = Operator(
 )
 ATTENTION_BACKWARD = Operator(
     "attention_backward",
-    f"(Tensor grad, {_INPUTS}Tensor output, Tensor logsumexp, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
+    f"(Tensor grad, {_INPUTS}{_OPTIONS}, {_PRECISION}) -> (Tensor, Tensor, Tensor)",
     reference=reference.attention_backward,
     fake=_fake_backward,
     setup_context=_setup_backward,

@@ -17,7 +17,7 @@ from aigc_fast.ops.attention.reference import Options
 from aigc_fast.ops.support import DTYPES, UP_TO_FLOAT32, factors_of, on_huge_pages
 
 # By the number of tensors besides query, key and value.
-_PACKED = {rows: struct.Struct(f"{10 + 3 * (3 + rows)}q") for rows in (1, 5)}
+_PACKED = {rows: struct.Struct(f"{10 + 3 * (3 + rows)}q") for rows in (1, 4)}
 _MOST_KEYS = 2**31 - 1
 
 
@@ -32,7 +32,7 @@ def unsupported(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, 
 
 def backward_unsupported(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: object) -> support.Reason:
     """Why this backend cannot take these arguments, or None."""
-    return unsupported(query, key, value, rest[2], *rest[3:])
+    return unsupported(query, key, value, *rest)
 
 
 def detail(query: Tensor, key: Tensor, *rest: object) -> str:
@@ -129,15 +129,13 @@ attention_unseen, attention_unseen_grouped = partial(_unseen, False), partial(_u
 
 
 def _differentiate(results: Sequence[Tensor], *tensors: Tensor, asked: Options) -> bool:
-    grad, query, key, value, output, logsumexp = tensors
+    grad, query, key, value = tensors
     return _native.cpu.kernels.attention_backward(
         query,
         key,
         value,
         asked.mask,
         grad,
-        output,
-        logsumexp,
         *results,
         asked.left,
         asked.right,
@@ -149,18 +147,16 @@ def _differentiate(results: Sequence[Tensor], *tensors: Tensor, asked: Options) 
 
 
 def attention_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, logsumexp: Tensor, *options: object
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *options: object
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients to query, key and value; see `reference.attention_backward`."""
     asked = Options(*options)
     results = tuple(on_huge_pages(empty_like_rows(tensor, tensor.shape[3])) for tensor in (query, key, value))
-    if _differentiate(results, grad, query, key, value, output, logsumexp, asked=asked):
-        return results
-    rows = [_rows(tensor) for tensor in (grad, query, key, value, output)]
-    if _differentiate(results, *rows, logsumexp.contiguous(), asked=asked):
+    tensors = grad, query, key, value
+    if _differentiate(results, *tensors, asked=asked) or _differentiate(results, *map(_rows, tensors), asked=asked):
         return results
     # Only what has no elements is left.
-    return reference.attention_backward(grad, query, key, value, output, logsumexp, *options)
+    return reference.attention_backward(*tensors, *options)
 
 
 def takes_at_once(query: Tensor) -> bool:
@@ -202,8 +198,12 @@ def attention_varlen(
     left: int,
     right: int,
     scale: float,
+    num_splits: int = 0,
+    seqused_k: Tensor | None = None,
+    block_table: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The output and the log-sum-exp; see `reference.attention_varlen`."""
+    key, value, cu_seq_k = reference.in_use(key, value, cu_seq_k, seqused_k, block_table)
     bounds = _packed_bounds(query, key, cu_seq_q, cu_seq_k)
     total, heads, _ = query.shape
     output = on_huge_pages(query.new_empty(total, heads, value.shape[2]))
@@ -219,6 +219,7 @@ def attention_varlen(
             DTYPES[query.dtype],
             _layout(query, key, value, left, right, rows),
             factors_of(query.dtype),
+            num_splits,
             scale,
             *bounds,
         )
@@ -230,8 +231,6 @@ def attention_varlen_backward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    output: Tensor,
-    logsumexp: Tensor,
     cu_seq_q: Tensor,
     cu_seq_k: Tensor,
     left: int,
@@ -241,22 +240,20 @@ def attention_varlen_backward(
     """The gradients to query, key and value."""
     bounds = _packed_bounds(query, key, cu_seq_q, cu_seq_k)
     results = tuple(on_huge_pages(tensor.new_empty(tensor.shape)) for tensor in (query, key, value))
-    if output.numel() == 0 or len(key) == 0:
+    if grad.numel() == 0 or len(key) == 0:
         return tuple(result.zero_() for result in results)
     if key.numel() == 0:
         options = cu_seq_q, cu_seq_k, left, right, scale
-        return reference.attention_varlen_backward(grad, query, key, value, output, logsumexp, *options)
-    grad, query, key, value, output = (_rows(_as_batch(tensor)) for tensor in (grad, query, key, value, output))
+        return reference.attention_varlen_backward(grad, query, key, value, *options)
+    grad, query, key, value = (_rows(_as_batch(tensor)) for tensor in (grad, query, key, value))
     _native.cpu.kernels.attention_varlen_backward(
         query.data_ptr(),
         key.data_ptr(),
         value.data_ptr(),
         grad.data_ptr(),
-        output.data_ptr(),
-        logsumexp.contiguous().data_ptr(),
         *(result.data_ptr() for result in results),
         DTYPES[query.dtype],
-        _layout(query, key, value, left, right, grad, output, *map(_as_batch, results)),
+        _layout(query, key, value, left, right, grad, *map(_as_batch, results)),
         scale,
         *bounds,
     )

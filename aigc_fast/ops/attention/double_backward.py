@@ -27,8 +27,6 @@ def double_backward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    output: Tensor,
-    logsumexp: Tensor,
     *options: object,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients to `grad`, query, key and value from those to the gradients of query, key and value."""
@@ -48,13 +46,11 @@ def double_backward(
         for first in range(0, heads, step):
             part = slice(first, min(heads, first + step))
             of_group = torch.arange(part.start, part.stop) // shared
-            g, q, a, o = (t[batch, part].to(compute) for t in (grad, query, upstream[0], output))
+            g, q, a = (t[batch, part].to(compute) for t in (grad, query, upstream[0]))
             k, v, b, c = (t[batch, of_group].to(compute) for t in (key, value, upstream[1], upstream[2]))
             found = _of_heads(
                 (a, b, c),
                 (g, q, k, v),
-                (g * o).sum(-1, keepdim=True),
-                logsumexp[batch, part, :, None].to(compute),
                 None if mask is None else mask[batch, part],
                 seen,
                 None if factors is None else factors[batch, part],
@@ -71,8 +67,6 @@ def double_backward(
 def _of_heads(
     upstream: tuple[Tensor, Tensor, Tensor],
     inputs: tuple[Tensor, Tensor, Tensor, Tensor],
-    delta: Tensor,
-    logsumexp: Tensor,
     mask: Tensor | None,
     seen: Tensor | None,
     factors: Tensor | None,
@@ -85,11 +79,9 @@ def _of_heads(
         p = p.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else p.add_(mask)
     if seen is not None:
         p.masked_fill_(~seen, -torch.inf)
-    # A row that sees no key has no log-sum-exp; its probabilities are 0.
-    p.sub_(logsumexp.masked_fill(logsumexp == -torch.inf, torch.inf)).exp_()
-    # The kernel's sum was of products rounded in another order.
-    total = p.sum(-1, keepdim=True)
-    p.div_(total.masked_fill_(total == 0, 1))
+    # A row that sees no key has no softmax; its probabilities are 0.
+    blind = (p == -torch.inf).all(-1, keepdim=True)
+    p = p.softmax(-1).masked_fill_(blind, 0)
     dp = torch.bmm(g, v.mT)
     y = torch.bmm(g, c.mT)
     dropped = p
@@ -97,6 +89,7 @@ def _of_heads(
         dp.mul_(factors)
         y.mul_(factors)
         dropped = p * factors
+    delta = (p * dp).sum(-1, keepdim=True)
     w = torch.baddbmm(torch.bmm(a, k.mT), q, b.mT)
     y.addcmul_(delta, w, value=-1)
     w.sub_((p * w).sum(-1, keepdim=True))

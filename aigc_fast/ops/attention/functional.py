@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -13,7 +15,15 @@ from aigc_fast.ops.attention import ATTENTION, cpu
 from aigc_fast.ops.attention.reference import band
 from aigc_fast.ops.operator import functorch_level, is_compiling, kind_of_call, plain_eager
 from aigc_fast.ops.random import draw_key
-from aigc_fast.ops.support import REFUSALS, autocast, check_types, has_autocast, has_wide_vectors
+from aigc_fast.ops.recording import (
+    has_torch_function_variadic,
+    is_overridden,
+    is_recorded,
+    is_symbolic,
+    record,
+    tracing_state,
+)
+from aigc_fast.ops.support import REFUSALS, autocast, check_precision, check_types, has_autocast, has_wide_vectors
 
 Window = int | tuple[int | None, int | None] | None
 ALIGNMENTS = ("upper_left", "lower_right")
@@ -98,7 +108,9 @@ def _at_once(
             run = cpu.attention_unseen_grouped if enable_gqa else cpu.attention_unseen
             numbers = 0.0, -1, 0 if is_causal else -1, 0, size**-0.5 if scale is None else float(scale)
             return ATTENTION.differentiable(run, query, key, value, mask, None, *numbers)[0]
-        if not (is_causal and mask is not None) and _is_light(query, key, value, mask):
+        # PyTorch hides keys before it scales: scores of minus infinity become NaN, or are turned round.
+        hides_first = is_causal and scale is not None and scale <= 0
+        if not hides_first and not (is_causal and mask is not None) and _is_light(query, key, value, mask):
             return _pytorchs(query, key, value, mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
     except (*REFUSALS, ValueError, ZeroDivisionError):  # what follows names the argument
         pass
@@ -118,6 +130,7 @@ def scaled_dot_product_attention(
     window: Window = None,
     alignment: str = "upper_left",
     generator: torch.Generator | None = None,
+    precision: str | None = None,
 ) -> Tensor:
     """softmax(scale * query @ key^T + mask) @ value, `torch.nn.functional.scaled_dot_product_attention`.
 
@@ -126,7 +139,7 @@ def scaled_dot_product_attention(
     softmax, Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
 
     Args:
-        query: (..., H, L, E), or (L, E); any strides.
+        query: (..., H, L, E), or (L, E); any strides. Leading sizes of query, key and value are broadcast.
         key: (..., H, S, E), of query's dtype; (..., G, S, E) with `enable_gqa`.
         value: (..., H, S, V), of query's dtype; (..., G, S, V) with `enable_gqa`.
         attn_mask: broadcasts to (..., H, L, S); bool (True takes part), or what is added to the scores, in float32 or
@@ -141,6 +154,7 @@ def scaled_dot_product_attention(
         alignment: of `is_causal` and `window` where L and S differ: "upper_left" puts query 0 at key 0, as PyTorch
             does; "lower_right" puts the last query at the last key, as decoding with a cache wants it.
         generator: the source of dropout's key; by default torch's default generator of the device.
+        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
 
     Returns:
         (..., H, L, V), of query's dtype. A query that sees no key gives zeros; NaN in a query gives NaN for it.
@@ -148,18 +162,28 @@ def scaled_dot_product_attention(
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
         TypeError: an argument that is not a Tensor.
-        ValueError: an impossible `window`, `alignment` or `dropout_p`.
+        ValueError: an impossible `window`, `alignment`, `dropout_p` or `precision`.
     """
-    if window is None and alignment == "upper_left" and dropout_p == 0.0:
+    check_precision(precision)
+    foreign = has_torch_function_variadic(query, key, value, attn_mask) or tracing_state() is not None
+    is_torchs = window is None and alignment == "upper_left"
+    finite = scale is None or scale - scale == 0
+    if finite and precision is None and is_torchs and dropout_p == 0.0 and not foreign:
         output = _at_once(query, key, value, attn_mask, is_causal, scale, enable_gqa)
         if output is not None:
             return output
+    if isinstance(attn_mask, CausalBias):
+        attn_mask = _seen_through(attn_mask, query.device if isinstance(query, Tensor) else None)
+    tensors, numbers = (query, key, value, attn_mask), (dropout_p, is_causal, scale, enable_gqa)
+    if foreign and is_symbolic(*tensors):
+        ours = {"window": window, "alignment": alignment, "generator": generator, "precision": precision}
+        return record(scaled_dot_product_attention, *tensors, *numbers, **ours)
+    if generator is None and (is_recorded() or (foreign and is_torchs and is_overridden(*tensors))):
+        return _as_pytorchs(*tensors, *numbers, window, alignment)
     check_types(query=query, key=key, value=value)
     if query.is_nested or key.is_nested or value.is_nested:
         _check_nested(window, alignment, generator)
         return _pytorchs(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    if isinstance(attn_mask, CausalBias):
-        attn_mask = _seen_through(attn_mask)
     left, right = (-1, -1) if window is None else _sides(window)
     if is_causal:
         right = 0
@@ -171,6 +195,7 @@ def scaled_dot_product_attention(
     simple = _is_simple(query, key, value, enable_gqa)
     if not simple:
         _check(query, key, value)
+    lead = tuple(query.shape[:2]) if simple else _leading_sizes(query, key, value, enable_gqa)
     offset = 0 if alignment == "upper_left" else _offset(alignment, query, key)
     if simple and mask is None and left == right == -1 and dropout_p == 0.0 and _has_wide_heads(query, key, value):
         return _pytorchs(query, key, value, scale=scale, enable_gqa=enable_gqa)
@@ -178,20 +203,47 @@ def scaled_dot_product_attention(
         _check_mask(mask, query)
     if scale is None:
         scale = query.size(-1) ** -0.5 if query.size(-1) else 1.0
+    if not finite and _may_be_pytorchs() and generator is None:
+        # What such a scale gives is a matter of PyTorch's path, and of its version.
+        is_causal = mask is None and (left, right, offset) == (-1, 0, 0)
+        if not is_causal:
+            mask = _with_band(_as_pytorch_takes(mask, query), query, key, left, right, offset)
+        return _pytorchs(query, key, value, mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if not simple or (mask is not None and mask.requires_grad):
         if _is_pytorchs(query, mask, dropout_p, generator, _needs_gradient(query, key, value)):
             mask = _with_band(_as_pytorch_takes(mask, query), query, key, left, right, offset)
             return _pytorchs(query, key, value, mask, dropout_p, scale=scale, enable_gqa=enable_gqa)
-        q, k, v = _in_four_dimensions(query, key, value, enable_gqa)
+        q, k, v = _in_four_dimensions(query, key, value, lead)
     if mask is not None:
-        mask = _broadcast_mask(mask, query, key, value, (*q.shape[:3], k.shape[2]))
+        mask = _broadcast_mask(mask, lead, (*q.shape[:3], k.shape[2]))
     philox_key = None if dropout_p == 0.0 else draw_key(query, generator)
     arguments = (q, k, v, mask, philox_key, float(dropout_p), left, right, offset, float(scale))
     if mask is not None and mask.requires_grad:
         output, _ = ATTENTION.reference(*arguments)
     else:
-        output, _ = ATTENTION(*arguments)
-    return output if simple else _as_given(output, query, key, value)
+        output, _ = ATTENTION(*arguments, precision=precision)
+    return output if simple else output.reshape(*lead, *output.shape[2:])
+
+
+def _as_pytorchs(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+    window: Window,
+    alignment: str,
+) -> Tensor:
+    """The call made of PyTorch's own operators: what its function does not take becomes part of the mask."""
+    if window is not None or alignment != ALIGNMENTS[0] or (is_causal and mask is not None):
+        left, right = _sides(window)
+        offset = 0 if alignment == ALIGNMENTS[0] else _offset(alignment, query, key)
+        mask = _with_band(mask, query, key, left, 0 if is_causal else right, offset)
+        is_causal = False
+    return _pytorchs(query, key, value, mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
 
 
 def _check_nested(window: Window, alignment: str, generator: torch.Generator | None) -> None:
@@ -200,11 +252,11 @@ def _check_nested(window: Window, alignment: str, generator: torch.Generator | N
             raise ValueError(f"{name}={given!r}: expected none with nested tensors, which PyTorch's own function takes")
 
 
-def _seen_through(bias: CausalBias) -> Tensor:
+def _seen_through(bias: CausalBias, device: torch.device | None) -> Tensor:
     """The keys that PyTorch's causal bias leaves visible, bool (L, S)."""
     lengths = bias.seq_len_q, bias.seq_len_kv
     offset = 0 if bias.variant == CausalVariant.UPPER_LEFT else lengths[1] - lengths[0]
-    return band(*lengths, -1, 0, offset, bias.device)
+    return band(*lengths, -1, 0, offset, device)
 
 
 def _is_simple(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> bool:
@@ -222,10 +274,9 @@ def _is_simple(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> b
 
 def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
     for name, tensor in (("query", query), ("key", key), ("value", value)):
-        if tensor.dim() < 2 or tensor.dim() != query.dim():
+        if tensor.dim() < 2:
             raise RuntimeError(
-                f"{name} has shape {tuple(tensor.shape)}: expected (..., heads, length, size), as many dimensions as "
-                f"query's {query.dim()} and at least 2"
+                f"{name} has shape {tuple(tensor.shape)}: expected (..., heads, length, size), at least 2 dimensions"
             )
         if tensor.device != query.device:
             raise RuntimeError(f"{name} is on {tensor.device}: expected query's device {query.device}")
@@ -262,11 +313,15 @@ def _sides(window: Window) -> tuple[int, int]:
     return left, right
 
 
+def _may_be_pytorchs() -> bool:
+    return is_compiling() or (plain_eager() and backend_in_force() == "auto")
+
+
 def _is_pytorchs(
     query: Tensor, mask: Tensor | None, dropout_p: float, generator: torch.Generator | None, needs_gradient: bool
 ) -> bool:
     """Whether PyTorch computes this itself: elsewhere than on the CPU, in other dtypes, for the gradient to a mask."""
-    if generator is not None or not (is_compiling() or (plain_eager() and backend_in_force() == "auto")):
+    if generator is not None or not _may_be_pytorchs():
         return False
     if not query.is_cpu:
         return True
@@ -290,51 +345,55 @@ def _with_band(mask: Tensor | None, query: Tensor, key: Tensor, left: int, right
     return mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, -torch.inf)
 
 
-def _in_four_dimensions(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(batch, heads, length, size) of all three, with as many key as value heads: query's or a divisor of them."""
-    batch = _batch(query, key, value)
-    q, k, v = (_four_dimensions(tensor, batch) for tensor in (query, key, value))
-    heads, groups = q.shape[1], max(k.shape[1], v.shape[1])
-    for name, tensor in (("key", k), ("value", v)):
-        fits = tensor.shape[1] in (1, heads) or (enable_gqa and tensor.shape[1] > 0 and heads % tensor.shape[1] == 0)
-        if not fits:
-            wanted = "a divisor of" if enable_gqa else "1 or"
-            raise RuntimeError(f"{name} has {tensor.shape[1]} heads: expected {wanted} query's {heads}")
-    if any(tensor.shape[1] not in (1, groups) for tensor in (k, v)):
-        groups = heads
-    return q, *(_with_heads(tensor, groups) for tensor in (k, v))
-
-
-def _with_heads(tensor: Tensor, heads: int) -> Tensor:
-    own = tensor.shape[1]
-    if own in (1, heads):
-        return tensor.expand(-1, heads, -1, -1)
-    return tensor.repeat_interleave(heads // own, 1)
-
-
-def _batch(query: Tensor, key: Tensor, value: Tensor) -> torch.Size:
+def _leading_sizes(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> tuple[int, ...]:
+    """What the three broadcast to before their lengths: batch sizes, then query heads; none of two dimensions."""
+    shapes = query.shape, key.shape, value.shape
     try:
-        return torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
+        batch = torch.broadcast_shapes(*(shape[:-3] for shape in shapes))
     except RuntimeError:
-        shapes = [tuple(tensor.shape) for tensor in (query, key, value)]
-        raise RuntimeError(f"query, key and value have shapes {shapes}: expected batch sizes that fit") from None
+        shown = [tuple(shape) for shape in shapes]
+        raise RuntimeError(f"query, key and value have shapes {shown}: expected batch sizes that fit") from None
+    if max(map(len, shapes)) == 2:
+        return ()
+    own, of_key, of_value = map(_heads, (query, key, value))
+    heads = own if own != 1 or enable_gqa else of_value if of_key == 1 else of_key
+    for name, groups in (("key", of_key), ("value", of_value)):
+        if groups not in (1, heads) and not (enable_gqa and groups > 0 and heads % groups == 0):
+            raise RuntimeError(
+                f"{name} has {groups} heads: expected {'a divisor of' if enable_gqa else '1 or'} query's {heads}"
+            )
+    return (*batch, heads)
 
 
-def _four_dimensions(tensor: Tensor, batch: torch.Size) -> Tensor:
-    if tensor.dim() < 4:
-        return tensor[(None,) * (4 - tensor.dim())]
-    expanded = tensor.expand(*batch, *tensor.shape[-3:])
-    return expanded if tensor.dim() == 4 else expanded.reshape(-1, *tensor.shape[-3:])
+def _heads(tensor: Tensor) -> int:
+    return tensor.shape[-3] if tensor.dim() > 2 else 1
 
 
-def _as_given(output: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    heads = output.shape[1:2] if query.dim() > 2 else ()
-    return output.reshape(*_batch(query, key, value), *heads, *output.shape[2:])
+def _in_four_dimensions(
+    query: Tensor, key: Tensor, value: Tensor, lead: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(batch, heads, length, size) of all three, with as many key as value heads: query's or a divisor of them."""
+    batch, heads = lead[:-1], lead[-1] if lead else 1
+    of_key, of_value = _heads(key), _heads(value)
+    groups = max(of_key, of_value)
+    if heads == 0 or {of_key, of_value} - {1, groups}:
+        groups = heads
+    return tuple(
+        _four_dimensions(tensor, batch, count) for tensor, count in ((query, heads), (key, groups), (value, groups))
+    )
 
 
-def _broadcast_mask(mask: Tensor, query: Tensor, key: Tensor, value: Tensor, full: tuple[int, ...]) -> Tensor:
+def _four_dimensions(tensor: Tensor, batch: tuple[int, ...], heads: int) -> Tensor:
+    own, rows = _heads(tensor), tensor.shape[-2:]
+    if own not in (1, heads):
+        tensor = tensor.repeat_interleave(heads // own, -3)
+    expanded = tensor.expand(*batch, heads, *rows)
+    return expanded if len(batch) == 1 else expanded.reshape(math.prod(batch), heads, *rows)
+
+
+def _broadcast_mask(mask: Tensor, lead: tuple[int, ...], full: tuple[int, ...]) -> Tensor:
     """The mask over (batch, heads, queries, keys), without a copy where its strides allow that."""
-    shape = full[4 - query.dim() :] if query.dim() <= 4 else (*_batch(query, key, value), *full[1:])
+    shape = *lead, *full[2:]
     try:
         expanded = mask.expand(shape)
     except RuntimeError:

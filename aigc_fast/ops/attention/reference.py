@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -72,7 +72,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *options: object) -> tu
 
 
 def attention_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, logsumexp: Tensor, *options: object
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *options: object
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients to query, key and value. Differentiable, and in closed form: no graph is recorded below autograd.
 
@@ -133,6 +133,39 @@ def bounds(name: str, cumulated: Tensor, total: int) -> list[int]:
     return found
 
 
+def in_use(
+    key: Tensor, value: Tensor, cu_seq_k: Tensor, seqused_k: Tensor | None, block_table: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys, values and their bounds without what `seqused_k` leaves out, from pages in order where there are any."""
+    if seqused_k is None:
+        return key, value, cu_seq_k
+    lengths = seqused_k.tolist()
+    pages = None if block_table is None else block_table.tolist()
+    if pages is None:
+        room = [last - first for first, last in pairwise(bounds("cu_seq_k", cu_seq_k, len(key)))]
+    else:
+        room = [len(row) * key.shape[1] for row in pages]
+    if any(not 0 <= length <= most for length, most in zip(lengths, room, strict=True)):
+        raise RuntimeError(f"seqused_k is {lengths}: expected none below 0 or above what there is, {room}")
+    steps = [torch.arange(length, device=key.device) for length in lengths]
+    if pages is None:
+        rows = [first + step for first, step in zip(cu_seq_k.tolist(), steps, strict=False)]
+    else:
+        rows = [_rows_of_pages(row, step, key.shape[:2]) for row, step in zip(block_table.long(), steps, strict=True)]
+        key, value = key.flatten(0, 1), value.flatten(0, 1)
+    taken = torch.cat([cu_seq_k.new_zeros(0, dtype=torch.int64), *rows])
+    return key[taken], value[taken], torch.tensor([0, *accumulate(lengths)], device=key.device)
+
+
+def _rows_of_pages(pages: Tensor, step: Tensor, shape: Sequence[int]) -> Tensor:
+    """Where the keys of one sequence stand among those of all pages."""
+    count, size = shape
+    used = pages[step // max(1, size)]
+    if bool(((used < 0) | (used >= count)).any()):
+        raise RuntimeError(f"block_table holds {used.unique().tolist()}: expected pages from 0 to {count - 1}")
+    return used * size + step % max(1, size)
+
+
 def _sequences(cu_seq_q: Tensor, cu_seq_k: Tensor, queries: int, keys: int) -> Iterator[tuple[slice, slice]]:
     """Where each sequence's queries and keys stand."""
     of_queries, of_keys = bounds("cu_seq_q", cu_seq_q, queries), bounds("cu_seq_k", cu_seq_k, keys)
@@ -154,8 +187,12 @@ def attention_varlen(
     left: int,
     right: int,
     scale: float,
+    num_splits: int = 0,
+    seqused_k: Tensor | None = None,
+    block_table: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`attention` of each sequence by itself, its last query at its last key: (T_q, H, V) and (H, T_q)."""
+    key, value, cu_seq_k = in_use(key, value, cu_seq_k, seqused_k, block_table)
     outputs = [query.new_zeros(0, query.shape[1], value.shape[2])]
     sums = [query.new_zeros(query.shape[1], 0, dtype=computing_dtype(query.dtype))]
     for of_query, of_key in _sequences(cu_seq_q, cu_seq_k, len(query), len(key)):
@@ -172,8 +209,6 @@ def attention_varlen_backward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    output: Tensor,
-    logsumexp: Tensor,
     cu_seq_q: Tensor,
     cu_seq_k: Tensor,
     left: int,
@@ -183,9 +218,9 @@ def attention_varlen_backward(
     """The gradients to query, key and value. Differentiable."""
     found = [[tensor[:0]] for tensor in (query, key, value)]
     for of_query, of_key in _sequences(cu_seq_q, cu_seq_k, len(query), len(key)):
-        g, o, q, k, v = _batch(grad[of_query], output[of_query], query[of_query], key[of_key], value[of_key])
-        offset, sums = k.shape[2] - q.shape[2], logsumexp[:, of_query].unsqueeze(0)
-        gradients = attention_backward(g, q, k, v, o, sums, None, None, 0.0, left, right, offset, scale)
+        g, q, k, v = _batch(grad[of_query], query[of_query], key[of_key], value[of_key])
+        offset = k.shape[2] - q.shape[2]
+        gradients = attention_backward(g, q, k, v, None, None, 0.0, left, right, offset, scale)
         for list_of, gradient in zip(found, gradients, strict=True):
             list_of.append(gradient.squeeze(0).transpose(0, 1))
     return tuple(torch.cat(gradients) for gradients in found)

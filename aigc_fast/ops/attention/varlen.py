@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from aigc_fast.ops import support
 from aigc_fast.ops.attention import cpu, reference
 from aigc_fast.ops.operator import Operator
 from aigc_fast.ops.random.reference import computing_dtype
+from aigc_fast.ops.recording import is_symbolic, record
 
 __all__ = ["VARLEN", "VARLEN_BACKWARD", "varlen_attn"]
 
@@ -23,15 +24,13 @@ def _fake(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor
 
 
 def _setup(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.left, ctx.right, ctx.scale = inputs
+    tensors, (ctx.left, ctx.right, ctx.scale) = inputs[:5], inputs[5:8]
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(*tensors, *output)
+    ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
-    query, key, value, cu_seq_q, cu_seq_k, output, logsumexp = ctx.saved_tensors
-    options = cu_seq_q, cu_seq_k, ctx.left, ctx.right, ctx.scale
-    return *VARLEN_BACKWARD(grad, query, key, value, output, logsumexp, *options), *[None] * 5
+    return *VARLEN_BACKWARD(grad, *ctx.saved_tensors, ctx.left, ctx.right, ctx.scale), *[None] * 8
 
 
 def _setup_backward(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, ...]) -> None:
@@ -40,14 +39,13 @@ def _setup_backward(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, ...])
 
 
 def _double_backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
-    *tensors, output, logsumexp, cu_seq_q, cu_seq_k = ctx.saved_tensors
+    *tensors, cu_seq_q, cu_seq_k = ctx.saved_tensors
     keep_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = [reference.own_variable(tensor, keep_graph) for tensor in tensors]
-        rest = output, logsumexp, cu_seq_q, cu_seq_k, ctx.left, ctx.right, ctx.scale
-        first = reference.attention_varlen_backward(*inputs, *rest)
+        first = reference.attention_varlen_backward(*inputs, cu_seq_q, cu_seq_k, ctx.left, ctx.right, ctx.scale)
         found = torch.autograd.grad(first, inputs, upstream, create_graph=keep_graph, allow_unused=True)
-    return *found, *[None] * 7
+    return *found, *[None] * 5
 
 
 def _fake_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -56,10 +54,13 @@ def _fake_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *res
 
 _INPUTS = "Tensor query, Tensor key, Tensor value, "
 _OPTIONS = "Tensor cu_seq_q, Tensor cu_seq_k, int left, int right, float scale"
+_PRECISION = "*, str? precision=None"
+# What has no derivative.
+_CACHE = "int num_splits=0, Tensor? seqused_k=None, Tensor? block_table=None"
 
 VARLEN = Operator(
     "attention_varlen",
-    f"({_INPUTS}{_OPTIONS}) -> (Tensor, Tensor)",
+    f"({_INPUTS}{_OPTIONS}, {_CACHE}, {_PRECISION}) -> (Tensor, Tensor)",
     reference=reference.attention_varlen,
     fake=_fake,
     setup_context=_setup,
@@ -67,7 +68,7 @@ VARLEN = Operator(
 )
 VARLEN_BACKWARD = Operator(
     "attention_varlen_backward",
-    f"(Tensor grad, {_INPUTS}Tensor output, Tensor logsumexp, {_OPTIONS}) -> (Tensor, Tensor, Tensor)",
+    f"(Tensor grad, {_INPUTS}{_OPTIONS}, {_PRECISION}) -> (Tensor, Tensor, Tensor)",
     reference=reference.attention_varlen_backward,
     fake=_fake_backward,
     setup_context=_setup_backward,
@@ -84,6 +85,16 @@ for _op in (VARLEN, VARLEN_BACKWARD):
     _op.choice.register("reference", getattr(reference, _op.name))
 
 
+class AuxRequest(Protocol):
+    """`torch.nn.attention.varlen.AuxRequest`, which an old torch lacks.
+
+    Attributes:
+        lse: whether the log-sum-exp of the scores is wanted too.
+    """
+
+    lse: bool
+
+
 def varlen_attn(
     query: Tensor,
     key: Tensor,
@@ -93,50 +104,90 @@ def varlen_attn(
     max_q: int | None = None,
     max_k: int | None = None,
     *,
+    return_aux: AuxRequest | None = None,
     scale: float | None = None,
     window_size: tuple[int, int] = (-1, -1),
     enable_gqa: bool = False,
-) -> Tensor:
+    seqused_k: Tensor | None = None,
+    block_table: Tensor | None = None,
+    num_splits: int | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Attention inside each of several sequences without padding, `torch.nn.attention.varlen.varlen_attn`.
 
     What PyTorch has for CUDA alone, on the CPU, in float32 too: each sequence by `scaled_dot_product_attention`'s
-    kernels, long ones on all threads, short ones side by side. Method: Dao et al., "FlashAttention", 2022.
+    kernels, long ones on all threads, short ones side by side. Method: Dao et al., "FlashAttention", 2022; pages of
+    keys and values: Kwon et al., "PagedAttention", 2023.
 
     Args:
         query: (T_q, H, E), the queries of all sequences one after the other; any strides.
-        key: (T_k, H, E), of query's dtype; (T_k, G, E) with `enable_gqa`.
-        value: (T_k, H, V), of query's dtype; (T_k, G, V) with `enable_gqa`.
+        key: (T_k, H, E), of query's dtype; (T_k, G, E) with `enable_gqa`. With `block_table`, pages of keys:
+            (pages, page size, H or G, E).
+        value: (T_k, H, V), of query's dtype; (T_k, G, V) with `enable_gqa`. With `block_table`, pages of values:
+            (pages, page size, H or G, V).
         cu_seq_q: integers, (N + 1,): sequence n has the queries from cu_seq_q[n] up to cu_seq_q[n + 1]; from 0 to T_q.
-        cu_seq_k: the same for keys and values; `cu_seq_q` by default.
+        cu_seq_k: the same for keys and values; `cu_seq_q` by default. Not read with `block_table`.
         max_q: the greatest length; found in `cu_seq_q`, so that it may be left out.
         max_k: likewise.
+        return_aux: with its `lse` true, the log-sum-exp is returned too.
         scale: 1 / sqrt(E) by default.
         window_size: (left, right): a query sees so many keys to each side; -1 for no limit, (-1, 0) for causality. The
             last query of a sequence stands at its last key, whatever the lengths.
         enable_gqa: H is a multiple of G, and each H / G query heads in succession share a key and value head.
+        seqused_k: integers, (N,): sequence n has no more than its first seqused_k[n] keys, as a cache with room left
+            has it. For inference, as in PyTorch.
+        block_table: integers, (N, pages of the longest sequence): the pages of each sequence, in order; asks for
+            `seqused_k`. For inference, as in PyTorch.
+        num_splits: into so many parts the keys of few queries are cut; 1 gives a sequence the same bits whatever the
+            others are; None and 0 leave it to the kernel. The reference cuts nothing.
 
     Returns:
-        (T_q, H, V), of query's dtype; zeros for queries that see no key.
+        (T_q, H, V), of query's dtype; zeros for queries that see no key. With `return_aux.lse` also (H, T_q), float32,
+        float64 where query is: the logarithm of the sum that each softmax divides by, minus infinity for no key; it
+        has no gradient.
 
     Raises:
         RuntimeError: shapes, dtypes, devices or bounds that do not fit; the message names the argument.
-        TypeError: an argument that is not a Tensor.
-        ValueError: an impossible `window_size`.
+        TypeError: an argument that is not a Tensor, a `return_aux` without `lse`.
+        ValueError: an impossible `window_size` or `num_splits`.
     """
-    cu_seq_k = cu_seq_q if cu_seq_k is None else cu_seq_k
+    tensors, optional = (query, key, value, cu_seq_q, cu_seq_k), {"seqused_k": seqused_k, "block_table": block_table}
+    if is_symbolic(*tensors, *optional.values()):
+        numbers = {"scale": scale, "window_size": window_size, "enable_gqa": enable_gqa, "num_splits": num_splits}
+        return record(varlen_attn, *tensors, max_q, max_k, return_aux=return_aux, **numbers, **optional)
+    cu_seq_k = cu_seq_q if cu_seq_k is None or block_table is not None else cu_seq_k
     support.check_types(query=query, key=key, value=value)
     if support.has_autocast(query):
         query, key, value = support.autocast((query, key, value))
-    _check(query, key, value, enable_gqa)
-    _check_bounds("cu_seq_q", cu_seq_q, query, len(query))
-    _check_bounds("cu_seq_k", cu_seq_k, query, len(key))
+    paged = block_table is not None
+    _check(query, key, value, enable_gqa, paged)
+    _check_bounds("cu_seq_q", cu_seq_q, query)
+    _check_bounds("cu_seq_k", cu_seq_k, query)
     if cu_seq_q.shape != cu_seq_k.shape:
         raise RuntimeError(f"cu_seq_k has shape {tuple(cu_seq_k.shape)}: expected cu_seq_q's {tuple(cu_seq_q.shape)}")
+    _check_cache(query, key, value, len(cu_seq_q) - 1, seqused_k, block_table)
     left, right = _sides(window_size)
+    wants_sums = _wants_sums(return_aux)
     if scale is None:
         scale = query.size(-1) ** -0.5 if query.size(-1) else 1.0
-    output, _ = VARLEN(query, key, value, cu_seq_q, cu_seq_k, left, right, float(scale))
-    return output
+    cache = _splits(num_splits), seqused_k, block_table
+    output, sums = VARLEN(query, key, value, cu_seq_q, cu_seq_k, left, right, float(scale), *cache)
+    return (output, sums) if wants_sums else output
+
+
+def _wants_sums(return_aux: Any) -> bool:
+    if return_aux is None:
+        return False
+    if not hasattr(return_aux, "lse"):
+        raise TypeError(f"return_aux is {type(return_aux).__name__}: expected an AuxRequest, which has `lse`")
+    return bool(return_aux.lse)
+
+
+def _splits(num_splits: Any) -> int:
+    if num_splits is None:
+        return 0
+    if not isinstance(num_splits, int) or num_splits < 0:
+        raise ValueError(f"num_splits={num_splits!r}: expected an integer of at least 0, or None")
+    return int(num_splits)
 
 
 def _sides(window_size: Any) -> tuple[int, int]:
@@ -146,33 +197,57 @@ def _sides(window_size: Any) -> tuple[int, int]:
     return tuple(window_size)
 
 
-def _check(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> None:
-    for name, tensor in (("query", query), ("key", key), ("value", value)):
-        if tensor.dim() != 3:
-            raise RuntimeError(f"{name} has shape {tuple(tensor.shape)}: expected (total length, heads, size)")
+def _check(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool, paged: bool) -> None:
+    shared = "(pages, page size, heads, size)" if paged else "(total length, heads, size)"
+    for name, tensor, wanted in (
+        ("query", query, "(total length, heads, size)"),
+        ("key", key, shared),
+        ("value", value, shared),
+    ):
+        if tensor.dim() != wanted.count(",") + 1:
+            raise RuntimeError(f"{name} has shape {tuple(tensor.shape)}: expected {wanted}")
         if tensor.dtype != query.dtype or not tensor.is_floating_point():
             raise RuntimeError(
                 f"{name} has dtype {tensor.dtype}: expected query's {query.dtype}, a floating-point type"
             )
         if tensor.device != query.device:
             raise RuntimeError(f"{name} is on {tensor.device}: expected query's device {query.device}")
-    if key.shape[2] != query.shape[2]:
-        raise RuntimeError(f"key has size {key.shape[2]} in its last dimension: expected query's {query.shape[2]}")
-    if value.shape[:2] != key.shape[:2]:
+    if key.shape[-1] != query.shape[2]:
+        raise RuntimeError(f"key has size {key.shape[-1]} in its last dimension: expected query's {query.shape[2]}")
+    if value.shape[:-1] != key.shape[:-1]:
         raise RuntimeError(
-            f"value has shape {tuple(value.shape)}: expected key's length and heads {tuple(key.shape[:2])}"
+            f"value has shape {tuple(value.shape)}: expected key's sizes before it, {(*key.shape[:-1],)}"
         )
-    heads, groups = query.shape[1], key.shape[1]
+    heads, groups = query.shape[1], key.shape[-2]
     if groups != heads and not (enable_gqa and groups > 0 and heads % groups == 0):
         wanted = "a divisor of query's" if enable_gqa else "query's"
         raise RuntimeError(f"key has {groups} heads: expected {wanted} {heads}")
 
 
-def _check_bounds(name: str, bounds: Tensor, query: Tensor, total: int) -> None:
-    support.check_types(**{name: bounds})
-    if bounds.dim() != 1 or bounds.is_floating_point() or bounds.dtype == torch.bool or bounds.numel() == 0:
-        raise RuntimeError(
-            f"{name} has shape {tuple(bounds.shape)}, {bounds.dtype}: expected integers (sequences + 1,)"
-        )
-    if bounds.device != query.device:
-        raise RuntimeError(f"{name} is on {bounds.device}: expected query's device {query.device}")
+def _check_cache(
+    query: Tensor, key: Tensor, value: Tensor, count: int, seqused_k: Tensor | None, block_table: Tensor | None
+) -> None:
+    for name, given, dims in (("seqused_k", seqused_k, 1), ("block_table", block_table, 2)):
+        if given is None:
+            continue
+        _check_integers(name, given, query, f"({count}, ...)" if dims == 2 else f"({count},)")
+        if given.dim() != dims or len(given) != count:
+            raise RuntimeError(f"{name} has shape {tuple(given.shape)}: expected {count} sequences, {dims} dimensions")
+        if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
+            raise RuntimeError(f"{name} is for inference only: expected no gradient to query, key or value")
+    if block_table is not None and seqused_k is None:
+        raise RuntimeError("seqused_k is None: expected the number of keys of each sequence of block_table")
+
+
+def _check_bounds(name: str, bounds: Tensor, query: Tensor) -> None:
+    _check_integers(name, bounds, query, "(sequences + 1,)")
+    if bounds.dim() != 1 or bounds.numel() == 0:
+        raise RuntimeError(f"{name} has shape {tuple(bounds.shape)}: expected (sequences + 1,)")
+
+
+def _check_integers(name: str, tensor: Tensor, query: Tensor, wanted: str) -> None:
+    support.check_types(**{name: tensor})
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise RuntimeError(f"{name} has shape {tuple(tensor.shape)}, {tensor.dtype}: expected integers {wanted}")
+    if tensor.device != query.device:
+        raise RuntimeError(f"{name} is on {tensor.device}: expected query's device {query.device}")

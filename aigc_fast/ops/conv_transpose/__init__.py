@@ -249,11 +249,12 @@ def _through_activation(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _TENSORS = "(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, "
-_ACTIVATION = ", str activation, float slope) -> Tensor"
+_PRECISION = ", *, str? precision=None) -> Tensor"
+_ACTIVATION = ", str activation, float slope" + _PRECISION
 
 conv = _forward_operator(
     "conv",
-    _TENSORS + "SymInt[] dilation, SymInt groups) -> Tensor",
+    _TENSORS + "SymInt[] dilation, SymInt groups" + _PRECISION,
     reference.conv,
     _conv_plan,
     _conv_backward,
@@ -261,7 +262,7 @@ conv = _forward_operator(
 )
 conv_transpose = _forward_operator(
     "conv_transpose",
-    _TENSORS + "SymInt[] output_padding, SymInt[] dilation, SymInt groups) -> Tensor",
+    _TENSORS + "SymInt[] output_padding, SymInt[] dilation, SymInt groups" + _PRECISION,
     reference.conv_transpose,
     _conv_transpose_plan,
     _conv_transpose_backward,
@@ -341,7 +342,7 @@ def _weight_gradient_slower(large: Tensor, small: Tensor, *sizes: Any) -> str | 
 conv_weight_gradient = Operator(
     "conv_weight_gradient",
     "(Tensor large, Tensor small, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
-    "SymInt groups) -> Tensor",
+    "SymInt groups" + _PRECISION,
     reference=reference.conv_weight_gradient,
     fake=_reference_weight_gradient,
     setup_context=_save_maps,

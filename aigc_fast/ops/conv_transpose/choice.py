@@ -5,6 +5,7 @@ The limits are measured ones: bench/test_bench_conv_transpose.py repeats them.
 
 from __future__ import annotations
 
+from functools import cache
 from math import prod
 
 import torch
@@ -60,12 +61,18 @@ def is_light(input: Tensor, weight: Tensor, groups: int, transposed: int, gradie
             gradients = _grad_enabled() and (weight.requires_grad or input.requires_grad)
         if not gradients or products >= both_ways:
             return False
-    if groups != 1:
+    if type(groups) is not int or groups != 1:
         return False
     if input.dtype is _float32:
         small = size[0] == 1 and numel <= LIGHT_NUMEL
         return small and (kernel[-1] <= LIGHT_KERNEL or len(kernel) == 3 or kernel[-2] <= LIGHT_KERNEL)
-    return input.dtype is torch.bfloat16 and not has_wide_vectors()
+    return input.dtype is torch.bfloat16 and not has_wide_vectors() and not _pytorch_rounds_natively()
+
+
+@cache
+def _pytorch_rounds_natively() -> bool:
+    """Whether PyTorch leaves all of bfloat16 to oneDNN; the level in use may lie below what the processor has."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _few_per_group(channels: int, groups: int) -> str | None:
@@ -90,6 +97,8 @@ def _large_bfloat16(dtype: torch.dtype, plan: Plan, channels_last: bool) -> str 
 def leave_gradients(input: Tensor, weight: Tensor, plan: Plan) -> bool:
     """Whether PyTorch had better have a convolution, transposed or not, with all its gradients."""
     *_, groups, transposed = plan.geometry
+    if plan.has_idle_taps:
+        return False
     few = _few_per_group(max(input.shape[1], plan.output_shape[1]), groups)
     return is_light(input, weight, groups, transposed, gradients=True) or few is not None
 
@@ -141,6 +150,8 @@ def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, winograd: b
     """Why PyTorch's weight gradient is preferred for the convolution from `large` to `small`, or None."""
     channels_last = memory_format(large, small) != torch.contiguous_format
     channels = large.shape[1] // plan.geometry[-2]
+    if plan.has_idle_taps:
+        return None
     if large.dtype == torch.bfloat16 and rounds_natively() and not plan.is_matrix:
         return "bfloat16 on a processor that multiplies it: PyTorch's weight gradient does so, ours computes in float32"
     wins = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from operator import index
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,24 +15,59 @@ from aigc_fast.backends import current as backend_in_force
 from aigc_fast.ops import conv_transpose as ops
 from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.choice import LIGHT_KERNEL, is_light
-from aigc_fast.ops.operator import Operator, function_modes, is_compiling, is_plain
-from aigc_fast.ops.support import REFUSALS, autocast, has_autocast, precision
+from aigc_fast.ops.operator import Operator, function_modes, in_force, is_compiling, is_plain
+from aigc_fast.ops.recording import hand_over, has_torch_function_variadic, tracing_state
+from aigc_fast.ops.support import REFUSALS, autocast, check_precision, has_autocast
+from aigc_fast.ops.support import precision as precision_in_force
 
 IntOrInts = int | Sequence[int]
 
 # What ran plain calls, and the sizes that it takes: for the next call of the same `_key`.
 _ready: dict[Hashable, tuple[Callable[..., Tensor], tuple[object, ...]]] = {}
+_INTEGERS = (int, torch.SymInt)
+_SIZES = (("stride", "padding", "dilation"), ("stride", "padding", "output_padding", "dilation"))
 
 
-def _expand(value: IntOrInts, spatial: int) -> tuple[int, ...]:
-    if type(value) is tuple and len(value) == spatial:
-        return value
-    if hasattr(value, "__index__"):
-        return (index(value),) * spatial
-    if isinstance(value, str):
-        raise TypeError(f"{value!r}: expected integers")
-    values = tuple(value)
+def _expand(value: IntOrInts, spatial: int) -> tuple[int, ...] | None:
+    """One integer per dimension, or as many as were given; None where they are of other types."""
+    if type(value) in _INTEGERS:
+        return (value,) * spatial
+    if type(value) not in (tuple, list):
+        return None
+    for item in value:
+        if type(item) not in _INTEGERS:
+            return None
+    return tuple(value) * spatial if len(value) == 1 else tuple(value)
+
+
+def _converted(value: Any, spatial: int) -> tuple[int, ...]:
+    """`_expand` of what PyTorch takes for integers: NumPy's, tensors of one, subclasses."""
+    values = tuple(index(item) for item in (value if isinstance(value, tuple | list) else (value,)))
     return values * spatial if len(values) == 1 else values
+
+
+def _integers(
+    transposed: bool,
+    spatial: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    sizes: tuple[IntOrInts, ...],
+    groups: int,
+) -> tuple[list[tuple[int, ...]], int]:
+    """The sizes, one integer per dimension each, and the groups.
+
+    Raises:
+        TypeError: PyTorch's own for what it does not take for integers, as 2.0 and True.
+    """
+    expanded = [_expand(value, spatial) for value in sizes]
+    if None not in expanded and type(groups) in _INTEGERS:
+        return expanded, groups
+    _check(input, weight, bias, spatial)
+    pytorchs = (reference.CONV_TRANSPOSE if transposed else reference.CONV)[spatial]
+    shapes = [torch.empty(tensor.shape, device="meta") for tensor in (input, weight)]
+    pytorchs(*shapes, groups=groups, **dict(zip(_SIZES[transposed], sizes, strict=True)))
+    return [_converted(value, spatial) for value in sizes], index(groups)
 
 
 def _check(input: Tensor, weight: Tensor, bias: Tensor | None, spatial: int) -> None:
@@ -61,7 +97,13 @@ def _key(op: Operator, input: Tensor, weight: Tensor, bias: Tensor | None, *rest
     """What a plain call is remembered by, before anything else is looked at; None for other calls."""
     if not is_plain(input, weight, bias):
         return None
-    return op.name, _native.signature(input, weight, bias), rest, _native.cpu.level, precision()
+    return (
+        op.name,
+        _native.signature(input, weight, bias),
+        _native.arguments(*rest),
+        _native.cpu.level,
+        precision_in_force(),
+    )
 
 
 def _call(
@@ -72,6 +114,7 @@ def _call(
     bias: Tensor | None,
     sizes: tuple[tuple[int, ...], ...],
     groups: int,
+    precision: str | None,
     key: Hashable | None,
 ) -> Tensor:
     """Calls the op on a batch, and remembers what ran a plain one."""
@@ -81,11 +124,12 @@ def _call(
             input, weight, bias = autocast((input, weight, bias))
         batched = input.dim() != spatial + 1
         if batched:
-            output = op(input, weight, bias, *sizes, groups)
+            output = op(input, weight, bias, *sizes, groups, precision=precision)
             if key is not None:
-                _remember(key, op.choice.runner((input, weight, bias, *sizes, groups)).run, (*sizes, groups))
+                runner = in_force(precision).run(op.choice.runner, (input, weight, bias, *sizes, groups))
+                _remember(key, runner.run, (*sizes, groups))
             return output
-        return op(input.unsqueeze(0), weight, bias, *sizes, groups).squeeze(0)
+        return op(input.unsqueeze(0), weight, bias, *sizes, groups, precision=precision).squeeze(0)
     except REFUSALS:
         _check(input, weight, bias, spatial)
         ops.check(input if batched else input.unsqueeze(0), weight, bias, *sizes, groups)
@@ -98,6 +142,13 @@ def _remember(key: Hashable, run: Callable[..., Tensor], sizes: tuple[object, ..
     _ready[key] = run, sizes
 
 
+def _public(name: str) -> Callable[..., Tensor]:
+    """The public function of this name, whose module imports this one."""
+    from aigc_fast import functional
+
+    return getattr(functional, name)
+
+
 def conv(
     spatial: int,
     input: Tensor,
@@ -107,25 +158,32 @@ def conv(
     padding: IntOrInts | str,
     dilation: IntOrInts,
     groups: int,
+    precision: str | None,
 ) -> Tensor:
     """`torch.nn.functional.conv{spatial}d`."""
+    check_precision(precision)
+    if has_torch_function_variadic(input, weight, bias) or tracing_state() is not None:
+        tensors, rest = (input, weight, bias), (stride, padding, dilation, groups)
+        found = hand_over(_public(f"conv{spatial}d"), reference.CONV[spatial], tensors, rest, precision=precision)
+        if found is not None:
+            return found
     try:
         if _is_light(input, weight, groups, False):
             return reference.CONV[spatial](input, weight, bias, stride, padding, dilation, groups)
-        key = _key(ops.conv, input, weight, bias, spatial, stride, padding, dilation, groups)
+        key = _key(ops.conv, input, weight, bias, spatial, stride, padding, dilation, groups, precision)
         if key is not None and (found := _ready.get(key)) is not None:
             run, rest = found
             return run(input, weight, bias, *rest)
     except REFUSALS:
         key = None
-    strides, dilations = _expand(stride, spatial), _expand(dilation, spatial)
-    if isinstance(padding, str):
+    is_named = isinstance(padding, str)
+    sizes = (stride, 0 if is_named else padding, dilation)
+    (strides, paddings, dilations), groups = _integers(False, spatial, input, weight, bias, sizes, groups)
+    if is_named:
         padded, paddings = _named_padding(padding, input, weight, strides, dilations)
         key = key if padded is input else None
         input = padded
-    else:
-        paddings = _expand(padding, spatial)
-    return _call(ops.conv, spatial, input, weight, bias, (strides, paddings, dilations), groups, key)
+    return _call(ops.conv, spatial, input, weight, bias, (strides, paddings, dilations), groups, precision, key)
 
 
 def _named_padding(
@@ -155,19 +213,28 @@ def conv_transpose(
     output_padding: IntOrInts,
     groups: int,
     dilation: IntOrInts,
+    precision: str | None,
 ) -> Tensor:
     """`torch.nn.functional.conv_transpose{spatial}d`."""
+    check_precision(precision)
+    if has_torch_function_variadic(input, weight, bias) or tracing_state() is not None:
+        tensors, rest = (input, weight, bias), (stride, padding, output_padding, groups, dilation)
+        public, pytorchs = _public(f"conv_transpose{spatial}d"), reference.CONV_TRANSPOSE[spatial]
+        found = hand_over(public, pytorchs, tensors, rest, precision=precision)
+        if found is not None:
+            return found
     try:
         # What is light has narrow kernels or one spatial dimension: a call of many pays no second look.
         narrow = spatial == 1 or weight.size(-1) <= LIGHT_KERNEL or weight.size(-2) <= LIGHT_KERNEL
         if narrow and _is_light(input, weight, groups, True):
             pytorchs = reference.CONV_TRANSPOSE[spatial]
             return pytorchs(input, weight, bias, stride, padding, output_padding, groups, dilation)
-        key = _key(ops.conv_transpose, input, weight, bias, spatial, stride, padding, output_padding, groups, dilation)
+        rest = stride, padding, output_padding, groups, dilation, precision
+        key = _key(ops.conv_transpose, input, weight, bias, spatial, *rest)
         if key is not None and (found := _ready.get(key)) is not None:
             run, rest = found
             return run(input, weight, bias, *rest)
     except REFUSALS:
         key = None
-    sizes = tuple(_expand(value, spatial) for value in (stride, padding, output_padding, dilation))
-    return _call(ops.conv_transpose, spatial, input, weight, bias, sizes, groups, key)
+    sizes, groups = _integers(True, spatial, input, weight, bias, (stride, padding, output_padding, dilation), groups)
+    return _call(ops.conv_transpose, spatial, input, weight, bias, tuple(sizes), groups, precision, key)

@@ -7,16 +7,18 @@ op itself is deterministic, on any number of threads, and its backward pass make
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from aigc_fast.backends import current as backend_in_force
 from aigc_fast.ops import support
-from aigc_fast.ops.operator import LIBRARY, Operator, is_compiling, plain_eager
+from aigc_fast.ops.operator import LIBRARY, Operator, decompose_for_onnx, is_compiling, plain_eager
 from aigc_fast.ops.random import cpu, cuda, reference
+from aigc_fast.ops.recording import has_torch_function_variadic, is_overridden, is_recorded, is_symbolic, record
 
 _EXTENT = (int, numbers.Integral, torch.SymInt)
 
@@ -25,10 +27,15 @@ def _draw(like: Tensor) -> Tensor:
     return torch.randint(support.KEY_LIMIT, (2,), device=like.device)
 
 
+def _fake_key(like: Tensor) -> Tensor:
+    return like.new_empty(2, dtype=torch.int64)
+
+
 # Opaque to torch.compile, which would otherwise draw from a generator of its own.
 LIBRARY.define("random_key(Tensor like) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
 LIBRARY.impl("random_key", _draw, "CompositeExplicitAutograd")
-torch.library.register_fake("aigc_fast::random_key", lambda like: like.new_empty(2, dtype=torch.int64), lib=LIBRARY)
+torch.library.register_fake("aigc_fast::random_key", _fake_key, lib=LIBRARY)
+decompose_for_onnx(torch.ops.aigc_fast.random_key.default, _draw, _fake_key)
 
 
 def draw_key(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -104,12 +111,17 @@ for _op, _triton_unsupported in ((NORMAL, _triton_fills), (UNIFORM, _triton_fill
 
 
 def _fill(
+    function: Callable[..., Tensor],
     op: Operator,
     size: tuple[Any, ...],
     generator: torch.Generator | None,
     dtype: torch.dtype | None,
     device: torch.device | str | int | None,
 ) -> Tensor:
+    packed = size[0] if len(size) == 1 and isinstance(size[0], (list, tuple)) else size
+    if is_symbolic(*packed):
+        options = {"generator": generator, "dtype": dtype, "device": device}
+        return handle_torch_function(function, packed, *size, **options)
     if device is dtype is generator is None and plain_eager() and backend_in_force() == "auto":
         try:
             output = cpu.fill(op.name, size)
@@ -118,6 +130,9 @@ def _fill(
         if output is not None:
             return output
     shape = size if len(size) != 1 or isinstance(size[0], _EXTENT) else size[0]
+    if is_recorded():
+        source = {} if generator is None else {"generator": generator}
+        return getattr(torch, function.__name__)(shape, dtype=dtype, device=device, **source)
     for extent in shape:
         if extent < 0:
             raise RuntimeError(f"size: got {list(shape)}, expected no negative dimension")
@@ -154,7 +169,7 @@ def randn(
     Raises:
         RuntimeError: for a negative size, another type, or a generator of another device.
     """
-    return _fill(NORMAL, size, generator, dtype, device)
+    return _fill(randn, NORMAL, size, generator, dtype, device)
 
 
 def rand(
@@ -167,7 +182,7 @@ def rand(
 
     24 random bits for each number, 53 in float64; arguments, result and errors as for `randn`.
     """
-    return _fill(UNIFORM, size, generator, dtype, device)
+    return _fill(rand, UNIFORM, size, generator, dtype, device)
 
 
 def dropout(
@@ -196,6 +211,11 @@ def dropout(
         ValueError: if p lies outside [0, 1].
         RuntimeError: for integer input, or a generator of another device.
     """
+    if has_torch_function_variadic(input) or is_recorded():
+        if is_symbolic(input):
+            return record(dropout, input, p, training, inplace, generator=generator)
+        if generator is None and (is_overridden(input) or is_recorded()):
+            return torch.nn.functional.dropout(input, p, training, inplace)
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"p: dropout probability has to be between 0 and 1, but got {p}")
     if not training or p == 0.0 or input.numel() == 0:

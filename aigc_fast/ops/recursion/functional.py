@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from aigc_fast.ops.recording import is_symbolic, record
 from aigc_fast.ops.recursion import RECURSION
 from aigc_fast.ops.recursion.reference import past
 from aigc_fast.ops.support import any_autocast, check_types, promoted
@@ -41,6 +42,8 @@ def ar_recursion(
     Equivalent to `scipy.signal.lfilter([1], [1, -c1, ..., -cp], x)`. Method of cutting a long series: Blelloch, "Prefix
     sums and their applications", 1990.
     """
+    if is_symbolic(x, coeffs, state):
+        return record(ar_recursion, x, coeffs, state, return_state=return_state)
     check_types(x=x, coeffs=coeffs, **({} if state is None else {"state": state}))
     if any_autocast():
         x, coeffs, state = promoted((x, coeffs, state))
@@ -128,6 +131,8 @@ def sample_wise_lpc(
     Method: Yu and Fazekas, "Differentiable time-varying linear prediction in the context of end-to-end
     analysis-by-synthesis", 2024.
     """
+    if is_symbolic(x, a, zi):
+        return record(sample_wise_lpc, x, a, zi, return_zf)
     check_types(x=x, a=a, **({} if zi is None else {"zi": zi}))
     if any_autocast():
         x, a, zi = promoted((x, a, zi))
@@ -163,6 +168,8 @@ def lfilter(waveform: Tensor, a_coeffs: Tensor, b_coeffs: Tensor, clamp: bool = 
         RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
         TypeError: an argument that is not a Tensor.
     """
+    if is_symbolic(waveform, a_coeffs, b_coeffs):
+        return record(lfilter, waveform, a_coeffs, b_coeffs, clamp, batching)
     check_types(waveform=waveform, a_coeffs=a_coeffs, b_coeffs=b_coeffs)
     if any_autocast():
         waveform, a_coeffs, b_coeffs = promoted((waveform, a_coeffs, b_coeffs))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aigc_fast.ops.recording import is_symbolic, record
+
 
 def coeffs_of_reflection(reflection: Tensor) -> Tensor:
     """The AR coefficients whose partial autocorrelations are given (the step-up recursion). Differentiable.
@@ -41,3 +43,15 @@ def reflection_of_coeffs(coeffs: Tensor) -> Tensor:
         found.append(k)
         coeffs = (rest + k * rest.flip(-1)) / (1 - k * k)
     return torch.cat(found[::-1], -1) if found else coeffs
+
+
+def greatest_reflection(dtype: torch.dtype) -> float:
+    """The greatest reflection coefficient: rounded, tanh reaches 1, where no filter is stable."""
+    return 1 - torch.finfo(dtype).eps
+
+
+def stable_coeffs(raw: Tensor) -> Tensor:
+    """The coefficients of a stable recursion from any numbers (..., p), whose tanh its reflection coefficients are."""
+    if is_symbolic(raw):
+        return record(stable_coeffs, raw)
+    return coeffs_of_reflection(greatest_reflection(raw.dtype) * raw.tanh())

@@ -16,6 +16,7 @@ from aigc_fast.ops import support
 from aigc_fast.ops.operator import Operator, is_plain
 from aigc_fast.ops.random import draw_key
 from aigc_fast.ops.random.cpu import passing_key
+from aigc_fast.ops.recording import is_for_onnx, is_symbolic, record
 from aigc_fast.ops.reparameterize import cpu, cuda, reference
 
 
@@ -144,6 +145,10 @@ def _checked(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sampled(op: Operator, mu: Tensor, logvar: Tensor, generator: torch.Generator | None) -> Any:
+    if is_for_onnx() and generator is None:
+        noise = torch.randn_like(mu)
+        z = mu + noise * (0.5 * logvar).exp()
+        return z if op is REPARAMETERIZE else (z, reference.kl_standard_normal(mu, logvar))
     # Small samples take less time than the op's call, and nothing asks for the key of these again.
     if generator is None and not mu.requires_grad and cpu.unsupported(mu) is None and is_plain(mu, logvar):
         return getattr(cpu, op.name)(mu, logvar, passing_key())
@@ -173,6 +178,8 @@ def reparameterize(mu: Tensor, logvar: Tensor, *, generator: torch.Generator | N
     Raises:
         RuntimeError: if shapes, dtypes or devices differ, for integers, or for a generator of another device.
     """
+    if is_symbolic(mu, logvar):
+        return record(reparameterize, mu, logvar, generator=generator)
     return _sampled(REPARAMETERIZE, *_checked(mu, logvar), generator)
 
 
@@ -192,6 +199,8 @@ def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
     Raises:
         RuntimeError: if shapes, dtypes or devices differ, for integers or a scalar.
     """
+    if is_symbolic(mu, logvar):
+        return record(kl_standard_normal, mu, logvar)
     return KL_STANDARD_NORMAL(*_checked_rows(mu, logvar))
 
 
@@ -209,4 +218,6 @@ def reparameterize_kl(mu: Tensor, logvar: Tensor, *, generator: torch.Generator 
     Raises:
         RuntimeError: as for `reparameterize` and `kl_standard_normal`.
     """
+    if is_symbolic(mu, logvar):
+        return record(reparameterize_kl, mu, logvar, generator=generator)
     return _sampled(REPARAMETERIZE_KL, *_checked_rows(mu, logvar), generator)

@@ -23,7 +23,7 @@ def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
     compute = computing_dtype(mu.dtype)
     m, l = mu.to(compute), logvar.to(compute)
     terms = m.square() + (l.exp() - 1 - l)
-    return (0.5 * terms.reshape(mu.shape[0], -1).sum(1)).to(mu.dtype) if terms.numel() else mu.new_zeros(mu.shape[0])
+    return (0.5 * terms.unsqueeze(-1).flatten(1).sum(1)).to(mu.dtype)
 
 
 def reparameterize_kl(mu: Tensor, logvar: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:

@@ -93,7 +93,7 @@ class FewQueries {
 
     void run() const {
         const int64_t pairs = p_.batches * p_.kv_heads;
-        const int64_t wanted = ceil_div(PARTS_PER_THREAD * thread_count(), pairs),
+        const int64_t wanted = p_.splits ? p_.splits : ceil_div(PARTS_PER_THREAD * thread_count(), pairs),
                       parts = most<int64_t>(1, least(wanted, p_.keys / LEAST_PART));
         const int64_t step = parts == 1 ? most<int64_t>(1, p_.keys) : round_up(ceil_div(p_.keys, parts), ROW_KEYS);
         const int64_t size = Floats::padded(lanes_ * value_width_) + Floats::padded(2 * lanes_);
@@ -136,7 +136,7 @@ class FewQueries {
         float* sum_rows[FEW_QUERIES];
         pointers(score_rows, static_cast<const float*>(scores), SCORE_ROW, lanes_);
         pointers(sum_rows, sums, value_width_, lanes_);
-        pack_rows(p_, block, in_.q, p_.size, width_, p_.scale * LOG2_E, queries);
+        pack_rows(p_, block, in_.q, p_.size, width_, [&](int64_t) { return p_.scale * LOG2_E; }, queries);
         for (int64_t i = 0; i < lanes_ * value_width_; i += VF)
             store(sums + i, vf{});
         for (int64_t r = 0; r < lanes_; ++r)

@@ -46,6 +46,33 @@ static inline void multiply_into_lanes(const float* const* rows, int64_t count, 
     multiply(product, count, vectors);
 }
 
+// A product of float32 factors longer than LONG_SUM is a sum of sums of SHORT_SUM, which rounds less than one long sum.
+constexpr int64_t LONG_SUM = 64, SHORT_SUM = 32;
+// Over so few lanes no error averages out: products, and gradients, take more care.
+constexpr int64_t FEW_LANES = 64, VERY_FEW_LANES = 32;
+
+// The same as multiply_into_lanes, over contiguous rows and without what was there.
+static inline void multiply_in_short_sums(const float* const* rows, int64_t count, int64_t depth, const float* b,
+                                          float* const* c, int64_t vectors) {
+    if (depth <= LONG_SUM)
+        return multiply_into_lanes(rows, count, 1, depth, b, c, vectors, false);
+    for (int64_t row = 0; row < count; row += TILE_ROWS)
+        for (int64_t first = 0; first < depth; first += SHORT_SUM) {
+            const Product product{.rows = rows + row,
+                                  .a_step = 1,
+                                  .a_offsets = &first,
+                                  .b = b + first * vectors * VF,
+                                  .b_step = vectors * VF,
+                                  .b_offsets = NO_OFFSET,
+                                  .batch = 1,
+                                  .depth = least(SHORT_SUM, depth - first),
+                                  .c = c + row,
+                                  .accumulate = first > 0,
+                                  .steps_ahead = 0};
+            multiply(product, least<int64_t>(TILE_ROWS, count - row), vectors);
+        }
+}
+
 template <class T>
 struct Inputs {
     Rows<const T> q, k, v;
@@ -67,7 +94,7 @@ class FloatProducts {
 
     FloatProducts(const Problem& p, const Source& in, const Block& block, Floats& memory, float* buffer)
         : p_(p), in_(in), keys_(in.k.at(block.batch, block.kv_head, 0)),
-          values_(in.v.at(block.batch, block.kv_head, 0)), vectors_(block.vectors()),
+          values_(in.v.at(block.batch, block.kv_head, 0)), vectors_(block.vectors()), few_(p.lanes() <= FEW_LANES),
           queries_(memory.take(p.size * LANES)), buffer_(memory.take(most_keys(p) * most(p.size, p.value_size))) {
         gather_queries(p, block, in.q, buffer, queries_);
     }
@@ -76,7 +103,10 @@ class FloatProducts {
     void multiply_keys(int64_t key, int64_t count, const float** rows, float* const* scores) const {
         const FloatRows keys = float_rows(keys_ + key * in_.k.row, in_.k.row, count, p_.size, buffer_);
         pointers(rows, keys.data, keys.stride, count);
-        multiply_into_lanes(rows, count, 1, p_.size, queries_, scores, vectors_, false);
+        if (IS_FLOAT<T> && few_)
+            multiply_in_short_sums(rows, count, p_.size, queries_, scores, vectors_);
+        else
+            multiply_into_lanes(rows, count, 1, p_.size, queries_, scores, vectors_, false);
     }
 
     // sums[i] += element i of the values from `key` on times their probabilities, for j < count.
@@ -92,6 +122,7 @@ class FloatProducts {
     const Source& in_;
     const T *const keys_, *const values_;
     const int64_t vectors_;
+    const bool few_;
     float *const queries_, *const buffer_;
 };
 

@@ -55,6 +55,7 @@ struct Problem {
     int64_t logsumexp_row; // of a head
     Mask mask;
     Dropout dropout;
+    int64_t splits; // into so many parts few queries' keys are cut, 0 for as many as the threads ask for
 
     int64_t heads_per_kv() const { return heads / kv_heads; }
     int64_t lanes() const { return heads_per_kv() * queries; }
@@ -171,15 +172,15 @@ static inline void scatter_lanes(const Problem& p, const Block& block, const flo
     });
 }
 
-// The block's rows as floats times a factor, with zeros from `size` up to `width`, whole vectors.
-template <class T>
+// The block's rows as floats times factor(lane), with zeros from `size` up to `width`, whole vectors.
+template <class T, class F>
 static inline void pack_rows(const Problem& p, const Block& block, const Rows<const T>& from, int64_t size,
-                             int64_t width, float factor, float* rows) {
+                             int64_t width, const F& factor, float* rows) {
     for_each_run(p, block, [&](int64_t head, int64_t query, int64_t lane, int64_t count) {
         for (int64_t r = 0; r < count; ++r) {
             const T* const row = from.at(block.batch, head, query + r);
             for_each_vector(size, [&](int64_t i, int64_t part) AIGC_INLINE {
-                store(rows + (lane + r) * width + i, load_up_to(row + i, part) * factor);
+                store(rows + (lane + r) * width + i, load_up_to(row + i, part) * factor(lane + r));
             });
         }
     });

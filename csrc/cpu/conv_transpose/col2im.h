@@ -20,12 +20,11 @@ constexpr int64_t COLUMNS = 64;                 // pixels read at a time: severa
 class Col2im {
   public:
     Col2im(const Geometry& g, const Image& in, const Image& out, const float* packed, const Epilogue& epilogue)
-        : g_(g), in_(in), out_(out), packed_(packed), epilogue_(epilogue), rows_(g.taps() * g.out_channels) {
-        for (int i = 0; i < AXES; ++i)
-            g_.axis[i].offset_range(low_[i], high_[i]);
+        : g_(g), in_(in), out_(out), packed_(packed), epilogue_(epilogue), rows_(g.taps() * g.out_channels),
+          reach_{Reach(g.axis[0]), Reach(g.axis[1]), Reach(g.axis[2])} {
         line_ = in_.size[2];
         steps_ = g_.axis[2].steps();
-        margin_ = round_up(most<int64_t>(0, -low_[2]), VF);
+        margin_ = round_up(most<int64_t>(0, -reach_[2].low), VF);
         flat_ = in_.dtype == FLOAT32 && in_.stride[2] == 1 && (in_.size[1] == 1 || in_.stride[1] == line_) &&
                 (in_.size[0] == 1 || in_.stride[0] == line_ * in_.size[1]);
         whole_rows_ = out_.dtype == FLOAT32 && out_.stride[2] == 1 && out_.size[2] % VF == 0 &&
@@ -68,7 +67,7 @@ class Col2im {
 
     void place_taps() {
         const int64_t phases = g_.phases();
-        const int64_t reach = margin_ + most(line_, most<int64_t>(0, high_[2]) + g_.axis[2].steps()) + VF;
+        const int64_t reach = margin_ + most(line_, most<int64_t>(0, reach_[2].high) + g_.axis[2].steps()) + VF;
         taps_ = static_cast<Tap*>(scratch(Slot::shared, int64_t(sizeof(Tap)) * g_.taps() +
                                                             int64_t(sizeof(int64_t)) * (phases + 1) +
                                                             int64_t(sizeof(float)) * reach));
@@ -92,7 +91,7 @@ class Col2im {
     }
 
     // Input planes and lines that some steps of one axis read at most.
-    int64_t reach(int axis, int64_t steps) const { return steps + high_[axis] - low_[axis]; }
+    int64_t reach(int axis, int64_t steps) const { return reach_[axis].length(g_.axis[axis], steps); }
 
     Band choose_band() const {
         const int64_t most_lines = most<int64_t>(1, PRODUCT_FLOATS / (rows_ * line_));
@@ -111,8 +110,9 @@ class Col2im {
     void run_band(Band band) const {
         for (int i = 0; i < 2; ++i) {
             band.steps[i] = least(band.steps[i], g_.axis[i].steps() - band.first[i]);
-            band.in_first[i] = least(most<int64_t>(0, band.first[i] + low_[i]), in_.size[i]);
-            const int64_t end = band.first[i] + band.steps[i] + high_[i];
+            const int64_t origin = reach_[i].origin(g_.axis[i], band.first[i]);
+            band.in_first[i] = least(most<int64_t>(0, origin), in_.size[i]);
+            const int64_t end = origin + reach(i, band.steps[i]);
             band.in_size[i] = most<int64_t>(0, least(in_.size[i], end) - band.in_first[i]);
         }
         const Work work = take_memory(band);
@@ -120,10 +120,9 @@ class Col2im {
         for (int64_t phase_d = 0; phase_d < g_.axis[0].phases(); ++phase_d)
             for (int64_t phase_h = 0; phase_h < g_.axis[1].phases(); ++phase_h) {
                 const int64_t phase = (phase_d * g_.axis[1].phases() + phase_h) * g_.axis[2].phases();
-                const int64_t od = g_.axis[0].first_out(phase_d), oh = g_.axis[1].first_out(phase_h);
                 for (int64_t d = band.first[0]; d < band.first[0] + band.steps[0]; ++d)
                     for (int64_t h = band.first[1]; h < band.first[1] + band.steps[1]; ++h)
-                        write_lines(band, d, h, phase, od + d * g_.axis[0].out_step(), oh + h * g_.axis[1].out_step(),
+                        write_lines(band, d, h, phase, g_.axis[0].output(phase_d, d), g_.axis[1].output(phase_h, h),
                                     work);
             }
     }
@@ -145,7 +144,7 @@ class Col2im {
     Work take_memory(const Band& band) const {
         const int64_t pixels = round_up(band.lines() * line_, COLUMNS) + VF; // no multiple of a page
         const int64_t steps = round_up(steps_, VF), phases = g_.axis[2].phases();
-        const int64_t products_size = margin_ + rows_ * pixels + most<int64_t>(0, high_[2]) + steps + VF;
+        const int64_t products_size = margin_ + rows_ * pixels + most<int64_t>(0, reach_[2].high) + steps + VF;
         const int64_t panel_size = in_.channels * COLUMNS, sums_size = phases * steps;
         const int64_t floats = products_size + panel_size + sums_size + interleaved_size(g_.axis[2]);
         const int64_t pointers = 2 * rows_ + phases, terms_size = int64_t(sizeof(Term)) * g_.taps();
@@ -299,7 +298,7 @@ class Col2im {
     // One phase of an output line: the sum of its taps' products, each shifted by its tap.
     void add_terms(const Term* first, const Term* end, int64_t channel, float* sums) const {
         for (int64_t j = 0; j < steps_; j += VF) {
-            const bool inside = j + low_[2] >= 0 && j + VF + high_[2] <= line_;
+            const bool inside = j + reach_[2].low >= 0 && j + VF + reach_[2].high <= line_;
             vf sum{};
             if (inside)
                 for (const Term* term = first; term < end; ++term)
@@ -316,10 +315,11 @@ class Col2im {
     const float* packed_;
     const Epilogue& epilogue_;
     const int64_t rows_;
-    int64_t low_[AXES], high_[AXES], line_, steps_; // pixels of an input line, steps along W of each phase
-    int64_t margin_;                                // of what a line's first vector reads before it
-    bool flat_;                                     // whether each channel's pixels follow each other
-    bool whole_rows_;                               // whether an output line is as many whole vectors as its phases
+    const Reach reach_[AXES];
+    int64_t line_, steps_; // pixels of an input line, steps along W of each phase
+    int64_t margin_;       // of what a line's first vector reads before it
+    bool flat_;            // whether each channel's pixels follow each other
+    bool whole_rows_;      // whether an output line is as many whole vectors as its phases
     Tap* taps_;
     int64_t* first_tap_;
     const float* inside_; // per pixel of a line and of its surroundings, all bits where it is inside

@@ -157,9 +157,9 @@ class Direct {
            const Epilogue& epilogue)
         : g_(g), in_(in), out_(out), packed_(packed), epilogue_(epilogue), planes_(planes), depth_(depth_of<A>(g)),
           pixel_(planes * g.groups * depth_ < 8 ? planes * g.groups * depth_
-                                                : pixel_stride(planes * g.groups * depth_)) {
+                                                : pixel_stride(planes * g.groups * depth_)),
+          reach_{Reach(g.axis[0]), Reach(g.axis[1]), Reach(g.axis[2])} {
         for (int i = 0; i < AXES; ++i) {
-            g_.axis[i].offset_range(low_[i], high_[i]);
             const Axis& a = g_.axis[i];
             cut_[i] = a.products() - a.products_inside() >= LEAST_OUTSIDE * a.products();
         }
@@ -190,8 +190,8 @@ class Direct {
     Box box_of(const Chunk& chunk) const {
         Box box{chunk.first_image, chunk.images, {}, {}};
         for (int i = 0; i < AXES; ++i) {
-            box.origin[i] = g_.axis[i].in_step() * chunk.first[i] + low_[i];
-            box.length[i] = g_.axis[i].in_step() * (chunk.steps[i] - 1) + high_[i] - low_[i] + 1;
+            box.origin[i] = reach_[i].origin(g_.axis[i], chunk.first[i]);
+            box.length[i] = reach_[i].length(g_.axis[i], chunk.steps[i]);
         }
         return box;
     }
@@ -352,9 +352,7 @@ class Direct {
                 const A* line_at = pixels_ + line_start(chunk, item.first_line + line) + item.group * depth_;
                 for (int64_t j = region.first[2]; j < region.last[2]; ++j, ++rows) {
                     from[rows] = line_at + axis_w.in_step() * j * step_[2];
-                    to[rows] =
-                        sums +
-                        (line * segment + axis_w.first_out(phase_w) + axis_w.out_step() * (j - item.first_w)) * width;
+                    to[rows] = sums + (line * segment + axis_w.output(phase_w, j - item.first_w)) * width;
                 }
             }
             if (rows > 0)
@@ -383,7 +381,7 @@ class Direct {
                    g_.axis[axis].reads(region.taps.phase[axis], tap, chunk.first[axis] + region.first[axis]);
         };
         const auto start = [&](int axis, int64_t tap) {
-            return (g_.axis[axis].offset(region.taps.phase[axis], tap) - low_[axis]) * step_[axis];
+            return (g_.axis[axis].offset(region.taps.phase[axis], tap) - reach_[axis].low) * step_[axis];
         };
         const int64_t in_plane = g_.groups * depth_, weight_plane = depth_ * run * PANEL_WIDTH;
         int64_t terms = 0;
@@ -468,8 +466,7 @@ class Direct {
             const int64_t jh = chunk.first[1] + line % chunk.steps[1];
             const int64_t jd = chunk.first[0] + line / chunk.steps[1] % chunk.steps[0];
             const int64_t n = chunk.first_image + line / (chunk.steps[1] * chunk.steps[0]);
-            const int64_t h = g_.axis[1].first_out(item.phase_h) + jh * g_.axis[1].out_step();
-            const int64_t d = g_.axis[0].first_out(item.phase_d) + jd * g_.axis[0].out_step();
+            const int64_t h = g_.axis[1].output(item.phase_h, jh), d = g_.axis[0].output(item.phase_d, jd);
             if (h < out_.size[1] && d < out_.size[0])
                 write_line(sums + i * segment * width, width, pixels, item.channels, out_, n,
                            item.group * g_.out_channels + item.first_channel, d, h, first_w);
@@ -482,7 +479,7 @@ class Direct {
     const Epilogue& epilogue_;
     const int64_t planes_;
     const int64_t depth_, pixel_; // elements of a group in a plane of a pixel, and between neighbouring pixels
-    int64_t low_[AXES], high_[AXES];
+    const Reach reach_[AXES];
     bool cut_[AXES]; // whether the products outside the map are left out along an axis
     int64_t image_step_ = 0, step_[AXES] = {};
     const A* pixels_ = nullptr;

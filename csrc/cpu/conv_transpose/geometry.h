@@ -3,6 +3,10 @@
 // A transposed convolution with stride s is s interleaved stride-1 convolutions per axis: output o takes only the taps
 // k with (o + padding - k * dilation) divisible by s. A plain convolution is one phase that steps through its input by
 // s.
+//
+// What a kernel requires of a geometry is its `fits`; the direct one and the direct weight gradient take every
+// geometry. What it claims to cover is said where its addresses are made, and csrc/check/conv_transpose.cpp holds it to
+// that: every output is written once, every tap read inside what was laid out for it.
 #pragma once
 
 #include "core/integers.h"
@@ -27,14 +31,22 @@ struct Axis {
         return first < out ? ceil_div(out - first, out_step()) : 0;
     }
     bool uses(int64_t phase, int64_t tap) const { return !transposed || (tap * dilation) % stride == phase; }
-    // Output j of a phase reads input in_step * j + offset for each of its taps.
+    // Every output is that of one phase and one of its first `count` steps; those of the others lie beyond the map.
+    int64_t output(int64_t phase, int64_t step) const { return first_out(phase) + out_step() * step; }
     int64_t offset(int64_t phase, int64_t tap) const {
         return transposed ? (first_out(phase) + padding - tap * dilation) / stride : tap * dilation - padding;
     }
+    // What a step of a phase reads for each of its taps.
+    int64_t input(int64_t phase, int64_t tap, int64_t step) const { return in_step() * step + offset(phase, tap); }
     // Whether a tap of this step of a phase lies inside the map.
     bool reads(int64_t phase, int64_t tap, int64_t step) const {
-        const int64_t at = in_step() * step + offset(phase, tap);
+        const int64_t at = input(phase, tap, step);
         return uses(phase, tap) && step < count(phase) && at >= 0 && at < in;
+    }
+    // The steps, [first, last) of those below `size`, at which a tap of a plain convolution reads inside the map.
+    void steps_inside(int64_t tap, int64_t size, int64_t& first, int64_t& last) const {
+        first = least(size, most<int64_t>(0, ceil_div(-offset(0, tap), stride)));
+        last = most(first, least(size, ceil_div(in - offset(0, tap), stride)));
     }
     // The end of the steps that read the same taps as `step`.
     int64_t end_of_same_taps(int64_t phase, int64_t step) const {
@@ -83,14 +95,22 @@ struct Axis {
         each_tap(phase, [&](int64_t) { ++found; });
         return found;
     }
-    void offset_range(int64_t& low, int64_t& high) const {
-        low = INT64_MAX, high = INT64_MIN;
-        for (int64_t phase = 0; phase < phases(); ++phase)
-            each_tap(phase, [&](int64_t k) {
-                low = least(low, offset(phase, k));
-                high = most(high, offset(phase, k));
+};
+
+// The offsets of all taps along an axis, from which follows what steps read.
+struct Reach {
+    int64_t low = INT64_MAX, high = INT64_MIN;
+
+    explicit Reach(const Axis& a) {
+        for (int64_t phase = 0; phase < a.phases(); ++phase)
+            a.each_tap(phase, [&](int64_t k) {
+                low = least(low, a.offset(phase, k));
+                high = most(high, a.offset(phase, k));
             });
     }
+    // All that `steps` steps of every phase read, from the first one on.
+    int64_t origin(const Axis& a, int64_t first_step) const { return a.in_step() * first_step + low; }
+    int64_t length(const Axis& a, int64_t steps) const { return a.in_step() * (steps - 1) + high - low + 1; }
 };
 
 // A tensor (N, C, D, H, W) of any strides.

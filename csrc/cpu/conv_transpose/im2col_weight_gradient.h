@@ -83,19 +83,20 @@ class Im2colWeightGradient {
             for (int64_t kd = 0; kd < ad.kernel; ++kd)
                 for (int64_t kh = 0; kh < ah.kernel; ++kh)
                     for (int64_t kw = 0; kw < aw.kernel; ++kw, stage += width) {
-                        const int64_t z = d * ad.stride + ad.offset(0, kd), y = h * ah.stride + ah.offset(0, kh);
+                        const int64_t z = ad.input(0, kd, d), y = ah.input(0, kh, h);
                         if (z < 0 || z >= large_.size[0] || y < 0 || y >= large_.size[1])
                             __builtin_memset(stage, 0, sizeof(float) * width);
                         else
-                            read_tap(reinterpret_cast<const float*>(large_.at(n, c, z, y, 0)), aw.offset(0, kw), stage);
+                            read_tap(reinterpret_cast<const float*>(large_.at(n, c, z, y, 0)), kw, stage);
                     }
     }
 
-    void read_tap(const float* line, int64_t offset, float* stage) const {
-        const int64_t width = small_.size[2], stride = g_.axis[2].stride, step = stride * large_.stride[2];
-        const int64_t low = least(width, offset < 0 ? ceil_div(-offset, stride) : 0);
-        const int64_t high = most(low, least(width, ceil_div(large_.size[2] - offset, stride)));
-        const float* from = line + offset * large_.stride[2];
+    void read_tap(const float* line, int64_t tap, float* stage) const {
+        const Axis& a = g_.axis[2];
+        const int64_t width = small_.size[2], step = a.stride * large_.stride[2];
+        int64_t low, high;
+        a.steps_inside(tap, width, low, high);
+        const float* from = line + a.offset(0, tap) * large_.stride[2];
         for (int64_t w = 0; w < width; w += VF)
             store(stage + w, vf{});
         if (step == 1)

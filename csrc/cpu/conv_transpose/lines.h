@@ -20,7 +20,7 @@ void interleave(const Axis& a, const float* sums, int64_t phase_step, float* row
     }
     for (int64_t phase = 0; phase < a.phases(); ++phase)
         for (int64_t j = 0; j < a.steps(); ++j)
-            row[a.first_out(phase) + a.out_step() * j] = sums[phase * phase_step + j];
+            row[a.output(phase, j)] = sums[phase * phase_step + j];
 }
 
 // Floats of a row that `interleave` may write.

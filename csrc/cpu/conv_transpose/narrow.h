@@ -18,10 +18,8 @@ constexpr int64_t BAND_PIXELS = 512;   // pixels of a work item
 class Narrow {
   public:
     Narrow(const Geometry& g, const Image& in, const Image& out, const float* packed, const Epilogue& epilogue)
-        : g_(g), in_(in), out_(out), packed_(packed), epilogue_(epilogue) {
-        for (int i = 0; i < AXES; ++i)
-            g_.axis[i].offset_range(low_[i], high_[i]);
-    }
+        : g_(g), in_(in), out_(out), packed_(packed), epilogue_(epilogue),
+          reach_{Reach(g.axis[0]), Reach(g.axis[1]), Reach(g.axis[2])} {}
 
     static bool fits(const Geometry& g) {
         return g.groups == 1 && (g.out_channels <= NARROW_CHANNELS || g.in_channels <= NARROW_INPUTS) &&
@@ -49,7 +47,7 @@ class Narrow {
 
     void run() {
         for (int i = 0; i < AXES; ++i)
-            length_[i] = high_[i] - low_[i] + (i == 2 ? g_.axis[i].steps() : 1);
+            length_[i] = reach_[i].length(g_.axis[i], i == 2 ? g_.axis[i].steps() : 1);
         const int64_t lines = g_.axis[1].steps(), depth = g_.axis[0].steps();
         band_ = most<int64_t>(1, least(lines, BAND_PIXELS / length_[2]));
         const int64_t bands = ceil_div(lines, band_);
@@ -78,19 +76,20 @@ class Narrow {
 
     // The lines that a band needs, [channel][d][h][w] with a border of zeros.
     void read_band(int64_t n, int64_t first_d, int64_t first_h, float* planes) const {
-        const int64_t before = most<int64_t>(0, -low_[2]), skip = most<int64_t>(0, low_[2]);
+        const int64_t before = most<int64_t>(0, -reach_[2].low), skip = most<int64_t>(0, reach_[2].low);
         const int64_t inside = most<int64_t>(0, least(in_.size[2] - skip, length_[2] - before));
         const bool innermost = in_.channel_stride == 1 && in_.dtype == FLOAT32 && in_.channels > 1;
         __builtin_memset(planes, 0, sizeof(float) * plane_ * in_.channels);
         for (int64_t i = 0; i < length_[0] * length_[1] && innermost; ++i) {
-            const int64_t h = first_h + low_[1] + i % length_[1], d = first_d + low_[0] + i / length_[1];
+            const int64_t h = first_h + reach_[1].low + i % length_[1], d = first_d + reach_[0].low + i / length_[1];
             if (holds(d, h) && inside > 0)
                 transpose(reinterpret_cast<const float*>(in_.at(n, 0, d, h, skip)), in_.stride[2],
                           planes + i * length_[2] + before, plane_, inside, in_.channels);
         }
         for (int64_t c = 0; c < in_.channels && !innermost; ++c)
             for (int64_t i = 0; i < length_[0] * length_[1]; ++i) {
-                const int64_t h = first_h + low_[1] + i % length_[1], d = first_d + low_[0] + i / length_[1];
+                const int64_t h = first_h + reach_[1].low + i % length_[1],
+                              d = first_d + reach_[0].low + i / length_[1];
                 if (!holds(d, h))
                     continue;
                 const char* from = in_.at(n, c, d, h, skip);
@@ -135,11 +134,11 @@ class Narrow {
         for (int64_t phase = 0; phase < g_.phases(); ++phase) {
             const PhaseTaps taps(g_, phase);
             g_.axis[0].each_tap(taps.phase[0], [&](int64_t kd) {
-                const int64_t z = g_.axis[0].offset(taps.phase[0], kd) - low_[0];
+                const int64_t z = g_.axis[0].offset(taps.phase[0], kd) - reach_[0].low;
                 g_.axis[1].each_tap(taps.phase[1], [&](int64_t kh) {
-                    const int64_t y = z * length_[1] + g_.axis[1].offset(taps.phase[1], kh) - low_[1];
+                    const int64_t y = z * length_[1] + g_.axis[1].offset(taps.phase[1], kh) - reach_[1].low;
                     g_.axis[2].each_tap(taps.phase[2], [&](int64_t kw) {
-                        steps[placed] = y * length_[2] + g_.axis[2].offset(taps.phase[2], kw) - low_[2];
+                        steps[placed] = y * length_[2] + g_.axis[2].offset(taps.phase[2], kw) - reach_[2].low;
                         offsets[placed] = placed * g_.out_channels * g_.in_channels;
                         ++placed;
                     });
@@ -182,9 +181,9 @@ class Narrow {
 
     void write_lines(const Band& band, int64_t lines, int64_t pixels, int64_t phase_d, int64_t phase_h,
                      const float* sums, float* row) const {
-        const int64_t od = g_.axis[0].first_out(phase_d) + band.d * g_.axis[0].out_step();
+        const int64_t od = g_.axis[0].output(phase_d, band.d);
         for (int64_t i = 0; i < lines && od < out_.size[0]; ++i) {
-            const int64_t oh = g_.axis[1].first_out(phase_h) + (band.first_h + i) * g_.axis[1].out_step();
+            const int64_t oh = g_.axis[1].output(phase_h, band.first_h + i);
             if (oh >= out_.size[1])
                 continue;
             for (int64_t o = 0; o < band.channels; ++o) {
@@ -199,7 +198,8 @@ class Narrow {
     const Image &in_, &out_;
     const float* packed_;
     const Epilogue& epilogue_;
-    int64_t low_[AXES], high_[AXES], length_[AXES], plane_, band_;
+    const Reach reach_[AXES];
+    int64_t length_[AXES], plane_, band_;
 };
 
 }

@@ -29,7 +29,8 @@ class WeightGradient {
     WeightGradient(const Geometry& g, const Image& large, const Image& small)
         : g_(g), large_(large), small_(small), large_pixel_(pixel_stride(large.channels)),
           small_pixel_(pixel_stride(small.channels)),
-          rows_are_large_(g.out_channels >= 2 * VF || g.out_channels >= g.in_channels), taps_(g.taps()) {
+          rows_are_large_(g.out_channels >= 2 * VF || g.out_channels >= g.in_channels), taps_(g.taps()),
+          reach_{Reach(g.axis[0]), Reach(g.axis[1]), Reach(g.axis[2])} {
         row_channels_ = rows_are_large_ ? g.in_channels : g.out_channels;
         columns_ = rows_are_large_ ? g.out_channels : g.in_channels;
         width_ = padded_channels(columns_);
@@ -37,8 +38,6 @@ class WeightGradient {
         sums_step_ = pixel_stride(width_);
         sums_plane_ = row_channels_ * sums_step_ + VF;
         by_tap_ = !rows_are_large_ || row_channels_ >= 2 * TILE_ROWS;
-        for (int i = 0; i < AXES; ++i)
-            g_.axis[i].offset_range(low_[i], high_[i]);
     }
 
     // out: (small channels, large channels / groups, taps), contiguous
@@ -66,8 +65,8 @@ class WeightGradient {
     Box large_box(int64_t first, int64_t images) const {
         Box box{first, images, {}, {}};
         for (int i = 0; i < AXES; ++i) {
-            box.origin[i] = low_[i];
-            box.length[i] = g_.axis[i].in_step() * (small_.size[i] - 1) + high_[i] - low_[i] + 1;
+            box.origin[i] = reach_[i].origin(g_.axis[i], 0);
+            box.length[i] = reach_[i].length(g_.axis[i], small_.size[i]);
         }
         return box;
     }
@@ -106,10 +105,9 @@ class WeightGradient {
 
     // The steps of the small map at which a tap reads inside the large one; all where taps are not told apart.
     void steps_inside(int axis, int64_t tap, int64_t& first, int64_t& last) const {
-        const Axis& a = g_.axis[axis];
-        const int64_t size = small_.size[axis], offset = a.offset(0, tap);
-        first = by_tap_ ? least(size, most<int64_t>(0, ceil_div(-offset, a.stride))) : 0;
-        last = by_tap_ ? most(first, least(size, ceil_div(a.in - offset, a.stride))) : size;
+        first = 0, last = small_.size[axis];
+        if (by_tap_)
+            g_.axis[axis].steps_inside(tap, last, first, last);
     }
 
     void list_lines(int64_t kd, int64_t kh, int64_t images, const Box& large, Lines& lines) const {
@@ -190,8 +188,9 @@ class WeightGradient {
     int64_t tap_offset(int64_t tap) const {
         const int64_t kw = tap % g_.axis[2].kernel, kh = tap / g_.axis[2].kernel % g_.axis[1].kernel;
         const int64_t kd = tap / (g_.axis[2].kernel * g_.axis[1].kernel);
-        return (g_.axis[0].offset(0, kd) - low_[0]) * plane_ + (g_.axis[1].offset(0, kh) - low_[1]) * line_ +
-               (g_.axis[2].offset(0, kw) - low_[2]) * large_pixel_;
+        return (g_.axis[0].offset(0, kd) - reach_[0].low) * plane_ +
+               (g_.axis[1].offset(0, kh) - reach_[1].low) * line_ +
+               (g_.axis[2].offset(0, kw) - reach_[2].low) * large_pixel_;
     }
 
     float* sums_of(int64_t group, int64_t tap) const { return sums_ + (group * taps_ + tap) * sums_plane_; }
@@ -308,7 +307,8 @@ class WeightGradient {
     const int64_t large_pixel_, small_pixel_;
     const bool rows_are_large_;
     const int64_t taps_;
-    int64_t row_channels_, columns_, width_, sums_step_, sums_plane_, low_[AXES], high_[AXES], line_, plane_;
+    const Reach reach_[AXES];
+    int64_t row_channels_, columns_, width_, sums_step_, sums_plane_, line_, plane_;
     bool by_tap_; // a work item is of one tap, whose pixels outside the large map are left out
     float *sums_, *large_pixels_, *small_pixels_;
     Lines* lines_;

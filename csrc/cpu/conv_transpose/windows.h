@@ -5,6 +5,9 @@
 // strided convolution is the mirror image: one output phase, and one map of inputs for each residue of the stride.
 // Points 0, 1, -1 and infinity: transforms only add, halve and subtract, and the error stays in the direct way's class.
 // A phase or residue with fewer taps than the others, as the odd ones of kernel 5, leaves 0 or infinity out.
+//
+// The outputs of a row of tiles are made in a line of their own and written from there, all phases at once. That takes
+// phases whose outputs of a window are neighbours, which dilation can drive apart: see `WindowAxis::fits`.
 #pragma once
 
 #include "core/scratch.h"
@@ -56,7 +59,7 @@ struct WindowAxis {
     int64_t shifts[MOST_STRIDE] = {};           // of the window of output step 0, per phase or map
     int64_t taps[MOST_STRIDE][MOST_REACH] = {}; // the tap at each place of a window, or -1
     uint64_t used_points[MOST_STRIDE] = {};     // per phase or map, a bit for each point where it has anything
-    bool fits;
+    bool fits; // what the kernels require of every axis, also of those along which nothing is to be gained
     // reach: inputs of a window; outputs, points: of F(outputs, reach), 1 and 1 where nothing is to be gained;
     // maps: residues of a strided input; first: input step of window 0; tiles: of `outputs` windows.
 
@@ -118,6 +121,17 @@ struct WindowAxis {
         for (int64_t phase = 0; phase < a.phases(); ++phase)
             windows = most(windows, (a.transposed ? shifts[phase] : 0) + a.count(phase));
         tiles = ceil_div(windows, outputs);
+        fits = fits && outputs_are_neighbours(a);
+    }
+
+    // Whether the outputs of a window follow each other, and so those of neighbouring windows: a phase whose window is
+    // shifted leaves gaps where the others' are not.
+    bool outputs_are_neighbours(const Axis& a) const {
+        const int64_t first_of_all = first_output(a, 0);
+        for (int64_t phase = 0; phase < a.phases(); ++phase)
+            if (output(a, phase, 0) - first_of_all >= a.out_step())
+                return false;
+        return true;
     }
 
     // Points that the phases or maps use, all together.
@@ -142,7 +156,17 @@ struct WindowAxis {
         return first_of_all;
     }
     int64_t output(const Axis& a, int64_t phase, int64_t window) const {
-        return a.first_out(phase) + a.out_step() * (window - (a.transposed ? shifts[phase] : 0));
+        return a.output(phase, window - (a.transposed ? shifts[phase] : 0));
+    }
+    // Outputs of some tiles, of all phases: a line that begins with the first output of their first window.
+    int64_t line_length(const Axis& a, int64_t tiles_of_line) const { return a.out_step() * outputs * tiles_of_line; }
+
+    // The inputs that all tiles read: a box whose lines may begin before the map and end beyond it.
+    int64_t box_origin(const Axis& a) const { return a.in_step() * first; }
+    int64_t box_length(const Axis& a) const { return a.in_step() * input_steps(a); }
+    // Where the first input that a tile reads of a map lies in the box; those at the next points are in_step further.
+    int64_t first_input(const Axis& a, int64_t tile, int64_t map) const {
+        return (tile * outputs + (a.transposed ? 0 : shifts[map])) * a.in_step() + map;
     }
 };
 
@@ -175,9 +199,11 @@ struct Windows {
         return used;
     }
 
+    bool fit() const { return axis[0].fits && axis[1].fits && axis[2].fits && points > 1; }
+
     // Multiplications of the direct way for one of this one's; 0 where the transform does not apply.
     double gain(int64_t images) const {
-        if (!axis[0].fits || !axis[1].fits || !axis[2].fits || points == 1 || images == 0)
+        if (!fit() || images == 0)
             return 0;
         double direct = 1, ours = 1;
         for (int i = 0; i < AXES; ++i) {
@@ -228,8 +254,8 @@ class WindowValues {
     Box box_of(int64_t first, int64_t images) const {
         Box box{first, images, {}, {}};
         for (int i = 0; i < AXES; ++i) {
-            box.origin[i] = g_.axis[i].in_step() * w_.axis[i].first;
-            box.length[i] = g_.axis[i].in_step() * w_.axis[i].input_steps(g_.axis[i]);
+            box.origin[i] = w_.axis[i].box_origin(g_.axis[i]);
+            box.length[i] = w_.axis[i].box_length(g_.axis[i]);
         }
         return box;
     }
@@ -261,11 +287,8 @@ class WindowValues {
         return fine;
     }
 
-    // Where a tile's inputs of a map start in the box.
     int64_t first_input(int axis, int64_t tile, int64_t map) const {
-        const Axis& a = g_.axis[axis];
-        const WindowAxis& windows = w_.axis[axis];
-        return (tile * windows.outputs + (a.transposed ? 0 : windows.shifts[map])) * a.in_step() + map;
+        return w_.axis[axis].first_input(g_.axis[axis], tile, map);
     }
 
     // B^T along one axis of a grid of vectors.

@@ -149,7 +149,7 @@ class WinogradRun {
                       products_size = plan_.w_.points * g_.phases() * tiles * PANEL_WIDTH;
         int64_t line_floats = PANEL_WIDTH * block.tiles;
         for (int i = 0; i < AXES; ++i)
-            line_floats *= g_.axis[i].out_step() * a[i].outputs;
+            line_floats *= a[i].line_length(g_.axis[i], 1);
         auto* products = static_cast<float*>(
             scratch(Slot::local, sizeof(float) * (products_size + line_floats) + sizeof(int64_t) * 2 * plan_.w_.maps));
         float* lines = products + products_size;
@@ -222,7 +222,7 @@ class WinogradRun {
         int64_t first[AXES], length[AXES];
         for (int i = 0; i < AXES; ++i) {
             first[i] = a[i].first_output(g_.axis[i], first_window[i]);
-            length[i] = g_.axis[i].out_step() * a[i].outputs * (i == 2 ? block.tiles : 1);
+            length[i] = a[i].line_length(g_.axis[i], i == 2 ? block.tiles : 1);
         }
         place_tiles(block, row, products, first_window, first, length, lines);
         const int64_t first_channel = block.panel * PANEL_WIDTH,

@@ -1,0 +1,23 @@
+"""How numbers and names are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_MOST = 20
+
+
+def counted(count: int, plural: str) -> str:
+    """`1 image`, `2 images`: a number and what it is of, whose plural ends in s."""
+    return f"{count} {singular(plural) if count == 1 else plural}"
+
+
+def singular(plural: str) -> str:
+    """`image` of `images`, `class` of `classes`."""
+    return plural.removesuffix("es") if plural.endswith("sses") else plural.removesuffix("s")
+
+
+def listed(names: Sequence[object], most: int = _MOST) -> str:
+    """`a, b, c`, and where there are more than `most`, how many."""
+    text = ", ".join(map(str, names[:most]))
+    return text if len(names) <= most else f"{text}, … ({len(names)} in all)"

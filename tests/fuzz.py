@@ -1,0 +1,399 @@
+"""Calls of every public function as hypothesis draws them, against float64 and PyTorch: values and gradients.
+
+`CHECKS` holds for each function what is drawn and what must hold; tests/test_fuzz.py runs a fixed number of each, and
+`python tests/fuzz.py MINUTES` goes on with other ones until the time is up or something is found.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, count
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import torch
+import torch.nn.functional as TF
+from cases import MASKS, Attention, Convolution, Recursion, assert_parity
+from memory import poisoned
+from torch import Tensor
+
+import aigc_fast
+import aigc_fast.functional as AF
+from aigc_fast import _native
+from aigc_fast.ops.random import DROPOUT, draw_key
+from aigc_fast.ops.random import reference as numbers
+from aigc_fast.ops.recursion import reference as recursion_reference
+from aigc_fast.ops.reparameterize import REPARAMETERIZE_KL
+
+Compute = Callable[..., Tensor | Sequence[Tensor]]
+BACKENDS = ("auto", "cpu") if _native.cpu_reason() is None else ("auto",)
+# Multiply-adds, beyond which an example takes too long.
+MOST_WORK = 3_000_000
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a call obeys, and how its tensors lie in memory.
+
+    Attributes:
+        dtype: of the tensors.
+        backend, level: what is in force; no level without a native library.
+        layout: a key of `LAYOUTS`.
+        threads: of the kernels.
+    """
+
+    dtype: torch.dtype
+    backend: str
+    level: str | None
+    layout: str
+    threads: int
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            with aigc_fast.backend(self.backend):
+                if self.level is None:
+                    yield
+                    return
+                with _native.cpu.use_level(self.level):
+                    yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def _last_dimension_first(tensor: Tensor) -> Tensor:
+    return tensor.movedim(-1, 0).contiguous().movedim(0, -1)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.movedim(1, -1).contiguous().movedim(-1, 1) if tensor.dim() > 2 else tensor
+
+
+def _inside(tensor: Tensor) -> Tensor:
+    """A part of a larger tensor, every other element in its last dimension, NaN around it."""
+    around = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1] + 3), math.nan, dtype=tensor.dtype)
+    part = around[..., 1 : 1 + 2 * tensor.shape[-1] : 2]
+    part.copy_(tensor)
+    return part
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda tensor: tensor,
+    "channels last": _channels_last,
+    "last dimension first": _last_dimension_first,
+    "inside": _inside,
+}
+
+
+def settings(*dtypes: torch.dtype, layouts: Sequence[str] = tuple(LAYOUTS)) -> st.SearchStrategy[Setting]:
+    return st.builds(
+        Setting,
+        st.sampled_from(dtypes),
+        st.sampled_from(BACKENDS),
+        st.sampled_from(_native.levels() or [None]),
+        st.sampled_from(layouts),
+        st.sampled_from([1, 2, 3]),
+    )
+
+
+def _outputs(found: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    return [found] if isinstance(found, Tensor) else list(found)
+
+
+def every_gradient(compute: Compute, tensors: Sequence[Tensor], upstream: Sequence[Tensor]) -> list[Tensor]:
+    """The outputs and the gradients to every tensor."""
+    inputs = [tensor.detach().requires_grad_() for tensor in tensors]
+    outputs = _outputs(compute(*inputs))
+    given = [gradient.to(output.dtype) for gradient, output in zip(upstream, outputs, strict=True)]
+    return [*(output.detach() for output in outputs), *torch.autograd.grad(outputs, inputs, given)]
+
+
+def check(
+    setting: Setting,
+    tensors: Sequence[Tensor],
+    ours: Compute,
+    theirs: Compute,
+    *,
+    exact: Compute | None = None,
+    peer_fails: bool = False,
+) -> None:
+    """Asserts the suite's parity of ours, in a setting, for values without and with gradients, and for gradients.
+
+    Args:
+        setting: of our call.
+        tensors: float32; rounded to the setting's dtype for both sides.
+        ours, theirs: functions of the tensors.
+        exact: theirs in float64, where that is another function.
+        peer_fails: whether theirs must not run in the setting's dtype; ours is then held to the format's rounding.
+    """
+    rounded = [tensor.to(setting.dtype) for tensor in tensors]
+    doubles = [tensor.double() for tensor in rounded]
+    exact = exact or theirs
+    with torch.no_grad():
+        upstream = [torch.randn(output.shape).to(setting.dtype) for output in _outputs(exact(*doubles))]
+    reference = every_gradient(exact, doubles, upstream)
+    peer = [a.to(setting.dtype) for a in reference] if peer_fails else every_gradient(theirs, rounded, upstream)
+    nearby = every_gradient(exact, [_a_rounding_away(tensor) for tensor in doubles], upstream)
+    laid = [LAYOUTS[setting.layout](tensor) for tensor in rounded]
+    with setting.in_force(), poisoned():
+        with torch.no_grad():
+            found = _outputs(ours(*laid))
+        found += every_gradient(ours, laid, upstream)
+    values = len(upstream)
+    sides = (found, *(side[:values] + side for side in (peer, reference, nearby)))
+    for index, each in enumerate(zip(*sides, strict=True)):
+        assert_parity(*each[:3], f"result {index}", each[3])
+
+
+def _a_rounding_away(tensor: Tensor) -> Tensor:
+    return tensor * (1 + torch.finfo(torch.float32).eps * (torch.rand(tensor.shape) < 0.5))
+
+
+@st.composite
+def convolutions(draw: Callable[..., Any]) -> Convolution:
+    dims = draw(st.sampled_from([1, 2, 2, 2, 3]))
+    most = {1: 16, 2: 7, 3: 4}[dims]
+
+    def each(low: int, high: int) -> tuple[int, ...]:
+        return draw(st.tuples(*[st.integers(low, high)] * dims))
+
+    transposed, groups = draw(st.booleans()), draw(st.sampled_from([1, 1, 1, 1, 2, 3]))
+    kernel, stride, dilation = each(1, most), each(1, 4), each(1, 3)
+    padding = each(0, 5 if dims < 3 else 3)
+    extent = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    extra = tuple(draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True))
+    if transposed:
+        least = [
+            max(1, -(-(1 + 2 * p - e - o) // s) + 1) for p, e, o, s in zip(padding, extent, extra, stride, strict=True)
+        ]
+    else:
+        extra, least = (0,) * dims, [max(1, e - 2 * p) for e, p in zip(extent, padding, strict=True)]
+    size = tuple(low + draw(st.integers(0, 30 // dims)) for low in least)
+    channels = st.sampled_from([1, 2, 3, 8, 16, 17, 32, 48, 64])
+    into, out = groups * draw(channels), groups * draw(channels)
+    batch = draw(st.integers(1, 3))
+    case = Convolution(batch, into, out, size, kernel, stride, padding, extra, dilation, groups, transposed)
+    hypothesis.assume(batch * into * out // groups * math.prod(kernel) * math.prod(size) <= MOST_WORK)
+    return case
+
+
+def _reached(size: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> bool:
+    """Whether every tap of a convolution from `size` to `outputs` elements meets one of them."""
+    return all(any(0 <= i * stride + k * dilation - padding < size for i in range(outputs)) for k in range(kernel))
+
+
+def has_idle_taps(case: Convolution) -> bool:
+    """Whether a tap meets only padding; PyTorch's gradient to it can be garbage, or end the process."""
+    with torch.device("meta"):
+        input, weight, _ = case.tensors()
+        small = getattr(TF, case.function)(input, weight, **case.arguments).shape[2:]
+    large, small = (small, case.size) if case.transposed else (case.size, small)
+    geometry = zip(large, small, case.kernel, case.stride, case.padding, case.dilation, strict=True)
+    return not all(_reached(*of_dimension) for of_dimension in geometry)
+
+
+def _convolve(function: Callable[..., Tensor], arguments: dict[str, Any], *tensors: Tensor) -> Tensor:
+    return function(*tensors, **arguments)
+
+
+def check_convolution(case: Convolution, setting: Setting, bias: bool) -> None:
+    tensors = case.tensors()[: 3 if bias else 2]
+    ours, theirs = (partial(_convolve, getattr(home, case.function), case.arguments) for home in (AF, TF))
+    check(setting, tensors, ours, theirs, peer_fails=has_idle_taps(case))
+
+
+def attentions() -> st.SearchStrategy[Attention]:
+    lengths = st.one_of(st.integers(1, 8), st.integers(1, 140))
+    heads = st.sampled_from([(1, None), (2, None), (4, 1), (6, 3), (8, 2)])
+    sizes = st.sampled_from([1, 2, 5, 16, 24, 40, 64, 80, 96, 128, 193])
+    return heads.flatmap(
+        lambda pair: st.builds(
+            Attention,
+            batch=st.integers(1, 3),
+            heads=st.just(pair[0]),
+            queries=lengths,
+            keys=st.one_of(lengths, st.integers(1, 300)),
+            size=sizes,
+            value_size=st.one_of(st.none(), sizes),
+            kv_heads=st.just(pair[1]),
+            causal=st.booleans(),
+            window=st.sampled_from([None, None, None, 0, 7, (40, None), (3, 60)]),
+            alignment=st.sampled_from(["upper_left", "lower_right"]),
+            mask=st.sampled_from(sorted(MASKS)),
+            scale=st.sampled_from([None, None, 1.0, 0.03, -0.5]),
+        )
+    )
+
+
+def check_attention(case: Attention, setting: Setting) -> None:
+    arguments = case.arguments()
+
+    def theirs(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return case.expected(query, key, value, arguments["attn_mask"])
+
+    def ours(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return AF.scaled_dot_product_attention(query, key, value, **arguments)
+
+    check(setting, case.tensors(), ours, theirs)
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Sequences one after the other; heads, sizes and scale as in `Attention`, whose lengths and masks do not count."""
+
+    lengths: tuple[tuple[int, int], ...]
+    window: tuple[int, int]
+    attention: Attention
+
+
+def sequences() -> st.SearchStrategy[Sequences]:
+    lengths = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 60)), min_size=1, max_size=4)
+    return st.builds(
+        Sequences,
+        lengths.map(tuple).filter(lambda pairs: any(queries for queries, _ in pairs)),
+        st.sampled_from([(-1, -1), (-1, 0), (5, 0), (7, 3)]),
+        attentions(),
+    )
+
+
+def check_sequences(case: Sequences, setting: Setting) -> None:
+    heads, groups = case.attention.heads, case.attention.kv_heads or case.attention.heads
+    size, value_size, scale = case.attention.size, case.attention.value_size, case.attention.scale
+    bounds = [[0, *accumulate(lengths)] for lengths in zip(*case.lengths, strict=True)]
+    tensors = [
+        torch.randn(total[-1], count_, width)
+        for total, count_, width in zip(
+            (bounds[0], bounds[1], bounds[1]), (heads, groups, groups), (size, size, value_size or size), strict=True
+        )
+    ]
+    left, right = (None if side < 0 else side for side in case.window)
+
+    def theirs(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        parts = []
+        for index, (queries, keys) in enumerate(case.lengths):
+            if not queries:
+                continue
+            one = Attention(
+                1, heads, queries, keys, size, value_size, groups, False, (left, right), "lower_right", "none", scale
+            )
+            of_queries = slice(bounds[0][index], bounds[0][index + 1])
+            of_keys = slice(bounds[1][index], bounds[1][index + 1])
+            given = (query[of_queries], key[of_keys], value[of_keys])
+            parts.append(one.expected(*(tensor.transpose(0, 1)[None] for tensor in given), None)[0].transpose(0, 1))
+        return torch.cat(parts)
+
+    def ours(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        where = [torch.tensor(each, dtype=torch.int32) for each in bounds]
+        return AF.varlen_attn(query, key, value, *where, window_size=case.window, scale=scale, enable_gqa=True)
+
+    check(setting, tensors, ours, theirs)
+
+
+def recursions() -> st.SearchStrategy[Recursion]:
+    shared = st.builds(
+        Recursion,
+        st.integers(1, 20),
+        st.integers(1, 2000),
+        st.integers(1, 24),
+        st.sampled_from(["shared", "series"]),
+        st.booleans(),
+    )
+    varying = st.builds(
+        Recursion, st.integers(1, 6), st.integers(1, 200), st.integers(1, 24), st.just("varying"), st.booleans()
+    )
+    return st.one_of(shared, varying)
+
+
+def check_recursion(case: Recursion, setting: Setting) -> None:
+    def exact(x: Tensor, coeffs: Tensor, state: Tensor | None = None) -> Tensor:
+        return recursion_reference.recursion(x, coeffs if coeffs.dim() > 1 else coeffs[None], state)
+
+    check(setting, case.tensors(), AF.ar_recursion, exact)
+
+
+SHAPES = (
+    st.lists(st.sampled_from([1, 2, 3, 7, 16, 33, 113]), min_size=1, max_size=4)
+    .map(tuple)
+    .filter(lambda shape: math.prod(shape) <= 40_000)
+)
+
+
+def check_dropout(shape: tuple[int, ...], p: float, setting: Setting) -> None:
+    tensor = torch.randn(shape)
+    key = draw_key(tensor)
+    factors = numbers.dropout(torch.ones(shape, dtype=torch.float64), key, p)
+    check(setting, [tensor], lambda t: DROPOUT(t, key, p), lambda t: t * factors.to(t.dtype))
+
+
+def check_samples(shape: tuple[int, ...], spread: float, setting: Setting) -> None:
+    mu, logvar = torch.randn(shape), spread * torch.randn(shape)
+    key = draw_key(mu)
+    noise = numbers.normal(shape, key, torch.float64)
+
+    def formula(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
+        z = mu + noise.to(mu.dtype) * torch.exp(0.5 * logvar)
+        return z, -0.5 * (1 + logvar - mu * mu - logvar.exp()).reshape(len(mu), -1).sum(1)
+
+    check(setting, [mu, logvar], lambda m, l: REPARAMETERIZE_KL(m, l, key), formula)
+
+
+def check_numbers(shape: tuple[int, ...], setting: Setting) -> None:
+    for drawn, make in ((AF.randn, numbers.normal), (AF.rand, numbers.uniform)):
+        key = draw_key(torch.zeros(0), torch.Generator().manual_seed(1))
+        with setting.in_force(), poisoned():
+            found = drawn(*shape, generator=torch.Generator().manual_seed(1), dtype=setting.dtype)
+        exact = make(shape, key, torch.float64)
+        assert_parity(found, exact.to(setting.dtype), exact)
+
+
+FLOATS = torch.float32, torch.bfloat16
+HALVES = *FLOATS, torch.float16
+CHECKS: dict[str, tuple[Callable[..., None], tuple[st.SearchStrategy[Any], ...]]] = {
+    "convolution": (check_convolution, (convolutions(), settings(*FLOATS), st.booleans())),
+    "attention": (check_attention, (attentions(), settings(*HALVES))),
+    "varlen_attn": (check_sequences, (sequences(), settings(*HALVES))),
+    "recursion": (check_recursion, (recursions(), settings(torch.float32, torch.float64))),
+    "dropout": (check_dropout, (SHAPES, st.sampled_from([0.1, 0.5, 0.9]), settings(*HALVES))),
+    "reparameterize": (check_samples, (SHAPES, st.sampled_from([0.1, 1.0, 4.0]), settings(*HALVES))),
+    "randn, rand": (check_numbers, (SHAPES, settings(*HALVES))),
+}
+
+
+def test_of(name: str) -> Callable[[], None]:
+    """A function that runs the check on as many examples as hypothesis' settings say."""
+    run, strategies = CHECKS[name]
+
+    @hypothesis.given(st.tuples(*strategies))
+    def drawn(arguments: tuple[Any, ...]) -> None:
+        torch.manual_seed(0)
+        run(*arguments)
+
+    return drawn
+
+
+def main(minutes: float) -> None:
+    """Draws until the time is up."""
+    end, examples = time.monotonic() + 60 * minutes, 0
+    endless = hypothesis.settings(
+        max_examples=40, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+    )
+    for seed in count(time.time_ns()):
+        for name in CHECKS:
+            endless(hypothesis.seed(seed)(test_of(name)))()
+            examples += endless.max_examples
+            if time.monotonic() > end:
+                print(f"{examples} examples of {len(CHECKS)} functions: nothing found")
+                return
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]))

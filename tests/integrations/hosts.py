@@ -1,0 +1,577 @@
+"""Every architecture of transformers with attn_implementation="aigc_fast" against "eager"; `make hosts` walks over all.
+
+Each is built from a tiny configuration, offline, with random weights; `hosts.json` keeps what came out. An architecture
+is "same" where all outputs are, "refused" where transformers or we raise ValueError, "not built" where no tiny model
+came about. The weights are large enough that attention decides: without it, the outputs must differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import inspect
+import json
+import multiprocessing
+import re
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers.models.auto import configuration_auto, modeling_auto
+
+import aigc_fast
+import aigc_fast.integrations.transformers as integration
+from aigc_fast import _native
+from aigc_fast.backends import BackendError
+
+TABLE = Path(__file__).with_name("hosts.json")
+# The heads in whose mappings an architecture is looked up, the first that has it; those of several parts first.
+COMPOSITE = ("IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "TEXT_TO_WAVEFORM")
+HEADS = (
+    "SEQ_TO_SEQ_CAUSAL_LM",
+    "SPEECH_SEQ_2_SEQ",
+    "MASKED_LM",
+    "CAUSAL_LM",
+    "CTC",
+    "TEXT_TO_SPECTROGRAM",
+    "OBJECT_DETECTION",
+    "ZERO_SHOT_OBJECT_DETECTION",
+    "UNIVERSAL_SEGMENTATION",
+    "KEYPOINT_MATCHING",
+    "MASK_GENERATION",
+    "TIME_SERIES_PREDICTION",
+)
+VOCABULARY, BATCH, LENGTH, SIZE = 99, 2, 21, 32
+LIMIT, PARAMETERS = 90, 30_000_000
+"""Seconds and parameters that an architecture may take."""
+FLOOR = 1e-5
+BACKENDS = ("auto", "cpu") if _native.cpu_reason() is None else ("auto",)
+
+
+class NotBuiltError(Exception):
+    """No tiny model of an architecture came about."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is tried, one after the other, until a model runs.
+
+    Attributes:
+        layers: at most so many; those of several kinds of layers need more to have each.
+        groups: key heads; some models have as many as query heads.
+        pixels: whether images go in beside ids.
+        by_channel: whether features are (batch, channels, time), and sounds (batch, 1, samples).
+    """
+
+    layers: int = 2
+    groups: int = 2
+    pixels: bool = False
+    by_channel: bool = False
+
+
+RECIPES = tuple(
+    Recipe(layers, groups, pixels, by_channel)
+    for layers, groups in ((2, 2), (2, 4), (4, 4), (8, 4))
+    for pixels in (False, True)
+    for by_channel in (False, True)
+)
+
+
+# --- tiny configurations ----------------------------------------------------------------------------------------------
+
+# The first pattern that a parameter's name matches says what it becomes.
+INTEGERS = (
+    (r"vocab_offset|unpadded", lambda v: v),
+    (r".*vocab_size(_per_layer_input)?|vocab_size_.*", lambda v: VOCABULARY if v > 16 else v),
+    (r".*(num_(attention_)?heads|n_heads?|attention_heads|num_head)", lambda v: 4),
+    (r"index_topk", lambda v: 4),
+    (r".*(rope_head_dim|rotary_dim)", lambda v: 8),
+    (r".*(head_dim|head_size|dim_head|d_kv|d_head|attention_head_dim)", lambda v: 16),
+    (r".*(lora_rank)", lambda v: 16),
+    (r".*moe_intermediate_size", lambda v: 32),
+    (r".*(intermediate_size|ffn_dim|d_ff|dff|mlp_dim|n_inner|ffn_hidden_size|dim_feedforward)", lambda v: 64),
+    (
+        r".*(hidden_size|d_model|n_embd|embed_dim|emb_dim|hidden_dim|embedding_size|embedding_dim|projection_dim|width"
+        r"|projector_hidden_size|output_dim|latent_dim|out_channels|base_channels|proj_size)|dim|hidden_size_.*",
+        lambda v: 64 if v > 16 else v,
+    ),
+    (r"(num|n|moe_num)(_routed|_local)?_experts", lambda v: min(v, 4)),
+    (r"(num_experts_per_tok|topk|top_k|moe_topk)", lambda v: min(v, 2)),
+    (r"n_group|topk_group", lambda v: min(v, 2)),
+    (r".*(max_position|max_.*positions|n_positions|n_ctx|max_seq_len|context_length).*", lambda v: min(v, 128)),
+    (r".*image_size|img_size|max_image_size", lambda v: SIZE),
+    (r".*patch_size", lambda v: min(v, 8)),
+    (r"num_mel_bins|num_frames|num_query_tokens|num_queries", lambda v: min(v, 8)),
+    (r"sliding_window(_size)?", lambda v: 7),
+    (r".*chunk_size", lambda v: min(v, 8)),
+)
+
+
+def tiny(cls: type, given: dict[str, Any], recipe: Recipe, ids: Iterator[int] | None = None) -> dict[str, Any]:
+    """Arguments of a configuration class whose sizes are small; those given stay."""
+    ids = ids or iter(range(VOCABULARY - 4, 2, -1))
+    parts = getattr(cls, "sub_configs", {})
+    found = {}
+    for name, parameter in inspect.signature(cls).parameters.items():
+        default = parameter.default
+        if name in parts or name in given:
+            continue
+        if re.fullmatch(r".*token_(id|index)", name) and type(default) is int:
+            found[name] = default if 0 <= default < 3 else next(ids)
+        elif type(default) is int:
+            found[name] = _small(name, default, recipe)
+        elif isinstance(default, list | tuple) and default and all(type(item) is int for item in default):
+            found[name] = _small_list(name, default)
+        elif name == "rope_parameters":
+            found[name] = _small_rope(cls)
+    for name, part in parts.items():
+        known = given.get(name, {})
+        if isinstance(known, dict) and part is not configuration_auto.AutoConfig:
+            found[name] = tiny(part, known, recipe, ids)
+        elif isinstance(known, dict):
+            found[name] = _tiny_default(cls, name, known, recipe, ids)
+    found = {key: value for key, value in found.items() if value is not None}
+    return {**found, **{key: value for key, value in given.items() if key not in found}}
+
+
+def _tiny_default(
+    cls: type, name: str, given: dict[str, Any], recipe: Recipe, ids: Iterator[int]
+) -> dict[str, Any] | None:
+    """A part of any class: the one that the default configuration has."""
+    kind = given.get("model_type") or getattr(getattr(cls(), name, None), "model_type", None)
+    if kind is None:
+        return None
+    return {**tiny(configuration_auto.CONFIG_MAPPING[kind], given, recipe, ids), "model_type": kind}
+
+
+def _small_rope(cls: type) -> dict[str, Any] | None:
+    """Sections of a rotary embedding that fit into the small head."""
+    with contextlib.suppress(Exception):
+        rope = cls().rope_parameters
+        if "mrope_section" in rope:
+            half = int(8 * rope.get("partial_rotary_factor", 1))
+            return {**rope, "mrope_section": [half - 2 * (half // 3), half // 3, half // 3]}
+    return None
+
+
+def _small(name: str, value: int, recipe: Recipe) -> int:
+    if re.fullmatch(r"(.*num_key_value_heads|num_kv_heads|.*num_(key_value|kv)_heads)", name):
+        return recipe.groups
+    if re.fullmatch(r"(.*(num_.*layers|_layers|n_layers?|layers|depth|num_blocks))", name):
+        return min(value, recipe.layers)
+    for pattern, small in INTEGERS:
+        if re.fullmatch(pattern, name):
+            return small(value)
+    return value
+
+
+def _small_list(name: str, value: list[int] | tuple[int, ...]) -> Any:
+    if re.fullmatch(r"depths|num_block_repeats|.*num_blocks|layers", name):
+        return type(value)(1 for _ in value)
+    if re.fullmatch(r".*(hidden_sizes|embed_dims?|channels|conv_dim|tdnn_dim|stem_channels|dims)", name):
+        least = max(min(value), 1)
+        return type(value)(16 * max(item // least, 1) if item > 16 else item for item in value)
+    if re.fullmatch(r".*(image_size|img_size)", name):
+        return type(value)(SIZE for _ in value)
+    return value
+
+
+# What the patterns do not get right, by model type.
+OVERRIDES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("hosts_overrides.json").read_text())
+
+
+@functools.cache
+def architectures() -> dict[str, str]:
+    """The class of each model type that transformers can build by itself."""
+    found = {}
+    for kind, cls in configuration_auto.CONFIG_MAPPING.items():
+        composite = "text_config" in getattr(cls, "sub_configs", {})
+        for head in (*COMPOSITE, "", *HEADS) if composite else (*HEADS, *COMPOSITE, ""):
+            mapping = getattr(modeling_auto, f"MODEL_FOR_{head}_MAPPING_NAMES" if head else "MODEL_MAPPING_NAMES", {})
+            if (name := mapping.get(kind)) is not None:
+                found[kind] = name if isinstance(name, str) else name[0]
+                break
+    return found
+
+
+def configuration(kind: str, recipe: Recipe) -> transformers.PretrainedConfig:
+    cls = configuration_auto.CONFIG_MAPPING[kind]
+    config = cls(**tiny(cls, copy.deepcopy(OVERRIDES.get(kind, {})), recipe))
+    for part in _parts(config):
+        if not 0 <= (getattr(part, "pad_token_id", None) or -1) < VOCABULARY:
+            with contextlib.suppress(Exception):
+                part.pad_token_id = 0
+    return config
+
+
+def _parts(config: transformers.PretrainedConfig) -> list[transformers.PretrainedConfig]:
+    parts = (getattr(config, name, None) for name in getattr(config, "sub_configs", {}))
+    return [config, *(found for part in parts if part is not None for found in _parts(part))]
+
+
+# --- models and their inputs ------------------------------------------------------------------------------------------
+
+
+def build(kind: str, recipe: Recipe, implementation: str) -> nn.Module:
+    cls = getattr(transformers, architectures()[kind])
+    torch.manual_seed(0)
+    return cls._from_config(configuration(kind, recipe), attn_implementation=implementation).eval()
+
+
+@torch.no_grad()
+def draw_weights(model: nn.Module) -> None:
+    """Weights with which attention is neither uniform nor one-hot, and no branch is scaled to nothing."""
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            noise = torch.randn(parameter.shape, dtype=torch.float32).to(parameter.dtype)
+            parameter.copy_(0.2 * noise if parameter.dim() > 1 else parameter + 0.1 * noise)
+
+
+Inputs = dict[str, Tensor]
+
+
+def inputs(model: nn.Module, recipe: Recipe) -> Inputs:
+    """What the model's forward takes at least."""
+    torch.manual_seed(2)
+    config, names, main = model.config, inspect.signature(model.forward).parameters, model.main_input_name
+    found: Inputs = {}
+    text = "input_ids" in names
+    if text:
+        found["input_ids"] = ids(config)
+    if "pixel_values" in names and (not text or recipe.pixels):
+        found["pixel_values"] = pixels(config, main)
+    if "input_features" in names and not text:
+        found["input_features"] = features(config, recipe)
+        if "input_features_mask" in names:
+            found["input_features_mask"] = torch.ones(BATCH, 2 * LENGTH, dtype=torch.int64)
+    if "input_values" in names and (not text or recipe.pixels):
+        found["input_values"] = torch.randn(BATCH, 1, 2000) if recipe.by_channel else torch.randn(BATCH, 2000)
+    if "grid_thw" in names:
+        found["grid_thw"] = torch.tensor([[1, 4, 4]] * BATCH)
+        found[main if main in names else "hidden_states"] = torch.randn(16 * BATCH, patch_length(config))
+    if "decoder_input_ids" in names and getattr(config, "is_encoder_decoder", False):
+        found["decoder_input_ids"] = ids(config)[:, :9]
+    if "bbox" in names and text:
+        found["bbox"] = torch.tensor([1, 2, 5, 7]).expand(BATCH, LENGTH, 4).clone()
+    for name in (name for name in names if name not in found and names[name].default is inspect.Parameter.empty):
+        if name == "query_embeds":
+            found[name] = torch.randn(BATCH, LENGTH, config.hidden_size)
+        elif name.endswith("input_ids"):
+            found[name] = ids(config)
+    if not found:
+        raise NotBuiltError(f"no input is known for {main}")
+    return found
+
+
+def patch_length(config: transformers.PretrainedConfig) -> int:
+    channels = _of(config, "in_channels", "in_chans", "num_channels") or 3
+    return channels * (_of(config, "temporal_patch_size") or 1) * _of(config, "patch_size") ** 2
+
+
+def ids(config: transformers.PretrainedConfig) -> Tensor:
+    """Ids that are nobody's special ones."""
+    text = config.get_text_config()
+    special = {
+        value
+        for part in _parts(config)
+        for key, value in part.to_dict().items()
+        if isinstance(value, int) and re.fullmatch(r".*(token_(id|index)|_id|_index)", key)
+    }
+    size = min(_of(text, "vocab_size", "text_vocab_size") or VOCABULARY, VOCABULARY)
+    allowed = torch.tensor([token for token in range(3, size) if token not in special])
+    return allowed[torch.randint(len(allowed), (BATCH, LENGTH))]
+
+
+def _of(config: transformers.PretrainedConfig, *names: str) -> Any:
+    for part in _parts(config):
+        for name in names:
+            if getattr(part, name, None) is not None:
+                return getattr(part, name)
+    return None
+
+
+def pixels(config: transformers.PretrainedConfig, main: str) -> Tensor:
+    size = _of(config, "image_size", "img_size") or SIZE
+    height, width = size[:2] if isinstance(size, list | tuple) else (size, size)
+    channels = _of(config, "num_channels", "in_channels", "num_image_channels")
+    channels = channels if isinstance(channels, int) else 3
+    frames = _of(config, "num_frames", "frames_per_clip")
+    if frames and main in ("pixel_values", "pixel_values_videos"):
+        return torch.randn(BATCH, frames, channels, height, width)
+    return torch.randn(BATCH, channels, height, width)
+
+
+def features(config: transformers.PretrainedConfig, recipe: Recipe) -> Tensor:
+    bins = _of(config, "num_mel_bins", "feature_size", "input_feat_per_channel", "input_size", "feat_dim", "input_dim")
+    if not recipe.by_channel:
+        return torch.randn(BATCH, 2 * LENGTH, bins or 8)
+    return torch.randn(BATCH, bins or 8, 2 * (_of(config, "max_source_positions") or LENGTH))
+
+
+# --- comparison -------------------------------------------------------------------------------------------------------
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """The floating-point tensors of an output, caches apart."""
+    if isinstance(value, Tensor):
+        return [value] if value.is_floating_point() else []
+    if isinstance(value, dict):
+        return [tensor for key, item in value.items() if "past_key" not in key for tensor in tensors(item)]
+    if isinstance(value, list | tuple):
+        return [tensor for item in value for tensor in tensors(item)]
+    return []
+
+
+@torch.no_grad()
+def run(model: nn.Module, given: Inputs, seen: Tensor | None = None) -> list[Tensor]:
+    """Outputs; of sequences, what the mask shows."""
+    torch.manual_seed(3)
+    found = tensors(model(**copy.deepcopy(given)))
+    return found if seen is None else [_seen(tensor, seen) for tensor in found]
+
+
+def _seen(tensor: Tensor, seen: Tensor) -> Tensor:
+    return tensor[seen] if tensor.shape[:2] == seen.shape else tensor
+
+
+def padded(given: Inputs, left: bool) -> tuple[Inputs, Tensor]:
+    mask = torch.ones(BATCH, LENGTH, dtype=torch.int64)
+    (mask[0, :7] if left else mask[0, -7:]).zero_()
+    return {**given, "attention_mask": mask}, mask.bool()
+
+
+def shortened(given: Inputs) -> Inputs:
+    """Sounds of which the first ends early."""
+    sound = given.get("input_values", given.get("input_features"))
+    mask = torch.ones(sound.shape[:2], dtype=torch.int64)
+    mask[0, sound.shape[1] * 2 // 3 :] = 0
+    return {**given, "attention_mask": mask}
+
+
+@torch.no_grad()
+def decoded(model: nn.Module, given: Inputs) -> list[Tensor]:
+    """Logits of a prompt, padded where there is no encoder, and of steps of two ids and of one with its cache."""
+    torch.manual_seed(3)
+    key = "decoder_input_ids" if "decoder_input_ids" in given else "input_ids"
+    if key == "input_ids":
+        given, _ = padded(given, left=True)
+    tokens, found, start, cache = given[key], [], 0, {}
+    for stop in (tokens.shape[1] - 3, tokens.shape[1] - 1, tokens.shape[1]):
+        step = {**given, key: tokens[:, start:stop], "use_cache": True}
+        if key == "input_ids":
+            step["attention_mask"] = given["attention_mask"][:, :stop]
+        output = model(**step, **cache)
+        cache, start = {"past_key_values": output.past_key_values}, stop
+        found.append(output.logits[:, -1])
+    return found
+
+
+def differences(found: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest relative difference."""
+    if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
+        return float("inf")
+    worst = 0.0
+    for ours, theirs in zip(found, expected, strict=True):
+        finite = theirs.isfinite()
+        if not torch.equal(finite, ours.isfinite()):
+            return float("inf")
+        ours, theirs = ours[finite].double(), theirs[finite].double()
+        if theirs.numel():
+            worst = max(worst, float((ours - theirs).norm() / theirs.norm().clamp_min(1e-9)))
+    return worst
+
+
+Case = Callable[[nn.Module], list[Tensor]]
+
+
+def cases(model: nn.Module, given: Inputs) -> dict[str, Case]:
+    """What is compared, by name."""
+    names = inspect.signature(model.forward).parameters
+    found: dict[str, Case] = {"plain": lambda model: run(model, given)}
+    text, masked = "input_ids" in given, "attention_mask" in names
+    if text and masked:
+        found["right-padded"] = lambda model: run(model, *padded(given, left=False))
+    if text and masked and "logits_to_keep" in names:
+        found["left-padded"] = lambda model: run(model, *padded(given, left=True))
+        found["logits_to_keep"] = lambda model: run(model, {**given, "logits_to_keep": 2})
+    if masked and {"input_values", "input_features"} & given.keys():
+        found["shortened"] = lambda model: run(model, shortened(given))
+    if "past_key_values" in names and ("logits_to_keep" in names or "decoder_input_ids" in given):
+        found["cache"] = lambda model: decoded(model, given)
+    return found
+
+
+def settled(model: nn.Module, candidates: dict[str, Case]) -> dict[str, list[Tensor]]:
+    """What eager says to each case that it takes; the plain one at least."""
+    found = {}
+    for name, case in candidates.items():
+        try:
+            found[name] = case(model)
+        except Exception as error:
+            if name == "plain":
+                raise NotBuiltError(_line(error)) from error
+    if not any(tensor.isfinite().any() for tensor in found["plain"]):
+        raise NotBuiltError("no finite output")
+    return found
+
+
+@contextlib.contextmanager
+def no_attention() -> Iterator[list[int]]:
+    """Our attention is zeros, and counted."""
+    calls, run_attention = [], integration.scaled_dot_product_attention
+
+    def zeros(*args: Any, **kwargs: Any) -> Tensor:
+        calls.append(1)
+        return torch.zeros_like(run_attention(*args, **kwargs))
+
+    integration.scaled_dot_product_attention = zeros
+    try:
+        yield calls
+    finally:
+        integration.scaled_dot_product_attention = run_attention
+
+
+def compare(kind: str) -> str:
+    """ "same", "same, by PyTorch", "refused: …" or what differs.
+
+    Raises:
+        NotBuiltError: where there is no tiny model.
+    """
+    recipe, eager, candidates, expected = first_built(kind)
+    try:
+        ours = build(kind, recipe, integration.NAME)
+    except ValueError as error:
+        return f"refused: {_line(error)}" + judged_when_set(eager, candidates, expected)
+    ours.load_state_dict(eager.state_dict())
+    sdpa = build(kind, recipe, "sdpa") if type(ours)._supports_sdpa else None
+    if sdpa is not None:
+        sdpa.load_state_dict(eager.state_dict())
+    for name, wanted in expected.items():
+        allowed = FLOOR if sdpa is None else max(FLOOR, 2 * differences(candidates[name](sdpa), wanted))
+        for backend in BACKENDS:
+            try:
+                with aigc_fast.backend(backend):
+                    found = candidates[name](ours)
+            except BackendError:
+                continue
+            except ValueError as error:
+                return f"refused: {_line(error)}"
+            if not (difference := differences(found, wanted)) <= allowed:
+                return f"differs: {name} ({backend}) {difference:.1e}, allowed {allowed:.1e}"
+    with no_attention() as calls:
+        without = candidates["plain"](ours)
+    if not calls:
+        return "same, by PyTorch"
+    return "same" if differences(without, expected["plain"]) > 1e-3 else "differs: nothing, attention or not"
+
+
+def judged_when_set(eager: nn.Module, candidates: dict[str, Case], expected: dict[str, list[Tensor]]) -> str:
+    """Nothing, where set_attn_implementation refuses or leaves the model right; what differs otherwise."""
+    later = copy.deepcopy(eager)
+    try:
+        later.set_attn_implementation(integration.NAME)
+        wrong = [name for name in expected if differences(candidates[name](later), expected[name]) > FLOOR]
+    except ValueError:
+        return ""
+    return f"; differs when set: {', '.join(wrong)}" if wrong else ""
+
+
+def first_built(kind: str) -> tuple[Recipe, nn.Module, dict[str, Case], dict[str, list[Tensor]]]:
+    """The eager model of the first recipe that gives one, the cases and what it says to them."""
+    first = None
+    for recipe in RECIPES:
+        try:
+            return recipe, *built(kind, recipe)
+        except NotBuiltError as reason:
+            first = first or reason
+            if "ImportError" in str(reason) or "parameters" in str(reason):
+                break
+    raise first
+
+
+def built(kind: str, recipe: Recipe) -> tuple[nn.Module, dict[str, Case], dict[str, list[Tensor]]]:
+    try:
+        eager = build(kind, recipe, "eager")
+        count = sum(parameter.numel() for parameter in eager.parameters())
+        if count > PARAMETERS:
+            raise NotBuiltError(f"{count} parameters")
+        draw_weights(eager)
+        candidates = cases(eager, inputs(eager, recipe))
+        return eager, candidates, settled(eager, candidates)
+    except NotBuiltError:
+        raise
+    except Exception as error:
+        raise NotBuiltError(_line(error)) from error
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    text = re.sub(r" Please request the support.*", "", text)
+    return f"{type(error).__name__}: {text}"[:160]
+
+
+# --- the walk ---------------------------------------------------------------------------------------------------------
+
+
+def verdict(kind: str) -> str:
+    try:
+        return compare(kind)
+    except NotBuiltError as reason:
+        return f"not built: {reason}"
+
+
+def _child(kind: str, pipe: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+    torch.set_num_threads(1)
+    try:
+        pipe.send(verdict(kind))
+    except BaseException as error:
+        pipe.send(f"differs: {_line(error)}")
+
+
+def apart(kind: str) -> str:
+    """The verdict of a process of its own, which may die or hang."""
+    receiver, sender = multiprocessing.get_context("fork").Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(kind, sender))
+    process.start()
+    sender.close()
+    try:
+        found = receiver.recv() if receiver.poll(LIMIT) else f"not built: more than {LIMIT} s"
+    except EOFError:
+        found = "not built: the process died"
+    process.kill()
+    process.join()
+    return found
+
+
+def main(kinds: list[str]) -> int:
+    transformers.logging.set_verbosity_error()
+    known = architectures()
+    everything = not kinds
+    kinds = kinds or sorted(known)
+    with ThreadPoolExecutor(2) as pool:
+        found = {}
+        for kind, result in zip(kinds, pool.map(apart, kinds), strict=True):
+            found[kind] = result
+            print(f"{kind:32} {known[kind]:48} {result}", flush=True)
+    if everything:
+        rows = {"transformers": transformers.__version__, **{f"{kind} {known[kind]}": found[kind] for kind in kinds}}
+        TABLE.write_text(json.dumps(rows, indent=0, ensure_ascii=False) + "\n")
+    counts: dict[str, int] = {}
+    for result in found.values():
+        counts[re.split(r"[:,]", result)[0]] = counts.get(re.split(r"[:,]", result)[0], 0) + 1
+    print(", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
+    return int(any("differs" in result for result in found.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
