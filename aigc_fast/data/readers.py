@@ -214,7 +214,7 @@ def _in_channels(dataset: ImageDataset, channels: int | None) -> ImageDataset:
     if channels == 3:
         images = dataset.images.expand(-1, 3, -1, -1)
     else:
-        # ITU-R BT.601 luma, as Pillow's conversion to grey.
-        weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-        images = (dataset.images.float() * weights).sum(1, keepdim=True).round().byte()
+        # ITU-R BT.601 luma in the 16-bit weights of Pillow's conversion to grey.
+        weights = torch.tensor([19595, 38470, 7471], dtype=torch.int32).view(1, 3, 1, 1)
+        images = ((dataset.images * weights).sum(1, keepdim=True, dtype=torch.int32) + 32768 >> 16).byte()
     return dataclasses.replace(dataset, images=images)

@@ -387,6 +387,20 @@ def test_channels_are_chosen(tmp_path, channels):
         assert data.images[0, 0, 0, 0] == (255 if channels == 3 and name != "grey.npz" else 76)
 
 
+def test_colours_become_the_greys_of_pillow(tmp_path):
+    """A grid of colours, and those whose luma lies next to the middle between two greys."""
+    levels = np.arange(0, 256, 3)
+    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3).astype(np.uint8)
+    luma = colours @ np.array([0.299, 0.587, 0.114])
+    near = colours[np.abs(luma % 1 - 0.5) < 1e-3]
+    assert len(near) > 100
+    for index, chosen in enumerate((colours[::7], near)):
+        picture = chosen[: len(chosen) // 10 * 10].reshape(10, -1, 3)
+        np.savez(tmp_path / f"{index}.npz", x=picture[None])
+        found = load(tmp_path / f"{index}.npz", channels=1).images[0, 0].numpy()
+        np.testing.assert_array_equal(found, np.asarray(Image.fromarray(picture).convert("L")))
+
+
 def test_a_damaged_image_is_named(tmp_path, pixels):
     buffer = io.BytesIO()
     Image.fromarray(pixels[0]).save(buffer, "PNG")

@@ -182,9 +182,8 @@ def _schur(products: Tensor) -> Tensor:
 def burg(x: Tensor, order: int, intercept: bool) -> Estimate:
     """Least forward and backward prediction error, one reflection coefficient k after the other.
 
-    The variance is Levinson's, the series' own times the product of 1 - k², as in MATLAB's `arburg` and, by default, in
-    R's `ar.burg`. It falls with every order, as a likelihood should; the mean square of the errors, which statsmodels'
-    `burg` returns, leaves out at each order the ends of the series.
+    The variance is Levinson's, the series' own times the product of 1 - k². It falls with every order, as a likelihood
+    should; the mean square of the errors, which statsmodels' `burg` returns, leaves out the series' ends at each order.
     """
     series = centre(x, intercept)
     products = lag_products(series, order)
