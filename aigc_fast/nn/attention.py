@@ -44,7 +44,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         Raises:
             RuntimeError: shapes or masks' dtypes that do not fit; the message names the argument.
         """
-        own_masks = getattr(self.merge_masks, "__func__", None) is not MERGE_MASKS
+        own_masks = _is_patched(self, "merge_masks") or type(self).merge_masks is not MERGE_MASKS
         plain = (
             own_masks
             or self.bias_k is not None
@@ -168,7 +168,8 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
 
 def _is_own(attention: torch.nn.Module) -> bool:
     """Whether it is known what masks this module takes, and whether its batches come first."""
-    return type(attention) in (MultiheadAttention, torch.nn.MultiheadAttention) and not _is_patched(attention, "forward")
+    known = type(attention) in (MultiheadAttention, torch.nn.MultiheadAttention)
+    return known and not _is_patched(attention, "forward")
 
 
 def _is_patched(module: torch.nn.Module, *methods: str) -> bool:
