@@ -78,13 +78,15 @@ def check(input: Tensor, weight: Tensor, bias: Tensor | None, *sizes: Any) -> No
 
 
 def _reference_for(function: Callable[..., Tensor], plan_of: Callable[..., Plan]) -> Callable[..., Any]:
-    """What gives PyTorch's way of a call: `function`, or the same without padding where its gradients need that."""
+    """What gives a call's way in PyTorch that can be differentiated: `function`, or the same without padding."""
     without_padding = reference.without_padding(function)
 
     def reference_for(first: Tensor, second: Tensor, *rest: Any) -> Callable[..., Tensor]:
         # Of symbolic sizes nothing is computed.
-        computed = first.is_cpu and all(type(size) is int for size in (*first.shape, *second.shape))
-        return without_padding if computed and plan_of(first, second, *rest).overhangs else function
+        computed = all(type(size) is int for size in (*first.shape, *second.shape))
+        by_onednn = first.is_cpu and first.dtype != torch.float64
+        garbled = by_onednn and computed and plan_of(first, second, *rest).padding_garbles
+        return without_padding if garbled else function
 
     return reference_for
 
@@ -113,9 +115,10 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
     def prepare(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
         sizes, activation = split(rest)
         plan = plan_of(input, weight, bias, *sizes)
-        plain = formatted(input, weight)
-        run = cpu.prepare_forward(input, weight, bias, plan, plain, *activation)
-        return Runner(run, plain if choice.leave_gradients(input, weight, plan) else None)
+        run = cpu.prepare_forward(input, weight, bias, plan, formatted(input, weight), *activation)
+        if not choice.leave_gradients(input, weight, plan):
+            return Runner(run)
+        return Runner(run, plain=formatted(input, weight, reference_for(input, weight, bias, *rest)))
 
     def run(*args: Any) -> Tensor:
         return prepare(*args).run(*args)
@@ -125,12 +128,12 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
 
     def prepare_reference(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
         _check_alike(input, weight, bias)
-        run = formatted(input, weight, reference_for(input, weight, bias, *rest))
+        run, plain = formatted(input, weight), formatted(input, weight, reference_for(input, weight, bias, *rest))
         if cpu.unsupported((input, weight, bias)) is not None:
-            return Runner(run, plain=run)
+            return Runner(run, plain)
         plan = plan_of(input, weight, bias, *split(rest)[0])
         leave = 0 in plan.output_shape or choice.leave_gradients(input, weight, plan)
-        return Runner(run, plain=run if leave else None)
+        return Runner(run, plain if leave else None)
 
     def unsupported(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
         reason = cpu.unsupported((input, weight, bias))

@@ -81,8 +81,8 @@ def _pad(large: Tensor, padding: Sequence[int], sign: int = 1) -> Tensor:
 def without_padding(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A function of this module with the padding made a part of the large map, so that all taps meet some of it.
 
-    Where a plan `overhangs`, the weight gradient that PyTorch takes from oneDNN leaves taps unwritten, writes beyond
-    its memory or never returns: in bfloat16 and float16, in three dimensions in float32 too.
+    With padding, the weight gradient that PyTorch takes from oneDNN may leave taps unwritten, write beyond its memory
+    or never return: those of taps that meet nothing else, and in three dimensions of others too.
     """
 
     def of_large_map(large: Tensor, other: Tensor, third: Any, stride: Any, padding: Any, *rest: Any) -> Tensor:
