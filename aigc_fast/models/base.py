@@ -105,19 +105,19 @@ class LatentModel(nn.Module):
             return None
         if labels is None:
             raise ValueError(f"labels: this {self.name} has {self.num_classes} classes, expected {n} labels, got None")
-        found = torch.as_tensor(labels, device=self.device)
+        found = torch.as_tensor(labels)
         if found.dtype.is_floating_point and found.shape == (n, self.num_classes):
-            return found.to(self.dtype)
+            return found.to(self.device, self.dtype)
         if found.dtype.is_floating_point or found.dtype.is_complex or found.dtype == torch.bool:
             raise ValueError(f"labels: expected integers, got {found.dtype}")
         if found.dim() == 0:
             found = found.expand(n)
         if found.shape != (n,):
             raise ValueError(f"labels: expected shape ({n},), got {tuple(found.shape)}")
-        lowest, highest = (int(found.min()), int(found.max())) if n else (0, 0)
+        lowest, highest = (int(found.min()), int(found.max())) if n and not found.is_meta else (0, 0)
         if lowest < 0 or highest >= self.num_classes:
             raise ValueError(f"labels: expected classes 0 to {self.num_classes - 1}, got {lowest} to {highest}")
-        return found.long()
+        return found.to(self.device, torch.int64)
 
     def with_classes(self, features: Tensor, labels: Tensor | None) -> Tensor:
         """(N, F) to (N, F + num_classes) by the labels' one-hot vectors, or their weights; unchanged without labels."""

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -128,6 +129,15 @@ def test_the_script_and_the_module_agree(tmp_path):
         (["evaluate", "audio"], ["audio", "runs"]),
         (["train", "vae", "--resume", "latest"], ["no checkpoint"]),
         (["train", "vae", "--frobnicate"], ["--frobnicate"]),
+        (["train", "mlp-gan", "--loss", "wgan-gp", "--steps", "3"], ["steps=3", "generator is never trained", "5"]),
+        (["train", "vae", "--device", "cuda:77"], ["--device cuda:77: there is no such device here", "cpu"]),
+        (["train", "vae", "--device", "meta"], ["--device meta: there is no such device here", "cpu"]),
+        (["train", "vae", "--device", "gpu"], ["--device gpu"]),
+        (["train", "vae", "--device", ""], ["--device"]),
+        (["generate", "images", "--device", "cpu:1"], ["--device cpu:1"]),
+        (["evaluate", "images", "--device", "cuda:77"], ["--device cuda:77"]),
+        (["demo", "--device", "cuda:77"], ["--device cuda:77"]),
+        (["explain", "conv_transpose2d", "--device", "cuda:77"], ["--device cuda:77"]),
         (["explain", "conv9d"], ["conv9d", "conv_transpose2d"]),
         (["explain", "conv_transpose2d", "2x3x4x4", "5x3x4x4"], ["conv_transpose2d"]),
         (["explain", "conv_transpose2d", "2x3x4x4", "dtype=whole"], ["dtype", "'whole'"]),
@@ -194,9 +204,8 @@ def test_same_seed_same_weights_and_a_run_is_not_overwritten_unasked(tmp_path):
     a, b = (load(tmp_path / name / "model.safetensors").state_dict() for name in ("a", "b"))
     assert all(torch.equal(a[key], b[key]) for key in a)
     before = tree(tmp_path)
-    result = run(*args, "--seed", "6", "--out", tmp_path / "a")
-    assert result.exit_code == 2
-    assert "holds a run already" in result.stderr
+    refused = run(*args, "--seed", "6", "--out", tmp_path / "a")
+    assert_refused(refused, "holds a run already", "--resume latest", "--overwrite", "--out")
     assert tree(tmp_path) == before
     assert run(*args, "--seed", "6", "--out", tmp_path / "a", "--overwrite").exit_code == 0
     assert (
@@ -569,10 +578,16 @@ def test_explain_takes_shapes_and_settings():
     assert run("explain", "reparameterize_kl").exit_code == 0
 
 
-def test_demo_in_short(tmp_path):
+def test_demo_in_short(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "soundfile", None)
     out = tmp_path / "demo"
-    result = run("demo", "--quick", "--out", out)
+    for name in ("index.html", "dcgan-samples.png", "notes.txt", "samples/step-results.png"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(b"mine")
+    result = run("demo", "--quick", "--out", out, "--overwrite")
     assert result.exit_code == 0, result.output
+    for name in ("notes.txt", "samples/step-results.png"):
+        assert (out / name).read_bytes() == b"mine"
     html = (out / "index.html").read_text(encoding="utf-8")
     assert html.count("<h1>") == 1
     assert html.count("data:image/png;base64,") == 13
@@ -586,12 +601,19 @@ def test_demo_in_short(tmp_path):
     assert load(out / "vocoder" / "model.safetensors").num_classes == 6
 
 
-def test_demo_without_soundfile_leaves_the_sounds_out(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "soundfile", None)
-    assert run("demo", "--quick", "--out", tmp_path).exit_code == 0
-    html = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert "<audio" not in html
-    assert "aigc-fast[audio]" in html
+@pytest.mark.parametrize("name", ["index.html", "dcgan-samples.png", "vocoder-walk.wav", "dcgan/log.jsonl"])
+def test_a_demo_replaces_nothing_unless_asked(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"mine")
+    assert_refused(run("demo", "--quick", "--out", tmp_path), name, "--overwrite")
+    assert tree(tmp_path) == {Path(name): b"mine"}
+
+
+def test_a_run_in_the_demo_s_folder_is_not_replaced_unasked(tmp_path):
+    assert run("train", "dcgan", "--width", "2", *TINY, "--out", tmp_path / "dcgan").exit_code == 0
+    before = tree(tmp_path)
+    assert_refused(run("demo", "--quick", "--out", tmp_path), "dcgan", "holds a run already", "--overwrite")
+    assert tree(tmp_path) == before
 
 
 def test_page_escapes_what_it_is_given():

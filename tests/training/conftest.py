@@ -41,14 +41,23 @@ def data_of(dataset, sounds):
 
 
 @pytest.fixture
-def run(data_of):
+def small(data_of):
+    """A fresh small model: small("vae", num_classes=3)."""
+
+    def make(name, **config):
+        torch.manual_seed(1)
+        return create(name, **data_of(name).shape, **config, **NARROW[name])
+
+    return make
+
+
+@pytest.fixture
+def run(data_of, small):
     """Trains a fresh small model: run(folder, name="vae", resume=..., steps=...)."""
 
     def start(folder, name="vae", data=None, conditional=False, dtype=torch.float32, **settings):
-        torch.manual_seed(1)
         data = data or data_of(name)
-        classes = {"num_classes": 3} if conditional else {}
-        model = create(name, **data_of(name).shape, **classes, **NARROW[name]).to(dtype)
+        model = small(name, **({"num_classes": 3} if conditional else {})).to(dtype)
         defaults = {"steps": 12, "batch_size": 8, "sample_interval": 0, "checkpoint_interval": 5, "log_interval": 3}
         options = {key: settings.pop(key) for key in ("callbacks", "resume", "overwrite") if key in settings}
         config = default_config(model, **{**defaults, **settings})

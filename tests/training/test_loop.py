@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -16,7 +17,7 @@ from aigc_fast.data import ImageDataset
 from aigc_fast.errors import UserError
 from aigc_fast.generation import read_provenance
 from aigc_fast.models import MODELS, create, load
-from aigc_fast.training import TrainingInterrupted, default_config, make_trainer, train
+from aigc_fast.training import TrainingInterrupted, VAETrainer, default_config, loop, make_trainer, train
 
 
 def stop_at(step, number=signal.SIGINT):
@@ -107,7 +108,14 @@ def test_resuming_from_an_earlier_checkpoint_drops_the_later_ones(run, tmp_path)
     assert steps_of(tmp_path) == [6, 9, 12]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    if hasattr(signal, name)
+]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_an_interrupted_run_leaves_a_checkpoint_and_the_signal_handlers(run, tmp_path, number):
     before = signal.getsignal(number)
     with pytest.raises(TrainingInterrupted) as caught:
@@ -117,6 +125,65 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_the_signal_handlers(run, tmp
     assert caught.value.checkpoint.exists()
     assert load(tmp_path / "model.safetensors").metadata["step"] == 4
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", SIGNALS[2:])
+def test_a_signal_that_comes_again_does_not_stop_the_checkpoint(run, tmp_path, number):
+    def twice(step, values):
+        for again in (number, number, signal.SIGTERM):
+            signal.raise_signal(again)
+
+    with pytest.raises(TrainingInterrupted):
+        run(tmp_path, callbacks=(twice,))
+    assert steps_of(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("number", SIGNALS[1:])
+def test_signals_that_are_ignored_or_handled_by_others_are_left_to_them(run, tmp_path, number):
+    """As nohup ignores SIGHUP, and job launchers handle SIGUSR1 themselves."""
+    heard = []
+    before = signal.getsignal(number)
+    try:
+        for handler in (signal.SIG_IGN, lambda number, frame: heard.append(number)):
+            signal.signal(number, handler)
+            assert run(tmp_path, callbacks=(stop_at(4, number),), overwrite=True).steps == 12
+            assert signal.getsignal(number) is handler
+    finally:
+        signal.signal(number, before)
+    assert heard == [number]
+
+
+def test_a_signal_during_the_last_checkpoint_does_not_keep_it_from_being_written(run, tmp_path, monkeypatch):
+    write = loop.write_checkpoint
+
+    def signalled(*args):
+        signal.raise_signal(signal.SIGTERM)
+        return write(*args)
+
+    monkeypatch.setattr(loop, "write_checkpoint", signalled)
+    assert run(tmp_path, checkpoint_interval=0).steps == 12
+    assert steps_of(tmp_path) == [12]
+
+
+def test_a_terminal_that_is_gone_costs_no_steps(run, dataset, tmp_path):
+    class Gone(io.StringIO):
+        def write(self, text):
+            if dead:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().write(text)
+
+    def hang_up(step, values):
+        if step == 2:
+            dead.append(True)
+            signal.raise_signal(signal.SIGHUP)
+
+    dead = []
+    model = create("vae", image_shape=(1, 8, 8), hidden=4)
+    console = Console(width=100, force_terminal=True, file=Gone())
+    config = default_config(model, steps=5, sample_interval=0)
+    with pytest.raises(TrainingInterrupted):
+        train(model, dataset, config, tmp_path, console=console, callbacks=(hang_up,))
+    assert steps_of(tmp_path) == [2]
 
 
 def test_a_second_interrupt_stops_at_once(run, tmp_path):
@@ -455,3 +522,59 @@ def test_a_collapsed_generator_is_reported(run, tmp_path, caplog, monkeypatch):
         "step 3: the generator repeats itself: diversity 0.05, where the data has 1"
     ]
     assert result.rows[0]["diversity"] == pytest.approx(0.05)
+
+
+def collapses(caplog):
+    return [record.getMessage() for record in caplog.records if "collapsed" in record.getMessage()]
+
+
+@pytest.mark.parametrize(
+    ("kls", "warned"),
+    [
+        ([3.0, 5e-5, 5e-5, 5e-5], "step 9: "),
+        ([5e-5, 5e-5, 5e-5, 3.0], "step 9: "),
+        ([3.0, 3.0, 3.0, 5e-5], "step 12: "),
+        ([5e-5, 5e-5, 0.1, 0.1], None),
+        ([3.0, 5e-5, 3.0, 3.0], None),
+        ([0.02, 0.02, 0.02, 0.02], None),
+    ],
+)
+def test_a_collapsed_posterior_is_reported(run, tmp_path, caplog, monkeypatch, kls, warned):
+    step = VAETrainer._step
+
+    def collapsing(self, inputs, labels):
+        return {**step(self, inputs, labels), "kl": kls[self.step_count // 3]}
+
+    monkeypatch.setattr(VAETrainer, "_step", collapsing)
+    with caplog.at_level(logging.WARNING, logger="aigc_fast"):
+        run(tmp_path, name="vae")
+    assert len(collapses(caplog)) == (warned is not None)
+    if warned is not None:
+        assert collapses(caplog)[0].startswith(warned)
+        assert "KL of 5e-05 nats" in collapses(caplog)[0]
+        assert "nothing of its image" in collapses(caplog)[0]
+
+
+@pytest.mark.parametrize(("log_variance", "silent"), [(0.0, True), (-3.0, False)])
+@pytest.mark.parametrize("name", ["vae", "conv-vae", "vocoder"])
+def test_a_code_that_says_nothing_is_found(small, data_of, tmp_path, caplog, name, log_variance, silent):
+    """μ and log σ² are the same for every item: with a log σ² of 0 too they are the prior's."""
+    model = small(name)
+    last = model.code if isinstance(model.code, torch.nn.Linear) else model.code[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.zero_()
+        last.bias[model.latent_dim :] = log_variance
+    config = default_config(model, steps=4, learning_rate=1e-12, sample_interval=0, log_interval=1)
+    with caplog.at_level(logging.WARNING, logger="aigc_fast"):
+        train(model, data_of(name), config, tmp_path)
+    assert len(collapses(caplog)) == silent
+
+
+def test_a_generator_that_would_never_be_trained_is_refused(run, tmp_path):
+    for settings in ({"steps": 3}, {"steps": None, "epochs": 1, "batch_size": 16}):
+        with pytest.raises(UserError, match=r"steps=3: the generator is never trained.*at least 5 steps"):
+            run(tmp_path, name="mlp-gan", loss="wgan-gp", **settings)
+    assert not list(tmp_path.iterdir())
+    rows = run(tmp_path, name="mlp-gan", loss="wgan-gp", steps=5, log_interval=1).rows
+    assert ["g_loss" in row for row in rows] == [False] * 4 + [True]
