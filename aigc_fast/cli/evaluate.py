@@ -127,8 +127,9 @@ def evaluate(
         new_file(neighbours, overwrite)
     found, training, provenance = _items(subject, data, count, seed, label, **reading_options(background, max_pixels))
     sounds = isinstance(training, SoundDataset)
-    if sounds and neighbours is not None:
-        raise UserError(f"--neighbours: {subject} holds sounds, not images")
+    for option, value in (("neighbours", neighbours), ("background", background), ("max-pixels", max_pixels)):
+        if sounds and value is not None:
+            raise UserError(f"--{option}: {subject} holds sounds, not images")
     report = _measured(subject, found, training)
     tell(training, err=as_json)
     if as_json:
