@@ -140,8 +140,9 @@ def evaluate(
     place, reading = chosen_device(device), reading_options(background, max_pixels)
     found, training, provenance = _items(subject, data, count, seed, label, place, **reading)
     sounds = isinstance(training, SoundDataset)
-    if sounds and neighbours is not None:
-        raise UserError(f"--neighbours: {subject} holds sounds, not images")
+    for option, value in (("neighbours", neighbours), ("background", background), ("max-pixels", max_pixels)):
+        if sounds and value is not None:
+            raise UserError(f"--{option}: {subject} holds sounds, not images")
     report = _measured(subject, found, training)
     tell(training, err=as_json)
     if as_json:

@@ -515,6 +515,7 @@ def test_a_folder_of_images_and_sounds_is_not_measured_by_half(tmp_path):
     assert shown.exit_code == 0, shown.output
     assert "3 sounds against" in shown.stdout
     assert "3 files left out, no WAV files by their names: 0.png" in shown.stdout
+    assert_refused(run("evaluate", tmp_path, "--background", "red"), "--background", "holds sounds, not images")
     (tmp_path / "more").mkdir()
     Image.new("L", (28, 28)).save(tmp_path / "more" / "photo.jpg")
     assert_refused(run("evaluate", tmp_path), "expected images or sounds, got 3 sounds and 1 image (photo.jpg)")
