@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from aigc_fast.data.notes import one_line
 from aigc_fast.wording import counted, listed
 
 
@@ -50,7 +51,8 @@ class Dataset(ABC):
     @property
     def summary(self) -> str:
         """How many items of what shape and which classes, in a line for people."""
-        classes = f"{counted(len(self.class_names), 'classes')}: {listed(self.class_names)}"
+        names = listed([one_line(name) for name in self.class_names])
+        classes = f"{counted(len(self.class_names), 'classes')}: {names}"
         form = f"{counted(len(self), self.unit)} of {self.name}, {self._form()}"
         return f"{form}, {classes if self.class_names else 'without classes'}"
 

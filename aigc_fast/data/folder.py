@@ -47,7 +47,7 @@ def find_files(
     notes = notes or Notes(folder)
     files, subfolders = entries(folder)
     here, others = _parted(files, suffixes)
-    below = {subfolder: _parted(files_below(subfolder), suffixes) for subfolder in subfolders}
+    below = {subfolder: _parted(files_below(subfolder, folder), suffixes) for subfolder in subfolders}
     classes = {subfolder: found for subfolder, (found, _) in below.items() if found}
     others += [path for _, rest in below.values() for path in rest]
     inside = [(path, text_of(subfolder.name)) for subfolder, found in classes.items() for path in found]
@@ -65,23 +65,27 @@ def find_files(
     return inside
 
 
-def files_below(folder: Path) -> list[Path]:
+def files_below(folder: Path, within: Path | None = None) -> list[Path]:
     """All files of a folder and its subfolders, in natural order, without those that programs leave behind.
+
+    Links are followed, but not to a folder that they lie in, nor to `within`.
 
     Raises:
         OSError: when a folder can't be read.
     """
-    found, waiting = [], [(folder, frozenset())]
+    found, waiting = [], [(folder, frozenset(() if within is None else [_identity(within)]))]
     while waiting:
         here, above = waiting.pop()
-        identity = os.stat(here)
-        # A link to a folder that it lies in has no end.
-        if (key := (identity.st_dev, identity.st_ino)) in above:
-            continue
-        files, subfolders = entries(here)
-        found += files
-        waiting += [(subfolder, above | {key}) for subfolder in subfolders]
+        if (identity := _identity(here)) not in above:
+            files, subfolders = entries(here)
+            found += files
+            waiting += [(subfolder, above | {identity}) for subfolder in subfolders]
     return sorted(found, key=natural)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _leave_out(notes: Notes, why: str, paths: list[Path]) -> None:

@@ -44,7 +44,7 @@ def some(names: Sequence[str]) -> str:
     return listed([one_line(name) for name in names], _NAMED)
 
 
-def one_line(text: object, limit: int = 160) -> str:
+def one_line(text: object, limit: int = 100) -> str:
     """The text in one line of at most `limit` characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"

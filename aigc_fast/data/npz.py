@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aigc_fast.data.notes import Notes, some
+from aigc_fast.data.notes import Notes, one_line, some, text_of
+from aigc_fast.data.overheard import overheard
 from aigc_fast.errors import UserError
 from aigc_fast.wording import counted
 
@@ -51,7 +52,7 @@ def read_npz(path: Path, notes: Notes) -> tuple[np.ndarray, np.ndarray | None]:
             f"{'a single array' if single else 'a file of another kind, or damaged'}"
         )
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with overheard() as said, np.load(path, allow_pickle=False) as arrays:
             names = list(arrays)
             chosen = [next((name for name in known if name in names), None) for known in (_IMAGES, _LABELS)]
             if chosen[0] is None:
@@ -61,6 +62,8 @@ def read_npz(path: Path, notes: Notes) -> tuple[np.ndarray, np.ndarray | None]:
         if isinstance(error, UserError):
             raise
         raise _damaged(path, "its list of files", error) from None
+    if said:
+        notes.say(f"{text_of(path.name)} read in spite of a warning: {one_line(said[0])}")
     if others := [name for name in names if name not in chosen]:
         notes.say(f"{counted(len(others), 'arrays')} left out: {some(others)}")
     return images, labels

@@ -114,7 +114,8 @@ def load_sounds(
         return vowels_and_strings(length, sample_rate=sample_rate, seed=seed)
     path = Path(path)
     if not path.is_dir():
-        raise UserError(f"{path}: no such folder")
+        what = "expected a folder of WAV files, got a file" if path.exists() else "no such folder"
+        raise UserError(f"{path}: {what}")
     return _read_folder(path, length, sample_rate)
 
 

@@ -13,7 +13,7 @@ from torch.fx import Proxy
 from torch.nn.utils import parametrize
 
 from aigc_fast.nn.overrides import as_written
-from aigc_fast.ops.recording import has_torch_function_variadic, is_compiling, is_symbolic, tracing_state
+from aigc_fast.ops.recording import has_torch_function_variadic, is_symbolic, tracing_state
 
 Module = TypeVar("Module", bound=type[nn.Module])
 
@@ -62,24 +62,21 @@ class _QuantizedAs:
 def _giving_way(torchs: type[nn.Module], name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
     """A method that is PyTorch's where it must be, and otherwise `plain`."""
     theirs, shown = as_written(torchs, (name,))[name], getattr(torchs, name)
-    whole = name == "forward" and not issubclass(torchs, nn.Sequential)
-    # The method has the globals of PyTorch's, in which TorchScript looks up the names of the source that it wraps.
-    # So all that it reads itself are this function's names.
-    overridden, tracing, compiling, exporting, lookup, elsewhere = (
-        has_torch_function_variadic,
-        tracing_state,
-        is_compiling,
-        torch.onnx.is_in_onnx_export,
-        getattr,
-        _elsewhere,
-    )
+    # The methods have the globals of PyTorch's, in which TorchScript looks up the names of the source that they wrap.
+    # So all that they read themselves are this function's names.
+    lookup, overridden, tracing, elsewhere = getattr, has_torch_function_variadic, tracing_state, _elsewhere
+    whole = not issubclass(torchs, nn.Sequential)
 
-    def method(self, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202
-        ours = lookup(torchs, name) is theirs and tracing() is None and not (compiling() and exporting())
-        if ours and not overridden(*args, *kwargs.values()):
+    def forward(self, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202
+        ours = lookup(torchs, name) is theirs and tracing() is None
+        if ours and not overridden(*args) and not (kwargs and overridden(*kwargs.values())):
             return plain(self, *args, **kwargs)
         return elsewhere(self, whole, plain if ours else lookup(torchs, name), args, kwargs)
 
+    def inner(self, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202
+        return (plain if lookup(torchs, name) is theirs else lookup(torchs, name))(self, *args, **kwargs)
+
+    method = forward if name == "forward" else inner
     found = FunctionType(method.__code__, shown.__globals__, name, None, method.__closure__)
     functools.update_wrapper(found, shown)
     found.__doc__ = plain.__doc__
@@ -89,7 +86,7 @@ def _giving_way(torchs: type[nn.Module], name: str, plain: Callable[..., Any]) -
 def _elsewhere(
     module: nn.Module, whole: bool, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """What a method makes of arguments that torch.fx traces, if the module is to stay whole, or of others."""
+    """What a forward makes of arguments that torch.fx traces, if the module is to stay whole, or of others."""
     node = node_of(module, *args, **kwargs) if whole else None
     return method(module, *args, **kwargs) if node is None else node
 

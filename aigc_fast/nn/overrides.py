@@ -39,13 +39,13 @@ class Methods:
 
     def __init__(self, classes: Iterable[type[nn.Module]]) -> None:
         self._names: dict[type[nn.Module], frozenset[str]] = {}
-        self._names_to_call_by: dict[type[nn.Module], frozenset[str]] = {}
+        self._ways_to_call: dict[type[nn.Module], frozenset[str]] = {}
         self._known: dict[type[nn.Module], tuple[tuple[type[nn.Module], str, Callable[..., Any] | None], ...]] = {}
         for cls in classes:
             names = _names_of_methods(cls)
             owners = [cls] if is_of_torch(cls) else [cls, cls.__bases__[0]]
             self._names[cls] = frozenset(names)
-            self._names_to_call_by[cls] = self._names[cls] | _CALLED_BY
+            self._ways_to_call[cls] = self._names[cls] | _CALLED_BY
             self._known[cls] = tuple(
                 (owner, name, function) for owner in owners for name, function in as_written(owner, names).items()
             )
@@ -58,12 +58,14 @@ class Methods:
         in_class = (name for owner, name, function in self._known[cls] if getattr(owner, name) is not function)
         return next((f"{cls.__name__}.{name} was replaced" for name in in_class), None)
 
-    def are_as_written(self, module: nn.Module) -> bool:
-        """Whether a call of a module of one of the classes is one of their methods."""
-        cls = type(module)
-        if not self._names_to_call_by[cls].isdisjoint(vars(module)):
+    def run_unseen(self, module: nn.Module) -> bool:
+        """Whether a call of a module of one of the classes is one of their methods, which no hook sees."""
+        # Every module of every call is asked: what is shorter to write costs more than the questions.
+        cls, own = type(module), vars(module)
+        if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
             return False
-        # Every module of every call is asked: a generator costs more than the questions.
+        if not own.keys().isdisjoint(self._ways_to_call[cls]):
+            return False
         for owner, name, function in self._known[cls]:  # noqa: SIM110
             if getattr(owner, name) is not function:
                 return False
@@ -84,14 +86,12 @@ def _names_of_methods(cls: type[nn.Module]) -> list[str]:
 _CALLS = as_written(nn.Module, ("__call__", "_wrapped_call_impl", "_call_impl"))
 
 
-def is_observed(module: nn.Module) -> bool:
-    """Whether hooks see the module's calls."""
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(hooks)
-
-
 def calls_are_observed() -> bool:
     """Whether global hooks see the calls of all modules, or somebody replaced how modules are called."""
-    if any(getattr(module_hooks, name) for name in _GLOBAL_HOOKS):
-        return True
-    return any(getattr(nn.Module, name) is not function for name, function in _CALLS.items())
+    for name in _GLOBAL_HOOKS:
+        if getattr(module_hooks, name):
+            return True
+    for name, function in _CALLS.items():  # noqa: SIM110
+        if getattr(nn.Module, name) is not function:
+            return True
+    return False

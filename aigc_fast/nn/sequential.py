@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from aigc_fast import _native
 from aigc_fast.nn import conv_transpose
 from aigc_fast.nn.drop_in import drop_in
-from aigc_fast.nn.overrides import Methods, calls_are_observed, is_observed
+from aigc_fast.nn.overrides import Methods, calls_are_observed
 from aigc_fast.nn.random import Dropout
 from aigc_fast.ops.conv_transpose import conv_activation, conv_transpose_activation
 from aigc_fast.ops.conv_transpose.packing import fingerprint
@@ -30,7 +30,7 @@ _VIEWS = {nn.Flatten, nn.Unflatten, nn.Identity}
 _DROPOUTS = {nn.Dropout, nn.Dropout2d, nn.Dropout3d, Dropout}
 _SAMPLES = 64
 _NARROW = 4
-_METHODS = Methods(_READERS | _VIEWS | _DROPOUTS | _ACTIVATIONS.keys())
+_KNOWN = Methods(_READERS | _VIEWS | _DROPOUTS | _ACTIVATIONS.keys())
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,9 @@ def _is_hidden(modules: list[nn.Module], index: int) -> bool:
     """Whether the input of `modules[index]` stays inside and as it is, views of it too."""
     for module in modules[index:]:
         if type(module) in _READERS:
-            return _is_itself(module)
+            return _KNOWN.run_unseen(module)
         drops = type(module) in _DROPOUTS and not module.inplace
-        if not (drops or type(module) in _VIEWS) or not _is_itself(module):
+        if not (drops or type(module) in _VIEWS) or not _KNOWN.run_unseen(module):
             return False
         if drops and module.training and module.p > 0:
             return True
@@ -185,24 +185,19 @@ def chain_at(modules: list[nn.Module], index: int) -> Chain | None:
         return None
     rest = modules[index + 1 : index + 3]
     norm = rest.pop(0) if rest and _foldable_norm(rest[0], conv) else None
-    activation = rest[0] if rest and type(rest[0]) in _ACTIVATIONS and _is_itself(rest[0]) else None
+    activation = rest[0] if rest and type(rest[0]) in _ACTIVATIONS and _KNOWN.run_unseen(rest[0]) else None
     return Chain(conv, norm, activation) if norm is not None or activation is not None else None
 
 
 def _foldable_convolution(module: nn.Module) -> bool:
-    if type(module) not in _CONVOLUTIONS or not _is_itself(module):
+    if type(module) not in _CONVOLUTIONS or not _KNOWN.run_unseen(module):
         return False
     return module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
 def _foldable_norm(module: nn.Module, conv: nn.Module) -> bool:
     expected = _NORMS[conv.weight.dim() - 2]
-    return type(module) is expected and module.num_features == conv.out_channels and _is_itself(module)
-
-
-def _is_itself(module: nn.Module) -> bool:
-    """Whether nobody sees or changes what the module, of one of the classes that are known here, does."""
-    return not is_observed(module) and _METHODS.are_as_written(module)
+    return type(module) is expected and module.num_features == conv.out_channels and _KNOWN.run_unseen(module)
 
 
 @dataclass(frozen=True)

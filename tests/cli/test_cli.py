@@ -454,6 +454,63 @@ def test_folders_of_sounds_are_trained_on_and_measured(tmp_path):
     )
 
 
+def test_what_the_data_is_and_what_was_left_out_is_told_at_the_start(tmp_path):
+    data = tmp_path / "[animals]"
+    for name in ("cat/a", "cat/b", "dog/part1/a"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGBA", (40, 30)).save(data / f"{name}.png")
+    Image.new("L", (28, 28)).save(data / "preview.png")
+    args = ["--data", data, "--hidden", "4", *TINY[:2], "--sample-interval", "0", "--batch-size", "2"]
+    shown = run("train", "mlp-gan", *args, "--out", tmp_path / "run")
+    assert shown.exit_code == 0, shown.output
+    names = "cat/a.png, cat/b.png, dog/part1/a.png"
+    sizes = names.replace(".png", ".png (40 × 30)")
+    assert shown.stdout.splitlines()[:4] == [
+        "3 images of [animals], 28 × 28 pixels in colour, 2 classes: cat, dog",
+        "Note: 1 file left out, beside the class folders: preview.png",
+        f"Note: 3 files with transparency, put on a background of white: {names}",
+        f"Note: 3 files cropped to the middle square and scaled to 28 × 28 pixels (size): {sizes}",
+    ]
+
+
+def test_how_images_are_read_can_be_chosen(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for index in range(12):
+        Image.new("RGBA", (28, 28)).save(data / f"{index}.png")
+    args = ["--data", data, "--hidden", "4", *TINY]
+    checksums = {}
+    for name in ("white", "black"):
+        shown = run("train", "mlp-gan", *args, "--background", name, "--out", tmp_path / name)
+        assert shown.exit_code == 0, shown.output
+        assert f"Note: 12 files with transparency, put on a background of {name}: 0.png, 1.png" in shown.stdout
+        checksums[name] = load(tmp_path / name / "model.safetensors").metadata["data"]["checksum"]
+    assert checksums["white"] != checksums["black"]
+    for command in (["train", "mlp-gan", "--out", tmp_path / "no"], ["evaluate", data]):
+        args = [*command, "--data", data]
+        assert_refused(run(*args, "--max-pixels", "100"), "100 pixels (max_pixels)")
+        assert_refused(run(*args, "--background", "wite"), "background='wite'")
+    assert_refused(run("train", "vocoder", "--background", "white"), "--background", "vocoder")
+    assert_refused(run("train", "vocoder", "--max-pixels", "9"), "--max-pixels", "vocoder")
+    measured = run("evaluate", data, "--data", data, "--background", "black", "--json")
+    assert measured.exit_code == 0, measured.output
+    assert json.loads(measured.stdout)["nearest"] == 0
+    assert "on a background of black" in measured.stderr
+
+
+def test_a_folder_of_images_and_sounds_is_not_measured_by_half(tmp_path):
+    for index, audio in enumerate(vowels_and_strings(1600, each=1).audio[:3]):
+        write_wav(tmp_path / f"{index}.wav", audio, 16000, Provenance("mine", 0))
+        Image.new("L", (28, 28)).save(tmp_path / f"{index}.png")
+    shown = run("evaluate", tmp_path)
+    assert shown.exit_code == 0, shown.output
+    assert "3 sounds against" in shown.stdout
+    assert "3 files left out, no WAV files by their names: 0.png" in shown.stdout
+    (tmp_path / "more").mkdir()
+    Image.new("L", (28, 28)).save(tmp_path / "more" / "photo.jpg")
+    assert_refused(run("evaluate", tmp_path), "expected images or sounds, got 3 sounds and 1 image (photo.jpg)")
+
+
 def test_a_folder_of_training_images_is_found_to_be_copied(tmp_path):
     images = digits().images[:60, 0].numpy()
     folder = tmp_path / "images"

@@ -129,6 +129,79 @@ def test_what_a_writer_to_a_pipe_puts_for_the_length_is_unknown_too(tmp_path, wh
     assert len(read_wav(tmp_path / "a.wav")[0]) == 400
 
 
+def resized(content, size, total=None, order="<"):
+    """The file with the size of its samples, and its own, as given."""
+    at = content.index(b"data") + 4
+    content = content[:at] + struct.pack(f"{order}I", size) + content[at + 4 :]
+    return content if total is None else content[:4] + struct.pack(f"{order}I", total) + content[8:]
+
+
+def read_repaired(path, content, caplog):
+    path.write_bytes(content)
+    caplog.clear()
+    audio, _ = read_wav(path, mono=False)
+    assert [record.name for record in caplog.records] == ["aigc_fast"]
+    assert str(path) in caplog.text
+    return audio
+
+
+# What a recorder leaves that was switched off, a writer to a pipe, and one that counted the header.
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "FLOAT", "DOUBLE", "ULAW"])
+@pytest.mark.parametrize("format", ["WAV", "WAVEX"])
+def test_a_wrong_size_of_the_samples_is_put_right_and_told(tmp_path, caplog, subtype, format):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(400, 2), RATE, subtype, format=format)
+    whole = path.read_bytes()
+    expected, _ = read_wav(path, mono=False)
+    (size,) = struct.unpack_from("<I", whole, whole.index(b"data") + 4)
+    wrong = [(0, None), (0, 0), (0, 36), (1, None), (size // 2, None), (size // 2, 0), (size - 8, len(whole) - 8)]
+    wrong += [(size + more, None) for more in (1, 2, 8, 36, 44, 4000)]
+    wrong += [(unknown, None) for unknown in (0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFF000, 0xFFFFFFFF)]
+    wrong += [(unknown, min(unknown + 36, 0xFFFFFFFF)) for unknown in (0x7FFFF000, 0x80000000, 0xFFFFFFFF)]
+    wrong += [(len(whole), len(whole) + 36), (len(whole) - 8, len(whole) + 28)]
+    for claimed, total in wrong:
+        found = read_repaired(path, resized(whole, claimed, total), caplog)
+        assert torch.equal(found, expected), (claimed, total)
+        assert "its header says" in caplog.text
+
+
+def test_relatives_with_a_wrong_size_are_put_right(tmp_path, caplog):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(400), RATE, "PCM_16", endian="BIG")
+    whole = path.read_bytes()
+    expected, _ = read_wav(path, mono=False)
+    for size in (0, 844, 0x80000000, 0xFFFFFFFF):
+        assert torch.equal(read_repaired(path, resized(whole, size, order=">"), caplog), expected)
+    soundfile.write(path, noise(400), RATE, "PCM_16", format="RF64")
+    whole = path.read_bytes()
+    at = whole.index(b"ds64") + 16
+    for size in (0, 844, 2**63, 2**64 - 1):
+        content = whole[:at] + struct.pack("<Q", size) + whole[at + 8 :]
+        assert torch.equal(read_repaired(path, content, caplog), expected)
+
+
+def test_what_follows_the_samples_is_no_sound(tmp_path, caplog, whole):
+    path = tmp_path / "a.wav"
+    path.write_bytes(whole)
+    expected, _ = read_wav(path, mono=False)
+    chunk = b"LIST" + struct.pack("<I", 4) + b"INFO"
+    for content in (whole + chunk, resized(whole + chunk, 1600, len(whole + chunk) - 8)):
+        path.write_bytes(content)
+        assert torch.equal(read_wav(path, mono=False)[0], expected)
+    assert not caplog.records
+    assert torch.equal(read_repaired(path, whole + b"TAG" + bytes(125), caplog), expected)
+    assert "128 bytes after its end left out" in caplog.text
+    path.write_bytes(resized(whole[: whole.index(b"data") + 8] + chunk, 0))
+    with pytest.raises(UserError, match="expected at least one sample, got none"):
+        read_wav(path)
+
+
+def test_a_tag_in_front_costs_no_samples(tmp_path, whole):
+    (tmp_path / "a.wav").write_bytes(whole)
+    (tmp_path / "b.wav").write_bytes(b"ID3\3\0\0\0\0\1\2" + bytes(130) + whole)
+    assert torch.equal(read_wav(tmp_path / "b.wav")[0], read_wav(tmp_path / "a.wav")[0])
+
+
 @pytest.mark.parametrize("layout", [{"format": "RF64"}, {"endian": "BIG"}])
 def test_truncated_relatives_are_named(tmp_path, layout):
     path = tmp_path / "a.wav"

@@ -99,11 +99,10 @@ INDICES.putpalette([0] * 768)
         (Image.fromarray(np.where(HIDDEN, 7, 0).astype(np.uint8)), "a.png", 7),
         (Image.fromarray(np.stack([np.where(HIDDEN, 7, 0).astype(np.uint8)] * 3, 2)), "a.png", (7, 7, 7)),
         (Image.fromarray(np.where(HIDDEN, 700, 0).astype(np.uint16)), "a.png", 700),
-        (Image.fromarray(square(channels=2), "LA"), "a.png", None),
+        (Image.fromarray(square(channels=2)), "a.png", None),
     ],
     ids=["palette", "palette's alpha", "gif", "grey", "colour", "16 bits", "grey and alpha"],
 )
-@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
 def test_every_kind_of_transparency(tmp_path, picture, name, transparency):
     picture.save(tmp_path / name, **({} if transparency is None else {"transparency": transparency}))
     data = load(tmp_path, size=16)
@@ -235,14 +234,14 @@ def test_warnings_are_one_line_that_names_the_picture(tmp_path, capfd):
     picture.save(tmp_path / "a.tif", compression="tiff_lzw", tiffinfo=tags)
     whole = (tmp_path / "a.tif").read_bytes()
     start = int.from_bytes(whole[4:8], "little")
-    notes = set()
+    notes, refused = set(), set()
     for at in range(start, min(start + 250, len(whole))):
         (tmp_path / "a.tif").write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
         try:
             notes.update(load(tmp_path, size=16).notes)
         except UserError as error:
-            assert "\n" not in str(error)
-            assert str(error).startswith(f"{tmp_path}/a.tif: ")
+            refused.add(str(error))
+    assert all("\n" not in line and line.startswith(f"{tmp_path}/a.tif: ") for line in refused)
     told = [note for note in notes if note.startswith("1 file read in spite of a warning: a.tif (")]
     assert told
     assert all("\n" not in note and len(note) < 250 for note in told)

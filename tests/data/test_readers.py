@@ -120,6 +120,127 @@ def test_npz_that_holds_something_else_is_named(tmp_path, arrays, expected):
         load(tmp_path / "odd.npz")
 
 
+@pytest.mark.parametrize(
+    ("labels", "names", "indices"),
+    [
+        ([5, 0, 4, 1, 9], ("0", "1", "4", "5", "9"), [3, 0, 2, 1, 4]),
+        ([1, 2, 3, 2, 10], ("1", "2", "3", "10"), [0, 1, 2, 1, 3]),
+        ([[7], [7], [2], [7], [2]], ("2", "7"), [1, 1, 0, 1, 0]),
+        (["dog", "cat", "dog", "ant", "cat"], ("ant", "cat", "dog"), [2, 1, 2, 0, 1]),
+        (np.array([4, 3, 2, 1, 2**63], np.uint64), ("1", "2", "3", "4", str(2**63)), [3, 2, 1, 0, 4]),
+    ],
+    ids=["skipping", "from 1", "a column", "words", "large"],
+)
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_labels_of_any_values_are_classes(tmp_path, pixels, labels, names, indices, order):
+    labels = np.array(labels)
+    np.savez(tmp_path / "a.npz", x=pixels[:5], y=labels.astype(labels.dtype.newbyteorder(order)))
+    data = load(tmp_path / "a.npz")
+    assert (data.class_names, data.num_classes) == (names, len(names))
+    assert data.labels.tolist() == indices
+    assert data.labels.dtype == torch.int64
+
+
+def test_labels_of_idx_files_may_skip(tmp_path, pixels):
+    (tmp_path / IMAGES).write_bytes(idx(pixels[:3]))
+    (tmp_path / LABELS).write_bytes(idx(np.array([200, 3, 200], np.uint8)))
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(pixels[:3]))
+    (tmp_path / "raw").mkdir()
+    data = load(tmp_path)
+    assert (data.class_names, data.labels.tolist()) == (("3", "200"), [1, 0, 1])
+    assert data.notes == (
+        f"1 file left out beside {IMAGES}: t10k-images-idx3-ubyte",
+        f"1 folder left out beside {IMAGES}: raw",
+    )
+
+
+def test_arrays_that_are_left_out_are_named(tmp_path, pixels, classes):
+    np.savez(tmp_path / "a.npz", x_train=pixels, y_train=classes, x_test=pixels, y_test=classes)
+    assert load(tmp_path / "a.npz").notes == ("2 arrays left out: x_test, y_test",)
+
+
+def test_an_array_of_python_2_is_read_with_a_note(tmp_path, capfd):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("x.npy", npy("(2L, 4L, 4L)"))
+    data = load(tmp_path / "a.npz")
+    assert data.image_shape == (1, 4, 4)
+    (note,) = data.notes
+    assert note.startswith("a.npz read in spite of a warning: ")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_npz_with_transparency_is_put_on_a_background(tmp_path):
+    array = np.zeros((2, 4, 4, 4), np.uint8)
+    array[0, :2, :, 3] = 255
+    array[1, ..., 3] = 255
+    for scale in (1, 1 / 255):
+        np.savez(tmp_path / "a.npz", x=array * scale if scale < 1 else array)
+        data = load(tmp_path / "a.npz", background="#ff8000")
+        assert data.images[0, :, 3, 0].tolist() == [255, 128, 0]
+        assert not data.images[0, :, :2].any()
+        assert not data.images[1].any()
+        assert data.notes == ("1 image with transparency, put on a background of #ff8000",)
+
+
+def test_npz_of_zeros_and_ones_is_black_and_white(tmp_path, pixels):
+    np.savez(tmp_path / "a.npz", x=(pixels > 99).astype(np.uint8))
+    data = load(tmp_path / "a.npz")
+    assert torch.equal(data.images[:, 0], torch.from_numpy(pixels > 99) * torch.tensor(255, dtype=torch.uint8))
+    assert data.notes == ("pixels are 0 and 1, of which 1 was taken for white",)
+
+
+@pytest.mark.parametrize("dtype", ["<f2", ">f4", ">f8", ">u2", "<i8", "|u1"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_npz_of_any_byte_and_memory_order(tmp_path, pixels, dtype, order):
+    scale = 255 if "f" in dtype else 1
+    np.savez(tmp_path / "a.npz", x=np.asarray(pixels / scale, dtype, order=order))
+    assert torch.equal(load(tmp_path / "a.npz").images[:, 0], torch.from_numpy(pixels))
+
+
+def assert_short(error):
+    text = str(error.value)
+    assert "\n" not in text
+    assert len(text) < 500
+    assert "pickle" not in text
+
+
+def test_a_zip_of_pictures_is_one_short_line(tmp_path):
+    for name, count in (("a.zip", 2000), ("none.npz", 0)):
+        with zipfile.ZipFile(tmp_path / name, "w") as file:
+            for index in range(count):
+                file.writestr(f"{'pictures/' * 9}{index:05}.png", b"")
+        with pytest.raises(UserError, match=rf"got a zip of {count} files.*: unpack it") as error:
+            load(tmp_path / name)
+        assert_short(error)
+    np.savez(tmp_path / "a.npz", **{f"picture {index} {'x' * 90}": np.zeros(1) for index in range(300)})
+    with pytest.raises(UserError, match=r"expected an array x_train .*\(300 in all\)") as error:
+        load(tmp_path / "a.npz")
+    assert_short(error)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello, this is text\n" * 99, b"\x80\x04\x95pickled", b"\x1f\x8b" + bytes(99), b"\x89HDF\r\n\x1a\n", None],
+    ids=["empty", "text", "pickle", "gzip", "HDF5", "objects"],
+)
+@pytest.mark.parametrize("name", ["a.npz", "a.tar", "a"])
+def test_a_file_of_another_kind_is_one_short_line(tmp_path, content, name):
+    if content is None:
+        np.savez(tmp_path / "a.npz", x=np.array([{"a": 1}], object))
+        content = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: (expected an .npz file|damaged, or no .npz file)") as error:
+        load(tmp_path / name)
+    assert_short(error)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.JPG", "a.wav"])
+def test_one_picture_is_no_data(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=f"{name}: expected a folder .*: name the folder that it is in"):
+        load(tmp_path / name)
+
+
 def test_a_damaged_npz_is_named(tmp_path, pixels):
     np.savez_compressed(tmp_path / "m.npz", x=pixels)
     content = (tmp_path / "m.npz").read_bytes()
@@ -373,6 +494,17 @@ def test_arrays_are_scaled_when_asked(tmp_path, pixels):
     scaled = load(tmp_path / "a.npz", size=16)
     assert scaled.image_shape == (1, 16, 16)
     assert (scaled.images == 99).all()
+    assert scaled.notes == ("stretched from 20 × 30 to 16 × 16 pixels",)
+
+
+def test_a_summary_tells_what_the_data_is(tmp_path, pixels):
+    assert digits().summary == (
+        "1797 images of digits, 28 × 28 pixels in grey, 10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    )
+    np.savez(tmp_path / "a.npz", x=np.zeros((1, 5, 7, 3), np.uint8))
+    assert load(tmp_path / "a.npz").summary == "1 image of a.npz, 7 × 5 pixels in colour, without classes"
+    np.savez(tmp_path / "a.npz", x=np.zeros((50, 5, 7)), y=np.arange(50))
+    assert load(tmp_path / "a.npz").summary.endswith("18, 19, … (50 in all)")
 
 
 def test_shifts_move_images_within_the_distance():

@@ -109,6 +109,50 @@ def test_a_folder_is_cut_into_segments(tmp_path):
     assert (data.labels, data.class_names, data.sample_rate, data.name) == (None, (), 1000, tmp_path.name)
 
 
+def test_short_ends_are_left_out_or_filled_up_and_told(tmp_path):
+    for name, length in (("a", 210), ("b", 251), ("c", 3), ("d", 300)):
+        soundfile.write(tmp_path / f"{name}.wav", np.full(length, 0.5), 1000, "FLOAT")
+    data = load_sounds(tmp_path, seconds=0.1, sample_rate=1000)
+    assert (data.audio == 0.5).sum(1).tolist() == [100, 100, 100, 100, 51, 3, 100, 100, 100]
+    assert data.notes == (
+        "1 file whose last segment, below half of a sound, was left out: a.wav (10 of 100 samples)",
+        "1 file whose last segment was filled up with silence: b.wav (51 of 100 samples)",
+        "1 file shorter than 100 samples, filled up with silence: c.wav (3 samples)",
+    )
+
+
+def test_labels_count_the_segments_that_are_kept(tmp_path):
+    for name, length in (("ah/a", 210), ("oh/b", 190)):
+        (tmp_path / name).parent.mkdir()
+        soundfile.write(tmp_path / f"{name}.wav", np.full(length, 0.5), 1000, "FLOAT")
+    assert load_sounds(tmp_path, seconds=0.1, sample_rate=1000).labels.tolist() == [0, 0, 1, 1]
+
+
+def test_what_was_done_to_sounds_is_told(tmp_path):
+    soundfile.write(tmp_path / "stereo.wav", np.full((200, 2), 0.5), 2000)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(100), 1000)
+    soundfile.write(tmp_path / "long.wav", np.full(100, 0.5), 1000)
+    content = (tmp_path / "long.wav").read_bytes()
+    (tmp_path / "long.wav").write_bytes(content[:40] + (244).to_bytes(4, "little") + content[44:])
+    (tmp_path / "a.flac").write_bytes(b"")
+    (tmp_path / "._long.wav").write_bytes(b"")
+    data = load_sounds(tmp_path, seconds=0.1, sample_rate=1000)
+    assert data.summary == f"3 sounds of {tmp_path.name}, 0.1 s at 1000 Hz, without classes"
+    assert data.notes == (
+        "1 file left out, no WAV files by their names: a.flac",
+        "1 file not as long as the header says: long.wav (its header says 244 bytes of samples, the file holds 200)",
+        "1 file of nothing but silence: silent.wav",
+        "1 file brought to 1000 Hz: stereo.wav (from 2000 Hz)",
+        "1 file mixed down to one channel: stereo.wav (from 2)",
+    )
+
+
+def test_a_folder_without_sounds_tells_what_it_holds(tmp_path):
+    (tmp_path / "a.mp3").write_bytes(b"")
+    with pytest.raises(UserError, match=r"holds no WAV files \(\.wav, \.wave\), but 1 file: a\.mp3"):
+        load_sounds(tmp_path)
+
+
 def test_subfolders_are_classes(tmp_path):
     for name, length in (("oh", 150), ("ah", 50)):
         (tmp_path / name).mkdir()
@@ -122,6 +166,9 @@ def test_subfolders_are_classes(tmp_path):
 def test_bad_places_and_settings_are_named(tmp_path):
     with pytest.raises(UserError, match="holds no WAV files"):
         load_sounds(tmp_path)
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"a\.zip: expected a folder of WAV files, got a file"):
+        load_sounds(tmp_path / "a.zip")
     with pytest.raises(UserError, match="no such folder"):
         load_sounds(tmp_path / "missing")
     (tmp_path / "bad.wav").write_bytes(b"hello")

@@ -25,6 +25,24 @@ def test_every_pair_has_the_spectral_distance(count, references, length, dtype):
         torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_silence_is_a_sound_as_others(corpus):
+    silence = torch.zeros(2, 3000)
+    assert pairwise_spectral_distance(silence, silence).abs().max() < 1e-6
+    to_silence, from_silence = (
+        pairwise_spectral_distance(*pair) for pair in ((corpus.audio, silence), (silence, corpus.audio))
+    )
+    # The logarithms alone are apart as far as from the quietest that is heard.
+    assert to_silence.max() < 50
+    assert from_silence.max() < 10
+    report = evaluate_sounds(corpus.audio, torch.cat([corpus.audio, silence]))
+    assert report.reach < 1.5
+    expected = [
+        multi_resolution_spectral_distance(sound.expand_as(silence), silence, reduction="none")
+        for sound in corpus.audio
+    ]
+    torch.testing.assert_close(to_silence, torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
 def test_no_sounds_are_no_distances():
     assert pairwise_spectral_distance(torch.zeros(0, 9), torch.zeros(3, 9)).shape == (0, 3)
 

@@ -21,7 +21,8 @@ def by_formula(audio, reference):
             for signal in (audio, reference)
         )
         S, R = (np.sqrt(np.maximum(np.abs(spectrum) ** 2, 1e-7)) for spectrum in (S, R))
-        total += np.linalg.norm(R - S) / np.linalg.norm(R) + np.abs(np.log(R) - np.log(S)).mean()
+        norm = max(np.linalg.norm(R), 0.01 * np.sqrt(R.size * (window**2).sum()))
+        total += np.linalg.norm(R - S) / norm + np.abs(np.log(R) - np.log(S)).mean()
     return total / len(RESOLUTIONS)
 
 
@@ -30,9 +31,11 @@ def framed(signal, size, hop):
     return [padded[at : at + size] for at in range(0, len(signal) + 1, hop)]
 
 
+@pytest.mark.parametrize("level", [1.0, 0.02, 0.005, 0.0])
 @pytest.mark.parametrize("length", [1, 300, 5001])
-def test_distance_is_the_paper_s(length):
+def test_distance_is_the_paper_s_with_a_floor(length, level):
     audio, reference = torch.randn(2, length, dtype=torch.float64)
+    reference *= level
     found = multi_resolution_spectral_distance(audio, reference)
     assert found.shape == ()
     assert found.item() == pytest.approx(by_formula(audio.numpy(), reference.numpy()), rel=1e-9)
@@ -56,6 +59,17 @@ def test_a_smaller_error_is_nearer():
     reference, error = torch.randn(2, 4000)
     distances = [multi_resolution_spectral_distance(reference + scale * error, reference) for scale in (0.01, 0.1, 1)]
     assert distances == sorted(distances)
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-6, 1e-4])
+def test_a_silent_reference_does_not_outweigh_the_others(level):
+    noise = torch.randn(2, 16000)
+    sound = (0.2 * noise[0]).requires_grad_()
+    loud = multi_resolution_spectral_distance(sound, 0.2 * noise[1])
+    silent = multi_resolution_spectral_distance(sound, level * noise[1])
+    assert silent < 30 * loud
+    silent.backward()
+    assert sound.grad.isfinite().all()
 
 
 def test_silence_has_a_finite_distance_and_gradient():

@@ -77,18 +77,37 @@ def check(input: Tensor, weight: Tensor, bias: Tensor | None, *sizes: Any) -> No
     (_conv_plan if len(sizes) == 4 else _conv_transpose_plan)(input, weight, bias, *sizes)
 
 
+def _reference_for(function: Callable[..., Tensor], plan_of: Callable[..., Plan]) -> Callable[..., Any]:
+    """What gives PyTorch's way of a call: `function`, or the same without padding where its gradients need that."""
+    without_padding = reference.without_padding(function)
+
+    def reference_for(first: Tensor, second: Tensor, *rest: Any) -> Callable[..., Tensor]:
+        # Of symbolic sizes nothing is computed.
+        computed = first.is_cpu and all(type(size) is int for size in (*first.shape, *second.shape))
+        return without_padding if computed and plan_of(first, second, *rest).overhangs else function
+
+    return reference_for
+
+
 def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[..., Plan], extra: int) -> dict[str, Any]:
     """The pieces of a forward op; its last `extra` arguments are activation and slope, or none."""
 
     def split(rest: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
         return (rest[:-extra], rest[-extra:]) if extra else (rest, ())
 
-    def formatted(input: Tensor, weight: Tensor) -> Callable[..., Tensor]:
+    reference_for = _reference_for(reference_function, lambda *args: plan_of(*split(args)[0]))
+
+    def right_reference(*args: Any) -> Tensor:
+        return reference_for(*args)(*args)
+
+    def formatted(
+        input: Tensor, weight: Tensor, function: Callable[..., Tensor] = reference_function
+    ) -> Callable[..., Tensor]:
         # What `memory_format` promises to compile and export, whoever computes.
         wanted = memory_format(input, weight)
-        return lambda *args: reference_function(*args).contiguous(memory_format=wanted)
+        return lambda *args: function(*args).contiguous(memory_format=wanted)
 
-    def run_reference(input: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    def fake(input: Tensor, weight: Tensor, *rest: Any) -> Tensor:
         return formatted(input, weight)(input, weight, *rest)
 
     def prepare(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
@@ -101,9 +120,12 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
     def run(*args: Any) -> Tensor:
         return prepare(*args).run(*args)
 
+    def run_reference(*args: Any) -> Tensor:
+        return prepare_reference(*args).run(*args)
+
     def prepare_reference(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
         _check_alike(input, weight, bias)
-        run = formatted(input, weight)
+        run = formatted(input, weight, reference_for(input, weight, bias, *rest))
         if cpu.unsupported((input, weight, bias)) is not None:
             return Runner(run, plain=run)
         plan = plan_of(input, weight, bias, *split(rest)[0])
@@ -128,7 +150,9 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
     return {
         "run": run,
         "prepare": prepare,
-        "reference": run_reference,
+        "reference": right_reference,
+        "fake": fake,
+        "run_reference": run_reference,
         "prepare_reference": prepare_reference,
         "unsupported": unsupported,
         "slower": slower,
@@ -139,7 +163,7 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
 def _signature(first: Tensor, second: Tensor, *rest: Any) -> Hashable:
     """Of a convolution of either kind or of a weight gradient; see `Choice`."""
     bias, *sizes = rest if rest[0] is None or isinstance(rest[0], Tensor) else (None, *rest)
-    return _native.signature(first, second, bias), *sizes, _native.cpu.level, precision()
+    return _native.signature(first, second, bias), _native.arguments(*sizes), _native.cpu.level, precision()
 
 
 def _flops(input: Ints, weight: Ints, *rest: Any, out_shape: Ints, **options: Any) -> int:
@@ -166,8 +190,8 @@ def _forward_operator(
     operator = Operator(
         name,
         schema,
-        reference=reference_function,
-        fake=pieces["reference"],
+        reference=pieces["reference"],
+        fake=pieces["fake"],
         setup_context=setup_context,
         backward=backward,
         signature=_signature,
@@ -175,7 +199,7 @@ def _forward_operator(
         detail=pieces["detail"],
     )
     operator.choice.register("cpu", pieces["run"], pieces["unsupported"], pieces["slower"], pieces["prepare"])
-    operator.choice.register("reference", pieces["reference"], prepare=pieces["prepare_reference"])
+    operator.choice.register("reference", pieces["run_reference"], prepare=pieces["prepare_reference"])
     return operator
 
 
@@ -304,10 +328,6 @@ def _conv_weight_gradient_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...
     return of_large, of_small, None, None, None, None, None
 
 
-def _reference_weight_gradient(*args: Any) -> Tensor:
-    return reference.conv_weight_gradient(*args).contiguous()
-
-
 def _weight_gradient_plan(
     large: Tensor,
     small: Tensor,
@@ -339,12 +359,30 @@ def _weight_gradient_slower(large: Tensor, small: Tensor, *sizes: Any) -> str | 
     return choice.weight_gradient_slower(large, small, plan, cpu.takes_windows(large, small, plan))
 
 
+_weight_gradient_reference_for = _reference_for(
+    reference.conv_weight_gradient, lambda *args: _weight_gradient_plan(*args)[0]
+)
+
+
+def _reference_weight_gradient(*args: Any) -> Tensor:
+    return _weight_gradient_reference_for(*args)(*args).contiguous()
+
+
+def _prepare_reference_weight_gradient(*args: Any) -> Runner:
+    function = _weight_gradient_reference_for(*args)
+    return Runner(lambda *given: function(*given).contiguous())
+
+
+def _fake_weight_gradient(*args: Any) -> Tensor:
+    return reference.conv_weight_gradient(*args).contiguous()
+
+
 conv_weight_gradient = Operator(
     "conv_weight_gradient",
     "(Tensor large, Tensor small, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
     "SymInt groups" + _PRECISION,
-    reference=reference.conv_weight_gradient,
-    fake=_reference_weight_gradient,
+    reference=_reference_weight_gradient,
+    fake=_fake_weight_gradient,
     setup_context=_save_maps,
     backward=_conv_weight_gradient_backward,
     signature=_signature,
@@ -357,4 +395,6 @@ conv_weight_gradient.choice.register(
     _weight_gradient_slower,
     _prepare_weight_gradient,
 )
-conv_weight_gradient.choice.register("reference", _reference_weight_gradient)
+conv_weight_gradient.choice.register(
+    "reference", _reference_weight_gradient, prepare=_prepare_reference_weight_gradient
+)

@@ -97,7 +97,7 @@ def _large_bfloat16(dtype: torch.dtype, plan: Plan, channels_last: bool) -> str 
 def leave_gradients(input: Tensor, weight: Tensor, plan: Plan) -> bool:
     """Whether PyTorch had better have a convolution, transposed or not, with all its gradients."""
     *_, groups, transposed = plan.geometry
-    if plan.has_idle_taps:
+    if plan.overhangs:
         return False
     few = _few_per_group(max(input.shape[1], plan.output_shape[1]), groups)
     return is_light(input, weight, groups, transposed, gradients=True) or few is not None
@@ -150,7 +150,7 @@ def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, winograd: b
     """Why PyTorch's weight gradient is preferred for the convolution from `large` to `small`, or None."""
     channels_last = memory_format(large, small) != torch.contiguous_format
     channels = large.shape[1] // plan.geometry[-2]
-    if plan.has_idle_taps:
+    if plan.overhangs:
         return None
     if large.dtype == torch.bfloat16 and rounds_natively() and not plan.is_matrix:
         return "bfloat16 on a processor that multiplies it: PyTorch's weight gradient does so, ours computes in float32"

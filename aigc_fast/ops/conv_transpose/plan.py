@@ -27,6 +27,8 @@ class Plan:
         multiply_adds: of the direct algorithm.
         outside: the share of them that meet the padding.
         is_matrix: the small map is one pixel and the kernel covers the large map, so that all is a matrix product.
+        overhangs: along some axis a tap meets nothing but padding or, of three, the kernel is longer than the large
+            map. PyTorch's weight gradient is not to be trusted then; see `reference.without_padding`.
     """
 
     output_shape: Ints
@@ -34,6 +36,7 @@ class Plan:
     multiply_adds: int
     outside: float
     is_matrix: bool
+    overhangs: bool
 
     @cached_property
     def packed_geometry(self) -> bytes:
@@ -172,18 +175,23 @@ def make_plan(
     multiply_adds = input[0] * steps * prod(kernel) * (input[1] // groups) * out_channels
     large, small = (size, input[2:]) if transposed else (input[2:], size)
     is_matrix = groups == 1 and set(small) == {1} and large == kernel and not any(padding)
-    inside = prod(_share_inside(*axis) for axis in zip(large, small, kernel, stride, padding, dilation, strict=True))
-    return Plan((input[0], out_channels, *size), geometry, multiply_adds, 1 - inside, is_matrix)
+    axes = list(zip(large, small, kernel, stride, padding, dilation, strict=True))
+    pixels = [_pixels_inside(*axis) for axis in axes]
+    inside = prod(sum(of_taps) / (n * len(of_taps)) if n else 1.0 for of_taps, n in zip(pixels, small, strict=True))
+    idle = any(0 in of_taps for of_taps in pixels)
+    longer = any(d * (k - 1) >= n for n, _, k, _, _, d in axes)
+    overhangs = 0 not in (*large, *small) and (idle or (spatial == AXES and longer))
+    return Plan((input[0], out_channels, *size), geometry, multiply_adds, 1 - inside, is_matrix, overhangs)
 
 
-def _share_inside(large: int, small: int, kernel: int, stride: int, padding: int, dilation: int) -> float:
-    """Of the pairs of a small map's pixel and a tap along one axis, those that meet a pixel of the large map."""
-    inside = 0
+def _pixels_inside(large: int, small: int, kernel: int, stride: int, padding: int, dilation: int) -> list[int]:
+    """For each tap along one axis, how many of the small map's pixels it ties to a pixel of the large map."""
+    found = []
     for tap in range(kernel):
         offset = tap * dilation - padding
         first, last = max(0, ceil(-offset / stride)), min(small, ceil((large - offset) / stride))
-        inside += max(0, last - first)
-    return inside / (small * kernel) if small else 1.0
+        found.append(max(0, last - first))
+    return found
 
 
 def _output_size(

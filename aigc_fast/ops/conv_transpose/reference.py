@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +72,26 @@ def conv_weight_gradient(
     return torch.ops.aten.convolution_backward(
         small, large, weight, None, stride, padding, dilation, False, no_output_padding, groups, (False, True, False)
     )[1]
+
+
+def _pad(large: Tensor, padding: Sequence[int], sign: int = 1) -> Tensor:
+    return torch.nn.functional.pad(large, [sign * size for size in reversed(padding) for _ in range(2)])
+
+
+def without_padding(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function of this module with the padding made a part of the large map, so that all taps meet some of it.
+
+    Where a plan `overhangs`, the weight gradient that PyTorch takes from oneDNN leaves taps unwritten, writes beyond
+    its memory or never returns: in bfloat16 and float16, in three dimensions in float32 too.
+    """
+
+    def of_large_map(large: Tensor, other: Tensor, third: Any, stride: Any, padding: Any, *rest: Any) -> Tensor:
+        return function(_pad(large, padding), other, third, stride, (0,) * len(padding), *rest)
+
+    def to_large_map(small: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, *rest: Any) -> Tensor:
+        return _pad(function(small, weight, bias, stride, (0,) * len(padding), *rest), padding, -1)
+
+    return to_large_map if function in (conv_transpose, conv_transpose_activation) else of_large_map
 
 
 def conv_activation(
