@@ -49,12 +49,12 @@ def test_no_sounds_are_no_distances():
 
 def test_copies_collapse_and_noise_are_seen(corpus):
     copied = evaluate_sounds(corpus.audio[::2], corpus.audio)
-    assert copied.nearest == pytest.approx(0, abs=1e-6)
+    assert copied.nearest == pytest.approx(0, abs=1e-3)
     assert copied.spread > 0.1
     assert 0 < copied.reach < copied.nearest_of_noise
     assert copied.nearest_of_training < 0.5 * copied.nearest_of_noise
     collapsed = evaluate_sounds(corpus.audio[3].expand(5, -1), corpus.audio)
-    assert collapsed.spread == pytest.approx(0, abs=1e-6)
+    assert collapsed.spread == pytest.approx(0, abs=1e-3)
     assert collapsed.reach > 2 * copied.reach
     hiss = evaluate_sounds(corpus.audio.square().mean().sqrt() * torch.randn(6, 3000), corpus.audio)
     assert hiss.nearest == pytest.approx(hiss.nearest_of_noise, rel=0.02)
