@@ -55,7 +55,7 @@ def _give_usual_mode(path: Path) -> None:
 
 def _settle(path: Path) -> None:
     # Quotas and network file systems tell of a full disk only now, and some libraries don't listen when they close.
-    with path.open("rb") as file:
+    with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 

@@ -123,10 +123,8 @@ def interpolate(
 
 def _between(model: LatentModel, labels: Labels | None, to_labels: Labels, rows: int, fraction: Tensor) -> Tensor:
     """Weights of the classes (rows·steps, num_classes): of one class at first, of the other at last."""
-    start, end = (
-        torch.nn.functional.one_hot(model.check_labels(ends, rows), model.num_classes)[:, None].to(model.dtype)
-        for ends in (labels, to_labels)
-    )
+    nothing = torch.empty(rows, 0, dtype=model.dtype, device=model.device)
+    end, start = (model.with_classes(nothing, model.check_labels(ends, rows))[:, None] for ends in (to_labels, labels))
     return torch.lerp(start, end, fraction.to(start)[:, None]).flatten(0, 1)
 
 

@@ -2,6 +2,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ from aigc_fast.generation import (
     write_wav,
 )
 from aigc_fast.models import ConvVAE, create, load, save
+from aigc_fast.training import VAETrainer
 
 TINY = ["--steps", "4", "--batch-size", "8", "--sample-interval", "0"]
 
@@ -227,6 +229,27 @@ def test_a_finished_run_can_be_resumed_without_its_log(tmp_path):
         assert "4/4" in result.stdout
         assert "4 steps on 1797 images of digits: the checkpoint had them all" in result.stdout
     assert_refused(run(*args, "--steps", "3", "--out", tmp_path / "a", "--resume", "latest"), "step 4 already", "3")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_a_signal_leaves_a_checkpoint_and_one_line(tmp_path, monkeypatch, name):
+    step = VAETrainer._step
+
+    def signalled(self, inputs, labels):
+        if self.step_count == 2:
+            signal.raise_signal(getattr(signal, name))
+        return step(self, inputs, labels)
+
+    args = ["train", "vae", "--hidden", "8", *TINY, "--out", tmp_path]
+    with monkeypatch.context() as patched:
+        patched.setattr(VAETrainer, "_step", signalled)
+        stopped = run(*args)
+    checkpoint = tmp_path / "checkpoints" / "step-00000003.safetensors"
+    assert stopped.exit_code == 130
+    assert stopped.stderr == f"aigc-fast: interrupted; {checkpoint} holds everything to go on: --resume latest\n"
+    gone_on = run(*args, "--resume", "latest")
+    assert gone_on.exit_code == 0, gone_on.output
+    assert load(tmp_path / "model.safetensors").metadata["step"] == 4
 
 
 def module(*args, **environment):

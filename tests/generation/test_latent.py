@@ -3,7 +3,7 @@ import torch
 
 from aigc_fast.generation import draw, interpolate, latent_manifold
 from aigc_fast.generation.latent import slerp
-from aigc_fast.models import ImageModel
+from aigc_fast.models import ImageModel, create
 
 
 class Plain(ImageModel):
@@ -87,3 +87,41 @@ def test_bad_arguments():
         latent_manifold(Plain(), edge=0.5)
     with pytest.raises(ValueError, match="steps=1"):
         interpolate(Plain(), 1)
+
+
+@pytest.mark.parametrize("name", ["mlp-gan", "vae"])
+def test_walks_between_classes_begin_in_one_and_end_in_the_other(name):
+    model = create(name, hidden=8, num_classes=4)
+    starts, ends = [0, 3], [2, 1]
+    walks = interpolate(model, 5, rows=2, seed=3, labels=starts, to_labels=ends).unflatten(0, (2, 5))
+    within = [
+        interpolate(model, 5, rows=2, seed=3, labels=torch.tensor(side).repeat_interleave(5)) for side in (starts, ends)
+    ]
+    torch.testing.assert_close(walks[:, 0], within[0].unflatten(0, (2, 5))[:, 0])
+    torch.testing.assert_close(walks[:, -1], within[1].unflatten(0, (2, 5))[:, -1])
+    weights = torch.tensor([[0.5, 0.0, 0.5, 0.0], [0.0, 0.5, 0.0, 0.5]])
+    generator = torch.Generator().manual_seed(3)
+    z = model.prior(4, generator=generator)
+    middle = torch.stack([slerp(z[0], z[1], torch.tensor([0.5]))[0], slerp(z[2], z[3], torch.tensor([0.5]))[0]])
+    torch.testing.assert_close(walks[:, 2], model.sample(2, z=middle, labels=weights))
+    mixed = interpolate(model, 5, rows=2, seed=3, labels=weights, to_labels=1).unflatten(0, (2, 5))
+    torch.testing.assert_close(mixed[:, 0], model.sample(2, z=z[::2], labels=weights))
+
+
+def test_weights_of_one_class_are_that_class():
+    model = create("vae", hidden=8, num_classes=3)
+    z = torch.randn(3, model.latent_dim)
+    torch.testing.assert_close(model.sample(3, z=z, labels=torch.eye(3)), model.sample(3, z=z, labels=[0, 1, 2]))
+    assert model.double().check_labels(torch.eye(3), 3).dtype is torch.float64
+
+
+def test_classes_that_can_not_be_walked_between_are_named():
+    with pytest.raises(ValueError, match="without classes"):
+        interpolate(create("vae", hidden=8), 3, to_labels=1)
+    model = create("vae", hidden=8, num_classes=3)
+    with pytest.raises(ValueError, match="3 classes, expected 1 labels, got None"):
+        interpolate(model, 3, to_labels=1)
+    with pytest.raises(ValueError, match="expected classes 0 to 2"):
+        interpolate(model, 3, labels=0, to_labels=3)
+    with pytest.raises(ValueError, match="expected integers"):
+        interpolate(model, 3, labels=torch.ones(1, 4), to_labels=1)
