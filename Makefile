@@ -15,7 +15,7 @@ fuzz: $(VENV)/.installed
 
 demo: $(VENV)/.torch
 	AIGC_FAST_CUDA=AUTO $(BIN)/python -m pip install -q '.[demo]'
-	$(BIN)/aigc-fast demo
+	$(BIN)/aigc-fast demo --overwrite
 
 bench: $(VENV)/.installed
 	$(BIN)/pytest bench -q --benchmark-only --benchmark-group-by=group
