@@ -44,6 +44,7 @@ INERT = frozenset(
         "cu_seq_lens_k",
         "cu_seq_lens_q",
         "deterministic",
+        "input_ids",
         "logits_to_keep",
         "max_length_k",
         "max_length_q",
