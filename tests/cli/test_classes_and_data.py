@@ -77,7 +77,7 @@ def test_names_come_from_the_data_and_are_said(tmp_path, folder):
     trained = run(*args, "--out", tmp_path / "run")
     assert trained.exit_code == 0, trained.output
     lines = trained.stdout.splitlines()
-    assert lines[:2] == ["pets: 24 images of 12×12 pixels, grey", "2 classes: cat, dog"]
+    assert lines[0] == "24 images of pets, 12 × 12 pixels in grey, 2 classes: cat, dog"
     assert load(tmp_path / "run" / "model.safetensors").metadata["classes"] == ["cat", "dog"]
     shown = run("generate", tmp_path / "run", "--class", "dog", "--out", tmp_path / "dog.png")
     assert shown.exit_code == 0, shown.output
@@ -87,10 +87,8 @@ def test_names_come_from_the_data_and_are_said(tmp_path, folder):
 def test_sounds_are_said_too(tmp_path):
     args = ["train", "vocoder", "--seconds", "0.05", "--width", "2", "--steps", "1", "--batch-size", "4"]
     shown = run(*args, "--sample-interval", "0", "--out", tmp_path / "run")
-    assert shown.stdout.splitlines()[:2] == [
-        "vowels and strings: 144 sounds of 0.05 s at 16000 Hz",
-        "6 classes: a, e, i, o, u, string",
-    ]
+    first = "144 sounds of vowels and strings, 0.05 s at 16000 Hz, 6 classes: a, e, i, o, u, string"
+    assert shown.stdout.splitlines()[0] == first
     assert "1 step on 144 sounds" in shown.stdout
 
 
@@ -99,7 +97,7 @@ def test_one_is_one(tmp_path, animals):
     Image.new("L", (8, 8)).save(tmp_path / "one" / "a.png")
     args = ["train", "mlp-gan", "--hidden", "2", "--data", tmp_path / "one", "--steps", "1", "--sample-interval", "0"]
     shown = run(*args, "--out", tmp_path / "run").stdout
-    assert "one: 1 image of 28×28 pixels, grey" in shown
+    assert "1 image of one, 28 × 28 pixels in grey" in shown
     assert "1 step on 1 image of one" in shown
     single = run("generate", animals, "--what", "single", "--count", "1", "--out", tmp_path / "single")
     assert "Wrote 1 image to" in single.stdout
@@ -189,7 +187,7 @@ def test_a_model_is_measured_against_what_it_was_trained_on(tmp_path, folder):
     measured = run("evaluate", tmp_path / "pets-run", "--count", "20", "--data", folder, "--json")
     assert measured.exit_code == 0, measured.output
     assert json.loads(measured.stdout)["training_count"] == 24
-    assert measured.stderr == ""
+    assert "trained on" not in measured.stderr
     other = run("evaluate", tmp_path / "pets-run", "--count", "20", "--data", folder / "cat", "--json")
     assert other.exit_code == 0, other.output
     assert other.stderr == "Note: the model was trained on pets, not on this cat\n"
