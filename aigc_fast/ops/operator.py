@@ -27,6 +27,7 @@ functorch_level = torch._C._functorch.peek_interpreter_stack
 function_modes = torch._C._len_torch_function_stack
 _tracing_state = torch._C._get_tracing_state
 _grad_enabled = torch.is_grad_enabled
+_own_precision = own_precision.get
 _is_batched = torch._C._functorch.is_legacy_batchedtensor
 
 _operators: dict[str, Operator] = {}
@@ -100,15 +101,19 @@ class InForce(NamedTuple):
             forced_backend.reset(of_backend)
 
 
+NOTHING_FORCED = InForce("auto", None)
+
+
 def in_force(precision: str | None = None) -> InForce:
     """What is in force on this thread, with another precision where one is given."""
-    return InForce(current(), precision or own_precision.get())
+    backend, precision = current(), precision or _own_precision()
+    return NOTHING_FORCED if backend == "auto" and precision is None else InForce(backend, precision)
 
 
 def _named(precision: str | None) -> dict[str, str]:
     """What a registered op is told by name."""
     # Dynamo cannot read what holds on this thread, and traces nothing that was called with a precision of its own.
-    given = precision if precision is not None or is_traced_by_dynamo() else own_precision.get()
+    given = precision if precision is not None or is_traced_by_dynamo() else _own_precision()
     return {} if given is None else {"precision": given}
 
 
@@ -242,12 +247,15 @@ def _as_in_forward(backward: Callable[..., Any]) -> Callable[..., Any]:
     """The backward with what was in force in forward."""
 
     def run(ctx: Any, *gradients: Any) -> Any:
-        return ctx.in_force.run(backward, _ReadOnce(ctx), *gradients)
+        held = ctx.in_force
+        if held is NOTHING_FORCED and not is_traced_by_dynamo() and in_force() is held:
+            return backward(ctx, *gradients)
+        return held.run(backward, ctx, *gradients)
 
     return run
 
 
-class _ReadOnce:
+class ReadOnce:
     """A context whose attributes are read once, however often they are asked for: to unpack saved tensors may cost a
     transfer, and recomputed ones can be had only once."""
 
@@ -297,7 +305,7 @@ def _make_apply(
 
     def backward_of_args(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         if any(gradient is not None and _is_batched(gradient) for gradient in gradients):
-            return *_for_each_gradient(backward, _ReadOnce(ctx), gradients), None
+            return *_for_each_gradient(backward, ReadOnce(ctx), gradients), None
         return *backward(ctx, *gradients), None
 
     members = {"forward": staticmethod(forward)}

@@ -18,7 +18,7 @@ from aigc_fast import _native
 from aigc_fast.backends import Runner
 from aigc_fast.ops.conv_transpose import choice, cpu, reference
 from aigc_fast.ops.conv_transpose.plan import Plan, make_plan, memory_format
-from aigc_fast.ops.operator import Operator, hashable
+from aigc_fast.ops.operator import Operator, ReadOnce, hashable
 from aigc_fast.ops.support import precision
 
 __all__ = ["conv", "conv_activation", "conv_transpose", "conv_transpose_activation", "conv_weight_gradient"]
@@ -268,6 +268,7 @@ def _through_activation(backward: Callable[..., Any]) -> Callable[..., Any]:
     """The backward of a convolution that ends in an activation, from that of the convolution."""
 
     def backward_of_both(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        ctx = ReadOnce(ctx)
         *_, output = ctx.saved_tensors
         inner = reference.ACTIVATION_GRADIENTS[ctx.activation](gradient, output, ctx.slope)
         return *backward(ctx, inner), None, None
