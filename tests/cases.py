@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,13 @@ def assert_parity(ours: Tensor, theirs: Tensor, reference: Tensor, name: str = "
     found, allowed = relative_error(ours, reference), relative_error(theirs, reference)
     limit = max(2 * allowed, FLOORS[ours.dtype])
     assert found <= limit, f"{name}: error {found:.2e} against float64, PyTorch's own is {allowed:.2e}"
+
+
+def opcheck(op: torch._ops.OpOverload, arguments: tuple[Any, ...]) -> None:
+    """`torch.library.opcheck`, whose own warnings, other ones in every version of torch, are no faults of the op."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.library.opcheck(op, arguments)
 
 
 @dataclass(frozen=True)
@@ -222,7 +230,9 @@ class Attention:
             "alignment": self.alignment,
         }
 
-    def expected(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def expected(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None = None
+    ) -> Tensor:
         """PyTorch's attention under one mask that holds everything."""
         offset = self.keys - self.queries if self.alignment == "lower_right" else 0
         distance = torch.arange(self.keys) - torch.arange(self.queries)[:, None] - offset
@@ -238,7 +248,7 @@ class Attention:
         key, value = (t.repeat_interleave(self.heads // t.shape[1], dim=1) for t in (key, value))
         # Of PyTorch's kernels this one alone has a second derivative.
         with sdpa_kernel(SDPBackend.MATH):
-            return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=whole)
+            return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=whole, scale=scale)
 
     def __str__(self) -> str:
         text = f"{self.batch}.{self.heads}.{self.queries}.{self.keys}.{self.size}"

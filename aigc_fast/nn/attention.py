@@ -156,7 +156,9 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
 
 def _is_own(attention: torch.nn.Module) -> bool:
     """Whether it is known what masks this module takes, and whether its batches come first."""
-    return type(attention) in (MultiheadAttention, torch.nn.MultiheadAttention) and not _is_patched(attention, "forward")
+    return type(attention) in (MultiheadAttention, torch.nn.MultiheadAttention) and not _is_patched(
+        attention, "forward"
+    )
 
 
 def _is_patched(module: torch.nn.Module, *methods: str) -> bool:

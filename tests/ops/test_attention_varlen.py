@@ -9,7 +9,7 @@ from itertools import accumulate
 
 import pytest
 import torch
-from cases import DTYPES, Attention, assert_parity
+from cases import DTYPES, Attention, assert_parity, opcheck
 from torch import Tensor
 
 import aigc_fast
@@ -172,11 +172,11 @@ def test_ops_are_registered_as_torch_expects() -> None:
     batch = BATCHES[3]
     tensors = [tensor.requires_grad_() for tensor in batch.tensors()]
     rest = (*batch.bounds(), 30, 5, 0.2)
-    torch.library.opcheck(torch.ops.aigc_fast.attention_varlen.default, (*tensors, *rest))
+    opcheck(torch.ops.aigc_fast.attention_varlen.default, (*tensors, *rest))
     output, _ = VARLEN(*tensors, *rest)
     # Without a gradient of its own: the second derivative reads the lengths, which a traced graph does not have.
     saved = torch.randn_like(output), *(t.detach() for t in tensors), *rest
-    torch.library.opcheck(torch.ops.aigc_fast.attention_varlen_backward.default, saved)
+    opcheck(torch.ops.aigc_fast.attention_varlen_backward.default, saved)
     assert len(VARLEN_BACKWARD(*saved)) == 3
 
 

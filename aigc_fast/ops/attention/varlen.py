@@ -209,7 +209,9 @@ def _check(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool, paged: b
     if key.shape[-1] != query.shape[2]:
         raise RuntimeError(f"key has size {key.shape[-1]} in its last dimension: expected query's {query.shape[2]}")
     if value.shape[:-1] != key.shape[:-1]:
-        raise RuntimeError(f"value has shape {tuple(value.shape)}: expected key's sizes before it, {(*key.shape[:-1],)}")
+        raise RuntimeError(
+            f"value has shape {tuple(value.shape)}: expected key's sizes before it, {(*key.shape[:-1],)}"
+        )
     heads, groups = query.shape[1], key.shape[-2]
     if groups != heads and not (enable_gqa and groups > 0 and heads % groups == 0):
         wanted = "a divisor of query's" if enable_gqa else "query's"
