@@ -54,7 +54,7 @@ def _fake_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *res
 _INPUTS = "Tensor query, Tensor key, Tensor value, "
 _OPTIONS = "Tensor cu_seq_q, Tensor cu_seq_k, int left, int right, float scale"
 # What has no derivative.
-_CACHE = "int num_splits=0, Tensor? seqused_k=None, Tensor? block_table=None"
+_CACHE = "int num_splits, Tensor? seqused_k, Tensor? block_table"
 
 VARLEN = Operator(
     "attention_varlen",
