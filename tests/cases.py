@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,6 +57,13 @@ def float32_precision(level: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def opcheck(op: torch._ops.OpOverload, arguments: tuple[Any, ...]) -> None:
+    """`torch.library.opcheck`, whose own warnings, other ones in every version of torch, are no faults of the op."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.library.opcheck(op, arguments)
 
 
 @dataclass(frozen=True)
@@ -251,7 +259,9 @@ class Attention:
             "scale": self.scale,
         }
 
-    def expected(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def expected(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None = None
+    ) -> Tensor:
         """PyTorch's attention under one mask that holds everything."""
         offset = self.keys - self.queries if self.alignment == "lower_right" else 0
         distance = torch.arange(self.keys) - torch.arange(self.queries)[:, None] - offset
@@ -267,9 +277,8 @@ class Attention:
         key, value = (t.repeat_interleave(self.heads // t.shape[1], dim=1) for t in (key, value))
         # Of PyTorch's kernels this one alone has a second derivative.
         with sdpa_kernel(SDPBackend.MATH):
-            return torch.nn.functional.scaled_dot_product_attention(
-                query, key, value, attn_mask=whole, scale=self.scale
-            )
+            scale = self.scale if scale is None else scale
+            return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=whole, scale=scale)
 
     def __str__(self) -> str:
         text = f"{self.batch}.{self.heads}.{self.queries}.{self.keys}.{self.size}"

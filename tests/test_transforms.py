@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as TF
 import torch.utils.checkpoint
-from cases import DTYPES, FLOORS, relative_error
+from cases import DTYPES, FLOORS, opcheck, relative_error
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -424,5 +424,5 @@ def test_opcheck_of_every_op_that_a_function_calls(name: str) -> None:
         fresh = [
             arg.detach().clone().requires_grad_(arg.requires_grad) if isinstance(arg, Tensor) else arg for arg in args
         ]
-        torch.library.opcheck(getattr(torch.ops.aigc_fast, short).default, tuple(fresh))
+        opcheck(getattr(torch.ops.aigc_fast, short).default, tuple(fresh))
     assert checked

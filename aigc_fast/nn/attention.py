@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
 from aigc_fast.functional import scaled_dot_product_attention
 from aigc_fast.nn.drop_in import drop_in
+from aigc_fast.nn.random import Dropout
 
 # Up to so many positions of a batch PyTorch's inference call for projections and attention together is faster than the
 # parts.
@@ -15,6 +18,7 @@ FEW_POSITIONS = 128
 # From so many positions on, its call for a whole layer, which stores all scores, is slower than the layer's parts.
 LEAST_LENGTH = 256
 MERGE_MASKS = torch.nn.MultiheadAttention.merge_masks
+STOCK_CHILDREN = (torch.nn.LayerNorm, torch.nn.Linear, torch.nn.Dropout, Dropout)
 
 
 @drop_in
@@ -136,8 +140,8 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
     """`torch.nn.TransformerEncoderLayer`: the same constructor, parameters, `state_dict` keys and numbers.
 
     At inference PyTorch runs the whole layer in one call of its own, past `self_attn`, and stores the scores of all
-    heads. For long sequences this layer runs on its parts instead, as PyTorch's does in training. With another module
-    for `self_attn` it is PyTorch's.
+    heads. For long sequences this layer runs on its parts instead, as PyTorch's does in training. With children or
+    blocks that somebody put in another's place it is PyTorch's.
     """
 
     def forward(
@@ -148,8 +152,7 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
         is_causal: bool = False,
     ) -> Tensor:
         """See torch.nn.TransformerEncoderLayer."""
-        replaced = _is_patched(self, "_sa_block", "_ff_block") or not _is_own(self.self_attn)
-        if src.is_nested or replaced or self._is_short(src):
+        if src.is_nested or not self._is_stock() or self._is_short(src):
             return super().forward(src, src_mask, src_key_padding_mask, is_causal)
         masks = src_mask, src_key_padding_mask
         # By the class: torch 2.6 exports no call of an inherited method of a module of torch.nn.
@@ -160,10 +163,27 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
         x = self.norm1(src + kind._sa_block(self, src, *masks, is_causal=is_causal))
         return self.norm2(x + kind._ff_block(self, x))
 
+    def _is_stock(self) -> bool:
+        """Whether PyTorch's one call, which reads weights past its children, and the parts give the same numbers."""
+        children = self.norm1, self.norm2, self.linear1, self.linear2, self.dropout, self.dropout1, self.dropout2
+        return (
+            _is_own(self.self_attn)
+            and all(type(child) in STOCK_CHILDREN for child in children)
+            and not _is_patched(self, "_sa_block", "_ff_block")
+            and self.activation_relu_or_gelu in (0, _kind_of_activation(self.activation))
+        )
+
     def _is_short(self, src: Tensor) -> bool:
         if torch.compiler.is_compiling():  # a choice by size would hold for no other
             return False
         return src.size(1 if self.self_attn.batch_first and src.dim() == 3 else 0) < LEAST_LENGTH
+
+
+def _kind_of_activation(activation: Any) -> int:
+    """As PyTorch's layer notes it when it is made."""
+    if activation is TF.relu or isinstance(activation, torch.nn.ReLU):
+        return 1
+    return 2 if activation is TF.gelu or isinstance(activation, torch.nn.GELU) else 0
 
 
 def _is_own(attention: torch.nn.Module) -> bool:

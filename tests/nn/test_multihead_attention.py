@@ -10,6 +10,7 @@ import pytest
 import torch
 from cases import relative_error
 from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
 
 import aigc_fast
 from aigc_fast.nn import MultiheadAttention, TransformerEncoderLayer
@@ -229,6 +230,141 @@ def test_an_encoder_layer_at_inference(
     seen = slice(None) if padding is None else ~padding
     assert relative_error(found[seen], expected[seen]) < 1e-5
     assert attentions == (["attention"] if length == 600 else [])
+
+
+class Averaged(nn.Module):
+    """An attention of a user's own, without the attributes of torch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(E, E)
+        self.masks: list[Tensor | None] = []
+
+    def forward(self, query, key, value, attn_mask=None, key_padding_mask=None, need_weights=False, is_causal=False):
+        self.masks += [attn_mask, key_padding_mask]
+        weights = torch.zeros(query.shape[1], key.shape[1])
+        weights = weights if attn_mask is None else weights + attn_mask
+        weights = weights if key_padding_mask is None else weights + key_padding_mask[:, None]
+        return self.mix(weights.softmax(-1) @ value), None
+
+
+class Hidden(nn.MultiheadAttention):
+    """A user's own subclass, which reads the masks as torch's layer gives them."""
+
+    def forward(self, *args, key_padding_mask=None, **kwargs):
+        assert key_padding_mask is None or key_padding_mask.is_floating_point()
+        return super().forward(*args, key_padding_mask=key_padding_mask, **kwargs)
+
+
+REPLACEMENTS = {
+    "attention": {"self_attn": Averaged},
+    "subclassed attention": {"self_attn": lambda: Hidden(E, H, batch_first=True)},
+    "norms": {"norm1": lambda: nn.RMSNorm(E), "norm2": nn.Identity},
+    "linears": {
+        "linear1": lambda: nn.Sequential(nn.Linear(E, 32), nn.Tanh()),
+        "linear2": lambda: nn.Linear(32, E, False),
+    },
+    "dropouts": {"dropout": nn.Identity, "dropout1": nn.Identity, "dropout2": lambda: nn.Dropout(0.0)},
+    "activation": {"activation": nn.SiLU},
+}
+
+
+class TestReplacedChildren:
+    """An encoder layer asks of its children no more than PyTorch's does."""
+
+    @pytest.mark.parametrize("length", [16, 300])
+    @pytest.mark.parametrize("norm_first", [True, False])
+    @pytest.mark.parametrize("what", REPLACEMENTS)
+    def test_in_training(self, what: str, norm_first: bool, length: int) -> None:
+        theirs, ours = self.pair(what, norm_first)
+        x = torch.randn(N, length, E)
+        mask = torch.ones(length, length, dtype=torch.bool).triu(1)
+        padding = torch.arange(length) >= torch.tensor([[length], [length // 2], [3]])
+        for arguments in ({}, {"src_mask": mask}, {"src_key_padding_mask": padding}):
+            results = []
+            for layer in (ours, theirs):
+                leaf = x.clone().requires_grad_()
+                output = layer(leaf, **arguments)
+                results += [output, torch.autograd.grad(output.square().sum(), leaf)[0]]
+            torch.testing.assert_close(results[:2], results[2:], rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("length", [16, 300])
+    @pytest.mark.parametrize("what", REPLACEMENTS)
+    def test_at_inference(self, what: str, length: int) -> None:
+        theirs, ours = self.pair(what, False)
+        x = torch.randn(N, length, E)
+        with torch.no_grad():
+            try:
+                expected = theirs.eval()(x)
+            except AttributeError:  # PyTorch's one call asks for what the replacement lacks
+                if what == "attention":
+                    with pytest.raises(AttributeError):
+                        ours.eval()(x)
+                return
+            torch.testing.assert_close(ours.eval()(x), expected, rtol=1e-4, atol=1e-5)
+
+    def test_masks_as_torchs_layer_gives_them(self) -> None:
+        theirs, ours = self.pair("attention", True)
+        x, mask = torch.randn(N, 300, E), torch.ones(300, 300, dtype=torch.bool).triu(1)
+        for layer in (theirs, ours):
+            layer(x, mask, mask[:N])
+        torch.testing.assert_close(ours.self_attn.masks, theirs.self_attn.masks)
+
+    @pytest.mark.parametrize("method", ["_sa_block", "_ff_block"])
+    def test_a_block_that_is_replaced_on_the_instance(self, method: str) -> None:
+        layer = TransformerEncoderLayer(E, H, 32, 0.0, batch_first=True)
+        setattr(layer, method, lambda x, *args, **kwargs: torch.zeros_like(x))
+        stock = nn.TransformerEncoderLayer(E, H, 32, 0.0, batch_first=True)
+        stock.load_state_dict(layer.state_dict())
+        setattr(stock, method, getattr(layer, method))
+        x = torch.randn(N, 300, E)
+        torch.testing.assert_close(layer(x), stock(x))
+
+    @staticmethod
+    def pair(what: str, norm_first: bool) -> tuple[nn.Module, nn.Module]:
+        theirs = nn.TransformerEncoderLayer(E, H, 32, 0.0, batch_first=True, norm_first=norm_first)
+        for name, make in REPLACEMENTS[what].items():
+            setattr(theirs, name, make())
+        return theirs, aigc_fast.optimize(copy.deepcopy(theirs))
+
+
+class Scaled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+class Adapter(nn.Module):
+    """Stands for a projection whose weight and bias it has, and does something else."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = base.weight, base.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise AssertionError("PyTorch's layer calls no projection")
+
+
+CHANGES = {
+    "another projection": lambda layer: setattr(layer, "out_proj", Adapter(layer.out_proj)),
+    "no bias": lambda layer: setattr(layer, "out_proj", nn.Linear(E, E, bias=False)),
+    "parametrised projection": lambda layer: parametrize.register_parametrization(layer.out_proj, "weight", Scaled()),
+    "parametrised inputs": lambda layer: parametrize.register_parametrization(layer, "in_proj_weight", Scaled()),
+    "pruned projection": lambda layer: prune.l1_unstructured(layer.out_proj, "weight", 0.5),
+    "pruned inputs": lambda layer: prune.l1_unstructured(layer, "in_proj_weight", 0.5),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_changed_weights_and_projections(what: str, need_weights: bool) -> None:
+    torch.manual_seed(0)
+    ours, theirs = pair(batch_first=True)
+    for layer in (ours, theirs):
+        torch.manual_seed(1)
+        CHANGES[what](layer)
+    tensors = inputs(theirs)
+    found, expected = (layer(*tensors, need_weights=need_weights)[0] for layer in (ours, theirs))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")

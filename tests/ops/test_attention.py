@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as TF
 from cases import ATTENTIONS, DTYPES, FLOORS, MASKS, Attention, assert_parity, float32_precision, relative_error
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 
 import aigc_fast
@@ -51,13 +52,14 @@ def assert_all_parity(
     tensors: list[Tensor],
     compute: Callable[..., list[Tensor]] = every_gradient,
     ours: Callable[..., Tensor] = AF.scaled_dot_product_attention,
+    scale: float | None = None,
 ) -> None:
-    arguments = case.arguments()
+    arguments = case.arguments() | {"scale": scale}
     mask = arguments["attn_mask"]
     gradient = torch.randn(*tensors[0].shape[:3], tensors[2].shape[3])
     found = compute(lambda *inputs: ours(*inputs, **arguments), tensors, gradient)
-    theirs = compute(lambda *inputs: case.expected(*inputs, mask), tensors, gradient)
-    exact = compute(lambda *inputs: case.expected(*inputs, mask), [t.double() for t in tensors], gradient)
+    theirs = compute(lambda *inputs: case.expected(*inputs, mask, scale), tensors, gradient)
+    exact = compute(lambda *inputs: case.expected(*inputs, mask, scale), [t.double() for t in tensors], gradient)
     for index, (a, b, c) in enumerate(zip(found, theirs, exact, strict=True)):
         assert_parity(a, b, c, f"{case}: result {index}")
 
@@ -228,6 +230,71 @@ class TestPrecision:
         assert relative_error(found, exact) < PRECISIONS[precision]
 
 
+# Rows in which one key has nearly all the weight, where differences of nearly equal numbers are what is left.
+SHARP = [
+    Attention(3, 8, 1, 100, 80, 24, kv_heads=2, mask="bool"),
+    Attention(1, 1, 2, 257, 80, 24, causal=True),
+    Attention(2, 2, 2, 64, 80, 1, causal=True),
+    Attention(2, 6, 2, 257, 193, 24, kv_heads=3),
+    Attention(2, 3, 5, 64, 193),
+    Attention(1, 8, 8, 257, 193, kv_heads=2, mask="float"),
+    Attention(1, 2, 1, 1500, 64, 24),
+    Attention(2, 2, 7, 40, 24, causal=True, mask="blind"),
+    Attention(2, 4, 150, 200, 64, 24, causal=True),
+]
+
+
+class TestSharpRows:
+    """Gradients as near to float64's as PyTorch's, whose softmax keeps what it multiplies with."""
+
+    @needs_native
+    @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+    @pytest.mark.parametrize("case", SHARP, ids=str)
+    def test_gradients_on_every_level(self, case: Attention, dtype: str, isa: str) -> None:
+        with aigc_fast.backend("cpu"):
+            assert_all_parity(case, case.tensors(DTYPES[dtype]), scale=1.0)
+
+    @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+    @pytest.mark.parametrize("case", SHARP, ids=str)
+    def test_gradients_of_every_backend(self, case: Attention, dtype: str, backend: str) -> None:
+        assert_all_parity(case, case.tensors(DTYPES[dtype]), scale=1.0)
+
+    @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+    @pytest.mark.parametrize("case", SHARP[3:], ids=str)
+    def test_double_backward(self, case: Attention, dtype: str) -> None:
+        assert_all_parity(case, case.tensors(DTYPES[dtype]), double_gradient, scale=1.0)
+
+    def test_scores_far_from_zero(self, backend: str) -> None:
+        """The log-sum-exp of a row of great scores has no digits left for their differences."""
+        case = Attention(2, 2, 30, 100, 16)
+        q, k, v = case.tensors()
+        q[..., 0], k[..., 0] = 32.0, 64.0
+        assert_all_parity(case, [q, k, v])
+
+    @needs_native
+    @hypothesis.settings(max_examples=80)
+    @hypothesis.given(
+        st.builds(
+            Attention,
+            batch=st.integers(1, 3),
+            heads=st.sampled_from([2, 4, 8]),
+            queries=st.integers(1, 8),
+            keys=st.sampled_from([1, 2, 7, 64, 100, 257]),
+            size=st.sampled_from([1, 8, 24, 64, 80, 193]),
+            value_size=st.sampled_from([1, 8, 24, 80, 193]),
+            kv_heads=st.sampled_from([None, 1, 2]),
+            causal=st.booleans(),
+            mask=st.sampled_from(["none", "bool", "padding", "float", "blind"]),
+        ),
+        st.sampled_from(["fp32", "bf16", "fp16"]),
+        st.sampled_from([None, 1.0]),
+    )
+    def test_random_calls_of_few_queries(self, case: Attention, dtype: str, scale: float | None) -> None:
+        torch.manual_seed(0)
+        with aigc_fast.backend("cpu"):
+            assert_all_parity(case, case.tensors(DTYPES[dtype]), scale=scale)
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp64"])
 @pytest.mark.parametrize("case", FEW, ids=str)
 def test_dtypes(case: Attention, dtype: str) -> None:
@@ -283,6 +350,128 @@ def test_batches_and_heads_that_are_broadcast(backend: str) -> None:
     q, k, v = torch.randn(3, 4, 60, 16), torch.randn(1, 1, 70, 16), torch.randn(3, 4, 70, 16)
     found = AF.scaled_dot_product_attention(q, k, v)
     torch.testing.assert_close(found, TF.scaled_dot_product_attention(q, k.expand(3, 4, -1, -1), v))
+
+
+LEADING = {
+    "a query for all batches": ((4,), (3, 4), (3, 4)),
+    "keys for all batches": ((3, 4), (4,), (4,)),
+    "values of more batches": ((4,), (4,), (3, 4)),
+    "a head for all": ((3, 1), (3, 4), (3, 4)),
+    "keys of one head, values of all": ((3, 4), (1,), (1, 4)),
+    "no heads": ((), (3, 4), (3, 4)),
+    "no heads for keys": ((2, 3, 4), (), (3, 1)),
+    "five dimensions and four": ((2, 1, 4), (3, 4), (2, 3, 1)),
+    "two dimensions and three": ((), (4,), ()),
+    "nothing": ((0, 4), (4,), (1, 4)),
+}
+
+
+def skip_what_the_kernels_leave(backend: str, dtype: torch.dtype) -> None:
+    if backend == "cpu" and dtype not in DTYPES_OF_THE_KERNELS:
+        pytest.skip("the reference's")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("lead", LEADING)
+def test_leading_sizes_are_broadcast(lead: str, dtype: torch.dtype, backend: str) -> None:
+    skip_what_the_kernels_leave(backend, dtype)
+    shapes = LEADING[lead]
+    tensors = [torch.randn(*sizes, length, 8) for sizes, length in zip(shapes, (5, 9, 9), strict=True)]
+    whole = torch.broadcast_shapes(*shapes[:2])
+    masks = {"bool": torch.rand(5, 9) < 0.7, "float": torch.randn(1, 9), "batched": torch.rand(*whole, 5, 9) < 0.7}
+    gradient = torch.randn(*torch.broadcast_shapes(*shapes), 5, 8)
+    for arguments in ({}, {"is_causal": True}, *({"attn_mask": mask} for mask in masks.values())):
+        assert_pytorchs_numbers([tensor.to(dtype) for tensor in tensors], arguments, gradient)
+
+
+def assert_pytorchs_numbers(tensors: list[Tensor], arguments: dict[str, Any], gradient: Tensor) -> None:
+    """Output and gradients beside those of PyTorch's function."""
+
+    def compute(attention: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
+        mask = arguments.get("attn_mask")
+        cast = {"attn_mask": mask.to(dtype)} if mask is not None and mask.is_floating_point() else {}
+        attend = partial(attention, **arguments | cast)
+        return every_gradient(attend, [tensor.to(dtype) for tensor in tensors], gradient)
+
+    ours, theirs, exact = AF.scaled_dot_product_attention, TF.scaled_dot_product_attention, torch.float64
+    results = compute(ours, tensors[0].dtype), compute(theirs, tensors[0].dtype), compute(theirs, exact)
+    shown = [tuple(tensor.shape) for tensor in tensors]
+    for index, values in enumerate(zip(*results, strict=True)):
+        assert_parity(*values, f"{shown}, {', '.join(arguments)}: result {index}")
+
+
+@pytest.mark.parametrize("window", [None, (2, 1)])
+def test_grouped_heads_whose_batches_are_broadcast(window: tuple[int, int] | None, backend: str) -> None:
+    q, k, v = torch.randn(4, 6, 8), torch.randn(3, 2, 6, 8), torch.randn(1, 4, 6, 8)
+    found = AF.scaled_dot_product_attention(q, k, v, enable_gqa=True, window=window)
+    whole = q.expand(3, -1, -1, -1), k.repeat_interleave(2, 1), v.expand(3, -1, -1, -1)
+    seen = reference.band(6, 6, *(window or (-1, -1)), 0, q.device)
+    torch.testing.assert_close(found, TF.scaled_dot_product_attention(*whole, seen))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_pytorchs_own_samples(dtype: torch.dtype, backend: str) -> None:
+    """What PyTorch's tests of its own function give it; dropout, whose numbers are other ones, apart."""
+    skip_what_the_kernels_leave(backend, dtype)
+    methods = pytest.importorskip("torch.testing._internal.common_methods_invocations", exc_type=ImportError)
+    (info,) = (op for op in methods.op_db if op.name == "nn.functional.scaled_dot_product_attention")
+    count = 0
+    for sample in info.sample_inputs("cpu", dtype):
+        arguments = dict(sample.kwargs)
+        tensors = [sample.input, *sample.args, *(arguments.pop(n) for n in ("key", "value") if n in arguments)]
+        if arguments.get("dropout_p", 0.0) == 0.0:
+            output = AF.scaled_dot_product_attention(*tensors, **arguments)
+            assert_pytorchs_numbers(tensors, arguments, torch.randn(output.shape))
+            count += 1
+    assert count > 10
+
+
+class TestUnusualScales:
+    @pytest.mark.parametrize("value_size", [16, 5])
+    @pytest.mark.parametrize("dims", [3, 4])
+    @pytest.mark.parametrize("kind", ["plain", "causal", "bool", "blind", "float"])
+    @pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])
+    def test_what_pytorch_makes_of_no_number(self, scale: float, kind: str, dims: int, value_size: int) -> None:
+        tensors, arguments = self.tensors(dims, value_size), self.arguments(kind) | {"scale": scale}
+        gradient = torch.randn(2, 5, value_size).expand(*tensors[0].shape[:-1], -1)
+        functions = AF.scaled_dot_product_attention, TF.scaled_dot_product_attention
+        found, expected = (every_gradient(partial(f, **arguments), tensors, gradient) for f in functions)
+        torch.testing.assert_close(found, expected, equal_nan=True)
+        found, expected = (f(*tensors, **arguments) for f in functions)
+        torch.testing.assert_close(found, expected, equal_nan=True)
+
+    @pytest.mark.parametrize("dims", [3, 4])
+    @pytest.mark.parametrize("kind", ["plain", "causal", "bool", "blind", "float"])
+    @pytest.mark.parametrize("scale", [0.0, -2.0, -0.3])
+    def test_of_zero_and_below(self, scale: float, kind: str, dims: int, backend: str) -> None:
+        """Not every path of PyTorch's gives numbers for it where causality hides keys before they are scaled."""
+        tensors, arguments = self.tensors(dims, 16), self.arguments(kind) | {"scale": scale}
+        gradient = torch.randn(2, 5, 16).expand(tensors[0].shape)
+        with sdpa_kernel(SDPBackend.MATH):
+            expected = every_gradient(partial(TF.scaled_dot_product_attention, **arguments), tensors, gradient)
+        ours = partial(AF.scaled_dot_product_attention, **arguments)
+        torch.testing.assert_close(every_gradient(ours, tensors, gradient), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours(*tensors), expected[0], rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("kind", ["plain", "causal", "float"])
+    def test_no_number_and_dropout(self, kind: str) -> None:
+        for attention in (AF.scaled_dot_product_attention, TF.scaled_dot_product_attention):
+            assert attention(*self.tensors(4, 16), dropout_p=0.5, scale=math.nan, **self.arguments(kind)).isnan().all()
+
+    def test_no_number_and_a_window(self, backend: str) -> None:
+        assert AF.scaled_dot_product_attention(*self.tensors(4, 16), window=2, scale=math.nan).isnan().all()
+
+    @staticmethod
+    def tensors(dims: int, value_size: int) -> list[Tensor]:
+        lead = (1, 2)[4 - dims :]
+        return [torch.randn(*lead, *rows) for rows in ((5, 16), (7, 16), (7, value_size))]
+
+    @staticmethod
+    def arguments(kind: str) -> dict[str, Any]:
+        mask = torch.randn(5, 7) if kind == "float" else torch.rand(5, 7) < 0.6
+        if mask.dtype == torch.bool:
+            mask[2] = kind == "bool"
+        return {"is_causal": True} if kind == "causal" else {} if kind == "plain" else {"attn_mask": mask}
 
 
 @pytest.mark.parametrize("length", [6, 150])
@@ -622,7 +811,7 @@ def randn(*shape: int, **kwargs: Any) -> Tensor:
 IMPOSSIBLE = {
     "type": (lambda: (randn(1, 2, 5, 8), [1.0], randn(1, 2, 7, 8)), {}, "key is list"),
     "none": (lambda: (randn(1, 2, 5, 8), None, randn(1, 2, 7, 8)), {}, "key is NoneType"),
-    "rank": (lambda: (randn(1, 2, 5, 8), randn(2, 7, 8), randn(1, 2, 7, 8)), {}, "key has shape"),
+    "rank": (lambda: (randn(1, 2, 5, 8), randn(8), randn(1, 2, 7, 8)), {}, "key has shape"),
     "rank of query": (lambda: (randn(8), randn(8), randn(8)), {}, "query has shape"),
     "size": (lambda: (randn(1, 2, 5, 8), randn(1, 2, 7, 9), randn(1, 2, 7, 8)), {}, "key has size 9"),
     "length": (lambda: (randn(1, 2, 5, 8), randn(1, 2, 7, 8), randn(1, 2, 6, 8)), {}, "value has length 6"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from inspect import signature
 from itertools import accumulate
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from cases import DTYPES, Attention, assert_parity
+from cases import DTYPES, Attention, assert_parity, opcheck
 from torch import Tensor
 
 import aigc_fast
@@ -28,6 +31,7 @@ class Batch:
         queries, keys: the lengths.
         heads, kv_heads, size, value_size: sizes.
         window: (left, right).
+        scale: of the scores.
     """
 
     queries: tuple[int, ...]
@@ -37,6 +41,7 @@ class Batch:
     size: int = 16
     value_size: int = 16
     window: tuple[int, int] = (-1, -1)
+    scale: float | None = None
 
     def bounds(self, dtype: torch.dtype = torch.int32) -> tuple[Tensor, Tensor]:
         return tuple(torch.tensor([0, *accumulate(lengths)], dtype=dtype) for lengths in (self.queries, self.keys))
@@ -50,9 +55,12 @@ class Batch:
         )
         return [torch.randn(shape).to(dtype) for shape in shapes]
 
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of `varlen_attn`."""
+        return {"window_size": self.window, "enable_gqa": self.heads != self.kv_heads, "scale": self.scale}
+
     def ours(self, *tensors: Tensor) -> Tensor:
-        grouped = self.heads != self.kv_heads
-        return AF.varlen_attn(*tensors, *self.bounds(), window_size=self.window, enable_gqa=grouped)
+        return AF.varlen_attn(*tensors, *self.bounds(), **self.arguments())
 
     def expected(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         left, right = (None if side < 0 else side for side in self.window)
@@ -75,7 +83,7 @@ class Batch:
                 value[first_key : first_key + keys],
             )
             if queries:
-                found = one.expected(*(part.transpose(0, 1).unsqueeze(0) for part in parts), None)
+                found = one.expected(*(part.transpose(0, 1).unsqueeze(0) for part in parts), None, self.scale)
                 outputs.append(found.squeeze(0).transpose(0, 1))
             first, first_key = first + queries, first_key + keys
         return torch.cat(outputs)
@@ -91,6 +99,9 @@ BATCHES = [
     Batch((260, 3, 5, 9, 2), (260, 3, 5, 9, 2), window=(-1, 0)),
     Batch((7, 33), (7, 0)),
     Batch((50,), (50,), heads=1, kv_heads=1, size=5, value_size=3),
+    # Rows in which one key has nearly all the weight.
+    Batch((1, 2, 5), (100, 257, 64), heads=6, size=80, value_size=24, window=(-1, 0), scale=1.0),
+    Batch((3, 1), (64, 7), size=193, value_size=1, scale=1.0),
 ]
 
 
@@ -133,6 +144,138 @@ def test_double_backward(batch: Batch, backend: str) -> None:
     assert_all_parity(batch, batch.tensors(), second_gradients)
 
 
+class TestCaches:
+    """Keys and values that lie in slots with room left, or in pages: what they hold, in order, is attended to."""
+
+    batch = Batch((1, 3, 2, 1), (70, 9, 0, 300), heads=4, size=24, value_size=40, window=(-1, 0))
+
+    def slots(self, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor], dict[str, Any]]:
+        """Tensors and arguments with 7 keys to spare after each sequence, and the tensors without them."""
+        query, key, value = self.batch.tensors(dtype)
+        slots = [
+            torch.cat([torch.cat([part, part.new_full((7, *part.shape[1:]), math.nan)]) for part in parts])
+            for parts in (tensor.split(self.batch.keys) for tensor in (key, value))
+        ]
+        bounds = torch.tensor([0, *accumulate(length + 7 for length in self.batch.keys)])
+        arguments = {"cu_seq_q": self.batch.bounds()[0], "cu_seq_k": bounds.int()}
+        arguments["seqused_k"] = torch.tensor(self.batch.keys, dtype=torch.int32)
+        return [query, key, value], [query, *slots], arguments
+
+    def pages(self, dtype: torch.dtype, size: int) -> tuple[list[Tensor], list[Tensor], dict[str, Any]]:
+        """Tensors and arguments with pages in an order of chance, and the tensors without them."""
+        query, key, value = self.batch.tensors(dtype)
+        counts = [-(-length // size) for length in self.batch.keys]
+        order = torch.randperm(sum(counts) + 3)
+        table = torch.full((len(counts), max(counts) + 1), -1, dtype=torch.int32)
+        pools = [torch.full((len(order), size, *t.shape[1:]), math.nan, dtype=dtype) for t in (key, value)]
+        for number, (length, pages) in enumerate(zip(self.batch.keys, order.split([*counts, 3]), strict=False)):
+            table[number, : len(pages)] = pages
+            for pool, tensor in zip(pools, (key, value), strict=True):
+                part = tensor.split(self.batch.keys)[number]
+                for page, rows in zip(pages, part.split(size) if length else (), strict=True):
+                    pool[page, : len(rows)] = rows
+        arguments = {"cu_seq_q": self.batch.bounds()[0], "block_table": table}
+        arguments["seqused_k"] = torch.tensor(self.batch.keys, dtype=torch.int32)
+        return [query, key, value], [query, *pools], arguments
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("kind", ["slots", 1, 16, 300])
+    def test_numbers(self, kind: str | int, dtype: torch.dtype, backend: str) -> None:
+        plain, given, arguments = self.slots(dtype) if kind == "slots" else self.pages(dtype, kind)
+        found = AF.varlen_attn(*given, **arguments, **self.batch.arguments())
+        exact = self.batch.expected(*(tensor.double() for tensor in plain))
+        assert_parity(found, self.batch.expected(*plain), exact)
+
+    def test_compiles_whole(self) -> None:
+        for _, given, arguments in (self.slots(torch.float32), self.pages(torch.float32, 16)):
+            compiled = torch.compile(AF.varlen_attn, fullgraph=True, backend="aot_eager")
+            options = arguments | self.batch.arguments()
+            torch.testing.assert_close(compiled(*given, **options), AF.varlen_attn(*given, **options))
+
+    def test_bad_arguments_name_the_argument(self, backend: str) -> None:
+        _, slots, of_slots = self.slots(torch.float32)
+        _, pages, of_pages = self.pages(torch.float32, 16)
+        cases = {
+            "seqused_k is None": (pages, of_pages | {"seqused_k": None}),
+            "seqused_k is list": (slots, of_slots | {"seqused_k": [1, 2, 3, 4]}),
+            "seqused_k has shape": (slots, of_slots | {"seqused_k": of_slots["seqused_k"][1:]}),
+            "seqused_k is .*above": (slots, of_slots | {"seqused_k": of_slots["seqused_k"] + 8}),
+            "seqused_k is .*below 0": (pages, of_pages | {"seqused_k": of_pages["seqused_k"] - 1}),
+            "block_table has shape": (pages, of_pages | {"block_table": of_pages["block_table"][0]}),
+            "block_table has .*float32": (pages, of_pages | {"block_table": of_pages["block_table"].float()}),
+            "block_table holds": (pages, of_pages | {"block_table": of_pages["block_table"] + 99}),
+            "key has shape .*page size": (slots, of_pages),
+            "key has shape": (pages, of_slots),
+        }
+        for message, (tensors, arguments) in cases.items():
+            with pytest.raises((RuntimeError, TypeError), match=message):
+                AF.varlen_attn(*tensors, **arguments, **self.batch.arguments())
+
+    def test_for_inference_only(self) -> None:
+        for (_, tensors, arguments), name in (
+            (self.slots(torch.float32), "seqused_k"),
+            (self.pages(torch.float32, 16), ""),
+        ):
+            tensors[1].requires_grad_()
+            with pytest.raises(RuntimeError, match=f"{name}.*inference only"):
+                AF.varlen_attn(*tensors, **arguments, **self.batch.arguments())
+            with torch.no_grad():
+                AF.varlen_attn(*tensors, **arguments, **self.batch.arguments())
+
+
+def test_the_log_sum_exp(backend: str) -> None:
+    batch = Batch((7, 3), (5, 0), heads=4, size=24, window=(-1, 0))
+    tensors = batch.tensors()
+    aux = SimpleNamespace(lse=True)
+    output, found = AF.varlen_attn(*tensors, *batch.bounds(), return_aux=aux, **batch.arguments())
+    assert torch.equal(output, batch.ours(*tensors))
+    assert not found.requires_grad
+    query, key = (tensor.double().transpose(0, 1) for tensor in tensors[:2])
+    scores = query[:, :7] @ key.repeat_interleave(2, 0).mT * 24**-0.5
+    hidden = torch.arange(5) > torch.arange(7)[:, None] - 2
+    expected = torch.full((4, 10), -math.inf)
+    expected[:, :7] = scores.masked_fill(hidden, -math.inf).logsumexp(-1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    for nothing in (None, SimpleNamespace(lse=False)):
+        assert isinstance(AF.varlen_attn(*tensors, *batch.bounds(), return_aux=nothing, **batch.arguments()), Tensor)
+    with pytest.raises(TypeError, match="return_aux is dict"):
+        AF.varlen_attn(*tensors, *batch.bounds(), return_aux={"lse": True}, **batch.arguments())
+
+
+def test_the_signature_is_torchs() -> None:
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    ours, theirs = (signature(f).parameters for f in (AF.varlen_attn, varlen.varlen_attn))
+    assert set(theirs) <= set(ours)
+    assert [name for name in ours if name in theirs] == list(theirs)
+    assert all(ours[name].kind == theirs[name].kind for name in theirs)
+
+
+@needs_native
+def test_a_sequence_has_the_same_bits_beside_others_without_splits() -> None:
+    batch = Batch((1, 1, 1), (3000, 1100, 70), heads=1, kv_heads=1)
+    tensors = batch.tensors()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        with aigc_fast.backend("cpu"):
+            together = AF.varlen_attn(*tensors, *batch.bounds(), num_splits=1)
+            alone = AF.varlen_attn(
+                tensors[0][:1],
+                *(t[:3000] for t in tensors[1:]),
+                *replace(batch, queries=(1,), keys=(3000,)).bounds(),
+                num_splits=1,
+            )
+            for splits in (None, 0, 2, 100):
+                found = AF.varlen_attn(*tensors, *batch.bounds(), num_splits=splits)
+                torch.testing.assert_close(found, together, rtol=1e-5, atol=1e-6)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(together[:1], alone)
+    for wrong in (-1, 1.5, "2"):
+        with pytest.raises(ValueError, match="num_splits"):
+            AF.varlen_attn(*tensors, *batch.bounds(), num_splits=wrong)
+
+
 def test_layouts(backend: str) -> None:
     batch = BATCHES[1]
     packed = torch.randn(sum(LENGTHS), 3, 2, 16)
@@ -172,12 +315,14 @@ def test_ops_are_registered_as_torch_expects() -> None:
     batch = BATCHES[3]
     tensors = [tensor.requires_grad_() for tensor in batch.tensors()]
     rest = (*batch.bounds(), 30, 5, 0.2)
-    torch.library.opcheck(torch.ops.aigc_fast.attention_varlen.default, (*tensors, *rest))
-    output, _ = VARLEN(*tensors, *rest)
+    opcheck(torch.ops.aigc_fast.attention_varlen.default, (*tensors, *rest, 0, None, None))
+    output, _ = VARLEN(*tensors, *rest, 0, None, None)
     # Without a gradient of its own: the second derivative reads the lengths, which a traced graph does not have.
     saved = torch.randn_like(output), *(t.detach() for t in tensors), *rest
-    torch.library.opcheck(torch.ops.aigc_fast.attention_varlen_backward.default, saved)
+    opcheck(torch.ops.aigc_fast.attention_varlen_backward.default, saved)
     assert len(VARLEN_BACKWARD(*saved)) == 3
+    used = torch.tensor([2, 60, 70])
+    opcheck(torch.ops.aigc_fast.attention_varlen.default, (*saved[1:4], *rest, 1, used, None))
 
 
 def test_compiles_whole() -> None:

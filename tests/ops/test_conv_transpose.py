@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import DTYPES, PLAIN, TRANSPOSED, Convolution, assert_parity, float32_precision, relative_error
+from cases import DTYPES, PLAIN, TRANSPOSED, Convolution, assert_parity, float32_precision, opcheck, relative_error
 from torch import Tensor
 
 import aigc_fast
@@ -610,7 +610,7 @@ def test_opcheck_of_the_activation_ops(case: Convolution) -> None:
     geometry = [case.stride, case.padding, *([case.output_padding] if case.transposed else []), case.dilation]
     args = [*case.tensors(), *[[value] * len(case.size) for value in geometry], case.groups, "leaky_relu", 0.2]
     op = torch.ops.aigc_fast.conv_transpose_activation if case.transposed else torch.ops.aigc_fast.conv_activation
-    torch.library.opcheck(op.default, tuple(args))
+    opcheck(op.default, tuple(args))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
-from cases import DTYPES, FLOORS, RECURSIONS, Recursion, assert_parity, relative_error, stable_coeffs
+from cases import DTYPES, FLOORS, RECURSIONS, Recursion, assert_parity, opcheck, relative_error, stable_coeffs
 from torch import Tensor
 
 import aigc_fast
@@ -300,11 +300,11 @@ def test_ops_are_registered_as_torch_expects(kind: str) -> None:
     x, coeffs, state = Recursion(2, 12, 3, kind, True).tensors()
     coeffs = coeffs if coeffs.dim() > 1 else coeffs[None]
     given = [tensor.requires_grad_() for tensor in (x, coeffs, state)]
-    torch.library.opcheck(torch.ops.aigc_fast.recursion.default, tuple(given))
-    torch.library.opcheck(torch.ops.aigc_fast.recursion_transposed.default, tuple(given[:2]))
+    opcheck(torch.ops.aigc_fast.recursion.default, tuple(given))
+    opcheck(torch.ops.aigc_fast.recursion_transposed.default, tuple(given[:2]))
     u = torch.randn(2, 12, requires_grad=True)
     rest = state, 3, kind == "varying"
-    torch.library.opcheck(torch.ops.aigc_fast.recursion_lags.default, (u, x, *rest))
+    opcheck(torch.ops.aigc_fast.recursion_lags.default, (u, x, *rest))
     for op, arguments in ((RECURSION, given), (RECURSION_TRANSPOSED, given[:2]), (RECURSION_LAGS, (u, x, *rest))):
         assert op.explain(*arguments).chosen == "cpu"
 

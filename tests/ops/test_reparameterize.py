@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import DTYPES, FLOORS, LATENTS, assert_parity, relative_error
+from cases import DTYPES, FLOORS, LATENTS, assert_parity, opcheck, relative_error
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
@@ -298,4 +298,4 @@ def op_arguments() -> dict[str, tuple[Tensor, ...]]:
 
 @pytest.mark.parametrize("name", op_arguments())
 def test_ops_are_registered_as_torch_expects(name):
-    torch.library.opcheck(getattr(torch.ops.aigc_fast, name).default, op_arguments()[name])
+    opcheck(getattr(torch.ops.aigc_fast, name).default, op_arguments()[name])

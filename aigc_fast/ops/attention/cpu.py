@@ -198,9 +198,9 @@ def attention_varlen(
     left: int,
     right: int,
     scale: float,
-    num_splits: int = 0,
-    seqused_k: Tensor | None = None,
-    block_table: Tensor | None = None,
+    num_splits: int,
+    seqused_k: Tensor | None,
+    block_table: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The output and the log-sum-exp; see `reference.attention_varlen`."""
     key, value, cu_seq_k = reference.in_use(key, value, cu_seq_k, seqused_k, block_table)

@@ -187,9 +187,9 @@ def attention_varlen(
     left: int,
     right: int,
     scale: float,
-    num_splits: int = 0,
-    seqused_k: Tensor | None = None,
-    block_table: Tensor | None = None,
+    num_splits: int,
+    seqused_k: Tensor | None,
+    block_table: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """`attention` of each sequence by itself, its last query at its last key: (T_q, H, V) and (H, T_q)."""
     key, value, cu_seq_k = in_use(key, value, cu_seq_k, seqused_k, block_table)

@@ -56,7 +56,7 @@ _INPUTS = "Tensor query, Tensor key, Tensor value, "
 _OPTIONS = "Tensor cu_seq_q, Tensor cu_seq_k, int left, int right, float scale"
 _PRECISION = "*, str? precision=None"
 # What has no derivative.
-_CACHE = "int num_splits=0, Tensor? seqused_k=None, Tensor? block_table=None"
+_CACHE = "int num_splits, Tensor? seqused_k, Tensor? block_table"
 
 VARLEN = Operator(
     "attention_varlen",

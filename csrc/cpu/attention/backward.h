@@ -15,6 +15,7 @@ struct Gradients {
 
 // In units of log2: the rounding of greater scores would show in a gradient.
 constexpr float LARGE_SCORE = 8.0f;
+constexpr float DOUBLE_ROUNDING = 0x1p-54f;
 
 // out[row][lane] = unit * (the row times column `lane` of B) - start[lane], found in double.
 static inline void multiply_in_double(const float* const* rows, int64_t count, int64_t depth, const float* b,
@@ -204,6 +205,11 @@ class LaneGradients {
             for_each_of(*b, [&](float*, float* slope, int64_t v)
                                 AIGC_INLINE { store(slope, load(slope) - load(heaviest + v)); });
             add_to_delta(*b);
+        }
+        // What the sum would not show in double either is nothing, as there.
+        for (int64_t v = 0; v < line_; v += VF) {
+            const vf sum = load(delta_ + v), least = load(heaviest + v) * DOUBLE_ROUNDING;
+            store(delta_ + v, greater(sum, -sum) < greater(least, -least) ? vf{} : sum);
         }
     }
 
