@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 export AIGC_FAST_CUDA ?= $(if $(shell command -v nvcc),ON,OFF)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc aigc_fast -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: test demo bench gpu dev lint clean
+.PHONY: test demo bench sweep gpu dev lint clean
 
 test: $(VENV)/.installed $(VENV)/.emulated
 	$(BIN)/pytest -q
@@ -16,6 +16,9 @@ demo: $(VENV)/.torch
 
 bench: $(VENV)/.installed
 	$(BIN)/pytest bench -q --benchmark-only --benchmark-group-by=group
+
+sweep: $(VENV)/.installed
+	$(BIN)/pytest -q -m sweep
 
 gpu: $(VENV)/.installed
 	$(BIN)/pytest -q -m gpu
