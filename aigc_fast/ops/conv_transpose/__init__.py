@@ -87,7 +87,7 @@ def _reference_for(function: Callable[..., Tensor], plan_of: Callable[..., Plan]
         if not computed or not first.is_cpu or first.dtype == torch.float64:
             return function
         plan = plan_of(first, second, *rest)
-        unsafe = plan.padding_garbles if differentiable else plan.outside == 1
+        unsafe = plan.padding_garbles and (differentiable or plan.outside == 1)
         return without_padding if unsafe else function
 
     return reference_for
