@@ -23,6 +23,9 @@ bench: $(VENV)/.installed
 hosts: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -W ignore tests/integrations/hosts.py
 
+sweep: $(VENV)/.installed
+	$(BIN)/pytest -q -m sweep
+
 gpu: $(VENV)/.installed
 	$(BIN)/pytest -q -m gpu
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +66,10 @@ def opcheck(op: torch._ops.OpOverload, arguments: tuple[Any, ...]) -> None:
         torch.library.opcheck(op, arguments)
 
 
+def _each(value: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,) * dims
+
+
 @dataclass(frozen=True)
 class Convolution:
     """One geometry of a convolution or, with `transposed`, of a transposed one.
@@ -94,6 +98,44 @@ class Convolution:
         return f"conv{'_transpose' if self.transposed else ''}{len(self.size)}d"
 
     @property
+    def axes(self) -> list[tuple[int, ...]]:
+        """Size of the larger and of the smaller map, kernel, stride, padding and dilation along each dimension."""
+        dims = len(self.size)
+        values = (self.kernel, self.stride, self.padding, self.output_padding, self.dilation)
+        found = []
+        for n, k, s, p, o, d in zip(self.size, *(_each(value, dims) for value in values), strict=True):
+            reach = d * (k - 1) + 1
+            maps = ((n - 1) * s - 2 * p + reach + o, n) if self.transposed else (n, (n + 2 * p - reach) // s + 1)
+            found.append((*maps, k, s, p, d))
+        return found
+
+    @property
+    def padding_garbles(self) -> bool:
+        """Whether oneDNN's weight gradient, which is PyTorch's, may leave garbage, write beyond its memory or hang."""
+
+        def has_idle_tap(large: int, small: int, kernel: int, stride: int, padding: int, dilation: int) -> bool:
+            starts = [pixel * stride - padding for pixel in range(small)]
+            return any(all(not 0 <= start + tap * dilation < large for start in starts) for tap in range(kernel))
+
+        padded = any(padding for *_, padding, _ in self.axes)
+        return (len(self.size) == 3 and padded) or any(has_idle_tap(*axis) for axis in self.axes)
+
+    @property
+    def peer(self) -> Callable[..., Tensor]:
+        """PyTorch's function; where its gradients must not be asked for, on a larger map that holds the padding."""
+        function = getattr(torch.nn.functional, self.function)
+        if not self.padding_garbles:
+            return function
+        sides = [side for *_, padding, _ in reversed(self.axes) for side in (padding, padding)]
+
+        def on_padded_map(input: Tensor, *tensors: Tensor | None, padding: Any, **arguments: Any) -> Tensor:
+            if not self.transposed:
+                return function(torch.nn.functional.pad(input, sides), *tensors, **arguments)
+            return torch.nn.functional.pad(function(input, *tensors, **arguments), [-side for side in sides])
+
+        return on_padded_map
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments of the functional."""
         found = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
@@ -101,7 +143,7 @@ class Convolution:
 
     def tensors(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
         """Input, weight (scaled so that outputs are of order one) and bias."""
-        kernel = self.kernel if isinstance(self.kernel, tuple) else (self.kernel,) * len(self.size)
+        kernel = _each(self.kernel, len(self.size))
         first, second = self.channels_in, self.channels_out
         if not self.transposed:
             first, second = second, first
@@ -164,6 +206,9 @@ TRANSPOSED = [
     # Few output channels, whose lines read far beyond their ends or start inside.
     Convolution(2, 16, 4, (5, 100), (4, 9), (2, 1), (3, 0)),
     Convolution(1, 12, 2, (7, 41), 5, 2, 5, 1),
+    # Windows along one dimension, while along another dilation drives the phases of a window apart.
+    Convolution(2, 17, 24, (9, 16), 2, (2, 1), (0, 1), 0, (3, 1)),
+    Convolution(2, 24, 17, (7, 13), (3, 4), (3, 2), (1, 0), 0, (2, 1)),
 ]
 
 PLAIN = [

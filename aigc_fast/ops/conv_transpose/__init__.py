@@ -78,15 +78,17 @@ def check(input: Tensor, weight: Tensor, bias: Tensor | None, *sizes: Any) -> No
 
 
 def _reference_for(function: Callable[..., Tensor], plan_of: Callable[..., Plan]) -> Callable[..., Any]:
-    """What gives a call's way in PyTorch that can be differentiated: `function`, or the same without padding."""
+    """What gives a call's way in PyTorch: `function`, or the same without padding where that is the safe way."""
     without_padding = reference.without_padding(function)
 
-    def reference_for(first: Tensor, second: Tensor, *rest: Any) -> Callable[..., Tensor]:
+    def reference_for(first: Tensor, second: Tensor, *rest: Any, differentiable: bool = True) -> Callable[..., Tensor]:
         # Of symbolic sizes nothing is computed.
         computed = all(type(size) is int for size in (*first.shape, *second.shape))
-        by_onednn = first.is_cpu and first.dtype != torch.float64
-        garbled = by_onednn and computed and plan_of(first, second, *rest).padding_garbles
-        return without_padding if garbled else function
+        if not computed or not first.is_cpu or first.dtype == torch.float64:
+            return function
+        plan = plan_of(first, second, *rest)
+        unsafe = plan.padding_garbles and (differentiable or plan.outside == 1)
+        return without_padding if unsafe else function
 
     return reference_for
 
@@ -102,23 +104,25 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
     def right_reference(*args: Any) -> Tensor:
         return reference_for(*args)(*args)
 
-    def formatted(
-        input: Tensor, weight: Tensor, function: Callable[..., Tensor] = reference_function
-    ) -> Callable[..., Tensor]:
+    def formatted(input: Tensor, weight: Tensor, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         # What `memory_format` promises to compile and export, whoever computes.
         wanted = memory_format(input, weight)
         return lambda *args: function(*args).contiguous(memory_format=wanted)
 
     def fake(input: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-        return formatted(input, weight)(input, weight, *rest)
+        return formatted(input, weight, reference_function)(input, weight, *rest)
+
+    def both_references(input: Tensor, weight: Tensor, *rest: Any) -> list[Callable[..., Tensor]]:
+        # Of values alone, and one that can be differentiated.
+        given = [reference_for(input, weight, *rest, differentiable=wanted) for wanted in (False, True)]
+        return [formatted(input, weight, function) for function in given]
 
     def prepare(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
         sizes, activation = split(rest)
         plan = plan_of(input, weight, bias, *sizes)
-        run = cpu.prepare_forward(input, weight, bias, plan, formatted(input, weight), *activation)
-        if not choice.leave_gradients(input, weight, plan):
-            return Runner(run)
-        return Runner(run, plain=formatted(input, weight, reference_for(input, weight, bias, *rest)))
+        fallback, plain = both_references(input, weight, bias, *rest)
+        run = cpu.prepare_forward(input, weight, bias, plan, fallback, *activation)
+        return Runner(run, plain if choice.leave_gradients(input, weight, plan) else None)
 
     def run(*args: Any) -> Tensor:
         return prepare(*args).run(*args)
@@ -128,7 +132,7 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
 
     def prepare_reference(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
         _check_alike(input, weight, bias)
-        run, plain = formatted(input, weight), formatted(input, weight, reference_for(input, weight, bias, *rest))
+        run, plain = both_references(input, weight, bias, *rest)
         if cpu.unsupported((input, weight, bias)) is not None:
             return Runner(run, plain)
         plan = plan_of(input, weight, bias, *split(rest)[0])

@@ -82,7 +82,8 @@ def without_padding(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A function of this module with the padding made a part of the large map, so that all taps meet some of it.
 
     With padding, the weight gradient that PyTorch takes from oneDNN may leave taps unwritten, write beyond its memory
-    or never return: those of taps that meet nothing else, and in three dimensions of others too.
+    or never return, where taps meet nothing else and in three dimensions for others too; where no tap meets anything
+    else, the convolution itself may read beyond its memory.
     """
 
     def of_large_map(large: Tensor, other: Tensor, third: Any, stride: Any, padding: Any, *rest: Any) -> Tensor:
