@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,6 +20,19 @@ NARROW = {
     "conv-vae": {"width": 3, "likelihood": "gaussian"},
     "vocoder": {"width": 4, "latent_dim": 3},
 }
+
+
+@pytest.fixture(autouse=True)
+def _nothing_handles_signals() -> Iterator[None]:
+    """Whoever started the tests may have them ignored, as nohup does SIGHUP."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
