@@ -190,7 +190,7 @@ def test_a_model_is_measured_against_what_it_was_trained_on(tmp_path, folder):
     assert "trained on" not in measured.stderr
     other = run("evaluate", tmp_path / "pets-run", "--count", "20", "--data", folder / "cat", "--json")
     assert other.exit_code == 0, other.output
-    assert other.stderr == "Note: the model was trained on pets, not on this cat\n"
+    assert other.stderr.startswith("Note: the model was trained on pets, not on this cat\n")
     assert run(*args, "--out", tmp_path / "digits-run").exit_code == 0
     assert run("evaluate", tmp_path / "digits-run", "--count", "20").exit_code == 0
 

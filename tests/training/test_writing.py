@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,16 +24,15 @@ from aigc_fast.training.log import EventFile
 RECORD = Provenance("vae", 0)
 
 
-@pytest.fixture
-def full():
-    """full(size): from now on no file grows beyond so many bytes, as on a full disk."""
+@contextmanager
+def full(size):
+    """Inside the block no file grows beyond so many bytes, as on a full disk; the tests' own output may be a file too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def events(path):
@@ -55,11 +55,10 @@ WRITERS = {
 
 @pytest.mark.parametrize("name", list(WRITERS))
 @pytest.mark.parametrize("size", [0, 100, 1500])
-def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path, full, name, size):
+def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path, name, size):
     path = tmp_path / name
     path.write_bytes(b"old")
-    full(size)
-    with pytest.raises(UserError) as caught:
+    with full(size), pytest.raises(UserError) as caught:
         WRITERS[name](path)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("cannot write")
@@ -85,12 +84,11 @@ def test_a_disk_that_tells_only_at_the_end_is_heard(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("size", [300, 6000])
-def test_a_run_on_a_full_disk_leaves_what_was_there(run, tmp_path, snapshot, full, overwrite, size):
+def test_a_run_on_a_full_disk_leaves_what_was_there(run, tmp_path, snapshot, overwrite, size):
     run(tmp_path)
     before = snapshot(tmp_path)
-    full(size)
     options = {"overwrite": True, "seed": 3} if overwrite else {"resume": True, "steps": 20}
-    with pytest.raises(UserError, match="cannot write"):
+    with full(size), pytest.raises(UserError, match="cannot write"):
         run(tmp_path, sample_interval=1, log_interval=1, **options)
     after = snapshot(tmp_path)
     kept = {name: value for name, value in after.items() if name in before and name != "log.jsonl"}
