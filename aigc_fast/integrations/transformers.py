@@ -92,7 +92,7 @@ def attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """An attention function as transformers' AttentionInterface calls it; elsewhere than on the CPU, transformers' own
-    where there are no sinks.
+    where there are neither sinks nor a bias.
 
     Args:
         module: the attention layer.
@@ -115,11 +115,8 @@ def attention(
     """
     if unknown := _unknown(kwargs):
         raise ValueError(f"{NAME!r} attention does not know {', '.join(unknown)}: use 'eager'")
-    if not query.is_cpu and s_aux is None:
-        bias = {} if position_bias is None else {"position_bias": position_bias}
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, is_causal, **bias, **kwargs
-        )
+    if not query.is_cpu and s_aux is None and position_bias is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs)
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)
     # A single query is the newest: it sees all keys, as the one-row causal mask aligned to the first key would not.

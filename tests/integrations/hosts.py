@@ -440,6 +440,16 @@ def no_attention() -> Iterator[list[int]]:
         integration.scaled_dot_product_attention = run_attention
 
 
+@torch.no_grad()
+def a_rounding_away(model: nn.Module) -> nn.Module:
+    """A copy whose weights are a rounding off: what that changes, another order of sums may change."""
+    found = copy.deepcopy(model)
+    torch.manual_seed(4)
+    for parameter in found.parameters():
+        parameter.mul_(1 + torch.finfo(parameter.dtype).eps * (torch.rand_like(parameter) < 0.5))
+    return found
+
+
 def compare(kind: str) -> str:
     """ "same", "same, by PyTorch", "refused: …" or what differs.
 
@@ -455,8 +465,10 @@ def compare(kind: str) -> str:
     sdpa = build(kind, recipe, "sdpa") if type(ours)._supports_sdpa else None
     if sdpa is not None:
         sdpa.load_state_dict(eager.state_dict())
+    nearby = a_rounding_away(eager)
     for name, wanted in expected.items():
-        allowed = FLOOR if sdpa is None else max(FLOOR, 2 * differences(candidates[name](sdpa), wanted))
+        others = (nearby,) if sdpa is None else (nearby, sdpa)
+        allowed = max(FLOOR, *(2 * differences(candidates[name](other), wanted) for other in others))
         for backend in BACKENDS:
             try:
                 with aigc_fast.backend(backend):

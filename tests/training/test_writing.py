@@ -26,7 +26,7 @@ RECORD = Provenance("vae", 0)
 
 @contextmanager
 def full(size):
-    """Inside the block no file grows beyond so many bytes, as on a full disk; the tests' own output may be a file too."""
+    """Inside the block no file grows beyond so many bytes, as on a full disk; pytest writes outside of it."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
