@@ -165,7 +165,8 @@ def scaled_dot_product_attention(
         ValueError: an impossible `window`, `alignment`, `dropout_p` or `precision`.
     """
     check_precision(precision)
-    foreign = has_torch_function_variadic(query, key, value, attn_mask) or tracing_state() is not None
+    tensors = query, key, value, attn_mask
+    foreign = (has_torch_function_variadic(*tensors) and is_overridden(*tensors)) or tracing_state() is not None
     is_torchs = window is None and alignment == "upper_left"
     finite = scale is None or scale - scale == 0
     if finite and precision is None and is_torchs and dropout_p == 0.0 and not foreign:
