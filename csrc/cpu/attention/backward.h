@@ -16,6 +16,8 @@ struct Gradients {
 // In units of log2: the rounding of greater scores would show in a gradient.
 constexpr float LARGE_SCORE = 8.0f;
 constexpr float DOUBLE_ROUNDING = 0x1p-54f;
+// Two tiles of all keys stay in the second-level cache from where they are made to where they are used.
+constexpr int64_t WIDEST_KEPT = 64;
 
 // out[row][lane] = unit * (the row times column `lane` of B) - start[lane], found in double.
 static inline void multiply_in_double(const float* const* rows, int64_t count, int64_t depth, const float* b,
@@ -178,11 +180,17 @@ class LaneGradients {
         __builtin_memcpy(b.greatest, greatest_, static_cast<size_t>(line_) * sizeof(float));
     }
     void add_to_delta(const KeyBlock& b) {
+        constexpr int64_t SUMS = 4; // one alone would wait for itself
         for (int64_t v = 0; v < line_; v += VF) {
-            vf sum{};
-            for (int64_t j = 0; j < b.count; ++j)
-                sum += load(b.probabilities + j * line_ + v) * load(b.slopes + j * line_ + v);
-            store(delta_ + v, load(delta_ + v) + sum);
+            const float *const probabilities = b.probabilities + v, *const slopes = b.slopes + v;
+            vf sums[SUMS]{};
+            int64_t j = 0;
+            for (; j + SUMS <= b.count; j += SUMS)
+                for (int64_t i = 0; i < SUMS; ++i)
+                    sums[i] += load(probabilities + (j + i) * line_) * load(slopes + (j + i) * line_);
+            for (; j < b.count; ++j)
+                sums[0] += load(probabilities + j * line_) * load(slopes + j * line_);
+            store(delta_ + v, load(delta_ + v) + ((sums[0] + sums[1]) + (sums[2] + sums[3])));
         }
     }
 
@@ -196,7 +204,8 @@ class LaneGradients {
             store(delta_ + v, vf{});
         }
         for (const KeyBlock* b = blocks_; b < end; ++b) {
-            finish_probabilities(*b);
+            find_factors(*b);
+            multiply_lanes(b->probabilities, b->count, vectors_, factor_);
             for_each_of(*b, [&](float* probability, float* slope, int64_t v) AIGC_INLINE {
                 store(heaviest + v, load(probability) == 1.0f ? load(slope) : load(heaviest + v));
             });
@@ -242,26 +251,24 @@ class LaneGradients {
                             pointers(lines_, query_sums_, line_, p_.size), vectors_, true);
     }
 
-    // Probabilities become relative to the greatest score of all.
-    void finish_probabilities(const KeyBlock& b) {
-        vi changed{};
+    // What makes a block's probabilities relative to the greatest score of all.
+    void find_factors(const KeyBlock& b) {
         for (int64_t v = 0; v < line_; v += VF) {
-            const vf top = load(greatest_ + v), before = load(b.greatest + v);
-            store(factor_ + v, exp2_of_negative(before - (top == MINUS_INFINITY ? vf{} : top)));
-            changed |= top != before;
+            const vf top = load(greatest_ + v);
+            store(factor_ + v, exp2_of_negative(load(b.greatest + v) - (top == MINUS_INFINITY ? vf{} : top)));
         }
-        if (!any(changed))
-            return;
-        multiply_lanes(b.probabilities, b.count, vectors_, factor_);
         __builtin_memcpy(b.greatest, greatest_, static_cast<size_t>(line_) * sizeof(float));
     }
 
     // Slopes, the gradients to the probabilities, become the gradients to the scores, and probabilities what dropout
     // leaves of them.
     void differentiate_softmax(const KeyBlock& b) {
-        finish_probabilities(b);
-        for_each_of(b, [&](const float* probability, float* slope, int64_t v)
-                           AIGC_INLINE { store(slope, load(probability) * (load(slope) - load(delta_ + v))); });
+        find_factors(b);
+        for_each_of(b, [&](float* probability, float* slope, int64_t v) AIGC_INLINE {
+            const vf finished = load(probability) * load(factor_ + v);
+            store(probability, finished);
+            store(slope, finished * (load(slope) - load(delta_ + v)));
+        });
         if (b.dropout)
             multiply_tile_of_lanes(b.probabilities, b.dropout, b.count, vectors_);
     }
@@ -317,7 +324,9 @@ template <class T>
 class Backward {
   public:
     Backward(const Problem& p, const Inputs<T>& in, const Gradients<T>& grad)
-        : p_(p), in_(in), grad_(grad), width_(round_up(p.size, VF)), value_width_(round_up(p.value_size, VF)) {}
+        : p_(p), in_(in), grad_(grad), width_(round_up(p.size, VF)), value_width_(round_up(p.value_size, VF)) {
+        p_.widest_block = WIDEST_KEPT;
+    }
 
     // The gradients of keys and values are sums over all blocks of lanes: one pair's at a time on each thread, or,
     // where there are few pairs, those of several parts of the blocks, which are added at the end.
@@ -377,7 +386,7 @@ class Backward {
             });
     }
 
-    const Problem& p_;
+    Problem p_;
     const Inputs<T> in_;
     const Gradients<T> grad_;
     const int64_t width_, value_width_;

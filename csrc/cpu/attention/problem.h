@@ -56,11 +56,12 @@ struct Problem {
     Mask mask;
     Dropout dropout;
     int64_t splits; // into so many parts few queries' keys are cut, 0 for as many as the threads ask for
+    int64_t widest_block = LANES;
 
     int64_t heads_per_kv() const { return heads / kv_heads; }
     int64_t lanes() const { return heads_per_kv() * queries; }
     // Wide blocks read keys and values seldom; narrow ones compute less of a causal mask's other half.
-    int64_t lanes_per_block() const { return queries < LEAST_WIDE_QUERIES ? LANES / 2 : LANES; }
+    int64_t lanes_per_block() const { return least(widest_block, queries < LEAST_WIDE_QUERIES ? LANES / 2 : LANES); }
     int64_t blocks() const { return ceil_div(lanes(), lanes_per_block()); }
     int64_t logsumexp_at(int64_t batch, int64_t head, int64_t query) const {
         return (batch * heads + head) * logsumexp_row + query;
