@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 # First: it raises a readable error on a torch that is too old for anything below.
-from aigc_fast import _native  # noqa: F401, I001
+from aigc_fast.runtime import native  # noqa: F401, I001
 from aigc_fast import functional, nn
-from aigc_fast.backends import backend
+from aigc_fast.runtime.backends import backend
 from aigc_fast.diagnostics import explain, info
 from aigc_fast.optimize import optimize, report, restore
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.operator import functorch_level, is_compiling
-from aigc_fast.ops.support import check_types
+from aigc_fast.runtime.arguments import check_types
+from aigc_fast.runtime.operator import functorch_level, is_compiling
 
 
 def integer(name: str, value: Any, least: int) -> int:

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from aigc_fast import _native, backends, functional
-from aigc_fast.backends import Explanation
-from aigc_fast.ops.operator import operators
+from aigc_fast import functional
+from aigc_fast.runtime import backends, native
+from aigc_fast.runtime.backends import Explanation
+from aigc_fast.runtime.operator import operators
 
 _KERNELS = {"attention": "scaled_dot_product_attention", "recursion": "ar_recursion"}
 # PyTorch's functions that a public function calls whole, and why.
@@ -120,7 +121,7 @@ def info() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "native": _native.info(),
+        "native": native.info(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "backend": backends.current(),
@@ -133,8 +134,8 @@ def _backend_reasons() -> dict[str, str | None]:
     no_gpu = None if torch.cuda.is_available() else "no CUDA device"
     return {
         "reference": None,
-        "cpu": _native.cpu_reason(),
-        "cuda": no_gpu or _native.cuda_reason(),
+        "cpu": native.cpu_reason(),
+        "cuda": no_gpu or native.cuda_reason(),
         "triton": _triton_reason(no_gpu),
     }
 

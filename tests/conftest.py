@@ -11,9 +11,9 @@ import torch
 from memory import poisoned
 
 import aigc_fast
-from aigc_fast import _native
 from aigc_fast.ops.attention import ATTENTION
 from aigc_fast.ops.attention import cpu as attention_cpu
+from aigc_fast.runtime import native
 
 hypothesis.settings.register_profile(
     "suite",
@@ -25,11 +25,11 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("suite")
 
-BACKENDS = ("auto", "reference", "cpu") if _native.cpu_reason() is None else ("auto", "reference")
+BACKENDS = ("auto", "reference", "cpu") if native.cpu_reason() is None else ("auto", "reference")
 
 
 def pytest_report_header() -> str:
-    levels = ", ".join(_native.levels()) or _native.cpu_reason()
+    levels = ", ".join(native.levels()) or native.cpu_reason()
     return f"aigc_fast {aigc_fast.__version__} from {aigc_fast.__path__[0]}; CPU levels: {levels}"
 
 
@@ -83,10 +83,10 @@ def attentions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-@pytest.fixture(params=_native.levels() or ["none"])
+@pytest.fixture(params=native.levels() or ["none"])
 def isa(request: pytest.FixtureRequest) -> Any:
     """The test runs once on each instruction-set level that this machine and build have."""
     if request.param == "none":
-        pytest.skip(_native.cpu_reason())
-    with _native.cpu.use_level(request.param):
+        pytest.skip(native.cpu_reason())
+    with native.cpu.use_level(request.param):
         yield request.param

@@ -26,14 +26,14 @@ from torch import Tensor
 
 import aigc_fast
 import aigc_fast.functional as AF
-from aigc_fast import _native
 from aigc_fast.ops.random import DROPOUT, draw_key
 from aigc_fast.ops.random import reference as numbers
 from aigc_fast.ops.recursion import reference as recursion_reference
 from aigc_fast.ops.reparameterize import REPARAMETERIZE_KL
+from aigc_fast.runtime import native
 
 Compute = Callable[..., Tensor | Sequence[Tensor]]
-BACKENDS = ("auto", "cpu") if _native.cpu_reason() is None else ("auto",)
+BACKENDS = ("auto", "cpu") if native.cpu_reason() is None else ("auto",)
 # Multiply-adds, beyond which an example takes too long.
 MOST_WORK = 3_000_000
 
@@ -64,7 +64,7 @@ class Setting:
                 if self.level is None:
                     yield
                     return
-                with _native.cpu.use_level(self.level):
+                with native.cpu.use_level(self.level):
                     yield
         finally:
             torch.set_num_threads(before)
@@ -99,7 +99,7 @@ def settings(*dtypes: torch.dtype, layouts: Sequence[str] = tuple(LAYOUTS)) -> s
         Setting,
         st.sampled_from(dtypes),
         st.sampled_from(BACKENDS),
-        st.sampled_from(_native.levels() or [None]),
+        st.sampled_from(native.levels() or [None]),
         st.sampled_from(layouts),
         st.sampled_from([1, 2, 3]),
     )

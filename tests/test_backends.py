@@ -13,10 +13,10 @@ import torch
 
 import aigc_fast
 import aigc_fast.functional as AF
-from aigc_fast import _native, backends
-from aigc_fast.backends import BackendError, Choice
+from aigc_fast.runtime import backends, native
+from aigc_fast.runtime.backends import BackendError, Choice
 
-needs_native = pytest.mark.skipif(_native.cpu_reason() is not None, reason=str(_native.cpu_reason()))
+needs_native = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -81,7 +81,7 @@ def test_without_the_native_library_automatic_choice_says_so(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backends, "_told", set())
-    monkeypatch.setattr(_native, "cpu_reason", lambda: "no compiler")
+    monkeypatch.setattr(native, "cpu_reason", lambda: "no compiler")
     with caplog.at_level(logging.WARNING, "aigc_fast"):
         for _ in range(2):
             aigc_fast.functional.conv_transpose2d(torch.randn(1, 16, 16, 16), torch.randn(16, 16, 4, 4))
@@ -133,26 +133,26 @@ def test_a_wrong_environment_is_refused_on_import(monkeypatch: pytest.MonkeyPatc
     found = python("import aigc_fast", AIGC_FAST_BACKEND="gpu")
     assert found.returncode != 0
     assert "ValueError: AIGC_FAST_BACKEND='gpu': expected one of auto" in found.stderr
-    monkeypatch.setenv(_native.ISA_VARIABLE, "sse")
+    monkeypatch.setenv(native.ISA_VARIABLE, "sse")
     with pytest.raises(ValueError, match="AIGC_FAST_CPU_ISA='sse': expected one of baseline"):
-        _native._capped_level()
+        native._capped_level()
 
 
 @needs_native
-@pytest.mark.parametrize("cap", _native.LEVELS)
+@pytest.mark.parametrize("cap", native.LEVELS)
 def test_the_cap_is_the_lesser_of_what_is_asked_and_what_there_is(cap: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(_native.ISA_VARIABLE, cap)
-    allowed = _native.LEVELS[: _native.LEVELS.index(cap) + 1]
-    assert _native._capped_level() == [level for level in _native.levels() if level in allowed][-1]
+    monkeypatch.setenv(native.ISA_VARIABLE, cap)
+    allowed = native.LEVELS[: native.LEVELS.index(cap) + 1]
+    assert native._capped_level() == [level for level in native.levels() if level in allowed][-1]
 
 
 @needs_native
 def test_a_level_is_used_inside_its_block_alone() -> None:
-    before = _native.cpu.level
-    with _native.cpu.use_level("baseline"):
-        assert _native.cpu.level == "baseline"
-    assert _native.cpu.level == before
-    with pytest.raises(ValueError, match="level='sse'"), _native.cpu.use_level("sse"):
+    before = native.cpu.level
+    with native.cpu.use_level("baseline"):
+        assert native.cpu.level == "baseline"
+    assert native.cpu.level == before
+    with pytest.raises(ValueError, match="level='sse'"), native.cpu.use_level("sse"):
         pass
 
 
@@ -235,7 +235,7 @@ class TestExplain:
     @pytest.mark.parametrize("shape", [(1, 2, 5, 8), (1, 2, 200, 128), (1, 2, 64, 192)])
     def test_says_when_pytorchs_attention_runs(self, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("aigc_fast.ops.attention.functional.has_wide_vectors", lambda: False)
-        monkeypatch.setattr(_native, "takes_tensors", False)
+        monkeypatch.setattr(native, "takes_tensors", False)
         query = torch.randn(shape)
         found = aigc_fast.explain("attention", query, query, query)
         assert (found.chosen, found.detail) == ("reference", "PyTorch's own function")
@@ -285,6 +285,6 @@ def test_info_tells_versions_and_backends() -> None:
     assert found["torch"] == torch.__version__
     assert found["threads"] == torch.get_num_threads()
     assert found["backends"]["reference"] is None
-    assert found["backends"]["cpu"] == _native.cpu_reason()
+    assert found["backends"]["cpu"] == native.cpu_reason()
     if not torch.cuda.is_available():
         assert "no CUDA device" in found["backends"]["cuda"]

@@ -16,7 +16,6 @@ from torch import Tensor
 
 import aigc_fast
 import aigc_fast.functional as AF
-from aigc_fast import _native
 from aigc_fast.ops.random import DROPOUT, NORMAL, UNIFORM
 from aigc_fast.ops.random import reference as numbers
 from aigc_fast.ops.reparameterize import (
@@ -26,6 +25,7 @@ from aigc_fast.ops.reparameterize import (
     REPARAMETERIZE_KL,
     REPARAMETERIZE_KL_BACKWARD,
 )
+from aigc_fast.runtime import native
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 SIZES = [1, 17, 2051]
@@ -45,20 +45,20 @@ RUNS = [
 @pytest.fixture(params=RUNS, ids=["cuda", "triton", "triton-interpreted"])
 def device(request: pytest.FixtureRequest):
     name, device = request.param
-    if name == "cuda" and _native.cuda is None:
-        pytest.skip(_native.cuda_reason())
+    if name == "cuda" and native.cuda is None:
+        pytest.skip(native.cuda_reason())
     with aigc_fast.backend(name):
         yield device
 
 
 def test_module_imports_where_it_was_built():
-    if _native.cuda is None:
-        pytest.skip(_native.cuda_reason())
-    info = _native.cuda.build_info()
+    if native.cuda is None:
+        pytest.skip(native.cuda_reason())
+    info = native.cuda.build_info()
     assert info["version"] == aigc_fast.__version__
     assert "80" in info["architectures"]
-    assert _native.cuda.reparameterize_workspace(3, 100) == 0
-    assert _native.cuda.reparameterize_workspace(3, 5000) == 9
+    assert native.cuda.reparameterize_workspace(3, 100) == 0
+    assert native.cuda.reparameterize_workspace(3, 5000) == 9
 
 
 def test_reasons_say_what_is_missing():

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 import aigc_fast.functional as AF
-from aigc_fast import _native
-from aigc_fast._native import NEGATED, PLAIN, UNKNOWN, WANTS_GRADIENT
+from aigc_fast.runtime import native
+from aigc_fast.runtime.native import NEGATED, PLAIN, UNKNOWN, WANTS_GRADIENT
 
-pytestmark = pytest.mark.skipif(_native.cpu_reason() is not None, reason=str(_native.cpu_reason()))
+pytestmark = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 
 
 class Subclass(Tensor):
@@ -34,7 +34,7 @@ TENSORS: dict[str, tuple[Callable[[], object], int]] = {
 }
 
 
-@pytest.mark.parametrize("kind", [_native.kind, _native._kind], ids=["native", "python"])
+@pytest.mark.parametrize("kind", [native.kind, native._kind], ids=["native", "python"])
 @pytest.mark.parametrize("name", TENSORS)
 def test_kinds_of_tensors(kind: Callable[..., int], name: str) -> None:
     make, expected = TENSORS[name]
@@ -47,9 +47,9 @@ def test_kinds_of_tensors(kind: Callable[..., int], name: str) -> None:
 @pytest.fixture
 def asked() -> Iterator[None]:
     """A torch without the interface by which it lends tensors."""
-    assert not _native.use_torch(None)
+    assert not native.use_torch(None)
     yield
-    _native.use_torch()
+    native.use_torch()
 
 
 def sampled(mu: Tensor, logvar: Tensor) -> list[Tensor]:
@@ -77,7 +77,7 @@ def test_asked_tensors_give_the_numbers_of_lent_ones(
 
 def test_a_kernel_names_how_many_arguments_it_takes() -> None:
     with pytest.raises(TypeError, match="dropout takes 4 arguments, got 1"):
-        _native.cpu.kernels.dropout(torch.ones(2))
+        native.cpu.kernels.dropout(torch.ones(2))
 
 
 @pytest.mark.parametrize("way", ["lent", "asked"])
@@ -85,4 +85,4 @@ def test_a_kernel_refuses_what_is_no_tensor(way: str, request: pytest.FixtureReq
     if way == "asked":
         request.getfixturevalue("asked")
     with pytest.raises((TypeError, AttributeError, RuntimeError)):
-        _native.cpu.kernels.dropout(torch.ones(2), 3.0, torch.ones(2, dtype=torch.int64), 0.5)
+        native.cpu.kernels.dropout(torch.ones(2), 3.0, torch.ones(2, dtype=torch.int64), 0.5)

@@ -13,7 +13,7 @@ import torch
 from test_backends import needs_native, python
 
 import aigc_fast
-from aigc_fast import _native
+from aigc_fast.runtime import native
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -55,8 +55,8 @@ class TestBuildMetadata:
 
     def test_one_version_everywhere(self) -> None:
         assert self.project()["project"]["version"] == aigc_fast.__version__
-        if _native._C is not None:
-            assert _native.info()["version"] == aigc_fast.__version__
+        if native._C is not None:
+            assert native.info()["version"] == aigc_fast.__version__
 
     def test_the_tests_need_what_the_test_extra_lists(self) -> None:
         extras = self.project()["project"]["optional-dependencies"]["test"]
@@ -75,7 +75,7 @@ def test_the_requirement_on_torch_is_a_floor_not_a_pin() -> None:
 @needs_native
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ELF")
 def test_the_native_library_needs_neither_torch_nor_an_openmp() -> None:
-    needed = needed_libraries(Path(_native._C.__file__))
+    needed = needed_libraries(Path(native._C.__file__))
     assert not [name for name in needed if re.search(r"torch|c10|gomp|omp|cuda|mkl", name)], needed
     assert any(name.startswith("libc.so") for name in needed)
 
@@ -83,11 +83,11 @@ def test_the_native_library_needs_neither_torch_nor_an_openmp() -> None:
 @needs_native
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="torch's OpenMP is borrowed on Linux")
 def test_threads_are_the_ones_torch_has() -> None:
-    assert _native.info()["thread_pool"] == "torch's OpenMP"
+    assert native.info()["thread_pool"] == "torch's OpenMP"
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        assert _native.info()["threads"] == 1
+        assert native.info()["threads"] == 1
     finally:
         torch.set_num_threads(before)
 
@@ -99,7 +99,7 @@ class NoNative:
             raise ImportError("no native library here")
 sys.meta_path.insert(0, NoNative())
 import torch, aigc_fast
-from aigc_fast import _native
+from aigc_fast.runtime import native
 """
 
 

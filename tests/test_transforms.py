@@ -24,8 +24,8 @@ from torch.autograd import forward_ad
 
 import aigc_fast
 import aigc_fast.functional as AF
-from aigc_fast import _native
-from aigc_fast.ops.operator import operators
+from aigc_fast.runtime import native
+from aigc_fast.runtime.operator import operators
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -318,7 +318,7 @@ CELLS = [
 def counted_kernels() -> Iterator[list[str]]:
     """The names of the native kernels that are called inside the block."""
     called: list[str] = []
-    plain = _native.cpu.kernels
+    plain = native.cpu.kernels
 
     def counted(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
@@ -327,11 +327,11 @@ def counted_kernels() -> Iterator[list[str]]:
 
         return call
 
-    _native.cpu.kernels = SimpleNamespace(**{name: counted(name, kernel) for name, kernel in vars(plain).items()})
+    native.cpu.kernels = SimpleNamespace(**{name: counted(name, kernel) for name, kernel in vars(plain).items()})
     try:
         yield called
     finally:
-        _native.cpu.kernels = plain
+        native.cpu.kernels = plain
 
 
 def test_the_table_has_every_function_and_every_transform() -> None:
@@ -343,10 +343,10 @@ def test_the_table_has_every_function_and_every_transform() -> None:
 
 @pytest.mark.parametrize(("name", "column", "mark"), CELLS)
 def test_cell(name: str, column: str, mark: str) -> None:
-    native = mark == "✓" and column != "CUDA graph" and _native.cpu_reason() is None
-    with aigc_fast.backend("cpu" if native else "auto"), counted_kernels() as called:
+    is_native = mark == "✓" and column != "CUDA graph" and native.cpu_reason() is None
+    with aigc_fast.backend("cpu" if is_native else "auto"), counted_kernels() as called:
         CHECKS[column](CASES[name])
-    if column not in ("CUDA graph", "zero-size") and _native.cpu_reason() is None:
+    if column not in ("CUDA graph", "zero-size") and native.cpu_reason() is None:
         assert bool(called) == native, f"the README says {mark}; kernels called: {called}"
 
 

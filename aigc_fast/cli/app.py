@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from aigc_fast.backends import BackendError
 from aigc_fast.errors import UserError
+from aigc_fast.runtime.backends import BackendError
 
 BAD_INPUT = 2
 INTERRUPTED = 130

@@ -12,11 +12,12 @@ import torch
 import typer
 from rich.table import Table
 
-from aigc_fast import _native, functional
-from aigc_fast.backends import BACKEND_VARIABLE
+from aigc_fast import functional
 from aigc_fast.cli.app import console
 from aigc_fast.cli.explain import TYPICAL, typical
 from aigc_fast.diagnostics import info
+from aigc_fast.runtime import native
+from aigc_fast.runtime.backends import BACKEND_VARIABLE
 
 REQUIRED = ("numpy", "safetensors", "pillow", "typer", "rich")
 OPTIONAL = {
@@ -57,7 +58,7 @@ def examine() -> dict[str, Any]:
         "processor": processor_name(),
         "cores": usable_cores(),
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
-        "environment": {name: os.environ.get(name) for name in (_native.ISA_VARIABLE, BACKEND_VARIABLE)},
+        "environment": {name: os.environ.get(name) for name in (native.ISA_VARIABLE, BACKEND_VARIABLE)},
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "functions": {name: _function(name) for name in sorted(functional.__all__) if name in TYPICAL},
     }
@@ -106,9 +107,9 @@ def _show_processor(found: dict[str, Any]) -> None:
     if "error" in native:
         rows["native library"] = f"not there: {native['error']}"
     else:
-        cap = found["environment"][_native.ISA_VARIABLE]
+        cap = found["environment"][native.ISA_VARIABLE]
         rows["levels here"] = ", ".join(native["levels"])
-        rows["level in use"] = native["level"] + (f" (capped by {_native.ISA_VARIABLE}={cap})" if cap else "")
+        rows["level in use"] = native["level"] + (f" (capped by {native.ISA_VARIABLE}={cap})" if cap else "")
         rows["kernel threads"] = f"{native['threads']}, from {native['thread_pool']}"
         rows["built with"] = f"{native['compiler']}, {native['flags']}, pybind11 {native['pybind11']}"
     _section("Processor", rows)

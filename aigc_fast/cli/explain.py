@@ -11,11 +11,11 @@ import torch
 import typer
 
 from aigc_fast import functional
-from aigc_fast.backends import Explanation
 from aigc_fast.cli.app import console
 from aigc_fast.cli.options import Device, chosen_device, with_default
 from aigc_fast.diagnostics import explain as explain_call
 from aigc_fast.errors import UserError
+from aigc_fast.runtime.backends import Explanation
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from aigc_fast.checks import check_finite, check_floating, integer
 from aigc_fast.data import shift
-from aigc_fast.ops.support import check_types
+from aigc_fast.runtime.arguments import check_types
 
 SIZE = 28
 CLASSES = 10

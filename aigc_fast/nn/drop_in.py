@@ -13,7 +13,7 @@ from torch.fx import Proxy
 from torch.nn.utils import parametrize
 
 from aigc_fast.nn.overrides import as_written
-from aigc_fast.ops.recording import has_torch_function_variadic, is_symbolic, tracing_state
+from aigc_fast.runtime.recording import has_torch_function_variadic, is_symbolic, tracing_state
 
 Module = TypeVar("Module", bound=type[nn.Module])
 

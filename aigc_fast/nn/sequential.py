@@ -10,7 +10,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from aigc_fast import _native
 from aigc_fast.nn import conv_transpose
 from aigc_fast.nn.drop_in import drop_in
 from aigc_fast.nn.overrides import Methods, calls_are_observed
@@ -18,7 +17,8 @@ from aigc_fast.nn.random import Dropout
 from aigc_fast.ops.conv_transpose import conv_activation, conv_transpose_activation
 from aigc_fast.ops.conv_transpose.packing import fingerprint
 from aigc_fast.ops.conv_transpose.plan import CHANNELS_LAST, is_dense, memory_format
-from aigc_fast.ops.operator import plain_eager
+from aigc_fast.runtime import native
+from aigc_fast.runtime.operator import plain_eager
 
 _NAMES = ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 _CONVOLUTIONS = {getattr(home, name) for home in (nn, conv_transpose) for name in _NAMES}
@@ -228,7 +228,7 @@ def _trackable(tensor: Tensor) -> bool:
 
 def _contents(tensors: list[Tensor], pixels: int) -> list[Hashable]:
     """Numbers that change with the elements of tensors that meet so many pixels."""
-    if tensors[0].is_cpu and _native.cpu_reason() is None:
+    if tensors[0].is_cpu and native.cpu_reason() is None:
         return [fingerprint(tensor, pixels) for tensor in tensors]
     picked = []
     for tensor in tensors:

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from aigc_fast.nn.sequential import FusedSequential, chains
-from aigc_fast.ops.support import check_precision
 from aigc_fast.optimize import measure, swap
 from aigc_fast.optimize.reporting import Entry, Report
+from aigc_fast.runtime.precision import check_precision
 
 __all__ = ["Entry", "Report", "optimize", "report", "restore"]
 

@@ -29,8 +29,8 @@ from transformers.models.auto import configuration_auto, modeling_auto
 
 import aigc_fast
 import aigc_fast.integrations.transformers as integration
-from aigc_fast import _native
-from aigc_fast.backends import BackendError
+from aigc_fast.runtime import native
+from aigc_fast.runtime.backends import BackendError
 
 TABLE = Path(__file__).with_name("hosts.json")
 # The heads in whose mappings an architecture is looked up, the first that has it; those of several parts first.
@@ -53,7 +53,7 @@ VOCABULARY, BATCH, LENGTH, SIZE = 99, 2, 21, 32
 LIMIT, PATIENCE, PARAMETERS = 60, 900, 30_000_000
 """The processor's seconds, the clock's and the parameters that an architecture may take."""
 FLOOR = 1e-5
-BACKENDS = ("auto", "cpu") if _native.cpu_reason() is None else ("auto",)
+BACKENDS = ("auto", "cpu") if native.cpu_reason() is None else ("auto",)
 
 
 class NotBuiltError(Exception):

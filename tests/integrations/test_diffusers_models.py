@@ -12,12 +12,12 @@ from cases import relative_error
 from torch import Tensor, nn, randn, tensor
 
 import aigc_fast
-from aigc_fast import _native
+from aigc_fast.runtime import native
 
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
 integration = importlib.import_module("aigc_fast.integrations.diffusers")
 
-BACKEND = "cpu" if _native.cpu_reason() is None else "reference"
+BACKEND = "cpu" if native.cpu_reason() is None else "reference"
 UNET = {"sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 4}
 CROSS = {**UNET, "cross_attention_dim": 12, "attention_head_dim": 4}
 CROSS_2D = {

@@ -20,15 +20,15 @@ from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 
 import aigc_fast
 import aigc_fast.functional as AF
-from aigc_fast import _native
 from aigc_fast.ops.attention import ATTENTION, reference
+from aigc_fast.runtime import native
 
 DTYPES_OF_THE_KERNELS = [torch.float32, torch.bfloat16, torch.float16]
 FEW = [ATTENTIONS[i] for i in (0, 1, 4, 5, 9, 12, 16, 25, -7, -3)]
 WIDE = [Attention(1, 4, 130, 90, 100), Attention(2, 4, 64, 64, 192, kv_heads=2), Attention(1, 2, 70, 60, 128)]
 # The relative error that each may bring, forward and backward.
 PRECISIONS = {"high": 2e-5, "medium": 1e-2}
-needs_native = pytest.mark.skipif(_native.cpu_reason() is not None, reason=str(_native.cpu_reason()))
+needs_native = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 
 
 def every_gradient(compute: Callable[..., Tensor], tensors: list[Tensor], gradient: Tensor) -> list[Tensor]:
@@ -79,7 +79,7 @@ def test_forward_and_gradients_on_every_level(case: Attention, isa: str) -> None
 class TestAtOnce:
     """Plain calls, whose tensors the kernel takes as PyTorch lends them."""
 
-    pytestmark = pytest.mark.skipif(not _native.takes_tensors, reason="this torch lends no tensors, or no library")
+    pytestmark = pytest.mark.skipif(not native.takes_tensors, reason="this torch lends no tensors, or no library")
 
     @pytest.mark.parametrize("dtype", DTYPES_OF_THE_KERNELS)
     @pytest.mark.parametrize("layout", ["contiguous", "heads after lengths", "in a sea of NaN"])

@@ -17,10 +17,10 @@ from torch import Tensor
 
 import aigc_fast
 import aigc_fast.functional as AF
-from aigc_fast import _native
 from aigc_fast.ops.attention.varlen import VARLEN, VARLEN_BACKWARD
+from aigc_fast.runtime import native
 
-needs_native = pytest.mark.skipif(_native.cpu_reason() is not None, reason=str(_native.cpu_reason()))
+needs_native = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 
 
 @dataclass(frozen=True)

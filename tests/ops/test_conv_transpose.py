@@ -18,11 +18,11 @@ from torch import Tensor
 
 import aigc_fast
 import aigc_fast.functional as AF
-from aigc_fast import _native
-from aigc_fast.backends import BackendError
 from aigc_fast.ops import conv_transpose as conv_ops
 from aigc_fast.ops.conv_transpose import choice
 from aigc_fast.ops.conv_transpose.plan import make_plan
+from aigc_fast.runtime import native
+from aigc_fast.runtime.backends import BackendError
 
 ALL = TRANSPOSED + PLAIN
 FEW = [*(TRANSPOSED[i] for i in (1, 14, 16, 18, 22, 29, 30)), *(PLAIN[i] for i in (1, 6, 13))]
@@ -32,7 +32,7 @@ ONE_PIXEL = [
     Convolution(2, 17, 3, (1, 1, 1), (2, 3, 1), (1, 2, 1)),
     Convolution(5, 16, 7, (1, 1), (4, 3), 2),
 ]
-needs_native = pytest.mark.skipif(_native.cpu_reason() is not None, reason=str(_native.cpu_reason()))
+needs_native = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 
 
 def functions(case: Convolution) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
@@ -636,7 +636,7 @@ def test_a_module_with_sizes_of_another_type_fails_as_pytorchs_after_one_with_in
         aigc_fast.nn.FusedSequential(aigc_fast.nn.Conv2d(16, 16, 3, stride=2.0), torch.nn.ReLU())(input)
 
 
-@pytest.mark.parametrize("arguments", [_native.arguments, _native._arguments], ids=["native", "python"])
+@pytest.mark.parametrize("arguments", [native.arguments, native._arguments], ids=["native", "python"])
 def test_arguments_are_remembered_with_their_types(arguments: Callable[..., Any]) -> None:
     distinct = [0, 1, 2, True, 1.0, 2.0, "2", "", None, (2,), (2, 2), (2, True), np.int64(2), -1, 2**62]
     assert len({arguments(value) for value in distinct}) == len(distinct)
@@ -854,7 +854,7 @@ def test_large_bfloat16_convolutions_in_channels_last_are_pytorchs_where_it_mult
     left: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_native.cpu, "level", level)
+    monkeypatch.setattr(native.cpu, "level", level)
     input = torch.empty(batch, 256, 8, 8, dtype=dtype, device="meta", memory_format=layout)
     weight = torch.empty(256, 128, 4, 4, dtype=dtype, device="meta")
     plan = make_plan(tuple(input.shape), tuple(weight.shape), None, (2, 2), (1, 1), (0, 0), (1, 1), 1, True)
@@ -942,10 +942,10 @@ class TestRemembered:
     def test_signatures_tell_tensors_apart(self) -> None:
         x = torch.randn(2, 3, 4)
         others = [x.transpose(0, 1), x.double(), x[:1], x[..., ::2], x.to("meta"), x.unsqueeze(0), x.view(torch.int32)]
-        found = [_native.signature(tensor) for tensor in (x, *others)]
+        found = [native.signature(tensor) for tensor in (x, *others)]
         assert len(set(found)) == len(found)
-        assert _native.signature(x, None) != _native.signature(None, x) != _native.signature(x)
-        assert _native.signature(torch.randn(2, 3, 4)) == found[0]
+        assert native.signature(x, None) != native.signature(None, x) != native.signature(x)
+        assert native.signature(torch.randn(2, 3, 4)) == found[0]
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 9, 9), (2, 3, 1, 1), (1, 1, 9, 1), (2, 3, 9, 9), (3, 1, 1, 1), (1, 1, 1, 1)])
@@ -956,7 +956,7 @@ def test_the_layout_is_pytorchs(name: str, formats: tuple[int, int], shape: tupl
     channels = (shape[1], 8) if name == "conv_transpose2d" else (8, shape[1])
     x = torch.randn(shape).contiguous(memory_format=memory[formats[0]]).to(memory_format=memory[formats[0]])
     weight = torch.randn(*channels, 3, 3).to(memory_format=memory[formats[1]])
-    with aigc_fast.backend("auto" if _native.cpu_reason() else "cpu"):
+    with aigc_fast.backend("auto" if native.cpu_reason() else "cpu"):
         found = getattr(AF, name)(x, weight, None, 1, 1)
     expected = getattr(TF, name)(x, weight, None, 1, 1)
     assert found.stride() == expected.stride()

@@ -19,14 +19,14 @@ from torch import Tensor
 
 import aigc_fast
 import aigc_fast.functional as AF
-from aigc_fast import _native
 from aigc_fast.ops.conv_transpose import cpu
 from aigc_fast.ops.conv_transpose.plan import make_plan
+from aigc_fast.runtime import native
 
 SOURCES = Path(__file__).parents[2] / "csrc"
 COMPILER = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
 
-needs_native = pytest.mark.skipif(_native.cpu_reason() is not None, reason=str(_native.cpu_reason()))
+needs_native = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 
 
 @pytest.mark.skipif(COMPILER is None or not SOURCES.exists(), reason="no compiler or no sources")
@@ -125,10 +125,10 @@ def check(case: Convolution) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         tensors = [tensor.to(dtype) for tensor in (input, weight, gradient)]
         peer = Results.of(theirs, case, *tensors)
-        for layout, level in product((torch.Tensor.contiguous, in_channels_last), _native.levels()):
+        for layout, level in product((torch.Tensor.contiguous, in_channels_last), native.levels()):
             first, second, third = tensors
             given = layout(first), second, layout(third)
-            with _native.cpu.use_level(level), aigc_fast.backend("cpu"):
+            with native.cpu.use_level(level), aigc_fast.backend("cpu"):
                 # What working memory holds from here is NaN.
                 Results.of(ours, case, *(torch.full_like(tensor, torch.nan) for tensor in given))
                 found = Results.of(ours, case, *given)

@@ -18,9 +18,9 @@ from torch.profiler import ProfilerActivity, profile
 
 import aigc_fast
 import aigc_fast.functional as AF
-from aigc_fast import _native
+from aigc_fast.runtime import native
 
-needs_native = pytest.mark.skipif(_native.cpu_reason() is not None, reason=str(_native.cpu_reason()))
+needs_native = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 DIFFERENTIABLE = {name: case for name, case in CASES.items() if name not in ("rand", "randn")}
 FORCED = ["reference", pytest.param("cpu", marks=needs_native)]
 _serial = count()
@@ -38,9 +38,9 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         return run
 
-    kernels = {name: counted(name, kernel) for name, kernel in vars(_native.cpu.kernels).items()}
-    monkeypatch.setattr(_native.cpu, "level", f"counted-{next(_serial)}")
-    monkeypatch.setattr(_native.cpu, "kernels", SimpleNamespace(**kernels))
+    kernels = {name: counted(name, kernel) for name, kernel in vars(native.cpu.kernels).items()}
+    monkeypatch.setattr(native.cpu, "level", f"counted-{next(_serial)}")
+    monkeypatch.setattr(native.cpu, "kernels", SimpleNamespace(**kernels))
     return found
 
 
@@ -86,7 +86,7 @@ def test_backward_runs_the_backend_of_forward(name: str, forced: str, where: Any
         tensors.extend(found[1])
 
     in_forward = ran(forward, launches)
-    other = "cpu" if forced == "reference" and _native.cpu_reason() is None else "reference"
+    other = "cpu" if forced == "reference" and native.cpu_reason() is None else "reference"
 
     def backward() -> tuple[set[str], Counter[str]]:
         with aigc_fast.backend(other):

@@ -12,10 +12,10 @@ from cases import relative_error
 from torch import Tensor, nn
 
 import aigc_fast.functional as AF
-from aigc_fast import _native
 from aigc_fast.ops.conv_transpose import packing
+from aigc_fast.runtime import native
 
-pytestmark = pytest.mark.skipif(_native.cpu_reason() is not None, reason=str(_native.cpu_reason()))
+pytestmark = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 
 # (input, weight): many products with each element, and so few that a part of the weight stands for all of it.
 MANY, FEW = ((8, 64, 16, 16), (64, 128, 4, 4)), ((1, 256, 4, 4), (256, 128, 4, 4))

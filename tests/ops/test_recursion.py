@@ -18,11 +18,11 @@ from torch import Tensor
 
 import aigc_fast
 import aigc_fast.functional as AF
-from aigc_fast import _native
-from aigc_fast.backends import BackendError
 from aigc_fast.ops.recursion import RECURSION, RECURSION_LAGS, RECURSION_TRANSPOSED, reference
+from aigc_fast.runtime import native
+from aigc_fast.runtime.backends import BackendError
 
-needs_native = pytest.mark.skipif(_native.cpu_reason() is not None, reason=str(_native.cpu_reason()))
+needs_native = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 SHORT = [case for case in RECURSIONS if case.length <= 301]
 
 

@@ -13,7 +13,6 @@ from torch.distributions import Normal, kl_divergence
 import aigc_fast
 import aigc_fast.functional as AF
 import aigc_fast.nn as AN
-from aigc_fast.backends import BackendError
 from aigc_fast.ops.random import draw_key
 from aigc_fast.ops.random import reference as numbers
 from aigc_fast.ops.reparameterize import (
@@ -23,6 +22,7 @@ from aigc_fast.ops.reparameterize import (
     REPARAMETERIZE_KL,
     REPARAMETERIZE_KL_BACKWARD,
 )
+from aigc_fast.runtime.backends import BackendError
 
 FLOATS = ["fp32", "bf16", "fp16"]
 

@@ -7,7 +7,7 @@ from html import escape
 
 import torch
 
-from aigc_fast import __version__, _native
+from aigc_fast import __version__
 from aigc_fast.cli.demo.chart import bar_chart, line_chart
 from aigc_fast.cli.demo.compare import Comparison
 from aigc_fast.cli.demo.learn import Learned
@@ -16,6 +16,7 @@ from aigc_fast.cli.demo.page import Page, figures, metrics_table, parity_cards, 
 from aigc_fast.cli.doctor import processor_name
 from aigc_fast.cli.evaluate import ROWS, SOUND_ROWS
 from aigc_fast.data import ImageDataset, SoundDataset
+from aigc_fast.runtime import native
 from aigc_fast.training import TrainingResult
 
 
@@ -24,7 +25,7 @@ def machine(device: torch.device) -> str:
     if device.type != "cpu":
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         return f"{name}; torch {torch.__version__}, Python {platform.python_version()}, {platform.system()}"
-    level = _native.cpu.level or "no native library"
+    level = native.cpu.level or "no native library"
     threads = torch.get_num_threads()
     return (
         f"{processor_name()}, {threads} thread{'s' if threads > 1 else ''}, {level}; torch {torch.__version__}, "

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from aigc_fast.ops.attention import cpu, reference
 from aigc_fast.ops.attention.double_backward import double_backward
-from aigc_fast.ops.operator import Operator
-from aigc_fast.ops.random.reference import computing_dtype
+from aigc_fast.runtime.dtypes import computing_dtype
+from aigc_fast.runtime.operator import Operator
 
 __all__ = ["ATTENTION", "ATTENTION_BACKWARD"]
 

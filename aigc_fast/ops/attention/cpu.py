@@ -10,27 +10,29 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from aigc_fast import _native
-from aigc_fast.ops import support
 from aigc_fast.ops.attention import reference
 from aigc_fast.ops.attention.reference import Options
-from aigc_fast.ops.support import DTYPES, UP_TO_FLOAT32, factors_of, on_huge_pages
+from aigc_fast.runtime import devices, native
+from aigc_fast.runtime.devices import Reason
+from aigc_fast.runtime.dtypes import DTYPES, UP_TO_FLOAT32
+from aigc_fast.runtime.memory import on_huge_pages
+from aigc_fast.runtime.precision import factors_of
 
 # By the number of tensors besides query, key and value.
 _PACKED = {rows: struct.Struct(f"{10 + 3 * (3 + rows)}q") for rows in (1, 4)}
 _MOST_KEYS = 2**31 - 1
 
 
-def unsupported(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *rest: object) -> support.Reason:
+def unsupported(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *rest: object) -> Reason:
     """Why this backend cannot take these arguments, or None."""
     if key.shape[2] > _MOST_KEYS:
         return f"{key.shape[2]} keys: the kernels count to {_MOST_KEYS}"
     if mask is not None and mask.dtype not in (torch.bool, *UP_TO_FLOAT32):
         return f"a mask of {mask.dtype} is computed by the reference"
-    return support.cpu(query, query.dtype, UP_TO_FLOAT32)
+    return devices.cpu(query, query.dtype, UP_TO_FLOAT32)
 
 
-def backward_unsupported(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: object) -> support.Reason:
+def backward_unsupported(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: object) -> Reason:
     """Why this backend cannot take these arguments, or None."""
     return unsupported(query, key, value, *rest)
 
@@ -38,12 +40,12 @@ def backward_unsupported(grad: Tensor, query: Tensor, key: Tensor, value: Tensor
 def detail(query: Tensor, key: Tensor, *rest: object) -> str:
     """Which kernel takes these arguments, and on which instruction set."""
     heads_per_key = query.shape[1] // max(1, key.shape[1])
-    few = heads_per_key * query.shape[2] <= _native.cpu.kernels.attention_few_queries()
+    few = heads_per_key * query.shape[2] <= native.cpu.kernels.attention_few_queries()
     if few:
-        return f"few queries: keys and values are read once; {_native.cpu.level}"
-    pairs = _native.cpu.kernels.attention_uses_pairs(factors_of(query.dtype))
+        return f"few queries: keys and values are read once; {native.cpu.level}"
+    pairs = native.cpu.kernels.attention_uses_pairs(factors_of(query.dtype))
     products = "products of bfloat16" if pairs else "products of float32"
-    return f"blocks of queries: hidden blocks of keys are skipped; {products}; {_native.cpu.level}"
+    return f"blocks of queries: hidden blocks of keys are skipped; {products}; {native.cpu.level}"
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -85,7 +87,7 @@ def _attend(
     output = on_huge_pages(empty_like_rows(query, value.shape[3]))
     batches, heads, queries, _ = query.shape
     logsumexp = torch.empty(batches, heads, queries, dtype=torch.float32)
-    taken = _native.cpu.kernels.attention(
+    taken = native.cpu.kernels.attention(
         query,
         key,
         value,
@@ -130,7 +132,7 @@ attention_unseen, attention_unseen_grouped = partial(_unseen, False), partial(_u
 
 def _differentiate(results: Sequence[Tensor], *tensors: Tensor, asked: Options) -> bool:
     grad, query, key, value = tensors
-    return _native.cpu.kernels.attention_backward(
+    return native.cpu.kernels.attention_backward(
         query,
         key,
         value,
@@ -161,8 +163,8 @@ def attention_backward(
 
 def takes_at_once(query: Tensor) -> bool:
     """Whether `attend_at_once` takes plain calls with such queries."""
-    reason = support.cpu(query, query.dtype, UP_TO_FLOAT32)
-    return _native.takes_tensors and reason is None and query.dim() in (3, 4)
+    reason = devices.cpu(query, query.dtype, UP_TO_FLOAT32)
+    return native.takes_tensors and reason is None and query.dim() in (3, 4)
 
 
 def attend_at_once(
@@ -175,7 +177,7 @@ def attend_at_once(
     if not query.is_cpu:
         return None
     output = on_huge_pages(torch.empty_like(query))
-    kernel, factors, right = _native.cpu.kernels.attention, factors_of(query.dtype), 0 if causal else -1
+    kernel, factors, right = native.cpu.kernels.attention, factors_of(query.dtype), 0 if causal else -1
     scaled = scale is not None
     rest = grouped, factors, scaled, scale if scaled else 0.0, None, 0.0
     taken = kernel(query, key, value, mask, output, None, -1, right, 0, *rest)
@@ -210,7 +212,7 @@ def attention_varlen(
     logsumexp = query.new_empty((heads, total), dtype=torch.float32)
     query, key, value, rows = (_rows(_as_batch(tensor)) for tensor in (query, key, value, output))
     if output.numel() > 0:
-        _native.cpu.kernels.attention_varlen(
+        native.cpu.kernels.attention_varlen(
             query.data_ptr(),
             key.data_ptr(),
             value.data_ptr(),
@@ -246,7 +248,7 @@ def attention_varlen_backward(
         options = cu_seq_q, cu_seq_k, left, right, scale
         return reference.attention_varlen_backward(grad, query, key, value, *options)
     grad, query, key, value = (_rows(_as_batch(tensor)) for tensor in (grad, query, key, value))
-    _native.cpu.kernels.attention_varlen_backward(
+    native.cpu.kernels.attention_varlen_backward(
         query.data_ptr(),
         key.data_ptr(),
         value.data_ptr(),

@@ -9,13 +9,16 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention.bias import CausalBias, CausalVariant
 
-from aigc_fast._native import PLAIN, WANTS_GRADIENT
-from aigc_fast.backends import current as backend_in_force
 from aigc_fast.ops.attention import ATTENTION, cpu
 from aigc_fast.ops.attention.reference import band
-from aigc_fast.ops.operator import functorch_level, is_compiling, kind_of_call, plain_eager
 from aigc_fast.ops.random import draw_key
-from aigc_fast.ops.recording import (
+from aigc_fast.runtime.arguments import REFUSALS, check_types
+from aigc_fast.runtime.autocast import autocast, has_autocast
+from aigc_fast.runtime.backends import current as backend_in_force
+from aigc_fast.runtime.native import PLAIN, WANTS_GRADIENT, has_wide_vectors
+from aigc_fast.runtime.operator import functorch_level, is_compiling, kind_of_call, plain_eager
+from aigc_fast.runtime.precision import check_precision
+from aigc_fast.runtime.recording import (
     has_torch_function_variadic,
     is_overridden,
     is_recorded,
@@ -23,7 +26,6 @@ from aigc_fast.ops.recording import (
     record,
     tracing_state,
 )
-from aigc_fast.ops.support import REFUSALS, autocast, check_precision, check_types, has_autocast, has_wide_vectors
 
 Window = int | tuple[int | None, int | None] | None
 ALIGNMENTS = ("upper_left", "lower_right")

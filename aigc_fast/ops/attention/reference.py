@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.random.reference import beside, computing_dtype, dropout
+from aigc_fast.ops.random.philox import beside
+from aigc_fast.ops.random.reference import dropout
+from aigc_fast.runtime.dtypes import computing_dtype
 
 
 class Options(NamedTuple):

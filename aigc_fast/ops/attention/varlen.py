@@ -8,11 +8,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from aigc_fast.ops import support
 from aigc_fast.ops.attention import cpu, reference
-from aigc_fast.ops.operator import Operator
-from aigc_fast.ops.random.reference import computing_dtype
-from aigc_fast.ops.recording import is_symbolic, record
+from aigc_fast.runtime import devices
+from aigc_fast.runtime.arguments import check_types
+from aigc_fast.runtime.autocast import autocast, has_autocast
+from aigc_fast.runtime.devices import Reason
+from aigc_fast.runtime.dtypes import UP_TO_FLOAT32, computing_dtype
+from aigc_fast.runtime.operator import Operator
+from aigc_fast.runtime.recording import is_symbolic, record
 
 __all__ = ["VARLEN", "VARLEN_BACKWARD", "varlen_attn"]
 
@@ -76,8 +79,8 @@ VARLEN_BACKWARD = Operator(
 )
 
 
-def _unsupported(query: Tensor, *rest: Any) -> support.Reason:
-    return support.cpu(query, query.dtype, support.UP_TO_FLOAT32)
+def _unsupported(query: Tensor, *rest: Any) -> Reason:
+    return devices.cpu(query, query.dtype, UP_TO_FLOAT32)
 
 
 for _op in (VARLEN, VARLEN_BACKWARD):
@@ -155,9 +158,9 @@ def varlen_attn(
         numbers = {"scale": scale, "window_size": window_size, "enable_gqa": enable_gqa, "num_splits": num_splits}
         return record(varlen_attn, *tensors, max_q, max_k, return_aux=return_aux, **numbers, **optional)
     cu_seq_k = cu_seq_q if cu_seq_k is None or block_table is not None else cu_seq_k
-    support.check_types(query=query, key=key, value=value)
-    if support.has_autocast(query):
-        query, key, value = support.autocast((query, key, value))
+    check_types(query=query, key=key, value=value)
+    if has_autocast(query):
+        query, key, value = autocast((query, key, value))
     paged = block_table is not None
     _check(query, key, value, enable_gqa, paged)
     _check_bounds("cu_seq_q", cu_seq_q, query)
@@ -246,7 +249,7 @@ def _check_bounds(name: str, bounds: Tensor, query: Tensor) -> None:
 
 
 def _check_integers(name: str, tensor: Tensor, query: Tensor, wanted: str) -> None:
-    support.check_types(**{name: tensor})
+    check_types(**{name: tensor})
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise RuntimeError(f"{name} has shape {tuple(tensor.shape)}, {tensor.dtype}: expected integers {wanted}")
     if tensor.device != query.device:

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aigc_fast import _native
-from aigc_fast.backends import Runner
 from aigc_fast.ops.conv_transpose import choice, cpu, reference
 from aigc_fast.ops.conv_transpose.plan import Plan, make_plan, memory_format
-from aigc_fast.ops.operator import Operator, ReadOnce, hashable
-from aigc_fast.ops.support import precision
+from aigc_fast.runtime import native
+from aigc_fast.runtime.backends import Runner
+from aigc_fast.runtime.operator import Operator, ReadOnce, hashable
+from aigc_fast.runtime.precision import precision
 
 __all__ = ["conv", "conv_activation", "conv_transpose", "conv_transpose_activation", "conv_weight_gradient"]
 
@@ -152,7 +152,7 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
 
     def detail(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str:
         taken = cpu.forward_algorithm(input, weight, plan_of(input, weight, bias, *split(rest)[0]))
-        return f"{cpu.ALGORITHMS[taken]}; {_native.cpu.level}"
+        return f"{cpu.ALGORITHMS[taken]}; {native.cpu.level}"
 
     return {
         "run": run,
@@ -170,7 +170,7 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
 def _signature(first: Tensor, second: Tensor, *rest: Any) -> Hashable:
     """Of a convolution of either kind or of a weight gradient; see `Choice`."""
     bias, *sizes = rest if rest[0] is None or isinstance(rest[0], Tensor) else (None, *rest)
-    return _native.signature(first, second, bias), _native.arguments(*sizes), _native.cpu.level, precision()
+    return native.signature(first, second, bias), native.arguments(*sizes), native.cpu.level, precision()
 
 
 def _flops(input: Ints, weight: Ints, *rest: Any, out_shape: Ints, **options: Any) -> int:

@@ -11,9 +11,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from aigc_fast import _native
 from aigc_fast.ops.conv_transpose.plan import Plan, memory_format
-from aigc_fast.ops.support import MAPPED_ANEW, has_wide_vectors
+from aigc_fast.runtime import native
+from aigc_fast.runtime.memory import MAPPED_ANEW
+from aigc_fast.runtime.native import has_wide_vectors
 
 FEW_CHANNELS = 4
 LEAST_GROUP_CHANNELS = 8
@@ -38,7 +39,7 @@ _float32 = torch.float32
 
 def rounds_natively() -> bool:
     """Whether the processor has instructions for products of bfloat16."""
-    return _native.cpu.level in ("avx512_bf16", "amx")
+    return native.cpu.level in ("avx512_bf16", "amx")
 
 
 def is_light(input: Tensor, weight: Tensor, groups: int, transposed: int, gradients: bool | None = None) -> bool:
@@ -82,14 +83,14 @@ def _few_per_group(channels: int, groups: int) -> str | None:
 
 
 def _amx(dtype: torch.dtype) -> str | None:
-    if dtype != torch.bfloat16 or _native.cpu.level != "amx":
+    if dtype != torch.bfloat16 or native.cpu.level != "amx":
         return None
     return "bfloat16 on a processor with AMX: PyTorch's kernels use its tiles"
 
 
 def _large_bfloat16(dtype: torch.dtype, plan: Plan, channels_last: bool) -> str | None:
     large = plan.multiply_adds >= LARGE_WORK and not plan.is_matrix
-    if dtype != torch.bfloat16 or _native.cpu.level != "avx512_bf16" or not channels_last or not large:
+    if dtype != torch.bfloat16 or native.cpu.level != "avx512_bf16" or not channels_last or not large:
         return None
     return "bfloat16 in channels_last on a processor that multiplies it: PyTorch's product needs no rearranging"
 

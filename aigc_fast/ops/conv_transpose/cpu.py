@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aigc_fast import _native
 from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.packing import Packing
 from aigc_fast.ops.conv_transpose.plan import Ints, Plan, is_dense, layout, memory_format, packed_ints, strides_of_axes
-from aigc_fast.ops.support import MAPPED_ANEW, factors_of, on_huge_pages
+from aigc_fast.runtime import native
+from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
+from aigc_fast.runtime.precision import factors_of
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 BFLOAT16 = DTYPES[torch.bfloat16]
@@ -44,13 +45,13 @@ def unsupported(tensors: Sequence[Tensor | None]) -> str | None:
             return f"dtype {tensor.dtype}: the kernels take float32 or bfloat16, the same for all arguments"
         if tensor.numel() == 0:
             return "an argument has no elements"
-    return _native.cpu_reason()
+    return native.cpu_reason()
 
 
 @lru_cache(maxsize=4096)
 def algorithm(level: str, in_layout: bytes, out_layout: bytes, geometry: bytes, factors: int) -> int:
     """The algorithm that is expected to be fastest, by csrc/cpu/conv_transpose.cpp."""
-    return _native.cpu.kernels.conv_algorithm(in_layout, out_layout, geometry, factors)
+    return native.cpu.kernels.conv_algorithm(in_layout, out_layout, geometry, factors)
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ def forward_algorithm(input: Tensor, weight: Tensor, plan: Plan) -> int | None:
     if plan.is_matrix:
         return MATRIX
     layouts = layout(input), layout(_output_like(input, weight, plan))
-    return algorithm(_native.cpu.level, *layouts, plan.packed_geometry, factors_of(input.dtype))
+    return algorithm(native.cpu.level, *layouts, plan.packed_geometry, factors_of(input.dtype))
 
 
 def prepare_forward(
@@ -129,7 +130,7 @@ def prepare_forward(
     like = _output_like(input, weight, plan)
     layouts = in_layout, out_layout = layout(input), layout(like)
     geometry, activation_code = plan.packed_geometry, ACTIVATIONS[activation]
-    best = algorithm(_native.cpu.level, *layouts, geometry, factors_of(input.dtype))
+    best = algorithm(native.cpu.level, *layouts, geometry, factors_of(input.dtype))
     methods = (best,) if plan.is_matrix else dict.fromkeys((best, DIRECT))
     shape, strides, is_large = plan.output_shape, like.stride(), like.nbytes >= MAPPED_ANEW
     has_floats = _floats(bias) is bias
@@ -167,7 +168,7 @@ def prepare_forward(
             packed = packed_of(packing, weight)
             if packed is None:
                 continue
-            kernel = _native.cpu.kernels.conv_forward
+            kernel = native.cpu.kernels.conv_forward
             output = call(kernel, input, packed.data_ptr(), bias, geometry, packing.method)
             if output is not None:
                 return output
@@ -188,7 +189,7 @@ def _packing_at_every_call(
 
     def run(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
         for method in methods:
-            kernel = _native.cpu.kernels.conv_forward_once
+            kernel = native.cpu.kernels.conv_forward_once
             output = call(kernel, input, weight.data_ptr(), bias, and_strides, method)
             if output is not None:
                 return output
@@ -200,20 +201,20 @@ def _packing_at_every_call(
 def takes_windows(large: Tensor, small: Tensor, plan: Plan) -> bool:
     """Whether the weight gradient goes through Winograd windows."""
     return unsupported((large, small)) is None and _takes_windows(
-        _native.cpu.level, layout(large), layout(small), plan.packed_geometry
+        native.cpu.level, layout(large), layout(small), plan.packed_geometry
     )
 
 
 @lru_cache(maxsize=4096)
 def _takes_windows(level: str, large: bytes, small: bytes, geometry: bytes) -> bool:
-    return bool(_native.cpu.kernels.conv_weight_gradient_algorithm(large, small, geometry))
+    return bool(native.cpu.kernels.conv_weight_gradient_algorithm(large, small, geometry))
 
 
 def prepare_weight_gradient(large: Tensor, small: Tensor, plan: Plan, weight_shape: Ints) -> Callable[..., Tensor]:
     """What gives the weight gradient, contiguous, of the planned convolution from `large` to `small`."""
     dtype, code = large.dtype, DTYPES[large.dtype]
     large_layout, small_layout, geometry = layout(large), layout(small), plan.packed_geometry
-    kernel = _native.cpu.kernels.conv_weight_gradient
+    kernel = native.cpu.kernels.conv_weight_gradient
 
     def run_matrix(large: Tensor, small: Tensor, *rest: Any) -> Tensor:
         return torch.mm(_rows(small).t(), _rows(large)).reshape(weight_shape).to(dtype)

@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aigc_fast import _native
-from aigc_fast.backends import MOST_RUNNERS
-from aigc_fast.backends import current as backend_in_force
 from aigc_fast.ops import conv_transpose as ops
 from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.choice import LIGHT_KERNEL, is_light
-from aigc_fast.ops.operator import Operator, function_modes, in_force, is_compiling, is_plain
-from aigc_fast.ops.recording import hand_over, has_torch_function_variadic, tracing_state
-from aigc_fast.ops.support import REFUSALS, autocast, check_precision, has_autocast
-from aigc_fast.ops.support import precision as precision_in_force
+from aigc_fast.runtime import native
+from aigc_fast.runtime.arguments import REFUSALS
+from aigc_fast.runtime.autocast import autocast, has_autocast
+from aigc_fast.runtime.backends import MOST_RUNNERS
+from aigc_fast.runtime.backends import current as backend_in_force
+from aigc_fast.runtime.operator import Operator, function_modes, in_force, is_compiling, is_plain
+from aigc_fast.runtime.precision import check_precision
+from aigc_fast.runtime.precision import precision as precision_in_force
+from aigc_fast.runtime.recording import hand_over, has_torch_function_variadic, tracing_state
 
 IntOrInts = int | Sequence[int]
 
@@ -99,9 +101,9 @@ def _key(op: Operator, input: Tensor, weight: Tensor, bias: Tensor | None, *rest
         return None
     return (
         op.name,
-        _native.signature(input, weight, bias),
-        _native.arguments(*rest),
-        _native.cpu.level,
+        native.signature(input, weight, bias),
+        native.arguments(*rest),
+        native.cpu.level,
         precision_in_force(),
     )
 

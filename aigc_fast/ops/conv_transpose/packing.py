@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aigc_fast import _native
 from aigc_fast.ops.conv_transpose.plan import is_dense, strides_of_axes
+from aigc_fast.runtime import native
 
 READ_WHOLE = 1 << 14  # elements
 MANY_USES = 128
@@ -59,7 +59,7 @@ def fingerprint(tensor: Tensor, uses: int) -> int:
     """
     elements = tensor.numel()
     whole = elements <= READ_WHOLE or uses >= MANY_USES
-    return _native.cpu.kernels.conv_fingerprint(tensor.data_ptr(), elements * tensor.element_size(), whole)
+    return native.cpu.kernels.conv_fingerprint(tensor.data_ptr(), elements * tensor.element_size(), whole)
 
 
 def _aligned(size: int) -> Tensor:
@@ -71,7 +71,7 @@ def _aligned(size: int) -> Tensor:
     memory = torch.empty(rounded + HUGE_PAGE, dtype=torch.uint8)
     first = -memory.data_ptr() % HUGE_PAGE
     packed = memory[first : first + rounded].view(torch.float32)
-    _native.use_huge_pages(packed.data_ptr(), packed.nbytes)
+    native.use_huge_pages(packed.data_ptr(), packed.nbytes)
     return packed
 
 
@@ -101,17 +101,17 @@ class Packing:
     ) -> None:
         self.dtype, self.geometry, self.method = dtype, geometry, method
         self.in_layout, self.out_layout = in_layout, out_layout
-        self.size = _native.cpu.kernels.conv_packed_size(in_layout, out_layout, geometry, method)
+        self.size = native.cpu.kernels.conv_packed_size(in_layout, out_layout, geometry, method)
         # Gaps or overlaps would upset fingerprint and packing.
         self._dense = is_dense(weight)
         self._uses = uses
         # Of the layouts only the channels matter and, for one pixel, their order: the weight itself gives both.
-        self._key = (_native.cpu.level, dtype, tuple(weight.shape), weight.stride(), geometry, method, self.size)
+        self._key = (native.cpu.level, dtype, tuple(weight.shape), weight.stride(), geometry, method, self.size)
 
     def pack(self, weight: Tensor, keep: bool) -> Tensor | None:
         """The packed weight, in memory of its own or in what the next call uses again."""
         packed = _aligned(self.size) if keep else _workspace(self.size)
-        fine = _native.cpu.kernels.conv_pack(
+        fine = native.cpu.kernels.conv_pack(
             weight.data_ptr(),
             self.dtype,
             strides_of_axes(weight),

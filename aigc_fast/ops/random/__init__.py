@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function
 
-from aigc_fast.backends import current as backend_in_force
-from aigc_fast.ops import support
-from aigc_fast.ops.operator import LIBRARY, Operator, decompose_for_onnx, is_compiling, plain_eager
 from aigc_fast.ops.random import cpu, cuda, reference
-from aigc_fast.ops.recording import has_torch_function_variadic, is_overridden, is_recorded, is_symbolic, record
+from aigc_fast.ops.random.philox import KEY_LIMIT
+from aigc_fast.runtime import devices
+from aigc_fast.runtime.backends import current as backend_in_force
+from aigc_fast.runtime.devices import Reason, lazily
+from aigc_fast.runtime.operator import LIBRARY, Operator, decompose_for_onnx, is_compiling, plain_eager
+from aigc_fast.runtime.recording import has_torch_function_variadic, is_overridden, is_recorded, is_symbolic, record
 
 _EXTENT = (int, numbers.Integral, torch.SymInt)
 
 
 def _draw(like: Tensor) -> Tensor:
-    return torch.randint(support.KEY_LIMIT, (2,), device=like.device)
+    return torch.randint(KEY_LIMIT, (2,), device=like.device)
 
 
 def _fake_key(like: Tensor) -> Tensor:
@@ -57,7 +59,7 @@ def draw_key(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     source, device = generator.device, like.device
     if source.type not in ("cpu", device.type):
         raise RuntimeError(f"generator: got one of device {source}, expected one of {device} or of the cpu")
-    key = torch.randint(support.KEY_LIMIT, (2,), device=source, generator=generator)
+    key = torch.randint(KEY_LIMIT, (2,), device=source, generator=generator)
     return key if source == device else key.to(device)
 
 
@@ -95,18 +97,18 @@ DROPOUT = Operator(
 )
 
 
-def _triton_fills(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> support.Reason:
-    return support.triton(key, dtype)
+def _triton_fills(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Reason:
+    return devices.triton(key, dtype)
 
 
-def _triton_drops(input: Tensor, key: Tensor, p: float) -> support.Reason:
-    return support.triton(input, input.dtype)
+def _triton_drops(input: Tensor, key: Tensor, p: float) -> Reason:
+    return devices.triton(input, input.dtype)
 
 
 for _op, _triton_unsupported in ((NORMAL, _triton_fills), (UNIFORM, _triton_fills), (DROPOUT, _triton_drops)):
     _op.choice.register("cpu", getattr(cpu, _op.name), getattr(cpu, f"{_op.name}_unsupported"))
     _op.choice.register("cuda", getattr(cuda, _op.name), getattr(cuda, f"{_op.name}_unsupported"))
-    _op.choice.register("triton", support.lazily(f"{__name__}.triton", _op.name), _triton_unsupported)
+    _op.choice.register("triton", lazily(f"{__name__}.triton", _op.name), _triton_unsupported)
     _op.choice.register("reference", getattr(reference, _op.name))
 
 
@@ -140,7 +142,7 @@ def _fill(
     if not dtype.is_floating_point:
         raise RuntimeError(f"dtype: got {dtype}, expected a floating-point type")
     if generator is None and not is_compiling():
-        key = torch.randint(support.KEY_LIMIT, (2,), device=device)
+        key = torch.randint(KEY_LIMIT, (2,), device=device)
     else:
         key = draw_key(torch.zeros(0, device=device), generator)
     return op(shape, key, dtype)

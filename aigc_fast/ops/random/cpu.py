@@ -10,9 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from aigc_fast import _native
-from aigc_fast.ops import support
-from aigc_fast.ops.support import DTYPES, KEY_LIMIT, MAPPED_ANEW, UP_TO_FLOAT32, on_huge_pages
+from aigc_fast.ops.random.philox import KEY_LIMIT
+from aigc_fast.runtime import devices, native
+from aigc_fast.runtime.devices import Reason
+from aigc_fast.runtime.dtypes import DTYPES, UP_TO_FLOAT32
+from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
 
 _ANY_DTYPE = tuple(DTYPES)
 _FLOAT32 = DTYPES[torch.float32]
@@ -36,17 +38,17 @@ def passing_key() -> Tensor:
     return _per_thread.draw()
 
 
-def normal_unsupported(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> support.Reason:
+def normal_unsupported(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Reason:
     """Why this backend cannot draw these uniforms or normals, or None."""
-    return support.cpu(key, dtype, UP_TO_FLOAT32)
+    return devices.cpu(key, dtype, UP_TO_FLOAT32)
 
 
 uniform_unsupported = normal_unsupported
 
 
-def dropout_unsupported(input: Tensor, key: Tensor, p: float) -> support.Reason:
+def dropout_unsupported(input: Tensor, key: Tensor, p: float) -> Reason:
     """Why this backend cannot drop out of this input, or None."""
-    return support.cpu(input, input.dtype, _ANY_DTYPE)
+    return devices.cpu(input, input.dtype, _ANY_DTYPE)
 
 
 def fill(kernel: str, size: tuple[int | Sequence[int], ...]) -> Tensor | None:
@@ -57,7 +59,7 @@ def fill(kernel: str, size: tuple[int | Sequence[int], ...]) -> Tensor | None:
     Raises:
         TypeError, RuntimeError: for an empty size, or one that PyTorch does not take.
     """
-    fill_in = getattr(_native.cpu.kernels, kernel, None)
+    fill_in = getattr(native.cpu.kernels, kernel, None)
     out = torch.empty(*size)
     if fill_in is None or out.dtype is not torch.float32:
         return None
@@ -71,22 +73,22 @@ def fill(kernel: str, size: tuple[int | Sequence[int], ...]) -> Tensor | None:
 def normal(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
     """Standard normals of `size` from the key; see `reference.normal`."""
     out = on_huge_pages(torch.empty(size, dtype=dtype))
-    _native.cpu.kernels.normal(out.data_ptr(), math.prod(size), DTYPES[dtype], key.contiguous().data_ptr())
+    native.cpu.kernels.normal(out.data_ptr(), math.prod(size), DTYPES[dtype], key.contiguous().data_ptr())
     return out
 
 
 def uniform(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
     """Uniforms in [0, 1) of `size` from the key; see `reference.uniform`."""
     out = on_huge_pages(torch.empty(size, dtype=dtype))
-    _native.cpu.kernels.uniform(out.data_ptr(), math.prod(size), DTYPES[dtype], key.contiguous().data_ptr())
+    native.cpu.kernels.uniform(out.data_ptr(), math.prod(size), DTYPES[dtype], key.contiguous().data_ptr())
     return out
 
 
 def dropout(input: Tensor, key: Tensor, p: float) -> Tensor:
     """`input` with elements dropped by the key's mask, the rest scaled; see `reference.dropout`."""
     out = on_huge_pages(torch.empty_like(input))
-    if not _native.cpu.kernels.dropout(out, input, key, p):
+    if not native.cpu.kernels.dropout(out, input, key, p):
         dense = torch.empty_like(input, memory_format=torch.contiguous_format)
-        _native.cpu.kernels.dropout(dense, input.contiguous(), key.contiguous(), p)
+        native.cpu.kernels.dropout(dense, input.contiguous(), key.contiguous(), p)
         out.copy_(dense)
     return out

@@ -8,23 +8,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from aigc_fast import _native
-from aigc_fast.ops import support
 from aigc_fast.ops.random.reference import keep_below, keep_scale
-from aigc_fast.ops.support import DTYPES
+from aigc_fast.runtime import devices, native
+from aigc_fast.runtime.devices import Reason, current_stream
+from aigc_fast.runtime.dtypes import DTYPES
 
 
-def normal_unsupported(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> support.Reason:
+def normal_unsupported(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Reason:
     """Why this backend cannot draw these uniforms or normals, or None."""
-    return support.cuda(key, dtype)
+    return devices.cuda(key, dtype)
 
 
 uniform_unsupported = normal_unsupported
 
 
-def dropout_unsupported(input: Tensor, key: Tensor, p: float) -> support.Reason:
+def dropout_unsupported(input: Tensor, key: Tensor, p: float) -> Reason:
     """Why this backend cannot drop out of this input, or None."""
-    return support.cuda(input, input.dtype)
+    return devices.cuda(input, input.dtype)
 
 
 def _fill(kernel: str, size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
@@ -32,8 +32,8 @@ def _fill(kernel: str, size: Sequence[int], key: Tensor, dtype: torch.dtype) -> 
     n = math.prod(size)
     if n:
         with torch.cuda.device(key.device):
-            fill = getattr(_native.cuda, kernel)
-            fill(out.data_ptr(), n, DTYPES[dtype], key.contiguous().data_ptr(), support.current_stream(out))
+            fill = getattr(native.cuda, kernel)
+            fill(out.data_ptr(), n, DTYPES[dtype], key.contiguous().data_ptr(), current_stream(out))
     return out
 
 
@@ -54,7 +54,7 @@ def dropout(input: Tensor, key: Tensor, p: float) -> Tensor:
         return out.copy_(dropout(input.contiguous(), key, p))
     if input.numel():
         with torch.cuda.device(input.device):
-            _native.cuda.dropout(
+            native.cuda.dropout(
                 out.data_ptr(),
                 input.data_ptr(),
                 input.numel(),
@@ -62,6 +62,6 @@ def dropout(input: Tensor, key: Tensor, p: float) -> Tensor:
                 key.contiguous().data_ptr(),
                 keep_below(p),
                 keep_scale(p),
-                support.current_stream(input),
+                current_stream(input),
             )
     return out

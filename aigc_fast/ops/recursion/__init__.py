@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from aigc_fast.ops.operator import Operator
 from aigc_fast.ops.recursion import cpu, reference
+from aigc_fast.runtime.operator import Operator
 
 __all__ = ["RECURSION", "RECURSION_LAGS", "RECURSION_TRANSPOSED"]
 

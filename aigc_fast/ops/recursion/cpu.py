@@ -5,16 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aigc_fast import _native
-from aigc_fast.ops import support
-from aigc_fast.ops.support import DTYPES, UP_TO_FLOAT32, on_huge_pages
+from aigc_fast.runtime import devices, native
+from aigc_fast.runtime.devices import Reason
+from aigc_fast.runtime.dtypes import DTYPES, UP_TO_FLOAT32
+from aigc_fast.runtime.memory import on_huge_pages
 
 _DTYPES = (*UP_TO_FLOAT32, torch.float64)
 
 
-def unsupported(x: Tensor, *rest: object) -> support.Reason:
+def unsupported(x: Tensor, *rest: object) -> Reason:
     """Why this backend cannot take these arguments, or None."""
-    return support.cpu(x, x.dtype, _DTYPES)
+    return devices.cpu(x, x.dtype, _DTYPES)
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -35,9 +36,9 @@ def _run(x: Tensor, coeffs: Tensor, state: Tensor | None, transposed: bool) -> T
     out = on_huge_pages(torch.empty((count, length), dtype=x.dtype))
     shared = coeffs.shape[0] == 1
     if coeffs.dim() == 2:
-        kernel, strides = _native.cpu.kernels.recursion, (0 if shared else coeffs.stride(0),)
+        kernel, strides = native.cpu.kernels.recursion, (0 if shared else coeffs.stride(0),)
     else:
-        kernel, strides = _native.cpu.kernels.recursion_varying, (0 if shared else coeffs.stride(0), coeffs.stride(1))
+        kernel, strides = native.cpu.kernels.recursion_varying, (0 if shared else coeffs.stride(0), coeffs.stride(1))
     if out.numel():
         kernel(
             *_pointer_and_row(x),
@@ -71,7 +72,7 @@ def recursion_lags(u: Tensor, y: Tensor, state: Tensor | None, order: int, varyi
     count, length = u.shape
     out = on_huge_pages(torch.empty((count, length, order) if varying else (count, order), dtype=u.dtype))
     if out.numel():
-        _native.cpu.kernels.recursion_lags(
+        native.cpu.kernels.recursion_lags(
             *_pointer_and_row(u),
             *_pointer_and_row(y),
             *_pointer_and_row(state),

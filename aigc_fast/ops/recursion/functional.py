@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.recording import is_symbolic, record
 from aigc_fast.ops.recursion import RECURSION
 from aigc_fast.ops.recursion.reference import past
-from aigc_fast.ops.support import any_autocast, check_types, promoted
+from aigc_fast.runtime.arguments import check_types
+from aigc_fast.runtime.autocast import any_autocast, promoted
+from aigc_fast.runtime.recording import is_symbolic, record
 
 _COMPLEX = (torch.complex64, torch.complex128)
 

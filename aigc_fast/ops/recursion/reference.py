@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.random.reference import computing_dtype
+from aigc_fast.runtime.dtypes import computing_dtype
 
 
 def _of_step(coeffs: Tensor, t: int) -> Tensor:

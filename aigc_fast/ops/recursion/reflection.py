@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.recording import is_symbolic, record
+from aigc_fast.runtime.recording import is_symbolic, record
 
 
 def coeffs_of_reflection(reflection: Tensor) -> Tensor:

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aigc_fast.ops import support
-from aigc_fast.ops.operator import Operator, is_plain
 from aigc_fast.ops.random import draw_key
 from aigc_fast.ops.random.cpu import passing_key
-from aigc_fast.ops.recording import is_for_onnx, is_symbolic, record
 from aigc_fast.ops.reparameterize import cpu, cuda, reference
+from aigc_fast.runtime import devices
+from aigc_fast.runtime.autocast import has_autocast
+from aigc_fast.runtime.devices import Reason, lazily
+from aigc_fast.runtime.operator import Operator, is_plain
+from aigc_fast.runtime.recording import is_for_onnx, is_symbolic, record
 
 
 def _setup_sample(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
@@ -69,8 +71,8 @@ def _sample_kl_gradient_backward(ctx: Any, to_mu: Tensor, to_logvar: Tensor) -> 
     )
 
 
-def _triton_unsupported(tensor: Tensor, *others: Tensor) -> support.Reason:
-    return support.triton(tensor, tensor.dtype)
+def _triton_unsupported(tensor: Tensor, *others: Tensor) -> Reason:
+    return devices.triton(tensor, tensor.dtype)
 
 
 def _fake_kl(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -126,7 +128,7 @@ for _op in (
 ):
     _op.choice.register("cpu", getattr(cpu, _op.name), cpu.unsupported)
     _op.choice.register("cuda", getattr(cuda, _op.name), cuda.unsupported)
-    _op.choice.register("triton", support.lazily(f"{__name__}.triton", _op.name), _triton_unsupported)
+    _op.choice.register("triton", lazily(f"{__name__}.triton", _op.name), _triton_unsupported)
     _op.choice.register("reference", getattr(reference, _op.name))
 
 
@@ -137,7 +139,7 @@ def _checked(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
         raise RuntimeError(f"logvar: got shape {list(logvar.shape)}, expected that of mu, {list(mu.shape)}")
     if mu.device != logvar.device:
         raise RuntimeError(f"logvar: got device {logvar.device}, expected that of mu, {mu.device}")
-    if support.has_autocast(mu) and mu.dtype != torch.float64 and logvar.is_floating_point():
+    if has_autocast(mu) and mu.dtype != torch.float64 and logvar.is_floating_point():
         return mu.float(), logvar.float()
     if mu.dtype != logvar.dtype:
         raise RuntimeError(f"logvar: got {logvar.dtype}, expected that of mu, {mu.dtype}")

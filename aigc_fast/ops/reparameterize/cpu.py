@@ -5,18 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aigc_fast import _native
-from aigc_fast.ops import support
-from aigc_fast.ops.support import UP_TO_FLOAT32, on_huge_pages
+from aigc_fast.runtime import devices, native
+from aigc_fast.runtime.devices import Reason
+from aigc_fast.runtime.dtypes import UP_TO_FLOAT32
+from aigc_fast.runtime.memory import on_huge_pages
 
 
-def unsupported(tensor: Tensor, *others: Tensor) -> support.Reason:
+def unsupported(tensor: Tensor, *others: Tensor) -> Reason:
     """Why this backend cannot take these arguments, or None."""
-    return support.cpu(tensor, tensor.dtype, UP_TO_FLOAT32)
+    return devices.cpu(tensor, tensor.dtype, UP_TO_FLOAT32)
 
 
 def _sample(z: Tensor | None, kl: Tensor | None, mu: Tensor, logvar: Tensor, key: Tensor | None) -> None:
-    run = _native.cpu.kernels.reparameterize
+    run = native.cpu.kernels.reparameterize
     if run(z, kl, mu, logvar, key):
         return
     out = None if z is None else torch.empty_like(z, memory_format=torch.contiguous_format)
@@ -54,7 +55,7 @@ def _differentiate(
     logvar: Tensor,
     key: Tensor,
 ) -> None:
-    run = _native.cpu.kernels.reparameterize_backward
+    run = native.cpu.kernels.reparameterize_backward
     if run(*grads, grad_z, grad_kl, mu, logvar, key):
         return
     outs = [None if grad is None else torch.empty_like(grad, memory_format=torch.contiguous_format) for grad in grads]

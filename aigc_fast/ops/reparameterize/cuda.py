@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aigc_fast import _native
-from aigc_fast.ops import support
-from aigc_fast.ops.support import DTYPES
+from aigc_fast.runtime import devices, native
+from aigc_fast.runtime.devices import Reason, current_stream
+from aigc_fast.runtime.dtypes import DTYPES
 
 
-def unsupported(tensor: Tensor, *others: Tensor) -> support.Reason:
+def unsupported(tensor: Tensor, *others: Tensor) -> Reason:
     """Why this backend cannot take these arguments, or None."""
-    return support.cuda(tensor, tensor.dtype)
+    return devices.cuda(tensor, tensor.dtype)
 
 
 def _address(tensor: Tensor | None) -> int | None:
@@ -29,9 +29,9 @@ def _run(z: Tensor | None, kl: Tensor | None, mu: Tensor, logvar: Tensor, key: T
     dense = z if z is None or z.is_contiguous() else torch.empty(z.shape, dtype=z.dtype, device=z.device)
     mu, logvar, key = mu.contiguous(), logvar.contiguous(), None if key is None else key.contiguous()
     with torch.cuda.device(mu.device):
-        doubles = _native.cuda.reparameterize_workspace(rows, n // rows) if kl is not None else 0
+        doubles = native.cuda.reparameterize_workspace(rows, n // rows) if kl is not None else 0
         workspace = torch.empty(doubles, dtype=torch.float64, device=mu.device) if doubles else None
-        _native.cuda.reparameterize(
+        native.cuda.reparameterize(
             _address(dense),
             _address(kl),
             mu.data_ptr(),
@@ -41,7 +41,7 @@ def _run(z: Tensor | None, kl: Tensor | None, mu: Tensor, logvar: Tensor, key: T
             DTYPES[mu.dtype],
             _address(key),
             _address(workspace),
-            support.current_stream(mu),
+            current_stream(mu),
         )
     if dense is not z:
         z.copy_(dense)
@@ -83,7 +83,7 @@ def _run_backward(
     grad_z, logvar, key = grad_z.contiguous(), logvar.contiguous(), key.contiguous()
     mu = None if mu is None else mu.contiguous()
     with torch.cuda.device(logvar.device):
-        _native.cuda.reparameterize_backward(
+        native.cuda.reparameterize_backward(
             _address(grad_mu),
             grad_logvar.data_ptr(),
             grad_z.data_ptr(),
@@ -95,7 +95,7 @@ def _run_backward(
             n if grad_kl is None else n // grad_kl.numel(),
             DTYPES[logvar.dtype],
             key.data_ptr(),
-            support.current_stream(logvar),
+            current_stream(logvar),
         )
 
 

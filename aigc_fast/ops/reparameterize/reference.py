@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.random.reference import beside, computing_dtype, normal
+from aigc_fast.ops.random.philox import beside
+from aigc_fast.ops.random.reference import normal
+from aigc_fast.runtime.dtypes import computing_dtype
 
 
 def _noise_times_sigma(logvar: Tensor, key: Tensor) -> Tensor:

@@ -145,6 +145,11 @@ class _Native:
 cpu = _Native()
 
 
+def has_wide_vectors() -> bool:
+    """Whether the kernels in use have vectors of 64 bytes."""
+    return cpu.level not in (None, "baseline", "avx2")
+
+
 def use_huge_pages(address: int, size: int) -> None:
     """Backs `size` bytes that were not touched yet by huge pages, where there are any."""
     if _C is not None:

@@ -9,8 +9,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from aigc_fast import _native
 from aigc_fast.environment import setting
+from aigc_fast.runtime import native
 
 BACKEND_VARIABLE = "AIGC_FAST_BACKEND"
 NAMES = ("auto", "reference", "cpu", "cuda", "triton")
@@ -157,7 +157,7 @@ class Choice:
             return self._pick_forced(forced, args)
         for candidate in self._backends.values():
             if candidate.unsupported(*args) is None and candidate.slower(*args) is None:
-                missing = _native.cpu_reason() if candidate.name == "reference" else None
+                missing = native.cpu_reason() if candidate.name == "reference" else None
                 if missing is not None:
                     self.fall_back("cpu", missing)
                 return candidate

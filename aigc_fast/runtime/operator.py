@@ -12,11 +12,12 @@ from torch._decomp import register_decomposition
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
-from aigc_fast import _native
-from aigc_fast._native import NEGATED, PLAIN, UNKNOWN
-from aigc_fast.backends import BackendError, Choice, Explanation, current, forced_backend
-from aigc_fast.ops.recording import is_for_onnx
-from aigc_fast.ops.support import any_autocast, own_precision
+from aigc_fast.runtime import native
+from aigc_fast.runtime.autocast import any_autocast
+from aigc_fast.runtime.backends import BackendError, Choice, Explanation, current, forced_backend
+from aigc_fast.runtime.native import NEGATED, PLAIN, UNKNOWN
+from aigc_fast.runtime.precision import own_precision
+from aigc_fast.runtime.recording import is_for_onnx
 
 LIBRARY = torch.library.Library("aigc_fast", "DEF")
 
@@ -66,11 +67,11 @@ def plain_eager() -> bool:
 
 
 def kind_of_call(*tensors: Tensor | None) -> int:
-    """The greatest kind of these tensors (see `_native.kind`) where a kernel may take them at once: with no transform,
+    """The greatest kind of these tensors (see `native.kind`) where a kernel may take them at once: with no transform,
     autocast or forced backend, and a torch that lends tensors; else UNKNOWN."""
-    if not (_native.takes_tensors and plain_eager()) or any_autocast() or current() != "auto":
+    if not (native.takes_tensors and plain_eager()) or any_autocast() or current() != "auto":
         return UNKNOWN
-    return _native.kind(_grad_enabled(), *tensors)
+    return native.kind(_grad_enabled(), *tensors)
 
 
 def is_plain(*tensors: Tensor | None) -> bool:
@@ -209,7 +210,7 @@ class Operator:
             return self._overload(*args, **_named(precision))
         if precision is not None:
             return in_force(precision).run(self, *args)
-        kind = _native.kind(_grad_enabled(), *self._tensors(args))
+        kind = native.kind(_grad_enabled(), *self._tensors(args))
         if kind == UNKNOWN or functorch_level() is not None or forward_ad._current_level >= 0:
             return self.reference(*args)
         if kind == NEGATED:

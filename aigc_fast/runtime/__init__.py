@@ -1,0 +1,1 @@
+"""What makes an op of its pieces: native modules, dispatch, choice, and what a call obeys."""
