@@ -9,9 +9,9 @@ from torch import Tensor
 from aigc_fast.ops.attention.functional import scaled_dot_product_attention
 from aigc_fast.ops.attention.varlen import varlen_attn
 from aigc_fast.ops.conv_transpose import functional as _conv
-from aigc_fast.ops.random import dropout, rand, randn
+from aigc_fast.ops.random.functional import dropout, rand, randn
 from aigc_fast.ops.recursion.functional import ar_recursion, lfilter, sample_wise_lpc
-from aigc_fast.ops.reparameterize import kl_standard_normal, reparameterize, reparameterize_kl
+from aigc_fast.ops.reparameterize.functional import kl_standard_normal, reparameterize, reparameterize_kl
 
 __all__ = [
     "ar_recursion",

@@ -7,9 +7,9 @@ import torch
 from cases import BENCH_LATENTS, DTYPES, FLOORS, relative_error
 
 import aigc_fast.functional as AF
-from aigc_fast.ops.random import draw_key
 from aigc_fast.ops.random import reference as numbers
-from aigc_fast.ops.reparameterize import REPARAMETERIZE_KL
+from aigc_fast.ops.random.operators import draw_key
+from aigc_fast.ops.reparameterize.operators import REPARAMETERIZE_KL
 
 PEERS = ["aigc_fast", "torch", "torch.compile"]
 

@@ -26,10 +26,10 @@ from torch import Tensor
 
 import aigc_fast
 import aigc_fast.functional as AF
-from aigc_fast.ops.random import DROPOUT, draw_key
 from aigc_fast.ops.random import reference as numbers
+from aigc_fast.ops.random.operators import DROPOUT, draw_key
 from aigc_fast.ops.recursion import reference as recursion_reference
-from aigc_fast.ops.reparameterize import REPARAMETERIZE_KL
+from aigc_fast.ops.reparameterize.operators import REPARAMETERIZE_KL
 from aigc_fast.runtime import native
 
 Compute = Callable[..., Tensor | Sequence[Tensor]]

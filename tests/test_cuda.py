@@ -16,9 +16,9 @@ from torch import Tensor
 
 import aigc_fast
 import aigc_fast.functional as AF
-from aigc_fast.ops.random import DROPOUT, NORMAL, UNIFORM
 from aigc_fast.ops.random import reference as numbers
-from aigc_fast.ops.reparameterize import (
+from aigc_fast.ops.random.operators import DROPOUT, NORMAL, UNIFORM
+from aigc_fast.ops.reparameterize.operators import (
     KL_STANDARD_NORMAL,
     REPARAMETERIZE,
     REPARAMETERIZE_BACKWARD,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast.nn.drop_in import drop_in
-from aigc_fast.ops.random import dropout
+from aigc_fast.ops.random.functional import dropout
 
 
 @drop_in

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast.nn.drop_in import node_of, refuse_script
-from aigc_fast.ops.reparameterize import reparameterize, reparameterize_kl
+from aigc_fast.ops.reparameterize.functional import reparameterize, reparameterize_kl
 
 
 class Reparameterize(torch.nn.Module):

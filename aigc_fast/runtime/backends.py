@@ -122,8 +122,10 @@ class Choice:
         slower: Callable[..., Reason] = _no_reason,
         prepare: Callable[..., Runner] | None = None,
     ) -> None:
-        """Adds a backend; those registered first are preferred, so the reference comes last."""
+        """Adds a backend; those registered first are preferred, and all to the reference."""
         self._backends[name] = Backend(name, run, unsupported, slower, prepare)
+        if "reference" in self._backends:
+            self._backends["reference"] = self._backends.pop("reference")
 
     def runner(self, args: tuple[Any, ...]) -> Runner | Backend:
         """What runs these arguments: `pick` and `Backend.prepare`, remembered by signature.

@@ -14,7 +14,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 from aigc_fast.runtime import native
 from aigc_fast.runtime.autocast import any_autocast
-from aigc_fast.runtime.backends import BackendError, Choice, Explanation, current, forced_backend
+from aigc_fast.runtime.backends import BackendError, Choice, Explanation, Reason, current, forced_backend
+from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
 from aigc_fast.runtime.native import NEGATED, PLAIN, UNKNOWN
 from aigc_fast.runtime.precision import own_precision
 from aigc_fast.runtime.recording import is_for_onnx
@@ -147,7 +148,7 @@ class Operator:
         name: the op's name.
         schema: the part of the torch.library schema after the name.
         reference: the op in plain, differentiable PyTorch.
-        fake: the result's shape, dtype and device, from the same arguments.
+        allocate: the results, empty, from the same arguments; what compile and export are promised.
         setup_context: as for `torch.library.register_autograd`.
         backward: as for `torch.library.register_autograd`; differentiable, so that double backward works.
         detail: names the kernel that the chosen backend takes, for `explain`.
@@ -162,7 +163,7 @@ class Operator:
         schema: str,
         *,
         reference: Callable[..., Any],
-        fake: Callable[..., Any],
+        allocate: Callable[..., Any],
         setup_context: Callable[[Any, Sequence[Any], Any], None] | None = None,
         backward: Callable[..., Any] | None = None,
         detail: Callable[..., str | None] | None = None,
@@ -172,12 +173,14 @@ class Operator:
     ) -> None:
         self.name = name
         self.reference = reference
+        self.allocate = allocate
         self.choice = Choice(name, signature)
+        self.choice.register("reference", self.run_reference)
         self._detail = detail
         self._tensors = _given_tensors(schema)
         LIBRARY.define(name + schema, tags=tuple(tags))
         LIBRARY.impl(name, self._run_dispatched, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"aigc_fast::{name}", lambda *args, precision=None: fake(*args), lib=LIBRARY)
+        torch.library.register_fake(f"aigc_fast::{name}", lambda *args, precision=None: allocate(*args), lib=LIBRARY)
         if backward is not None:
             setup, backward = _dispatched_setup(setup_context), _as_in_forward(backward)
             torch.library.register_autograd(f"aigc_fast::{name}", backward, setup_context=setup, lib=LIBRARY)
@@ -185,8 +188,41 @@ class Operator:
             register_flop_formula(getattr(torch.ops.aigc_fast, name))(flops)
         self._apply = _make_apply(name, setup_context, backward)
         self._overload = getattr(torch.ops.aigc_fast, name).default
-        decompose_for_onnx(self._overload, lambda *args, precision=None: reference(*args), fake)
+        decompose_for_onnx(self._overload, lambda *args, precision=None: reference(*args), allocate)
         _operators[name] = self
+
+    def register(self, name: str, fill: Callable[..., Any], unsupported: Callable[..., Reason]) -> None:
+        """Adds a backend; those registered first are preferred, and all to the reference.
+
+        Args:
+            name: of the backend.
+            fill: takes the results that `allocate` gave, then the op's arguments, and fills them; false, with nothing
+                filled, where it could not, and the reference runs.
+            unsupported: as for `Backend`.
+        """
+        self.choice.register(name, self.filled_by(fill), unsupported)
+
+    def filled_by(self, fill: Callable[..., Any]) -> Callable[..., Any]:
+        """What allocates the results and lets a backend fill them."""
+        allocate, run_reference = self.allocate, self.run_reference
+
+        def run(*args: Any) -> Any:
+            results = allocate(*args)
+            if type(results) is tuple:
+                for result in results:
+                    on_huge_pages(result)
+            elif results.nbytes >= MAPPED_ANEW:
+                on_huge_pages(results)
+            return results if fill(results, *args) else run_reference(*args)
+
+        return run
+
+    def run_reference(self, *args: Any) -> Any:
+        """The reference, with the strides that compile and export were promised."""
+        found, promised = self.reference(*args), self.allocate(*args)
+        if type(found) is not tuple:
+            return found if found.stride() == promised.stride() else promised.copy_(found)
+        return tuple(a if a.stride() == b.stride() else b.copy_(a) for a, b in zip(found, promised, strict=True))
 
     def run(self, *args: Any) -> Any:
         """Runs the chosen backend; no autograd, no dispatcher."""

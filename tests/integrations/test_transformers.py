@@ -13,7 +13,7 @@ import torch
 from cases import relative_error
 
 import aigc_fast
-from aigc_fast.ops.attention import ATTENTION
+from aigc_fast.ops.attention.operators import ATTENTION
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 integration = importlib.import_module("aigc_fast.integrations.transformers")

@@ -20,7 +20,8 @@ from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 
 import aigc_fast
 import aigc_fast.functional as AF
-from aigc_fast.ops.attention import ATTENTION, reference
+from aigc_fast.ops.attention import reference
+from aigc_fast.ops.attention.operators import ATTENTION
 from aigc_fast.runtime import native
 
 DTYPES_OF_THE_KERNELS = [torch.float32, torch.bfloat16, torch.float16]

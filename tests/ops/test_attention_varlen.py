@@ -17,7 +17,7 @@ from torch import Tensor
 
 import aigc_fast
 import aigc_fast.functional as AF
-from aigc_fast.ops.attention.varlen import VARLEN, VARLEN_BACKWARD
+from aigc_fast.ops.attention.operators import VARLEN, VARLEN_BACKWARD
 from aigc_fast.runtime import native
 
 needs_native = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))

@@ -18,8 +18,8 @@ from torch import Tensor
 
 import aigc_fast
 import aigc_fast.functional as AF
-from aigc_fast.ops import conv_transpose as conv_ops
 from aigc_fast.ops.conv_transpose import choice
+from aigc_fast.ops.conv_transpose import operators as conv_ops
 from aigc_fast.ops.conv_transpose.plan import make_plan
 from aigc_fast.runtime import native
 from aigc_fast.runtime.backends import BackendError

@@ -18,7 +18,8 @@ from torch import Tensor
 
 import aigc_fast
 import aigc_fast.functional as AF
-from aigc_fast.ops.recursion import RECURSION, RECURSION_LAGS, RECURSION_TRANSPOSED, reference
+from aigc_fast.ops.recursion import reference
+from aigc_fast.ops.recursion.operators import RECURSION, RECURSION_LAGS, RECURSION_TRANSPOSED
 from aigc_fast.runtime import native
 from aigc_fast.runtime.backends import BackendError
 

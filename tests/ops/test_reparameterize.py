@@ -13,9 +13,9 @@ from torch.distributions import Normal, kl_divergence
 import aigc_fast
 import aigc_fast.functional as AF
 import aigc_fast.nn as AN
-from aigc_fast.ops.random import draw_key
 from aigc_fast.ops.random import reference as numbers
-from aigc_fast.ops.reparameterize import (
+from aigc_fast.ops.random.operators import draw_key
+from aigc_fast.ops.reparameterize.operators import (
     KL_STANDARD_NORMAL,
     REPARAMETERIZE,
     REPARAMETERIZE_BACKWARD,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast.models.ar.checks import check_choice
-from aigc_fast.ops.recursion import RECURSION_LAGS
+from aigc_fast.ops.recursion.operators import RECURSION_LAGS
 from aigc_fast.ops.recursion.reflection import coeffs_of_reflection
 
 # A lag whose part that the other lags don't explain is less than this share of its energy is rounding error.

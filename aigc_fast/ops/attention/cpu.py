@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -62,16 +61,6 @@ def _layout(query: Tensor, key: Tensor, value: Tensor, left: int, right: int, *r
     return _PACKED[len(rows)].pack(*values)
 
 
-def empty_like_rows(tensor: Tensor, size: int) -> Tensor:
-    """(batch, head, row, size) with the order of dimensions that `tensor` has in memory."""
-    batches, heads, rows, own_size = tensor.shape
-    if size == own_size and tensor.is_contiguous():
-        return torch.empty_like(tensor)
-    if heads > 1 and tensor.stride(1) < tensor.stride(2):
-        return tensor.new_empty((batches, rows, heads, size)).transpose(1, 2)
-    return tensor.new_empty((batches, heads, rows, size))
-
-
 def _as_batch(rows: Tensor) -> Tensor:
     """(1, head, row, size) of (row, head, size)."""
     return rows.transpose(0, 1).unsqueeze(0)
@@ -82,18 +71,14 @@ class RefusedError(RuntimeError):
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, asked: Options, grouped: bool = True
-) -> tuple[Tensor, Tensor] | None:
-    output = on_huge_pages(empty_like_rows(query, value.shape[3]))
-    batches, heads, queries, _ = query.shape
-    logsumexp = torch.empty(batches, heads, queries, dtype=torch.float32)
-    taken = native.cpu.kernels.attention(
+    results: tuple[Tensor, Tensor], query: Tensor, key: Tensor, value: Tensor, asked: Options, grouped: bool = True
+) -> bool:
+    return native.cpu.kernels.attention(
         query,
         key,
         value,
         asked.mask,
-        output,
-        logsumexp,
+        *results,
         asked.left,
         asked.right,
         asked.offset,
@@ -104,30 +89,25 @@ def _attend(
         asked.philox_key,
         asked.dropout_p,
     )
-    return (output, logsumexp) if taken else None
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, *options: object) -> tuple[Tensor, Tensor]:
-    """The output and the log-sum-exp; see `reference.attention`."""
+def attention(results: tuple[Tensor, Tensor], query: Tensor, key: Tensor, value: Tensor, *options: object) -> bool:
+    """The output and the log-sum-exp; see `reference.attention`. False only for what has no elements."""
     asked = Options(*options)
-    found = _attend(query, key, value, asked) or _attend(_rows(query), _rows(key), _rows(value), asked)
-    # Only what has no elements is left.
-    return found or reference.attention(query, key, value, *options)
+    return _attend(results, query, key, value, asked) or _attend(results, _rows(query), _rows(key), _rows(value), asked)
 
 
-def _unseen(grouped: bool, query: Tensor, key: Tensor, value: Tensor, *options: object) -> tuple[Tensor, Tensor]:
+def attention_unseen(
+    grouped: bool, results: tuple[Tensor, Tensor], query: Tensor, key: Tensor, value: Tensor, *options: object
+) -> bool:
     """`attention` of arguments at which nothing has looked yet; heads may share keys and values where `grouped`.
 
     Raises:
         RefusedError, or what PyTorch raises, where they are not plain ones of four dimensions.
     """
-    found = _attend(query, key, value, Options(*options), grouped)
-    if found is None:
+    if not _attend(results, query, key, value, Options(*options), grouped):
         raise RefusedError
-    return found
-
-
-attention_unseen, attention_unseen_grouped = partial(_unseen, False), partial(_unseen, True)
+    return True
 
 
 def _differentiate(results: Sequence[Tensor], *tensors: Tensor, asked: Options) -> bool:
@@ -149,16 +129,11 @@ def _differentiate(results: Sequence[Tensor], *tensors: Tensor, asked: Options) 
 
 
 def attention_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *options: object
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients to query, key and value; see `reference.attention_backward`."""
-    asked = Options(*options)
-    results = tuple(on_huge_pages(empty_like_rows(tensor, tensor.shape[3])) for tensor in (query, key, value))
-    tensors = grad, query, key, value
-    if _differentiate(results, *tensors, asked=asked) or _differentiate(results, *map(_rows, tensors), asked=asked):
-        return results
-    # Only what has no elements is left.
-    return reference.attention_backward(*tensors, *options)
+    results: tuple[Tensor, ...], grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *options: object
+) -> bool:
+    """The gradients; see `reference.attention_backward`. False only for what has no elements."""
+    asked, tensors = Options(*options), (grad, query, key, value)
+    return _differentiate(results, *tensors, asked=asked) or _differentiate(results, *map(_rows, tensors), asked=asked)
 
 
 def takes_at_once(query: Tensor) -> bool:
@@ -192,6 +167,7 @@ def _packed_bounds(query: Tensor, key: Tensor, cu_seq_q: Tensor, cu_seq_k: Tenso
 
 
 def attention_varlen(
+    results: tuple[Tensor, Tensor],
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -203,13 +179,11 @@ def attention_varlen(
     num_splits: int,
     seqused_k: Tensor | None,
     block_table: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+) -> bool:
     """The output and the log-sum-exp; see `reference.attention_varlen`."""
     key, value, cu_seq_k = reference.in_use(key, value, cu_seq_k, seqused_k, block_table)
     bounds = _packed_bounds(query, key, cu_seq_q, cu_seq_k)
-    total, heads, _ = query.shape
-    output = on_huge_pages(query.new_empty(total, heads, value.shape[2]))
-    logsumexp = query.new_empty((heads, total), dtype=torch.float32)
+    output, logsumexp = results
     query, key, value, rows = (_rows(_as_batch(tensor)) for tensor in (query, key, value, output))
     if output.numel() > 0:
         native.cpu.kernels.attention_varlen(
@@ -225,10 +199,11 @@ def attention_varlen(
             scale,
             *bounds,
         )
-    return output, logsumexp
+    return True
 
 
 def attention_varlen_backward(
+    results: tuple[Tensor, ...],
     grad: Tensor,
     query: Tensor,
     key: Tensor,
@@ -238,15 +213,15 @@ def attention_varlen_backward(
     left: int,
     right: int,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients to query, key and value."""
+) -> bool:
+    """The gradients to query, key and value; false where there are keys without elements."""
     bounds = _packed_bounds(query, key, cu_seq_q, cu_seq_k)
-    results = tuple(on_huge_pages(tensor.new_empty(tensor.shape)) for tensor in (query, key, value))
     if grad.numel() == 0 or len(key) == 0:
-        return tuple(result.zero_() for result in results)
+        for result in results:
+            result.zero_()
+        return True
     if key.numel() == 0:
-        options = cu_seq_q, cu_seq_k, left, right, scale
-        return reference.attention_varlen_backward(grad, query, key, value, *options)
+        return False
     grad, query, key, value = (_rows(_as_batch(tensor)) for tensor in (grad, query, key, value))
     native.cpu.kernels.attention_varlen_backward(
         query.data_ptr(),
@@ -259,4 +234,4 @@ def attention_varlen_backward(
         scale,
         *bounds,
     )
-    return results
+    return True

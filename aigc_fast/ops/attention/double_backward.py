@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast.ops.attention.reference import Options, band
-from aigc_fast.ops.random import DROPOUT
+from aigc_fast.ops.random.operators import DROPOUT
 from aigc_fast.runtime.dtypes import computing_dtype
 
 # Elements of a matrix of scores at a time: those of a few heads, which stay in the caches between the steps.

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention.bias import CausalBias, CausalVariant
 
-from aigc_fast.ops.attention import ATTENTION, cpu
+from aigc_fast.ops.attention import cpu
+from aigc_fast.ops.attention.operators import ATTENTION, attention_unseen, attention_unseen_grouped
 from aigc_fast.ops.attention.reference import band
-from aigc_fast.ops.random import draw_key
+from aigc_fast.ops.random.operators import draw_key
 from aigc_fast.runtime.arguments import REFUSALS, check_types
 from aigc_fast.runtime.autocast import autocast, has_autocast
 from aigc_fast.runtime.backends import current as backend_in_force
@@ -107,7 +108,7 @@ def _at_once(
             batches, heads, queries, size = query.shape
             if mask is not None:
                 mask = mask.expand(batches, heads, queries, key.shape[2])
-            run = cpu.attention_unseen_grouped if enable_gqa else cpu.attention_unseen
+            run = attention_unseen_grouped if enable_gqa else attention_unseen
             numbers = 0.0, -1, 0 if is_causal else -1, 0, size**-0.5 if scale is None else float(scale)
             return ATTENTION.differentiable(run, query, key, value, mask, None, *numbers)[0]
         # PyTorch hides keys before it scales: scores of minus infinity become NaN, or are turned round.

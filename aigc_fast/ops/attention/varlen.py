@@ -8,84 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.attention import cpu, reference
-from aigc_fast.runtime import devices
+from aigc_fast.ops.attention.operators import VARLEN
 from aigc_fast.runtime.arguments import check_types
 from aigc_fast.runtime.autocast import autocast, has_autocast
-from aigc_fast.runtime.devices import Reason
-from aigc_fast.runtime.dtypes import UP_TO_FLOAT32, computing_dtype
-from aigc_fast.runtime.operator import Operator
 from aigc_fast.runtime.recording import is_symbolic, record
-
-__all__ = ["VARLEN", "VARLEN_BACKWARD", "varlen_attn"]
-
-
-def _fake(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    total, heads, _ = query.shape
-    output = query.new_empty(total, heads, value.shape[2])
-    return output, query.new_empty((heads, total), dtype=computing_dtype(query.dtype))
-
-
-def _setup(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, Tensor]) -> None:
-    tensors, (ctx.left, ctx.right, ctx.scale) = inputs[:5], inputs[5:8]
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(*tensors)
-
-
-def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
-    return *VARLEN_BACKWARD(grad, *ctx.saved_tensors, ctx.left, ctx.right, ctx.scale), *[None] * 8
-
-
-def _setup_backward(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.left, ctx.right, ctx.scale = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _double_backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
-    *tensors, cu_seq_q, cu_seq_k = ctx.saved_tensors
-    keep_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        inputs = [reference.own_variable(tensor, keep_graph) for tensor in tensors]
-        first = reference.attention_varlen_backward(*inputs, cu_seq_q, cu_seq_k, ctx.left, ctx.right, ctx.scale)
-        found = torch.autograd.grad(first, inputs, upstream, create_graph=keep_graph, allow_unused=True)
-    return *found, *[None] * 5
-
-
-def _fake_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    return tuple(tensor.new_empty(tensor.shape) for tensor in (query, key, value))
-
-
-_INPUTS = "Tensor query, Tensor key, Tensor value, "
-_OPTIONS = "Tensor cu_seq_q, Tensor cu_seq_k, int left, int right, float scale"
-_PRECISION = "*, str? precision=None"
-# What has no derivative.
-_CACHE = "int num_splits, Tensor? seqused_k, Tensor? block_table"
-
-VARLEN = Operator(
-    "attention_varlen",
-    f"({_INPUTS}{_OPTIONS}, {_CACHE}, {_PRECISION}) -> (Tensor, Tensor)",
-    reference=reference.attention_varlen,
-    fake=_fake,
-    setup_context=_setup,
-    backward=_backward,
-)
-VARLEN_BACKWARD = Operator(
-    "attention_varlen_backward",
-    f"(Tensor grad, {_INPUTS}{_OPTIONS}, {_PRECISION}) -> (Tensor, Tensor, Tensor)",
-    reference=reference.attention_varlen_backward,
-    fake=_fake_backward,
-    setup_context=_setup_backward,
-    backward=_double_backward,
-)
-
-
-def _unsupported(query: Tensor, *rest: Any) -> Reason:
-    return devices.cpu(query, query.dtype, UP_TO_FLOAT32)
-
-
-for _op in (VARLEN, VARLEN_BACKWARD):
-    _op.choice.register("cpu", getattr(cpu, _op.name), _unsupported)
-    _op.choice.register("reference", getattr(reference, _op.name))
 
 
 class AuxRequest(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aigc_fast.ops import conv_transpose as ops
+from aigc_fast.ops.conv_transpose import operators as ops
 from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.choice import LIGHT_KERNEL, is_light
 from aigc_fast.runtime import native

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -14,7 +13,7 @@ from aigc_fast.ops.random.philox import KEY_LIMIT
 from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.dtypes import DTYPES, UP_TO_FLOAT32
-from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
+from aigc_fast.runtime.memory import MAPPED_ANEW, fill_densely, on_huge_pages
 
 _ANY_DTYPE = tuple(DTYPES)
 _FLOAT32 = DTYPES[torch.float32]
@@ -70,25 +69,22 @@ def fill(kernel: str, size: tuple[int | Sequence[int], ...]) -> Tensor | None:
     return out
 
 
-def normal(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
+def _fill(kernel: Callable[..., object], out: Tensor, key: Tensor) -> bool:
+    kernel(out.data_ptr(), out.numel(), DTYPES[out.dtype], key.contiguous().data_ptr())
+    return True
+
+
+def normal(out: Tensor, size: Sequence[int], key: Tensor, dtype: torch.dtype) -> bool:
     """Standard normals of `size` from the key; see `reference.normal`."""
-    out = on_huge_pages(torch.empty(size, dtype=dtype))
-    native.cpu.kernels.normal(out.data_ptr(), math.prod(size), DTYPES[dtype], key.contiguous().data_ptr())
-    return out
+    return _fill(native.cpu.kernels.normal, out, key)
 
 
-def uniform(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
+def uniform(out: Tensor, size: Sequence[int], key: Tensor, dtype: torch.dtype) -> bool:
     """Uniforms in [0, 1) of `size` from the key; see `reference.uniform`."""
-    out = on_huge_pages(torch.empty(size, dtype=dtype))
-    native.cpu.kernels.uniform(out.data_ptr(), math.prod(size), DTYPES[dtype], key.contiguous().data_ptr())
-    return out
+    return _fill(native.cpu.kernels.uniform, out, key)
 
 
-def dropout(input: Tensor, key: Tensor, p: float) -> Tensor:
+def dropout(out: Tensor, input: Tensor, key: Tensor, p: float) -> bool:
     """`input` with elements dropped by the key's mask, the rest scaled; see `reference.dropout`."""
-    out = on_huge_pages(torch.empty_like(input))
-    if not native.cpu.kernels.dropout(out, input, key, p):
-        dense = torch.empty_like(input, memory_format=torch.contiguous_format)
-        native.cpu.kernels.dropout(dense, input.contiguous(), key.contiguous(), p)
-        out.copy_(dense)
-    return out
+    kernel = native.cpu.kernels.dropout
+    return kernel(out, input, key, p) or fill_densely(kernel, (out,), input, key, p)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +11,7 @@ from aigc_fast.ops.random.reference import keep_below, keep_scale
 from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.devices import Reason, current_stream
 from aigc_fast.runtime.dtypes import DTYPES
+from aigc_fast.runtime.memory import fill_densely
 
 
 def normal_unsupported(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Reason:
@@ -27,31 +27,25 @@ def dropout_unsupported(input: Tensor, key: Tensor, p: float) -> Reason:
     return devices.cuda(input, input.dtype)
 
 
-def _fill(kernel: str, size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
-    out = torch.empty(size, dtype=dtype, device=key.device)
-    n = math.prod(size)
-    if n:
-        with torch.cuda.device(key.device):
+def _fill(kernel: str, out: Tensor, key: Tensor) -> bool:
+    if out.numel():
+        with torch.cuda.device(out.device):
             fill = getattr(native.cuda, kernel)
-            fill(out.data_ptr(), n, DTYPES[dtype], key.contiguous().data_ptr(), current_stream(out))
-    return out
+            fill(out.data_ptr(), out.numel(), DTYPES[out.dtype], key.contiguous().data_ptr(), current_stream(out))
+    return True
 
 
-def normal(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
+def normal(out: Tensor, size: Sequence[int], key: Tensor, dtype: torch.dtype) -> bool:
     """Standard normals of `size` from the key; see `reference.normal`."""
-    return _fill("normal", size, key, dtype)
+    return _fill("normal", out, key)
 
 
-def uniform(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
+def uniform(out: Tensor, size: Sequence[int], key: Tensor, dtype: torch.dtype) -> bool:
     """Uniforms in [0, 1) of `size` from the key; see `reference.uniform`."""
-    return _fill("uniform", size, key, dtype)
+    return _fill("uniform", out, key)
 
 
-def dropout(input: Tensor, key: Tensor, p: float) -> Tensor:
-    """`input` with elements dropped by the key's mask, the rest scaled; see `reference.dropout`."""
-    out = torch.empty_like(input)
-    if not input.is_contiguous():
-        return out.copy_(dropout(input.contiguous(), key, p))
+def _dropout(out: Tensor, input: Tensor, key: Tensor, p: float) -> None:
     if input.numel():
         with torch.cuda.device(input.device):
             native.cuda.dropout(
@@ -59,9 +53,13 @@ def dropout(input: Tensor, key: Tensor, p: float) -> Tensor:
                 input.data_ptr(),
                 input.numel(),
                 DTYPES[input.dtype],
-                key.contiguous().data_ptr(),
+                key.data_ptr(),
                 keep_below(p),
                 keep_scale(p),
                 current_stream(input),
             )
-    return out
+
+
+def dropout(out: Tensor, input: Tensor, key: Tensor, p: float) -> bool:
+    """`input` with elements dropped by the key's mask, the rest scaled; see `reference.dropout`."""
+    return fill_densely(_dropout, (out,), input, key, p)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from aigc_fast.ops.random.reference import keep_below, keep_scale, largest_uniform
+from aigc_fast.runtime.memory import fill_densely
 
 BLOCK = 1024
 
@@ -88,27 +88,25 @@ def _grid(n: int) -> tuple[int]:
     return (triton.cdiv(n, BLOCK),)
 
 
-def normal(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
+def normal(out: Tensor, size: Sequence[int], key: Tensor, dtype: torch.dtype) -> bool:
     """Standard normals of `size` from the key; see `reference.normal`."""
-    out, n = torch.empty(size, dtype=dtype, device=key.device), math.prod(size)
-    if n:
+    if n := out.numel():
         _normal[_grid(n)](out, n, key.contiguous(), SIZE=BLOCK)
-    return out
+    return True
 
 
-def uniform(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Tensor:
+def uniform(out: Tensor, size: Sequence[int], key: Tensor, dtype: torch.dtype) -> bool:
     """Uniforms in [0, 1) of `size` from the key; see `reference.uniform`."""
-    out, n = torch.empty(size, dtype=dtype, device=key.device), math.prod(size)
-    if n:
+    if n := out.numel():
         _uniform[_grid(n)](out, n, key.contiguous(), largest_uniform(dtype), SIZE=BLOCK)
-    return out
+    return True
 
 
-def dropout(input: Tensor, key: Tensor, p: float) -> Tensor:
+def _drop(out: Tensor, input: Tensor, key: Tensor, p: float) -> None:
+    if n := input.numel():
+        _dropout[_grid(n)](out, input, n, key, keep_below(p), keep_scale(p), SIZE=BLOCK)
+
+
+def dropout(out: Tensor, input: Tensor, key: Tensor, p: float) -> bool:
     """`input` with elements dropped by the key's mask, the rest scaled; see `reference.dropout`."""
-    out, n = torch.empty_like(input), input.numel()
-    if not input.is_contiguous():
-        return out.copy_(dropout(input.contiguous(), key, p))
-    if n:
-        _dropout[_grid(n)](out, input, n, key.contiguous(), keep_below(p), keep_scale(p), SIZE=BLOCK)
-    return out
+    return fill_densely(_drop, (out,), input, key, p)

@@ -8,7 +8,6 @@ from torch import Tensor
 from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.dtypes import DTYPES, UP_TO_FLOAT32
-from aigc_fast.runtime.memory import on_huge_pages
 
 _DTYPES = (*UP_TO_FLOAT32, torch.float64)
 
@@ -29,58 +28,63 @@ def _pointer_and_row(tensor: Tensor | None) -> tuple[int | None, int]:
     return (None, 0) if tensor is None else (tensor.data_ptr(), tensor.stride(0))
 
 
-def _run(x: Tensor, coeffs: Tensor, state: Tensor | None, transposed: bool) -> Tensor:
-    given, x, coeffs = x, _rows(x), _rows(coeffs)
+def _computed(out: Tensor) -> Tensor:
+    """The results themselves, or memory for them in the type that is computed in."""
+    return out if out.dtype in (torch.float32, torch.float64) else torch.empty_like(out, dtype=torch.float32)
+
+
+def _run(out: Tensor, x: Tensor, coeffs: Tensor, state: Tensor | None, transposed: bool) -> bool:
+    found, x, coeffs = _computed(out), _rows(x), _rows(coeffs)
     state = None if state is None else _rows(state)
     (count, length), order = x.shape, coeffs.shape[-1]
-    out = on_huge_pages(torch.empty((count, length), dtype=x.dtype))
     shared = coeffs.shape[0] == 1
     if coeffs.dim() == 2:
         kernel, strides = native.cpu.kernels.recursion, (0 if shared else coeffs.stride(0),)
     else:
         kernel, strides = native.cpu.kernels.recursion_varying, (0 if shared else coeffs.stride(0), coeffs.stride(1))
-    if out.numel():
+    if found.numel():
         kernel(
             *_pointer_and_row(x),
             coeffs.data_ptr(),
             *strides,
             *_pointer_and_row(state),
-            out.data_ptr(),
+            found.data_ptr(),
             DTYPES[x.dtype],
             count,
             length,
             order,
             int(transposed),
         )
-    return out.to(given.dtype)
+    if found is not out:
+        out.copy_(found)
+    return True
 
 
-def recursion(x: Tensor, coeffs: Tensor, state: Tensor | None) -> Tensor:
+def recursion(out: Tensor, x: Tensor, coeffs: Tensor, state: Tensor | None) -> bool:
     """See `reference.recursion`."""
-    return _run(x, coeffs, state, False)
+    return _run(out, x, coeffs, state, False)
 
 
-def recursion_transposed(x: Tensor, coeffs: Tensor) -> Tensor:
+def recursion_transposed(out: Tensor, x: Tensor, coeffs: Tensor) -> bool:
     """See `reference.recursion_transposed`."""
-    return _run(x, coeffs, None, True)
+    return _run(out, x, coeffs, None, True)
 
 
-def recursion_lags(u: Tensor, y: Tensor, state: Tensor | None, order: int, varying: bool) -> Tensor:
+def recursion_lags(out: Tensor, u: Tensor, y: Tensor, state: Tensor | None, order: int, varying: bool) -> bool:
     """See `reference.recursion_lags`."""
-    given, u, y = u, _rows(u), _rows(y)
+    found, u, y = _computed(out), _rows(u), _rows(y)
     state = None if state is None else _rows(state)
-    count, length = u.shape
-    out = on_huge_pages(torch.empty((count, length, order) if varying else (count, order), dtype=u.dtype))
-    if out.numel():
+    if found.numel():
         native.cpu.kernels.recursion_lags(
             *_pointer_and_row(u),
             *_pointer_and_row(y),
             *_pointer_and_row(state),
-            out.data_ptr(),
+            found.data_ptr(),
             DTYPES[u.dtype],
-            count,
-            length,
+            *u.shape,
             order,
             int(varying),
         )
-    return out.to(given.dtype)
+    if found is not out:
+        out.copy_(found)
+    return True

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.recursion import RECURSION
+from aigc_fast.ops.recursion.operators import RECURSION
 from aigc_fast.ops.recursion.reference import past
 from aigc_fast.runtime.arguments import check_types
 from aigc_fast.runtime.autocast import any_autocast, promoted

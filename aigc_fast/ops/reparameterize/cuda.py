@@ -8,6 +8,7 @@ from torch import Tensor
 from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.devices import Reason, current_stream
 from aigc_fast.runtime.dtypes import DTYPES
+from aigc_fast.runtime.memory import fill_densely
 
 
 def unsupported(tensor: Tensor, *others: Tensor) -> Reason:
@@ -26,13 +27,11 @@ def _run(z: Tensor | None, kl: Tensor | None, mu: Tensor, logvar: Tensor, key: T
             kl.zero_()
         return
     rows = 1 if kl is None else kl.numel()
-    dense = z if z is None or z.is_contiguous() else torch.empty(z.shape, dtype=z.dtype, device=z.device)
-    mu, logvar, key = mu.contiguous(), logvar.contiguous(), None if key is None else key.contiguous()
     with torch.cuda.device(mu.device):
         doubles = native.cuda.reparameterize_workspace(rows, n // rows) if kl is not None else 0
         workspace = torch.empty(doubles, dtype=torch.float64, device=mu.device) if doubles else None
         native.cuda.reparameterize(
-            _address(dense),
+            _address(z),
             _address(kl),
             mu.data_ptr(),
             logvar.data_ptr(),
@@ -43,29 +42,21 @@ def _run(z: Tensor | None, kl: Tensor | None, mu: Tensor, logvar: Tensor, key: T
             _address(workspace),
             current_stream(mu),
         )
-    if dense is not z:
-        z.copy_(dense)
 
 
-def reparameterize(mu: Tensor, logvar: Tensor, key: Tensor) -> Tensor:
+def reparameterize(z: Tensor, mu: Tensor, logvar: Tensor, key: Tensor) -> bool:
     """z = mu + exp(logvar / 2) * noise from the key; see `reference.reparameterize`."""
-    z = torch.empty_like(mu)
-    _run(z, None, mu, logvar, key)
-    return z
+    return fill_densely(_run, (z, None), mu, logvar, key)
 
 
-def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
+def kl_standard_normal(kl: Tensor, mu: Tensor, logvar: Tensor) -> bool:
     """The divergence from N(0, I) per row; see `reference.kl_standard_normal`."""
-    kl = mu.new_empty(mu.shape[:1])
-    _run(None, kl, mu, logvar, None)
-    return kl
+    return fill_densely(_run, (None, kl), mu, logvar, None)
 
 
-def reparameterize_kl(mu: Tensor, logvar: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+def reparameterize_kl(results: tuple[Tensor, Tensor], mu: Tensor, logvar: Tensor, key: Tensor) -> bool:
     """z and the divergence per row in one pass; see `reference.reparameterize_kl`."""
-    z, kl = torch.empty_like(mu), mu.new_empty(mu.shape[:1])
-    _run(z, kl, mu, logvar, key)
-    return z, kl
+    return fill_densely(_run, results, mu, logvar, key)
 
 
 def _run_backward(
@@ -80,8 +71,6 @@ def _run_backward(
     n = logvar.numel()
     if n == 0:
         return
-    grad_z, logvar, key = grad_z.contiguous(), logvar.contiguous(), key.contiguous()
-    mu = None if mu is None else mu.contiguous()
     with torch.cuda.device(logvar.device):
         native.cuda.reparameterize_backward(
             _address(grad_mu),
@@ -99,17 +88,13 @@ def _run_backward(
         )
 
 
-def reparameterize_backward(grad: Tensor, logvar: Tensor, key: Tensor) -> Tensor:
+def reparameterize_backward(grad_logvar: Tensor, grad: Tensor, logvar: Tensor, key: Tensor) -> bool:
     """The gradient of logvar, with the noise made again from the key."""
-    grad_logvar = torch.empty(logvar.shape, dtype=logvar.dtype, device=logvar.device)
-    _run_backward(None, grad_logvar, grad, None, None, logvar, key)
-    return grad_logvar
+    return fill_densely(_run_backward, (None, grad_logvar), grad, None, None, logvar, key)
 
 
 def reparameterize_kl_backward(
-    grad_z: Tensor, grad_kl: Tensor, mu: Tensor, logvar: Tensor, key: Tensor
-) -> tuple[Tensor, Tensor]:
+    grads: tuple[Tensor, Tensor], grad_z: Tensor, grad_kl: Tensor, mu: Tensor, logvar: Tensor, key: Tensor
+) -> bool:
     """The gradients of mu and logvar, with the noise made again from the key."""
-    grad_mu, grad_logvar = (torch.empty(mu.shape, dtype=mu.dtype, device=mu.device) for _ in range(2))
-    _run_backward(grad_mu, grad_logvar, grad_z, grad_kl, mu, logvar, key)
-    return grad_mu, grad_logvar
+    return fill_densely(_run_backward, grads, grad_z, grad_kl, mu, logvar, key)

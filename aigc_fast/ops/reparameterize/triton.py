@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from aigc_fast.ops.random.triton import normals
+from aigc_fast.runtime.memory import fill_densely
 
 _LARGEST_BLOCK = 1024
 
@@ -73,66 +74,52 @@ def _run(z: Tensor | None, kl: Tensor | None, mu: Tensor, logvar: Tensor, key: T
         return
     rows = 1 if kl is None else kl.numel()
     grid, size = _blocks(rows, n // rows)
-    dense = z if z is None or z.is_contiguous() else torch.empty(z.shape, dtype=z.dtype, device=z.device)
     parts = None if kl is None else torch.empty(grid, dtype=torch.float64, device=mu.device)
-    key = None if key is None else key.contiguous()
-    _forward[grid](
-        dense,
-        parts,
-        mu.contiguous(),
-        logvar.contiguous(),
-        n // rows,
-        key,
-        SIZE=size,
-        WITH_Z=z is not None,
-        WITH_KL=kl is not None,
-    )
+    _forward[grid](z, parts, mu, logvar, n // rows, key, SIZE=size, WITH_Z=z is not None, WITH_KL=kl is not None)
     if kl is not None:
         kl.copy_(0.5 * parts.sum(1))
-    if dense is not z:
-        z.copy_(dense)
 
 
-def reparameterize(mu: Tensor, logvar: Tensor, key: Tensor) -> Tensor:
+def reparameterize(z: Tensor, mu: Tensor, logvar: Tensor, key: Tensor) -> bool:
     """z = mu + exp(logvar / 2) * noise from the key; see `reference.reparameterize`."""
-    z = torch.empty_like(mu)
-    _run(z, None, mu, logvar, key)
-    return z
+    return fill_densely(_run, (z, None), mu, logvar, key)
 
 
-def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
+def kl_standard_normal(kl: Tensor, mu: Tensor, logvar: Tensor) -> bool:
     """The divergence from N(0, I) per row; see `reference.kl_standard_normal`."""
-    kl = mu.new_empty(mu.shape[:1])
-    _run(None, kl, mu, logvar, None)
-    return kl
+    return fill_densely(_run, (None, kl), mu, logvar, None)
 
 
-def reparameterize_kl(mu: Tensor, logvar: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+def reparameterize_kl(results: tuple[Tensor, Tensor], mu: Tensor, logvar: Tensor, key: Tensor) -> bool:
     """z and the divergence per row in one pass; see `reference.reparameterize_kl`."""
-    z, kl = torch.empty_like(mu), mu.new_empty(mu.shape[:1])
-    _run(z, kl, mu, logvar, key)
-    return z, kl
+    return fill_densely(_run, results, mu, logvar, key)
 
 
-def reparameterize_backward(grad: Tensor, logvar: Tensor, key: Tensor) -> Tensor:
+def _run_backward(
+    grad_mu: Tensor | None,
+    grad_logvar: Tensor,
+    grad_z: Tensor,
+    grad_kl: Tensor | None,
+    mu: Tensor | None,
+    logvar: Tensor,
+    key: Tensor,
+) -> None:
+    n = logvar.numel()
+    if n == 0:
+        return
+    rows, stride = (1, 0) if grad_kl is None else (grad_kl.numel(), grad_kl.stride(0))
+    grid, size = _blocks(rows, n // rows)
+    outputs = grad_mu, grad_logvar, grad_z, grad_kl, stride
+    _backward[grid](*outputs, mu, logvar, n // rows, key, SIZE=size, WITH_KL=grad_kl is not None)
+
+
+def reparameterize_backward(grad_logvar: Tensor, grad: Tensor, logvar: Tensor, key: Tensor) -> bool:
     """The gradient of logvar, with the noise made again from the key."""
-    grad_logvar, n = torch.empty(logvar.shape, dtype=logvar.dtype, device=logvar.device), logvar.numel()
-    if n:
-        grid, size = _blocks(1, n)
-        args = None, grad_logvar, grad.contiguous(), None, 0, None, logvar.contiguous(), n, key.contiguous()
-        _backward[grid](*args, SIZE=size, WITH_KL=False)
-    return grad_logvar
+    return fill_densely(_run_backward, (None, grad_logvar), grad, None, None, logvar, key)
 
 
 def reparameterize_kl_backward(
-    grad_z: Tensor, grad_kl: Tensor, mu: Tensor, logvar: Tensor, key: Tensor
-) -> tuple[Tensor, Tensor]:
+    grads: tuple[Tensor, Tensor], grad_z: Tensor, grad_kl: Tensor, mu: Tensor, logvar: Tensor, key: Tensor
+) -> bool:
     """The gradients of mu and logvar, with the noise made again from the key."""
-    grad_mu, grad_logvar = (torch.empty(mu.shape, dtype=mu.dtype, device=mu.device) for _ in range(2))
-    n = mu.numel()
-    if n:
-        grid, size = _blocks(grad_kl.numel(), n // grad_kl.numel())
-        outputs = grad_mu, grad_logvar, grad_z.contiguous(), grad_kl, grad_kl.stride(0)
-        inputs = mu.contiguous(), logvar.contiguous(), n // grad_kl.numel(), key.contiguous()
-        _backward[grid](*outputs, *inputs, SIZE=size, WITH_KL=True)
-    return grad_mu, grad_logvar
+    return fill_densely(_run_backward, grads, grad_z, grad_kl, mu, logvar, key)

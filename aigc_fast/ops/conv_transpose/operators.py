@@ -1,0 +1,408 @@
+"""Convolution, transposed convolution and their weight gradient.
+
+The three are the derivatives of one trilinear form of (large map, weight, small map): a convolution's input gradient is
+a transposed convolution, the other way round, and both share the weight gradient. Each one's backward is made of the
+other two, so every order of derivative runs on the same kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aigc_fast.ops.conv_transpose import choice, cpu, reference
+from aigc_fast.ops.conv_transpose.plan import Plan, make_plan, memory_format
+from aigc_fast.runtime import native
+from aigc_fast.runtime.backends import Runner
+from aigc_fast.runtime.operator import Operator, ReadOnce, hashable
+from aigc_fast.runtime.precision import precision
+
+__all__ = ["conv", "conv_activation", "conv_transpose", "conv_transpose_activation", "conv_weight_gradient"]
+
+Ints = Sequence[int]
+
+
+def _conv_plan(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Ints, padding: Ints, dilation: Ints, groups: int
+) -> Plan:
+    shape = None if bias is None else tuple(bias.shape)
+    none = (0,) * len(stride)
+    return make_plan(
+        tuple(input.shape),
+        tuple(weight.shape),
+        shape,
+        tuple(stride),
+        tuple(padding),
+        none,
+        tuple(dilation),
+        groups,
+        False,
+    )
+
+
+def _conv_transpose_plan(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    output_padding: Ints,
+    dilation: Ints,
+    groups: int,
+) -> Plan:
+    shape = None if bias is None else tuple(bias.shape)
+    sizes = (tuple(stride), tuple(padding), tuple(output_padding), tuple(dilation))
+    return make_plan(tuple(input.shape), tuple(weight.shape), shape, *sizes, groups, True)
+
+
+def _check_alike(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.dtype != input.dtype:
+            raise RuntimeError(f"{name} has dtype {tensor.dtype}: expected input's {input.dtype}")
+        if tensor is not None and tensor.device != input.device:
+            raise RuntimeError(f"{name} is on {tensor.device}: expected input's device {input.device}")
+
+
+def check(input: Tensor, weight: Tensor, bias: Tensor | None, *sizes: Any) -> None:
+    """Checks the arguments of `conv` or, with an output_padding among the sizes, of `conv_transpose`.
+
+    Raises:
+        RuntimeError: naming the argument that does not fit, what came and what was expected.
+    """
+    _check_alike(input, weight, bias)
+    (_conv_plan if len(sizes) == 4 else _conv_transpose_plan)(input, weight, bias, *sizes)
+
+
+def _reference_for(function: Callable[..., Tensor], plan_of: Callable[..., Plan]) -> Callable[..., Any]:
+    """What gives a call's way in PyTorch: `function`, or the same without padding where that is the safe way."""
+    without_padding = reference.without_padding(function)
+
+    def reference_for(first: Tensor, second: Tensor, *rest: Any, differentiable: bool = True) -> Callable[..., Tensor]:
+        # Of symbolic sizes nothing is computed.
+        computed = all(type(size) is int for size in (*first.shape, *second.shape))
+        if not computed or not first.is_cpu or first.dtype == torch.float64:
+            return function
+        plan = plan_of(first, second, *rest)
+        unsafe = plan.padding_garbles and (differentiable or plan.outside == 1)
+        return without_padding if unsafe else function
+
+    return reference_for
+
+
+def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[..., Plan], extra: int) -> dict[str, Any]:
+    """The pieces of a forward op; its last `extra` arguments are activation and slope, or none."""
+
+    def split(rest: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+        return (rest[:-extra], rest[-extra:]) if extra else (rest, ())
+
+    reference_for = _reference_for(reference_function, lambda *args: plan_of(*split(args)[0]))
+
+    def right_reference(*args: Any) -> Tensor:
+        return reference_for(*args)(*args)
+
+    def formatted(input: Tensor, weight: Tensor, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        # What `memory_format` promises to compile and export, whoever computes.
+        wanted = memory_format(input, weight)
+        return lambda *args: function(*args).contiguous(memory_format=wanted)
+
+    def fake(input: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        return formatted(input, weight, reference_function)(input, weight, *rest)
+
+    def both_references(input: Tensor, weight: Tensor, *rest: Any) -> list[Callable[..., Tensor]]:
+        # Of values alone, and one that can be differentiated.
+        given = [reference_for(input, weight, *rest, differentiable=wanted) for wanted in (False, True)]
+        return [formatted(input, weight, function) for function in given]
+
+    def prepare(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
+        sizes, activation = split(rest)
+        plan = plan_of(input, weight, bias, *sizes)
+        fallback, plain = both_references(input, weight, bias, *rest)
+        run = cpu.prepare_forward(input, weight, bias, plan, fallback, *activation)
+        return Runner(run, plain if choice.leave_gradients(input, weight, plan) else None)
+
+    def run(*args: Any) -> Tensor:
+        return prepare(*args).run(*args)
+
+    def run_reference(*args: Any) -> Tensor:
+        return prepare_reference(*args).run(*args)
+
+    def prepare_reference(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
+        _check_alike(input, weight, bias)
+        run, plain = both_references(input, weight, bias, *rest)
+        if cpu.unsupported((input, weight, bias)) is not None:
+            return Runner(run, plain)
+        plan = plan_of(input, weight, bias, *split(rest)[0])
+        leave = 0 in plan.output_shape or choice.leave_gradients(input, weight, plan)
+        return Runner(run, plain if leave else None)
+
+    def unsupported(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
+        reason = cpu.unsupported((input, weight, bias))
+        if reason is None and 0 in plan_of(input, weight, bias, *split(rest)[0]).output_shape:
+            return "the output has no elements"
+        return reason
+
+    def slower(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
+        plan = plan_of(input, weight, bias, *split(rest)[0])
+        windows = cpu.forward_algorithm(input, weight, plan) == cpu.WINOGRAD
+        return choice.forward_slower(input, weight, plan, windows)
+
+    def detail(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str:
+        taken = cpu.forward_algorithm(input, weight, plan_of(input, weight, bias, *split(rest)[0]))
+        return f"{cpu.ALGORITHMS[taken]}; {native.cpu.level}"
+
+    return {
+        "run": run,
+        "prepare": prepare,
+        "reference": right_reference,
+        "fake": fake,
+        "run_reference": run_reference,
+        "prepare_reference": prepare_reference,
+        "unsupported": unsupported,
+        "slower": slower,
+        "detail": detail,
+    }
+
+
+def _signature(first: Tensor, second: Tensor, *rest: Any) -> Hashable:
+    """Of a convolution of either kind or of a weight gradient; see `Choice`."""
+    bias, *sizes = rest if rest[0] is None or isinstance(rest[0], Tensor) else (None, *rest)
+    return native.signature(first, second, bias), native.arguments(*sizes), native.cpu.level, precision()
+
+
+def _flops(input: Ints, weight: Ints, *rest: Any, out_shape: Ints, **options: Any) -> int:
+    return 2 * input[0] * prod(weight) * prod(out_shape[2:])
+
+
+def _transposed_flops(input: Ints, weight: Ints, *rest: Any, **options: Any) -> int:
+    return 2 * input[0] * prod(weight) * prod(input[2:])
+
+
+def _weight_gradient_flops(large: Ints, small: Ints, *rest: Any, out_shape: Ints, **options: Any) -> int:
+    return _flops(large, out_shape, out_shape=small)
+
+
+def _forward_operator(
+    name: str,
+    schema: str,
+    reference_function: Callable[..., Tensor],
+    plan_of: Callable[..., Plan],
+    backward: Callable[..., Any] | None = None,
+    setup_context: Callable[..., None] | None = None,
+) -> Operator:
+    pieces = _backend_of(reference_function, plan_of, 2 if "activation" in name else 0)
+    operator = Operator(
+        name,
+        schema,
+        reference=pieces["reference"],
+        allocate=pieces["fake"],
+        setup_context=setup_context,
+        backward=backward,
+        signature=_signature,
+        flops=_transposed_flops if "transpose" in name else _flops,
+        detail=pieces["detail"],
+    )
+    operator.choice.register("cpu", pieces["run"], pieces["unsupported"], pieces["slower"], pieces["prepare"])
+    operator.choice.register("reference", pieces["run_reference"], prepare=pieces["prepare_reference"])
+    return operator
+
+
+def _bias_gradient(gradient: Tensor) -> Tensor:
+    return gradient.sum([d for d in range(gradient.dim()) if d != 1])
+
+
+def _save_input_and_weight(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+    input, weight, _, *sizes = inputs
+    ctx.sizes = hashable(sizes)
+    ctx.save_for_backward(input, weight)
+
+
+def _save_with_output(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+    input, weight, _, *sizes, ctx.activation, ctx.slope = inputs
+    ctx.sizes = hashable(sizes)
+    ctx.save_for_backward(input, weight, output)
+
+
+def _output_padding(large: Tensor, small: Tensor, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Ints:
+    """The output_padding with which the transposed convolution of `small` has the size of `large`."""
+    return tuple(
+        n - ((m - 1) * s - 2 * p + d * (k - 1) + 1)
+        for n, m, s, p, d, k in zip(large.shape[2:], small.shape[2:], stride, padding, dilation, kernel, strict=True)
+    )
+
+
+def _conv_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    input, weight, *_ = ctx.saved_tensors
+    stride, padding, dilation, groups = ctx.sizes
+    kernel = weight.shape[2:]
+    of_input = of_weight = of_bias = None
+    if ctx.needs_input_grad[0]:
+        output_padding = _output_padding(input, gradient, kernel, stride, padding, dilation)
+        of_input = conv_transpose(gradient, weight, None, stride, padding, output_padding, dilation, groups)
+    if ctx.needs_input_grad[1]:
+        of_weight = conv_weight_gradient(input, gradient, kernel, stride, padding, dilation, groups)
+    if ctx.needs_input_grad[2]:
+        of_bias = _bias_gradient(gradient)
+    return of_input, of_weight, of_bias, None, None, None, None
+
+
+def _conv_transpose_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    input, weight, *_ = ctx.saved_tensors
+    stride, padding, output_padding, dilation, groups = ctx.sizes
+    of_input = of_weight = of_bias = None
+    # An output_padding of a whole stride or more adds elements to the output that no input element reaches.
+    surplus = [extra // step for extra, step in zip(output_padding, stride, strict=True)]
+    if ctx.needs_input_grad[0]:
+        of_input = conv(gradient, weight, None, stride, padding, dilation, groups)
+        if any(surplus):
+            of_input = of_input[(..., *(slice(0, size) for size in input.shape[2:]))]
+    if ctx.needs_input_grad[1]:
+        if any(surplus):
+            input = torch.nn.functional.pad(input, [side for extra in reversed(surplus) for side in (0, extra)])
+        of_weight = conv_weight_gradient(gradient, input, weight.shape[2:], stride, padding, dilation, groups)
+    if ctx.needs_input_grad[2]:
+        of_bias = _bias_gradient(gradient)
+    return of_input, of_weight, of_bias, None, None, None, None, None
+
+
+def _through_activation(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """The backward of a convolution that ends in an activation, from that of the convolution."""
+
+    def backward_of_both(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        ctx = ReadOnce(ctx)
+        *_, output = ctx.saved_tensors
+        inner = reference.ACTIVATION_GRADIENTS[ctx.activation](gradient, output, ctx.slope)
+        return *backward(ctx, inner), None, None
+
+    return backward_of_both
+
+
+_TENSORS = "(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, "
+_PRECISION = ", *, str? precision=None) -> Tensor"
+_ACTIVATION = ", str activation, float slope" + _PRECISION
+
+conv = _forward_operator(
+    "conv",
+    _TENSORS + "SymInt[] dilation, SymInt groups" + _PRECISION,
+    reference.conv,
+    _conv_plan,
+    _conv_backward,
+    _save_input_and_weight,
+)
+conv_transpose = _forward_operator(
+    "conv_transpose",
+    _TENSORS + "SymInt[] output_padding, SymInt[] dilation, SymInt groups" + _PRECISION,
+    reference.conv_transpose,
+    _conv_transpose_plan,
+    _conv_transpose_backward,
+    _save_input_and_weight,
+)
+conv_activation = _forward_operator(
+    "conv_activation",
+    _TENSORS + "SymInt[] dilation, SymInt groups" + _ACTIVATION,
+    reference.conv_activation,
+    _conv_plan,
+    _through_activation(_conv_backward),
+    _save_with_output,
+)
+conv_transpose_activation = _forward_operator(
+    "conv_transpose_activation",
+    _TENSORS + "SymInt[] output_padding, SymInt[] dilation, SymInt groups" + _ACTIVATION,
+    reference.conv_transpose_activation,
+    _conv_transpose_plan,
+    _through_activation(_conv_transpose_backward),
+    _save_with_output,
+)
+
+
+def _save_maps(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+    large, small, _, *sizes = inputs
+    ctx.sizes = hashable(sizes)
+    ctx.save_for_backward(large, small)
+
+
+def _conv_weight_gradient_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    large, small = ctx.saved_tensors
+    stride, padding, dilation, groups = ctx.sizes
+    of_large = of_small = None
+    if ctx.needs_input_grad[0]:
+        output_padding = _output_padding(large, small, gradient.shape[2:], stride, padding, dilation)
+        of_large = conv_transpose(small, gradient, None, stride, padding, output_padding, dilation, groups)
+    if ctx.needs_input_grad[1]:
+        of_small = conv(large, gradient, None, stride, padding, dilation, groups)
+    return of_large, of_small, None, None, None, None, None
+
+
+def _weight_gradient_plan(
+    large: Tensor,
+    small: Tensor,
+    kernel_size: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    groups: int,
+) -> tuple[Plan, tuple[int, ...]]:
+    shape = (small.shape[1], large.shape[1] // groups, *kernel_size)
+    none = (0,) * len(stride)
+    sizes = (tuple(stride), tuple(padding), none, tuple(dilation))
+    plan = make_plan(tuple(large.shape), shape, None, *sizes, groups, False)
+    if plan.output_shape != tuple(small.shape):
+        raise RuntimeError(f"small has shape {tuple(small.shape)}: expected {plan.output_shape}")
+    return plan, shape
+
+
+def _prepare_weight_gradient(large: Tensor, small: Tensor, *sizes: Any) -> Runner:
+    return Runner(cpu.prepare_weight_gradient(large, small, *_weight_gradient_plan(large, small, *sizes)))
+
+
+def _run_weight_gradient(*args: Any) -> Tensor:
+    return _prepare_weight_gradient(*args).run(*args)
+
+
+def _weight_gradient_slower(large: Tensor, small: Tensor, *sizes: Any) -> str | None:
+    plan, _ = _weight_gradient_plan(large, small, *sizes)
+    return choice.weight_gradient_slower(large, small, plan, cpu.takes_windows(large, small, plan))
+
+
+_weight_gradient_reference_for = _reference_for(
+    reference.conv_weight_gradient, lambda *args: _weight_gradient_plan(*args)[0]
+)
+
+
+def _reference_weight_gradient(*args: Any) -> Tensor:
+    return _weight_gradient_reference_for(*args)(*args).contiguous()
+
+
+def _prepare_reference_weight_gradient(*args: Any) -> Runner:
+    function = _weight_gradient_reference_for(*args)
+    return Runner(lambda *given: function(*given).contiguous())
+
+
+def _fake_weight_gradient(*args: Any) -> Tensor:
+    return reference.conv_weight_gradient(*args).contiguous()
+
+
+conv_weight_gradient = Operator(
+    "conv_weight_gradient",
+    "(Tensor large, Tensor small, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+    "SymInt groups" + _PRECISION,
+    reference=_reference_weight_gradient,
+    allocate=_fake_weight_gradient,
+    setup_context=_save_maps,
+    backward=_conv_weight_gradient_backward,
+    signature=_signature,
+    flops=_weight_gradient_flops,
+)
+conv_weight_gradient.choice.register(
+    "cpu",
+    _run_weight_gradient,
+    lambda large, small, *sizes: cpu.unsupported((large, small)),
+    _weight_gradient_slower,
+    _prepare_weight_gradient,
+)
+conv_weight_gradient.choice.register(
+    "reference", _reference_weight_gradient, prepare=_prepare_reference_weight_gradient
+)

@@ -1,0 +1,136 @@
+"""The public functions: torch's signatures, over the ops."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function
+
+from aigc_fast.ops.random import cpu
+from aigc_fast.ops.random.operators import DROPOUT, NORMAL, UNIFORM, draw_key
+from aigc_fast.ops.random.philox import KEY_LIMIT
+from aigc_fast.runtime.backends import current as backend_in_force
+from aigc_fast.runtime.operator import Operator, is_compiling, plain_eager
+from aigc_fast.runtime.recording import has_torch_function_variadic, is_overridden, is_recorded, is_symbolic, record
+
+_EXTENT = (int, numbers.Integral, torch.SymInt)
+
+
+def _fill(
+    function: Callable[..., Tensor],
+    op: Operator,
+    size: tuple[Any, ...],
+    generator: torch.Generator | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str | int | None,
+) -> Tensor:
+    packed = size[0] if len(size) == 1 and isinstance(size[0], (list, tuple)) else size
+    if is_symbolic(*packed):
+        options = {"generator": generator, "dtype": dtype, "device": device}
+        return handle_torch_function(function, packed, *size, **options)
+    if device is dtype is generator is None and plain_eager() and backend_in_force() == "auto":
+        try:
+            output = cpu.fill(op.name, size)
+        except (RuntimeError, TypeError):  # what follows names the argument
+            output = None
+        if output is not None:
+            return output
+    shape = size if len(size) != 1 or isinstance(size[0], _EXTENT) else size[0]
+    if is_recorded():
+        source = {} if generator is None else {"generator": generator}
+        return getattr(torch, function.__name__)(shape, dtype=dtype, device=device, **source)
+    for extent in shape:
+        if extent < 0:
+            raise RuntimeError(f"size: got {list(shape)}, expected no negative dimension")
+    dtype = dtype or torch.get_default_dtype()
+    if not dtype.is_floating_point:
+        raise RuntimeError(f"dtype: got {dtype}, expected a floating-point type")
+    if generator is None and not is_compiling():
+        key = torch.randint(KEY_LIMIT, (2,), device=device)
+    else:
+        key = draw_key(torch.zeros(0, device=device), generator)
+    return op(shape, key, dtype)
+
+
+def randn(
+    *size: int | Sequence[int],
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | int | None = None,
+) -> Tensor:
+    """Standard normal numbers, as `torch.randn`, on all threads and the same for any number of them.
+
+    Philox4x32-10 words through the transform of Box and Muller; element i depends on the key that is drawn from the
+    generator and on i alone. The numbers differ from torch's for the same seed.
+
+    Args:
+        size: the shape, as integers or as one sequence.
+        generator: the source of the key; by default torch's default generator of the device.
+        dtype: a floating-point type; by default torch's default.
+        device: by default torch's default.
+
+    Returns:
+        A tensor of shape `size`.
+
+    Raises:
+        RuntimeError: for a negative size, another type, or a generator of another device.
+    """
+    return _fill(randn, NORMAL, size, generator, dtype, device)
+
+
+def rand(
+    *size: int | Sequence[int],
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | int | None = None,
+) -> Tensor:
+    """Uniform numbers on [0, 1), as `torch.rand`, on all threads and the same for any number of them.
+
+    24 random bits for each number, 53 in float64; arguments, result and errors as for `randn`.
+    """
+    return _fill(rand, UNIFORM, size, generator, dtype, device)
+
+
+def dropout(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """`torch.nn.functional.dropout`, whose mask is made on all threads, is not stored, and is made anew in backward.
+
+    Each element is kept with probability 1 - p, and then scaled by 1 / (1 - p).
+
+    Args:
+        input: any shape, floating-point or complex.
+        p: the probability to drop an element, in [0, 1].
+        training: without it, `input` itself is the result.
+        inplace: whether to write the result into `input`.
+        generator: the source of the mask's key; by default torch's default generator of the device.
+
+    Returns:
+        A tensor of the shape and dtype of `input`; `input` itself when nothing is dropped.
+
+    Raises:
+        ValueError: if p lies outside [0, 1].
+        RuntimeError: for integer input, or a generator of another device.
+    """
+    if has_torch_function_variadic(input) or is_recorded():
+        if is_symbolic(input):
+            return record(dropout, input, p, training, inplace, generator=generator)
+        if generator is None and (is_overridden(input) or is_recorded()):
+            return torch.nn.functional.dropout(input, p, training, inplace)
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"p: dropout probability has to be between 0 and 1, but got {p}")
+    if not training or p == 0.0 or input.numel() == 0:
+        return input
+    if not (input.is_floating_point() or input.is_complex()):
+        raise RuntimeError(f"input: got {input.dtype}, expected a floating-point or complex type")
+    output = DROPOUT(input, draw_key(input, generator), float(p))
+    return input.copy_(output) if inplace else output

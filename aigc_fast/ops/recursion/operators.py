@@ -1,0 +1,90 @@
+"""All-pole recursion, its transpose, and the gradient to its coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from aigc_fast.ops.recursion import cpu, reference
+from aigc_fast.runtime.operator import Operator
+
+__all__ = ["RECURSION", "RECURSION_LAGS", "RECURSION_TRANSPOSED"]
+
+
+def _empty(x: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _empty_lags(u: Tensor, y: Tensor, state: Tensor | None, order: int, varying: bool) -> Tensor:
+    return u.new_empty((*u.shape, order) if varying else (u.shape[0], order))
+
+
+def _to_coeffs(u: Tensor, y: Tensor, state: Tensor | None, coeffs: Tensor) -> Tensor:
+    found = RECURSION_LAGS(u, y, state, coeffs.shape[-1], coeffs.dim() == 3)
+    return found.sum(0, keepdim=True) if coeffs.shape[0] == 1 and u.shape[0] != 1 else found
+
+
+def _conj(tensor: Tensor | None) -> Tensor | None:
+    """What stands in the gradient of a product for a factor."""
+    return tensor.conj() if tensor is not None and tensor.is_complex() else tensor
+
+
+def _setup(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[1:], output)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    coeffs, state, y = map(_conj, ctx.saved_tensors)
+    _, needs_coeffs, needs_state, *_ = ctx.needs_input_grad
+    u = RECURSION_TRANSPOSED(grad, coeffs)
+    to_coeffs = _to_coeffs(u, y, state, coeffs) if needs_coeffs else None
+    to_state = reference.state_gradient(u, coeffs) if needs_state else None
+    return u, to_coeffs, to_state
+
+
+def _setup_transposed(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1], output)
+
+
+def _backward_transposed(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    coeffs, u = map(_conj, ctx.saved_tensors)
+    w = RECURSION(grad, coeffs, None)
+    return w, _to_coeffs(u, w, None, coeffs) if ctx.needs_input_grad[1] else None
+
+
+def _setup_lags(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+
+
+def _backward_lags(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *reference.lags_gradients(grad, *map(_conj, ctx.saved_tensors)), None, None
+
+
+RECURSION = Operator(
+    "recursion",
+    "(Tensor x, Tensor coeffs, Tensor? state) -> Tensor",
+    reference=reference.recursion,
+    allocate=_empty,
+    setup_context=_setup,
+    backward=_backward,
+)
+RECURSION_TRANSPOSED = Operator(
+    "recursion_transposed",
+    "(Tensor x, Tensor coeffs) -> Tensor",
+    reference=reference.recursion_transposed,
+    allocate=_empty,
+    setup_context=_setup_transposed,
+    backward=_backward_transposed,
+)
+RECURSION_LAGS = Operator(
+    "recursion_lags",
+    "(Tensor u, Tensor y, Tensor? state, SymInt order, bool varying) -> Tensor",
+    reference=reference.recursion_lags,
+    allocate=_empty_lags,
+    setup_context=_setup_lags,
+    backward=_backward_lags,
+)
+for _op in (RECURSION, RECURSION_TRANSPOSED, RECURSION_LAGS):
+    _op.register("cpu", getattr(cpu, _op.name), cpu.unsupported)
