@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch._decomp import register_decomposition
 from torch.autograd import forward_ad
-from torch.utils.flop_counter import register_flop_formula
 
 from aigc_fast.runtime import native
 from aigc_fast.runtime.autocast import any_autocast
 from aigc_fast.runtime.backends import BackendError, Choice, Explanation, Reason, current, forced_backend
+from aigc_fast.runtime.flops import count
 from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
 from aigc_fast.runtime.native import NEGATED, PLAIN, UNKNOWN
 from aigc_fast.runtime.precision import own_precision
@@ -185,7 +185,7 @@ class Operator:
             setup, backward = _dispatched_setup(setup_context), _as_in_forward(backward)
             torch.library.register_autograd(f"aigc_fast::{name}", backward, setup_context=setup, lib=LIBRARY)
         if flops is not None:
-            register_flop_formula(getattr(torch.ops.aigc_fast, name))(flops)
+            count(getattr(torch.ops.aigc_fast, name), flops)
         self._apply = _make_apply(name, setup_context, backward)
         self._overload = getattr(torch.ops.aigc_fast, name).default
         decompose_for_onnx(self._overload, lambda *args, precision=None: reference(*args), allocate)

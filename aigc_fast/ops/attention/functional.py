@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.attention.bias import CausalBias, CausalVariant
 
 from aigc_fast.ops.attention import cpu
 from aigc_fast.ops.attention.operators import ATTENTION, attention_unseen, attention_unseen_grouped
@@ -176,7 +177,7 @@ def scaled_dot_product_attention(
         output = _at_once(query, key, value, attn_mask, is_causal, scale, enable_gqa)
         if output is not None:
             return output
-    if isinstance(attn_mask, CausalBias):
+    if attn_mask is not None and type(attn_mask) is not Tensor:
         attn_mask = _seen_through(attn_mask, query.device if isinstance(query, Tensor) else None)
     tensors, numbers = (query, key, value, attn_mask), (dropout_p, is_causal, scale, enable_gqa)
     if foreign and is_symbolic(*tensors):
@@ -256,10 +257,14 @@ def _check_nested(window: Window, alignment: str, generator: torch.Generator | N
             raise ValueError(f"{name}={given!r}: expected none with nested tensors, which PyTorch's own function takes")
 
 
-def _seen_through(bias: CausalBias, device: torch.device | None) -> Tensor:
-    """The keys that PyTorch's causal bias leaves visible, bool (L, S)."""
-    lengths = bias.seq_len_q, bias.seq_len_kv
-    offset = 0 if bias.variant == CausalVariant.UPPER_LEFT else lengths[1] - lengths[0]
+def _seen_through(mask: Any, device: torch.device | None) -> Any:
+    """The keys that PyTorch's causal bias leaves visible, bool (L, S); other masks as they are."""
+    # To import its module takes longer than to import PyTorch; who has such a bias has imported it.
+    biases = sys.modules.get("torch.nn.attention.bias")
+    if biases is None or not isinstance(mask, biases.CausalBias):
+        return mask
+    lengths = mask.seq_len_q, mask.seq_len_kv
+    offset = 0 if mask.variant == biases.CausalVariant.UPPER_LEFT else lengths[1] - lengths[0]
     return band(*lengths, -1, 0, offset, device)
 
 

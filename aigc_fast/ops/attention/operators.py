@@ -114,7 +114,7 @@ attention_unseen, attention_unseen_grouped = (
 
 def _empty_varlen(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     total, heads, _ = query.shape
-    output = query.new_empty(total, heads, value.shape[2])
+    output = query.new_empty(total, heads, value.shape[-1])
     return output, query.new_empty((heads, total), dtype=computing_dtype(query.dtype))
 
 
