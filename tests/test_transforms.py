@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as TF
 import torch.utils.checkpoint
-from cases import DTYPES, FLOORS, opcheck, relative_error
+from cases import DTYPES, FLOORS, counted_kernels, opcheck, relative_error
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -312,26 +311,6 @@ CELLS = [
     for column, mark in row.items()
     if mark != "–"
 ]
-
-
-@contextmanager
-def counted_kernels() -> Iterator[list[str]]:
-    """The names of the native kernels that are called inside the block."""
-    called: list[str] = []
-    plain = native.cpu.kernels
-
-    def counted(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
-            called.append(name)
-            return kernel(*args)
-
-        return call
-
-    native.cpu.kernels = SimpleNamespace(**{name: counted(name, kernel) for name, kernel in vars(plain).items()})
-    try:
-        yield called
-    finally:
-        native.cpu.kernels = plain
 
 
 def test_the_table_has_every_function_and_every_transform() -> None:

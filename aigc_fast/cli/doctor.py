@@ -12,10 +12,10 @@ import torch
 import typer
 from rich.table import Table
 
-from aigc_fast import functional
 from aigc_fast.cli.app import console
-from aigc_fast.cli.explain import TYPICAL, typical
+from aigc_fast.cli.explain import typical
 from aigc_fast.diagnostics import info
+from aigc_fast.ops.examples import examples
 from aigc_fast.runtime import native
 from aigc_fast.runtime.backends import BACKEND_VARIABLE
 
@@ -60,7 +60,7 @@ def examine() -> dict[str, Any]:
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
         "environment": {name: os.environ.get(name) for name in (native.ISA_VARIABLE, BACKEND_VARIABLE)},
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "functions": {name: _function(name) for name in sorted(functional.__all__) if name in TYPICAL},
+        "functions": {name: _function(name) for name in sorted(examples())},
     }
 
 

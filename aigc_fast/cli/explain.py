@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
@@ -15,60 +14,15 @@ from aigc_fast.cli.app import console
 from aigc_fast.cli.options import Device, chosen_device, with_default
 from aigc_fast.diagnostics import explain as explain_call
 from aigc_fast.errors import UserError
+from aigc_fast.ops.examples import Call, examples
 from aigc_fast.runtime.backends import Explanation
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 _SHAPE = re.compile(r"\d+(x\d+)+|\d+x")
 
 
-def _conv_transpose(dimensions: int) -> Callable[[], Call]:
-    def call() -> Call:
-        x, weight = torch.zeros(16, 64, *[8] * dimensions), torch.zeros(64, 32, *[4] * dimensions)
-        return (x, weight), {"stride": 2, "padding": 1}
-
-    return call
-
-
-def _conv(dimensions: int) -> Callable[[], Call]:
-    def call() -> Call:
-        x, weight = torch.zeros(16, 64, *[8] * dimensions), torch.zeros(64, 64, *[3] * dimensions)
-        return (x, weight), {"padding": 1}
-
-    return call
-
-
-def _tensors(count: int, *shape: int) -> Callable[[], Call]:
-    return lambda: (tuple(torch.zeros(shape) for _ in range(count)), {})
-
-
-TYPICAL: dict[str, Callable[[], Call]] = {
-    **{f"conv_transpose{d}d": _conv_transpose(d) for d in (1, 2, 3)},
-    **{f"conv{d}d": _conv(d) for d in (1, 2, 3)},
-    "dropout": _tensors(1, 64, 64, 28, 28),
-    "rand": lambda: ((64, 512), {}),
-    "randn": lambda: ((64, 512), {}),
-    "reparameterize": _tensors(2, 64, 512),
-    "reparameterize_kl": _tensors(2, 64, 512),
-    "kl_standard_normal": _tensors(2, 64, 512),
-    "scaled_dot_product_attention": lambda: (
-        tuple(torch.zeros(1, 12, 1024, 64) for _ in range(3)),
-        {"is_causal": True},
-    ),
-    "ar_recursion": lambda: ((torch.zeros(64, 16_000), torch.zeros(10)), {}),
-    "sample_wise_lpc": lambda: ((torch.zeros(8, 48_000), torch.zeros(8, 48_000, 22)), {}),
-    "lfilter": lambda: ((torch.zeros(2, 48_000), torch.ones(3), torch.ones(3)), {}),
-    "varlen_attn": lambda: (
-        (*(torch.zeros(1024, 12, 64) for _ in range(3)), torch.tensor([0, 300, 1024])),
-        {"window_size": (-1, 0)},
-    ),
-}
-"""A call that a generative model makes, per public function."""
-
-
 def typical(name: str) -> Explanation:
     """The explanation of a function's typical call."""
-    args, kwargs = TYPICAL[name]()
+    args, kwargs = examples()[name]()
     return explain_call(name, *args, **kwargs)
 
 
@@ -125,12 +79,12 @@ def explain(
     """
     if function not in functional.__all__:
         raise UserError(f"function {function!r} is unknown: expected one of {', '.join(sorted(functional.__all__))}")
-    if not arguments and function not in TYPICAL:
+    if not arguments and function not in examples():
         raise UserError(
             f"give the shapes that {function} is called with, as in: aigc-fast explain {function} 16x64x8x8"
         )
     with chosen_device(device):
-        args, kwargs = parse_call(arguments) if arguments else TYPICAL[function]()
+        args, kwargs = parse_call(arguments) if arguments else examples()[function]()
     try:
         console.print(str(explain_call(function, *args, **kwargs)), markup=False, soft_wrap=True)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -1,1 +1,3 @@
 """One room per hot path."""
+
+ROOMS = ("attention", "conv_transpose", "random", "recursion", "reparameterize")

@@ -43,6 +43,8 @@ class Backend:
         run: the implementation; takes the op's arguments.
         unsupported: returns why it cannot run these arguments, or None when it can.
         slower: returns why automatic choice passes it over although it could run, or None.
+        leave: returns why automatic choice leaves a call to PyTorch, with all its gradients, where one is wanted, or
+            None.
         prepare: returns what runs every call of the same signature, with all that follows from the signature worked
             out; None where `run` is as good.
         plain: none; with `run` it makes this a Runner for want of a prepared one.
@@ -52,6 +54,7 @@ class Backend:
     run: Callable[..., Any]
     unsupported: Callable[..., Reason]
     slower: Callable[..., Reason]
+    leave: Callable[..., Reason]
     prepare: Callable[..., Runner] | None = None
     plain: None = None
 
@@ -121,9 +124,10 @@ class Choice:
         unsupported: Callable[..., Reason] = _no_reason,
         slower: Callable[..., Reason] = _no_reason,
         prepare: Callable[..., Runner] | None = None,
+        leave: Callable[..., Reason] = _no_reason,
     ) -> None:
         """Adds a backend; those registered first are preferred, and all to the reference."""
-        self._backends[name] = Backend(name, run, unsupported, slower, prepare)
+        self._backends[name] = Backend(name, run, unsupported, slower, leave, prepare)
         if "reference" in self._backends:
             self._backends["reference"] = self._backends.pop("reference")
 
@@ -171,15 +175,21 @@ class Choice:
             return wanted
         raise BackendError(f"{self.op}: backend {name!r} was asked for and cannot run this: {self._reasons_text(args)}")
 
-    def reasons(self, args: tuple[Any, ...]) -> dict[str, Reason]:
-        """For every backend: None if automatic choice could take it, else why not."""
+    def reasons(self, args: tuple[Any, ...], gradients: bool = False) -> dict[str, Reason]:
+        """For every backend: None if automatic choice could take it, else why not.
+
+        Args:
+            args: the op's.
+            gradients: whether the call's gradients are wanted.
+        """
         found: dict[str, Reason] = {}
         for name in NAMES[1:]:
             candidate = self._backends.get(name)
             if candidate is None:
                 found[name] = NOT_THERE
             else:
-                found[name] = candidate.unsupported(*args) or candidate.slower(*args)
+                leave = candidate.leave if gradients else _no_reason
+                found[name] = candidate.unsupported(*args) or candidate.slower(*args) or leave(*args)
         return found
 
     def _reasons_text(self, args: tuple[Any, ...]) -> str:

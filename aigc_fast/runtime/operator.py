@@ -16,7 +16,7 @@ from aigc_fast.runtime.autocast import any_autocast
 from aigc_fast.runtime.backends import BackendError, Choice, Explanation, Reason, current, forced_backend
 from aigc_fast.runtime.flops import count
 from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
-from aigc_fast.runtime.native import NEGATED, PLAIN, UNKNOWN
+from aigc_fast.runtime.native import NEGATED, PLAIN, UNKNOWN, WANTS_GRADIENT
 from aigc_fast.runtime.precision import own_precision
 from aigc_fast.runtime.recording import is_for_onnx
 
@@ -262,11 +262,15 @@ class Operator:
 
     def explain(self, *args: Any) -> Explanation:
         """Which backend would run these arguments, and why not the others."""
-        reasons = self.choice.reasons(args)
+        gradients = native.kind(_grad_enabled(), *self._tensors(args)) == WANTS_GRADIENT
+        automatic = current() == "auto"
+        reasons = self.choice.reasons(args, gradients and automatic)
         try:
             chosen = self.choice.pick(args).name
         except BackendError:
             return Explanation(self.name, None, reasons)
+        if automatic and reasons[chosen] is not None:
+            return Explanation(self.name, "reference", reasons, "PyTorch's own function, with its gradients")
         detail = self._detail(*args) if self._detail and chosen != "reference" else None
         return Explanation(self.name, chosen, reasons, detail)
 

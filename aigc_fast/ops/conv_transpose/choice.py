@@ -95,11 +95,12 @@ def _large_bfloat16(dtype: torch.dtype, plan: Plan, channels_last: bool) -> str 
     return "bfloat16 in channels_last on a processor that multiplies it: PyTorch's product needs no rearranging"
 
 
-def leave_gradients(input: Tensor, weight: Tensor, plan: Plan) -> bool:
-    """Whether PyTorch had better have a convolution, transposed or not, with all its gradients."""
+def leave_gradients(input: Tensor, weight: Tensor, plan: Plan) -> str | None:
+    """Why PyTorch had better have a convolution, transposed or not, with all its gradients, or None."""
     *_, groups, transposed = plan.geometry
-    few = _few_per_group(max(input.shape[1], plan.output_shape[1]), groups)
-    return is_light(input, weight, groups, transposed, gradients=True) or few is not None
+    if is_light(input, weight, groups, transposed, gradients=True):
+        return "small: PyTorch's call and its gradients cost less"
+    return _few_per_group(max(input.shape[1], plan.output_shape[1]), groups)
 
 
 def _strided_wins(plan: Plan, winograd: bool) -> bool:

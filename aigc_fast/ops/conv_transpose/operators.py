@@ -122,7 +122,7 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
         plan = plan_of(input, weight, bias, *sizes)
         fallback, plain = both_references(input, weight, bias, *rest)
         run = cpu.prepare_forward(input, weight, bias, plan, fallback, *activation)
-        return Runner(run, plain if choice.leave_gradients(input, weight, plan) else None)
+        return Runner(run, None if choice.leave_gradients(input, weight, plan) is None else plain)
 
     def run(*args: Any) -> Tensor:
         return prepare(*args).run(*args)
@@ -136,7 +136,7 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
         if cpu.unsupported((input, weight, bias)) is not None:
             return Runner(run, plain)
         plan = plan_of(input, weight, bias, *split(rest)[0])
-        leave = 0 in plan.output_shape or choice.leave_gradients(input, weight, plan)
+        leave = 0 in plan.output_shape or choice.leave_gradients(input, weight, plan) is not None
         return Runner(run, plain if leave else None)
 
     def unsupported(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
@@ -149,6 +149,9 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
         plan = plan_of(input, weight, bias, *split(rest)[0])
         windows = cpu.forward_algorithm(input, weight, plan) == cpu.WINOGRAD
         return choice.forward_slower(input, weight, plan, windows)
+
+    def leave(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
+        return choice.leave_gradients(input, weight, plan_of(input, weight, bias, *split(rest)[0]))
 
     def detail(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str:
         taken = cpu.forward_algorithm(input, weight, plan_of(input, weight, bias, *split(rest)[0]))
@@ -163,6 +166,7 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
         "prepare_reference": prepare_reference,
         "unsupported": unsupported,
         "slower": slower,
+        "leave": leave,
         "detail": detail,
     }
 
@@ -205,7 +209,9 @@ def _forward_operator(
         flops=_transposed_flops if "transpose" in name else _flops,
         detail=pieces["detail"],
     )
-    operator.choice.register("cpu", pieces["run"], pieces["unsupported"], pieces["slower"], pieces["prepare"])
+    operator.choice.register(
+        "cpu", pieces["run"], pieces["unsupported"], pieces["slower"], pieces["prepare"], pieces["leave"]
+    )
     operator.choice.register("reference", pieces["run_reference"], prepare=pieces["prepare_reference"])
     return operator
 

@@ -1,0 +1,92 @@
+"""What `explain` names is what runs: by the native kernels that are called, for every example, layout and gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from cases import counted_kernels
+from test_backends import needs_native
+from torch import Tensor
+
+import aigc_fast
+from aigc_fast import functional
+from aigc_fast.ops.examples import Call, examples
+
+# Those that compute a forward; others are asked how they would, pack weights, or differentiate.
+FORWARD = {
+    "attention",
+    "attention_varlen",
+    "conv_forward",
+    "conv_forward_once",
+    "dropout",
+    "normal",
+    "recursion",
+    "recursion_varying",
+    "reparameterize",
+    "uniform",
+}
+
+
+def _convolution(shape: tuple[int, ...], weight: tuple[int, ...], **options: int) -> Callable[[], Call]:
+    return lambda: ((torch.ones(shape), torch.ones(weight)), options)
+
+
+# Where PyTorch's call is as good, or all there is.
+OTHERS: dict[str, tuple[str, Callable[[], Call]]] = {
+    "light": ("conv2d", _convolution((1, 4, 8, 8), (4, 4, 3, 3))),
+    "light with gradients": ("conv2d", _convolution((1, 16, 16, 16), (16, 16, 3, 3), padding=1)),
+    "depthwise": ("conv2d", _convolution((4, 32, 28, 28), (32, 1, 3, 3), groups=32)),
+    "depthwise, transposed": ("conv_transpose2d", _convolution((4, 32, 16, 16), (32, 1, 4, 4), groups=32, stride=2)),
+    "strided": ("conv2d", _convolution((8, 32, 57, 57), (64, 32, 7, 7), stride=2, padding=3)),
+    "few channels": ("conv2d", _convolution((8, 3, 32, 32), (64, 3, 3, 3), padding=1)),
+    "patches": ("conv_transpose2d", _convolution((2, 64, 16, 16), (64, 32, 2, 2), stride=2)),
+    "double": ("conv2d", lambda: ((torch.ones(2, 8, 9, 9).double(), torch.ones(8, 8, 3, 3).double()), {})),
+    "bfloat16": ("conv2d", lambda: ((torch.ones(8, 64, 28, 28).bfloat16(), torch.ones(64, 64, 3, 3).bfloat16()), {})),
+    "small attention": ("scaled_dot_product_attention", lambda: ((torch.ones(1, 2, 5, 8),) * 3, {})),
+    "wide heads": ("scaled_dot_product_attention", lambda: ((torch.ones(1, 2, 200, 192),) * 3, {})),
+    "decoding": (
+        "scaled_dot_product_attention",
+        lambda: ((torch.ones(1, 12, 1, 64), *[torch.ones(1, 12, 1000, 64)] * 2), {}),
+    ),
+    "a mask": (
+        "scaled_dot_product_attention",
+        lambda: ((*[torch.ones(2, 4, 64, 32)] * 3, torch.ones(64, 64, dtype=torch.bool).tril()), {}),
+    ),
+    "double attention": ("scaled_dot_product_attention", lambda: ((torch.ones(1, 2, 5, 8).double(),) * 3, {})),
+    "nothing to drop": ("dropout", lambda: ((torch.ones(9), 0.0), {})),
+    "complex": ("ar_recursion", lambda: ((torch.ones(2, 9) + 0j, torch.zeros(3) + 0j), {})),
+}
+CALLS = {**{name: (name, call) for name, call in examples().items()}, **OTHERS}
+
+
+def _prepared(value: Any, layout: str, gradients: bool) -> Any:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    value = value.clone()
+    if layout == "channels_last" and value.dim() in (4, 5):
+        value = value.to(memory_format=torch.channels_last if value.dim() == 4 else torch.channels_last_3d)
+    return value.requires_grad_(gradients)
+
+
+@needs_native
+@pytest.mark.parametrize("gradients", [False, True], ids=["values", "gradients"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("call", CALLS)
+def test_explain_names_what_runs(call: str, layout: str, gradients: bool) -> None:
+    name, make = CALLS[call]
+    args, options = make()
+    args = tuple(_prepared(arg, layout, gradients) for arg in args)
+    explained = aigc_fast.explain(name, *args, **options)
+    with counted_kernels() as called:
+        getattr(functional, name)(*args, **options)
+    assert explained.chosen == ("cpu" if FORWARD & set(called) else "reference"), (explained, called)
+    assert (explained.reasons["cpu"] is None) == (
+        explained.chosen == "cpu"
+    ) or explained.detail == "no kernel is needed"
+
+
+def test_every_public_function_has_an_example() -> None:
+    assert set(examples()) == set(functional.__all__)
