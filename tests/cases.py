@@ -490,7 +490,7 @@ BENCH_LATENTS = {"latent2": (64, 2), "mlp20": (128, 20), "wide512": (64, 512), "
 
 @contextmanager
 def counted_kernels() -> Iterator[list[str]]:
-    """The names of the native kernels that run inside the block; of those that may refuse a call, where they took it."""
+    """The names of the native kernels that run inside the block; a call that was refused is not counted."""
     called: list[str] = []
     plain = native.cpu.kernels
 
