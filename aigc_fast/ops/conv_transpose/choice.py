@@ -1,7 +1,4 @@
-"""Where PyTorch's own convolution is as fast or faster: what automatic choice leaves to it, and why.
-
-The limits are measured ones: bench/test_bench_conv_transpose.py repeats them.
-"""
+"""Where PyTorch's own convolution is as fast or faster: what automatic choice leaves to it, and why."""
 
 from __future__ import annotations
 
@@ -11,27 +8,26 @@ from math import prod
 import torch
 from torch import Tensor
 
+from aigc_fast.ops.conv_transpose.limits import (
+    FEW_CHANNELS,
+    LARGE_WORK,
+    LEAST_GROUP_CHANNELS,
+    LIGHT_KERNEL,
+    LIGHT_NUMEL,
+    LIGHT_PRODUCTS,
+    MOST_PHASES,
+    MOST_PHASES_CHANNELS_LAST,
+    MUCH_OUTSIDE,
+    SMALL_WORK,
+    WIDE_CHANNELS,
+    WIDE_KERNEL,
+    WIDEST_KERNEL,
+    WINDOW_CHANNELS,
+)
 from aigc_fast.ops.conv_transpose.plan import Plan, memory_format
 from aigc_fast.runtime import native
 from aigc_fast.runtime.memory import MAPPED_ANEW
 from aigc_fast.runtime.native import has_wide_vectors
-
-FEW_CHANNELS = 4
-LEAST_GROUP_CHANNELS = 8
-WIDE_CHANNELS = 16
-WIDE_KERNEL = 4
-# What pays in a strided convolution with a wide kernel: Winograd's windows for so many output channels, or a map so
-# small that this share of the products meets its padding.
-WINDOW_CHANNELS, MUCH_OUTSIDE = 64, 0.1
-# PyTorch takes its light kernel for one image of at most so many elements, where a side of the kernel is at most this.
-LIGHT_NUMEL, LIGHT_KERNEL = 20480, 3
-# Below so many products of a weight and a pixel the call costs more than the kernel: without gradients and with them,
-# of convolutions and of transposed ones.
-LIGHT_PRODUCTS = (150_000, 1_400_000), (100_000, 500_000)
-# From so many multiply-adds on, PyTorch's bfloat16 product is as fast as the processor.
-LARGE_WORK = 1 << 28
-# Below so many multiply-adds the cost of PyTorch's call decides over weight gradients.
-SMALL_WORK = 2_000_000
 
 _grad_enabled = torch.is_grad_enabled
 _float32 = torch.float32
@@ -100,6 +96,8 @@ def leave_gradients(input: Tensor, weight: Tensor, plan: Plan) -> str | None:
     *_, groups, transposed = plan.geometry
     if is_light(input, weight, groups, transposed, gradients=True):
         return "small: PyTorch's call and its gradients cost less"
+    if max(plan.geometry[:3]) > WIDEST_KERNEL:
+        return f"kernel {max(plan.geometry[:3])}: wider than any that was measured"
     return _few_per_group(max(input.shape[1], plan.output_shape[1]), groups)
 
 
@@ -108,8 +106,23 @@ def _strided_wins(plan: Plan, winograd: bool) -> bool:
     return plan.outside >= MUCH_OUTSIDE or (winograd and channels >= WINDOW_CHANNELS)
 
 
-def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool) -> str | None:
-    """Why PyTorch's forward is preferred for this convolution or transposed convolution, or None."""
+def _many_phases(plan: Plan, channels_last: bool) -> str | None:
+    stride = plan.geometry[3:6]
+    phases = prod(stride)
+    most = MOST_PHASES_CHANNELS_LAST if channels_last else MOST_PHASES[sum(step > 1 for step in stride)]
+    return f"stride {max(stride)}: {phases} phases of few products each" if phases > most else None
+
+
+def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool, direct: bool = False) -> str | None:
+    """Why PyTorch's forward is preferred for this convolution or transposed convolution, or None.
+
+    Args:
+        input: (N, C_in, ...).
+        weight: of the convolution.
+        plan: of the convolution.
+        winograd: whether ours would go through Winograd's windows.
+        direct: whether ours would be a product over the taps of each phase.
+    """
     *_, groups, transposed = plan.geometry
     in_channels = input.shape[1] // groups
     kernel, stride = plan.geometry[:3], plan.geometry[3:6]
@@ -121,7 +134,7 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool) ->
     if few_per_group:
         return few_per_group
     plain = not transposed or max(stride) == 1
-    if few and plain and channels_last and not has_wide_vectors():
+    if few and plain and channels_last:
         return f"{in_channels} input channels: too few for a product"
     strided = not transposed and max(stride) > 1
     # Memory that is mapped anew is ours in huge pages.
@@ -131,6 +144,8 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool) ->
     wide = strided and max(kernel) > WIDE_KERNEL
     if wide and input.dtype == torch.float32 and not _strided_wins(plan, winograd):
         return f"a plain convolution with stride {max(stride)} and kernel {max(kernel)}: PyTorch's is as fast"
+    if transposed and direct and (reason := _many_phases(plan, channels_last)):
+        return reason
     if transposed and kernel == stride and channels_last:
         return "kernel and stride are equal and the layout channels_last: PyTorch's product needs no rearranging"
     left = _amx(input.dtype) if not transposed or plan.is_matrix else None
