@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <iterator>
 #include <new>
 #include <vector>
 
@@ -327,7 +328,7 @@ bool use_torch(const py::type& tensor, const py::type& parameter, const py::obje
 
 py::list supported_levels() {
     py::list levels;
-    for (const char* level : {"baseline", "avx2", "avx512", "avx512_bf16", "amx"})
+    for (const char* level : aigc::LEVELS)
         for (const auto* table = aigc::kernel_tables; table->level; ++table)
             if (!std::strcmp(table->level, level) && aigc::cpu_supports(level)) {
                 levels.append(level);
@@ -361,6 +362,10 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_C, m) {
     m.doc() = "Native CPU kernels of aigc_fast: pointers, sizes and strides in; nothing is checked here.";
+    py::tuple names(std::size(aigc::LEVELS));
+    for (size_t i = 0; i < std::size(aigc::LEVELS); ++i)
+        names[i] = aigc::LEVELS[i];
+    m.attr("LEVELS") = names;
     m.def("levels", supported_levels,
           "Instruction-set levels that were compiled and that this machine runs, lowest first.");
     m.def("kernels", kernels, py::arg("level"), "The functions of one level, by name.");

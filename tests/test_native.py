@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,3 +89,31 @@ def test_a_kernel_refuses_what_is_no_tensor(way: str, request: pytest.FixtureReq
         request.getfixturevalue("asked")
     with pytest.raises((TypeError, AttributeError, RuntimeError)):
         _native.cpu.kernels.dropout(torch.ones(2), 3.0, torch.ones(2, dtype=torch.int64), 0.5)
+
+
+LEVELS = Path(__file__).parents[1] / "csrc" / "core" / "levels.def"
+PROCESSOR = Path("/proc/cpuinfo")
+
+
+def listed_levels() -> dict[str, set[str]]:
+    """The features of each level by its name, as levels.def has them."""
+    lines = re.findall(r"^LEVEL\((\w+), .*, (.*)\)$", LEVELS.read_text(), re.MULTILINE)
+    return {name: set(features.lower().split(" | ")) - {"0"} for name, features in lines}
+
+
+@pytest.mark.skipif(not LEVELS.exists(), reason="no sources")
+def test_the_module_tells_of_every_level_that_is_listed() -> None:
+    assert tuple(listed_levels()) == _native.LEVELS
+
+
+@pytest.mark.skipif(not LEVELS.exists(), reason="no sources")
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not PROCESSOR.exists(), reason="nobody else tells of the processor"
+)
+@pytest.mark.skipif(bool(_native.info().get("emulated")), reason="the levels are emulated")
+def test_a_level_is_used_where_the_system_tells_of_its_features() -> None:
+    has = set(re.search(r"^flags\s*:(.*)$", PROCESSOR.read_text(), re.MULTILINE)[1].split())
+    needed: set[str] = set()
+    for name, features in listed_levels().items():
+        needed |= features
+        assert (name in _native.levels()) == (needed <= has), name
