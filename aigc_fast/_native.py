@@ -44,8 +44,14 @@ def levels() -> tuple[str, ...]:
     return tuple(_C.levels()) if _C else ()
 
 
+def codes(kind: str, *names: str) -> tuple[int, ...]:
+    """The codes by which csrc knows these names; without `_C`, which alone is told them, codes from 0 on."""
+    known = _C.constants[kind] if _C else {name: code for code, name in enumerate(names)}
+    return tuple(known[name] for name in names)
+
+
 # The kinds of tensors, by what there is to them besides sizes, strides, dtype, device and elements.
-PLAIN, WANTS_GRADIENT, NEGATED, UNKNOWN = range(4)
+PLAIN, WANTS_GRADIENT, NEGATED, UNKNOWN = codes("kinds", "PLAIN", "WANTS_GRADIENT", "NEGATED", "UNKNOWN")
 _DLPACK_CODES = {
     torch.float32: (2, 32),
     torch.bfloat16: (4, 16),

@@ -8,10 +8,11 @@
 #include <new>
 #include <vector>
 
+#include "core/arena.h"
 #include "core/cpu.h"
+#include "core/dtypes.h"
 #include "core/kernel.h"
 #include "core/parallel.h"
-#include "core/scratch.h"
 
 namespace py = pybind11;
 
@@ -264,7 +265,7 @@ PyObject* arguments(PyObject*, PyObject* const* args, Py_ssize_t count) {
 }
 
 // What there is to a tensor besides its sizes, strides, dtype, device and elements; the most of it decides.
-enum Kind : int { PLAIN, WANTS_GRADIENT, NEGATED, UNKNOWN };
+AIGC_CODES(Kind, PLAIN, WANTS_GRADIENT, NEGATED, UNKNOWN)
 
 // -1 with a Python exception.
 int kind_of(PyObject* object, bool recording) {
@@ -344,7 +345,29 @@ py::dict kernels(const std::string& level) {
     for (const auto* table = aigc::kernel_tables; table->level; ++table)
         if (level == table->level)
             for (const auto* kernel = table->kernels; kernel->name; ++kernel)
-                found[kernel->name] = bind_kernel(*kernel);
+                if (kernel->run)
+                    found[kernel->name] = bind_kernel(*kernel);
+    return found;
+}
+
+py::dict codes_of(const char* names) {
+    py::dict found;
+    for (const py::handle name : py::str(names).attr("split")(", "))
+        found[name] = found.size();
+    return found;
+}
+
+// The codes by name that kernels take and give, by what they stand for.
+py::dict constants() {
+    py::dict found;
+    found["dtypes"] = codes_of(aigc::Dtype_names);
+    found["factors"] = codes_of(aigc::Factors_names);
+    found["kinds"] = codes_of(Kind_names);
+    for (const auto* table = aigc::kernel_tables; table->level; ++table)
+        if (!std::strcmp(table->level, aigc::LEVELS[0]))
+            for (const auto* kernel = table->kernels; kernel->name; ++kernel)
+                if (!kernel->run)
+                    found[kernel->name] = codes_of(kernel->types);
     return found;
 }
 
@@ -366,6 +389,7 @@ PYBIND11_MODULE(_C, m) {
     for (size_t i = 0; i < std::size(aigc::LEVELS); ++i)
         names[i] = aigc::LEVELS[i];
     m.attr("LEVELS") = names;
+    m.attr("constants") = constants();
     m.def("levels", supported_levels,
           "Instruction-set levels that were compiled and that this machine runs, lowest first.");
     m.def("kernels", kernels, py::arg("level"), "The functions of one level, by name.");

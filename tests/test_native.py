@@ -14,6 +14,9 @@ from torch import Tensor
 import aigc_fast.functional as AF
 from aigc_fast import _native
 from aigc_fast._native import NEGATED, PLAIN, UNKNOWN, WANTS_GRADIENT
+from aigc_fast.ops import support
+from aigc_fast.ops.conv_transpose import cpu
+from aigc_fast.ops.support import EXACT, ROUNDED, SPLIT
 
 pytestmark = pytest.mark.skipif(_native.cpu_reason() is not None, reason=str(_native.cpu_reason()))
 
@@ -117,3 +120,16 @@ def test_a_level_is_used_where_the_system_tells_of_its_features() -> None:
     for name, features in listed_levels().items():
         needed |= features
         assert (name in _native.levels()) == (needed <= has), name
+
+
+def test_codes_are_those_of_the_module() -> None:
+    assert {name: getattr(cpu, name) for name in cpu._ALGORITHMS} == _native._C.constants["conv_algorithms"]
+    assert {name.upper(): code for name, code in cpu.ACTIVATIONS.items()} == _native._C.constants["activations"]
+    dtypes = {str(dtype).removeprefix("torch.").upper(): code for dtype, code in support.DTYPES.items()}
+    assert dtypes == _native._C.constants["dtypes"]
+    assert _native._C.constants["factors"] == {"EXACT": EXACT, "ROUNDED": ROUNDED, "SPLIT": SPLIT}
+
+
+def test_without_the_module_every_name_has_a_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native, "_C", None)
+    assert _native.codes("kinds", "PLAIN", "NEGATED") == (0, 1)

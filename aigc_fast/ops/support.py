@@ -17,10 +17,10 @@ from aigc_fast import _native
 
 Reason = str | None
 
-# The codes of csrc/core/elements.h and csrc/cuda/kernels.h.
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+_CODED = torch.float32, torch.bfloat16, torch.float16, torch.float64
+DTYPES = dict(zip(_CODED, _native.codes("dtypes", "FLOAT32", "BFLOAT16", "FLOAT16", "FLOAT64"), strict=True))
 # What the factors of a product may be rounded to: none at all, one bfloat16, or the sum of two.
-EXACT, ROUNDED, SPLIT = range(3)
+EXACT, ROUNDED, SPLIT = _native.codes("factors", "EXACT", "ROUNDED", "SPLIT")
 _FACTORS = {"highest": EXACT, "high": SPLIT, "medium": ROUNDED}
 # Each word of a Philox key is drawn from [0, KEY_LIMIT).
 KEY_LIMIT = 2**63 - 1

@@ -16,6 +16,7 @@ union Arg {
     const Tensor* tensor;
 };
 
+// A function, or, with none, the names of some codes from 0 on.
 struct Kernel {
     const char* name;
     const char* types; // per argument: p pointer, i integer, r real, l list of integers, t tensor or null
@@ -99,8 +100,10 @@ struct Wrapped<F, void (*)(A...)> {
 
 #define AIGC_KERNEL(function)                                                                                          \
     ::aigc::Kernel { #function, Wrapped<&function>::types, &Wrapped<&function>::run }
+#define AIGC_KERNEL_CODES(name, type)                                                                                  \
+    ::aigc::Kernel { #name, type##_names, nullptr }
 // The array has external linkage on purpose: the generated tables.cpp lists it.
-#define AIGC_EXPORT(op, ...)                                                                                           \
-    extern const ::aigc::Kernel op##_kernels[];                                                                        \
-    const ::aigc::Kernel op##_kernels[] = {__VA_ARGS__, {nullptr, nullptr, nullptr}};
+#define AIGC_EXPORT(...)                                                                                               \
+    extern const ::aigc::Kernel kernels[];                                                                             \
+    const ::aigc::Kernel kernels[] = {__VA_ARGS__, {nullptr, nullptr, nullptr}};
 #endif

@@ -4,10 +4,9 @@
 
 #include <cstdint>
 
-namespace aigc::cuda {
+#include "core/dtypes.h"
 
-// The element types of tensors, as Python passes them.
-enum Dtype : int64_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2, FLOAT64 = 3 };
+namespace aigc::cuda {
 
 void uniform(void* out, int64_t n, int64_t dtype, const uint64_t* key, void* stream);
 void normal(void* out, int64_t n, int64_t dtype, const uint64_t* key, void* stream);
