@@ -14,7 +14,7 @@ AIGC_CODES(Factors, EXACT, ROUNDED, SPLIT)
 
 }
 
-#ifdef AIGC_LEVEL
+#if defined(AIGC_LEVEL) && !defined(__CUDACC__)
 #include "core/simd.h"
 
 namespace aigc::AIGC_LEVEL {
