@@ -1,159 +1,21 @@
 // Module aigc_fast._C: the kernels of every compiled level as Python functions of integers, floats and lists.
 #include <pybind11/pybind11.h>
 
-#include <cstdlib>
 #include <cstring>
-#include <exception>
-#include <new>
-#include <vector>
+#include <iterator>
 
+#include "call.h"
+#include "core/arena.h"
 #include "core/cpu.h"
+#include "core/dtypes.h"
 #include "core/kernel.h"
 #include "core/parallel.h"
-#include "core/scratch.h"
 
 namespace py = pybind11;
 
 namespace {
 
-constexpr int MAX_ARGS = 48, MAX_LIST_ITEMS = 96, MAX_TENSORS = 12;
-
-const aigc::TensorExchange* tensor_exchange = nullptr;
-PyObject *tensor_types[2], *strided_layout, *dtypes; // Tensor and Parameter; the dtypes with their codes of DLPack
-
-struct Reference {
-    PyObject* object;
-    explicit Reference(PyObject* owned) : object(owned) {}
-    Reference(const Reference&) = delete;
-    ~Reference() { Py_XDECREF(object); }
-};
-
-struct Arguments {
-    aigc::Arg values[MAX_ARGS];
-    int64_t items[MAX_LIST_ITEMS];
-    aigc::Tensor tensors[MAX_TENSORS];
-    int used_items = 0, used_tensors = 0;
-
-    // A sequence of integers, or bytes: int64 numbers as they lie in memory, which cost nothing to read.
-    bool take_list(PyObject* object, aigc::Arg& out) {
-        if (PyBytes_Check(object)) {
-            out.list = reinterpret_cast<const int64_t*>(PyBytes_AS_STRING(object));
-            return true;
-        }
-        PyObject* sequence = PySequence_Fast(object, "expected a sequence of integers");
-        if (!sequence)
-            return false;
-        const Py_ssize_t size = PySequence_Fast_GET_SIZE(sequence);
-        bool good = used_items + size <= MAX_LIST_ITEMS;
-        if (!good)
-            PyErr_SetString(PyExc_ValueError, "too many list items");
-        out.list = items + used_items;
-        for (Py_ssize_t i = 0; good && i < size; ++i) {
-            items[used_items++] = PyLong_AsLongLong(PySequence_Fast_GET_ITEM(sequence, i));
-            good = items[used_items - 1] != -1 || !PyErr_Occurred();
-        }
-        Py_DECREF(sequence);
-        return good;
-    }
-
-    // What a torch that lends nothing tells of a tensor by its attributes.
-    bool ask_tensor(PyObject* object, aigc::Tensor& out) {
-        const Reference address(PyObject_CallMethod(object, "data_ptr", nullptr));
-        const Reference device(address.object ? PyObject_GetAttrString(object, "is_cpu") : nullptr);
-        const Reference dtype(device.object ? PyObject_GetAttrString(object, "dtype") : nullptr);
-        const Reference sizes(dtype.object ? PyObject_GetAttrString(object, "shape") : nullptr);
-        const Reference strides(sizes.object ? PyObject_CallMethod(object, "stride", nullptr) : nullptr);
-        if (!strides.object)
-            return false;
-        PyObject* const codes = PyDict_GetItemWithError(dtypes, dtype.object);
-        aigc::Arg extents, steps;
-        if (PyErr_Occurred() || !take_list(sizes.object, extents) || !take_list(strides.object, steps))
-            return false;
-        out = {};
-        out.memory = PyLong_AsVoidPtr(address.object);
-        out.device = device.object == Py_True ? 1 : 2;
-        out.dimensions = static_cast<int32_t>(PySequence_Size(sizes.object));
-        out.lanes = 1;
-        out.sizes = extents.list;
-        out.strides = steps.list;
-        if (codes) {
-            out.type = static_cast<uint8_t>(PyLong_AsLong(PyTuple_GET_ITEM(codes, 0)));
-            out.bits = static_cast<uint8_t>(PyLong_AsLong(PyTuple_GET_ITEM(codes, 1)));
-        }
-        return !PyErr_Occurred();
-    }
-
-    bool take_tensor(PyObject* object, aigc::Arg& out) {
-        out.tensor = nullptr;
-        if (object == Py_None)
-            return true;
-        if (used_tensors == MAX_TENSORS) {
-            PyErr_SetString(PyExc_TypeError, "too many tensors");
-            return false;
-        }
-        aigc::Tensor& tensor = tensors[used_tensors++];
-        out.tensor = &tensor;
-        return tensor_exchange ? tensor_exchange->look(object, &tensor) == 0 : ask_tensor(object, tensor);
-    }
-
-    bool take(char type, PyObject* object, aigc::Arg& out) {
-        switch (type) {
-        case 'p':
-            out.pointer = object == Py_None ? nullptr : PyLong_AsVoidPtr(object);
-            return out.pointer || !PyErr_Occurred();
-        case 'i':
-            out.integer = PyLong_AsLongLong(object);
-            return out.integer != -1 || !PyErr_Occurred();
-        case 'r':
-            out.real = PyFloat_AsDouble(object);
-            return out.real != -1.0 || !PyErr_Occurred();
-        case 't':
-            return take_tensor(object, out);
-        default:
-            return take_list(object, out);
-        }
-    }
-};
-
-PyObject* call_kernel(PyObject* capsule, PyObject* const* args, Py_ssize_t count) {
-    const auto* kernel = static_cast<const aigc::Kernel*>(PyCapsule_GetPointer(capsule, nullptr));
-    const auto expected = static_cast<Py_ssize_t>(std::strlen(kernel->types));
-    if (count != expected || count > MAX_ARGS)
-        return PyErr_Format(PyExc_TypeError, "%s takes %zd arguments, got %zd", kernel->name, expected, count);
-    Arguments parsed;
-    for (Py_ssize_t i = 0; i < count; ++i)
-        if (!parsed.take(kernel->types[i], args[i], parsed.values[i]))
-            return nullptr;
-    int64_t result = 0;
-    PyThreadState* state = PyEval_SaveThread();
-    std::exception_ptr error;
-    try {
-        result = kernel->run(parsed.values);
-    } catch (...) {
-        error = std::current_exception();
-    }
-    PyEval_RestoreThread(state);
-    try {
-        if (error)
-            std::rethrow_exception(error);
-        return PyLong_FromLongLong(result);
-    } catch (const std::bad_alloc&) {
-        return PyErr_NoMemory();
-    } catch (const std::exception& e) {
-        return PyErr_Format(PyExc_RuntimeError, "%s: %s", kernel->name, e.what());
-    }
-}
-
-py::object bind_kernel(const aigc::Kernel& kernel) {
-    // A function object refers to its definition for as long as the process lives.
-    auto* definition = new PyMethodDef{
-        kernel.name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_kernel)), METH_FASTCALL, nullptr};
-    py::capsule self(const_cast<aigc::Kernel*>(&kernel), [](void*) {});
-    PyObject* function = PyCFunction_NewEx(definition, self.ptr(), nullptr);
-    if (!function)
-        throw py::error_already_set();
-    return py::reinterpret_steal<py::object>(function);
-}
+PyObject *tensor_types[2], *strided_layout; // Tensor and Parameter
 
 // signature(tensor or None, ...): as bytes, what the tensors are apart from their address and elements.
 PyObject* signature(PyObject*, PyObject* const* args, Py_ssize_t count) {
@@ -263,7 +125,7 @@ PyObject* arguments(PyObject*, PyObject* const* args, Py_ssize_t count) {
 }
 
 // What there is to a tensor besides its sizes, strides, dtype, device and elements; the most of it decides.
-enum Kind : int { PLAIN, WANTS_GRADIENT, NEGATED, UNKNOWN };
+AIGC_CODES(Kind, PLAIN, WANTS_GRADIENT, NEGATED, UNKNOWN)
 
 // -1 with a Python exception.
 int kind_of(PyObject* object, bool recording) {
@@ -327,7 +189,7 @@ bool use_torch(const py::type& tensor, const py::type& parameter, const py::obje
 
 py::list supported_levels() {
     py::list levels;
-    for (const char* level : {"baseline", "avx2", "avx512", "avx512_bf16", "amx"})
+    for (const char* level : aigc::LEVELS)
         for (const auto* table = aigc::kernel_tables; table->level; ++table)
             if (!std::strcmp(table->level, level) && aigc::cpu_supports(level)) {
                 levels.append(level);
@@ -343,7 +205,29 @@ py::dict kernels(const std::string& level) {
     for (const auto* table = aigc::kernel_tables; table->level; ++table)
         if (level == table->level)
             for (const auto* kernel = table->kernels; kernel->name; ++kernel)
-                found[kernel->name] = bind_kernel(*kernel);
+                if (kernel->run)
+                    found[kernel->name] = py::reinterpret_steal<py::object>(function_of(*kernel));
+    return found;
+}
+
+py::dict codes_of(const char* names) {
+    py::dict found;
+    for (const py::handle name : py::str(names).attr("split")(", "))
+        found[name] = found.size();
+    return found;
+}
+
+// The codes by name that kernels take and give, by what they stand for.
+py::dict constants() {
+    py::dict found;
+    found["dtypes"] = codes_of(aigc::Dtype_names);
+    found["factors"] = codes_of(aigc::Factors_names);
+    found["kinds"] = codes_of(Kind_names);
+    for (const auto* table = aigc::kernel_tables; table->level; ++table)
+        if (!std::strcmp(table->level, aigc::LEVELS[0]))
+            for (const auto* kernel = table->kernels; kernel->name; ++kernel)
+                if (!kernel->run)
+                    found[kernel->name] = codes_of(kernel->types);
     return found;
 }
 
@@ -361,6 +245,11 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_C, m) {
     m.doc() = "Native CPU kernels of aigc_fast: pointers, sizes and strides in; nothing is checked here.";
+    py::tuple names(std::size(aigc::LEVELS));
+    for (size_t i = 0; i < std::size(aigc::LEVELS); ++i)
+        names[i] = aigc::LEVELS[i];
+    m.attr("LEVELS") = names;
+    m.attr("constants") = constants();
     m.def("levels", supported_levels,
           "Instruction-set levels that were compiled and that this machine runs, lowest first.");
     m.def("kernels", kernels, py::arg("level"), "The functions of one level, by name.");

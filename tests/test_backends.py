@@ -129,10 +129,14 @@ def test_the_environment_forces_a_backend_and_caps_the_level() -> None:
     assert found.stdout.split() == ["reference", "baseline"], found.stderr
 
 
-def test_a_wrong_environment_is_refused_on_import(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_environment_is_refused_on_import() -> None:
     found = python("import aigc_fast", AIGC_FAST_BACKEND="gpu")
     assert found.returncode != 0
     assert "ValueError: AIGC_FAST_BACKEND='gpu': expected one of auto" in found.stderr
+
+
+@needs_native
+def test_a_level_that_is_unknown_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(native.ISA_VARIABLE, "sse")
     with pytest.raises(ValueError, match="AIGC_FAST_CPU_ISA='sse': expected one of baseline"):
         native._capped_level()
@@ -144,6 +148,12 @@ def test_the_cap_is_the_lesser_of_what_is_asked_and_what_there_is(cap: str, monk
     monkeypatch.setenv(native.ISA_VARIABLE, cap)
     allowed = native.LEVELS[: native.LEVELS.index(cap) + 1]
     assert native._capped_level() == [level for level in native.levels() if level in allowed][-1]
+
+
+def test_without_the_native_library_no_level_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_C", None)
+    monkeypatch.setenv(native.ISA_VARIABLE, "sse")
+    assert native._capped_level() is None
 
 
 @needs_native

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import platform
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 import aigc_fast.functional as AF
+from aigc_fast.ops.conv_transpose import cpu
 from aigc_fast.runtime import native
+from aigc_fast.runtime.dtypes import DTYPES
 from aigc_fast.runtime.native import NEGATED, PLAIN, UNKNOWN, WANTS_GRADIENT
+from aigc_fast.runtime.precision import EXACT, ROUNDED, SPLIT
 
 pytestmark = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 
@@ -86,3 +92,44 @@ def test_a_kernel_refuses_what_is_no_tensor(way: str, request: pytest.FixtureReq
         request.getfixturevalue("asked")
     with pytest.raises((TypeError, AttributeError, RuntimeError)):
         native.cpu.kernels.dropout(torch.ones(2), 3.0, torch.ones(2, dtype=torch.int64), 0.5)
+
+
+LEVELS = Path(__file__).parents[1] / "csrc" / "core" / "levels.def"
+PROCESSOR = Path("/proc/cpuinfo")
+
+
+def listed_levels() -> dict[str, set[str]]:
+    """The features of each level by its name, as levels.def has them."""
+    lines = re.findall(r"^LEVEL\((\w+), .*, (.*)\)$", LEVELS.read_text(), re.MULTILINE)
+    return {name: set(features.lower().split(" | ")) - {"0"} for name, features in lines}
+
+
+@pytest.mark.skipif(not LEVELS.exists(), reason="no sources")
+def test_the_module_tells_of_every_level_that_is_listed() -> None:
+    assert tuple(listed_levels()) == native.LEVELS
+
+
+@pytest.mark.skipif(not LEVELS.exists(), reason="no sources")
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not PROCESSOR.exists(), reason="nobody else tells of the processor"
+)
+@pytest.mark.skipif(bool(native.info().get("emulated")), reason="the levels are emulated")
+def test_a_level_is_used_where_the_system_tells_of_its_features() -> None:
+    has = set(re.search(r"^flags\s*:(.*)$", PROCESSOR.read_text(), re.MULTILINE)[1].split())
+    needed: set[str] = set()
+    for name, features in listed_levels().items():
+        needed |= features
+        assert (name in native.levels()) == (needed <= has), name
+
+
+def test_codes_are_those_of_the_module() -> None:
+    assert {name: getattr(cpu, name) for name in cpu._ALGORITHMS} == native._C.constants["conv_algorithms"]
+    assert {name.upper(): code for name, code in cpu.ACTIVATIONS.items()} == native._C.constants["activations"]
+    dtypes = {str(dtype).removeprefix("torch.").upper(): code for dtype, code in DTYPES.items()}
+    assert dtypes == native._C.constants["dtypes"]
+    assert native._C.constants["factors"] == {"EXACT": EXACT, "ROUNDED": ROUNDED, "SPLIT": SPLIT}
+
+
+def test_without_the_module_every_name_has_a_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_C", None)
+    assert native.codes("kinds", "PLAIN", "NEGATED") == (0, 1)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-# The codes of csrc/core/elements.h and csrc/cuda/kernels.h.
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+from aigc_fast.runtime import native
+
+_CODED = torch.float32, torch.bfloat16, torch.float16, torch.float64
+DTYPES = dict(zip(_CODED, native.codes("dtypes", "FLOAT32", "BFLOAT16", "FLOAT16", "FLOAT64"), strict=True))
 UP_TO_FLOAT32 = (torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -14,7 +14,6 @@ import torch
 from aigc_fast.environment import setting
 
 ISA_VARIABLE = "AIGC_FAST_CPU_ISA"
-LEVELS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
 MINIMUM_TORCH = (2, 6)
 
 
@@ -36,6 +35,8 @@ def _load(name: str) -> tuple[ModuleType | None, str | None]:
 
 _C, cpu_error = _load("_C")
 cuda, cuda_error = _load("_C_cuda")
+# All that csrc/core/levels.def has, lowest first; without `_C` there are none.
+LEVELS: tuple[str, ...] = _C.LEVELS if _C else ()
 
 
 def levels() -> tuple[str, ...]:
@@ -43,8 +44,14 @@ def levels() -> tuple[str, ...]:
     return tuple(_C.levels()) if _C else ()
 
 
+def codes(kind: str, *names: str) -> tuple[int, ...]:
+    """The codes by which csrc knows these names; without `_C`, which alone is told them, codes from 0 on."""
+    known = _C.constants[kind] if _C else {name: code for code, name in enumerate(names)}
+    return tuple(known[name] for name in names)
+
+
 # The kinds of tensors, by what there is to them besides sizes, strides, dtype, device and elements.
-PLAIN, WANTS_GRADIENT, NEGATED, UNKNOWN = range(4)
+PLAIN, WANTS_GRADIENT, NEGATED, UNKNOWN = codes("kinds", "PLAIN", "WANTS_GRADIENT", "NEGATED", "UNKNOWN")
 _DLPACK_CODES = {
     torch.float32: (2, 32),
     torch.bfloat16: (4, 16),
@@ -108,6 +115,8 @@ arguments = getattr(_C, "arguments", _arguments)
 
 
 def _capped_level() -> str | None:
+    if _C is None:
+        return None
     cap = setting(ISA_VARIABLE, LEVELS, LEVELS[-1])
     allowed = LEVELS[: LEVELS.index(cap) + 1]
     usable = [level for level in levels() if level in allowed]

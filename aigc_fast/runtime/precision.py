@@ -6,8 +6,10 @@ from contextvars import ContextVar
 
 import torch
 
+from aigc_fast.runtime import native
+
 # What the factors of a product may be rounded to: none at all, one bfloat16, or the sum of two.
-EXACT, ROUNDED, SPLIT = range(3)
+EXACT, ROUNDED, SPLIT = native.codes("factors", "EXACT", "ROUNDED", "SPLIT")
 _FACTORS = {"highest": EXACT, "high": SPLIT, "medium": ROUNDED}
 PRECISIONS = tuple(_FACTORS)
 # The float32 precision that a call was given of its own, where it was.

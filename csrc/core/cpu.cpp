@@ -13,8 +13,49 @@
 
 namespace {
 
-struct Features {
-    bool avx2 = false, avx512 = false, avx512_bf16 = false, amx = false;
+enum Feature : uint32_t {
+    AVX2 = 1 << 0,
+    FMA = 1 << 1,
+    F16C = 1 << 2,
+    BMI2 = 1 << 3,
+    AVX512F = 1 << 4,
+    AVX512BW = 1 << 5,
+    AVX512DQ = 1 << 6,
+    AVX512VL = 1 << 7,
+    AVX512_VNNI = 1 << 8,
+    AVX512_BF16 = 1 << 9,
+    AMX_TILE = 1 << 10,
+    AMX_BF16 = 1 << 11,
+    AMX_INT8 = 1 << 12
+};
+
+struct Level {
+    const char* name;
+    uint32_t features;
+};
+constexpr Level LEVELS_NEED[] = {
+#define LEVEL(name, flags, emulation, features) {#name, features},
+#include "core/levels.def"
+#undef LEVEL
+};
+
+// Where CPUID tells of a feature, and the registers' states, bits of XCR0, that the system must save for it.
+struct Place {
+    Feature feature;
+    uint32_t leaf, subleaf;
+    enum { EAX, EBX, ECX, EDX } in;
+    int bit;
+    uint64_t states;
+};
+constexpr uint64_t YMM = 0x6, ZMM = 0xe6, TILE = 0x60000;
+constexpr Place PLACES[] = {
+    {FMA, 1, 0, Place::ECX, 12, YMM},         {F16C, 1, 0, Place::ECX, 29, YMM},
+    {AVX2, 7, 0, Place::EBX, 5, YMM},         {BMI2, 7, 0, Place::EBX, 8, YMM},
+    {AVX512F, 7, 0, Place::EBX, 16, ZMM},     {AVX512DQ, 7, 0, Place::EBX, 17, ZMM},
+    {AVX512BW, 7, 0, Place::EBX, 30, ZMM},    {AVX512VL, 7, 0, Place::EBX, 31, ZMM},
+    {AVX512_VNNI, 7, 0, Place::ECX, 11, ZMM}, {AVX512_BF16, 7, 1, Place::EAX, 5, ZMM},
+    {AMX_BF16, 7, 0, Place::EDX, 22, TILE},   {AMX_TILE, 7, 0, Place::EDX, 24, TILE},
+    {AMX_INT8, 7, 0, Place::EDX, 25, TILE},
 };
 
 uint64_t enabled_states() {
@@ -32,44 +73,37 @@ bool request_tile_state() {
 #endif
 }
 
-Features detect() {
-    Features found;
-    uint32_t a, b, c, d;
-    if (!__get_cpuid(1, &a, &b, &c, &d))
-        return found;
-    const bool osxsave = c & (1u << 27), fma = c & (1u << 12), f16c = c & (1u << 29);
-    if (!osxsave || !__get_cpuid_count(7, 0, &a, &b, &c, &d))
+uint32_t detect() {
+    constexpr uint32_t OSXSAVE = 1u << 27, TILES = AMX_TILE | AMX_BF16 | AMX_INT8;
+    uint32_t found = 0, registers[4];
+    auto& [a, b, c, d] = registers;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & OSXSAVE))
         return found;
     const uint64_t states = enabled_states();
-    constexpr uint64_t YMM = 0x6, ZMM = 0xe6, TILE = 0x60000;
-    constexpr uint32_t AVX512_F_DQ_BW_VL = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);
-    const uint32_t ebx7 = b, edx7 = d;
-    found.avx2 = fma && f16c && (ebx7 & (1u << 5)) && (ebx7 & (1u << 8)) && (states & YMM) == YMM;
-    found.avx512 = found.avx2 && (ebx7 & AVX512_F_DQ_BW_VL) == AVX512_F_DQ_BW_VL && (states & ZMM) == ZMM;
-    if (!found.avx512 || !__get_cpuid_count(7, 1, &a, &b, &c, &d))
-        return found;
-    found.avx512_bf16 = a & (1u << 5);
-    const bool tile = (edx7 & (1u << 24)) && (edx7 & (1u << 22));
-    found.amx = found.avx512_bf16 && tile && (states & TILE) == TILE && request_tile_state();
-    return found;
+    for (const Place& place : PLACES)
+        if (__get_cpuid_count(place.leaf, place.subleaf, &a, &b, &c, &d) && (registers[place.in] >> place.bit & 1) &&
+            (states & place.states) == place.states)
+            found |= place.feature;
+    return (found & TILES) == TILES && request_tile_state() ? found : found & ~TILES;
 }
 
 }
 
 bool aigc::cpu_supports(const char* level) {
-    static const Features found = detect();
-    if (!std::strcmp(level, "baseline"))
-        return true;
-#if AIGC_EMULATED
-    return found.avx2;
-#endif
-    return (!std::strcmp(level, "avx2") && found.avx2) || (!std::strcmp(level, "avx512") && found.avx512) ||
-           (!std::strcmp(level, "avx512_bf16") && found.avx512_bf16) || (!std::strcmp(level, "amx") && found.amx);
+    static const uint32_t found = detect();
+    uint32_t needed = 0;
+    for (const Level& each : LEVELS_NEED) {
+        if (!AIGC_EMULATED || !(needed & AVX2))
+            needed |= each.features;
+        if (!std::strcmp(level, each.name))
+            return (found & needed) == needed;
+    }
+    return false;
 }
 
 #else
 
-bool aigc::cpu_supports(const char* level) { return !std::strcmp(level, "baseline"); }
+bool aigc::cpu_supports(const char* level) { return !std::strcmp(level, LEVELS[0]); }
 
 #endif
 

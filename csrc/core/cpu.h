@@ -4,8 +4,14 @@
 
 namespace aigc {
 
-// Whether this processor and operating system run a level's instructions: "baseline", "avx2", "avx512",
-// "avx512_bf16" or "amx".
+// The names of core/levels.def.
+constexpr const char* LEVELS[] = {
+#define LEVEL(name, flags, emulation, features) #name,
+#include "core/levels.def"
+#undef LEVEL
+};
+
+// Whether this processor and operating system run a level's instructions.
 // Asks the kernel for AMX's tile state the first time.
 bool cpu_supports(const char* level);
 

@@ -3,19 +3,12 @@
 
 #include <cstddef>
 
-#include "core/simd.h"
+#include "core/dtypes.h"
 
 namespace aigc::AIGC_LEVEL {
 
-constexpr int64_t FLOAT16 = 2, FLOAT64 = 3; // beside the values of Dtype
-
 typedef uint16_t vh __attribute__((vector_size(AIGC_VECTOR_BYTES / 2)));
 typedef uint16_t unaligned_vh __attribute__((vector_size(AIGC_VECTOR_BYTES / 2), aligned(2), may_alias));
-
-using bfloat16 = uint16_t;
-struct float16 {
-    uint16_t bits;
-};
 
 // GCC splits these two conversions in halves where AVX2 has one instruction.
 static inline vu widen(const bfloat16* p) {
@@ -36,12 +29,7 @@ static inline vh narrow(vu wide) {
 }
 
 static inline vf load(const bfloat16* p) { return vf(widen(p) << 16); }
-// Rounds to nearest even; a NaN stays one.
-static inline void store(bfloat16* p, vf v) {
-    const vu bits = vu(v);
-    const vu rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    *reinterpret_cast<unaligned_vh*>(p) = narrow(v == v ? rounded : vu{} + 0x7fc0);
-}
+static inline void store(bfloat16* p, vf v) { *reinterpret_cast<unaligned_vh*>(p) = narrow(to_upper_half(v) >> 16); }
 
 #if defined(__AVX512F__) && AIGC_VECTOR_BYTES == 64
 static inline vf load(const float16* p) {

@@ -1,4 +1,4 @@
-// Vectors of float at the width of the level being compiled, and the conversions between float and the 16-bit formats.
+// Vectors at the width of the level being compiled.
 #pragma once
 
 #include <cstdint>
@@ -20,14 +20,18 @@ namespace aigc::AIGC_LEVEL {
 
 typedef float vf __attribute__((vector_size(AIGC_VECTOR_BYTES)));
 typedef float unaligned_vf __attribute__((vector_size(AIGC_VECTOR_BYTES), aligned(4), may_alias));
+typedef double vd __attribute__((vector_size(AIGC_VECTOR_BYTES)));
+typedef double unaligned_vd __attribute__((vector_size(AIGC_VECTOR_BYTES), aligned(8), may_alias));
 typedef uint32_t vu __attribute__((vector_size(AIGC_VECTOR_BYTES)));
 typedef int32_t vi __attribute__((vector_size(AIGC_VECTOR_BYTES)));
 
 constexpr int VF = AIGC_VECTOR_BYTES / sizeof(float);
 
 static inline vf load(const float* p) { return *reinterpret_cast<const unaligned_vf*>(p); }
+static inline vd load(const double* p) { return *reinterpret_cast<const unaligned_vd*>(p); }
 static inline vu load(const uint32_t* p) { return (vu)load(reinterpret_cast<const float*>(p)); }
 static inline void store(float* p, vf v) { *reinterpret_cast<unaligned_vf*>(p) = v; }
+static inline void store(double* p, vd v) { *reinterpret_cast<unaligned_vd*>(p) = v; }
 static inline void store(uint32_t* p, vu v) { store(reinterpret_cast<float*>(p), vf(v)); }
 
 #if defined(__AVX2__)
@@ -67,47 +71,7 @@ static inline vf greater(vf a, vf b) {
 #endif
 }
 
-// The element types of tensors, as Python passes them.
-enum Dtype : int64_t { FLOAT32 = 0, BFLOAT16 = 1 };
-
-static inline float to_float(float x) { return x; }
-static inline float to_float(uint16_t bits) {
-    const uint32_t wide = uint32_t(bits) << 16;
-    float x;
-    __builtin_memcpy(&x, &wide, 4);
-    return x;
-}
-
-// Rounds to nearest even; a NaN stays one.
-static inline uint16_t to_bfloat16(float x) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, &x, 4);
-    if (x != x)
-        return uint16_t((bits >> 16) | 0x40);
-    return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-static inline void from_float(float x, float* out) { *out = x; }
-static inline void from_float(float x, uint16_t* out) { *out = to_bfloat16(x); }
-
 static inline vf multiply_add(vf sum, float a, vf b) { return sum + a * b; }
-
-// Two bfloat16, the first in the lower half: sums of two products each at twice the speed of float.
-using Pair = uint32_t;
-static inline Pair pair_of(uint16_t first, uint16_t second) { return first | uint32_t(second) << 16; }
-#if defined(__AVX512BF16__)
-constexpr bool HAS_PAIRS = true;
-static inline vf multiply_add(vf sum, Pair a, vu b) {
-    return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(static_cast<int>(a)), (__m512bh)(__m512i)b);
-}
-#elif defined(AIGC_EMULATE_BF16)
-constexpr bool HAS_PAIRS = true;
-static inline vf multiply_add(vf sum, Pair a, vu b) {
-    return sum + to_float(uint16_t(a)) * (vf)(b << 16) + to_float(uint16_t(a >> 16)) * (vf)(b & 0xffff0000);
-}
-#else
-constexpr bool HAS_PAIRS = false;
-static inline vf multiply_add(vf sum, Pair, vu) { return sum; }
-#endif
 
 // out[c * out_stride + r] = in[r * in_stride + c] for at most TRANSPOSED rows and columns.
 #if defined(__AVX512F__)

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "core/dtypes.h"
+
 namespace aigc {
 
 struct Tensor {
@@ -35,8 +37,10 @@ struct Tensor {
         }
         return contiguous || expected == 0;
     }
-    // The code of core/elements.h, or -1.
-    int64_t dtype() const { return has(2, 32) ? 0 : has(4, 16) ? 1 : has(2, 16) ? 2 : has(2, 64) ? 3 : -1; }
+    // A Dtype, or -1.
+    [[gnu::always_inline]] int64_t dtype() const {
+        return has(2, 32) ? FLOAT32 : has(4, 16) ? BFLOAT16 : has(2, 16) ? FLOAT16 : has(2, 64) ? int64_t(FLOAT64) : -1;
+    }
 };
 
 // What the capsule `torch.Tensor.__dlpack_c_exchange_api__` holds.

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "core/simd.h"
+#include "core/dtypes.h"
 
 namespace aigc::AIGC_LEVEL {
 

@@ -5,7 +5,7 @@
 #include "cpu/attention/few_queries.h"
 #include "cpu/attention/pairs.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::attention {
 namespace {
 
 // Walks the list of sizes and strides in the order that aigc_fast/ops/attention/cpu.py packs them.
@@ -303,7 +303,7 @@ void attention_varlen_backward(const void* q, const void* k, const void* v, cons
 
 }
 
-AIGC_EXPORT(attention, AIGC_KERNEL(attention), AIGC_KERNEL(attention_backward), AIGC_KERNEL(attention_few_queries),
+AIGC_EXPORT(AIGC_KERNEL(attention), AIGC_KERNEL(attention_backward), AIGC_KERNEL(attention_few_queries),
             AIGC_KERNEL(attention_uses_pairs), AIGC_KERNEL(attention_varlen), AIGC_KERNEL(attention_varlen_backward))
 
 }

@@ -2,7 +2,6 @@
 // gradient are the three faces of one trilinear form, and share geometry, layout and product.
 #include "core/kernel.h"
 #include "cpu/conv_transpose/col2im.h"
-#include "cpu/conv_transpose/fingerprint.h"
 #include "cpu/conv_transpose/im2col_weight_gradient.h"
 #include "cpu/conv_transpose/matrix.h"
 #include "cpu/conv_transpose/narrow.h"
@@ -10,20 +9,8 @@
 #include "cpu/conv_transpose/winograd.h"
 #include "cpu/conv_transpose/winograd_weight_gradient.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
-
-enum Algorithm : int64_t {
-    DIRECT = 0,
-    WINOGRAD = 1,
-    NARROW = 2,
-    COL2IM = 3,
-    DIRECT_BF16 = 4,
-    DIRECT_SPLIT = 5,
-    MATRIX = 6
-};
-// What the factors may be rounded to: nothing, bfloat16, or the sum of two bfloat16.
-enum Factors : int64_t { EXACT = 0, ROUNDED = 1, SPLIT = 2 };
 
 // The smallest number of multiplications saved that pays for the transforms, the fewest tiles per weight, and the most
 // floats that one image's transform may take.
@@ -175,7 +162,8 @@ int64_t conv_forward_once(void* in_data, int64_t in_dtype, const int64_t* in_lay
                           void* out_data, int64_t out_dtype, const int64_t* out_layout, const int64_t* geometry,
                           int64_t algorithm, int64_t activation, double slope) {
     const int64_t size = conv_packed_size(in_layout, out_layout, geometry, algorithm);
-    auto* const packed = static_cast<float*>(scratch(Slot::weight, size * int64_t(sizeof(float))));
+    Scope scope;
+    auto* const packed = scope.take<float>(size);
     return conv_pack(weight, in_dtype, geometry + GEOMETRY_NUMBERS, in_layout, out_layout, geometry, algorithm,
                      packed) &&
            conv_forward(in_data, in_dtype, in_layout, packed, bias, out_data, out_dtype, out_layout, geometry,
@@ -197,8 +185,9 @@ void conv_weight_gradient(void* large_data, const int64_t* large_layout, void* s
 
 }
 
-AIGC_EXPORT(conv_transpose, AIGC_KERNEL(conv_algorithm), AIGC_KERNEL(conv_packed_size), AIGC_KERNEL(conv_fingerprint),
-            AIGC_KERNEL(conv_pack), AIGC_KERNEL(conv_forward), AIGC_KERNEL(conv_forward_once),
-            AIGC_KERNEL(conv_weight_gradient), AIGC_KERNEL(conv_weight_gradient_algorithm))
+AIGC_EXPORT(AIGC_KERNEL(conv_algorithm), AIGC_KERNEL(conv_packed_size), AIGC_KERNEL(conv_pack),
+            AIGC_KERNEL(conv_forward), AIGC_KERNEL(conv_forward_once), AIGC_KERNEL(conv_weight_gradient),
+            AIGC_KERNEL(conv_weight_gradient_algorithm), AIGC_KERNEL_CODES(conv_algorithms, Algorithm),
+            AIGC_KERNEL_CODES(activations, Activation))
 
 }

@@ -3,7 +3,7 @@
 #include "core/kernel.h"
 #include "core/philox.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::random {
 namespace {
 
 // Rounding must not reach 1.
@@ -102,6 +102,6 @@ int64_t dropout(const Tensor* out, const Tensor* in, const Tensor* key, double p
 
 }
 
-AIGC_EXPORT(random, AIGC_KERNEL(uniform), AIGC_KERNEL(normal), AIGC_KERNEL(dropout))
+AIGC_EXPORT(AIGC_KERNEL(uniform), AIGC_KERNEL(normal), AIGC_KERNEL(dropout))
 
 }

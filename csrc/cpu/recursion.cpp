@@ -4,7 +4,7 @@
 #include "cpu/recursion/series.h"
 #include "cpu/recursion/varying.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::recursion {
 namespace {
 
 template <class T>
@@ -81,6 +81,6 @@ void recursion_lags(const void* u, int64_t u_row, const void* y, int64_t y_row, 
 
 }
 
-AIGC_EXPORT(recursion, AIGC_KERNEL(recursion), AIGC_KERNEL(recursion_varying), AIGC_KERNEL(recursion_lags))
+AIGC_EXPORT(AIGC_KERNEL(recursion), AIGC_KERNEL(recursion_varying), AIGC_KERNEL(recursion_lags))
 
 }

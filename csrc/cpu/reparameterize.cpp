@@ -1,11 +1,11 @@
 // z = mu + exp(logvar / 2) * noise, the Kullback-Leibler divergence to the standard normal law, and their gradients.
 // The noise is a pure function of the key and is made anew in the backward pass.
+#include "core/arena.h"
 #include "core/elements.h"
 #include "core/kernel.h"
 #include "core/philox.h"
-#include "core/scratch.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::reparameterize {
 namespace {
 
 // A sum of vectors in double.
@@ -27,7 +27,6 @@ class Total {
     }
 
   private:
-    typedef double vd __attribute__((vector_size(AIGC_VECTOR_BYTES)));
     typedef float half_vf __attribute__((vector_size(AIGC_VECTOR_BYTES / 2)));
     vd halves_[2] = {};
 };
@@ -38,7 +37,7 @@ class RowSums {
   public:
     RowSums(int64_t rows, int64_t columns) : rows_(rows), columns_(columns) {
         const int64_t parts = 2 * random_tiles(rows * columns);
-        parts_ = static_cast<double*>(scratch(Slot::shared, (parts + rows) * int64_t(sizeof(double))));
+        parts_ = scope_.take<double>(parts + rows);
         sums_ = parts_ + parts;
     }
 
@@ -74,6 +73,7 @@ class RowSums {
         return total.sum();
     }
 
+    Scope scope_;
     int64_t rows_, columns_;
     double *parts_, *sums_;
 };
@@ -231,6 +231,6 @@ int64_t reparameterize_backward(const Tensor* grad_mu, const Tensor* grad_logvar
 
 }
 
-AIGC_EXPORT(reparameterize, AIGC_KERNEL(reparameterize), AIGC_KERNEL(reparameterize_backward))
+AIGC_EXPORT(AIGC_KERNEL(reparameterize), AIGC_KERNEL(reparameterize_backward))
 
 }

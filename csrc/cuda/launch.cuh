@@ -1,4 +1,7 @@
 // What every kernel's launch shares: element types, the size of the grid, and the check of its error.
+//
+// A kernel takes device pointers, enqueues on `stream` (a cudaStream_t) and returns. `key` points to two integers on
+// the device: a captured CUDA graph reads a new key at every replay.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -8,7 +11,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "cuda/kernels.h"
+#include "core/dtypes.h"
+#include "core/kernel.h"
 
 namespace aigc::cuda {
 

@@ -2,7 +2,7 @@
 #include "cuda/launch.cuh"
 #include "cuda/philox.cuh"
 
-namespace aigc::cuda {
+namespace aigc::cuda::random {
 namespace {
 
 // Calls f(first, left) for every group of four elements that is this thread's; `left` counts the elements from it on.
@@ -56,8 +56,6 @@ __global__ void dropout_kernel(T* out, const T* in, int64_t n, const uint64_t* k
     });
 }
 
-}
-
 void uniform(void* out, int64_t n, int64_t dtype, const uint64_t* key, void* stream) {
     with_type(dtype, [=](auto* type) {
         uniform_kernel<<<blocks_for((n + 3) / 4), THREADS, 0, static_cast<cudaStream_t>(stream)>>>(
@@ -84,5 +82,9 @@ void dropout(void* out, const void* in, int64_t n, int64_t dtype, const uint64_t
     });
     check_launch("dropout");
 }
+
+}
+
+AIGC_EXPORT(AIGC_KERNEL(uniform), AIGC_KERNEL(normal), AIGC_KERNEL(dropout))
 
 }

@@ -2,7 +2,7 @@
 #include "cuda/launch.cuh"
 #include "cuda/philox.cuh"
 
-namespace aigc::cuda {
+namespace aigc::cuda::reparameterize {
 namespace {
 
 constexpr int WARP = 32;
@@ -88,12 +88,12 @@ __global__ void backward_kernel(T* grad_mu, T* grad_logvar, const T* grad_z, con
     }
 }
 
-}
-
+// Number of doubles that `reparameterize` needs as workspace for kl.
 int64_t reparameterize_workspace(int64_t rows, int64_t columns) {
     return chunks_of(columns) > 1 ? rows * chunks_of(columns) : 0;
 }
 
+// Without z only the divergence, without kl only the sample.
 void reparameterize(void* z, void* kl, const void* mu, const void* logvar, int64_t rows, int64_t columns, int64_t dtype,
                     const uint64_t* key, double* workspace, void* stream) {
     const auto queue = static_cast<cudaStream_t>(stream);
@@ -113,6 +113,7 @@ void reparameterize(void* z, void* kl, const void* mu, const void* logvar, int64
     check_launch("reparameterize's sum");
 }
 
+// Without grad_kl only the gradient to logvar.
 void reparameterize_backward(void* grad_mu, void* grad_logvar, const void* grad_z, const void* grad_kl,
                              int64_t kl_stride, const void* mu, const void* logvar, int64_t n, int64_t columns,
                              int64_t dtype, const uint64_t* key, void* stream) {
@@ -126,5 +127,9 @@ void reparameterize_backward(void* grad_mu, void* grad_logvar, const void* grad_
     });
     check_launch("reparameterize_backward");
 }
+
+}
+
+AIGC_EXPORT(AIGC_KERNEL(reparameterize_workspace), AIGC_KERNEL(reparameterize), AIGC_KERNEL(reparameterize_backward))
 
 }

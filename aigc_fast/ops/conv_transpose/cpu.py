@@ -12,13 +12,13 @@ from torch import Tensor
 from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.packing import Packing
 from aigc_fast.ops.conv_transpose.plan import Ints, Plan, is_dense, layout, memory_format, packed_ints, strides_of_axes
-from aigc_fast.runtime import native
+from aigc_fast.runtime import dtypes, native
 from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
 from aigc_fast.runtime.precision import factors_of
 
-DTYPES = {torch.float32: 0, torch.bfloat16: 1}
-BFLOAT16 = DTYPES[torch.bfloat16]
-DIRECT, WINOGRAD, NARROW, COL2IM, DIRECT_BF16, DIRECT_SPLIT, MATRIX = range(7)
+DTYPES = {dtype: dtypes.DTYPES[dtype] for dtype in (torch.float32, torch.bfloat16)}
+_ALGORITHMS = "DIRECT", "WINOGRAD", "NARROW", "COL2IM", "DIRECT_BF16", "DIRECT_SPLIT", "MATRIX"
+DIRECT, WINOGRAD, NARROW, COL2IM, DIRECT_BF16, DIRECT_SPLIT, MATRIX = native.codes("conv_algorithms", *_ALGORITHMS)
 ALGORITHMS = {
     DIRECT: "direct: a product over the taps of each phase",
     WINOGRAD: "Winograd: products over windows that all phases share",
@@ -30,7 +30,8 @@ ALGORITHMS = {
 }
 # To pack so many numbers anew costs less than to find them packed.
 SMALL_WEIGHT = 1024
-ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "tanh": 3, "sigmoid": 4}
+_ACTIVATIONS = tuple(reference.ACTIVATIONS)
+ACTIVATIONS = dict(zip(_ACTIVATIONS, native.codes("activations", *map(str.upper, _ACTIVATIONS)), strict=True))
 
 
 def unsupported(tensors: Sequence[Tensor | None]) -> str | None:

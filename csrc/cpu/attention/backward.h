@@ -5,7 +5,7 @@
 
 #include "cpu/attention/forward.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::attention {
 
 template <class T>
 struct Gradients {
@@ -100,9 +100,8 @@ class LaneGradients {
             2 * Floats::padded(p_.size * line_) + Floats::padded(p_.value_size * line_) +
             Floats::padded(line_ * width_) + Floats::padded(line_ * value_width_) + 4 * Floats::padded(line_) +
             Floats::padded(most(line_, keys_per_block_) * most(width_, value_width_)) + Masks::floats(keys_per_block_);
-        auto* const memory = static_cast<char*>(scratch(Slot::local, int64_t(sizeof(KeyBlock)) * most_blocks_ +
-                                                                         int64_t(sizeof(float*)) * 2 * lines +
-                                                                         int64_t(sizeof(float)) * floats));
+        auto* const memory = scope_.take<char>(int64_t(sizeof(KeyBlock)) * most_blocks_ +
+                                               int64_t(sizeof(float*)) * 2 * lines + int64_t(sizeof(float)) * floats);
         blocks_ = reinterpret_cast<KeyBlock*>(memory);
         rows_ = reinterpret_cast<const float**>(blocks_ + most_blocks_);
         lines_ = const_cast<float**>(rows_ + lines);
@@ -314,6 +313,7 @@ class LaneGradients {
     KeyBlock* blocks_ = nullptr;
     const float** rows_ = nullptr;
     float** lines_ = nullptr;
+    Scope scope_;
     Floats floats_;
     Masks masks_;
     float *probabilities_, *slopes_, *dropout_, *tops_, *queries_, *query_sums_, *out_gradient_, *query_rows_,
@@ -336,7 +336,8 @@ class Backward {
         if (parts > 1)
             return run_in_parts(pairs, parts);
         parallel_for(0, pairs, 1, [&](int64_t begin, int64_t end) {
-            float* const sums = static_cast<float*>(scratch(Slot::sums, int64_t(sizeof(float)) * sums_size()));
+            Scope scope;
+            float* const sums = scope.take<float>(sums_size());
             for (int64_t pair = begin; pair < end; ++pair) {
                 differentiate_pair(pair, 0, 1, sums);
                 write(pair, sums);
@@ -351,7 +352,8 @@ class Backward {
 
     void run_in_parts(int64_t pairs, int64_t parts) const {
         const int64_t size = sums_size();
-        float* const sums = static_cast<float*>(scratch(Slot::sums, int64_t(sizeof(float)) * pairs * parts * size));
+        Scope scope;
+        float* const sums = scope.take<float>(pairs * parts * size);
         parallel_for(0, pairs * parts, 1, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i)
                 differentiate_pair(i % pairs, i / pairs, parts, sums + i * size);

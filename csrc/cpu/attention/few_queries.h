@@ -5,7 +5,7 @@
 
 #include "cpu/attention/forward.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::attention {
 
 constexpr int64_t FEW_QUERIES = VF / 2; // more fill half a vector of lanes
 constexpr int64_t ROW_KEYS = 128;       // per block
@@ -97,7 +97,8 @@ class FewQueries {
                       parts = most<int64_t>(1, least(wanted, p_.keys / LEAST_PART));
         const int64_t step = parts == 1 ? most<int64_t>(1, p_.keys) : round_up(ceil_div(p_.keys, parts), ROW_KEYS);
         const int64_t size = Floats::padded(lanes_ * value_width_) + Floats::padded(2 * lanes_);
-        auto* const sums = static_cast<float*>(scratch(Slot::sums, int64_t(sizeof(float)) * pairs * parts * size));
+        Scope scope;
+        auto* const sums = scope.take<float>(pairs * parts * size);
         const auto states = [&](int64_t i) {
             return reinterpret_cast<RowState*>(sums + i * size + Floats::padded(lanes_ * value_width_));
         };
@@ -128,7 +129,8 @@ class FewQueries {
         constexpr int64_t SCORE_ROW = ROW_KEYS + VF;
         const int64_t floats = Floats::padded(lanes_ * width_) + Floats::padded(lanes_ * SCORE_ROW) +
                                (copies ? Floats::padded(ROW_KEYS * value_width_) : 0) + Masks::floats(ROW_KEYS);
-        Floats memory(scratch(Slot::local, int64_t(sizeof(float)) * floats));
+        Scope scope;
+        Floats memory(scope.take<float>(floats));
         float *const queries = memory.take(lanes_ * width_), *const scores = memory.take(lanes_ * SCORE_ROW),
                      *const buffer = copies ? memory.take(ROW_KEYS * value_width_) : nullptr;
         Masks masks(p_, block, ROW_KEYS, memory);

@@ -3,7 +3,7 @@
 
 #include "cpu/attention/scores.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::attention {
 
 // A block of keys and a block of values share the first-level cache with the lanes' panel, one after the other.
 constexpr int64_t KEY_FLOATS = 8192, LEAST_KEYS = 2 * TILE_ROWS, MOST_KEYS = 20 * TILE_ROWS;
@@ -155,8 +155,8 @@ class Forward {
 
     void attend(const Block& block) const {
         const int64_t lines = most(keys_, value_lines_), vectors = block.vectors();
-        auto* const memory = static_cast<char*>(
-            scratch(Slot::local, int64_t(sizeof(float)) * floats() + int64_t(sizeof(float*)) * 3 * lines));
+        Scope scope;
+        auto* const memory = scope.take<char>(int64_t(sizeof(float)) * floats() + int64_t(sizeof(float*)) * 3 * lines);
         auto** const score_lines = reinterpret_cast<float**>(memory);
         auto** const sum_lines = score_lines + lines;
         auto** const rows = static_cast<const typename Products::Element**>(static_cast<void*>(sum_lines + lines));

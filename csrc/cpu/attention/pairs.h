@@ -4,24 +4,13 @@
 
 #include "cpu/attention/forward.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::attention {
 
-constexpr int64_t SPLIT_PLANES = 2, MOST_TERMS = 3;
 constexpr int64_t PAIR_KEYS = 2 * TILE_SIDE; // that tiles of values take at a time
 constexpr int64_t KEYS_OF_PAIRS = 4 * PAIR_KEYS;
 constexpr int64_t PACKED_BYTES = 16 << 20; // unless the keys and values of one pair are more
 
 static inline bool uses_pairs(int64_t planes) { return planes == 1 ? HAS_PAIRS : planes == SPLIT_PLANES && HAS_TILES; }
-
-// Rounds to nearest even in the upper half of each lane; a NaN stays one.
-static inline vu rounded_bits(vf x) {
-    const vu bits = vu(x), rounded = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u;
-    return x == x ? rounded : vu{} + 0x7fc00000u;
-}
-static inline vu pair_of(vf first, vf second) { return rounded_bits(first) >> 16 | rounded_bits(second); }
-static inline vf without_rounded(vf x) { return x - vf(rounded_bits(x)); }
-// Infinity and NaN, and what rounds to infinity, have no finite rest.
-static inline vi not_finite(vf rest) { return rest - rest != 0.0f; }
 
 // out[plane][j][lane] is the pair of lines 2 j and 2 j + 1 for j < depth, zeros for lines from `count` on. Lines of so
 // many vectors.
@@ -44,7 +33,8 @@ class PackedPairs {
   public:
     PackedPairs(const Problem& p, const Inputs<T>& in, int64_t planes)
         : q(in.q), planes(planes), key_depth(tile_depth(ceil_div(p.size, 2))), keys(round_up(p.keys, PAIR_KEYS)),
-          value_rows(round_up(p.value_size, TILE_SIDE)), p_(p), in_(in) {}
+          value_rows(round_up(p.value_size, TILE_SIDE)), p_(p), in_(in),
+          memory_(scope_.take<Pair>(pairs_at_once() * pair_size())) {}
 
     const Rows<const T> q;
     const int64_t planes;
@@ -64,10 +54,9 @@ class PackedPairs {
     // [plane][32 keys][row][pair of keys]
     const Pair* values_of(int64_t pair) const { return keys_of(pair) + planes * key_plane(); }
 
-    // False where a number that should be split is not finite: its rest would spread.
+    // At most pairs_at_once(). False where a number that should be split is not finite: its rest would spread.
     bool pack(int64_t first, int64_t count) {
         first_ = first;
-        memory_ = static_cast<Pair*>(scratch(Slot::shared, int64_t(sizeof(Pair)) * count * pair_size()));
         const int64_t before = p_.first_key(0) / PAIR_KEYS; // blocks that no query sees
         const int64_t blocks = most<int64_t>(0, ceil_div(p_.last_key(p_.queries - 1) + 1, PAIR_KEYS) - before);
         bool finite = true;
@@ -161,7 +150,8 @@ class PackedPairs {
 
     const Problem& p_;
     const Inputs<T> in_;
-    Pair* memory_ = nullptr;
+    Scope scope_;
+    Pair* const memory_;
     int64_t first_ = 0;
 };
 
@@ -195,8 +185,8 @@ class PairProducts {
     void multiply_keys(int64_t key, int64_t count, const Pair** rows, float* const* scores) const {
         const int64_t depth = packed_.key_depth, lines = round_up(count, PAIR_KEYS);
         const int64_t near = 0, key_rest = packed_.key_plane(), query_rest = depth * vectors_ * VF;
-        const int64_t of_keys[MOST_TERMS] = {key_rest, near, near}, of_queries[MOST_TERMS] = {near, query_rest, near};
-        const int64_t skipped = MOST_TERMS - terms();
+        const int64_t of_keys[SPLIT_TERMS] = {key_rest, near, near}, of_queries[SPLIT_TERMS] = {near, query_rest, near};
+        const int64_t skipped = SPLIT_TERMS - terms();
         multiply_pairs(pointers(rows, keys_ + key * depth, depth, lines), lines, depth, of_keys + skipped, queries_,
                        of_queries + skipped, terms(), scores, false);
         const float unit = p_.scale * LOG2_E;
@@ -209,12 +199,13 @@ class PairProducts {
                     float* const* sums) const {
         const int64_t blocks = ceil_div(count, PAIR_KEYS), depth = blocks * TILE_SIDE;
         pair_lines(probabilities, count, depth, vectors_, packed_.planes, probabilities_);
-        constexpr int64_t MOST = MOST_TERMS * KEYS_OF_PAIRS / PAIR_KEYS;
+        constexpr int64_t MOST = SPLIT_TERMS * KEYS_OF_PAIRS / PAIR_KEYS;
         int64_t of_values[MOST], of_probabilities[MOST];
         const int64_t near = 0, value_rest = packed_.value_plane(), probability_rest = depth * vectors_ * VF;
-        const int64_t first[MOST_TERMS] = {value_rest, near, near}, second[MOST_TERMS] = {near, probability_rest, near};
+        const int64_t first[SPLIT_TERMS] = {value_rest, near, near},
+                      second[SPLIT_TERMS] = {near, probability_rest, near};
         int64_t batch = 0;
-        for (int64_t t = MOST_TERMS - terms(); t < MOST_TERMS; ++t)
+        for (int64_t t = SPLIT_TERMS - terms(); t < SPLIT_TERMS; ++t)
             for (int64_t b = 0; b < blocks; ++b, ++batch) {
                 of_values[batch] = first[t] + b * TILE_SIDE * packed_.value_rows;
                 of_probabilities[batch] = second[t] + b * TILE_SIDE * vectors_ * VF;
@@ -225,7 +216,7 @@ class PairProducts {
     }
 
   private:
-    int64_t terms() const { return packed_.planes == SPLIT_PLANES ? MOST_TERMS : 1; }
+    int64_t terms() const { return packed_.planes == SPLIT_PLANES ? SPLIT_TERMS : 1; }
 
     void multiply_pairs(const Pair* const* rows, int64_t count, int64_t depth, const int64_t* row_offsets,
                         const Pair* lines, const int64_t* line_offsets, int64_t batch, float* const* c,

@@ -5,14 +5,14 @@
 // values are read where they are, and grouped heads read them once.
 #pragma once
 
+#include "core/arena.h"
 #include "core/elements.h"
 #include "core/gemm.h"
 #include "core/integers.h"
 #include "core/kernel.h"
 #include "core/philox.h"
-#include "core/scratch.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::attention {
 
 constexpr int64_t LANES = 8 * VF; // at most, of a block
 constexpr int64_t LEAST_WIDE_QUERIES = 640;

@@ -3,7 +3,7 @@
 
 #include "cpu/attention/problem.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::attention {
 
 // 2^x for x <= 0 by a minimax polynomial, within 1e-7 and exactly 1 for 0; 0 below the normal numbers, NaN for NaN.
 static inline vf exp2_of_negative(vf x) {

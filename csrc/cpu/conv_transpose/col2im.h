@@ -6,7 +6,7 @@
 #include "cpu/conv_transpose/direct.h"
 #include "cpu/conv_transpose/lines.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
 
 constexpr int64_t COL2IM_CHANNELS = 8;          // output channels at most
@@ -37,7 +37,8 @@ class Col2im {
     }
 
     void run() {
-        place_taps();
+        Scope scope;
+        place_taps(scope);
         const Band whole = choose_band();
         const int64_t lines = ceil_div(g_.axis[1].steps(), whole.steps[1]);
         const int64_t planes = ceil_div(g_.axis[0].steps(), whole.steps[0]);
@@ -65,14 +66,12 @@ class Col2im {
         int64_t row, offset[AXES];
     };
 
-    void place_taps() {
+    void place_taps(Scope& scope) {
         const int64_t phases = g_.phases();
         const int64_t reach = margin_ + most(line_, most<int64_t>(0, reach_[2].high) + g_.axis[2].steps()) + VF;
-        taps_ = static_cast<Tap*>(scratch(Slot::shared, int64_t(sizeof(Tap)) * g_.taps() +
-                                                            int64_t(sizeof(int64_t)) * (phases + 1) +
-                                                            int64_t(sizeof(float)) * reach));
-        first_tap_ = reinterpret_cast<int64_t*>(taps_ + g_.taps());
-        auto* inside = reinterpret_cast<float*>(first_tap_ + phases + 1);
+        taps_ = scope.take<Tap>(g_.taps());
+        first_tap_ = scope.take<int64_t>(phases + 1);
+        auto* inside = scope.take<float>(reach);
         __builtin_memset(inside, 0, sizeof(float) * reach);
         __builtin_memset(inside + margin_, 0xff, sizeof(float) * line_);
         inside_ = inside + margin_;
@@ -115,7 +114,8 @@ class Col2im {
             const int64_t end = origin + reach(i, band.steps[i]);
             band.in_size[i] = most<int64_t>(0, least(in_.size[i], end) - band.in_first[i]);
         }
-        const Work work = take_memory(band);
+        Scope scope;
+        const Work work = take_memory(scope, band);
         multiply_band(band, work);
         for (int64_t phase_d = 0; phase_d < g_.axis[0].phases(); ++phase_d)
             for (int64_t phase_h = 0; phase_h < g_.axis[1].phases(); ++phase_h) {
@@ -141,25 +141,21 @@ class Col2im {
         Term *terms, **ends;
     };
 
-    Work take_memory(const Band& band) const {
+    Work take_memory(Scope& scope, const Band& band) const {
         const int64_t pixels = round_up(band.lines() * line_, COLUMNS) + VF; // no multiple of a page
         const int64_t steps = round_up(steps_, VF), phases = g_.axis[2].phases();
         const int64_t products_size = margin_ + rows_ * pixels + most<int64_t>(0, reach_[2].high) + steps + VF;
         const int64_t panel_size = in_.channels * COLUMNS, sums_size = phases * steps;
-        const int64_t floats = products_size + panel_size + sums_size + interleaved_size(g_.axis[2]);
-        const int64_t pointers = 2 * rows_ + phases, terms_size = int64_t(sizeof(Term)) * g_.taps();
-        char* memory = static_cast<char*>(
-            scratch(Slot::local, int64_t(sizeof(float)) * floats + int64_t(sizeof(float*)) * pointers + terms_size));
         Work work;
         work.pixels = pixels;
-        work.products = reinterpret_cast<float*>(memory) + margin_;
-        work.panel = reinterpret_cast<float*>(memory) + products_size;
-        work.sums = work.panel + panel_size;
-        work.row = work.sums + sums_size;
-        work.terms = reinterpret_cast<Term*>(memory + round_up(int64_t(sizeof(float)) * floats, 8));
-        work.rows = reinterpret_cast<const float**>(work.terms + g_.taps());
-        work.to = const_cast<float**>(work.rows + rows_);
-        work.ends = reinterpret_cast<Term**>(work.to + rows_);
+        work.products = scope.take<float>(products_size) + margin_;
+        work.panel = scope.take<float>(panel_size);
+        work.sums = scope.take<float>(sums_size);
+        work.row = scope.take<float>(interleaved_size(g_.axis[2]));
+        work.terms = scope.take<Term>(g_.taps());
+        work.rows = scope.take<const float*>(rows_);
+        work.to = scope.take<float*>(rows_);
+        work.ends = scope.take<Term*>(phases);
         return work;
     }
 

@@ -2,11 +2,11 @@
 // output channel, a term of the batch a tap of the kernel.
 #pragma once
 
+#include "core/arena.h"
 #include "core/gemm.h"
-#include "core/scratch.h"
 #include "cpu/conv_transpose/layout.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
 
 constexpr int64_t CHANNEL_BLOCK = 64;                // output channels of a work item
@@ -29,10 +29,6 @@ template <class A>
 int64_t depth_of(const Geometry& g) {
     return ceil_div(g.in_channels, CHANNELS_IN<A>);
 }
-
-// Planes of a pixel or a weight: a float is the sum of so many bfloat16. The product of two such sums leaves out the
-// smallest term.
-constexpr int64_t SPLIT_PLANES = 2, SPLIT_TERMS = 3;
 
 template <class A>
 int64_t direct_weight_size(const Geometry& g, int64_t planes = 1) {
@@ -121,10 +117,10 @@ bool pack_direct_weight(const Geometry& g, const Weight& weight, int64_t planes,
     const int64_t grain = most<int64_t>(1, LEAST_WORK / taps_size);
     bool finite = true;
     parallel_for(0, g.groups * panels * depth, grain, [&](int64_t begin, int64_t end) {
-        auto* taps = static_cast<A*>(scratch(Slot::local, int64_t(sizeof(A)) * (planes * taps_size + staged) +
-                                                              int64_t(sizeof(int64_t)) * taps_count));
-        auto* stage = reinterpret_cast<float*>(taps + planes * taps_size);
-        auto* place = reinterpret_cast<int64_t*>(stage + staged);
+        Scope scope;
+        auto* taps = scope.take<A>(planes * taps_size);
+        auto* stage = scope.take<float>(staged);
+        auto* place = scope.take<int64_t>(taps_count);
         int64_t placed_panel = -1;
         bool all_finite = true;
         for (int64_t item = begin; item < end; ++item) {
@@ -253,7 +249,7 @@ class Direct {
     }
 
     // Float maps with channels innermost that need no border are read where they lie, all others through a packed box.
-    bool open_box(const Chunk& chunk) {
+    bool open_box(const Chunk& chunk, Scope& scope) {
         const Box box = box_of(chunk);
         bool inside = CHANNELS_IN<A> == 1 && in_.dtype == FLOAT32 && in_.channel_stride == 1;
         for (int i = 0; i < AXES; ++i)
@@ -270,7 +266,7 @@ class Direct {
         step_[1] = box.length[2] * pixel_;
         step_[0] = box.length[1] * step_[1];
         image_step_ = box.length[0] * step_[0];
-        auto* pixels = static_cast<A*>(scratch(Slot::shared, sizeof(A) * (box.pixels() * pixel_ + 16)));
+        auto* pixels = scope.take<A>(box.pixels() * pixel_ + 16);
         pixels_ = pixels;
         if constexpr (IS_PAIR<A>)
             if (planes_ == SPLIT_PLANES)
@@ -280,7 +276,8 @@ class Direct {
     }
 
     bool run_chunk(const Chunk& chunk) {
-        if (!open_box(chunk))
+        Scope scope;
+        if (!open_box(chunk, scope))
             return false;
         // Runs and tiles go along W.
         cut_[2] = cut_[2] && !taps_are_one_run() && !(IS_PAIR<A> && amx_depth(depth_, chunk.steps[2]) > 0);
@@ -299,9 +296,9 @@ class Direct {
     void run_item(const Chunk& chunk, const Cut& cut, const Item& item) const {
         const int64_t width = padded_channels(item.channels), segment = out_segment(cut);
         const int64_t sums_size = item.lines * segment * width;
-        char* memory = static_cast<char*>(scratch(Slot::local, sizeof(float) * sums_size + 16 * most_terms()));
-        auto* sums = reinterpret_cast<float*>(memory);
-        auto* offsets = reinterpret_cast<int64_t*>(memory + sizeof(float) * sums_size);
+        Scope scope;
+        auto* sums = scope.take<float>(sums_size);
+        auto* offsets = scope.take<int64_t>(2 * most_terms());
         for (int64_t phase_w = 0; phase_w < g_.axis[2].phases(); ++phase_w)
             run_phase(chunk, item, phase_w, segment, width, sums, offsets);
         epilogue_.apply(sums, item.lines * segment, width, item.channels,

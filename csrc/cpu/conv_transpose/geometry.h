@@ -9,9 +9,10 @@
 // that: every output is written once, every tap read inside what was laid out for it.
 #pragma once
 
+#include "core/dtypes.h"
 #include "core/integers.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
 
 constexpr int AXES = 3, GEOMETRY_NUMBERS = 14;
@@ -127,7 +128,7 @@ struct Image {
             stride[i] = layout[7 + i];
         }
     }
-    int64_t element_size() const { return dtype == 0 ? 4 : 2; }
+    int64_t element_size() const { return ELEMENT_BYTES[dtype]; }
     int64_t numel() const { return batch * channels * size[0] * size[1] * size[2]; }
     Image images(int64_t first, int64_t count) const {
         Image part(*this);
@@ -181,7 +182,7 @@ struct Weight {
         in_stride = strides[transposed ? 0 : 1];
         group_stride = strides[0] * (transposed ? g.in_channels : g.out_channels);
     }
-    int64_t element_size() const { return dtype == 0 ? 4 : 2; }
+    int64_t element_size() const { return ELEMENT_BYTES[dtype]; }
     const char* at(int64_t group, int64_t out, int64_t in, int64_t tap_offset = 0) const {
         return data + element_size() * (group * group_stride + out * out_stride + in * in_stride + tap_offset);
     }

@@ -4,7 +4,7 @@
 
 #include "cpu/conv_transpose/weight_gradient.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
 
 constexpr int64_t IM2COL_CHANNELS = 4;       // large-map channels at most
@@ -26,7 +26,8 @@ class Im2colWeightGradient {
     void run(float* out) {
         const int64_t sums_size = g_.out_channels * width_;
         const Parts parts(g_, large_, small_, weight_of_sums(sums_size), SUMS_PER_THREAD);
-        const float* sums = sum_over(parts, sums_size, [](const Part& part, float* of_part) {
+        Scope scope;
+        const float* sums = sum_over(scope, parts, sums_size, [](const Part& part, float* of_part) {
             Im2colWeightGradient(part.g, part.in, part.out).sum(of_part);
             return true;
         });
@@ -39,11 +40,10 @@ class Im2colWeightGradient {
         const int64_t lines = small_.batch * small_.size[0] * small_.size[1], width = small_.size[2];
         const int64_t most_lines = least(lines, most<int64_t>(1, IM2COL_FLOATS / (width * width_)));
         const int64_t panel_size = most_lines * width * width_;
-        char* memory =
-            static_cast<char*>(scratch(Slot::shared, sizeof(float) * panel_size + sizeof(int64_t) * 2 * most_lines));
+        Scope scope;
         sums_ = sums;
-        panel_ = reinterpret_cast<float*>(memory);
-        small_at_ = reinterpret_cast<int64_t*>(panel_ + panel_size);
+        panel_ = scope.take<float>(panel_size);
+        small_at_ = scope.take<int64_t>(2 * most_lines);
         panel_at_ = small_at_ + most_lines;
         for (int64_t first = 0; first < lines; first += most_lines)
             add_lines(first, least(most_lines, lines - first), first > 0);
@@ -52,7 +52,8 @@ class Im2colWeightGradient {
     void add_lines(int64_t first, int64_t lines, bool accumulate) {
         const int64_t width = small_.size[2];
         parallel_for(0, lines, most<int64_t>(1, LEAST_WORK / (8 * width * width_)), [&](int64_t begin, int64_t end) {
-            auto* stage = static_cast<float*>(scratch(Slot::local, sizeof(float) * (columns_ * width + VF)));
+            Scope scope;
+            auto* stage = scope.take<float>(columns_ * width + VF);
             for (int64_t line = begin; line < end; ++line) {
                 read_taps_of_line(first + line, stage);
                 transpose(stage, width, panel_ + line * width * width_, width_, columns_, width);

@@ -2,13 +2,14 @@
 // of zeros where the convolution reaches over the edge.
 #pragma once
 
+#include "core/arena.h"
 #include "core/elements.h"
 #include "core/parallel.h"
-#include "core/scratch.h"
 #include "core/simd_math.h"
+#include "cpu/conv_transpose/codes.h"
 #include "cpu/conv_transpose/geometry.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
 
 constexpr int64_t STAGE_COLUMNS = 64;
@@ -175,10 +176,9 @@ bool split_pairs(const float* first, const float* second, int64_t step, int64_t 
     float zero = 0;
     for (int64_t i = 0; i < count; ++i) {
         const float x = first[i * step], y = second[i * step];
-        const uint16_t near_x = to_bfloat16(x), near_y = to_bfloat16(y);
-        const float rest_x = x - to_float(near_x), rest_y = y - to_float(near_y);
+        const float rest_x = without_rounded(x), rest_y = without_rounded(y);
         zero += rest_x * 0.0f + rest_y * 0.0f;
-        near[i] = pair_of(near_x, near_y);
+        near[i] = pair_of(to_bfloat16(x), to_bfloat16(y));
         rest[i] = pair_of(to_bfloat16(rest_x), to_bfloat16(rest_y));
     }
     return zero == 0;
@@ -202,15 +202,14 @@ bool read_split_box(const Image& image, const Box& box, Pair* out, int64_t step)
     bool finite = true;
     for_each_line(image, box, out, step,
                   [&](int64_t n, int64_t d, int64_t h, int64_t w, int64_t pixels, Pair* at, int64_t) {
-                      auto* line = static_cast<float*>(scratch(Slot::local, int64_t(sizeof(float)) * pixels * pixel));
+                      Scope scope;
+                      auto* line = scope.take<float>(pixels * pixel);
                       read_line(image, n, d, h, w, pixels, line, pixel);
                       if (!split_pixels(line, pixel, pixels, image.channels, at, step))
                           __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
                   });
     return finite;
 }
-
-enum Activation : int64_t { NONE = 0, RELU = 1, LEAKY_RELU = 2, TANH = 3, SIGMOID = 4 };
 
 // What happens to a sum before it is written.
 struct Epilogue {

@@ -3,7 +3,7 @@
 
 #include "cpu/conv_transpose/layout.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
 
 // The phases along W, `phase_step` floats apart in `sums`, become neighbouring pixels of `row`.

@@ -4,7 +4,7 @@
 
 #include "cpu/conv_transpose/direct.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
 
 constexpr int64_t IMAGE_BLOCK = 48; // images of a work item
@@ -36,8 +36,9 @@ class Matrix {
         const int64_t depth = g_.in_channels, blocks = ceil_div(in.batch, IMAGE_BLOCK);
         int64_t step = in.batch_stride, channel_step = in.channel_stride;
         const float* pixels = reinterpret_cast<const float*>(in.data);
+        Scope scope;
         if (in.dtype == BFLOAT16) {
-            auto* wide = static_cast<float*>(scratch(Slot::shared, int64_t(sizeof(float)) * in.batch * depth));
+            auto* wide = scope.take<float>(in.batch * depth);
             for (int64_t n = 0; n < in.batch; ++n)
                 for (int64_t c = 0; c < depth; ++c)
                     wide[n * depth + c] = to_float(*reinterpret_cast<const uint16_t*>(in.at(n, c, 0, 0, 0)));

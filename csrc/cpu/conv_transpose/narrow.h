@@ -6,7 +6,7 @@
 #include "cpu/conv_transpose/direct.h"
 #include "cpu/conv_transpose/lines.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
 
 constexpr int64_t NARROW_CHANNELS = 8; // output channels at most,
@@ -56,10 +56,13 @@ class Narrow {
         plane_ = round_up(length_[0] * length_[1] * length_[2], 16) + MAX_VECTORS * VF;
         const int64_t blocks = ceil_div(g_.out_channels, NARROW_BLOCK);
         parallel_for(0, out_.batch * depth * bands, 1, [&](int64_t begin, int64_t end) {
+            Scope scope;
+            auto* planes = scope.take<float>(plane_ * in_.channels);
             for (int64_t item = begin; item < end; ++item)
                 for (int64_t block = 0; block < blocks; ++block)
                     run_band({item / (bands * depth), item / bands % depth, item % bands * band_, block * NARROW_BLOCK,
-                              least(NARROW_BLOCK, g_.out_channels - block * NARROW_BLOCK)});
+                              least(NARROW_BLOCK, g_.out_channels - block * NARROW_BLOCK)},
+                             planes);
         });
     }
 
@@ -109,16 +112,14 @@ class Narrow {
         int64_t n, d, first_h, first_channel, channels;
     };
 
-    void run_band(const Band& band) const {
+    void run_band(const Band& band, float* planes) const {
         const int64_t lines = least(band_, g_.axis[1].steps() - band.first_h),
                       columns = wide_vectors(band.channels) * VF;
         const int64_t pixels = round_up(lines * length_[2], columns);
-        const int64_t planes_size = plane_ * in_.channels, sums_size = g_.phases() * band.channels * pixels;
-        const int64_t row_size = interleaved_size(g_.axis[2]);
-        auto* planes = static_cast<float*>(scratch(Slot::local, sizeof(float) * (planes_size + sums_size + row_size) +
-                                                                    sizeof(int64_t) * 2 * g_.taps()));
-        float *sums = planes + planes_size, *row = sums + sums_size;
-        auto* offsets = reinterpret_cast<int64_t*>(row + row_size);
+        Scope scope;
+        auto* sums = scope.take<float>(g_.phases() * band.channels * pixels);
+        auto* row = scope.take<float>(interleaved_size(g_.axis[2]));
+        auto* offsets = scope.take<int64_t>(2 * g_.taps());
         if (band.first_channel == 0)
             read_band(band.n, band.d, band.first_h, planes);
         place_offsets(offsets);

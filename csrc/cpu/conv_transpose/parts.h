@@ -5,7 +5,7 @@
 #include "core/parallel.h"
 #include "cpu/conv_transpose/windows.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
 
 // A convolution, transposed or not, of its own.
@@ -86,12 +86,12 @@ class Parts {
     int axis_ = IMAGES;
 };
 
-// sum(part, sums) adds up over a part of the small map and says whether it could. The result lies in the thread's sums
-// until they are asked for again; null where a part could not.
+// sum(part, sums) adds up over a part of the small map and says whether it could. The result lies in the scope; null
+// where a part could not.
 template <class F>
-float* sum_over(const Parts& parts, int64_t sums_size, const F& sum) {
+float* sum_over(Scope& scope, const Parts& parts, int64_t sums_size, const F& sum) {
     const int64_t step = round_up(sums_size, VF);
-    auto* sums = static_cast<float*>(scratch(Slot::sums, int64_t(sizeof(float)) * parts.count() * step));
+    auto* sums = scope.take<float>(parts.count() * step);
     if (!parts.for_each([&](int64_t i, const Part& part) { return sum(part, sums + i * step); }))
         return nullptr;
     if (parts.count() > 1)

@@ -7,7 +7,7 @@
 #include "cpu/conv_transpose/direct.h"
 #include "cpu/conv_transpose/parts.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
 
 constexpr int64_t DEPTH_PIXELS = 128;   // pixels of a partial sum: both operands of a tile stay in L1
@@ -44,7 +44,8 @@ class WeightGradient {
     void run(void* out, int64_t dtype) {
         const int64_t sums_size = g_.groups * taps_ * sums_plane_;
         const Parts parts(g_, large_, small_, weight_of_sums(sums_size), SUMS_PER_THREAD);
-        sums_ = sum_over(parts, sums_size, [](const Part& part, float* sums) {
+        Scope scope;
+        sums_ = sum_over(scope, parts, sums_size, [](const Part& part, float* sums) {
             WeightGradient(part.g, part.in, part.out).sum(sums);
             return true;
         });
@@ -87,14 +88,11 @@ class WeightGradient {
         const int64_t most_images = most<int64_t>(1, least(small_.batch, floats / per_image()));
         const int64_t images = ceil_div(small_.batch, ceil_div(small_.batch, most_images));
         const int64_t most_lines = images * small_.size[0] * small_.size[1];
-        char* memory =
-            static_cast<char*>(scratch(Slot::shared, sizeof(float) * (images * per_image() + 4 * PANEL_WIDTH) +
-                                                         lists() * (sizeof(Lines) + sizeof(int64_t) * 2 * most_lines)));
-        large_pixels_ = reinterpret_cast<float*>(memory);
+        Scope scope;
+        large_pixels_ = scope.take<float>(images * per_image() + 4 * PANEL_WIDTH);
         small_pixels_ = large_pixels_ + images * image_floats(large_box(0, 1), large_pixel_) + 2 * PANEL_WIDTH;
-        lines_ = reinterpret_cast<Lines*>(small_pixels_ + images * image_floats(small_box(0, 1), small_pixel_) +
-                                          2 * PANEL_WIDTH);
-        auto* offsets = reinterpret_cast<int64_t*>(lines_ + lists());
+        lines_ = scope.take<Lines>(lists());
+        auto* offsets = scope.take<int64_t>(lists() * 2 * most_lines);
         for (int64_t list = 0; list < lists(); ++list) {
             lines_[list].large = offsets + 2 * list * most_lines;
             lines_[list].small = lines_[list].large + most_lines;

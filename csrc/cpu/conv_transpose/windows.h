@@ -10,10 +10,10 @@
 // phases whose outputs of a window are neighbours, which dilation can drive apart: see `WindowAxis::fits`.
 #pragma once
 
-#include "core/scratch.h"
+#include "core/arena.h"
 #include "cpu/conv_transpose/layout.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
 
 constexpr int POINTS = 4;
@@ -227,7 +227,7 @@ class WindowValues {
         return ceil_div(in_.batch, ceil_div(in_.batch, least(in_.batch, most_images)));
     }
 
-    // Floats of scratch for that many images.
+    // Floats of working memory for that many images.
     int64_t size(int64_t images) const {
         return box_of(0, images).pixels() * pixel_ + w_.points * w_.maps * step_of(images);
     }

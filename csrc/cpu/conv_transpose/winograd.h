@@ -4,7 +4,7 @@
 #include "cpu/conv_transpose/direct.h"
 #include "cpu/conv_transpose/windows.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
 
 constexpr int64_t TILE_BLOCK = 48;         // tiles of a product
@@ -69,7 +69,8 @@ bool Winograd::pack(const Weight& weight, float* packed) const {
     bool finite = true;
     const int64_t grain = most<int64_t>(1, LEAST_WORK / most<int64_t>(1, w_.points * phases * w_.maps * PANEL_WIDTH));
     parallel_for(0, g_.groups * panels_ * g_.in_channels, grain, [&](int64_t begin, int64_t end) {
-        auto* taps = static_cast<float*>(scratch(Slot::local, sizeof(float) * (kernel + w_.points) * PANEL_WIDTH));
+        Scope scope;
+        auto* taps = scope.take<float>((kernel + w_.points) * PANEL_WIDTH);
         float* transformed = taps + kernel * PANEL_WIDTH;
         bool all_finite = true;
         for (int64_t item = begin; item < end; ++item) {
@@ -107,7 +108,8 @@ class WinogradRun {
 
     bool run() {
         const int64_t images = values_.images_at_a_time();
-        auto* memory = static_cast<float*>(scratch(Slot::shared, sizeof(float) * values_.size(images)));
+        Scope scope;
+        auto* memory = scope.take<float>(values_.size(images));
         for (first_image_ = 0; first_image_ < out_.batch; first_image_ += images) {
             if (!values_.read(first_image_, least(images, out_.batch - first_image_), memory))
                 return false;
@@ -150,10 +152,10 @@ class WinogradRun {
         int64_t line_floats = PANEL_WIDTH * block.tiles;
         for (int i = 0; i < AXES; ++i)
             line_floats *= a[i].line_length(g_.axis[i], 1);
-        auto* products = static_cast<float*>(
-            scratch(Slot::local, sizeof(float) * (products_size + line_floats) + sizeof(int64_t) * 2 * plan_.w_.maps));
+        Scope scope;
+        auto* products = scope.take<float>(products_size + line_floats);
         float* lines = products + products_size;
-        multiply_points(block, products, reinterpret_cast<int64_t*>(lines + line_floats));
+        multiply_points(block, products, scope.take<int64_t>(2 * plan_.w_.maps));
         for (int64_t row = 0; row < block.rows; ++row)
             write_row(block, row, products, lines);
     }

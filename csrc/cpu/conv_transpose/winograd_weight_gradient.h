@@ -5,7 +5,7 @@
 #include "cpu/conv_transpose/weight_gradient.h"
 #include "cpu/conv_transpose/windows.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
 
 class WinogradWeightGradient {
@@ -19,7 +19,8 @@ class WinogradWeightGradient {
     bool run(void* out, int64_t dtype) {
         const int64_t sums_size = g_.groups * w_.points * w_.maps * g_.in_channels * width_;
         const Parts parts(g_, large_, small_, weight_of_sums(sums_size), SUMS_PER_THREAD);
-        sums_ = sum_over(parts, sums_size, [](const Part& part, float* sums) {
+        Scope scope;
+        sums_ = sum_over(scope, parts, sums_size, [](const Part& part, float* sums) {
             const Windows windows(part.g);
             return WinogradWeightGradient(windows, part.in, part.out).sum(sums);
         });
@@ -43,11 +44,9 @@ class WinogradWeightGradient {
         const int64_t images = values_.images_at_a_time(), tiles = images * w_.tiles();
         const int64_t box_size = round_up(box_of(0, images).pixels() * pixel_, 16);
         const int64_t filters_size = w_.points * tiles * pixel_ + PANEL_WIDTH;
-        const int64_t terms_size = int64_t(sizeof(int64_t)) * w_.points * w_.maps;
-        auto* memory = static_cast<char*>(
-            scratch(Slot::shared, terms_size + sizeof(float) * (box_size + filters_size + values_.size(images))));
-        place_terms(reinterpret_cast<int64_t*>(memory));
-        small_pixels_ = reinterpret_cast<float*>(memory + terms_size);
+        Scope scope;
+        place_terms(scope.take<int64_t>(w_.points * w_.maps));
+        small_pixels_ = scope.take<float>(box_size + filters_size + values_.size(images));
         filters_ = small_pixels_ + box_size;
         for (int64_t first = 0; first < small_.batch; first += images) {
             const int64_t count = least(images, small_.batch - first);
@@ -164,7 +163,8 @@ class WinogradWeightGradient {
     void write(T* out) const {
         const int64_t taps = g_.taps(), in = g_.in_channels, channels = g_.out_channels;
         parallel_for(0, g_.groups * in, 1, [&](int64_t begin, int64_t end) {
-            auto* stage = static_cast<float*>(scratch(Slot::local, sizeof(float) * 2 * taps * width_));
+            Scope scope;
+            auto* stage = scope.take<float>(2 * taps * width_);
             float* turned = stage + taps * width_;
             for (int64_t item = begin; item < end; ++item) {
                 const int64_t group = item / in, i = item % in;

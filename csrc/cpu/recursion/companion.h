@@ -3,7 +3,7 @@
 
 #include "core/integers.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::recursion {
 
 // A state that grows beyond this keeps a recursion in one piece: what overflows there is to be infinite, not the
 // difference of two infinities.

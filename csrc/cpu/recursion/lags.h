@@ -3,7 +3,7 @@
 
 #include "cpu/recursion/varying.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::recursion {
 
 // out[b][i] or out[b][t][i] from u[b][t] y[b][t - 1 - i]; y[-1], y[-2] and so on are the state, zeros without one.
 template <class T>
@@ -16,11 +16,12 @@ class Lags {
     // Summed over the steps: in T over a block, in double over the blocks.
     void sum() const {
         const int64_t segments = ceil_div(length_, SEGMENT), lags = round_up(order_, LAGS);
-        double* const sums = static_cast<double*>(
-            scratch(Slot::sums, int64_t(sizeof(double)) * most<int64_t>(1, count_ * segments * lags)));
+        Scope scope;
+        double* const sums = scope.take<double>(count_ * segments * lags);
         parallel_for(0, count_ * segments, LEAST_WORK / (SEGMENT * most<int64_t>(1, order_)) + 1,
                      [&](int64_t begin, int64_t end) {
-                         T* const past = buffer(lags);
+                         Scope scope;
+                         T* const past = scope.take<T>(room(lags));
                          for (int64_t i = begin; i < end; ++i)
                              sum_segment(i / segments, i % segments * SEGMENT, past, sums + i * lags, lags);
                      });
@@ -38,7 +39,8 @@ class Lags {
         const int64_t blocks = ceil_div(length_, BLOCK_STEPS), lags = round_up(order_, N);
         parallel_for(0, count_ * blocks, LEAST_WORK / (BLOCK_STEPS * most<int64_t>(1, order_)) + 1,
                      [&](int64_t begin, int64_t end) {
-                         T* const past = buffer(lags);
+                         Scope scope;
+                         T* const past = scope.take<T>(room(lags));
                          for (int64_t i = begin; i < end; ++i)
                              multiply_block(i / blocks, i % blocks * BLOCK_STEPS, past, lags);
                      });
@@ -48,9 +50,7 @@ class Lags {
     static constexpr int N = WIDTH<T>, LAGS = 4;
     static constexpr int64_t BLOCK_STEPS = 512, SEGMENT = 16 * BLOCK_STEPS, LEAST_WORK = 1 << 16;
 
-    static T* buffer(int64_t lags) {
-        return static_cast<T*>(scratch(Slot::local, int64_t(sizeof(T)) * (BLOCK_STEPS + lags + 2 * N)));
-    }
+    static int64_t room(int64_t lags) { return BLOCK_STEPS + lags + 2 * N; }
     T past_of(int64_t b, int64_t t) const {
         if (t >= 0)
             return y_.at(b)[t];

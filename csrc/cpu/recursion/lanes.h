@@ -1,12 +1,12 @@
 // y[t] = x[t] + sum over i of c[i] y[t - i] with series, or parts of them, side by side in the lanes of vectors.
 #pragma once
 
+#include "core/arena.h"
 #include "core/elements.h"
 #include "core/integers.h"
-#include "core/scratch.h"
 #include "cpu/recursion/vectors.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::recursion {
 
 constexpr int STEPS = 8;      // of a tile: as many sums as hide the latency of a multiply-add
 constexpr int64_t BLOCK = 64; // steps between two moves of the history; a multiple of STEPS and of every width
@@ -69,10 +69,9 @@ class Group {
   public:
     static constexpr int N = WIDTH<T>;
 
-    // The memory is the thread's own until it makes the next group.
     explicit Group(int64_t order)
-        : order_(order), coeffs_(static_cast<T*>(scratch(Slot::local, int64_t(sizeof(T)) * N * (2 * order + BLOCK)))),
-          history_(coeffs_ + order * N), lines_(history_ + order * N) {}
+        : order_(order), coeffs_(scope_.take<T>(N * (2 * order + BLOCK))), history_(coeffs_ + order * N),
+          lines_(history_ + order * N) {}
 
     void set_coeffs(int lane, const T* coeffs) {
         for (int64_t i = 0; i < order_; ++i)
@@ -158,6 +157,7 @@ class Group {
             lane.out[REVERSED ? -(t + e) : t + e] = padded[REVERSED ? N - 1 - e : e];
     }
 
+    Scope scope_;
     const int64_t order_;
     T *const coeffs_, *const history_, *const lines_;
     int64_t last_ = 0;

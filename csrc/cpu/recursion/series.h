@@ -9,7 +9,7 @@
 #include "cpu/recursion/companion.h"
 #include "cpu/recursion/lanes.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::recursion {
 
 template <class T>
 struct Matrix {
@@ -70,9 +70,7 @@ class SeriesRecursion {
         int64_t whole = round_up(ceil_div(s_.length, parts), 16);
         if (whole * int64_t(sizeof(T)) % 1024 == 0)
             whole += 16;
-        powers_ = CompanionPowers(
-            static_cast<double*>(scratch(Slot::sums, int64_t(sizeof(double)) * CompanionPowers::doubles(s_.order))),
-            s_.order);
+        powers_ = CompanionPowers(scope_.take<double>(CompanionPowers::doubles(s_.order)), s_.order);
         memory_ = 0;
         for (int64_t b = 0; b < (s_.coeffs.row == 0 ? 1 : s_.count); ++b) {
             powers_.set(s_.coeffs.at(b));
@@ -83,8 +81,7 @@ class SeriesRecursion {
         }
         whole_ = whole;
         parts_ = ceil_div(s_.length, whole);
-        states_ =
-            static_cast<double*>(scratch(Slot::shared, int64_t(sizeof(double)) * (s_.count * parts_ + 1) * s_.order));
+        states_ = scope_.take<double>((s_.count * parts_ + 1) * s_.order);
     }
 
     double* state_of(int64_t lane) const { return states_ + lane * s_.order; }
@@ -173,6 +170,7 @@ class SeriesRecursion {
 
     const Series<T>& s_;
     int64_t parts_ = 1, whole_ = 0, memory_ = 0;
+    Scope scope_;
     CompanionPowers powers_{nullptr, 0};
     double* states_ = nullptr;
 };

@@ -2,13 +2,13 @@
 // once and bound by memory, so each series runs by itself, eight steps at a time.
 #pragma once
 
+#include "core/arena.h"
 #include "core/integers.h"
 #include "core/parallel.h"
-#include "core/scratch.h"
 #include "cpu/recursion/lanes.h"
 #include "cpu/recursion/series.h"
 
-namespace aigc::AIGC_LEVEL {
+namespace aigc::AIGC_LEVEL::recursion {
 
 // (series, step, lag); the lags are contiguous.
 template <class T>
@@ -35,8 +35,7 @@ class Window {
   public:
     static constexpr int64_t MOVES = 64, ROOM = MOVES * ROWS;
     explicit Window(int64_t size)
-        : size_(round_up(size + ROWS, WIDTH<T>) + ROWS),
-          memory_(static_cast<T*>(scratch(Slot::local, int64_t(sizeof(T)) * (size_ + ROOM)))) {}
+        : size_(round_up(size + ROWS, WIDTH<T>) + ROWS), memory_(scope_.take<T>(size_ + ROOM)) {}
 
     void clear(bool moves_up) {
         at_ = moves_up ? memory_ : memory_ + ROOM;
@@ -61,6 +60,7 @@ class Window {
 
   private:
     static size_t bytes(int64_t elements) { return static_cast<size_t>(elements) * sizeof(T); }
+    Scope scope_;
     const int64_t size_;
     T* const memory_;
     T* at_ = nullptr;

@@ -4,13 +4,7 @@
 #include "core/kernel.h"
 #include "core/simd.h"
 
-namespace aigc::AIGC_LEVEL {
-
-typedef double vd __attribute__((vector_size(AIGC_VECTOR_BYTES)));
-typedef double unaligned_vd __attribute__((vector_size(AIGC_VECTOR_BYTES), aligned(8), may_alias));
-
-static inline vd load(const double* p) { return *reinterpret_cast<const unaligned_vd*>(p); }
-static inline void store(double* p, vd v) { *reinterpret_cast<unaligned_vd*>(p) = v; }
+namespace aigc::AIGC_LEVEL::recursion {
 
 template <class T>
 struct VectorOf {

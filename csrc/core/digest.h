@@ -2,13 +2,14 @@
 // processes).
 #pragma once
 
+#include <cstddef>
+
+#include "core/arena.h"
+#include "core/integers.h"
 #include "core/parallel.h"
-#include "core/scratch.h"
 #include "core/simd.h"
-#include "cpu/conv_transpose/geometry.h"
 
 namespace aigc::AIGC_LEVEL {
-namespace {
 
 constexpr int64_t DIGEST_BLOCK = 1 << 18; // bytes
 
@@ -49,9 +50,10 @@ class Digest {
 };
 
 // Of all bytes.
-uint64_t whole_fingerprint(const char* at, int64_t bytes) {
+static inline uint64_t whole_digest(const char* at, int64_t bytes) {
     const int64_t blocks = ceil_div(bytes, DIGEST_BLOCK);
-    auto* digests = static_cast<uint64_t*>(scratch(Slot::shared, int64_t(sizeof(uint64_t)) * blocks));
+    Scope scope;
+    auto* digests = scope.take<uint64_t>(blocks);
     parallel_for(0, blocks, 2, [&](int64_t begin, int64_t end) {
         for (int64_t block = begin; block < end; ++block) {
             Digest digest;
@@ -67,7 +69,7 @@ uint64_t whole_fingerprint(const char* at, int64_t bytes) {
 
 // Of one group in each page, its place in the page drawn by the page's number: whatever is written in a pattern meets
 // some of them.
-uint64_t sparse_fingerprint(const char* at, int64_t bytes) {
+static inline uint64_t sparse_digest(const char* at, int64_t bytes) {
     constexpr int64_t PAGE = 4096, GROUPS = PAGE / Digest::GROUP, PAGES_AHEAD = 24;
     const int64_t pages = bytes / PAGE;
     const auto place = [](int64_t page) {
@@ -83,10 +85,4 @@ uint64_t sparse_fingerprint(const char* at, int64_t bytes) {
     return digest.value();
 }
 
-int64_t conv_fingerprint(void* data, int64_t bytes, int64_t whole) {
-    const auto* at = static_cast<const char*>(data);
-    return static_cast<int64_t>((whole ? whole_fingerprint(at, bytes) : sparse_fingerprint(at, bytes)) >> 1);
-}
-
-}
 }
