@@ -169,7 +169,7 @@ def _state_verdict(parity: Parity) -> str:
 
 
 def metrics_table(reports: Mapping[str, ImageReport | SoundReport], rows: Sequence[tuple[str, str, str, str]]) -> str:
-    """The metrics of several models side by side, with what would be ideal; rows as those of `cli.evaluate`."""
+    """The metrics of several models side by side, with what would be ideal; rows as those of `Medium`."""
     first = next(iter(reports.values())).as_dict()
     lines = []
     for label, name, form, ideal in rows:
