@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from aigc_fast import _native, functional
 from aigc_fast.backends import BACKEND_VARIABLE
+from aigc_fast.bench.machine import processor_name
 from aigc_fast.cli.app import console
 from aigc_fast.cli.explain import TYPICAL, typical
 from aigc_fast.diagnostics import info
@@ -32,16 +32,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def processor_name() -> str:
-    """The processor's marketing name where the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def usable_cores() -> int:

@@ -9,8 +9,8 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from aigc_fast.bench.timing import Timing
 from aigc_fast.cli.demo.compare import Comparison, Parity, Row
-from aigc_fast.cli.demo.timing import Timing
 from aigc_fast.files import atomic
 from aigc_fast.metrics import ImageReport, SoundReport
 

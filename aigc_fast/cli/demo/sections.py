@@ -8,12 +8,12 @@ from html import escape
 import torch
 
 from aigc_fast import __version__, _native
+from aigc_fast.bench.machine import processor_name
 from aigc_fast.cli.demo.chart import bar_chart, line_chart
 from aigc_fast.cli.demo.compare import Comparison
 from aigc_fast.cli.demo.learn import Learned
 from aigc_fast.cli.demo.listen import Heard
 from aigc_fast.cli.demo.page import Page, figures, metrics_table, parity_cards, picture, player, timing_table
-from aigc_fast.cli.doctor import processor_name
 from aigc_fast.data import ImageDataset, SoundDataset
 from aigc_fast.media.audio import AUDIO
 from aigc_fast.media.images import IMAGES
