@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from aigc_fast.bench.cases import Case
-from aigc_fast.bench.contest import Contest
+from aigc_fast.bench.contest import OURS, PYTORCH, Contest
 from aigc_fast.bench.machine import description, probe
 from aigc_fast.bench.models import whole_model
 from aigc_fast.bench.ops import attention, convolution, dropout, recursion, reparameterize
@@ -39,13 +39,12 @@ class Row:
 
     Attributes:
         op: the case's, as are name, dtype and mode.
-        ours: milliseconds of our fastest way.
-        way: which that is.
+        ours: milliseconds of each of our ways: of each layout.
         peers: milliseconds of each peer.
-        ratio: how many times faster ours is than the fastest peer, and the spread over the rounds.
+        ratio: how many times faster our fastest way is than the fastest peer, and the spread over the rounds.
         error: the worst relative error against float64.
         own_error: PyTorch's.
-        share: of the machine's limit that ours reaches; None where none is told.
+        share: of the machine's limit that our fastest way reaches; None where none is told.
         limit: which limit.
     """
 
@@ -53,8 +52,7 @@ class Row:
     name: str
     dtype: str
     mode: str
-    ours: Timing
-    way: str
+    ours: dict[str, Timing]
     peers: dict[str, Timing]
     ratio: Timing
     error: float
@@ -63,9 +61,24 @@ class Row:
     limit: str | None = None
 
     @property
-    def fastest(self) -> str:
+    def way(self) -> str:
+        """Our fastest way."""
+        return _fastest(self.ours)
+
+    @property
+    def peer(self) -> str:
         """The fastest peer."""
-        return min(self.peers, key=lambda name: self.peers[name].median)
+        return _fastest(self.peers)
+
+    @property
+    def in_one_layout(self) -> float:
+        """The least ratio to PyTorch in the same layout: a model is in one, and could fall back to PyTorch there."""
+        pairs = [(self.peers.get(name.replace(OURS, PYTORCH)), ours) for name, ours in self.ours.items()]
+        return min((stock.median / ours.median for stock, ours in pairs if stock), default=self.ratio.median)
+
+
+def _fastest(timings: Mapping[str, Timing]) -> str:
+    return min(timings, key=lambda name: timings[name].median)
 
 
 @dataclass(frozen=True)
@@ -100,8 +113,8 @@ class Result:
 
 
 def _row(found: Mapping[str, Any]) -> Row:
-    peers = {name: Timing(**timing) for name, timing in found["peers"].items()}
-    return Row(**{**found, "ours": Timing(**found["ours"]), "ratio": Timing(**found["ratio"]), "peers": peers})
+    ours, peers = ({name: Timing(**timing) for name, timing in found[of].items()} for of in ("ours", "peers"))
+    return Row(**{**found, "ours": ours, "peers": peers, "ratio": Timing(**found["ratio"])})
 
 
 def run(cases: Iterable[Case], seconds: float = 2.0, tell: Callable[[Row | str], None] = lambda row: None) -> Result:
@@ -152,18 +165,17 @@ def row_of(
     The ratio of a round is that of its medians; layouts are chosen by the medians of all, for ours as for the peers.
     """
     timings = {name: summary(sample for found in taken for sample in found) for name, taken in rounds.items()}
-    way = min(contest.ours, key=lambda name: timings[name].median)
-    peer = min(contest.peers, key=lambda name: timings[name].median)
+    ours, peers = ({name: timings[name] for name in ways} for ways in (contest.ours, contest.peers))
+    way, peer = _fastest(ours), _fastest(peers)
     ratios = [
-        statistics.median(theirs) / statistics.median(ours)
-        for ours, theirs in zip(rounds[way], rounds[peer], strict=True)
+        statistics.median(theirs) / statistics.median(mine)
+        for mine, theirs in zip(rounds[way], rounds[peer], strict=True)
     ]
     work = contest.work
     return Row(
         *(case.op, case.name, case.dtype, case.mode),
-        ours=timings[way],
-        way=way,
-        peers={name: timings[name] for name in contest.peers},
+        ours=ours,
+        peers=peers,
         ratio=summary(ratios),
         error=errors[0],
         own_error=errors[1],

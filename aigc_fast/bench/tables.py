@@ -13,6 +13,8 @@ LIMITS = {
     "read": "reading memory",
     "copy": "copying memory",
 }
+SLOWER = 0.97
+"""The ratio to PyTorch below which a layout is told as slower."""
 _HEADINGS = ("", "", "aigc_fast, ms", "fastest peer, ms", "speed", "of the machine's limit", "error (PyTorch's)")
 
 
@@ -39,12 +41,13 @@ def _tables_of(result: Result) -> list[str]:
 def cells(row: Row) -> tuple[str, ...]:
     """What a row says."""
     share = "" if row.share is None else f"{row.share:.0%}, {LIMITS[row.limit]}"
+    slower = f"; {row.in_one_layout:.2f}× PyTorch in one layout" if row.in_one_layout < SLOWER else ""
     return (
         row.name,
         f"{row.dtype}, {row.mode}",
-        spread(row.ours),
-        f"{spread(row.peers[row.fastest])}, {row.fastest}",
-        f"{row.ratio.median:.2f}× ({row.ratio.low:.2f}-{row.ratio.high:.2f})",
+        spread(row.ours[row.way]),
+        f"{spread(row.peers[row.peer])}, {row.peer}",
+        f"{row.ratio.median:.2f}× ({row.ratio.low:.2f}-{row.ratio.high:.2f}){slower}",
         share,
         f"{row.error:.0e} ({row.own_error:.0e})",
     )

@@ -136,11 +136,13 @@ def row():
 
 def test_the_ratio_is_between_the_fastest_layouts_with_its_spread_over_the_rounds():
     found = row()
-    assert (found.way, found.fastest) == ("aigc_fast, channels_last", "PyTorch, channels_last")
-    assert found.ours == Timing(2.0, 2.0, 4.0)
+    assert (found.way, found.peer) == ("aigc_fast, channels_last", "PyTorch, channels_last")
+    assert found.ours[found.way] == Timing(2.0, 2.0, 4.0)
     assert found.peers["PyTorch"] == Timing(9.0, 8.5, 9.5)
     # Of the rounds: 6 / 2, 8 / 2, 8 / 4.
     assert found.ratio == Timing(3.0, 2.5, 3.5)
+    # 9 / 4 contiguous, 8 / 2 in channels_last.
+    assert found.in_one_layout == 2.25
     # 5·10⁷ operations in 2 ms are 25·10⁹ a second, of 100·10⁹.
     assert (found.share, found.limit) == (0.25, "gemm_float32")
 
@@ -151,9 +153,11 @@ def test_bandwidth_says_nothing_of_what_stays_in_caches():
 
 
 def test_results_are_read_as_they_were_written_and_tables_are_written_from_them(tmp_path):
-    other = dataclasses.replace(row(), op="recursion", share=None, limit=None, peers={"scipy": Timing(1234.5, 1, 1)})
+    peers = {"scipy": Timing(1234.5, 1, 1), "PyTorch": Timing(1500, 1, 1)}
+    other = dataclasses.replace(row(), op="recursion", share=None, limit=None, peers=peers)
+    slow = dataclasses.replace(row(), op="dropout", peers={"PyTorch": Timing(1, 1, 1)})
     facts = {"processor": "A processor", "level": "avx2", "threads": 2, "torch": "2.13.0", "aigc_fast": "0.1.0"}
-    result = Result(facts, LIMITS, (row(), other))
+    result = Result(facts, LIMITS, (row(), other, slow))
     result.write(tmp_path / "a.json")
     assert Result.read(tmp_path / "a.json") == result
     text = tables([Result.read(tmp_path / "a.json")])
@@ -164,6 +168,7 @@ def test_results_are_read_as_they_were_written_and_tables_are_written_from_them(
         "| 25%, matrix products | 1e-07 (2e-07) |"
     ) in text
     assert "| 1234 (1-1), scipy | 3.00× (2.50-3.50) |  | 1e-07 (2e-07) |" in text
+    assert "| 3.00× (2.50-3.50); 0.25× PyTorch in one layout |" in text
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"machine": {}, "limits": {}, "rows": [{"op": 1}]}'])
