@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export AIGC_FAST_CUDA ?= $(if $(shell command -v nvcc),ON,OFF)
-SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc aigc_fast -type f -not -name '*.pyc' -not -name '*.so')
+SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc aigc_fast aigc_fast_cli -type f -not -name '*.pyc' -not -name '*.so')
 
 .PHONY: test fuzz sweep demo bench hosts gpu dev lint clean
 

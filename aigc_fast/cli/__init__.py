@@ -2,49 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
+from importlib import import_module
 
 from aigc_fast import __version__
-from aigc_fast.cli import demo, doctor, evaluate, explain, generate, provenance, train
-from aigc_fast.cli.app import Group, console
+from aigc_fast.cli.app import Group
+from aigc_fast_cli import COMMANDS
+from aigc_fast_cli.app import PROGRAM, new_app
 
-app = typer.Typer(
-    name="aigc-fast",
-    cls=Group,
-    help="Train models of images and sounds, generate with them and measure both, on kernels that make PyTorch faster.",
-    epilog="Start with:  aigc-fast demo",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-for command in (
-    demo.demo,
-    train.train,
-    generate.generate,
-    evaluate.evaluate,
-    provenance.provenance,
-    doctor.doctor,
-    explain.explain,
-):
-    app.command()(command)
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        console.print(f"aigc-fast {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    pass
+app = new_app([getattr(import_module(f"{__name__}.{name}"), name) for name in COMMANDS], __version__, Group)
 
 
 def main() -> None:
-    """Entry point of the `aigc-fast` script."""
-    app(prog_name="aigc-fast")
+    """Runs the command line."""
+    app(prog_name=PROGRAM)

@@ -1,98 +1,16 @@
-"""The application: how commands are grouped and how errors reach the user."""
+"""What the package's commands share with the script that begins before the package is imported."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import sys
-from typing import Any
-
-import typer
-from rich.console import Console
-from typer.core import TyperGroup
-
 from aigc_fast.errors import UserError
 from aigc_fast.runtime.backends import BackendError
+from aigc_fast_cli import app
+from aigc_fast_cli.app import INTERRUPTED, console
 
-BAD_INPUT = 2
-INTERRUPTED = 130
-
-# typer raises click's exceptions, from click itself or from the copy that newer versions carry.
-_ClickException = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
-_NoArguments = "NoArgsIsHelpError"
-_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
-_OF_DEVICE = ("CUDA error", "cuDNN error", "MPS backend")
-
-console = Console(highlight=False)
+__all__ = ["INTERRUPTED", "Group", "console"]
 
 
-class Group(TyperGroup):
-    """Commands whose errors are one line on stderr: exit code 2 for bad input, 130 when interrupted."""
+class Group(app.Group):
+    """Commands whose bad input is the package's."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
-        """Runs the command line; exits the process when `standalone_mode` is true."""
-        if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **kwargs)
-        _escape_what_can_not_be_printed()
-        try:
-            code = super().main(*args, standalone_mode=False, **kwargs)
-            sys.stdout.flush()
-        except (UserError, BackendError) as error:
-            code = _say(str(error))
-        except OSError as error:
-            code = _say_of_system(error)
-        except (MemoryError, RuntimeError) as error:
-            code = _say_of_machine(error)
-        except _ClickException as error:
-            code = _help_or_say(error)
-        except (KeyboardInterrupt, typer.Abort):
-            print("aigc-fast: interrupted", file=sys.stderr)
-            code = INTERRUPTED
-        sys.exit(code if isinstance(code, int) else 0)
-
-
-def _say(message: str) -> int:
-    print("aigc-fast: error: " + " ".join(message.split()), file=sys.stderr)
-    return BAD_INPUT
-
-
-def _escape_what_can_not_be_printed() -> None:
-    """A file's name may hold bytes that are no text."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _say_of_machine(error: MemoryError | RuntimeError) -> int:
-    """Of what the machine lacks; other errors are the package's own, and want their traceback."""
-    message = str(error).partition("\n")[0] or "out of memory"
-    if isinstance(error, MemoryError) or any(words in message for words in _OF_MEMORY):
-        return _say(f"{message}; a smaller --batch-size, --size or --count takes less")
-    if any(words in message for words in _OF_DEVICE):
-        return _say(message)
-    raise error
-
-
-def _say_of_system(error: OSError) -> int:
-    if error.filename is None:
-        _drop_output()
-    return _say(f"{error.filename or 'output'}: {error.strerror or error}")
-
-
-def _drop_output() -> None:
-    """What standard output did not take would be written again, and fail again, when the process ends."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
-
-
-def _help_or_say(error: Any) -> int:
-    if type(error).__name__ == _NoArguments:
-        print(error.format_message())
-        return 0
-    command = getattr(getattr(error, "ctx", None), "command_path", None)
-    hint = f" (see {command} --help)" if command else ""
-    return _say(error.format_message().rstrip(".") + hint)
+    bad_input = (UserError, BackendError)

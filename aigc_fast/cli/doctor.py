@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ import torch
 import typer
 from rich.table import Table
 
+from aigc_fast.bench.machine import processor_name
 from aigc_fast.cli.app import console
 from aigc_fast.cli.explain import typical
 from aigc_fast.diagnostics import info
@@ -33,16 +33,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def processor_name() -> str:
-    """The processor's marketing name where the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def usable_cores() -> int:
@@ -97,21 +87,21 @@ def _show_versions(found: dict[str, Any]) -> None:
 
 
 def _show_processor(found: dict[str, Any]) -> None:
-    native = found["native"]
+    library = found["native"]
     rows = {
         "processor": found["processor"],
         "cores for this process": found["cores"],
         "torch's level": found["torch_capability"],
         "torch's threads": found["threads"],
     }
-    if "error" in native:
-        rows["native library"] = f"not there: {native['error']}"
+    if "error" in library:
+        rows["native library"] = f"not there: {library['error']}"
     else:
         cap = found["environment"][native.ISA_VARIABLE]
-        rows["levels here"] = ", ".join(native["levels"])
-        rows["level in use"] = native["level"] + (f" (capped by {native.ISA_VARIABLE}={cap})" if cap else "")
-        rows["kernel threads"] = f"{native['threads']}, from {native['thread_pool']}"
-        rows["built with"] = f"{native['compiler']}, {native['flags']}, pybind11 {native['pybind11']}"
+        rows["levels here"] = ", ".join(library["levels"])
+        rows["level in use"] = library["level"] + (f" (capped by {native.ISA_VARIABLE}={cap})" if cap else "")
+        rows["kernel threads"] = f"{library['threads']}, from {library['thread_pool']}"
+        rows["built with"] = f"{library['compiler']}, {library['flags']}, pybind11 {library['pybind11']}"
     _section("Processor", rows)
 
 

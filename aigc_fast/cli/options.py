@@ -2,31 +2,83 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
-from aigc_fast import data as datasets
 from aigc_fast.data import Dataset
-from aigc_fast.data.pictures import BACKGROUND, MAX_PIXELS
 from aigc_fast.errors import UserError
 from aigc_fast.files import make_folder
-from aigc_fast.models import MODELS, ImageModel, LatentModel, SoundModel, load
+from aigc_fast.media import all_media, medium_of
+from aigc_fast.models import MODELS, Model, load
 from aigc_fast.models.storage import read_metadata
+from aigc_fast.settings import Setting
 from aigc_fast.training import MODEL_FILE
 from aigc_fast.wording import counted, listed
 
 MAX_SEED = 2**63 - 1
 RUNS = Path("runs")
-MEDIA: dict[str, type[LatentModel]] = {"images": ImageModel, "audio": SoundModel}
-"""What a model makes, by the word that the command line uses."""
+MEDIA = all_media()
+"""What models make, by the word that the command line uses."""
 
 
 def with_default(text: str, default: object) -> str:
     """The help text of an option whose default is not its own: typer would put it into brackets of two kinds."""
     return rf"{text} \[default: {default}]"
+
+
+def as_parameter(setting: Setting, default: object = None, panel: str | None = None) -> inspect.Parameter:
+    """A setting as the parameter of a command, which gets None, or False, where it is not given.
+
+    Args:
+        setting: what to offer.
+        default: what holds where it is not given, for the help; None tells nothing.
+        panel: the heading that it stands under.
+    """
+    text = setting.help if default is None else with_default(setting.help, default)
+    look: dict[str, Any] = {"help": text, "rich_help_panel": panel}
+    if setting.kind is bool:
+        kind, option = bool, typer.Option(f"--{setting.name.replace('_', '-')}", **look)
+    else:
+        kind = setting.kind | None
+        option = typer.Option(min=setting.least, max=setting.most, metavar=setting.metavar, show_default=False, **look)
+    return inspect.Parameter(
+        setting.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False if setting.kind is bool else None,
+        annotation=Annotated[kind, option],
+    )
+
+
+def offering(**added: Iterable[inspect.Parameter]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorates a command so that it takes more parameters, in place of its `**given`.
+
+    Args:
+        **added: parameters by the name of the one that they come before.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        parameters = []
+        for parameter in own:
+            parameters += added.get(parameter.name, ())
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        command.__signature__ = inspect.Signature(parameters)
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return command
+
+    return decorate
+
+
+def chosen(given: Mapping[str, Any], settings: Iterable[Setting]) -> dict[str, Any]:
+    """Those of the settings that were given."""
+    values = {setting.name: given[setting.name] for setting in settings}
+    return {name: value for name, value in values.items() if value is not None and value is not False}
 
 
 def checked_seed(seed: int) -> int:
@@ -50,28 +102,9 @@ Data = Annotated[
         "--data",
         metavar="PATH",
         help=with_default(
-            "Training images: an mnist.npz, a folder with MNIST's IDX files, or a folder of images whose subfolders "
-            "are classes; for audio a folder of WAV files, likewise.",
-            "the digits, or the vowels and strings, that come with the package",
+            "; ".join(medium.files for medium in MEDIA.values()) + ".",
+            ", or ".join(medium.embedded for medium in MEDIA.values()) + ", that come with the package",
         ),
-        show_default=False,
-    ),
-]
-Background = Annotated[
-    str | None,
-    typer.Option(
-        "--background",
-        metavar="COLOUR",
-        help=f"What transparent images are put on, by name or as #ff8800; {BACKGROUND} unless given.",
-        show_default=False,
-    ),
-]
-MaxPixels = Annotated[
-    int | None,
-    typer.Option(
-        "--max-pixels",
-        min=1,
-        help=f"The most that an image file may have; {MAX_PIXELS} unless given.",
         show_default=False,
     ),
 ]
@@ -137,7 +170,7 @@ def new_file(path: Path, overwrite: bool) -> Path:
     return path
 
 
-def load_model(subject: Path, device: torch.device) -> LatentModel:
+def load_model(subject: Path, device: torch.device) -> Model:
     """The model that a `Subject` means, on a device.
 
     Raises:
@@ -167,7 +200,7 @@ def has_model(folder: Path) -> bool:
 
 
 def _newest(medium: str) -> Path:
-    makers = [name for name, model in MODELS.items() if issubclass(model, MEDIA[medium])]
+    makers = [name for name, model in MODELS.items() if medium_of(model).name == medium]
     found = [path for path in RUNS.glob(f"*/{MODEL_FILE}") if _maker(path) in makers]
     if not found:
         raise UserError(
@@ -183,20 +216,13 @@ def _maker(path: Path) -> str | None:
         return None
 
 
-def reading_options(background: str | None, max_pixels: int | None) -> dict[str, Any]:
-    """The options of reading images that were given."""
-    return {
-        name: value for name, value in (("background", background), ("max_pixels", max_pixels)) if value is not None
-    }
-
-
 def tell(dataset: Dataset, err: bool = False) -> None:
     """Prints what was done to the items as they were read."""
     for note in dataset.notes:
         typer.echo(f"Note: {note}", err=err)
 
 
-def class_names(model: LatentModel) -> list[str]:
+def class_names(model: Model) -> list[str]:
     """What the classes of a conditional model are called; their numbers where its file does not say."""
     names = getattr(model, "metadata", {}).get("classes")
     count = model.num_classes or 0
@@ -204,7 +230,7 @@ def class_names(model: LatentModel) -> list[str]:
     return names if known else [str(index) for index in range(count)]
 
 
-def class_of(model: LatentModel, given: str | None, option: str = "--class") -> int | None:
+def class_of(model: Model, given: str | None, option: str = "--class") -> int | None:
     """The number of the class that an option names, by its name or else by its number.
 
     Raises:
@@ -222,32 +248,22 @@ def class_of(model: LatentModel, given: str | None, option: str = "--class") -> 
     raise UserError(f"{option} {given}: expected one of {listed(names)}, or a number from 0 to {len(names) - 1}")
 
 
-def training_data(model: LatentModel, path: Path | None, **reading: Any) -> Dataset:
+def training_data(model: Model, path: Path | None, **reading: Any) -> Dataset:
     """Data of the shape that a model makes: what it was trained on, as far as its file says what that was.
 
-    `reading` as for `data.load`.
+    `reading` as the medium's `reading_settings`.
 
     Raises:
         UserError: when there is none, or `path` is None and the model was trained on other data than comes with the
             package.
     """
-    found = _load_for(model, path, **reading)
+    found = medium_of(model).load_for(model, path, **reading)
     if path is None:
         _check_trained_on(model, found)
     return found
 
 
-def _load_for(model: LatentModel, path: Path | None, **reading: Any) -> Dataset:
-    if isinstance(model, SoundModel):
-        return datasets.load_sounds(path, seconds=model.length / model.sample_rate, sample_rate=model.sample_rate)
-    channels, height, width = model.image_shape
-    found = datasets.load(path, size=height if height == width else None, channels=channels, **reading)
-    if found.image_shape != model.image_shape:
-        raise UserError(f"{found.name}: images are {found.image_shape}, the model's are {model.image_shape}")
-    return found
-
-
-def _check_trained_on(model: LatentModel, found: Dataset) -> None:
+def _check_trained_on(model: Model, found: Dataset) -> None:
     known = trained_on(model)
     if known is not None and known.get("checksum") != found.checksum():
         count = known.get(found.unit)
@@ -258,7 +274,7 @@ def _check_trained_on(model: LatentModel, found: Dataset) -> None:
         )
 
 
-def trained_on(model: LatentModel) -> dict[str, object] | None:
+def trained_on(model: Model) -> dict[str, object] | None:
     """The name, the number of items and the checksum of what a model was trained on; None where its file has none."""
     known = getattr(model, "metadata", {}).get("data")
     return known if isinstance(known, dict) else None

@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from aigc_fast.data.audio import WAV_SUFFIXES
 from aigc_fast.errors import UserError
-from aigc_fast.generation import read_provenance, read_wav_provenance
+from aigc_fast.generation import read_provenance
+from aigc_fast.media import provenance_readers
 
 
 def provenance(file: Annotated[Path, typer.Argument(help="A PNG or WAV file that aigc-fast wrote.")]) -> None:
     """Show which model, version, seed and command made a PNG or a WAV file."""
-    read = read_wav_provenance if file.suffix.lower() in WAV_SUFFIXES else read_provenance
+    read = provenance_readers().get(file.suffix.lower(), read_provenance)
     try:
         text = json.dumps(asdict(read(file)), indent=2, ensure_ascii=False)
     except RecursionError:

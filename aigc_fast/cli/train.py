@@ -10,44 +10,52 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from aigc_fast import data as datasets
 from aigc_fast.cli.app import INTERRUPTED, console
 from aigc_fast.cli.options import (
+    MEDIA,
     RUNS,
-    Background,
     Data,
     Device,
-    MaxPixels,
+    as_parameter,
     checked_seed,
+    chosen,
     chosen_device,
+    offering,
     with_default,
 )
 from aigc_fast.data import Dataset
-from aigc_fast.data.readers import DEFAULT_SIZE
-from aigc_fast.data.sounds import DEFAULT_RATE
 from aigc_fast.errors import UserError
-from aigc_fast.models import MODELS, LatentModel, SoundModel, create
-from aigc_fast.models.vae import LIKELIHOODS
-from aigc_fast.training import (
-    LOSSES,
-    GANConfig,
-    TrainingConfig,
-    TrainingInterrupted,
-    TrainingResult,
-    VAEConfig,
-    default_config,
-)
+from aigc_fast.media import Medium, medium_of
+from aigc_fast.models import MODELS, create
+from aigc_fast.models import Model as Network
+from aigc_fast.settings import Setting
+from aigc_fast.training import TrainingConfig, TrainingInterrupted, TrainingResult, default_config
 from aigc_fast.training import train as run_training
-from aigc_fast.training.config import SOUND_SETTINGS
+from aigc_fast.training.trainer import Trainer, trainer_of
 from aigc_fast.wording import counted
 
-_MODEL, _GAN, _VAE, _FILES = "The model", "GANs only", "VAEs and vocoder only", "Files"
+_MODEL, _FILES = "The model", "Files"
 
-
-def _option(kind: Any, help_text: str, panel: str | None = None, default: Any = None, **kwargs: Any) -> Any:
-    """An option that is the model's or the configuration's own when it is not given; `default` says which that is."""
-    text = help_text if default is None else with_default(help_text, default)
-    return Annotated[kind | None, typer.Option(help=text, show_default=False, rich_help_panel=panel, **kwargs)]
+_SHAPE = (
+    Setting("latent_dim", int, "Size of the latent vector.", least=1),
+    Setting("width", int, "Feature maps.", least=1),
+    Setting("hidden", int, "Hidden units.", least=1),
+)
+_COMMON = (
+    Setting("epochs", int, "Passes over the data.", least=1),
+    Setting("steps", int, "Training steps in all, instead of epochs.", least=1),
+    Setting(
+        "batch_size",
+        int,
+        f"{' or '.join(medium.unit for medium in MEDIA.values()).capitalize()} a step.",
+        least=1,
+    ),
+    Setting("learning_rate", float, "Adam's step size."),
+)
+_INTERVALS = (
+    Setting("sample_interval", int, "Steps between two files of samples; 0 for none.", least=0),
+    Setting("checkpoint_interval", int, "Steps between two checkpoints; 0 for one at the end.", least=0),
+)
 
 
 def _of_models(setting: str) -> str:
@@ -59,6 +67,43 @@ def _of_models(setting: str) -> str:
             names.setdefault(parameters[setting].default, []).append(name)
     return ", ".join(f"{default} for {' and '.join(models)}" for default, models in names.items())
 
+
+def _of_training(setting: str) -> str | None:
+    """The defaults of a setting of the training: what all configurations agree on, and families that differ."""
+    general, names = set(), {}
+    for model in MODELS.values():
+        config = TrainingConfig if hasattr(TrainingConfig, setting) else trainer_of(model).config_type
+        if hasattr(config, setting):
+            general.add(getattr(config, setting))
+            families = names.setdefault(getattr(default_config(model), setting), {})
+            families[model.family] = True
+    common = general.pop() if len(general) == 1 else None
+    told = [f"{default} for {' and '.join(families)}" for default, families in names.items() if default != common]
+    return ", ".join(told) or None if common is None else "; ".join([str(common), *told])
+
+
+def _panels() -> dict[str, tuple[Setting, ...]]:
+    """The settings of each trainer, by a heading that names its families."""
+    families: dict[type[Trainer], dict[str, bool]] = {}
+    for model in MODELS.values():
+        families.setdefault(trainer_of(model), {})[model.family] = True
+    return {f"{' and '.join(names)} only": trainer.settings for trainer, names in families.items() if trainer.settings}
+
+
+def _options(settings: Iterable[Setting], panel: str | None = None) -> list[inspect.Parameter]:
+    found = []
+    for setting in settings:
+        default = setting.default or _of_training(setting.name)
+        found.append(as_parameter(setting, default, panel or (_MODEL if setting.shapes_model else None)))
+    return found
+
+
+def _all(settings: str) -> list[Setting]:
+    """What the media declare under a name."""
+    return [setting for medium in MEDIA.values() for setting in getattr(medium, settings)]
+
+
+_OF_FAMILIES = _panels()
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=f"One of: {', '.join(MODELS)}.")]
 Out = Annotated[
@@ -84,100 +129,31 @@ Conditional = Annotated[
     bool,
     typer.Option("--conditional", help="Teach it the classes, so that generate --class works.", rich_help_panel=_MODEL),
 ]
-SpectralNorm = Annotated[
-    bool, typer.Option("--spectral-norm", help="Bound the discriminator's slope.", rich_help_panel=_GAN)
-]
 Seed = Annotated[
     int, typer.Option(min=0, callback=checked_seed, help="Of the weights, the order of the data and the noise.")
 ]
 
-Size = _option(
-    int,
-    "Scale the images to this many pixels a side; a multiple of 4 for dcgan and conv-vae.",
-    _MODEL,
-    f"{DEFAULT_SIZE}; an array's own for an npz and for IDX files",
-    min=1,
-)
-Seconds = _option(float, "Length of the sounds (vocoder).", _MODEL, "1.0")
-SampleRate = _option(int, "Bring the sounds to this many Hz (vocoder).", _MODEL, DEFAULT_RATE, min=1)
-Channels = _option(int, "1 for grey images, 3 for colour.", _MODEL, "what the images are", min=1, max=3)
-LatentDim = _option(int, "Size of the latent vector.", _MODEL, _of_models("latent_dim"), min=1)
-Width = _option(int, "Feature maps.", _MODEL, _of_models("width"), min=1)
-Hidden = _option(int, "Hidden units.", _MODEL, _of_models("hidden"), min=1)
-Epochs = _option(int, "Passes over the data.", None, TrainingConfig.epochs, min=1)
-Steps = _option(int, "Training steps in all, instead of epochs.", min=1)
-BatchSize = _option(
-    int,
-    "Images or sounds a step.",
-    None,
-    f"{TrainingConfig.batch_size}; {SOUND_SETTINGS['batch_size']} for vocoder",
-    min=1,
-)
-LearningRate = _option(
-    float,
-    "Adam's step size.",
-    None,
-    f"{GANConfig.learning_rate:g} for GANs, {VAEConfig.learning_rate:g} for VAEs, "
-    f"{SOUND_SETTINGS['learning_rate']:g} for vocoder",
-)
-Shift = _option(int, "Move each image at random by up to so many pixels.", None, TrainingConfig.shift, min=0)
-SampleInterval = _option(
-    int, "Steps between two files of samples; 0 for none.", _FILES, TrainingConfig.sample_interval, min=0
-)
-CheckpointInterval = _option(
-    int, "Steps between two checkpoints; 0 for one at the end.", _FILES, TrainingConfig.checkpoint_interval, min=0
-)
-Loss = _option(str, f"One of: {', '.join(LOSSES)}.", _GAN, GANConfig.loss)
-CriticSteps = _option(
-    int, "Discriminator steps for each generator step.", _GAN, f"{GANConfig.critic_steps}; 5 for wgan-gp", min=1
-)
-GradientPenalty = _option(float, "Weight of wgan-gp's gradient penalty.", _GAN, GANConfig.gradient_penalty)
-Likelihood = _option(str, f"How output and image are compared: {' or '.join(LIKELIHOODS)}.", _VAE, LIKELIHOODS[0])
-Beta = _option(float, "Weight of the KL divergence.", _VAE, VAEConfig.beta)
-Warmup = _option(
-    int,
-    "Steps over which that weight grows from 0.",
-    _VAE,
-    f"{VAEConfig.warmup}; {SOUND_SETTINGS['warmup']} for vocoder",
-    min=0,
-)
-FreeBits = _option(float, "Nats of KL that each latent dimension has for free.", _VAE, VAEConfig.free_bits)
 
-
+@offering(
+    seed=_options([*_COMMON, *_all("training_settings")]),
+    out=[
+        *_options(_all("data_settings")),
+        *(as_parameter(setting, _of_models(setting.name), _MODEL) for setting in _SHAPE),
+        *(option for panel, settings in _OF_FAMILIES.items() for option in _options(settings, panel)),
+    ],
+    tensorboard=_options(_INTERVALS, _FILES),
+)
 def train(
     model: Model,
     data: Data = None,
-    epochs: Epochs = None,
-    steps: Steps = None,
-    batch_size: BatchSize = None,
-    learning_rate: LearningRate = None,
-    shift: Shift = None,
     seed: Seed = 42,
     conditional: Conditional = False,
-    size: Size = None,
-    channels: Channels = None,
-    background: Background = None,
-    max_pixels: MaxPixels = None,
-    seconds: Seconds = None,
-    sample_rate: SampleRate = None,
-    latent_dim: LatentDim = None,
-    width: Width = None,
-    hidden: Hidden = None,
-    loss: Loss = None,
-    critic_steps: CriticSteps = None,
-    gradient_penalty: GradientPenalty = None,
-    spectral_norm: SpectralNorm = False,
-    likelihood: Likelihood = None,
-    beta: Beta = None,
-    warmup: Warmup = None,
-    free_bits: FreeBits = None,
     out: Out = None,
     resume: Resume = None,
     overwrite: Overwrite = False,
-    sample_interval: SampleInterval = None,
-    checkpoint_interval: CheckpointInterval = None,
     tensorboard: Tensorboard = False,
     device: Device = None,
+    **given: Any,
 ) -> None:
     """Train a model on the embedded digits or sounds, or on your own images or sounds.
 
@@ -186,13 +162,13 @@ def train(
 
     Example:  aigc-fast train dcgan --conditional --epochs 30
     """
-    given = dict(locals())
-    shape = {name: given[name] for name in ("latent_dim", "width", "hidden", "likelihood") if given[name] is not None}
-    shape.update({"spectral_norm": True} if spectral_norm else {})
-    settings = {name: given[name] for name in _SETTINGS}
+    of_families = [setting for settings in _OF_FAMILIES.values() for setting in settings]
+    of_models = [setting for setting in of_families if setting.shapes_model]
+    of_training = [setting for setting in of_families if not setting.shapes_model]
     place = chosen_device(device)
-    dataset = _load(model, data, {name: given[name] for name in (*_OF_IMAGES, *_OF_SOUNDS)})
-    network = _new_model(model, dataset, conditional, seed, shape).to(place)
+    dataset = _load(model, data, chosen(given, _all("data_settings")))
+    network = _new_model(model, dataset, conditional, seed, chosen(given, [*_SHAPE, *of_models])).to(place)
+    settings = chosen(given, [*_COMMON, *_all("training_settings"), *of_training, *_INTERVALS])
     config = default_config(network, seed=seed, tensorboard=tensorboard or None, **settings)
     folder = out or RUNS / model
     try:
@@ -205,33 +181,13 @@ def train(
     _tell(result, dataset, folder)
 
 
-_OF_IMAGES = ("size", "channels", "background", "max_pixels")
-_OF_SOUNDS = ("seconds", "sample_rate")
-_SETTINGS = (
-    "epochs",
-    "steps",
-    "batch_size",
-    "learning_rate",
-    "shift",
-    "loss",
-    "critic_steps",
-    "gradient_penalty",
-    "beta",
-    "warmup",
-    "free_bits",
-    "sample_interval",
-    "checkpoint_interval",
-)
-
-
 def _load(name: str, path: Path | None, given: dict[str, Any]) -> Dataset:
-    sounds = name in MODELS and issubclass(MODELS[name], SoundModel)
-    chosen = {option: value for option, value in given.items() if value is not None}
-    _check_options(name, chosen, _OF_SOUNDS if sounds else _OF_IMAGES)
-    return datasets.load_sounds(path, **chosen) if sounds else datasets.load(path, **chosen)
+    medium: Medium = medium_of(MODELS[name]) if name in MODELS else next(iter(MEDIA.values()))
+    _check_options(name, given, {setting.name for setting in medium.data_settings})
+    return medium.load(path, **given)
 
 
-def _new_model(name: str, dataset: Dataset, conditional: bool, seed: int, shape: dict[str, Any]) -> LatentModel:
+def _new_model(name: str, dataset: Dataset, conditional: bool, seed: int, shape: dict[str, Any]) -> Network:
     classes = dataset.num_classes if conditional else None
     if conditional and classes is None:
         raise UserError(f"--conditional: {dataset.name} has no classes")

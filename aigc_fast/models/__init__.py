@@ -1,11 +1,13 @@
 """Generative models that train and sample on the package's kernels."""
 
 from aigc_fast.models.ar import ARModel
-from aigc_fast.models.base import ImageModel, LatentModel, SoundModel
+from aigc_fast.models.base import ImageModel, LatentModel, Model, SoundModel
 from aigc_fast.models.gan import DCGAN, GAN, MLPGAN, Discriminator
-from aigc_fast.models.registry import MODELS, create, describe, load, save
+from aigc_fast.models.registry import MODELS, create, describe, load, register, save
 from aigc_fast.models.vae import VAE, ConvVAE, ImageAutoencoder, VariationalAutoencoder
 from aigc_fast.models.vocoder import SourceFilterVocoder, VocoderFrames, VocoderVAE
+
+register(MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE)
 
 __all__ = [
     "DCGAN",
@@ -19,6 +21,7 @@ __all__ = [
     "ImageAutoencoder",
     "ImageModel",
     "LatentModel",
+    "Model",
     "SoundModel",
     "SourceFilterVocoder",
     "VariationalAutoencoder",
@@ -27,5 +30,6 @@ __all__ = [
     "create",
     "describe",
     "load",
+    "register",
     "save",
 ]

@@ -1,9 +1,9 @@
-"""What every model has that turns latent vectors into images or sounds."""
+"""What every model has, and what those have that turn latent vectors into images or sounds."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -46,36 +46,36 @@ def _check_counts(**values: Any) -> None:
             raise ValueError(f"{name}={value!r}: expected a positive number")
 
 
-class LatentModel(nn.Module):
-    """A model that turns latent vectors into images or sounds: one or the other is an item.
+class Model(nn.Module):
+    """A model that files, training and the command line know, and what its family declares to them.
+
+    Media and trainers are named, as "module:object", not imported: they build on the models.
 
     Args:
-        latent_dim: size of the latent vector z.
-        num_classes: number of classes of a class-conditional model; None for an unconditional one.
-        **config: the subclass's other constructor arguments, JSON-able; kept in `config` to build the model again.
+        **config: the constructor's keyword arguments, JSON-able.
 
     Attributes:
         name: what the registry, files and the command line call the model.
-        decoded_at_once: how many items to decode in one call, for which memory suffices.
+        family: what the models are called, in the plural, that share a trainer and its defaults.
+        medium: the `aigc_fast.media.Medium` of what it makes and learns from.
+        trainer: the `aigc_fast.training.Trainer` that trains it.
+        training_settings: the training's defaults that are not its trainer's.
         least_batch: how many items a step of training needs.
-        config: the constructor's keyword arguments, JSON-able: `type(model)(**model.config)` builds its twin.
-
-    Raises:
-        ValueError: on a size or a number that is not positive.
+        num_classes: number of classes of a class-conditional model; None for an unconditional one.
+        config: the constructor's keyword arguments: `type(model)(**model.config)` builds its twin.
     """
 
     name: ClassVar[str]
-    decoded_at_once: ClassVar[int] = 256
+    family: ClassVar[str]
+    medium: ClassVar[str]
+    trainer: ClassVar[str]
+    training_settings: ClassVar[Mapping[str, Any]] = {}
     least_batch: ClassVar[int] = 1
+    num_classes: int | None = None
 
-    def __init__(self, *, latent_dim: int, num_classes: int | None = None, **config: Any) -> None:
+    def __init__(self, **config: Any) -> None:
         super().__init__()
-        _check_counts(latent_dim=latent_dim, **{name: value for name, value in config.items() if type(value) is int})
-        if num_classes is not None:
-            _check_counts(num_classes=num_classes)
-        self.latent_dim = latent_dim
-        self.num_classes = num_classes
-        self.config = {**config, "latent_dim": latent_dim, "num_classes": num_classes}
+        self.config = config
 
     @property
     def device(self) -> torch.device:
@@ -86,6 +86,32 @@ class LatentModel(nn.Module):
     def dtype(self) -> torch.dtype:
         """What the parameters are."""
         return next(self.parameters()).dtype
+
+
+class LatentModel(Model):
+    """A model that turns latent vectors into images or sounds: one or the other is an item.
+
+    Args:
+        latent_dim: size of the latent vector z.
+        num_classes: number of classes of a class-conditional model; None for an unconditional one.
+        **config: the subclass's other constructor arguments, JSON-able; kept in `config` to build the model again.
+
+    Attributes:
+        decoded_at_once: how many items to decode in one call, for which memory suffices.
+
+    Raises:
+        ValueError: on a size or a number that is not positive.
+    """
+
+    decoded_at_once: ClassVar[int] = 256
+
+    def __init__(self, *, latent_dim: int, num_classes: int | None = None, **config: Any) -> None:
+        _check_counts(latent_dim=latent_dim, **{name: value for name, value in config.items() if type(value) is int})
+        if num_classes is not None:
+            _check_counts(num_classes=num_classes)
+        super().__init__(**config, latent_dim=latent_dim, num_classes=num_classes)
+        self.latent_dim = latent_dim
+        self.num_classes = num_classes
 
     def check_labels(self, labels: Labels | None, n: int) -> Tensor | None:
         """Labels as an int64 tensor (n,) on the model's device; None for an unconditional model.
@@ -189,6 +215,8 @@ class ImageModel(LatentModel):
         ValueError: on a size or a number that is not positive.
     """
 
+    medium = "aigc_fast.media.images:IMAGES"
+
     def __init__(self, *, image_shape: Sequence[int], **config: Any) -> None:
         if len(image_shape) != 3 or min(image_shape) < 1:
             raise ValueError(f"image_shape={tuple(image_shape)}: expected (channels, height, width), all positive")
@@ -208,6 +236,7 @@ class SoundModel(LatentModel):
         ValueError: on a size or a number that is not positive.
     """
 
+    medium = "aigc_fast.media.audio:AUDIO"
     decoded_at_once = 16
 
     def __init__(self, *, length: int, sample_rate: int, **config: Any) -> None:

@@ -59,6 +59,8 @@ class GAN(ImageModel):
         discriminator: images to logits.
     """
 
+    family = "GANs"
+    trainer = "aigc_fast.training.gan:GANTrainer"
     generator: nn.Sequential
     discriminator: Discriminator
 

@@ -9,19 +9,21 @@ from typing import Any
 import torch
 
 from aigc_fast.errors import UserError
-from aigc_fast.models.base import LatentModel
-from aigc_fast.models.gan import DCGAN, MLPGAN
+from aigc_fast.models.base import Model
 from aigc_fast.models.storage import read_tensors, write_tensors
-from aigc_fast.models.vae import VAE, ConvVAE
-from aigc_fast.models.vocoder import VocoderVAE
 
-MODELS: dict[str, type[LatentModel]] = {model.name: model for model in (MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE)}
-"""Every model class by the name that files and the command line use."""
+MODELS: dict[str, type[Model]] = {}
+"""Every model class by the name that files and the command line use; `register` adds to it."""
 
 _WEIGHTS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def create(name: str, **config: Any) -> LatentModel:
+def register(*models: type[Model]) -> None:
+    """Makes model classes known by their names, so that `create`, `load` and the command line find them."""
+    MODELS.update({model.name: model for model in models})
+
+
+def create(name: str, **config: Any) -> Model:
     """A new model.
 
     Args:
@@ -39,12 +41,12 @@ def create(name: str, **config: Any) -> LatentModel:
         raise UserError(f"{name} cannot be built: {error}") from None
 
 
-def describe(model: LatentModel) -> dict[str, Any]:
+def describe(model: Model) -> dict[str, Any]:
     """What it takes to build the model again: its registry name and its configuration."""
     return {"model": model.name, "config": model.config}
 
 
-def save(model: LatentModel, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
+def save(model: Model, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
     """Writes a model to a safetensors file, whole or not at all; `load` reads it.
 
     Args:
@@ -59,7 +61,7 @@ def save(model: LatentModel, path: str | os.PathLike[str], metadata: Mapping[str
     write_tensors(path, model.state_dict(), {**(metadata or {}), **describe(model)})
 
 
-def load(path: str | os.PathLike[str]) -> LatentModel:
+def load(path: str | os.PathLike[str]) -> Model:
     """The model that `save` wrote, in eval mode on the CPU; its `metadata` holds what was saved beside it.
 
     Raises:
@@ -79,7 +81,7 @@ def load(path: str | os.PathLike[str]) -> LatentModel:
     return model.eval()
 
 
-def _check_dtypes(model: LatentModel, buffers: Mapping[str, torch.dtype]) -> None:
+def _check_dtypes(model: Model, buffers: Mapping[str, torch.dtype]) -> None:
     if model.dtype not in _WEIGHTS:
         raise TypeError(f"weights are {model.dtype}: expected {', '.join(map(str, _WEIGHTS))}")
     for name, parameter in model.named_parameters():

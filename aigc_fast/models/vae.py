@@ -25,6 +25,9 @@ class VariationalAutoencoder(LatentModel):
     sound, as the model's medium is.
     """
 
+    family = "VAEs"
+    trainer = "aigc_fast.training.vae:VAETrainer"
+
     @abstractmethod
     def encode(self, inputs: Tensor, labels: Labels | None = None) -> tuple[Tensor, Tensor]:
         """μ and log σ² of q(z|x), each (N, latent_dim), of N items."""

@@ -1,10 +1,12 @@
 """Training: one loop for every model, with checkpoints that resume bit for bit."""
 
-from aigc_fast.training.config import GANConfig, TrainingConfig, VAEConfig, default_config
+from aigc_fast.training.config import TrainingConfig
 from aigc_fast.training.folder import MODEL_FILE
+from aigc_fast.training.gan import GANConfig, GANTrainer
 from aigc_fast.training.loop import TrainingInterrupted, TrainingResult, train
 from aigc_fast.training.losses import LOSSES, AdversarialLoss, diversity, gradient_penalty
-from aigc_fast.training.trainer import GANTrainer, Trainer, VAETrainer, make_trainer
+from aigc_fast.training.trainer import Trainer, default_config, make_trainer
+from aigc_fast.training.vae import VAEConfig, VAETrainer
 
 __all__ = [
     "LOSSES",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic, make_folder, move, remove
-from aigc_fast.generation import read_provenance, read_wav_provenance
+from aigc_fast.media import all_media, provenance_readers
 from aigc_fast.models.storage import read_metadata
 
 MODEL_FILE, LOG_FILE = "model.safetensors", "log.jsonl"
@@ -18,7 +18,7 @@ STAGING = ".aigc_fast-new"
 
 _CHECKPOINTS, _SAMPLES, _TENSORBOARD = "checkpoints", "samples", "tensorboard"
 _MARKER = "takes-place-of.json"
-_OF_STEP = re.compile(rf"(?:{_CHECKPOINTS}/step-(\d{{8,}})\.safetensors|{_SAMPLES}/step-(\d{{8,}})\.(?:png|wav))")
+_OF_STEP = re.compile(rf"(?:{_CHECKPOINTS}/step-(\d{{8,}})\.safetensors|{_SAMPLES}/step-(\d{{8,}})(\.\w+))")
 _WHOLE = (MODEL_FILE, LOG_FILE)
 
 
@@ -176,7 +176,9 @@ def _names_in(folder: Path, *patterns: str) -> list[str]:
 
 
 def _is_of_run(name: str) -> bool:
-    return name in _WHOLE or _OF_STEP.fullmatch(name) is not None
+    found = _OF_STEP.fullmatch(name)
+    samples = [medium.suffixes[0] for medium in all_media().values()]
+    return name in _WHOLE or (found is not None and found[3] in (None, *samples))
 
 
 def _is_checkpoint(name: str) -> bool:
@@ -191,7 +193,7 @@ def _step(name: str) -> int | float:
 
 def _is_ours(path: Path) -> bool:
     """Whether this package wrote the file, by what stands in it."""
-    read = {".safetensors": read_metadata, ".jsonl": read_rows, ".png": read_provenance, ".wav": read_wav_provenance}
+    read = {".safetensors": read_metadata, ".jsonl": read_rows, **provenance_readers()}
     try:
         read[path.suffix](path)
     except (UserError, OSError):

@@ -22,7 +22,7 @@ from torch import Tensor
 from aigc_fast.data import Dataset
 from aigc_fast.errors import UserError
 from aigc_fast.generation import provenance_of
-from aigc_fast.models import LatentModel, describe, save
+from aigc_fast.models import Model, describe, save
 from aigc_fast.training.checkpoints import (
     forked_generators,
     read_checkpoint,
@@ -31,9 +31,9 @@ from aigc_fast.training.checkpoints import (
     write_checkpoint,
 )
 from aigc_fast.training.config import TrainingConfig
+from aigc_fast.training.feed import feed_of
 from aigc_fast.training.folder import RunFolder
 from aigc_fast.training.log import Averages, ProgressBar, RunLog
-from aigc_fast.training.media import make_medium
 from aigc_fast.training.trainer import Trainer, make_trainer
 from aigc_fast.wording import counted, singular
 
@@ -81,7 +81,7 @@ class TrainingResult:
         items_per_second: images or sounds trained on in this call, over `seconds`; 0 where no step was left.
     """
 
-    model: LatentModel
+    model: Model
     model_path: Path
     rows: list[dict[str, Any]]
     steps: int
@@ -90,7 +90,7 @@ class TrainingResult:
 
 
 def train(
-    model: LatentModel,
+    model: Model,
     dataset: Dataset,
     config: TrainingConfig,
     out_dir: str | os.PathLike[str],
@@ -141,8 +141,8 @@ def train(
 class _Run:
     """A run under way."""
 
-    def __init__(self, model: LatentModel, dataset: Dataset, config: TrainingConfig, folder: Path) -> None:
-        self.medium = make_medium(model, dataset, config)
+    def __init__(self, model: Model, dataset: Dataset, config: TrainingConfig, folder: Path) -> None:
+        self.feed = feed_of(model, dataset, config)
         self.model, self.dataset, self.config, self.folder = model, dataset, config, RunFolder(folder)
         self.trainer: Trainer = make_trainer(model, config)
         self.batch_size = min(config.batch_size, len(dataset))
@@ -239,7 +239,7 @@ class _Run:
                 order = torch.randperm(len(self.dataset), generator=generator)
             indices = order[position * self.batch_size : (position + 1) * self.batch_size]
             labels = self.dataset.batch_labels(indices).to(device) if conditional else None
-            yield self.medium.batch(indices), labels
+            yield self.feed.batch(indices), labels
 
     def _timed_step(self, inputs: Any, labels: Tensor | None) -> dict[str, float]:
         begin = time.perf_counter()
@@ -291,7 +291,7 @@ class _Run:
         provenance = provenance_of(self.model, self.config.seed, step=step, training=self.record["training"])
         path = self.folder.samples / f"step-{step:08d}"
         with self.trainer.sampling() as model:
-            picture = self.medium.write_samples(model, self.config.seed, path, provenance)
+            picture = self.feed.write_samples(model, self.config.seed, path, provenance)
         self.log.add_image(step, picture)
 
     def _checkpoint(self) -> Path:

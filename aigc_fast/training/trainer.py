@@ -1,26 +1,33 @@
-"""One step of training, for each family of models."""
+"""What trains a model of a family: one step, and what suits it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
+from pkgutil import resolve_name
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from aigc_fast import functional
-from aigc_fast.models import GAN, LatentModel, VariationalAutoencoder
-from aigc_fast.training.config import GANConfig, TrainingConfig, VAEConfig
-from aigc_fast.training.losses import LOSSES, diversity, free_bits_kl, gradient_penalty
+from aigc_fast.errors import UserError
+from aigc_fast.models import Model
+from aigc_fast.settings import Setting
+from aigc_fast.training.config import TrainingConfig
 
 
 class Trainer(ABC):
     """What changes from step to step, and the step.
 
+    Args:
+        model: of the trainer's family.
+        config: a `config_type`.
+
     Attributes:
+        config_type: the family's settings.
+        settings: those that the command line offers for this family alone, of the training and of its models.
         model: the model in training.
         modules: everything with weights or buffers to keep in a checkpoint, by name.
         optimizers: by name.
@@ -28,10 +35,12 @@ class Trainer(ABC):
         shown: names of the values that a progress bar has room for.
     """
 
+    config_type: ClassVar[type[TrainingConfig]]
+    settings: ClassVar[tuple[Setting, ...]] = ()
     shown: ClassVar[tuple[str, ...]]
 
-    def __init__(self, model: LatentModel) -> None:
-        self.model = model
+    def __init__(self, model: Model, config: TrainingConfig) -> None:
+        self.model, self.config = model, config
         self.modules: dict[str, nn.Module] = {"model": model}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.step_count = 0
@@ -59,7 +68,7 @@ class Trainer(ABC):
     def _step(self, inputs: Any, labels: Tensor | None) -> Mapping[str, Tensor | float]: ...
 
     @contextmanager
-    def sampling(self) -> Iterator[LatentModel]:
+    def sampling(self) -> Iterator[Model]:
         """The model as it should be sampled and saved, for the length of the block."""
         yield self.model
 
@@ -68,154 +77,42 @@ class Trainer(ABC):
         self.model.eval()
 
 
-def _adam(parameters: Iterator[nn.Parameter], rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
+def adam(parameters: Iterator[nn.Parameter], rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
+    """Adam in one kernel."""
     return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True)
 
 
-class GANTrainer(Trainer):
-    """Adversarial training: the discriminator each step, the generator every `critic_steps`.
-
-    The discriminator's parameters are frozen while the generator's gradients are computed.
-
-    Args:
-        model: a GAN.
-        config: its settings.
-    """
-
-    shown = ("d_loss", "g_loss")
-
-    def __init__(self, model: GAN, config: GANConfig) -> None:
-        super().__init__(model)
-        self.config = config
-        self.loss = LOSSES[config.loss]
-        betas = (config.beta1, config.beta2)
-        rate = config.discriminator_learning_rate or config.learning_rate
-        self.optimizers["generator"] = _adam(model.generator.parameters(), config.learning_rate, betas)
-        self.optimizers["discriminator"] = _adam(model.discriminator.parameters(), rate, betas)
-        self.average = None
-        if config.average:
-            average = get_ema_multi_avg_fn(config.average)
-            self.average = AveragedModel(model.generator, multi_avg_fn=average, use_buffers=True)
-            self.modules["average"] = self.average
-
-    def first_step(self, optimizer: str) -> int:
-        """See `Trainer.first_step`."""
-        return self.config.critic_steps if optimizer == "generator" else 1
-
-    def _step(self, images: Tensor, labels: Tensor | None) -> Mapping[str, Tensor | float]:
-        trains_generator = (self.step_count + 1) % self.config.critic_steps == 0
-        with torch.set_grad_enabled(trains_generator):
-            fake = self.model.decode(self.model.prior(len(images)), labels)
-        values = self._step_discriminator(images, fake.detach(), labels)
-        if trains_generator:
-            values["g_loss"] = self._step_generator(fake, labels)
-        values["diversity"] = diversity(fake, images) if len(images) > 1 else 1.0
-        return values
-
-    def _step_discriminator(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> dict[str, Tensor | float]:
-        discriminator, optimizer = self.model.discriminator, self.optimizers["discriminator"]
-        real_logits, fake_logits = discriminator(real, labels), discriminator(fake, labels)
-        loss = self.loss.discriminator(real_logits, fake_logits)
-        values = {"d_loss": loss.detach(), "d_real": real_logits.detach().mean(), "d_fake": fake_logits.detach().mean()}
-        if self.config.loss == "wgan-gp":
-            penalty = gradient_penalty(lambda between: discriminator(between, labels), real, fake)
-            values["penalty"] = penalty.detach()
-            loss = loss + self.config.gradient_penalty * penalty
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return values
-
-    def _step_generator(self, fake: Tensor, labels: Tensor | None) -> Tensor:
-        optimizer = self.optimizers["generator"]
-        with _frozen(self.model.discriminator):
-            loss = self.loss.generator(self.model.discriminator(fake, labels))
-            optimizer.zero_grad()
-            loss.backward()
-        optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.model.generator)
-        return loss.detach()
-
-    @contextmanager
-    def sampling(self) -> Iterator[GAN]:
-        """See `Trainer.sampling`: with the averaged generator, when there is one."""
-        live = self.model.generator
-        if self.average is not None:
-            self.model.generator = self.average.module
-        try:
-            yield self.model
-        finally:
-            self.model.generator = live
-
-    def finish(self) -> None:
-        """See `Trainer.finish`: with the averaged generator, when there is one."""
-        super().finish()
-        if self.average is not None:
-            self.model.generator.load_state_dict(self.average.module.state_dict())
+def trainer_of(model: Model | type[Model]) -> type[Trainer]:
+    """The trainer that a model declares."""
+    return resolve_name(model.trainer)
 
 
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    module.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in learned:
-            parameter.requires_grad_(True)
-
-
-class VAETrainer(Trainer):
-    """Maximises the evidence lower bound, with a weight and a free allowance on the KL.
+def default_config(model: Model | type[Model], **settings: Any) -> TrainingConfig:
+    """The configuration that suits a model and, for a GAN, the loss; `settings` come before its defaults.
 
     Args:
-        model: a VAE.
-        config: its settings.
+        model: a model or its class.
+        **settings: fields of `GANConfig` or `VAEConfig`; those that are None keep their defaults.
+
+    Raises:
+        UserError: on a setting that the model's training does not have, or a value out of range.
     """
-
-    shown = ("loss", "kl")
-
-    def __init__(self, model: VariationalAutoencoder, config: VAEConfig) -> None:
-        super().__init__(model)
-        self.config = config
-        self.optimizers["model"] = _adam(model.parameters(), config.learning_rate, (0.9, 0.999))
-
-    def beta(self) -> float:
-        """The weight of the KL in the coming step."""
-        if not self.config.warmup:
-            return self.config.beta
-        return self.config.beta * min(1.0, (self.step_count + 1) / self.config.warmup)
-
-    def _step(self, inputs: Any, labels: Tensor | None) -> Mapping[str, Tensor | float]:
-        log_likelihood, kl, mu, logvar = self.model(inputs, labels)
-        reconstruction, divergence, beta = -log_likelihood.mean(), kl.mean(), self.beta()
-        counted = divergence
-        if self.config.free_bits:
-            per_dimension = functional.kl_standard_normal(mu.t(), logvar.t()) / len(mu)
-            counted = free_bits_kl(per_dimension, self.config.free_bits)
-        loss = reconstruction + beta * counted
-        optimizer = self.optimizers["model"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return {
-            "loss": loss.detach(),
-            "reconstruction": reconstruction.detach(),
-            "kl": divergence.detach(),
-            "elbo": -(reconstruction + divergence).detach(),
-            "beta": beta,
-        }
+    config = trainer_of(model).config_type
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    known = {field.name for field in fields(config)}
+    for name in chosen:
+        if name not in known:
+            raise UserError(f"{name}: training of {model.name} has no such setting")
+    return config(**{**model.training_settings, **config.suiting(chosen), **chosen})
 
 
-def make_trainer(model: LatentModel, config: TrainingConfig) -> Trainer:
+def make_trainer(model: Model, config: TrainingConfig) -> Trainer:
     """The trainer of a model's family.
 
     Raises:
         TypeError: when model and configuration are of different families.
     """
-    if isinstance(model, GAN) and isinstance(config, GANConfig):
-        return GANTrainer(model, config)
-    if isinstance(model, VariationalAutoencoder) and isinstance(config, VAEConfig):
-        return VAETrainer(model, config)
-    raise TypeError(f"config: {type(config).__name__} does not suit a {type(model).__name__}; see default_config")
+    trainer = trainer_of(model)
+    if not isinstance(config, trainer.config_type):
+        raise TypeError(f"config: {type(config).__name__} does not suit a {type(model).__name__}; see default_config")
+    return trainer(model, config)

@@ -28,6 +28,7 @@ from aigc_fast.generation import (
     write_wav,
 )
 from aigc_fast.models import ConvVAE, create, load, save
+from aigc_fast.runtime import native
 from aigc_fast.training import VAETrainer
 
 TINY = ["--steps", "4", "--batch-size", "8", "--sample-interval", "0"]
@@ -261,7 +262,7 @@ def module(*args, **environment):
     )
 
 
-needs_native = pytest.mark.skipif(_native.cpu_reason() is not None, reason=str(_native.cpu_reason()))
+needs_native = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 
 
 @pytest.mark.parametrize("variable", ["AIGC_FAST_BACKEND", pytest.param("AIGC_FAST_CPU_ISA", marks=needs_native)])

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from aigc_fast.cli.demo import stock
+from aigc_fast.bench import stock
+from aigc_fast.bench.timing import Timing, interleaved
 from aigc_fast.cli.demo.chart import bar_chart, line_chart, nice_ticks, smoothed
 from aigc_fast.cli.demo.compare import Row, prove_parity
-from aigc_fast.cli.demo.timing import Timing, interleaved
 from aigc_fast.optimize import optimize
 
 
@@ -59,7 +59,7 @@ def test_timing_tells_quartiles_of_every_way(slowness, monkeypatch):
 
         return call
 
-    monkeypatch.setattr("aigc_fast.cli.demo.timing.time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr("aigc_fast.bench.timing.time", SimpleNamespace(perf_counter=lambda: now))
     found = interleaved({"a": taking("a", itertools.repeat(1)), "b": taking("b", itertools.cycle([2, 4]))}, seconds=0.5)
     assert list(found) == ["a", "b"]
     assert (found["a"].low, found["a"].median, found["a"].high) == pytest.approx((slowness,) * 3)

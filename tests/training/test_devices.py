@@ -11,9 +11,9 @@ from aigc_fast.data import SoundDataset
 from aigc_fast.generation import draw, interpolate, latent_manifold
 from aigc_fast.models import MODELS, SoundModel
 from aigc_fast.models.storage import read_tensors, write_tensors
-from aigc_fast.training import default_config, make_trainer, train, trainer
+from aigc_fast.training import default_config, gan, make_trainer, train, vae
 from aigc_fast.training.checkpoints import forked_generators
-from aigc_fast.training.media import make_medium
+from aigc_fast.training.feed import feed_of
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,8 @@ def _an_adam_that_takes_meta_tensors(monkeypatch):
     def adam(parameters, rate, betas):
         return torch.optim.Adam(parameters, lr=rate, betas=betas)
 
-    monkeypatch.setattr(trainer, "_adam", adam)
+    for family in (gan, vae):
+        monkeypatch.setattr(family, "adam", adam)
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -29,11 +30,11 @@ def _an_adam_that_takes_meta_tensors(monkeypatch):
 def test_a_step_of_training_stays_on_the_model_s_device(small, data_of, name, classes):
     model = small(name, num_classes=classes).to("meta")
     dataset = data_of(name)
-    medium = make_medium(model, dataset, default_config(model))
+    feed = feed_of(model, dataset, default_config(model))
     if isinstance(dataset, SoundDataset):
         inputs = torch.zeros(4, model.length, device="meta")
     else:
-        inputs = medium.batch(torch.arange(4))
+        inputs = feed.batch(torch.arange(4))
         assert inputs.device.type == "meta"
     labels = None if classes is None else torch.arange(4) % 3
     stepped = make_trainer(model.train(), default_config(model))

@@ -478,7 +478,7 @@ def test_every_image_of_an_epoch_is_seen_once(dataset, tmp_path, monkeypatch):
         seen.append((images, labels))
         return step(self, images, labels)
 
-    monkeypatch.setattr("aigc_fast.training.trainer.VAETrainer.step", watched, raising=False)
+    monkeypatch.setattr("aigc_fast.training.vae.VAETrainer.step", watched, raising=False)
     train(model, dataset, config, tmp_path)
     assert len(seen) == 10
     for epoch in (seen[:5], seen[5:]):
@@ -515,7 +515,7 @@ def test_settings_that_are_not_finite_are_refused(name, setting, value):
 
 
 def test_a_collapsed_generator_is_reported(run, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("aigc_fast.training.trainer.diversity", lambda fake, real: torch.tensor(0.05))
+    monkeypatch.setattr("aigc_fast.training.gan.diversity", lambda fake, real: torch.tensor(0.05))
     with caplog.at_level(logging.WARNING, logger="aigc_fast"):
         result = run(tmp_path, name="mlp-gan")
     assert [record.getMessage() for record in caplog.records if "repeats itself" in record.getMessage()] == [

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
+from aigc_fast.bench.stock import BATCH
 from aigc_fast.cli.app import console
 from aigc_fast.cli.demo import sections
 from aigc_fast.cli.demo.compare import Comparison, Row, compare
 from aigc_fast.cli.demo.learn import PICTURES, learn
 from aigc_fast.cli.demo.listen import SOUNDS, listen
-from aigc_fast.cli.demo.stock import BATCH
 from aigc_fast.cli.options import Device, Overwrite, chosen_device, new_file
 from aigc_fast.data import digits, load_sounds
 from aigc_fast.files import make_folder

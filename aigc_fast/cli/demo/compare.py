@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from aigc_fast import functional
-from aigc_fast.cli.demo import stock
-from aigc_fast.cli.demo.timing import Timing, interleaved
+from aigc_fast.bench import stock
+from aigc_fast.bench.parity import comparable, in_float64, relative_error, worst_error
+from aigc_fast.bench.timing import Timing, interleaved
 from aigc_fast.optimize import Report, optimize, report
 
 
@@ -75,40 +76,9 @@ class Comparison:
     rows: tuple[Row, ...]
 
 
-def relative_error(found: Tensor, exact: Tensor) -> float:
-    """‖found − exact‖ / ‖exact‖ in float64."""
-    exact = exact.cpu().double()
-    return ((found.cpu().double() - exact).norm() / exact.norm().clamp_min(1e-300)).item()
-
-
-def _worst(found: list[Tensor], exact: list[Tensor]) -> float:
-    return max(relative_error(a, b) for a, b in zip(found, exact, strict=True))
-
-
-def _comparable(model: nn.Module) -> nn.Module:
-    """A copy in training mode whose gradients can be compared to rounding.
-
-    Dropout is off, for its masks are random, and SiLU stands for ReLU and LeakyReLU: a value that rounds to the other
-    side of their kink changes the gradient by far more than rounding.
-    """
-    model = copy.deepcopy(model).train()
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.ReLU | nn.LeakyReLU):
-                setattr(parent, name, nn.SiLU())
-            elif isinstance(child, nn.Dropout):
-                child.eval()
-    return model
-
-
-def _exact(module: nn.Module) -> nn.Module:
-    """A copy in float64, on the CPU: other devices may lack it."""
-    return copy.deepcopy(module).cpu().double()
-
-
 def _gan_outputs(model: stock.StockDCGAN, images: Tensor, z: Tensor) -> list[Tensor]:
     """Images, logits and every gradient of one training step."""
-    smooth = _comparable(model)
+    smooth = comparable(model)
     loss, generator_loss = stock.gan_losses(smooth, images, z)
     of_discriminator = torch.autograd.grad(loss, list(smooth.discriminator.parameters()))
     of_generator = torch.autograd.grad(generator_loss(), list(smooth.generator.parameters()))
@@ -120,14 +90,14 @@ def _gan_outputs(model: stock.StockDCGAN, images: Tensor, z: Tensor) -> list[Ten
 
 def prove_parity(plain: stock.StockDCGAN, fast: stock.StockDCGAN, images: Tensor, z: Tensor) -> Parity:
     """Compares images, logits, gradients and state_dicts of a model and its optimised copy."""
-    exact = _gan_outputs(_exact(plain), images.cpu().double(), z.cpu().double())
+    exact = _gan_outputs(in_float64(plain), images.cpu().double(), z.cpu().double())
     theirs, ours = _gan_outputs(plain, images, z), _gan_outputs(fast, images, z)
     before, after = plain.state_dict(), fast.state_dict()
     same_keys = list(before) == list(after)
     missing, unexpected = stock.StockDCGAN().load_state_dict(after, strict=False)
     return Parity(
-        error=_worst(ours, exact),
-        stock_error=_worst(theirs, exact),
+        error=worst_error(ours, exact),
+        stock_error=worst_error(theirs, exact),
         difference=(ours[0] - theirs[0]).abs().max().item(),
         same_keys=same_keys,
         same_values=same_keys and all(torch.equal(before[name], after[name]) for name in before),
@@ -168,7 +138,7 @@ def _generate(model: nn.Module, z: Tensor) -> Tensor:
 def _generation_rows(plain: stock.StockDCGAN, fast: stock.StockDCGAN, z: Tensor, seconds: float) -> Iterator[Row]:
     models = {"stock": plain, "channels_last": _channels_last(plain), "fast": fast}
     generators = {name: copy.deepcopy(model.generator).eval() for name, model in models.items()}
-    exact = _exact(generators["stock"])
+    exact = in_float64(generators["stock"])
     for count in (len(z), 1):
         calls = {name: lambda g=g, n=count: _generate(g, z[:n]) for name, g in generators.items()}
         reference = _generate(exact, z[:count].cpu().double())
@@ -186,12 +156,12 @@ def _vae_row(images: Tensor, seconds: float) -> Row:
 
     def gradients(model: stock.StockConvVAE, images: Tensor) -> list[Tensor]:
         # With z = μ there is nothing random to differ in.
-        model = _comparable(model)
+        model = comparable(model)
         loss = model(images, lambda mu, logvar: (mu, stock.sample_and_kl(mu, logvar)[1]))
         return list(torch.autograd.grad(loss, list(model.parameters())))
 
-    exact = gradients(_exact(plain), images.cpu().double())
-    errors = _worst(gradients(fast, images), exact), _worst(gradients(plain, images), exact)
+    exact = gradients(in_float64(plain), images.cpu().double())
+    errors = worst_error(gradients(fast, images), exact), worst_error(gradients(plain, images), exact)
     calls = {
         name: lambda m=model, n=name: stock.vae_step(m, optimisers[n], images, samplers.get(n, stock.sample_and_kl))
         for name, model in models.items()
@@ -258,8 +228,8 @@ def _layer_row(plain: nn.Module, fast: nn.Module, x: Tensor, train: bool, second
         errors = tuple(_dropout_error(calls[name]()[0], x, plain.p) for name in ("fast", "stock"))
     else:
         calls["channels_last"] = make(_channels_last(plain), x.to(memory_format=torch.channels_last))
-        exact = make(_exact(plain), x.cpu().double())()
-        errors = _worst(calls["fast"](), exact), _worst(calls["stock"](), exact)
+        exact = make(in_float64(plain), x.cpu().double())()
+        errors = worst_error(calls["fast"](), exact), worst_error(calls["stock"](), exact)
     times = interleaved(calls, seconds)
     group = "One layer, forward and backward" if train else "One layer, forward"
     return Row(group, _layer_text(plain, x), times["stock"], times.get("channels_last"), times["fast"], *errors)

@@ -9,8 +9,8 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from aigc_fast.bench.timing import Timing
 from aigc_fast.cli.demo.compare import Comparison, Parity, Row
-from aigc_fast.cli.demo.timing import Timing
 from aigc_fast.files import atomic
 from aigc_fast.metrics import ImageReport, SoundReport
 
@@ -169,7 +169,7 @@ def _state_verdict(parity: Parity) -> str:
 
 
 def metrics_table(reports: Mapping[str, ImageReport | SoundReport], rows: Sequence[tuple[str, str, str, str]]) -> str:
-    """The metrics of several models side by side, with what would be ideal; rows as those of `cli.evaluate`."""
+    """The metrics of several models side by side, with what would be ideal; rows as those of `Medium`."""
     first = next(iter(reports.values())).as_dict()
     lines = []
     for label, name, form, ideal in rows:

@@ -8,14 +8,15 @@ from html import escape
 import torch
 
 from aigc_fast import __version__
+from aigc_fast.bench.machine import processor_name
 from aigc_fast.cli.demo.chart import bar_chart, line_chart
 from aigc_fast.cli.demo.compare import Comparison
 from aigc_fast.cli.demo.learn import Learned
 from aigc_fast.cli.demo.listen import Heard
 from aigc_fast.cli.demo.page import Page, figures, metrics_table, parity_cards, picture, player, timing_table
-from aigc_fast.cli.doctor import processor_name
-from aigc_fast.cli.evaluate import ROWS, SOUND_ROWS
 from aigc_fast.data import ImageDataset, SoundDataset
+from aigc_fast.media.audio import AUDIO
+from aigc_fast.media.images import IMAGES
 from aigc_fast.runtime import native
 from aigc_fast.training import TrainingResult
 
@@ -133,7 +134,7 @@ def add_quality(page: Page, gan: Learned, vae: Learned) -> None:
         f"{gan.report.count} images of each model against the {gan.report.training_count} training images, on the "
         "features of a small digit classifier."
     )
-    page.add(metrics_table({"DCGAN": gan.report, "ConvVAE": vae.report}, ROWS))
+    page.add(metrics_table({"DCGAN": gan.report, "ConvVAE": vae.report}, IMAGES.rows))
     classes = [str(index) for index in range(len(gan.report.class_histogram))]
     shares = {"DCGAN": gan.report.class_histogram, "ConvVAE": vae.report.class_histogram}
     page.add(
@@ -177,7 +178,7 @@ def add_sounds(page: Page, heard: Heard, dataset: SoundDataset) -> None:
                 _curves(heard.result, ("reconstruction",), "Distance of spectra and frames, in twentieths"),
             ]
         ),
-        metrics_table({"vocoder": heard.report}, SOUND_ROWS),
+        metrics_table({"vocoder": heard.report}, AUDIO.rows),
     )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +98,8 @@ class VocoderVAE(VariationalAutoencoder, SoundModel):
     """
 
     name = "vocoder"
+    family = "vocoder"
+    training_settings = MappingProxyType({"batch_size": 16, "epochs": 50, "learning_rate": 3e-3, "warmup": 120})
 
     def __init__(
         self,

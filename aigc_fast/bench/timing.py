@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ MAX_CALLS_PER_ROUND = 50
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one call.
+    """Milliseconds of one call, or another figure with its spread.
 
     Attributes:
         median: over all calls.
@@ -46,20 +47,27 @@ def interleaved(calls: Mapping[str, Callable[[], object]], seconds: float = 2.0)
     Returns:
         A timing per name.
     """
+    return {name: summary(itertools.chain(*rounds)) for name, rounds in rounds_of(calls, seconds).items()}
+
+
+def rounds_of(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, list[list[float]]]:
+    """The milliseconds of each call in each round of `interleaved`, by name."""
     for call in calls.values():
         call()
     first = {name: _once(call) for name, call in calls.items()}
     rounds = max(1, min(ROUNDS, int(seconds / 2 / sum(first.values()))))
     share = seconds / rounds / len(calls)
     repeats = {name: max(2, min(MAX_CALLS_PER_ROUND, int(share / max(t, 1e-7)))) for name, t in first.items()}
-    samples: dict[str, list[float]] = {name: [] for name in calls}
+    found: dict[str, list[list[float]]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             call()
-            samples[name] += [1e3 * _once(call) for _ in range(repeats[name])]
-    return {name: _summary(found) for name, found in samples.items()}
+            found[name].append([1e3 * _once(call) for _ in range(repeats[name])])
+    return found
 
 
-def _summary(samples: list[float]) -> Timing:
-    low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
+def summary(samples: Iterable[float]) -> Timing:
+    """The median and the quartiles of samples; of one, that one."""
+    samples = list(samples)
+    low, median, high = statistics.quantiles(samples if len(samples) > 1 else 2 * samples, n=4, method="inclusive")
     return Timing(median, low, high)

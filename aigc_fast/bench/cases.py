@@ -1,0 +1,304 @@
+"""What is measured, as data: layers and sequences that models have, what nobody tunes for, and whole models."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+FORWARD, TRAINING = "forward", "training"
+FLOAT32, BFLOAT16, FLOAT64 = "float32", "bfloat16", "float64"
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution, or a transposed one, of `spatial` dimensions.
+
+    Attributes:
+        batch: N.
+        inputs: channels.
+        outputs: channels.
+        spatial: of the input.
+        kernel: in every dimension, as all that follow.
+    """
+
+    batch: int
+    inputs: int
+    outputs: int
+    spatial: tuple[int, ...]
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    output_padding: int = 0
+    groups: int = 1
+    dilation: int = 1
+    transposed: bool = True
+
+    def outer(self, size: int) -> int:
+        """The output's length along a dimension of the input's."""
+        reach = self.dilation * (self.kernel - 1)
+        if self.transposed:
+            return (size - 1) * self.stride - 2 * self.padding + reach + self.output_padding + 1
+        return (size + 2 * self.padding - reach - 1) // self.stride + 1
+
+    def operations(self) -> int:
+        """Floating-point operations of forward: products whose place lies inside, each with its sum."""
+        products = 1
+        for size in self.spatial:
+            coarse, fine = (size, self.outer(size)) if self.transposed else (self.outer(size), size)
+            places = (
+                i * self.stride - self.padding + j * self.dilation for i in range(coarse) for j in range(self.kernel)
+            )
+            products *= sum(0 <= place < fine for place in places)
+        return 2 * self.batch * self.inputs * self.outputs // self.groups * products
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention of `heads` queries' heads, and `shared` of keys and values.
+
+    Attributes:
+        kind: "full", "causal", "padded" (keys of each of the batch end earlier), "window" (causal, 256 keys) or
+            "dropout" (causal, of 0.1).
+    """
+
+    batch: int
+    heads: int
+    shared: int
+    queries: int
+    keys: int
+    size: int
+    kind: str = "causal"
+
+    def seen(self) -> float:
+        """Keys that a query sees, on the average."""
+        if self.kind in ("causal", "dropout"):
+            return self.keys / 2
+        return {"window": 256, "padded": 0.625 * self.keys}.get(self.kind, self.keys)
+
+    def operations(self) -> float:
+        """Floating-point operations of forward."""
+        return 4 * self.batch * self.heads * self.queries * self.seen() * self.size
+
+
+@dataclass(frozen=True)
+class Recursion:
+    """An autoregression of some order; `varying` where each step has its own coefficients."""
+
+    batch: int
+    length: int
+    order: int
+    varying: bool = False
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A tensor's shape, and a probability for dropout."""
+
+    sizes: tuple[int, ...]
+    probability: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """Elements."""
+        return math.prod(self.sizes)
+
+
+@dataclass(frozen=True)
+class WholeModel:
+    """A model of `aigc_fast.bench.stock` and what is done with it: "step", "penalised step" or "generate"."""
+
+    model: str
+    work: str
+    batch: int = 64
+
+
+@dataclass(frozen=True)
+class Case:
+    """A line of the table.
+
+    Attributes:
+        op: the room, "models" for whole models, or "adversarial" for what nobody tunes for.
+        name: of the line, in words.
+        call: what is called.
+        dtype: a name of torch's.
+        mode: forward, or training: forward and backward.
+    """
+
+    op: str
+    name: str
+    call: Convolution | Attention | Recursion | Shape | WholeModel = field(repr=False)
+    dtype: str = FLOAT32
+    mode: str = FORWARD
+
+    @property
+    def label(self) -> str:
+        """Op, name, dtype and mode, which no other case shares."""
+        return f"{self.op} {self.name}, {self.dtype}, {self.mode}"
+
+
+def _all(op: str, calls: dict[str, object], *ways: tuple[str, str]) -> list[Case]:
+    return [Case(op, name, call, dtype, mode) for dtype, mode in ways for name, call in calls.items()]
+
+
+def _chosen(op: str, calls: dict[str, object], names: tuple[str, ...], dtype: str, mode: str) -> list[Case]:
+    return _all(op, {name: calls[name] for name in names}, (dtype, mode))
+
+
+_DCGAN = {
+    "DCGAN 100→512, 1×1, batch 16": Convolution(16, 100, 512, (1, 1), 4),
+    "DCGAN 512→256, 4×4, batch 1": Convolution(1, 512, 256, (4, 4), 4, 2, 1),
+    "DCGAN 512→256, 4×4, batch 16": Convolution(16, 512, 256, (4, 4), 4, 2, 1),
+    "DCGAN 256→128, 8×8, batch 1": Convolution(1, 256, 128, (8, 8), 4, 2, 1),
+    "DCGAN 256→128, 8×8, batch 16": Convolution(16, 256, 128, (8, 8), 4, 2, 1),
+    "DCGAN 256→128, 8×8, batch 64": Convolution(64, 256, 128, (8, 8), 4, 2, 1),
+    "DCGAN 128→64, 16×16, batch 16": Convolution(16, 128, 64, (16, 16), 4, 2, 1),
+    "DCGAN 128→64, 16×16, batch 64": Convolution(64, 128, 64, (16, 16), 4, 2, 1),
+    "DCGAN 64→3, 32×32, batch 16": Convolution(16, 64, 3, (32, 32), 4, 2, 1),
+    "DCGAN 64→3, 32×32, batch 64": Convolution(64, 64, 3, (32, 32), 4, 2, 1),
+}
+_LAYERS = {
+    **_DCGAN,
+    "5×5 stride 2, 128→64, 7×7, batch 64": Convolution(64, 128, 64, (7, 7), 5, 2, 2, 1),
+    "5×5 stride 2, 64→1, 14×14, batch 64": Convolution(64, 64, 1, (14, 14), 5, 2, 2, 1),
+    "HiFi-GAN 512→256, length 80": Convolution(1, 512, 256, (80,), 16, 8, 4),
+    "HiFi-GAN 128→64, length 5120": Convolution(1, 128, 64, (5120,), 4, 2, 1),
+    "HiFi-GAN 64→32, length 10240": Convolution(1, 64, 32, (10240,), 4, 2, 1),
+    "U-Net 256→128, 64×64, 2×2 stride 2": Convolution(1, 256, 128, (64, 64), 2, 2),
+    "3×3 stride 2, 256→128, 4×4, batch 64": Convolution(64, 256, 128, (4, 4), 3, 2, 1, 1),
+    "3d 64→32, 8×16×16": Convolution(1, 64, 32, (8, 16, 16), 4, 2, 1),
+    "4→4, 4×4, batch 1": Convolution(1, 4, 4, (4, 4), 4, 2, 1),
+}
+_ALSO_BFLOAT16 = (
+    "DCGAN 512→256, 4×4, batch 1",
+    "DCGAN 512→256, 4×4, batch 16",
+    "DCGAN 256→128, 8×8, batch 16",
+    "DCGAN 128→64, 16×16, batch 64",
+    "HiFi-GAN 128→64, length 5120",
+)
+_ALSO_TRAINED = (
+    "DCGAN 512→256, 4×4, batch 16",
+    "DCGAN 256→128, 8×8, batch 16",
+    "DCGAN 128→64, 16×16, batch 64",
+    "DCGAN 64→3, 32×32, batch 64",
+    "5×5 stride 2, 128→64, 7×7, batch 64",
+    "HiFi-GAN 128→64, length 5120",
+    "4→4, 4×4, batch 1",
+)
+
+_ORDINARY = Convolution(1, 1, 1, (1,), 1, transposed=False)
+_ADVERSARIAL = {
+    "huge kernel and stride, 64×64 stride 32": Convolution(1, 21, 21, (8, 8), 64, 32, 16),
+    "huge kernel, one group a channel, 16×16 stride 8": Convolution(1, 21, 21, (32, 32), 16, 8, 4, groups=21),
+    "depthwise, transposed": Convolution(4, 64, 64, (32, 32), 4, 2, 1, groups=64),
+    "inverse STFT 1026→1, kernel 1024, stride 256": Convolution(1, 1026, 1, (200,), 1024, 256),
+    "dilated, transposed": Convolution(2, 64, 64, (32, 32), 3, 1, 4, dilation=4),
+    "3d, transposed": Convolution(1, 32, 16, (8, 16, 16), 4, 2, 1),
+    "odd length 1023, transposed": Convolution(1, 113, 17, (1023,), 4, 2, 1),
+    "one channel, 5×5": replace(_ORDINARY, batch=64, outputs=64, spatial=(28, 28), kernel=5, padding=2),
+    "stem, 7×7 stride 2": replace(
+        _ORDINARY, batch=8, inputs=3, outputs=64, spatial=(112, 112), kernel=7, stride=2, padding=3
+    ),
+    "3×3, 64 channels, 28×28": replace(
+        _ORDINARY, batch=8, inputs=64, outputs=64, spatial=(28, 28), kernel=3, padding=1
+    ),
+    "3×3, 64 channels, 256×256": replace(_ORDINARY, inputs=64, outputs=64, spatial=(256, 256), kernel=3, padding=1),
+    "depthwise, 3×3": replace(
+        _ORDINARY, batch=4, inputs=256, outputs=256, spatial=(28, 28), kernel=3, padding=1, groups=256
+    ),
+    "1×1": replace(_ORDINARY, batch=4, inputs=256, outputs=64, spatial=(28, 28)),
+    "dilated by 3, kernel 7, length 1000": replace(
+        _ORDINARY, inputs=256, outputs=256, spatial=(1000,), kernel=7, padding=9, dilation=3
+    ),
+    "dilated by 5, kernel 11, length 12800": replace(
+        _ORDINARY, inputs=64, outputs=64, spatial=(12800,), kernel=11, padding=25, dilation=5
+    ),
+    "patch embedding, 16×16": replace(
+        _ORDINARY, batch=2, inputs=3, outputs=384, spatial=(224, 224), kernel=16, stride=16
+    ),
+    "3d": replace(_ORDINARY, inputs=16, outputs=32, spatial=(16, 16, 16), kernel=3, padding=1),
+    "odd sizes, 17→113, 23×31": replace(_ORDINARY, batch=3, inputs=17, outputs=113, spatial=(23, 31), kernel=3),
+}
+
+_ATTENTION = {
+    "128 tokens, 12 heads of 64, causal": Attention(1, 12, 12, 128, 128, 64),
+    "512 tokens, 12 heads of 64, causal": Attention(1, 12, 12, 512, 512, 64),
+    "1024 tokens, 12 heads of 64, causal": Attention(1, 12, 12, 1024, 1024, 64),
+    "4096 tokens, 12 heads of 64, causal": Attention(1, 12, 12, 4096, 4096, 64),
+    "2048 tokens, 32 of 8 heads of 128, causal": Attention(1, 32, 8, 2048, 2048, 128),
+    "256 tokens, 6 heads of 64, batch 4": Attention(4, 6, 6, 256, 256, 64, "full"),
+    "1024 tokens, 12 heads of 64": Attention(1, 12, 12, 1024, 1024, 64, "full"),
+    "1024 tokens, 12 heads of 64, padded, batch 4": Attention(4, 12, 12, 1024, 1024, 64, "padded"),
+    "4096 tokens, 12 heads of 64, window 256": Attention(1, 12, 12, 4096, 4096, 64, "window"),
+    "1 token of 128, 12 heads of 64": Attention(1, 12, 12, 1, 128, 64, "full"),
+    "1 token of 1024, 12 heads of 64": Attention(1, 12, 12, 1, 1024, 64, "full"),
+    "1 token of 8192, 12 heads of 64": Attention(1, 12, 12, 1, 8192, 64, "full"),
+    "1 token of 8192, 32 of 8 heads of 128": Attention(1, 32, 8, 1, 8192, 128, "full"),
+    "8 tokens, 2 heads of 16": Attention(1, 2, 2, 8, 8, 16, "full"),
+    "113 of 1023 tokens, 3 heads of 17": Attention(1, 3, 3, 113, 1023, 17, "full"),
+}
+_TRAINED_ATTENTION = {
+    "256 tokens, 12 heads of 64, causal, batch 8": Attention(8, 12, 12, 256, 256, 64),
+    "1024 tokens, 12 heads of 64, causal": Attention(1, 12, 12, 1024, 1024, 64),
+}
+_DROPPED_ATTENTION = {
+    "256 tokens, 12 heads of 64, dropout, batch 8": Attention(8, 12, 12, 256, 256, 64, "dropout"),
+}
+
+_RECURSION = {
+    "1 of 10⁶, order 2": Recursion(1, 1_000_000, 2),
+    "1 of 10⁶, order 16": Recursion(1, 1_000_000, 16),
+    "64 of 16000, order 2": Recursion(64, 16_000, 2),
+    "64 of 16000, order 10": Recursion(64, 16_000, 10),
+    "64 of 16000, order 24": Recursion(64, 16_000, 24),
+    "1024 of 1000, order 4": Recursion(1024, 1000, 4),
+    "8 of 48000, order 22, of every step": Recursion(8, 48_000, 22, True),
+    "3 of 1023, order 17": Recursion(3, 1023, 17),
+}
+_LATENTS = {
+    "64×2": Shape((64, 2)),
+    "128×20": Shape((128, 20)),
+    "64×512": Shape((64, 512)),
+    "16×4×64×64": Shape((16, 4, 64, 64)),
+    "64×4×128×128": Shape((64, 4, 128, 128)),
+}
+_DROPOUTS = {
+    "64×64×28×28": Shape((64, 64, 28, 28), 0.3),
+    "4×256×768": Shape((4, 256, 768), 0.1),
+    "64×128": Shape((64, 128), 0.5),
+}
+_MODELS = {
+    "DCGAN, a training step": WholeModel("dcgan", "step"),
+    "DCGAN, images generated": WholeModel("dcgan", "generate"),
+    "WGAN-GP, a training step of the critic": WholeModel("dcgan", "penalised step"),
+    "ConvVAE, a training step": WholeModel("vae", "step"),
+}
+_OF_STEPS = ("DCGAN, a training step", "WGAN-GP, a training step of the critic", "ConvVAE, a training step")
+
+CASES: tuple[Case, ...] = (
+    *_all(
+        "conv_transpose", {n: c for n, c in _LAYERS.items() if n != "DCGAN 128→64, 16×16, batch 64"}, (FLOAT32, FORWARD)
+    ),
+    *_chosen("conv_transpose", _LAYERS, _ALSO_BFLOAT16, BFLOAT16, FORWARD),
+    *_chosen("conv_transpose", _LAYERS, _ALSO_TRAINED, FLOAT32, TRAINING),
+    *_chosen("conv_transpose", _LAYERS, ("DCGAN 256→128, 8×8, batch 16",), BFLOAT16, TRAINING),
+    *_all("adversarial", _ADVERSARIAL, (FLOAT32, FORWARD), (FLOAT32, TRAINING)),
+    *_all("attention", _ATTENTION, (FLOAT32, FORWARD), (BFLOAT16, FORWARD)),
+    *_all("attention", _TRAINED_ATTENTION, (FLOAT32, TRAINING), (BFLOAT16, TRAINING)),
+    *_all("attention", _DROPPED_ATTENTION, (FLOAT32, TRAINING)),
+    *_all("recursion", _RECURSION, (FLOAT32, FORWARD)),
+    *_chosen("recursion", _RECURSION, ("1 of 10⁶, order 16", "64 of 16000, order 10"), FLOAT64, FORWARD),
+    *_chosen(
+        "recursion",
+        _RECURSION,
+        ("1 of 10⁶, order 16", "64 of 16000, order 10", "8 of 48000, order 22, of every step"),
+        FLOAT32,
+        TRAINING,
+    ),
+    *_all("reparameterize", _LATENTS, (FLOAT32, FORWARD), (FLOAT32, TRAINING)),
+    *_chosen("reparameterize", _LATENTS, ("64×4×128×128",), BFLOAT16, FORWARD),
+    *_all("dropout", _DROPOUTS, (FLOAT32, TRAINING)),
+    *_chosen("dropout", _DROPOUTS, ("4×256×768",), BFLOAT16, TRAINING),
+    *_chosen("models", _MODELS, _OF_STEPS, FLOAT32, TRAINING),
+    *_chosen("models", _MODELS, ("DCGAN, images generated",), FLOAT32, FORWARD),
+)
+OPS = tuple(dict.fromkeys(case.op for case in CASES))

@@ -1,0 +1,184 @@
+"""Runs cases: first the gate, then the ways in turn; and keeps what was found."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aigc_fast.bench.cases import Case
+from aigc_fast.bench.contest import OURS, PYTORCH, Contest
+from aigc_fast.bench.machine import description, probe
+from aigc_fast.bench.models import whole_model
+from aigc_fast.bench.ops import attention, convolution, dropout, recursion, reparameterize
+from aigc_fast.bench.parity import ParityError
+from aigc_fast.bench.timing import Timing, rounds_of, summary
+from aigc_fast.errors import UserError
+from aigc_fast.files import atomic
+
+CONTESTS: dict[str, Callable[[Case], Contest]] = {
+    "conv_transpose": convolution,
+    "adversarial": convolution,
+    "attention": attention,
+    "recursion": recursion,
+    "reparameterize": reparameterize,
+    "dropout": dropout,
+    "models": whole_model,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was found of a case.
+
+    Attributes:
+        op: the case's, as are name, dtype and mode.
+        ours: milliseconds of each of our ways: of each layout.
+        peers: milliseconds of each peer.
+        ratio: how many times faster our fastest way is than the fastest peer, and the spread over the rounds.
+        error: the worst relative error against float64.
+        own_error: PyTorch's.
+        share: of the machine's limit that our fastest way reaches; None where none is told.
+        limit: which limit.
+    """
+
+    op: str
+    name: str
+    dtype: str
+    mode: str
+    ours: dict[str, Timing]
+    peers: dict[str, Timing]
+    ratio: Timing
+    error: float
+    own_error: float
+    share: float | None = None
+    limit: str | None = None
+
+    @property
+    def way(self) -> str:
+        """Our fastest way."""
+        return _fastest(self.ours)
+
+    @property
+    def peer(self) -> str:
+        """The fastest peer."""
+        return _fastest(self.peers)
+
+    @property
+    def in_one_layout(self) -> float:
+        """The least ratio to PyTorch in the same layout: a model is in one, and could fall back to PyTorch there."""
+        pairs = [(self.peers.get(name.replace(OURS, PYTORCH)), ours) for name, ours in self.ours.items()]
+        return min((stock.median / ours.median for stock, ours in pairs if stock), default=self.ratio.median)
+
+
+def _fastest(timings: Mapping[str, Timing]) -> str:
+    return min(timings, key=lambda name: timings[name].median)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Rows of one run, the machine that they are of, and what it could do meanwhile."""
+
+    machine: dict[str, Any]
+    limits: dict[str, float]
+    rows: tuple[Row, ...]
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Writes JSON, whole or not at all.
+
+        Raises:
+            UserError: when the file can't be written.
+        """
+        with atomic(path) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def read(path: str | os.PathLike[str]) -> Result:
+        """What `write` wrote.
+
+        Raises:
+            UserError: when the file is missing or holds something else.
+        """
+        try:
+            found = json.loads(Path(path).read_text(encoding="utf-8"))
+            return Result(found["machine"], found["limits"], tuple(map(_row, found["rows"])))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: holds no result of a bench ({error})") from None
+
+
+def _row(found: Mapping[str, Any]) -> Row:
+    ours, peers = ({name: Timing(**timing) for name, timing in found[of].items()} for of in ("ours", "peers"))
+    return Row(**{**found, "ours": ours, "peers": peers, "ratio": Timing(**found["ratio"])})
+
+
+def run(cases: Iterable[Case], seconds: float = 2.0, tell: Callable[[Row | str], None] = lambda row: None) -> Result:
+    """Measures cases, one after the other.
+
+    Args:
+        cases: what to measure; those that no peer is installed for are left out.
+        seconds: about how long to measure each.
+        tell: called with each row as it is found, or with a line about a case that has none.
+
+    Raises:
+        ParityError: when a result is too far from float64's; nothing more is timed.
+    """
+    limits, rows = probe(), []
+    for case in cases:
+        torch.manual_seed(0)
+        contest = CONTESTS[case.op](case)
+        if not contest.peers:
+            tell(f"{case.label}: no peer is installed")
+            continue
+        rows.append(measured(case, contest, seconds, limits))
+        tell(rows[-1])
+    return Result(description(), limits, tuple(rows))
+
+
+def measured(case: Case, contest: Contest, seconds: float, limits: dict[str, float]) -> Row:
+    """The row of a contest.
+
+    Raises:
+        ParityError: when a result of ours is too far from float64's.
+    """
+    try:
+        error, own_error = contest.gate()
+    except ParityError as found:
+        raise ParityError(f"{case.label}: {found}") from None
+    return row_of(case, contest, rounds_of({**contest.ours, **contest.peers}, seconds), (error, own_error), limits)
+
+
+def row_of(
+    case: Case,
+    contest: Contest,
+    rounds: Mapping[str, list[list[float]]],
+    errors: tuple[float, float],
+    limits: dict[str, float],
+) -> Row:
+    """The row of milliseconds: of each way, in each round.
+
+    The ratio of a round is that of its medians; layouts are chosen by the medians of all, for ours as for the peers.
+    """
+    timings = {name: summary(sample for found in taken for sample in found) for name, taken in rounds.items()}
+    ours, peers = ({name: timings[name] for name in ways} for ways in (contest.ours, contest.peers))
+    way, peer = _fastest(ours), _fastest(peers)
+    ratios = [
+        statistics.median(theirs) / statistics.median(mine)
+        for mine, theirs in zip(rounds[way], rounds[peer], strict=True)
+    ]
+    work = contest.work
+    return Row(
+        *(case.op, case.name, case.dtype, case.mode),
+        ours=ours,
+        peers=peers,
+        ratio=summary(ratios),
+        error=errors[0],
+        own_error=errors[1],
+        share=None if work is None else work.share(timings[way].median, limits),
+        limit=None if work is None else work.limit,
+    )

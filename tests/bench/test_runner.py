@@ -1,0 +1,207 @@
+"""The bench: its gate, its arithmetic and its files; nothing here asserts a time."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from aigc_fast.bench import machine
+from aigc_fast.bench.cases import CASES, OPS, Attention, Case, Convolution, Recursion, Shape, WholeModel
+from aigc_fast.bench.contest import Contest, against_float64
+from aigc_fast.bench.machine import Work
+from aigc_fast.bench.parity import ParityError, check_parity
+from aigc_fast.bench.runner import CONTESTS, Result, Row, measured, row_of, run
+from aigc_fast.bench.tables import tables
+from aigc_fast.bench.timing import Timing
+from aigc_fast.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+LIMITS = {"gemm_float32": 100e9, "gemm_bfloat16": 200e9, "read": 20e9, "copy": 10e9}
+CASE = Case("attention", "a case", Attention(1, 1, 1, 2, 2, 2))
+
+
+def small_cases():
+    convolutions = [
+        Convolution(2, 3, 5, (7,), 4, 2, 1, 1),
+        Convolution(1, 4, 6, (5, 3), 3, 1, 1, groups=2, dilation=2),
+        Convolution(1, 2, 3, (3, 4, 3), 2, 2),
+        Convolution(2, 3, 4, (9, 8), 3, 2, 1, transposed=False),
+    ]
+    kinds = ("full", "causal", "padded", "window", "dropout")
+    calls = {
+        "conv_transpose": convolutions,
+        "attention": [Attention(2, 4, 2 if kind == "full" else 4, 9, 9, 8, kind) for kind in kinds],
+        "reparameterize": [Shape((8, 64))],
+        "dropout": [Shape((64, 64), 0.3)],
+    }
+    for op, found in calls.items():
+        for index, call in enumerate(found):
+            for mode in ("forward", "training"):
+                for dtype in ("float32", "bfloat16"):
+                    yield Case(op, str(index), call, dtype, mode)
+    for varying in (False, True):
+        yield Case("recursion", "r", Recursion(2, 40, 3, varying), "float32", "training")
+        yield Case("recursion", "r", Recursion(2, 40, 3, varying), "float64", "forward")
+    for model, work in (("dcgan", "step"), ("dcgan", "penalised step"), ("dcgan", "generate"), ("vae", "step")):
+        yield Case("models", work, WholeModel(model, work, 2), "float32", "training")
+
+
+@pytest.mark.parametrize("case", small_cases(), ids=lambda case: f"{case.label}, {case.call.__class__.__name__}")
+def test_every_kind_of_case_passes_its_gate_and_runs(case):
+    torch.manual_seed(0)
+    contest = CONTESTS[case.op](case)
+    assert contest.gate()[0] < 0.1
+    for call in (*contest.ours.values(), *contest.peers.values()):
+        call()
+
+
+def test_the_cases_are_told_apart_and_hold_what_nobody_tunes_for():
+    assert len({case.label for case in CASES}) == len(CASES)
+    assert set(OPS) == set(CONTESTS)
+    odd = [case.call for case in CASES if case.op == "adversarial"]
+    assert any(call.kernel >= 64 and call.stride >= 32 for call in odd)
+    assert any(call.groups == call.inputs > 1 for call in odd)
+    assert any(call.dilation > 1 for call in odd)
+    assert any(call.kernel == 1 for call in odd)
+    assert any(call.kernel == call.stride > 1 and not call.transposed for call in odd)
+    assert any(call.inputs == 1 for call in odd)
+    assert any(size % 2 for call in odd for size in call.spatial)
+    assert {case.call.work for case in CASES if case.op == "models"} == {"step", "penalised step", "generate"}
+
+
+@pytest.mark.parametrize(
+    "call", [Convolution(2, 3, 5, (7,), 4, 2, 1, 1), Convolution(1, 4, 6, (5, 3), 3, 2, 1, transposed=False)]
+)
+def test_operations_are_those_of_the_products_whose_place_lies_inside(call):
+    case = Case("conv_transpose", "c", call)
+    contest = CONTESTS["conv_transpose"](case)
+    (y,) = next(iter(contest.ours.values()))()
+    assert list(y.shape[2:]) == [call.outer(size) for size in call.spatial]
+    # Of ones through ones, without a bias, the sum counts the products.
+    ones = torch.ones(call.batch, call.inputs, *call.spatial)
+    name = f"conv{'_transpose' * call.transposed}{len(call.spatial)}d"
+    pair = (call.inputs, call.outputs) if call.transposed else (call.outputs, call.inputs)
+    weight = torch.ones(*pair, *[call.kernel] * len(call.spatial))
+    more = {"output_padding": call.output_padding} if call.transposed else {}
+    total = getattr(torch.nn.functional, name)(ones, weight, stride=call.stride, padding=call.padding, **more).sum()
+    assert call.operations() == 2 * total
+
+
+def contest_of(ours, work=None):
+    exact = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    mine = {"aigc_fast": lambda: (ours,), "aigc_fast, channels_last": lambda: (exact.float(),)}
+    stock = {"PyTorch": lambda: (exact.float(),), "PyTorch, channels_last": lambda: (exact.float(),)}
+    return Contest(mine, stock, against_float64(mine, stock, lambda: (exact,), torch.float32), work)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [[1.0, 2.0, 3.001], [1.0, 2.0, float("nan")], [1.0, 2.0], torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)],
+    ids=["error", "nan", "shape", "dtype"],
+)
+def test_the_gate_refuses_a_wrong_result_before_anything_is_timed(wrong, monkeypatch):
+    def never(*args):
+        raise AssertionError("was timed")
+
+    monkeypatch.setattr("aigc_fast.bench.runner.rounds_of", never)
+    with pytest.raises(ParityError, match=r"attention a case, float32, forward: result 0: "):
+        measured(CASE, contest_of(torch.as_tensor(wrong)), 0.01, LIMITS)
+
+
+def test_the_gate_allows_twice_pytorchs_error_and_the_formats_rounding():
+    exact = torch.full((4,), 1.0, dtype=torch.float64)
+    stock = (exact + 1e-4).float()
+    assert check_parity([(exact + 1.9e-4).float()], [stock], [exact], torch.float32)[0] == pytest.approx(
+        1.9e-4, rel=0.01
+    )
+    with pytest.raises(ParityError, match="PyTorch's own is 1"):
+        check_parity([(exact + 2.1e-4).float()], [stock], [exact], torch.float32)
+    check_parity([(exact + 1e-6).float()], [exact.float()], [exact], torch.float32)
+
+
+def row():
+    rounds = {
+        "aigc_fast": [[4.0, 4.0], [4.0, 4.0], [9.0, 9.0]],
+        "aigc_fast, channels_last": [[2.0, 2.0, 2.0], [2.0, 2.0, 2.0], [4.0, 4.0, 4.0]],
+        "PyTorch": [[8.0], [9.0], [10.0]],
+        "PyTorch, channels_last": [[6.0], [8.0], [8.0]],
+    }
+    contest = contest_of(torch.tensor([1.0, 2.0, 3.0]), Work("gemm_float32", 5e7))
+    return row_of(CASE, contest, rounds, (1e-7, 2e-7), LIMITS)
+
+
+def test_the_ratio_is_between_the_fastest_layouts_with_its_spread_over_the_rounds():
+    found = row()
+    assert (found.way, found.peer) == ("aigc_fast, channels_last", "PyTorch, channels_last")
+    assert found.ours[found.way] == Timing(2.0, 2.0, 4.0)
+    assert found.peers["PyTorch"] == Timing(9.0, 8.5, 9.5)
+    # Of the rounds: 6 / 2, 8 / 2, 8 / 4.
+    assert found.ratio == Timing(3.0, 2.5, 3.5)
+    # 9 / 4 contiguous, 8 / 2 in channels_last.
+    assert found.in_one_layout == 2.25
+    # 5·10⁷ operations in 2 ms are 25·10⁹ a second, of 100·10⁹.
+    assert (found.share, found.limit) == (0.25, "gemm_float32")
+
+
+def test_bandwidth_says_nothing_of_what_stays_in_caches():
+    assert machine.traffic("copy", machine.CACHED - 1) is None
+    assert machine.traffic("copy", 2e9).share(250.0, LIMITS) == pytest.approx(0.8)
+
+
+def test_results_are_read_as_they_were_written_and_tables_are_written_from_them(tmp_path):
+    peers = {"scipy": Timing(1234.5, 1, 1), "PyTorch": Timing(1500, 1, 1)}
+    other = dataclasses.replace(row(), op="recursion", share=None, limit=None, peers=peers)
+    slow = dataclasses.replace(row(), op="dropout", peers={"PyTorch": Timing(1, 1, 1)})
+    facts = {"processor": "A processor", "level": "avx2", "threads": 2, "torch": "2.13.0", "aigc_fast": "0.1.0"}
+    result = Result(facts, LIMITS, (row(), other, slow))
+    result.write(tmp_path / "a.json")
+    assert Result.read(tmp_path / "a.json") == result
+    text = tables([Result.read(tmp_path / "a.json")])
+    assert text.startswith("A processor, avx2, 2 threads, torch 2.13.0, aigc_fast 0.1.0: 100 in float32 and 200 in ")
+    assert text.index("`attention`") < text.index("`recursion`")
+    assert (
+        "| a case | float32, forward | 2 (2-4) | 8 (7-8), PyTorch, channels_last | 3.00× (2.50-3.50) "
+        "| 25%, matrix products | 1e-07 (2e-07) |"
+    ) in text
+    assert "| 1234 (1-1), scipy | 3.00× (2.50-3.50) |  | 1e-07 (2e-07) |" in text
+    assert "| 3.00× (2.50-3.50); 0.25× PyTorch in one layout |" in text
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"machine": {}, "limits": {}, "rows": [{"op": 1}]}'])
+def test_a_file_of_something_else_is_one_line(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=r"a\.json: holds no result of a bench"):
+        Result.read(tmp_path / "a.json")
+
+
+def test_a_run_tells_its_rows_and_what_it_leaves_out(monkeypatch):
+    monkeypatch.setattr("aigc_fast.bench.runner.probe", lambda: LIMITS)
+    lonely = Case("recursion", "alone", Recursion(1, 9, 2))
+    monkeypatch.setattr("aigc_fast.bench.peers.optional", lambda name: None)
+    told = []
+    result = run([lonely, Case("dropout", "d", Shape((64, 64), 0.5), mode="training")], 0.01, told.append)
+    assert told == ["recursion alone, float32, forward: no peer is installed", result.rows[0]]
+    assert isinstance(told[1], Row)
+    assert result.machine["torch"] == torch.__version__
+
+
+def test_the_command_measures_and_writes_tables(tmp_path):
+    def command(*args):
+        return subprocess.run(
+            [sys.executable, "-W", "ignore", ROOT / "bench" / "run.py", *args, "--json", tmp_path / "a.json"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={"PYTHONPATH": ":".join(filter(None, sys.path))},
+        )
+
+    done = command("--op", "reparameterize", "--only", "64×2, float32, forward", "--seconds", "0.01")
+    assert done.returncode == 0, done.stderr
+    assert [found["name"] for found in json.loads((tmp_path / "a.json").read_text())["rows"]] == ["64×2"]
+    assert "| 64×2 | float32, forward |" in command("--tables").stdout
+    (tmp_path / "a.json").write_text("{")
+    assert command("--tables").stderr.startswith("bench: error: ")

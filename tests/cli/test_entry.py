@@ -1,0 +1,57 @@
+"""The script's beginning: what is answered before torch is imported, and that it is what the commands say."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import aigc_fast
+from aigc_fast.cli import app
+from aigc_fast_cli import COMMANDS
+
+
+def script(*args, **environment):
+    """The script in a process of its own, which tells at last whether it has imported torch."""
+    code = f"""
+import sys
+sys.argv = {["aigc-fast", *args]!r}
+from aigc_fast_cli import main
+try:
+    main()
+finally:
+    print(" ".join(sorted({{"torch", "aigc_fast", "numpy"}} & set(sys.modules))), file=sys.stderr)
+"""
+    paths = os.pathsep.join(filter(None, sys.path))
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "120", **environment},
+    )
+
+
+@pytest.mark.parametrize("args", [(), ("--help",), ("--version",)])
+def test_help_and_version_need_no_torch_and_are_the_commands_own(args, monkeypatch):
+    done = script(*args)
+    assert (done.returncode, done.stderr) == (0, "\n")
+    monkeypatch.setenv("COLUMNS", "120")
+    assert done.stdout == CliRunner().invoke(app, list(args), prog_name="aigc-fast").stdout
+    assert (args == ("--version",)) == (done.stdout == f"aigc-fast {aigc_fast.__version__}\n")
+
+
+def test_what_is_wrong_is_said_by_the_commands():
+    done = script("trian")
+    assert done.returncode == 2
+    assert done.stderr.startswith("aigc-fast: error: No such command 'trian'")
+    assert done.stderr.endswith("aigc_fast numpy torch\n")
+
+
+def test_the_shell_completes_options_of_commands():
+    done = script(_AIGC_FAST_COMPLETE="complete_bash", COMP_WORDS="aigc-fast train --critic", COMP_CWORD="2")
+    assert done.stdout.split() == ["--critic-steps"]
+
+
+def test_every_command_is_there():
+    assert [command.callback.__name__ for command in app.registered_commands] == list(COMMANDS)
