@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -88,6 +89,20 @@ def test_without_the_native_library_automatic_choice_says_so(
     assert [record.getMessage() for record in caplog.records] == [
         "conv_transpose: backend cpu is not used: no compiler"
     ]
+
+
+def test_a_library_is_missed_on_its_own_device_alone(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "_told", set())
+    monkeypatch.setattr(native, "cpu_reason", lambda: "no C++")
+    monkeypatch.setattr(native, "cuda_reason", lambda: "no CUDA")
+    made = choice(cpu=("elsewhere", None), cuda=("not there", None), triton=(None, None), reference=(None, None))
+    with caplog.at_level(logging.WARNING, "aigc_fast"):
+        assert made.pick((SimpleNamespace(device=torch.device("cuda")),)).name == "triton"
+        assert [record.getMessage() for record in caplog.records] == ["op: backend cuda is not used: no CUDA"]
+        choice(cpu=("elsewhere", None), reference=(None, None)).pick((SimpleNamespace(device=torch.device("meta")),))
+        assert len(caplog.records) == 1
 
 
 def test_a_verdict_is_remembered_by_signature_and_forced_backend() -> None:

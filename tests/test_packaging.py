@@ -96,7 +96,7 @@ PURE_PYTHON = """
 class NoNative:
     def find_spec(self, name, path=None, target=None):
         if name in ("aigc_fast._C", "aigc_fast._C_cuda"):
-            raise ImportError("no native library here")
+            raise ModuleNotFoundError("no native library here")
 sys.meta_path.insert(0, NoNative())
 import torch, aigc_fast
 from aigc_fast.runtime import native

@@ -163,11 +163,19 @@ class Choice:
             return self._pick_forced(forced, args)
         for candidate in self._backends.values():
             if candidate.unsupported(*args) is None and candidate.slower(*args) is None:
-                missing = native.cpu_reason() if candidate.name == "reference" else None
-                if missing is not None:
-                    self.fall_back("cpu", missing)
+                if candidate.name not in native.REASONS:
+                    self._tell_of_missing(args)
                 return candidate
         raise BackendError(f"{self.op}: {self._reasons_text(args)}")
+
+    def _tell_of_missing(self, args: tuple[Any, ...]) -> None:
+        """Says so where the native library of the arguments' device is not there, and another backend runs for it."""
+        devices = (arg.device.type for arg in args if hasattr(arg, "device"))
+        library = next(devices, "cpu")
+        if library in self._backends and library in native.REASONS:
+            missing = native.REASONS[library]()
+            if missing is not None:
+                self.fall_back(library, missing)
 
     def _pick_forced(self, name: str, args: tuple[Any, ...]) -> Backend:
         wanted = self._backends.get(name)

@@ -26,11 +26,16 @@ def _check_torch() -> None:
 _check_torch()
 
 
+_COMPILERS = {"_C": "C++", "_C_cuda": "CUDA"}
+
+
 def _load(name: str) -> tuple[ModuleType | None, str | None]:
     try:
         return importlib.import_module(f"aigc_fast.{name}"), None
+    except ModuleNotFoundError as error:
+        return None, f"{error}: it was installed without a {_COMPILERS[name]} compiler"
     except ImportError as error:
-        return None, str(error)
+        return None, f"{error}: it is there and cannot be loaded"
 
 
 _C, cpu_error = _load("_C")
@@ -168,7 +173,7 @@ def use_huge_pages(address: int, size: int) -> None:
 def cpu_reason() -> str | None:
     """Why the native CPU library can't run, or None when it can."""
     if _C is None:
-        return f"aigc_fast._C is not there ({cpu_error}): it was installed without a C++ compiler"
+        return f"aigc_fast._C: {cpu_error}"
     if cpu.level is None:
         return f"no compiled level runs under {ISA_VARIABLE}={os.environ.get(ISA_VARIABLE)}"
     return None
@@ -177,8 +182,12 @@ def cpu_reason() -> str | None:
 def cuda_reason() -> str | None:
     """Why the native CUDA library can't run, or None when it can."""
     if cuda is None:
-        return f"aigc_fast._C_cuda is not there ({cuda_error}): it was installed without a CUDA compiler"
+        return f"aigc_fast._C_cuda: {cuda_error}"
     return None
+
+
+# By the type of device that a library computes on; looked up at the call, as a test may put another in its place.
+REASONS = {"cpu": lambda: cpu_reason(), "cuda": lambda: cuda_reason()}
 
 
 def info() -> dict[str, object]:
