@@ -254,11 +254,12 @@ def test_a_signal_leaves_a_checkpoint_and_one_line(tmp_path, monkeypatch, name):
 
 
 def module(*args, **environment):
-    """`python -m aigc_fast.cli` in a process of its own."""
+    """`python -m aigc_fast.cli` in a process of its own, from where the same package is imported."""
     command = [sys.executable, "-W", "ignore", "-m", "aigc_fast.cli", *(str(arg) for arg in args)]
     path = os.pathsep.join(sys.path)
+    home = Path(aigc_fast.__file__).parents[1]
     return subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path, **environment}
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path, **environment}, cwd=home
     )
 
 
