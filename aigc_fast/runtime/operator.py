@@ -174,6 +174,7 @@ class Operator:
         self.name = name
         self.reference = reference
         self.allocate = allocate
+        self.runs: dict[str, Callable[..., Any]] = {}
         self.choice = Choice(name, signature)
         self.choice.register("reference", self.run_reference)
         self._detail = detail
@@ -200,7 +201,8 @@ class Operator:
                 filled, where it could not, and the reference runs.
             unsupported: as for `Backend`.
         """
-        self.choice.register(name, self.filled_by(fill), unsupported)
+        self.runs[name] = self.filled_by(fill)
+        self.choice.register(name, self.runs[name], unsupported)
 
     def filled_by(self, fill: Callable[..., Any]) -> Callable[..., Any]:
         """What allocates the results and lets a backend fill them."""
@@ -210,7 +212,8 @@ class Operator:
             results = allocate(*args)
             if type(results) is tuple:
                 for result in results:
-                    on_huge_pages(result)
+                    if result.nbytes >= MAPPED_ANEW:
+                        on_huge_pages(result)
             elif results.nbytes >= MAPPED_ANEW:
                 on_huge_pages(results)
             return results if fill(results, *args) else run_reference(*args)

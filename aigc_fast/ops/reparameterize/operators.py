@@ -72,7 +72,7 @@ def _triton_unsupported(tensor: Tensor, *others: Tensor) -> Reason:
 
 
 def _empty_kl(mu: Tensor, logvar: Tensor) -> Tensor:
-    return mu.new_empty(mu.shape[:1])
+    return mu.new_empty(mu.shape[0])
 
 
 REPARAMETERIZE = Operator(
