@@ -1,7 +1,7 @@
 """The measured numbers that `choice` uses.
 
-Where no level is named, from AVX2, an Intel Xeon (Skylake) with 2 threads, torch 2.13.0, 2026-10; other levels inherit
-them. bench/test_bench_conv_transpose.py and bench/run.py measure them again.
+Where nothing else is said, they come from processors with AVX2 whose models were not recorded, with torch 2.13.0;
+other levels inherit them, unmeasured. bench/test_bench_conv_transpose.py and bench/run.py measure them again.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ makes it again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -115,13 +115,26 @@ REPARAMETERIZE_KL_BACKWARD = Operator(
     setup_context=_setup_all_and_key,
     backward=_sample_kl_gradient_backward,
 )
-for _op in (
-    REPARAMETERIZE,
-    REPARAMETERIZE_BACKWARD,
-    KL_STANDARD_NORMAL,
-    REPARAMETERIZE_KL,
-    REPARAMETERIZE_KL_BACKWARD,
+
+
+def _fills(sample: Callable[..., bool], differentiate: Callable[..., bool]) -> dict[Operator, Callable[..., bool]]:
+    """What fills each op's results, from a backend's two functions."""
+    return {
+        REPARAMETERIZE: lambda z, mu, logvar, key: sample((z, None), mu, logvar, key),
+        KL_STANDARD_NORMAL: lambda kl, mu, logvar: sample((None, kl), mu, logvar, None),
+        REPARAMETERIZE_KL: sample,
+        REPARAMETERIZE_BACKWARD: lambda to_logvar, grad, logvar, key: differentiate(
+            (None, to_logvar), grad, None, None, logvar, key
+        ),
+        REPARAMETERIZE_KL_BACKWARD: differentiate,
+    }
+
+
+_of_triton = (lazily(f"{__package__}.triton", name) for name in ("sample", "differentiate"))
+for _name, _unsupported, _functions in (
+    ("cpu", cpu.unsupported, (cpu.sample, cpu.differentiate)),
+    ("cuda", cuda.unsupported, (cuda.sample, cuda.differentiate)),
+    ("triton", _triton_unsupported, _of_triton),
 ):
-    _op.register("cpu", getattr(cpu, _op.name), cpu.unsupported)
-    _op.register("cuda", getattr(cuda, _op.name), cuda.unsupported)
-    _op.register("triton", lazily(f"{__package__}.triton", _op.name), _triton_unsupported)
+    for _op, _fill in _fills(*_functions).items():
+        _op.register(_name, _fill, _unsupported)

@@ -80,21 +80,6 @@ def _run(z: Tensor | None, kl: Tensor | None, mu: Tensor, logvar: Tensor, key: T
         kl.copy_(0.5 * parts.sum(1))
 
 
-def reparameterize(z: Tensor, mu: Tensor, logvar: Tensor, key: Tensor) -> bool:
-    """z = mu + exp(logvar / 2) * noise from the key; see `reference.reparameterize`."""
-    return fill_densely(_run, (z, None), mu, logvar, key)
-
-
-def kl_standard_normal(kl: Tensor, mu: Tensor, logvar: Tensor) -> bool:
-    """The divergence from N(0, I) per row; see `reference.kl_standard_normal`."""
-    return fill_densely(_run, (None, kl), mu, logvar, None)
-
-
-def reparameterize_kl(results: tuple[Tensor, Tensor], mu: Tensor, logvar: Tensor, key: Tensor) -> bool:
-    """z and the divergence per row in one pass; see `reference.reparameterize_kl`."""
-    return fill_densely(_run, results, mu, logvar, key)
-
-
 def _run_backward(
     grad_mu: Tensor | None,
     grad_logvar: Tensor,
@@ -113,13 +98,11 @@ def _run_backward(
     _backward[grid](*outputs, mu, logvar, n // rows, key, SIZE=size, WITH_KL=grad_kl is not None)
 
 
-def reparameterize_backward(grad_logvar: Tensor, grad: Tensor, logvar: Tensor, key: Tensor) -> bool:
-    """The gradient of logvar, with the noise made again from the key."""
-    return fill_densely(_run_backward, (None, grad_logvar), grad, None, None, logvar, key)
+def sample(results: tuple[Tensor | None, Tensor | None], mu: Tensor, logvar: Tensor, key: Tensor | None) -> bool:
+    """z and the divergence per row, or either of them, in one pass; see `reference.reparameterize_kl`."""
+    return fill_densely(_run, results, mu, logvar, key)
 
 
-def reparameterize_kl_backward(
-    grads: tuple[Tensor, Tensor], grad_z: Tensor, grad_kl: Tensor, mu: Tensor, logvar: Tensor, key: Tensor
-) -> bool:
-    """The gradients of mu and logvar, with the noise made again from the key."""
-    return fill_densely(_run_backward, grads, grad_z, grad_kl, mu, logvar, key)
+def differentiate(grads: tuple[Tensor | None, Tensor], *inputs: Tensor | None) -> bool:
+    """The gradients of mu, where it is given, and of logvar, with the noise made again from the key."""
+    return fill_densely(_run_backward, grads, *inputs)
