@@ -113,7 +113,7 @@ def _many_phases(plan: Plan, channels_last: bool) -> str | None:
     return f"stride {max(stride)}: {phases} phases of few products each" if phases > most else None
 
 
-def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool, direct: bool = False) -> str | None:
+def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool, over_taps: bool = False) -> str | None:
     """Why PyTorch's forward is preferred for this convolution or transposed convolution, or None.
 
     Args:
@@ -121,7 +121,7 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool, di
         weight: of the convolution.
         plan: of the convolution.
         winograd: whether ours would go through Winograd's windows.
-        direct: whether ours would be a product over the taps of each phase.
+        over_taps: whether ours would be products of the taps, phase by phase or added up where they fall.
     """
     *_, groups, transposed = plan.geometry
     in_channels = input.shape[1] // groups
@@ -144,7 +144,7 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool, di
     wide = strided and max(kernel) > WIDE_KERNEL
     if wide and input.dtype == torch.float32 and not _strided_wins(plan, winograd):
         return f"a plain convolution with stride {max(stride)} and kernel {max(kernel)}: PyTorch's is as fast"
-    if transposed and direct and (reason := _many_phases(plan, channels_last)):
+    if transposed and over_taps and (reason := _many_phases(plan, channels_last)):
         return reason
     if transposed and kernel == stride and channels_last:
         return "kernel and stride are equal and the layout channels_last: PyTorch's product needs no rearranging"
