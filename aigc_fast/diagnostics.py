@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from aigc_fast import functional
 from aigc_fast.runtime import backends, native
@@ -18,46 +17,11 @@ from aigc_fast.runtime.backends import Explanation
 from aigc_fast.runtime.operator import operators
 
 _KERNELS = {"attention": "scaled_dot_product_attention", "recursion": "ar_recursion"}
-# PyTorch's functions that a public function calls whole, and why.
-_PYTORCHS = {
-    torch.nn.functional.scaled_dot_product_attention: (
-        "attention",
-        "PyTorch's own call costs less: it is small, or nothing is hidden from wide heads with few queries",
-    ),
-}
-_PLANNED = {
-    "recurrent": ("rnn_tanh", "rnn_relu", "lstm", "gru"),
-    "decode": (),
-}
-
-
-class _Caught(BaseException):
-    """Leaves a public function at the op that it is about to call."""
-
-    def __init__(self, name: str, args: tuple[Any, ...]) -> None:
-        self.name = name
-        self.args_of_op = args
-
-
-class _CalledPyTorch(BaseException):
-    """Leaves a public function at PyTorch's of the same name."""
-
-    def __init__(self, function: Any) -> None:
-        self.function = function
-
-
-class _CatchOp(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if func in _PYTORCHS:
-            raise _CalledPyTorch(func)
-        if isinstance(func, torch._ops.OpOverload) and func.namespace == "aigc_fast":
-            raise _Caught(func._schema.name.split("::")[1], args)
-        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
 def _generators_kept(values: tuple[Any, ...]) -> Iterator[None]:
-    """A random function draws its key before the op that is caught; afterwards the generators are what they were."""
+    """A random function draws its key before it comes to its op; afterwards the generators are what they were."""
     given = {value: value.get_state() for value in values if isinstance(value, torch.Generator)}
     devices = {value.device for value in values if isinstance(value, torch.Tensor) and value.is_cuda}
     try:
@@ -86,21 +50,17 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
     Example:
         >>> print(aigc_fast.explain("conv_transpose2d", x, weight, stride=2))
     """
-    if op in _PLANNED or any(op in names for names in _PLANNED.values()):
-        return Explanation(op, None, dict.fromkeys(backends.NAMES[1:], backends.NOT_THERE))
     op = _KERNELS.get(op, op)
     if op not in functional.__all__:
         raise ValueError(f"op={op!r}: expected a name of aigc_fast.functional: {', '.join(sorted(functional.__all__))}")
-    try:
-        with _generators_kept((*args, *kwargs.values())), _CatchOp():
-            getattr(functional, op)(*args, **kwargs)
-    except _Caught as caught:
-        return operators()[caught.name].explain(*caught.args_of_op)
-    except _CalledPyTorch as caught:
-        name, reason = _PYTORCHS[caught.function]
-        reasons = dict.fromkeys(backends.NAMES[1:], backends.NOT_THERE) | {"reference": None, "cpu": reason}
-        return Explanation(name, "reference", reasons, "PyTorch's own function")
-    return Explanation(op, "reference", dict.fromkeys(backends.NAMES[1:]), "no kernel is needed")
+    with _generators_kept((*args, *kwargs.values())):
+        found = backends.asked(lambda: getattr(functional, op)(*args, **kwargs))
+    if found is None:
+        return Explanation(op, "reference", dict.fromkeys(backends.NAMES[1:]), "no kernel is needed")
+    if found.args_of_op is not None:
+        return operators()[found.op].explain(*found.args_of_op)
+    reasons = dict.fromkeys(backends.NAMES[1:], backends.NOT_THERE) | {"reference": None, "cpu": found.reason}
+    return Explanation(found.op, "reference", reasons, "PyTorch's own function")
 
 
 def info() -> dict[str, Any]:

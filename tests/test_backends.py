@@ -219,12 +219,6 @@ class TestExplain:
         assert found.chosen == "reference"
         assert "1 channels per group" in found.reasons["cpu"]
 
-    @pytest.mark.parametrize("name", ["lstm", "rnn_tanh", "decode"])
-    def test_of_what_is_not_there_yet(self, name: str) -> None:
-        found = aigc_fast.explain(name)
-        assert found.chosen is None
-        assert set(found.reasons.values()) == {"not there yet for this op"}
-
     @needs_native
     @pytest.mark.parametrize(
         ("input", "weight", "stride", "kernel"),

@@ -55,6 +55,20 @@ OTHERS: dict[str, tuple[str, Callable[[], Call]]] = {
         "scaled_dot_product_attention",
         lambda: ((*[torch.ones(2, 4, 64, 32)] * 3, torch.ones(64, 64, dtype=torch.bool).tril()), {}),
     ),
+    "a learned mask": (
+        "scaled_dot_product_attention",
+        lambda: ((*[torch.ones(2, 4, 64, 32)] * 3, torch.zeros(64, 64)), {}),
+    ),
+    "shared keys": (
+        "scaled_dot_product_attention",
+        lambda: ((torch.ones(2, 3, 4, 64, 32), *[torch.ones(1, 3, 4, 64, 32)] * 2), {}),
+    ),
+    "no batch": ("scaled_dot_product_attention", lambda: (([torch.ones(7, 32)] * 3), {})),
+    "an infinite scale": ("scaled_dot_product_attention", lambda: ((torch.ones(2, 4, 64, 32),) * 3, {"scale": 1e999})),
+    "attention with dropout": (
+        "scaled_dot_product_attention",
+        lambda: ((torch.ones(1, 2, 5, 8),) * 3, {"dropout_p": 0.5}),
+    ),
     "double attention": ("scaled_dot_product_attention", lambda: ((torch.ones(1, 2, 5, 8).double(),) * 3, {})),
     "nothing to drop": ("dropout", lambda: ((torch.ones(9), 0.0), {})),
     "complex": ("ar_recursion", lambda: ((torch.ones(2, 9) + 0j, torch.zeros(3) + 0j), {})),

@@ -11,12 +11,8 @@ from torch import Tensor
 from aigc_fast.functional import scaled_dot_product_attention
 from aigc_fast.nn.drop_in import drop_in
 from aigc_fast.nn.random import Dropout
+from aigc_fast.ops.attention import choice
 
-# Up to so many positions of a batch PyTorch's inference call for projections and attention together is faster than the
-# parts.
-FEW_POSITIONS = 128
-# From so many positions on, its call for a whole layer, which stores all scores, is slower than the layer's parts.
-LEAST_LENGTH = 256
 MERGE_MASKS = torch.nn.MultiheadAttention.merge_masks
 STOCK_CHILDREN = (torch.nn.LayerNorm, torch.nn.Linear, torch.nn.Dropout, Dropout)
 
@@ -77,12 +73,8 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
 
     def _is_one_call(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
         """Whether PyTorch has a call for it all that is faster than the parts."""
-        if torch.compiler.is_compiling():  # a choice by size would hold for no other
-            return False
-        same = query is key and key is value and query.dim() == 3 and self.batch_first and self.num_heads % 2 == 0
-        return (
-            same and query.shape[0] * query.shape[1] <= FEW_POSITIONS and not (self.training or torch.is_grad_enabled())
-        )
+        even_heads = self.batch_first and self.num_heads % 2 == 0
+        return choice.leave_projections(query, key, value, even_heads, self.training)
 
     def _check(
         self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
@@ -174,9 +166,7 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
         )
 
     def _is_short(self, src: Tensor) -> bool:
-        if torch.compiler.is_compiling():  # a choice by size would hold for no other
-            return False
-        return src.size(1 if self.self_attn.batch_first and src.dim() == 3 else 0) < LEAST_LENGTH
+        return choice.leave_layer(src.size(1 if self.self_attn.batch_first and src.dim() == 3 else 0))
 
 
 def _kind_of_activation(activation: Any) -> int:

@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
+
 from aigc_fast.environment import setting
 from aigc_fast.runtime import native
 
@@ -17,6 +19,7 @@ NAMES = ("auto", "reference", "cpu", "cuda", "triton")
 MOST_RUNNERS = 4096
 NOT_THERE = "not there yet for this op"
 
+is_compiling = torch.compiler.is_compiling
 log = logging.getLogger("aigc_fast")
 
 Reason = str | None
@@ -70,6 +73,47 @@ _told: set[tuple[str, str]] = set()
 
 # The backend in force: "auto", or the one that `backend` or AIGC_FAST_BACKEND forces. The bound method costs no frame.
 current = forced_backend.get
+
+
+# While `explain` asks, in place of the backend in force: no call takes a short cut, and none is run.
+_ASKING = {name: f"{name}, asked" for name in NAMES}
+
+
+class Asked(BaseException):
+    """Leaves a call that `explain` makes, where it would run.
+
+    Attributes:
+        op: the op's name.
+        args: its arguments; None where the call would not be the op's.
+        reason: why it would be PyTorch's own.
+    """
+
+    def __init__(self, op: str, args_of_op: tuple[Any, ...] | None = None, reason: Reason = None) -> None:
+        self.op, self.args_of_op, self.reason = op, args_of_op, reason
+
+
+def asked(call: Callable[[], Any]) -> Asked | None:
+    """How far a call of a public function comes; None where it gives its result without an op."""
+    token = forced_backend.set(_ASKING[current()])
+    try:
+        call()
+    except Asked as found:
+        return found
+    finally:
+        forced_backend.reset(token)
+    return None
+
+
+def is_automatic() -> bool:
+    """Whether no backend is forced."""
+    return current() in ("auto", _ASKING["auto"])
+
+
+def leave_to_pytorch(op: str, reason: str) -> None:
+    """Says that a call is not the op's but PyTorch's own, before it is made."""
+    # Dynamo cannot read what holds on this thread.
+    if not is_compiling() and current() not in NAMES:
+        raise Asked(op, reason=reason)
 
 
 @contextmanager
@@ -160,6 +204,8 @@ class Choice:
         """
         forced = current()
         if forced != "auto":
+            if forced not in NAMES:
+                raise Asked(self.op, args)
             return self._pick_forced(forced, args)
         for candidate in self._backends.values():
             if candidate.unsupported(*args) is None and candidate.slower(*args) is None:

@@ -13,7 +13,15 @@ from torch.autograd import forward_ad
 
 from aigc_fast.runtime import native
 from aigc_fast.runtime.autocast import any_autocast
-from aigc_fast.runtime.backends import BackendError, Choice, Explanation, Reason, current, forced_backend
+from aigc_fast.runtime.backends import (
+    BackendError,
+    Choice,
+    Explanation,
+    Reason,
+    current,
+    forced_backend,
+    leave_to_pytorch,
+)
 from aigc_fast.runtime.flops import count
 from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
 from aigc_fast.runtime.native import NEGATED, PLAIN, UNKNOWN, WANTS_GRADIENT
@@ -251,6 +259,7 @@ class Operator:
             return in_force(precision).run(self, *args)
         kind = native.kind(_grad_enabled(), *self._tensors(args))
         if kind == UNKNOWN or functorch_level() is not None or forward_ad._current_level >= 0:
+            leave_to_pytorch(self.name, "a transform or a tensor subclass: plain PyTorch, which it sees through")
             return self.reference(*args)
         if kind == NEGATED:
             return self._overload(*args, **_named(None))

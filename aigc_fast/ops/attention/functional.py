@@ -8,17 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from aigc_fast.ops.attention import cpu
+from aigc_fast.ops.attention import choice, cpu
 from aigc_fast.ops.attention.operators import ATTENTION, attention_unseen, attention_unseen_grouped
 from aigc_fast.ops.attention.reference import band
 from aigc_fast.ops.random.operators import draw_key
 from aigc_fast.runtime.arguments import REFUSALS, check_types
 from aigc_fast.runtime.autocast import autocast, has_autocast
-from aigc_fast.runtime.backends import current as backend_in_force
-from aigc_fast.runtime.native import PLAIN, WANTS_GRADIENT, has_wide_vectors
-from aigc_fast.runtime.operator import functorch_level, is_compiling, kind_of_call, plain_eager
+from aigc_fast.runtime.backends import leave_to_pytorch
+from aigc_fast.runtime.native import PLAIN, WANTS_GRADIENT
+from aigc_fast.runtime.operator import kind_of_call
 from aigc_fast.runtime.precision import check_precision
 from aigc_fast.runtime.recording import (
     has_torch_function_variadic,
@@ -31,61 +30,8 @@ from aigc_fast.runtime.recording import (
 
 Window = int | tuple[int | None, int | None] | None
 ALIGNMENTS = ("upper_left", "lower_right")
-# Below so many products of a query's element and a key the call costs more than the kernel, and PyTorch's costs less
-# than ours; in 16 bits PyTorch is slow with a single query.
-LIGHT_WORK, LIGHT_HALF, LIGHT_SINGLE_HALF = 400_000, 200_000, 20_000
-# Wide heads, whose blocks do not stay in the first-level cache, are PyTorch's: from this size on with so many queries,
-# from that size on with so many or more.
-WIDE_HEAD, WIDE_QUERIES = 97, range(129, 640)
-WIDEST_HEAD, LEAST_WIDEST_QUERIES = 192, 64
-
-_grad_enabled = torch.is_grad_enabled
-_float32 = torch.float32
 # Bound here, so that this function may be put in its place.
 _pytorchs = torch.nn.functional.scaled_dot_product_attention
-
-
-def _needs_gradient(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    return _grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-
-
-def _is_open() -> bool:
-    """Whether a call may become PyTorch's own for its speed: not where that is differentiated, or where a compiled
-    graph takes the op, whose choice puts no conditions on symbolic sizes."""
-    return not (is_compiling() or functorch_level() is not None or forward_ad._current_level >= 0)
-
-
-def _is_light(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
-    """Whether to call PyTorch at once, before anything else is looked at: its call costs less than ours where
-    PyTorch does not lend the kernels its tensors.
-
-    Its fast path has no derivative but the first, and takes wrong lengths.
-    """
-    if not _is_open():
-        return False
-    of_key, of_value = key.shape, value.shape
-    work = query.numel() * of_key[-2]
-    if work >= LIGHT_WORK or _needs_gradient(query, key, value) or (mask is not None and mask.requires_grad):
-        return False
-    if of_value[-2] != of_key[-2] or not query.dim() == len(of_key) == len(of_value):
-        return False
-    if mask is not None and mask.dtype is not torch.bool and mask.dtype is not query.dtype:
-        return False
-    if query.dtype is not _float32 and work >= (LIGHT_HALF if query.size(-2) > 1 else LIGHT_SINGLE_HALF):
-        return False
-    return backend_in_force() == "auto" and not cpu.takes_at_once(query)
-
-
-def _has_wide_heads(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether heads are so wide that, where nothing is hidden, PyTorch's product is faster, and its fast path open."""
-    size = query.size(-1)
-    if size < WIDE_HEAD or query.dtype is not _float32 or has_wide_vectors():
-        return False
-    queries = query.size(-2)
-    if queries < LEAST_WIDEST_QUERIES or (size < WIDEST_HEAD and queries not in WIDE_QUERIES):
-        return False
-    fast = value.size(-1) == size and query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
-    return fast and not _needs_gradient(query, key, value) and _is_open() and backend_in_force() == "auto"
 
 
 def _at_once(
@@ -101,7 +47,7 @@ def _at_once(
     dense = mask is None and not is_causal
     try:
         kind = kind_of_call(query, key, value, mask)
-        if kind == PLAIN and not (dense and _has_wide_heads(query, key, value)):
+        if kind == PLAIN and not (dense and choice.has_wide_heads(query, key, value)):
             output = cpu.attend_at_once(query, key, value, mask, is_causal, enable_gqa, scale)
             if output is not None:
                 return output
@@ -112,9 +58,7 @@ def _at_once(
             run = attention_unseen_grouped if enable_gqa else attention_unseen
             numbers = 0.0, -1, 0 if is_causal else -1, 0, size**-0.5 if scale is None else float(scale)
             return ATTENTION.differentiable(run, query, key, value, mask, None, *numbers)[0]
-        # PyTorch hides keys before it scales: scores of minus infinity become NaN, or are turned round.
-        hides_first = is_causal and scale is not None and scale <= 0
-        if not hides_first and not (is_causal and mask is not None) and _is_light(query, key, value, mask):
+        if choice.leave_for_speed(query, key, value, mask, is_causal, scale) is not None:
             return _pytorchs(query, key, value, mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
     except (*REFUSALS, ValueError, ZeroDivisionError):  # what follows names the argument
         pass
@@ -202,22 +146,21 @@ def scaled_dot_product_attention(
         _check(query, key, value)
     lead = tuple(query.shape[:2]) if simple else _leading_sizes(query, key, value, enable_gqa)
     offset = 0 if alignment == "upper_left" else _offset(alignment, query, key)
-    if simple and mask is None and left == right == -1 and dropout_p == 0.0 and _has_wide_heads(query, key, value):
-        return _pytorchs(query, key, value, scale=scale, enable_gqa=enable_gqa)
     if mask is not None:
         _check_mask(mask, query)
     if scale is None:
         scale = query.size(-1) ** -0.5 if query.size(-1) else 1.0
-    if not finite and _may_be_pytorchs() and generator is None:
-        # What such a scale gives is a matter of PyTorch's path, and of its version.
-        is_causal = mask is None and (left, right, offset) == (-1, 0, 0)
-        if not is_causal:
-            mask = _with_band(_as_pytorch_takes(mask, query), query, key, left, right, offset)
-        return _pytorchs(query, key, value, mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-    if not simple or (mask is not None and mask.requires_grad):
-        if _is_pytorchs(query, mask, dropout_p, generator, _needs_gradient(query, key, value)):
-            mask = _with_band(_as_pytorch_takes(mask, query), query, key, left, right, offset)
-            return _pytorchs(query, key, value, mask, dropout_p, scale=scale, enable_gqa=enable_gqa)
+    if generator is None:
+        reason = choice.leave(query, key, value, mask, dropout_p, finite, simple)
+        if reason is None and is_torchs and precision is None and dropout_p == 0.0:
+            reason = choice.leave_for_speed(query, key, value, mask, is_causal, scale)
+        if reason is not None:
+            leave_to_pytorch(ATTENTION.name, reason)
+            causal = mask is None and (left, right, offset) == (-1, 0, 0) and not (finite and scale <= 0)
+            if not causal:
+                mask = _with_band(_as_pytorch_takes(mask, query), query, key, left, right, offset)
+            return _pytorchs(query, key, value, mask, dropout_p, causal, scale=scale, enable_gqa=enable_gqa)
+    if not simple:
         q, k, v = _in_four_dimensions(query, key, value, lead)
     if mask is not None:
         mask = _broadcast_mask(mask, lead, (*q.shape[:3], k.shape[2]))
@@ -320,24 +263,6 @@ def _sides(window: Window) -> tuple[int, int]:
         raise ValueError(f"window={window!r}: expected an integer or (left, right), each at least 0 or None")
     left, right = (-1 if side is None else side for side in sides)
     return left, right
-
-
-def _may_be_pytorchs() -> bool:
-    return is_compiling() or (plain_eager() and backend_in_force() == "auto")
-
-
-def _is_pytorchs(
-    query: Tensor, mask: Tensor | None, dropout_p: float, generator: torch.Generator | None, needs_gradient: bool
-) -> bool:
-    """Whether PyTorch computes this itself: elsewhere than on the CPU, in other dtypes, for the gradient to a mask."""
-    if generator is not None or not _may_be_pytorchs():
-        return False
-    if not query.is_cpu:
-        return True
-    if dropout_p > 0.0:
-        return False
-    learned = mask is not None and mask.requires_grad
-    return learned or (query.dtype not in cpu.UP_TO_FLOAT32 and not needs_gradient)
 
 
 def _as_pytorch_takes(mask: Tensor | None, query: Tensor) -> Tensor | None:

@@ -1,0 +1,126 @@
+"""Where PyTorch's own attention is as fast or faster, or all there is: what automatic choice leaves to it, and why."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from aigc_fast.ops.attention import cpu
+from aigc_fast.ops.attention.limits import (
+    FEW_POSITIONS,
+    LEAST_LENGTH,
+    LEAST_WIDEST_QUERIES,
+    LIGHT_HALF,
+    LIGHT_SINGLE_HALF,
+    LIGHT_WORK,
+    WIDE_HEAD,
+    WIDE_QUERIES,
+    WIDEST_HEAD,
+)
+from aigc_fast.runtime.backends import is_automatic
+from aigc_fast.runtime.devices import Reason
+from aigc_fast.runtime.dtypes import UP_TO_FLOAT32
+from aigc_fast.runtime.native import has_wide_vectors
+from aigc_fast.runtime.operator import functorch_level, is_compiling, plain_eager
+
+_grad_enabled = torch.is_grad_enabled
+_float32 = torch.float32
+
+
+def _needs_gradient(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    return _grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+
+
+def _is_open() -> bool:
+    """Whether a call may become PyTorch's own for its speed: not where that is differentiated, or where a compiled
+    graph takes the op, whose choice puts no conditions on symbolic sizes."""
+    return not (is_compiling() or functorch_level() is not None or forward_ad._current_level >= 0)
+
+
+def is_light(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
+    """Whether PyTorch's call costs less than ours, where it does not lend the kernels its tensors.
+
+    Asked before anything else is looked at. Its fast path has no derivative but the first, and takes wrong lengths.
+    """
+    if not _is_open():
+        return False
+    of_key, of_value = key.shape, value.shape
+    work = query.numel() * of_key[-2]
+    if work >= LIGHT_WORK or _needs_gradient(query, key, value) or (mask is not None and mask.requires_grad):
+        return False
+    if of_value[:-1] != of_key[:-1] or not query.dim() == len(of_key) == len(of_value):
+        return False
+    if mask is not None and mask.dtype is not torch.bool and mask.dtype is not query.dtype:
+        return False
+    if query.dtype is not _float32 and work >= (LIGHT_HALF if query.size(-2) > 1 else LIGHT_SINGLE_HALF):
+        return False
+    return is_automatic() and not cpu.takes_at_once(query)
+
+
+def has_wide_heads(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether heads are so wide that, where nothing is hidden, PyTorch's product is faster, and its fast path open."""
+    size = query.size(-1)
+    if size < WIDE_HEAD or query.dtype is not _float32 or has_wide_vectors():
+        return False
+    queries = query.size(-2)
+    if queries < LEAST_WIDEST_QUERIES or (size < WIDEST_HEAD and queries not in WIDE_QUERIES):
+        return False
+    fast = value.size(-1) == size and query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
+    return fast and not _needs_gradient(query, key, value) and _is_open() and is_automatic()
+
+
+def leave_for_speed(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
+) -> Reason:
+    """Why PyTorch's function had better have a call without dropout or a window, or None."""
+    if mask is None and not is_causal and has_wide_heads(query, key, value):
+        return f"heads of {query.size(-1)} numbers from which nothing is hidden: PyTorch's product is faster"
+    # PyTorch hides keys before it scales: scores of minus infinity become NaN, or are turned round.
+    hides_first = is_causal and scale is not None and scale <= 0
+    if not hides_first and not (is_causal and mask is not None) and is_light(query, key, value, mask):
+        return "small: PyTorch's call costs less"
+    return None
+
+
+def leave(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout_p: float, finite: bool, simple: bool
+) -> Reason:
+    """Why a call is PyTorch's own, whatever it costs, or None.
+
+    Args:
+        query, key, value, mask, dropout_p: as for the public function; no generator was given.
+        finite: whether the scale is.
+        simple: whether the op takes query, key and value as they are, on the CPU.
+    """
+    if not (is_compiling() or (plain_eager() and is_automatic())):
+        return None
+    if not finite:
+        return "the scale is not finite: what comes of it is a matter of PyTorch's path, and of its version"
+    learned = mask is not None and mask.requires_grad
+    if simple and not learned:
+        return None
+    if not query.is_cpu:
+        return f"the tensors are on {query.device}: PyTorch's own kernels compute there"
+    if dropout_p > 0.0:
+        return None
+    if learned:
+        return "the mask's gradient is wanted, which the kernels do not make"
+    if query.dtype not in UP_TO_FLOAT32 and not _needs_gradient(query, key, value):
+        return f"{query.dtype}: PyTorch's own kernel computes in it"
+    return None
+
+
+def leave_projections(query: Tensor, key: Tensor, value: Tensor, even_heads: bool, training: bool) -> bool:
+    """Whether PyTorch's one call for projections and attention of (batch, length, size) is faster than the parts."""
+    if is_compiling():  # a choice by size would hold for no other
+        return False
+    same = query is key and key is value and query.dim() == 3 and even_heads
+    return same and query.shape[0] * query.shape[1] <= FEW_POSITIONS and not (training or _grad_enabled())
+
+
+def leave_layer(length: int) -> bool:
+    """Whether PyTorch's call for a whole layer at inference is faster than the layer's parts."""
+    if is_compiling():
+        return False
+    return length < LEAST_LENGTH

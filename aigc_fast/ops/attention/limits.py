@@ -1,0 +1,21 @@
+"""The measured numbers that `choice` uses.
+
+They come from processors with AVX2 and, where wide vectors are named, AVX-512 whose models were not recorded, with
+torch 2.13.0; levels between and above inherit them, unmeasured. bench/test_bench_attention.py and bench/run.py measure
+them again.
+"""
+
+from __future__ import annotations
+
+# Below so many products of a query's element and a key the call costs more than the kernel, and PyTorch's costs less
+# than ours; in 16 bits PyTorch is slow with a single query.
+LIGHT_WORK, LIGHT_HALF, LIGHT_SINGLE_HALF = 400_000, 200_000, 20_000
+# Wide heads, whose blocks do not stay in the first-level cache of processors without wide vectors, are PyTorch's: from
+# this size on with so many queries, from that size on with so many or more.
+WIDE_HEAD, WIDE_QUERIES = 97, range(129, 640)
+WIDEST_HEAD, LEAST_WIDEST_QUERIES = 192, 64
+# Up to so many positions of a batch PyTorch's inference call for projections and attention together is faster than the
+# parts.
+FEW_POSITIONS = 128
+# From so many positions on, its call for a whole layer, which stores all scores, is slower than the layer's parts.
+LEAST_LENGTH = 256
