@@ -125,11 +125,11 @@ def test_a_verdict_is_remembered_by_signature_and_forced_backend() -> None:
 
 
 def test_what_is_remembered_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "MOST_RUNNERS", 3)
+    monkeypatch.setattr(backends, "MOST_REMEMBERED", 3)
     made = Choice("op", lambda size: size)
     made.register("reference", lambda size: size)
     assert [made.runner((size,)).run(size) for size in range(10)] == list(range(10))
-    assert len(made._runners) <= 3
+    assert len(made._memo) <= 3
 
 
 @needs_native
@@ -253,7 +253,7 @@ class TestExplain:
     @needs_native
     @pytest.mark.parametrize("shape", [(1, 2, 5, 8), (1, 2, 200, 128), (1, 2, 64, 192)])
     def test_says_when_pytorchs_attention_runs(self, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("aigc_fast.ops.attention.functional.has_wide_vectors", lambda: False)
+        monkeypatch.setattr("aigc_fast.ops.attention.choice.has_wide_vectors", lambda: False)
         monkeypatch.setattr(native, "takes_tensors", False)
         query = torch.randn(shape)
         found = aigc_fast.explain("attention", query, query, query)

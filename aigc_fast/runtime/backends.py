@@ -16,7 +16,7 @@ from aigc_fast.runtime import native
 
 BACKEND_VARIABLE = "AIGC_FAST_BACKEND"
 NAMES = ("auto", "reference", "cpu", "cuda", "triton")
-MOST_RUNNERS = 4096
+MOST_REMEMBERED = 4096
 NOT_THERE = "not there yet for this op"
 
 is_compiling = torch.compiler.is_compiling
@@ -159,7 +159,9 @@ class Choice:
         self.op = op
         self._signature = signature
         self._backends: dict[str, Backend] = {}
-        self._runners: dict[Hashable, Runner | Backend] = {}
+        self._memo: dict[Hashable, Any] = {}
+        # What was remembered by this key, or None.
+        self.remembered = self._memo.get
 
     def register(
         self,
@@ -185,16 +187,20 @@ class Choice:
             return self.pick(args)
         forced = current()
         key = (forced, self._signature(*args))
-        found = self._runners.get(key)
+        found = self.remembered(key)
         if found is None:
             chosen = self.pick(args)
             found = chosen.prepare(*args) if chosen.prepare else chosen
             if forced not in ("auto", "reference"):
                 found = Runner(found.run)
-            if len(self._runners) >= MOST_RUNNERS:
-                self._runners.clear()
-            self._runners[key] = found
+            self.remember(key, found)
         return found
+
+    def remember(self, key: Hashable, found: Any) -> None:
+        """Keeps what was found out about calls, until there is too much of it."""
+        if len(self._memo) >= MOST_REMEMBERED:
+            self._memo.clear()
+        self._memo[key] = found
 
     def pick(self, args: tuple[Any, ...]) -> Backend:
         """The backend for these arguments.

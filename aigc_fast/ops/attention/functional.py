@@ -58,7 +58,9 @@ def _at_once(
             run = attention_unseen_grouped if enable_gqa else attention_unseen
             numbers = 0.0, -1, 0 if is_causal else -1, 0, size**-0.5 if scale is None else float(scale)
             return ATTENTION.differentiable(run, query, key, value, mask, None, *numbers)[0]
-        if choice.leave_for_speed(query, key, value, mask, is_causal, scale) is not None:
+        reason = choice.leave_for_speed(query, key, value, mask, is_causal, scale)
+        if reason is not None:
+            leave_to_pytorch(ATTENTION.name, reason)
             return _pytorchs(query, key, value, mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
     except (*REFUSALS, ValueError, ZeroDivisionError):  # what follows names the argument
         pass
@@ -152,8 +154,6 @@ def scaled_dot_product_attention(
         scale = query.size(-1) ** -0.5 if query.size(-1) else 1.0
     if generator is None:
         reason = choice.leave(query, key, value, mask, dropout_p, finite, simple)
-        if reason is None and is_torchs and precision is None and dropout_p == 0.0:
-            reason = choice.leave_for_speed(query, key, value, mask, is_causal, scale)
         if reason is not None:
             leave_to_pytorch(ATTENTION.name, reason)
             causal = mask is None and (left, right, offset) == (-1, 0, 0) and not (finite and scale <= 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -49,8 +48,7 @@ def unsupported(tensors: Sequence[Tensor | None]) -> str | None:
     return native.cpu_reason()
 
 
-@lru_cache(maxsize=4096)
-def algorithm(level: str, in_layout: bytes, out_layout: bytes, geometry: bytes, factors: int) -> int:
+def algorithm(in_layout: bytes, out_layout: bytes, geometry: bytes, factors: int) -> int:
     """The algorithm that is expected to be fastest, by csrc/cpu/conv_transpose.cpp."""
     return native.cpu.kernels.conv_algorithm(in_layout, out_layout, geometry, factors)
 
@@ -91,7 +89,7 @@ def forward_algorithm(input: Tensor, weight: Tensor, plan: Plan) -> int | None:
     if plan.is_matrix:
         return MATRIX
     layouts = layout(input), layout(_output_like(input, weight, plan))
-    return algorithm(native.cpu.level, *layouts, plan.packed_geometry, factors_of(input.dtype))
+    return algorithm(*layouts, plan.packed_geometry, factors_of(input.dtype))
 
 
 def prepare_forward(
@@ -131,7 +129,7 @@ def prepare_forward(
     like = _output_like(input, weight, plan)
     layouts = in_layout, out_layout = layout(input), layout(like)
     geometry, activation_code = plan.packed_geometry, ACTIVATIONS[activation]
-    best = algorithm(native.cpu.level, *layouts, geometry, factors_of(input.dtype))
+    best = algorithm(*layouts, geometry, factors_of(input.dtype))
     methods = (best,) if plan.is_matrix else dict.fromkeys((best, DIRECT))
     shape, strides, is_large = plan.output_shape, like.stride(), like.nbytes >= MAPPED_ANEW
     has_floats = _floats(bias) is bias
@@ -201,14 +199,9 @@ def _packing_at_every_call(
 
 def takes_windows(large: Tensor, small: Tensor, plan: Plan) -> bool:
     """Whether the weight gradient goes through Winograd windows."""
-    return unsupported((large, small)) is None and _takes_windows(
-        native.cpu.level, layout(large), layout(small), plan.packed_geometry
-    )
-
-
-@lru_cache(maxsize=4096)
-def _takes_windows(level: str, large: bytes, small: bytes, geometry: bytes) -> bool:
-    return bool(native.cpu.kernels.conv_weight_gradient_algorithm(large, small, geometry))
+    if unsupported((large, small)) is not None:
+        return False
+    return bool(native.cpu.kernels.conv_weight_gradient_algorithm(layout(large), layout(small), plan.packed_geometry))
 
 
 def prepare_weight_gradient(large: Tensor, small: Tensor, plan: Plan, weight_shape: Ints) -> Callable[..., Tensor]:

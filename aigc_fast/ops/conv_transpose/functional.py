@@ -15,7 +15,6 @@ from aigc_fast.ops.conv_transpose.choice import LIGHT_KERNEL, is_light
 from aigc_fast.runtime import native
 from aigc_fast.runtime.arguments import REFUSALS
 from aigc_fast.runtime.autocast import autocast, has_autocast
-from aigc_fast.runtime.backends import MOST_RUNNERS
 from aigc_fast.runtime.backends import current as backend_in_force
 from aigc_fast.runtime.operator import Operator, function_modes, in_force, is_compiling, is_plain
 from aigc_fast.runtime.precision import check_precision
@@ -24,8 +23,6 @@ from aigc_fast.runtime.recording import hand_over, has_torch_function_variadic, 
 
 IntOrInts = int | Sequence[int]
 
-# What ran plain calls, and the sizes that it takes: for the next call of the same `_key`.
-_ready: dict[Hashable, tuple[Callable[..., Tensor], tuple[object, ...]]] = {}
 _INTEGERS = (int, torch.SymInt)
 _SIZES = (("stride", "padding", "dilation"), ("stride", "padding", "output_padding", "dilation"))
 
@@ -95,17 +92,11 @@ def _is_light(input: Tensor, weight: Tensor, groups: int, transposed: int) -> bo
     return is_light(input, weight, groups, transposed) and backend_in_force() == "auto"
 
 
-def _key(op: Operator, input: Tensor, weight: Tensor, bias: Tensor | None, *rest: object) -> Hashable | None:
+def _key(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: object) -> Hashable | None:
     """What a plain call is remembered by, before anything else is looked at; None for other calls."""
     if not is_plain(input, weight, bias):
         return None
-    return (
-        op.name,
-        native.signature(input, weight, bias),
-        native.arguments(*rest),
-        native.cpu.level,
-        precision_in_force(),
-    )
+    return native.signature(input, weight, bias), native.arguments(*rest), native.cpu.level, precision_in_force()
 
 
 def _call(
@@ -129,7 +120,7 @@ def _call(
             output = op(input, weight, bias, *sizes, groups, precision=precision)
             if key is not None:
                 runner = in_force(precision).run(op.choice.runner, (input, weight, bias, *sizes, groups))
-                _remember(key, runner.run, (*sizes, groups))
+                op.choice.remember(key, (runner.run, (*sizes, groups)))
             return output
         return op(input.unsqueeze(0), weight, bias, *sizes, groups, precision=precision).squeeze(0)
     except REFUSALS:
@@ -138,20 +129,8 @@ def _call(
         raise
 
 
-def _remember(key: Hashable, run: Callable[..., Tensor], sizes: tuple[object, ...]) -> None:
-    if len(_ready) >= MOST_RUNNERS:
-        _ready.clear()
-    _ready[key] = run, sizes
-
-
-def _public(name: str) -> Callable[..., Tensor]:
-    """The public function of this name, whose module imports this one."""
-    from aigc_fast import functional
-
-    return getattr(functional, name)
-
-
-def conv(
+def _conv(
+    public: Callable[..., Tensor],
     spatial: int,
     input: Tensor,
     weight: Tensor,
@@ -166,14 +145,14 @@ def conv(
     check_precision(precision)
     if has_torch_function_variadic(input, weight, bias) or tracing_state() is not None:
         tensors, rest = (input, weight, bias), (stride, padding, dilation, groups)
-        found = hand_over(_public(f"conv{spatial}d"), reference.CONV[spatial], tensors, rest, precision=precision)
+        found = hand_over(public, reference.CONV[spatial], tensors, rest, precision=precision)
         if found is not None:
             return found
     try:
         if _is_light(input, weight, groups, False):
             return reference.CONV[spatial](input, weight, bias, stride, padding, dilation, groups)
-        key = _key(ops.conv, input, weight, bias, spatial, stride, padding, dilation, groups, precision)
-        if key is not None and (found := _ready.get(key)) is not None:
+        key = _key(input, weight, bias, spatial, stride, padding, dilation, groups, precision)
+        if key is not None and (found := ops.conv.choice.remembered(key)) is not None:
             run, rest = found
             return run(input, weight, bias, *rest)
     except REFUSALS:
@@ -205,7 +184,8 @@ def _named_padding(
     return input, tuple(total // 2 for total in totals)
 
 
-def conv_transpose(
+def _conv_transpose(
+    public: Callable[..., Tensor],
     spatial: int,
     input: Tensor,
     weight: Tensor,
@@ -221,8 +201,7 @@ def conv_transpose(
     check_precision(precision)
     if has_torch_function_variadic(input, weight, bias) or tracing_state() is not None:
         tensors, rest = (input, weight, bias), (stride, padding, output_padding, groups, dilation)
-        public, pytorchs = _public(f"conv_transpose{spatial}d"), reference.CONV_TRANSPOSE[spatial]
-        found = hand_over(public, pytorchs, tensors, rest, precision=precision)
+        found = hand_over(public, reference.CONV_TRANSPOSE[spatial], tensors, rest, precision=precision)
         if found is not None:
             return found
     try:
@@ -232,11 +211,242 @@ def conv_transpose(
             pytorchs = reference.CONV_TRANSPOSE[spatial]
             return pytorchs(input, weight, bias, stride, padding, output_padding, groups, dilation)
         rest = stride, padding, output_padding, groups, dilation, precision
-        key = _key(ops.conv_transpose, input, weight, bias, spatial, *rest)
-        if key is not None and (found := _ready.get(key)) is not None:
+        key = _key(input, weight, bias, spatial, *rest)
+        if key is not None and (found := ops.conv_transpose.choice.remembered(key)) is not None:
             run, rest = found
             return run(input, weight, bias, *rest)
     except REFUSALS:
         key = None
     sizes, groups = _integers(True, spatial, input, weight, bias, (stride, padding, output_padding, dilation), groups)
     return _call(ops.conv_transpose, spatial, input, weight, bias, tuple(sizes), groups, precision, key)
+
+
+def conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrInts = 1,
+    padding: IntOrInts | str = 0,
+    dilation: IntOrInts = 1,
+    groups: int = 1,
+    *,
+    precision: str | None = None,
+) -> Tensor:
+    """Convolution, `torch.nn.functional.conv1d` with the same numbers; PyTorch's own kernel where ours does not win.
+
+    Args:
+        input: (N, C_in, L) or (C_in, L); contiguous, channels_last or any strides.
+        weight: (C_out, C_in / groups, K), of input's dtype.
+        bias: (C_out,), of input's dtype, or None.
+        stride: one value or one per dimension.
+        padding: zeros on both sides, one value or one per dimension; "same" (stride 1 only) or "valid".
+        dilation: spacing of the kernel's elements.
+        groups: divides C_in and C_out.
+        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
+
+    Returns:
+        (N, C_out, L_out) of input's dtype, channels_last when input or weight is; size
+        (in + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
+        TypeError: an argument that is not a Tensor.
+        ValueError: an unknown precision.
+    """
+    return _conv(conv1d, 1, input, weight, bias, stride, padding, dilation, groups, precision)
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrInts = 1,
+    padding: IntOrInts | str = 0,
+    dilation: IntOrInts = 1,
+    groups: int = 1,
+    *,
+    precision: str | None = None,
+) -> Tensor:
+    """Convolution, `torch.nn.functional.conv2d` with the same numbers; PyTorch's own kernel where ours does not win.
+
+    Args:
+        input: (N, C_in, H, W) or (C_in, H, W); contiguous, channels_last or any strides.
+        weight: (C_out, C_in / groups, K_h, K_w), of input's dtype.
+        bias: (C_out,), of input's dtype, or None.
+        stride: one value or one per dimension.
+        padding: zeros on both sides, one value or one per dimension; "same" (stride 1 only) or "valid".
+        dilation: spacing of the kernel's elements.
+        groups: divides C_in and C_out.
+        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
+
+    Returns:
+        (N, C_out, H_out, W_out) of input's dtype, channels_last when input or weight is; size
+        (in + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
+        TypeError: an argument that is not a Tensor.
+        ValueError: an unknown precision.
+    """
+    return _conv(conv2d, 2, input, weight, bias, stride, padding, dilation, groups, precision)
+
+
+def conv3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrInts = 1,
+    padding: IntOrInts | str = 0,
+    dilation: IntOrInts = 1,
+    groups: int = 1,
+    *,
+    precision: str | None = None,
+) -> Tensor:
+    """Convolution, `torch.nn.functional.conv3d` with the same numbers; PyTorch's own kernel where ours does not win.
+
+    Args:
+        input: (N, C_in, D, H, W) or (C_in, D, H, W); contiguous, channels_last or any strides.
+        weight: (C_out, C_in / groups, K_d, K_h, K_w), of input's dtype.
+        bias: (C_out,), of input's dtype, or None.
+        stride: one value or one per dimension.
+        padding: zeros on both sides, one value or one per dimension; "same" (stride 1 only) or "valid".
+        dilation: spacing of the kernel's elements.
+        groups: divides C_in and C_out.
+        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
+
+    Returns:
+        (N, C_out, D_out, H_out, W_out) of input's dtype, channels_last when input or weight is; size
+        (in + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
+        TypeError: an argument that is not a Tensor.
+        ValueError: an unknown precision.
+    """
+    return _conv(conv3d, 3, input, weight, bias, stride, padding, dilation, groups, precision)
+
+
+def conv_transpose1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrInts = 1,
+    padding: IntOrInts = 0,
+    output_padding: IntOrInts = 0,
+    groups: int = 1,
+    dilation: IntOrInts = 1,
+    *,
+    precision: str | None = None,
+) -> Tensor:
+    """Transposed convolution, `torch.nn.functional.conv_transpose1d` with the same numbers.
+
+    The output's phases are plain convolutions: stride s gives s interleaved ones per dimension.
+
+    Args:
+        input: (N, C_in, L) or (C_in, L); contiguous, channels_last or any strides; float32 or bfloat16 on the
+            native kernels, other dtypes and devices on PyTorch's.
+        weight: (C_in, C_out / groups, K), of input's dtype.
+        bias: (C_out,), of input's dtype, or None.
+        stride: of the convolution that this one is the gradient of, one value or one per dimension.
+        padding: dilation * (kernel - 1) - padding zeros are added to both sides of the input.
+        output_padding: added to one side of each output dimension; less than stride or dilation.
+        groups: divides C_in and C_out.
+        dilation: spacing of the kernel's elements.
+        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
+
+    Returns:
+        (N, C_out, L_out) of input's dtype, channels_last when input or weight is; size
+        (in - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
+        TypeError: an argument that is not a Tensor.
+        ValueError: an unknown precision.
+    """
+    return _conv_transpose(
+        conv_transpose1d, 1, input, weight, bias, stride, padding, output_padding, groups, dilation, precision
+    )
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrInts = 1,
+    padding: IntOrInts = 0,
+    output_padding: IntOrInts = 0,
+    groups: int = 1,
+    dilation: IntOrInts = 1,
+    *,
+    precision: str | None = None,
+) -> Tensor:
+    """Transposed convolution, `torch.nn.functional.conv_transpose2d` with the same numbers.
+
+    The output's phases are plain convolutions: stride s gives s interleaved ones per dimension.
+
+    Args:
+        input: (N, C_in, H, W) or (C_in, H, W); contiguous, channels_last or any strides; float32 or bfloat16 on the
+            native kernels, other dtypes and devices on PyTorch's.
+        weight: (C_in, C_out / groups, K_h, K_w), of input's dtype.
+        bias: (C_out,), of input's dtype, or None.
+        stride: of the convolution that this one is the gradient of, one value or one per dimension.
+        padding: dilation * (kernel - 1) - padding zeros are added to both sides of the input.
+        output_padding: added to one side of each output dimension; less than stride or dilation.
+        groups: divides C_in and C_out.
+        dilation: spacing of the kernel's elements.
+        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
+
+    Returns:
+        (N, C_out, H_out, W_out) of input's dtype, channels_last when input or weight is; size
+        (in - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
+        TypeError: an argument that is not a Tensor.
+        ValueError: an unknown precision.
+    """
+    return _conv_transpose(
+        conv_transpose2d, 2, input, weight, bias, stride, padding, output_padding, groups, dilation, precision
+    )
+
+
+def conv_transpose3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrInts = 1,
+    padding: IntOrInts = 0,
+    output_padding: IntOrInts = 0,
+    groups: int = 1,
+    dilation: IntOrInts = 1,
+    *,
+    precision: str | None = None,
+) -> Tensor:
+    """Transposed convolution, `torch.nn.functional.conv_transpose3d` with the same numbers.
+
+    The output's phases are plain convolutions: stride s gives s interleaved ones per dimension.
+
+    Args:
+        input: (N, C_in, D, H, W) or (C_in, D, H, W); contiguous, channels_last or any strides; float32 or bfloat16 on
+            the native kernels, other dtypes and devices on PyTorch's.
+        weight: (C_in, C_out / groups, K_d, K_h, K_w), of input's dtype.
+        bias: (C_out,), of input's dtype, or None.
+        stride: of the convolution that this one is the gradient of, one value or one per dimension.
+        padding: dilation * (kernel - 1) - padding zeros are added to both sides of the input.
+        output_padding: added to one side of each output dimension; less than stride or dilation.
+        groups: divides C_in and C_out.
+        dilation: spacing of the kernel's elements.
+        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
+
+    Returns:
+        (N, C_out, D_out, H_out, W_out) of input's dtype, channels_last when input or weight is; size
+        (in - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
+        TypeError: an argument that is not a Tensor.
+        ValueError: an unknown precision.
+    """
+    return _conv_transpose(
+        conv_transpose3d, 3, input, weight, bias, stride, padding, output_padding, groups, dilation, precision
+    )
