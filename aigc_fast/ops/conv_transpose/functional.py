@@ -125,7 +125,7 @@ def _call(
         return op(input.unsqueeze(0), weight, bias, *sizes, groups, precision=precision).squeeze(0)
     except REFUSALS:
         _check(input, weight, bias, spatial)
-        ops.check(input if batched else input.unsqueeze(0), weight, bias, *sizes, groups)
+        ops.check(op, input if batched else input.unsqueeze(0), weight, bias, *sizes, groups)
         raise
 
 

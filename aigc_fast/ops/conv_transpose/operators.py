@@ -67,14 +67,14 @@ def _check_alike(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             raise RuntimeError(f"{name} is on {tensor.device}: expected input's device {input.device}")
 
 
-def check(input: Tensor, weight: Tensor, bias: Tensor | None, *sizes: Any) -> None:
-    """Checks the arguments of `conv` or, with an output_padding among the sizes, of `conv_transpose`.
+def check(op: Operator, input: Tensor, weight: Tensor, bias: Tensor | None, *sizes: Any) -> None:
+    """Checks the arguments of `conv` or `conv_transpose`.
 
     Raises:
         RuntimeError: naming the argument that does not fit, what came and what was expected.
     """
     _check_alike(input, weight, bias)
-    (_conv_plan if len(sizes) == 4 else _conv_transpose_plan)(input, weight, bias, *sizes)
+    (_conv_plan if op is conv else _conv_transpose_plan)(input, weight, bias, *sizes)
 
 
 def _reference_for(function: Callable[..., Tensor], plan_of: Callable[..., Plan]) -> Callable[..., Any]:
@@ -93,11 +93,13 @@ def _reference_for(function: Callable[..., Tensor], plan_of: Callable[..., Plan]
     return reference_for
 
 
-def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[..., Plan], extra: int) -> dict[str, Any]:
-    """The pieces of a forward op; its last `extra` arguments are activation and slope, or none."""
+def _backend_of(
+    reference_function: Callable[..., Tensor], plan_of: Callable[..., Plan], activated: bool
+) -> dict[str, Any]:
+    """The pieces of a forward op, whose last two arguments are activation and slope where it is activated."""
 
     def split(rest: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-        return (rest[:-extra], rest[-extra:]) if extra else (rest, ())
+        return (rest[:-2], rest[-2:]) if activated else (rest, ())
 
     reference_for = _reference_for(reference_function, lambda *args: plan_of(*split(args)[0]))
 
@@ -171,10 +173,9 @@ def _backend_of(reference_function: Callable[..., Tensor], plan_of: Callable[...
     }
 
 
-def _signature(first: Tensor, second: Tensor, *rest: Any) -> Hashable:
-    """Of a convolution of either kind or of a weight gradient; see `Choice`."""
-    bias, *sizes = rest if rest[0] is None or isinstance(rest[0], Tensor) else (None, *rest)
-    return native.signature(first, second, bias), native.arguments(*sizes), native.cpu.level, precision()
+def _signature(first: Tensor, second: Tensor, third: Tensor | None, *sizes: Any) -> Hashable:
+    """See `Choice`."""
+    return native.signature(first, second, third), native.arguments(*sizes), native.cpu.level, precision()
 
 
 def _flops(input: Ints, weight: Ints, *rest: Any, out_shape: Ints, **options: Any) -> int:
@@ -194,19 +195,20 @@ def _forward_operator(
     schema: str,
     reference_function: Callable[..., Tensor],
     plan_of: Callable[..., Plan],
-    backward: Callable[..., Any] | None = None,
-    setup_context: Callable[..., None] | None = None,
+    flops: Callable[..., int],
+    backward: Callable[..., Any],
+    activated: bool = False,
 ) -> Operator:
-    pieces = _backend_of(reference_function, plan_of, 2 if "activation" in name else 0)
+    pieces = _backend_of(reference_function, plan_of, activated)
     operator = Operator(
         name,
         schema,
         reference=pieces["reference"],
         allocate=pieces["fake"],
-        setup_context=setup_context,
-        backward=backward,
+        setup_context=_save_with_output if activated else _save_input_and_weight,
+        backward=_through_activation(backward) if activated else backward,
         signature=_signature,
-        flops=_transposed_flops if "transpose" in name else _flops,
+        flops=flops,
         detail=pieces["detail"],
     )
     operator.choice.register(
@@ -295,32 +297,34 @@ conv = _forward_operator(
     _TENSORS + "SymInt[] dilation, SymInt groups" + _PRECISION,
     reference.conv,
     _conv_plan,
+    _flops,
     _conv_backward,
-    _save_input_and_weight,
 )
 conv_transpose = _forward_operator(
     "conv_transpose",
     _TENSORS + "SymInt[] output_padding, SymInt[] dilation, SymInt groups" + _PRECISION,
     reference.conv_transpose,
     _conv_transpose_plan,
+    _transposed_flops,
     _conv_transpose_backward,
-    _save_input_and_weight,
 )
 conv_activation = _forward_operator(
     "conv_activation",
     _TENSORS + "SymInt[] dilation, SymInt groups" + _ACTIVATION,
     reference.conv_activation,
     _conv_plan,
-    _through_activation(_conv_backward),
-    _save_with_output,
+    _flops,
+    _conv_backward,
+    activated=True,
 )
 conv_transpose_activation = _forward_operator(
     "conv_transpose_activation",
     _TENSORS + "SymInt[] output_padding, SymInt[] dilation, SymInt groups" + _ACTIVATION,
     reference.conv_transpose_activation,
     _conv_transpose_plan,
-    _through_activation(_conv_transpose_backward),
-    _save_with_output,
+    _transposed_flops,
+    _conv_transpose_backward,
+    activated=True,
 )
 
 
@@ -399,7 +403,7 @@ conv_weight_gradient = Operator(
     allocate=_fake_weight_gradient,
     setup_context=_save_maps,
     backward=_conv_weight_gradient_backward,
-    signature=_signature,
+    signature=lambda large, small, *sizes: _signature(large, small, None, *sizes),
     flops=_weight_gradient_flops,
 )
 conv_weight_gradient.choice.register(
