@@ -11,13 +11,26 @@ __version__ = "0.1.0"
 from aigc_fast.runtime import native  # noqa: F401, I001
 from aigc_fast import functional, nn
 from aigc_fast.runtime.backends import backend
+from aigc_fast.runtime.tuning import tuning
 from aigc_fast.diagnostics import explain, info
 from aigc_fast.optimize import optimize, report, restore
 
 if TYPE_CHECKING:
     from aigc_fast import models
 
-__all__ = ["__version__", "backend", "explain", "functional", "info", "models", "nn", "optimize", "report", "restore"]
+__all__ = [
+    "__version__",
+    "backend",
+    "explain",
+    "functional",
+    "info",
+    "models",
+    "nn",
+    "optimize",
+    "report",
+    "restore",
+    "tuning",
+]
 
 
 def __getattr__(name: str) -> object:

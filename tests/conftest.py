@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import aigc_fast
 from aigc_fast.ops.attention import cpu as attention_cpu
 from aigc_fast.ops.attention import functional as attention_functional
 from aigc_fast.ops.attention.operators import ATTENTION
-from aigc_fast.runtime import native
+from aigc_fast.runtime import native, tuning
 
 hypothesis.settings.register_profile(
     "suite",
@@ -40,6 +41,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_was_measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test depends on what was measured on this machine before, or adds to it."""
+    before = os.environ.get(tuning.FOLDER_VARIABLE)
+    os.environ[tuning.FOLDER_VARIABLE] = str(tmp_path_factory.mktemp("measured") / "none")
+    yield
+    if before is None:
+        del os.environ[tuning.FOLDER_VARIABLE]
+    else:
+        os.environ[tuning.FOLDER_VARIABLE] = before
 
 
 @pytest.fixture(autouse=True)

@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from aigc_fast import __version__
-from aigc_fast.runtime import native
-
 CACHED = 128 << 20
 """Bytes below which memory's bandwidth bounds nothing: caches are faster."""
 _SIDE, _ELEMENTS = 1024, 48_000_000
-
-
-def processor_name() -> str:
-    """The processor's marketing name where the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def description() -> dict[str, str | int]:
-    """What figures depend on, JSON-able."""
-    return {
-        "processor": processor_name(),
-        "level": native.cpu.level or "none",
-        "threads": torch.get_num_threads(),
-        "torch": str(torch.__version__),
-        "aigc_fast": __version__,
-        "system": platform.system(),
-    }
 
 
 @dataclass(frozen=True)

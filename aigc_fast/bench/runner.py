@@ -14,13 +14,14 @@ import torch
 
 from aigc_fast.bench.cases import Case
 from aigc_fast.bench.contest import OURS, PYTORCH, Contest
-from aigc_fast.bench.machine import description, probe
+from aigc_fast.bench.machine import probe
 from aigc_fast.bench.models import whole_model
 from aigc_fast.bench.ops import attention, convolution, dropout, recursion, reparameterize
 from aigc_fast.bench.parity import ParityError
-from aigc_fast.bench.timing import Timing, rounds_of, summary
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic
+from aigc_fast.runtime.machine import description
+from aigc_fast.runtime.timing import Timing, rounds_of, summary
 
 CONTESTS: dict[str, Callable[[Case], Contest]] = {
     "conv_transpose": convolution,

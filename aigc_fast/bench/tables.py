@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from aigc_fast.bench.runner import Result, Row
-from aigc_fast.bench.timing import Timing
+from aigc_fast.runtime.timing import Timing
 
 LIMITS = {
     "gemm_float32": "matrix products",

@@ -11,13 +11,13 @@ import torch
 import typer
 from rich.table import Table
 
-from aigc_fast.bench.machine import processor_name
 from aigc_fast.cli.app import console
 from aigc_fast.cli.explain import typical
 from aigc_fast.diagnostics import info
 from aigc_fast.ops.examples import examples
-from aigc_fast.runtime import native
+from aigc_fast.runtime import native, tuning
 from aigc_fast.runtime.backends import BACKEND_VARIABLE
+from aigc_fast.runtime.machine import processor_name
 
 REQUIRED = ("numpy", "safetensors", "pillow", "typer", "rich")
 OPTIONAL = {
@@ -26,6 +26,9 @@ OPTIONAL = {
     "tensorboard": "train --tensorboard",
     "triton": "Triton kernels",
 }
+
+
+_VARIABLES = (native.ISA_VARIABLE, BACKEND_VARIABLE, tuning.TUNE_VARIABLE, tuning.FOLDER_VARIABLE)
 
 
 def _version(package: str) -> str | None:
@@ -48,7 +51,8 @@ def examine() -> dict[str, Any]:
         "processor": processor_name(),
         "cores": usable_cores(),
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
-        "environment": {name: os.environ.get(name) for name in (native.ISA_VARIABLE, BACKEND_VARIABLE)},
+        "environment": {name: os.environ.get(name) for name in _VARIABLES},
+        "tuned": {"file": str(tuning.path()), "calls": len(tuning.measurements())},
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "functions": {name: _function(name) for name in sorted(examples())},
     }
@@ -101,6 +105,7 @@ def _show_processor(found: dict[str, Any]) -> None:
         rows["levels here"] = ", ".join(library["levels"])
         rows["level in use"] = library["level"] + (f" (capped by {native.ISA_VARIABLE}={cap})" if cap else "")
         rows["kernel threads"] = f"{library['threads']}, from {library['thread_pool']}"
+        rows["calls measured here"] = f"{found['tuned']['calls']}, by aigc-fast tune and the like"
         rows["built with"] = f"{library['compiler']}, {library['flags']}, pybind11 {library['pybind11']}"
     _section("Processor", rows)
 

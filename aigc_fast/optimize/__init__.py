@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -14,6 +15,7 @@ from aigc_fast.nn.sequential import FusedSequential, chains
 from aigc_fast.optimize import measure, swap
 from aigc_fast.optimize.reporting import Entry, Report
 from aigc_fast.runtime.precision import check_precision
+from aigc_fast.runtime.tuning import tuning
 
 __all__ = ["Entry", "Report", "optimize", "report", "restore"]
 
@@ -46,7 +48,8 @@ def optimize(model: Model, *, example_inputs: Any = None, precision: str | None 
             backward too when the model is in training mode), and the slower one is not swapped. That is done with a
             deep copy of the model and of the inputs, in one run of it, in which hooks are called; a model that cannot
             be copied runs itself, and its modules have their attributes, buffers and gradients put back. The random
-            generators are left as they were.
+            generators are left as they were. What is found about the swapped layers' own ways is kept as in
+            `aigc_fast.tuning`.
         precision: "highest", "high" or "medium" as for `torch.set_float32_matmul_precision`, for the convolutions and
             the attention of the swapped layers alone, forward and backward; None leaves it to PyTorch's own switch,
             which what PyTorch computes, an attention's projections for one, obeys in any case.
@@ -164,6 +167,7 @@ def _measured(model: nn.Module, example_inputs: Any) -> Times:
         with torch.set_grad_enabled(stage.training):
             for name, module in layers.items():
                 if calls[module]:
+                    _tune(module, calls[module], make)
                     times[name, False] = measure.interleaved_ms(module, calls[module], make, [swap.put_back, swap.swap])
         for name, module in layers.items():
             _decide(name, module, times)
@@ -174,6 +178,16 @@ def _measured(model: nn.Module, example_inputs: Any) -> Times:
                     module.eval()
                     times[name, True] = measure.interleaved_ms(module, calls[module], measure.forward_of, ways)
         return times
+
+
+def _tune(
+    module: nn.Module, calls: list[measure.Call], make: Callable[[nn.Module, measure.Call], Callable[[], Any]]
+) -> None:
+    """Finds out, for this process and later ones, how the swapped layer had better run these calls."""
+    swap.swap(module)
+    with tuning():
+        for call in calls:
+            make(module, call)()
 
 
 def _decide(name: str, module: nn.Module, times: Times | None) -> Entry:

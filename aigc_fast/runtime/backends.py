@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from aigc_fast.environment import setting
-from aigc_fast.runtime import native
+from aigc_fast.runtime import native, tuning
 
 BACKEND_VARIABLE = "AIGC_FAST_BACKEND"
 NAMES = ("auto", "reference", "cpu", "cuda", "triton")
@@ -189,12 +189,34 @@ class Choice:
         key = (forced, self._signature(*args))
         found = self.remembered(key)
         if found is None:
+            pytorchs = self._measure(args) if forced == "auto" and tuning.is_on() else None
             chosen = self.pick(args)
             found = chosen.prepare(*args) if chosen.prepare else chosen
             if forced not in ("auto", "reference"):
                 found = Runner(found.run)
             self.remember(key, found)
+            return pytorchs or found
         return found
+
+    def _measure(self, args: tuple[Any, ...]) -> Runner | None:
+        """Measures these arguments by a native backend and by PyTorch; what runs the latter, where that was done."""
+        ours = next((one for one in self._backends.values() if one.unsupported(*args) is None), None)
+        if ours is None or ours.name == "reference":
+            return None
+        runners = [one.prepare(*args) for one in (ours, self._backends["reference"])]
+        _, now = tuning.measured(self.op, args, *(runner.run for runner in runners))
+        return runners[1] if now else None
+
+    def _slower(self, candidate: Backend, args: tuple[Any, ...]) -> Reason:
+        """Why automatic choice passes over a backend that could run: by measurement, else by the limits."""
+        measured = None if candidate.name == "reference" else self.measured(args)
+        if measured is not None:
+            return None if measured.is_ours else str(measured)
+        return candidate.slower(*args)
+
+    def measured(self, args: tuple[Any, ...]) -> tuning.Measured | None:
+        """What was measured of these arguments, of an op whose calls are."""
+        return None if self._signature is None else tuning.found(self.op, args)
 
     def remember(self, key: Hashable, found: Any) -> None:
         """Keeps what was found out about calls, until there is too much of it."""
@@ -214,7 +236,7 @@ class Choice:
                 raise Asked(self.op, args)
             return self._pick_forced(forced, args)
         for candidate in self._backends.values():
-            if candidate.unsupported(*args) is None and candidate.slower(*args) is None:
+            if candidate.unsupported(*args) is None and self._slower(candidate, args) is None:
                 if candidate.name not in native.REASONS:
                     self._tell_of_missing(args)
                 return candidate
@@ -249,7 +271,7 @@ class Choice:
                 found[name] = NOT_THERE
             else:
                 leave = candidate.leave if gradients else _no_reason
-                found[name] = candidate.unsupported(*args) or candidate.slower(*args) or leave(*args)
+                found[name] = candidate.unsupported(*args) or self._slower(candidate, args) or leave(*args)
         return found
 
     def _reasons_text(self, args: tuple[Any, ...]) -> str:

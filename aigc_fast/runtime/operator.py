@@ -284,6 +284,8 @@ class Operator:
         if automatic and reasons[chosen] is not None:
             return Explanation(self.name, "reference", reasons, "PyTorch's own function, with its gradients")
         detail = self._detail(*args) if self._detail and chosen != "reference" else None
+        if automatic and (measured := self.choice.measured(args)) is not None:
+            detail = f"{detail}; {measured}" if detail else str(measured)
         return Explanation(self.name, chosen, reasons, detail)
 
 

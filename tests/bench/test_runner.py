@@ -16,8 +16,8 @@ from aigc_fast.bench.machine import Work
 from aigc_fast.bench.parity import ParityError, check_parity
 from aigc_fast.bench.runner import CONTESTS, Result, Row, measured, row_of, run
 from aigc_fast.bench.tables import tables
-from aigc_fast.bench.timing import Timing
 from aigc_fast.errors import UserError
+from aigc_fast.runtime.timing import Timing
 
 ROOT = Path(__file__).parents[2]
 LIMITS = {"gemm_float32": 100e9, "gemm_bfloat16": 200e9, "read": 20e9, "copy": 10e9}

@@ -72,7 +72,7 @@ def test_version_and_help():
     assert run("--version").stdout.strip() == f"aigc-fast {aigc_fast.__version__}"
     shown = run("--help")
     assert shown.exit_code == 0
-    for command in ("demo", "train", "generate", "evaluate", "provenance", "doctor", "explain"):
+    for command in ("demo", "train", "generate", "evaluate", "provenance", "doctor", "explain", "tune"):
         assert command in shown.stdout
         assert run(command, "--help").exit_code == 0
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from aigc_fast.bench import stock
-from aigc_fast.bench.timing import Timing, interleaved
 from aigc_fast.cli.demo.chart import bar_chart, line_chart, nice_ticks, smoothed
 from aigc_fast.cli.demo.compare import Row, prove_parity
 from aigc_fast.optimize import optimize
+from aigc_fast.runtime.timing import Timing, interleaved
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3, 250), (0.001, 0.0042), (-1e6, 1e6), (5, 5.0001)])
@@ -59,7 +59,7 @@ def test_timing_tells_quartiles_of_every_way(slowness, monkeypatch):
 
         return call
 
-    monkeypatch.setattr("aigc_fast.bench.timing.time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr("aigc_fast.runtime.timing.time", SimpleNamespace(perf_counter=lambda: now))
     found = interleaved({"a": taking("a", itertools.repeat(1)), "b": taking("b", itertools.cycle([2, 4]))}, seconds=0.5)
     assert list(found) == ["a", "b"]
     assert (found["a"].low, found["a"].median, found["a"].high) == pytest.approx((slowness,) * 3)

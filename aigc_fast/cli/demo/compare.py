@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from aigc_fast import functional
 from aigc_fast.bench import stock
 from aigc_fast.bench.parity import comparable, in_float64, relative_error, worst_error
-from aigc_fast.bench.timing import Timing, interleaved
 from aigc_fast.optimize import Report, optimize, report
+from aigc_fast.runtime.timing import Timing, interleaved
 
 
 @dataclass(frozen=True)

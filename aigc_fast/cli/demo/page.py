@@ -9,10 +9,10 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from aigc_fast.bench.timing import Timing
 from aigc_fast.cli.demo.compare import Comparison, Parity, Row
 from aigc_fast.files import atomic
 from aigc_fast.metrics import ImageReport, SoundReport
+from aigc_fast.runtime.timing import Timing
 
 IDEAL = "ideal"
 _LEFT = ' class="text"'

@@ -8,7 +8,6 @@ from html import escape
 import torch
 
 from aigc_fast import __version__
-from aigc_fast.bench.machine import processor_name
 from aigc_fast.cli.demo.chart import bar_chart, line_chart
 from aigc_fast.cli.demo.compare import Comparison
 from aigc_fast.cli.demo.learn import Learned
@@ -18,6 +17,7 @@ from aigc_fast.data import ImageDataset, SoundDataset
 from aigc_fast.media.audio import AUDIO
 from aigc_fast.media.images import IMAGES
 from aigc_fast.runtime import native
+from aigc_fast.runtime.machine import processor_name
 from aigc_fast.training import TrainingResult
 
 

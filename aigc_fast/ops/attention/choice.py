@@ -32,30 +32,38 @@ def _needs_gradient(query: Tensor, key: Tensor, value: Tensor) -> bool:
     return _grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
 
 
-def _is_open() -> bool:
-    """Whether a call may become PyTorch's own for its speed: not where that is differentiated, or where a compiled
-    graph takes the op, whose choice puts no conditions on symbolic sizes."""
-    return not (is_compiling() or functorch_level() is not None or forward_ad._current_level >= 0)
+def is_open() -> bool:
+    """Whether a call may become PyTorch's own for its speed: not with a forced backend, where that is transformed, or
+    where a compiled graph takes the op, whose choice puts no conditions on symbolic sizes."""
+    return not (is_compiling() or functorch_level() is not None or forward_ad._current_level >= 0) and is_automatic()
 
 
-def is_light(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
+def has_a_twin(query: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None) -> bool:
+    """Whether PyTorch's function takes the call, and gives the same."""
+    # It hides keys before it scales: scores of minus infinity become NaN, or are turned round.
+    if is_causal and (mask is not None or (scale is not None and scale <= 0)):
+        return False
+    return mask is None or (mask.dtype in (torch.bool, query.dtype) and not mask.requires_grad)
+
+
+def is_light(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
+) -> bool:
     """Whether PyTorch's call costs less than ours, where it does not lend the kernels its tensors.
 
     Asked before anything else is looked at. Its fast path has no derivative but the first, and takes wrong lengths.
     """
-    if not _is_open():
+    if not (is_open() and has_a_twin(query, mask, is_causal, scale)):
         return False
     of_key, of_value = key.shape, value.shape
     work = query.numel() * of_key[-2]
-    if work >= LIGHT_WORK or _needs_gradient(query, key, value) or (mask is not None and mask.requires_grad):
+    if work >= LIGHT_WORK or _needs_gradient(query, key, value):
         return False
     if of_value[:-1] != of_key[:-1] or not query.dim() == len(of_key) == len(of_value):
         return False
-    if mask is not None and mask.dtype is not torch.bool and mask.dtype is not query.dtype:
-        return False
     if query.dtype is not _float32 and work >= (LIGHT_HALF if query.size(-2) > 1 else LIGHT_SINGLE_HALF):
         return False
-    return is_automatic() and not cpu.takes_at_once(query)
+    return not cpu.takes_at_once(query)
 
 
 def has_wide_heads(query: Tensor, key: Tensor, value: Tensor) -> bool:
@@ -67,7 +75,7 @@ def has_wide_heads(query: Tensor, key: Tensor, value: Tensor) -> bool:
     if queries < LEAST_WIDEST_QUERIES or (size < WIDEST_HEAD and queries not in WIDE_QUERIES):
         return False
     fast = value.size(-1) == size and query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
-    return fast and not _needs_gradient(query, key, value) and _is_open() and is_automatic()
+    return fast and not _needs_gradient(query, key, value) and is_open()
 
 
 def leave_for_speed(
@@ -76,9 +84,7 @@ def leave_for_speed(
     """Why PyTorch's function had better have a call without dropout or a window, or None."""
     if mask is None and not is_causal and has_wide_heads(query, key, value):
         return f"heads of {query.size(-1)} numbers from which nothing is hidden: PyTorch's product is faster"
-    # PyTorch hides keys before it scales: scores of minus infinity become NaN, or are turned round.
-    hides_first = is_causal and scale is not None and scale <= 0
-    if not hides_first and not (is_causal and mask is not None) and is_light(query, key, value, mask):
+    if is_light(query, key, value, mask, is_causal, scale):
         return "small: PyTorch's call costs less"
     return None
 

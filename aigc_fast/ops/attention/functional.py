@@ -13,12 +13,14 @@ from aigc_fast.ops.attention import choice, cpu
 from aigc_fast.ops.attention.operators import ATTENTION, attention_unseen, attention_unseen_grouped
 from aigc_fast.ops.attention.reference import band
 from aigc_fast.ops.random.operators import draw_key
+from aigc_fast.runtime import native, tuning
 from aigc_fast.runtime.arguments import REFUSALS, check_types
 from aigc_fast.runtime.autocast import autocast, has_autocast
 from aigc_fast.runtime.backends import leave_to_pytorch
-from aigc_fast.runtime.native import PLAIN, WANTS_GRADIENT
+from aigc_fast.runtime.native import PLAIN, UNKNOWN, WANTS_GRADIENT
 from aigc_fast.runtime.operator import kind_of_call
 from aigc_fast.runtime.precision import check_precision
+from aigc_fast.runtime.precision import precision as precision_in_force
 from aigc_fast.runtime.recording import (
     has_torch_function_variadic,
     is_overridden,
@@ -32,6 +34,30 @@ Window = int | tuple[int | None, int | None] | None
 ALIGNMENTS = ("upper_left", "lower_right")
 # Bound here, so that this function may be put in its place.
 _pytorchs = torch.nn.functional.scaled_dot_product_attention
+_UNKNOWN_TIMES = tuning.Measured(0.0, 0.0)
+
+
+def _kernels(
+    kind: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+) -> Tensor | None:
+    """The output of a call that the kernel may have before anything else is looked at, or None."""
+    if kind == PLAIN:
+        return cpu.attend_at_once(query, key, value, mask, is_causal, enable_gqa, scale)
+    if kind != WANTS_GRADIENT or not query.is_cpu or (mask is not None and mask.requires_grad):
+        return None
+    batches, heads, queries, size = query.shape
+    if mask is not None:
+        mask = mask.expand(batches, heads, queries, key.shape[2])
+    run = attention_unseen_grouped if enable_gqa else attention_unseen
+    numbers = 0.0, -1, 0 if is_causal else -1, 0, size**-0.5 if scale is None else float(scale)
+    return ATTENTION.differentiable(run, query, key, value, mask, None, *numbers)[0]
 
 
 def _at_once(
@@ -44,27 +70,63 @@ def _at_once(
     enable_gqa: bool,
 ) -> Tensor | None:
     """The output of a call that the kernel or PyTorch may have before anything else is looked at, or None."""
-    dense = mask is None and not is_causal
     try:
         kind = kind_of_call(query, key, value, mask)
-        if kind == PLAIN and not (dense and choice.has_wide_heads(query, key, value)):
-            output = cpu.attend_at_once(query, key, value, mask, is_causal, enable_gqa, scale)
+        measured = None
+        if tuning.used:
+            measured, output = _measured(kind, query, key, value, mask, is_causal, scale, enable_gqa)
             if output is not None:
                 return output
-        if kind == WANTS_GRADIENT and query.is_cpu and not (mask is not None and mask.requires_grad):
-            batches, heads, queries, size = query.shape
-            if mask is not None:
-                mask = mask.expand(batches, heads, queries, key.shape[2])
-            run = attention_unseen_grouped if enable_gqa else attention_unseen
-            numbers = 0.0, -1, 0 if is_causal else -1, 0, size**-0.5 if scale is None else float(scale)
-            return ATTENTION.differentiable(run, query, key, value, mask, None, *numbers)[0]
-        reason = choice.leave_for_speed(query, key, value, mask, is_causal, scale)
+        wide = kind == PLAIN and measured is None and mask is None and not is_causal
+        if not (wide and choice.has_wide_heads(query, key, value)):
+            output = _kernels(kind, query, key, value, mask, is_causal, scale, enable_gqa)
+            if output is not None:
+                return output
+        reason = None if measured else choice.leave_for_speed(query, key, value, mask, is_causal, scale)
         if reason is not None:
             leave_to_pytorch(ATTENTION.name, reason)
             return _pytorchs(query, key, value, mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
     except (*REFUSALS, ValueError, ZeroDivisionError):  # what follows names the argument
         pass
     return None
+
+
+def _measured(
+    kind: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+) -> tuple[tuning.Measured | None, Tensor | None]:
+    """What was measured of such calls, and PyTorch's output where it was faster or was measured now."""
+    if not (choice.is_open() and choice.has_a_twin(query, mask, is_causal, scale)):
+        return None, None
+    tensors = query, key, value, mask
+    asked = native.signature(*tensors), is_causal, scale is None, enable_gqa, kind, precision_in_force()
+    found, now = ATTENTION.choice.remembered(asked), False
+
+    def ours(q: Tensor, k: Tensor, v: Tensor, m: Tensor | None, *rest: Any) -> Tensor | None:
+        return _kernels(kind_of_call(q, k, v, m), q, k, v, m, is_causal, scale, enable_gqa)
+
+    def pytorchs(q: Tensor, k: Tensor, v: Tensor, m: Tensor | None, *rest: Any) -> Tensor:
+        return _pytorchs(q, k, v, m, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
+
+    if found is None or (found == _UNKNOWN_TIMES and tuning.is_on()):
+        args = *tensors, is_causal, scale is None, enable_gqa
+        if kind == UNKNOWN:
+            found = tuning.found(ATTENTION.name, args)
+        else:
+            found, now = tuning.measured(ATTENTION.name, args, ours, pytorchs)
+        ATTENTION.choice.remember(asked, found or _UNKNOWN_TIMES)
+    if found is None or found == _UNKNOWN_TIMES:
+        return None, None
+    if found.is_ours and not now:
+        return found, None
+    leave_to_pytorch(ATTENTION.name, str(found))
+    return found, pytorchs(*tensors)
 
 
 def scaled_dot_product_attention(

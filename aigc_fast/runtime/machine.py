@@ -1,0 +1,36 @@
+"""The machine, as measurements name it."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+
+import torch
+
+from aigc_fast.runtime import native
+
+
+@cache
+def processor_name() -> str:
+    """The processor's marketing name where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def description() -> dict[str, str | int]:
+    """What figures depend on, JSON-able."""
+    # The package imports this module before it has all of its names.
+    from aigc_fast import __version__
+
+    return {
+        "processor": processor_name(),
+        "level": native.cpu.level or "none",
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "aigc_fast": __version__,
+        "system": platform.system(),
+    }
