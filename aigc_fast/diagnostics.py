@@ -67,7 +67,7 @@ def info() -> dict[str, Any]:
     """Versions, instruction-set levels, threads, GPU and backends of this installation.
 
     Returns:
-        A dictionary of plain values:
+        A dictionary that JSON can hold:
         `aigc_fast`, `torch`, `python`: versions; `platform`: the machine;
         `native`: how the CPU library was built and what it runs on, or `{"error": reason}`;
         `threads`: torch's; `gpu`: the first CUDA device's name or None;

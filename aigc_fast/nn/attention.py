@@ -45,14 +45,14 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
             RuntimeError: shapes or masks' dtypes that do not fit; the message names the argument.
         """
         own_masks = _is_patched(self, "merge_masks") or type(self).merge_masks is not MERGE_MASKS
-        plain = (
+        pytorchs = (
             own_masks
             or self.bias_k is not None
             or self.add_zero_attn
             or query.is_nested
             or (is_causal and attn_mask is None)
         )
-        if need_weights or plain or self._is_one_call(query, key, value):
+        if need_weights or pytorchs or self._is_one_call(query, key, value):
             return super().forward(
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
             )

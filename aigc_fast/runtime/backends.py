@@ -30,11 +30,11 @@ class Runner(NamedTuple):
 
     Attributes:
         run: takes the op's arguments; nothing can be differentiated through it.
-        plain: the same in PyTorch, for calls that need a gradient and that PyTorch had better have whole, or None.
+        pytorchs: the same in PyTorch, for calls that need a gradient and that PyTorch had better have whole, or None.
     """
 
     run: Callable[..., Any]
-    plain: Callable[..., Any] | None = None
+    pytorchs: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Backend:
             None.
         prepare: returns what runs every call of the same signature, with all that follows from the signature worked
             out; None where `run` is as good.
-        plain: none; with `run` it makes this a Runner for want of a prepared one.
+        pytorchs: none; with `run` it makes this a Runner for want of a prepared one.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Backend:
     slower: Callable[..., Reason]
     leave: Callable[..., Reason]
     prepare: Callable[..., Runner] | None = None
-    plain: None = None
+    pytorchs: None = None
 
 
 class BackendError(RuntimeError):

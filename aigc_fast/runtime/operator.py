@@ -266,10 +266,10 @@ class Operator:
         runner = self.choice.runner(args)
         if kind == PLAIN:
             return runner.run(*args)
-        return runner.plain(*args) if runner.plain else self.differentiable(runner.run, *args)
+        return runner.pytorchs(*args) if runner.pytorchs else self.differentiable(runner.run, *args)
 
     def differentiable(self, run: Callable[..., Any], *args: Any) -> Any:
-        """What `run` makes of the arguments, with the op's gradients, in plain eager mode."""
+        """What `run` makes of the arguments, with the op's gradients, where nothing traces or transforms."""
         return self._apply(*args, run)
 
     def explain(self, *args: Any) -> Explanation:
@@ -326,7 +326,7 @@ class ReadOnce:
 def _for_each_gradient(backward: Callable[..., Any], ctx: Any, gradients: Sequence[Any]) -> tuple[Any, ...]:
     """The backward of gradients that autograd batches (`is_grads_batched=True`, `jacobian(vectorize=True)`), in turn.
 
-    This is not functorch's vmap: its tensors look plain and have no storage.
+    This is not functorch's vmap: its tensors look like any and have no storage.
     """
     level = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()

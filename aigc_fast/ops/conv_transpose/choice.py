@@ -133,8 +133,8 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool, ov
     few_per_group = _few_per_group(plan.output_shape[1], groups)
     if few_per_group:
         return few_per_group
-    plain = not transposed or max(stride) == 1
-    if few and plain and channels_last:
+    one_phase = not transposed or max(stride) == 1
+    if few and one_phase and channels_last:
         return f"{in_channels} input channels: too few for a product"
     strided = not transposed and max(stride) > 1
     # Memory that is mapped anew is ours in huge pages.

@@ -340,7 +340,7 @@ def conv_transpose1d(
 ) -> Tensor:
     """Transposed convolution, `torch.nn.functional.conv_transpose1d` with the same numbers.
 
-    The output's phases are plain convolutions: stride s gives s interleaved ones per dimension.
+    The output's phases are convolutions: stride s gives s interleaved ones per dimension.
 
     Args:
         input: (N, C_in, L) or (C_in, L); contiguous, channels_last or any strides; float32 or bfloat16 on the
@@ -382,7 +382,7 @@ def conv_transpose2d(
 ) -> Tensor:
     """Transposed convolution, `torch.nn.functional.conv_transpose2d` with the same numbers.
 
-    The output's phases are plain convolutions: stride s gives s interleaved ones per dimension.
+    The output's phases are convolutions: stride s gives s interleaved ones per dimension.
 
     Args:
         input: (N, C_in, H, W) or (C_in, H, W); contiguous, channels_last or any strides; float32 or bfloat16 on the
@@ -424,7 +424,7 @@ def conv_transpose3d(
 ) -> Tensor:
     """Transposed convolution, `torch.nn.functional.conv_transpose3d` with the same numbers.
 
-    The output's phases are plain convolutions: stride s gives s interleaved ones per dimension.
+    The output's phases are convolutions: stride s gives s interleaved ones per dimension.
 
     Args:
         input: (N, C_in, D, H, W) or (C_in, D, H, W); contiguous, channels_last or any strides; float32 or bfloat16 on

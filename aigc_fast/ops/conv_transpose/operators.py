@@ -122,9 +122,9 @@ def _backend_of(
     def prepare(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
         sizes, activation = split(rest)
         plan = plan_of(input, weight, bias, *sizes)
-        fallback, plain = both_references(input, weight, bias, *rest)
+        fallback, pytorchs = both_references(input, weight, bias, *rest)
         run = cpu.prepare_forward(input, weight, bias, plan, fallback, *activation)
-        return Runner(run, None if choice.leave_gradients(input, weight, plan) is None else plain)
+        return Runner(run, None if choice.leave_gradients(input, weight, plan) is None else pytorchs)
 
     def run(*args: Any) -> Tensor:
         return prepare(*args).run(*args)
@@ -134,12 +134,12 @@ def _backend_of(
 
     def prepare_reference(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
         _check_alike(input, weight, bias)
-        run, plain = both_references(input, weight, bias, *rest)
+        run, pytorchs = both_references(input, weight, bias, *rest)
         if cpu.unsupported((input, weight, bias)) is not None:
-            return Runner(run, plain)
+            return Runner(run, pytorchs)
         plan = plan_of(input, weight, bias, *split(rest)[0])
         leave = 0 in plan.output_shape or choice.leave_gradients(input, weight, plan) is not None
-        return Runner(run, plain if leave else None)
+        return Runner(run, pytorchs if leave else None)
 
     def unsupported(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
         reason = cpu.unsupported((input, weight, bias))
