@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
 from collections.abc import Collection
 from pathlib import Path
 
 _BAD_INPUT = 2
+_BYTES = re.compile(r"(\d+) *(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE | re.ASCII)
 
 
 def setting(variable: str, known: Collection[str], default: str) -> str:
@@ -21,9 +23,30 @@ def setting(variable: str, known: Collection[str], default: str) -> str:
     value = os.environ.get(variable) or default
     if value in known:
         return value
-    message = f"{variable}={value!r}: expected one of {', '.join(known)}"
+    raise _refused(variable, value, f"one of {', '.join(known)}")
+
+
+def byte_setting(variable: str, default: int) -> int:
+    """How many bytes an environment variable says, as 536870912, 512M or 2G; `default` where it is empty or not set.
+
+    Raises:
+        ValueError: on anything else.
+        SystemExit: as in `setting`.
+    """
+    value = os.environ.get(variable)
+    if not value:
+        return default
+    found = _BYTES.fullmatch(value.strip())
+    if found is None:
+        raise _refused(variable, value, "a number of bytes, as 536870912, 512M or 2G")
+    count, unit = found.groups()
+    return int(count) << 10 * (" KMGT".index(unit.upper()) if unit else 0)
+
+
+def _refused(variable: str, value: str, expected: str) -> ValueError:
+    message = f"{variable}={value!r}: expected {expected}"
     if not _on_the_command_line():
-        raise ValueError(message)
+        return ValueError(message)
     # The command line can't catch what is raised before its own modules are imported.
     print(f"aigc-fast: error: {message}", file=sys.stderr)
     sys.exit(_BAD_INPUT)

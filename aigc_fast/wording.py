@@ -21,3 +21,8 @@ def listed(names: Sequence[object], most: int = _MOST) -> str:
     """`a, b, c`, and where there are more than `most`, how many."""
     text = ", ".join(map(str, names[:most]))
     return text if len(names) <= most else f"{text}, … ({len(names)} in all)"
+
+
+def sized(nbytes: int) -> str:
+    """`12.5 MiB`: how much memory."""
+    return f"{nbytes / (1 << 20):.1f} MiB"

@@ -1,13 +1,18 @@
-"""The machine, as measurements name it."""
+"""The machine, as measurements name it, and its memory."""
 
 from __future__ import annotations
 
+import os
 import platform
+from contextlib import suppress
 from functools import cache
 
 import torch
 
 from aigc_fast.runtime import native
+
+_CONTAINER_LIMITS = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+_ASSUMED_BYTES = 8 << 30
 
 
 @cache
@@ -34,3 +39,14 @@ def description() -> dict[str, str | int]:
         "aigc_fast": __version__,
         "system": platform.system(),
     }
+
+
+def machine_bytes() -> int:
+    """The machine's memory, or the container's where that is less."""
+    found = [_ASSUMED_BYTES]
+    with suppress(AttributeError, ValueError, OSError):  # not every system tells
+        found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in _CONTAINER_LIMITS:
+        with suppress(OSError, ValueError), open(path, encoding="ascii") as file:  # "max" is no limit
+            found.append(int(file.read()))
+    return min(found)
