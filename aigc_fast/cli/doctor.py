@@ -17,7 +17,9 @@ from aigc_fast.diagnostics import info
 from aigc_fast.ops.examples import examples
 from aigc_fast.runtime import native, tuning
 from aigc_fast.runtime.backends import BACKEND_VARIABLE
+from aigc_fast.runtime.kept import KEPT_VARIABLE, store
 from aigc_fast.runtime.machine import processor_name
+from aigc_fast.wording import sized
 
 REQUIRED = ("numpy", "safetensors", "pillow", "typer", "rich")
 OPTIONAL = {
@@ -28,7 +30,7 @@ OPTIONAL = {
 }
 
 
-_VARIABLES = (native.ISA_VARIABLE, BACKEND_VARIABLE, tuning.TUNE_VARIABLE, tuning.FOLDER_VARIABLE)
+_VARIABLES = (native.ISA_VARIABLE, BACKEND_VARIABLE, KEPT_VARIABLE, tuning.TUNE_VARIABLE, tuning.FOLDER_VARIABLE)
 
 
 def _version(package: str) -> str | None:
@@ -53,6 +55,7 @@ def examine() -> dict[str, Any]:
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
         "environment": {name: os.environ.get(name) for name in _VARIABLES},
         "tuned": {"file": str(tuning.path()), "calls": len(tuning.measurements())},
+        "kept_weights": {"bytes": store.total(), "cap": store.cap},
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "functions": {name: _function(name) for name in sorted(examples())},
     }
@@ -107,6 +110,8 @@ def _show_processor(found: dict[str, Any]) -> None:
         rows["kernel threads"] = f"{library['threads']}, from {library['thread_pool']}"
         rows["calls measured here"] = f"{found['tuned']['calls']}, by aigc-fast tune and the like"
         rows["built with"] = f"{library['compiler']}, {library['flags']}, pybind11 {library['pybind11']}"
+    kept = found["kept_weights"]
+    rows["packed weights"] = f"{sized(kept['bytes'])} kept of at most {sized(kept['cap'])} ({KEPT_VARIABLE} sets a cap)"
     _section("Processor", rows)
 
 

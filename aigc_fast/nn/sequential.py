@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +14,9 @@ from aigc_fast.nn.drop_in import drop_in
 from aigc_fast.nn.overrides import Methods, calls_are_observed
 from aigc_fast.nn.random import Dropout
 from aigc_fast.ops.conv_transpose.operators import conv_activation, conv_transpose_activation
-from aigc_fast.ops.conv_transpose.packing import fingerprint
 from aigc_fast.ops.conv_transpose.plan import CHANNELS_LAST, is_dense, memory_format
 from aigc_fast.runtime import native
+from aigc_fast.runtime.kept import fingerprint, store
 from aigc_fast.runtime.operator import plain_eager
 
 _NAMES = ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
@@ -88,11 +87,17 @@ class Chain:
         return possible and memory_format(input, weight) == torch.contiguous_format
 
     def run(self, input: Tensor, channels_last: bool) -> Tensor:
-        """Convolution, norm and activation in one call, in channels_last where `turns` allows it."""
+        """Convolution, norm and activation in one call, in channels_last where `turns` allows it.
+
+        One by one where there is no room to keep the folded weight.
+        """
         conv = self.convolution
         weight, bias = conv.weight, conv.bias
         if self.norm is not None:
-            weight, bias = _folded(self, input.numel() // input.shape[1], channels_last)
+            folded = _folded(self, input.numel() // input.shape[1], channels_last)
+            if folded is None:
+                return self._one_by_one(input)
+            weight, bias = folded
         activation = _ACTIVATIONS[type(self.activation)] if self.activation is not None else "none"
         geometry = (conv.stride, conv.padding)
         if conv.transposed:
@@ -102,6 +107,10 @@ class Chain:
             fused = conv_activation
         arguments = input, weight, bias, *geometry, conv.dilation, conv.groups, activation, self.slope
         return fused(*arguments, precision=getattr(conv, "float32_precision", None))
+
+    def _one_by_one(self, input: Tensor) -> Tensor:
+        output = self.norm(self.convolution(input))
+        return output if self.activation is None else self.activation(output)
 
 
 @drop_in
@@ -119,6 +128,7 @@ class FusedSequential(nn.Sequential):
     The folded weights are kept until a tensor that they came from changes: its version counter, address, dtype or, for
     changes made through `.data`, which no counter shows, its elements. Of those a sample is looked at where all would
     take as long as the convolution: of a wide layer's weight that meets few pixels, and on other devices than the CPU.
+    Where AIGC_FAST_KEPT_BYTES leaves no room for them, the modules run one by one.
 
     Example:
         >>> model = aigc_fast.nn.FusedSequential(nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.BatchNorm2d(32), nn.ReLU())
@@ -200,25 +210,27 @@ def _foldable_norm(module: nn.Module, conv: nn.Module) -> bool:
     return type(module) is expected and module.num_features == conv.out_channels and _KNOWN.run_unseen(module)
 
 
-@dataclass(frozen=True)
-class _Fold:
+class _Fold(NamedTuple):
     stamp: tuple[Any, ...]
     weight: Tensor
     bias: Tensor
 
 
-_folds: WeakKeyDictionary[nn.Module, _Fold] = WeakKeyDictionary()
-
-
-def _folded(chain: Chain, pixels: int, channels_last: bool) -> tuple[Tensor, Tensor]:
+def _folded(chain: Chain, pixels: int, channels_last: bool) -> tuple[Tensor, Tensor] | None:
+    """The folded weight and bias; None where there is no room to keep them."""
     tensors = chain.tensors()
     if not all(_trackable(tensor) for tensor in tensors):
         return _fold(chain, channels_last)
+    weight, norm = chain.convolution.weight, chain.norm
+    slot = store.slot_of(weight, ("fold", id(norm), channels_last))
+    # The cap is of the machine's memory alone.
+    if weight.is_cpu and not store.hold(slot, weight.nbytes + norm.num_features * weight.itemsize):
+        return None
     versions = [(tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors]
-    stamp = (channels_last, chain.norm.eps, *versions, *_contents(tensors, pixels))
-    known = _folds.get(chain.convolution)
+    stamp = (norm.eps, *versions, *_contents(tensors, pixels))
+    known = slot.value
     if known is None or known.stamp != stamp:
-        known = _folds[chain.convolution] = _Fold(stamp, *_fold(chain, channels_last))
+        known = slot.value = _Fold(stamp, *_fold(chain, channels_last))
     return known.weight, known.bias
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from aigc_fast.nn.sequential import FusedSequential, chains
 from aigc_fast.optimize import measure, swap
 from aigc_fast.optimize.reporting import Entry, Report
+from aigc_fast.runtime.kept import store
 from aigc_fast.runtime.precision import check_precision
 from aigc_fast.runtime.tuning import tuning
 
@@ -83,7 +85,7 @@ def optimize(model: Model, *, example_inputs: Any = None, precision: str | None 
 
 
 def restore(model: Model) -> Model:
-    """Makes every layer that `optimize` swapped PyTorch's again, in place.
+    """Makes every layer that `optimize` swapped PyTorch's again, in place, and gives back what was kept of its weights.
 
     Args:
         model: a module that went through `optimize`, whole or in part.
@@ -98,11 +100,12 @@ def restore(model: Model) -> Model:
         elif type(module) is FusedSequential:
             swap.unfuse(module)
     _reports.pop(model, None)
+    store.release(_tensors(model))
     return model
 
 
 def report(model: nn.Module) -> Report:
-    """What `optimize` swapped in this model, what not and why.
+    """What `optimize` swapped in this model, what not and why, and the memory that its packed weights take now.
 
     A copy of an optimised model, or one that was loaded, tells what it holds, without times.
 
@@ -112,8 +115,11 @@ def report(model: nn.Module) -> Report:
     Returns:
         The report; `print` it for a table.
     """
-    if model in _reports:
-        return _reports[model]
+    found = _reports[model] if model in _reports else _found(model)
+    return dataclasses.replace(found, kept_bytes=store.bytes_of(_tensors(model)))
+
+
+def _found(model: nn.Module) -> Report:
     layers = tuple(
         Entry(name, _type_name(module), swap.is_swapped(module), _note_of_stock(module))
         for name, module in _candidates(model)
@@ -124,6 +130,10 @@ def report(model: nn.Module) -> Report:
         if type(module) is FusedSequential and chains(module)
     )
     return Report(layers, fused, _others(model))
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
 
 
 def _note_of_stock(module: nn.Module) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from aigc_fast.wording import sized
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -35,12 +37,14 @@ class Report:
         fused: every Sequential in which convolutions can run with what follows them.
         others: how many layers of each further type the model holds; aigc_fast has no drop-in for them.
         timed: what was timed: "forward", "forward + backward", or None.
+        kept_bytes: memory that the packed and folded forms of the model's weights took when the report was made.
     """
 
     layers: tuple[Entry, ...]
     fused: tuple[Entry, ...] = ()
     others: dict[str, int] = field(default_factory=dict)
     timed: str | None = None
+    kept_bytes: int = 0
 
     @property
     def swapped(self) -> tuple[Entry, ...]:
@@ -61,6 +65,8 @@ class Report:
         if self.others:
             counted = ", ".join(f"{count} {name}" for name, count in sorted(self.others.items()))
             lines += ["", f"no drop-in for: {counted}"]
+        if self.kept_bytes:
+            lines += ["", f"packed weights: {sized(self.kept_bytes)} are kept"]
         return "\n".join(lines)
 
     def _timing_text(self) -> str:

@@ -29,6 +29,7 @@ from aigc_fast.generation import (
 )
 from aigc_fast.models import ConvVAE, create, load, save
 from aigc_fast.runtime import native
+from aigc_fast.runtime.kept import store
 from aigc_fast.training import VAETrainer
 
 TINY = ["--steps", "4", "--batch-size", "8", "--sample-interval", "0"]
@@ -266,11 +267,18 @@ def module(*args, **environment):
 needs_native = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 
 
-@pytest.mark.parametrize("variable", ["AIGC_FAST_BACKEND", pytest.param("AIGC_FAST_CPU_ISA", marks=needs_native)])
-def test_a_wrong_environment_is_one_line(variable):
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [
+        ("AIGC_FAST_BACKEND", "one of"),
+        pytest.param("AIGC_FAST_CPU_ISA", "one of", marks=needs_native),
+        ("AIGC_FAST_KEPT_BYTES", "a number of bytes"),
+    ],
+)
+def test_a_wrong_environment_is_one_line(variable, expected):
     done = module("doctor", **{variable: "foo"})
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(rf"aigc-fast: error: {variable}='foo': expected one of .*\n", done.stderr)
+    assert re.fullmatch(rf"aigc-fast: error: {variable}='foo': expected {expected}.*\n", done.stderr)
 
 
 def test_the_script_too_tells_of_a_wrong_environment(monkeypatch, capsys):
@@ -585,6 +593,8 @@ def test_doctor_tells_versions_levels_and_every_function():
     for function in found["functions"].values():
         assert function["runs"] is not None
         assert function["backends"]
+    assert 0 <= found["kept_weights"]["bytes"] <= found["kept_weights"]["cap"] == store.cap
+    assert re.search(r"packed weights +\d+\.\d MiB kept of at most \d+\.\d MiB", shown.stdout)
 
 
 def test_doctor_without_the_native_library(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast.ops.conv_transpose import reference
-from aigc_fast.ops.conv_transpose.packing import Packing
+from aigc_fast.ops.conv_transpose.packing import packing
 from aigc_fast.ops.conv_transpose.plan import Ints, Plan, is_dense, layout, memory_format, packed_ints, strides_of_axes
 from aigc_fast.runtime import dtypes, native
 from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
@@ -108,14 +108,13 @@ def prepare_forward(
         weight: of (C_in, C_out / groups, ...) where transposed, else (C_out, C_in / groups, ...).
         bias: of C_out, or None.
         plan: of the convolution.
-        fallback: what runs where the weight is not finite, with the same arguments.
+        fallback: what runs where the weight is not finite or its packed form has no room, with the same arguments.
         activation: a key of `ACTIVATIONS`.
         slope: of leaky_relu.
 
     Returns:
         A function of (input, weight, bias, and anything) that gives the output.
     """
-    packed_of = Packing.of
     if plan.is_matrix:
 
         def fallback(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
@@ -123,8 +122,6 @@ def prepare_forward(
 
         if not plan.geometry[-1]:
             return fallback
-        # Packing costs as much as the product.
-        packed_of = Packing.kept
     code = DTYPES[input.dtype]
     like = _output_like(input, weight, plan)
     layouts = in_layout, out_layout = layout(input), layout(like)
@@ -160,15 +157,19 @@ def prepare_forward(
     if weight.numel() <= SMALL_WEIGHT and is_dense(weight):
         return _packing_at_every_call(call, weight, geometry, methods, fallback)
     uses = plan.multiply_adds // weight.numel()
-    packings = [Packing(weight, code, *layouts, geometry, method, uses) for method in methods]
+    packings = {method: packing(weight, code, *layouts, geometry, method, uses) for method in methods}
+    # Packing costs as much as a single pixel's product.
+    ways = [(method, packed.kept if plan.is_matrix else packed.of) for method, packed in packings.items()]
+    if not plan.is_matrix:
+        ways += [(method, packed.without_room) for method, packed in packings.items()]
 
     def run(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-        for packing in packings:
-            packed = packed_of(packing, weight)
+        for method, packed_of in ways:
+            packed = packed_of(weight)
             if packed is None:
                 continue
             kernel = native.cpu.kernels.conv_forward
-            output = call(kernel, input, packed.data_ptr(), bias, geometry, packing.method)
+            output = call(kernel, input, packed.data_ptr(), bias, geometry, method)
             if output is not None:
                 return output
         return fallback(input, weight, bias, *rest)
