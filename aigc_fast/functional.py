@@ -13,6 +13,7 @@ from aigc_fast.ops.conv_transpose.functional import (
     conv_transpose3d,
 )
 from aigc_fast.ops.random.functional import dropout, rand, randn
+from aigc_fast.ops.recurrent.functional import gru, lstm, rnn_relu, rnn_tanh
 from aigc_fast.ops.recursion.functional import ar_recursion, lfilter, sample_wise_lpc
 from aigc_fast.ops.reparameterize.functional import kl_standard_normal, reparameterize, reparameterize_kl
 
@@ -25,12 +26,16 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose3d",
     "dropout",
+    "gru",
     "kl_standard_normal",
     "lfilter",
+    "lstm",
     "rand",
     "randn",
     "reparameterize",
     "reparameterize_kl",
+    "rnn_relu",
+    "rnn_tanh",
     "sample_wise_lpc",
     "scaled_dot_product_attention",
     "varlen_attn",

@@ -23,6 +23,7 @@ FORWARD = {
     "conv_forward_once",
     "dropout",
     "normal",
+    "recurrent",
     "recursion",
     "recursion_varying",
     "reparameterize",

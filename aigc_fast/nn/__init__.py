@@ -3,11 +3,15 @@
 from aigc_fast.nn.attention import MultiheadAttention, TransformerEncoderLayer
 from aigc_fast.nn.conv_transpose import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from aigc_fast.nn.random import Dropout
+from aigc_fast.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from aigc_fast.nn.recursion import ARRecursion
 from aigc_fast.nn.reparameterize import Reparameterize
 from aigc_fast.nn.sequential import FusedSequential
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "ARRecursion",
     "Conv1d",
     "Conv2d",
@@ -17,7 +21,10 @@ __all__ = [
     "ConvTranspose3d",
     "Dropout",
     "FusedSequential",
+    "GRUCell",
+    "LSTMCell",
     "MultiheadAttention",
+    "RNNCell",
     "Reparameterize",
     "TransformerEncoderLayer",
 ]

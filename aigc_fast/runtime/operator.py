@@ -41,6 +41,7 @@ _own_precision = own_precision.get
 _is_batched = torch._C._functorch.is_legacy_batchedtensor
 
 _operators: dict[str, Operator] = {}
+_LISTS = tuple, list
 
 
 def operators() -> dict[str, Operator]:
@@ -137,6 +138,8 @@ def _given_tensors(schema: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
     by_place = schema.split("->")[0].split(", *,")[0]
     parameters = [parameter.split() for parameter in by_place.strip(" ()").split(", ")]
     places = [i for i, (kind, name) in enumerate(parameters) if "Tensor" in kind and name != "philox_key"]
+    if any("Tensor[]" in parameters[i][0] for i in places):
+        return lambda args: _spread([args[i] for i in places])[0]
     first, count = (places[0], len(places)) if places else (0, 0)
     together = places == list(range(first, first + count))
     return itemgetter(slice(first, first + count)) if together else itemgetter(*places)
@@ -195,7 +198,7 @@ class Operator:
             torch.library.register_autograd(f"aigc_fast::{name}", backward, setup_context=setup, lib=LIBRARY)
         if flops is not None:
             count(getattr(torch.ops.aigc_fast, name), flops)
-        self._apply = _make_apply(name, setup_context, backward)
+        self._apply = _make_apply(name, setup_context, backward, "Tensor[]" in schema.split("->")[0])
         self._overload = getattr(torch.ops.aigc_fast, name).default
         decompose_for_onnx(self._overload, lambda *args, precision=None: reference(*args), allocate)
         _operators[name] = self
@@ -345,10 +348,25 @@ def _for_each_gradient(backward: Callable[..., Any], ctx: Any, gradients: Sequen
     )
 
 
+def _spread(args: Sequence[Any]) -> tuple[list[Any], tuple[int, ...]]:
+    """The arguments, and the items of lists among them in their places; how long each list is, -1 of what is none."""
+    lengths = tuple(len(arg) if type(arg) in _LISTS else -1 for arg in args)
+    return [item for arg in args for item in (arg if type(arg) in _LISTS else (arg,))], lengths
+
+
+def _gathered(items: Sequence[Any], lengths: Sequence[int]) -> list[Any]:
+    """The arguments that were spread."""
+    args, at = [], 0
+    for length in lengths:
+        args.append(items[at] if length < 0 else list(items[at : at + length]))
+        at += 1 if length < 0 else length
+    return args
+
+
 def _make_apply(
-    name: str, setup_context: Callable[..., None] | None, backward: Callable[..., Any] | None
+    name: str, setup_context: Callable[..., None] | None, backward: Callable[..., Any] | None, has_lists: bool
 ) -> Callable[..., Any]:
-    """Applies an autograd.Function to the op's arguments and to what runs them."""
+    """Applies an autograd.Function to the op's arguments, lists of tensors among them, and to what runs them."""
 
     def forward(ctx: Any, *args_and_run: Any) -> Any:
         args = args_and_run[:-1]
@@ -362,7 +380,6 @@ def _make_apply(
         if any(gradient is not None and _is_batched(gradient) for gradient in gradients):
             return *_for_each_gradient(backward, ReadOnce(ctx), gradients), None
         return *backward(ctx, *gradients), None
-
     members = {"forward": staticmethod(forward)}
     if backward is not None:
         members["backward"] = staticmethod(backward_of_args)

@@ -40,12 +40,30 @@ struct Job {
     }
 };
 
+struct Team {
+    int64_t members;
+    MemberFunction function;
+    void* context;
+    std::atomic<int64_t> next{0};
+};
+
 thread_local bool inside_region = false;
 std::atomic<bool> forked{false};
 
 void run_inside(void* job) {
     inside_region = true;
     static_cast<Job*>(job)->run_pieces();
+    inside_region = false;
+}
+
+// Every thread of the pool comes here once.
+void run_member(void* context) {
+    Team& team = *static_cast<Team*>(context);
+    const int64_t member = team.next.fetch_add(1, std::memory_order_relaxed);
+    if (member >= team.members)
+        return;
+    inside_region = true;
+    team.function(team.context, member, team.members);
     inside_region = false;
 }
 
@@ -64,16 +82,18 @@ class ThreadPool {
         for (auto& thread : threads_)
             thread.join();
     }
-    void run(Job& job) {
+    // On all threads and the caller's.
+    void run(void (*function)(void*), void* context) {
         std::lock_guard one_job_at_a_time(callers_);
         {
             std::lock_guard lock(mutex_);
-            job_ = &job;
+            function_ = function;
+            context_ = context;
             busy_ = threads_.size();
             ++generation_;
         }
         wake_.notify_all();
-        run_inside(&job);
+        function(context);
         std::unique_lock lock(mutex_);
         idle_.wait(lock, [this] { return busy_ == 0; });
     }
@@ -86,9 +106,10 @@ class ThreadPool {
             if (stopping_)
                 return;
             seen = generation_;
-            Job* job = job_;
+            const auto function = function_;
+            void* const context = context_;
             lock.unlock();
-            run_inside(job);
+            function(context);
             lock.lock();
             if (--busy_ == 0)
                 idle_.notify_one();
@@ -98,7 +119,8 @@ class ThreadPool {
     std::vector<std::thread> threads_;
     std::mutex callers_, mutex_;
     std::condition_variable wake_, idle_;
-    Job* job_ = nullptr;
+    void (*function_)(void*) = nullptr;
+    void* context_ = nullptr;
     size_t busy_ = 0;
     uint64_t generation_ = 0;
     bool stopping_ = false;
@@ -108,22 +130,40 @@ struct OpenMP {
     void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
     int (*max_threads)() = nullptr;
     int (*in_parallel)() = nullptr;
+    int (*team_size)() = nullptr;
 
     OpenMP() {
 #if !defined(_WIN32)
         parallel = reinterpret_cast<decltype(parallel)>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
         max_threads = reinterpret_cast<decltype(max_threads)>(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
         in_parallel = reinterpret_cast<decltype(in_parallel)>(dlsym(RTLD_DEFAULT, "omp_in_parallel"));
+        team_size = reinterpret_cast<decltype(team_size)>(dlsym(RTLD_DEFAULT, "omp_get_num_threads"));
         // A forked child inherits a pool whose threads are gone: entering it would wait for ever.
         pthread_atfork(nullptr, nullptr, [] { forked = true; });
 #endif
     }
-    bool usable() const { return parallel && max_threads && in_parallel; }
+    bool usable() const { return parallel && max_threads && in_parallel && team_size; }
 };
 
 const OpenMP& openmp() {
     static const OpenMP found;
     return found;
+}
+
+// OpenMP may give a team fewer threads than it was asked for.
+void run_openmp_member(void* context) {
+    Team& team = *static_cast<Team*>(context);
+    const int64_t members = openmp().team_size();
+    inside_region = true;
+    team.function(team.context, team.next.fetch_add(1, std::memory_order_relaxed), members);
+    inside_region = false;
+}
+
+// Leaves the core's resources to its other thread for a moment.
+void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
 }
 
 int64_t pool_size() {
@@ -164,9 +204,40 @@ void parallel_run(int64_t begin, int64_t end, int64_t grain, RangeFunction funct
     if (openmp().usable())
         openmp().parallel(run_inside, &job, static_cast<unsigned>(threads), 0);
     else
-        own_pool().run(job);
+        own_pool().run(run_inside, &job);
     if (job.error)
         std::rethrow_exception(job.error);
+}
+
+void team_run(int64_t wanted, MemberFunction function, void* context) {
+    const int64_t threads = std::min(thread_count(), wanted);
+    if (threads <= 1) {
+        function(context, 0, 1);
+        return;
+    }
+    Team team{.members = threads, .function = function, .context = context};
+    if (openmp().usable())
+        openmp().parallel(run_openmp_member, &team, static_cast<unsigned>(threads), 0);
+    else
+        own_pool().run(run_member, &team);
+}
+
+void Barrier::wait(int64_t members) {
+    constexpr int SPINS = 4096;
+    if (members <= 1)
+        return;
+    std::atomic_ref arrived(arrived_), passed(passed_);
+    const int64_t before = passed.load(std::memory_order_acquire);
+    if (arrived.fetch_add(1, std::memory_order_acq_rel) == members - 1) {
+        arrived.store(0, std::memory_order_relaxed);
+        passed.store(before + 1, std::memory_order_release);
+        return;
+    }
+    for (int spin = 0; passed.load(std::memory_order_acquire) == before; ++spin)
+        if (spin < SPINS)
+            pause();
+        else
+            std::this_thread::yield();
 }
 
 }

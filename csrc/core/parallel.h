@@ -10,6 +10,23 @@ using RangeFunction = void (*)(void* context, int64_t begin, int64_t end);
 
 void parallel_run(int64_t begin, int64_t end, int64_t grain, RangeFunction function, void* context);
 int64_t thread_count();
+
+// Members of a team run at the same time, so that they may wait for each other.
+using MemberFunction = void (*)(void* context, int64_t member, int64_t members);
+
+// At most `wanted` of them; inside another region, after a fork, or where there are no threads, one. The function must
+// not throw: the others would wait for its thread.
+void team_run(int64_t wanted, MemberFunction function, void* context);
+
+// Where some members of a team wait until all of these have come: for a while at work, then giving way to other
+// threads.
+class alignas(64) Barrier {
+  public:
+    void wait(int64_t members);
+
+  private:
+    int64_t arrived_ = 0, passed_ = 0;
+};
 const char* thread_pool_name();
 
 }
@@ -23,6 +40,15 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, const F& f) {
     parallel_run(
         begin, end, grain,
         [](void* context, int64_t first, int64_t last) { (*static_cast<const F*>(context))(first, last); },
+        const_cast<F*>(&f));
+}
+
+// Calls f(member, members) on the threads of a team.
+template <class F>
+void team(int64_t wanted, const F& f) {
+    team_run(
+        wanted,
+        [](void* context, int64_t member, int64_t members) { (*static_cast<const F*>(context))(member, members); },
         const_cast<F*>(&f));
 }
 

@@ -1,0 +1,143 @@
+"""`nn.RNN`, `nn.LSTM`, `nn.GRU` and their cells on `aigc_fast.functional`'s whole sequences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from aigc_fast.nn.drop_in import drop_in
+from aigc_fast.ops.recurrent.functional import recur
+from aigc_fast.ops.recurrent.sizes import CODES
+
+
+def _zeros(module: torch.nn.RNNBase, input: Tensor, batch: int) -> Any:
+    parts = module.num_layers * (2 if module.bidirectional else 1)
+    hidden = torch.zeros(parts, batch, module.proj_size or module.hidden_size, dtype=input.dtype, device=input.device)
+    if module.mode != "LSTM":
+        return hidden
+    return hidden, torch.zeros(parts, batch, module.hidden_size, dtype=input.dtype, device=input.device)
+
+
+def _unsqueezed(module: torch.nn.RNNBase, hx: Any, is_batched: bool) -> Any:
+    """The states with a dimension for the batch."""
+    states, dim = hx if module.mode == "LSTM" else (hx,), 3 if is_batched else 2
+    if any(state.dim() != dim for state in states):
+        shown = ", ".join(f"{state.dim()}-D" for state in states)
+        kind = "batched 3-D" if is_batched else "unbatched 2-D"
+        raise RuntimeError(f"For {kind} input, hx should also be {dim}-D but got {shown}")
+    if is_batched:
+        return hx
+    return tuple(state.unsqueeze(1) for state in states) if module.mode == "LSTM" else hx.unsqueeze(1)
+
+
+def _forward(module: torch.nn.RNNBase, input: Any, hx: Any) -> tuple[Any, Any]:
+    """PyTorch's forward of the three modules around the op."""
+    is_packed, is_lstm = isinstance(input, PackedSequence), module.mode == "LSTM"
+    data, batch_sizes, sorted_indices, unsorted_indices = input if is_packed else (input, None, None, None)
+    if not is_packed and data.dim() not in (2, 3):
+        raise ValueError(f"{module._get_name()}: Expected input to be 2D or 3D, got {data.dim()}D instead")
+    is_batched, batch_dim = is_packed or data.dim() == 3, 0 if module.batch_first else 1
+    if not is_batched:
+        data = data.unsqueeze(batch_dim)
+    if hx is None:
+        hx = _zeros(module, data, batch_sizes[0] if is_packed else data.size(batch_dim))
+    else:
+        if not is_packed:
+            hx = _unsqueezed(module, hx, is_batched)
+        hx = module.permute_hidden(hx, sorted_indices)
+    module.check_forward_args(data, hx, batch_sizes)
+    # By name: the list that the module keeps misses what parametrizations compute.
+    params = [getattr(module, name) for names in module._all_weights for name in names]
+    numbers = module.bias, module.num_layers, module.dropout, module.training, module.bidirectional
+    output, *last = recur(CODES[module.mode], data, batch_sizes, hx, params, *numbers, module.batch_first)
+    if is_packed:
+        output = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
+    elif not is_batched:
+        output, last = output.squeeze(batch_dim), [state.squeeze(1) for state in last]
+    return output, module.permute_hidden(tuple(last) if is_lstm else last[0], unsorted_indices)
+
+
+@drop_in
+class RNN(torch.nn.RNN):
+    """`torch.nn.RNN`: the same constructor, parameters, `state_dict` keys and numbers, by one call for all layers."""
+
+    def forward(self, input: Tensor | PackedSequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
+        """See torch.nn.RNN."""
+        return _forward(self, input, hx)
+
+
+@drop_in
+class LSTM(torch.nn.LSTM):
+    """`torch.nn.LSTM`: the same constructor, parameters, `state_dict` keys and numbers, by one call for all layers."""
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """See torch.nn.LSTM."""
+        return _forward(self, input, hx)
+
+
+@drop_in
+class GRU(torch.nn.GRU):
+    """`torch.nn.GRU`: the same constructor, parameters, `state_dict` keys and numbers, by one call for all layers."""
+
+    def forward(self, input: Tensor | PackedSequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
+        """See torch.nn.GRU."""
+        return _forward(self, input, hx)
+
+
+def _cell(mode: str, module: torch.nn.RNNCellBase, input: Tensor, hx: Any) -> tuple[Tensor, ...] | None:
+    """The states after one step; None where PyTorch's cell had better say what does not fit."""
+    is_lstm, dim = mode == "LSTM", input.dim()
+    if dim not in (1, 2):
+        return None
+    if hx is None:
+        zeros = torch.zeros(*input.shape[:-1], module.hidden_size, dtype=input.dtype, device=input.device)
+        hx = (zeros, zeros) if is_lstm else zeros
+    states = tuple(hx) if is_lstm else (hx,)
+    if any(state.dim() != dim for state in states):
+        return None
+    data = input.unsqueeze(0) if dim == 2 else input[None, None]
+    states = tuple(state.unsqueeze(0) if dim == 2 else state[None, None] for state in states)
+    params = [module.weight_ih, module.weight_hh]
+    if module.bias:
+        params += [module.bias_ih, module.bias_hh]
+    numbers = module.bias, 1, 0.0, False, False, False
+    found = recur(CODES[mode], data, None, states if is_lstm else states[0], params, *numbers, own=lambda: (None,))
+    if found[0] is None:
+        return None
+    return tuple(state[0] if dim == 2 else state[0, 0] for state in found[1:])
+
+
+@drop_in
+class RNNCell(torch.nn.RNNCell):
+    """`torch.nn.RNNCell`: the same constructor, parameters, `state_dict` keys and numbers."""
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """See torch.nn.RNNCell."""
+        mode = f"RNN_{self.nonlinearity.upper()}"
+        found = _cell(mode, self, input, hx) if mode in CODES else None
+        return torch.nn.RNNCell.forward(self, input, hx) if found is None else found[0]
+
+
+@drop_in
+class LSTMCell(torch.nn.LSTMCell):
+    """`torch.nn.LSTMCell`: the same constructor, parameters, `state_dict` keys and numbers."""
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """See torch.nn.LSTMCell."""
+        found = _cell("LSTM", self, input, hx)
+        return torch.nn.LSTMCell.forward(self, input, hx) if found is None else found
+
+
+@drop_in
+class GRUCell(torch.nn.GRUCell):
+    """`torch.nn.GRUCell`: the same constructor, parameters, `state_dict` keys and numbers."""
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """See torch.nn.GRUCell."""
+        found = _cell("GRU", self, input, hx)
+        return torch.nn.GRUCell.forward(self, input, hx) if found is None else found[0]

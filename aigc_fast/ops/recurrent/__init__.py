@@ -1,0 +1,1 @@
+"""Recurrent networks over whole sequences: tanh, relu, LSTM and GRU cells."""

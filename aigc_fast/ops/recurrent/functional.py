@@ -1,0 +1,176 @@
+"""The public functions: the arguments of torch._VF's, padded and packed, over the op."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aigc_fast.ops.recurrent import choice
+from aigc_fast.ops.recurrent.operators import RECURRENT
+from aigc_fast.ops.recurrent.sizes import GRU, LSTM, RNN_RELU, RNN_TANH, Options
+from aigc_fast.runtime.backends import leave_to_pytorch
+from aigc_fast.runtime.recording import is_recorded, is_symbolic, record
+
+# Bound here, so that these functions may be put in their places.
+PYTORCHS: dict[int, Callable[..., Any]] = {
+    RNN_TANH: torch._VF.rnn_tanh,
+    RNN_RELU: torch._VF.rnn_relu,
+    LSTM: torch._VF.lstm,
+    GRU: torch._VF.gru,
+}
+_PADDED = "input", "hx", "params", "has_biases", "num_layers", "dropout", "train", "bidirectional", "batch_first"
+_PACKED = "data", "batch_sizes", "hx", "params", "has_biases", "num_layers", "dropout", "train", "bidirectional"
+
+
+def recur(
+    mode: int,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Any,
+    params: Sequence[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+    own: Callable[[], Any] | None = None,
+) -> tuple[Tensor, ...]:
+    """What torch._VF gives for a mode's arguments; of packed sequences where `batch_sizes` are given.
+
+    Args:
+        own: PyTorch's own call, where that is another than torch._VF's.
+    """
+
+    def pytorchs() -> tuple[Tensor, ...]:
+        if own is not None:
+            return own()
+        first = (input,) if batch_sizes is None else (input, batch_sizes)
+        last = (batch_first,) if batch_sizes is None else ()
+        numbers = has_biases, num_layers, dropout, train, bidirectional
+        return PYTORCHS[mode](*first, hx, params, *numbers, *last)
+
+    options = Options(mode, num_layers, bool(bidirectional), bool(has_biases), bool(batch_first))
+    states = tuple(hx) if mode == LSTM else (hx,)
+    if is_recorded() or not choice.fits(input, batch_sizes, states, params, options):
+        leave_to_pytorch(RECURRENT.name, "the arguments do not fit each other: PyTorch's own call says so")
+        return pytorchs()
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (input, *states, *params))
+    reason = choice.leave(input, dropout if train and num_layers > 1 else 0.0, keep)
+    if reason is not None:
+        leave_to_pytorch(RECURRENT.name, reason)
+        return pytorchs()
+    found = RECURRENT(input, batch_sizes, list(states), list(params), *options, keep)
+    return found[: 1 + len(states)]
+
+
+def _called(function: Callable[..., Any], mode: int, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """A call of one of the two forms of a public function."""
+    tensors = [arg for arg in (*args, *named.values()) if isinstance(arg, Tensor) or hasattr(arg, "__torch_function__")]
+    if is_symbolic(*tensors):
+        return record(function, *args, **named)
+    is_packed = "batch_sizes" in named or (len(args) > 3 and isinstance(args[3], (list, tuple)))
+    names = _PACKED if is_packed else _PADDED
+    values = dict(zip(names, args, strict=False))
+    if len(args) > len(names) or values.keys() & named.keys() or values.keys() | named.keys() != set(names):
+        raise TypeError(f"{function.__name__}() takes ({', '.join(_PADDED)}) or ({', '.join(_PACKED)})")
+    values |= named
+    rest = [values[name] for name in names[3 if is_packed else 2 :]]
+    if is_packed:
+        return recur(mode, values["data"], values["batch_sizes"], values["hx"], *rest, False)
+    return recur(mode, values["input"], None, values["hx"], *rest)
+
+
+def rnn_tanh(*args: Any, **named: Any) -> tuple[Tensor, ...]:
+    """Elman networks with tanh: the arguments of `torch._VF.rnn_tanh`.
+
+    On the CPU in float32 by one native call for all layers, directions and steps; else by PyTorch's own.
+
+    Args:
+        input: (T, B, I), or (B, T, I) with `batch_first`.
+        hx: h_0, (layers * directions, B, H).
+        params: of each layer and direction weight_ih, weight_hh and, with `has_biases`, bias_ih and bias_hh.
+        has_biases, num_layers, dropout, train, bidirectional, batch_first: as in torch.nn.RNN, by position too.
+        data, batch_sizes: in place of `input`, and without `batch_first`, those of a PackedSequence: ``rnn_tanh(data,
+            batch_sizes, hx, params, has_biases, num_layers, dropout, train, bidirectional)``.
+
+    Returns:
+        (output, h_n), output (T, B, directions * H).
+
+    Raises:
+        RuntimeError, ValueError: arguments that do not fit, as PyTorch's call raises them.
+        TypeError: arguments of neither form.
+    """
+    return _called(rnn_tanh, RNN_TANH, args, named)
+
+
+def rnn_relu(*args: Any, **named: Any) -> tuple[Tensor, ...]:
+    """Elman networks with relu: the arguments of `torch._VF.rnn_relu`.
+
+    On the CPU in float32 by one native call for all layers, directions and steps; else by PyTorch's own.
+
+    Args:
+        input: (T, B, I), or (B, T, I) with `batch_first`.
+        hx: h_0, (layers * directions, B, H).
+        params: of each layer and direction weight_ih, weight_hh and, with `has_biases`, bias_ih and bias_hh.
+        has_biases, num_layers, dropout, train, bidirectional, batch_first: as in torch.nn.RNN, by position too.
+        data, batch_sizes: in place of `input`, and without `batch_first`, those of a PackedSequence: ``rnn_relu(data,
+            batch_sizes, hx, params, has_biases, num_layers, dropout, train, bidirectional)``.
+
+    Returns:
+        (output, h_n), output (T, B, directions * H).
+
+    Raises:
+        RuntimeError, ValueError: arguments that do not fit, as PyTorch's call raises them.
+        TypeError: arguments of neither form.
+    """
+    return _called(rnn_relu, RNN_RELU, args, named)
+
+
+def lstm(*args: Any, **named: Any) -> tuple[Tensor, ...]:
+    """LSTM networks: the arguments of `torch._VF.lstm`.
+
+    On the CPU in float32 by one native call for all layers, directions and steps; else by PyTorch's own.
+
+    Args:
+        input: (T, B, I), or (B, T, I) with `batch_first`.
+        hx: (h_0, c_0), (layers * directions, B, size) and (layers * directions, B, H).
+        params: of each layer and direction weight_ih, weight_hh and, with `has_biases`, bias_ih and bias_hh, with projections weight_hr.
+        has_biases, num_layers, dropout, train, bidirectional, batch_first: as in torch.nn.LSTM, by position too.
+        data, batch_sizes: in place of `input`, and without `batch_first`, those of a PackedSequence: ``lstm(data,
+            batch_sizes, hx, params, has_biases, num_layers, dropout, train, bidirectional)``.
+
+    Returns:
+        (output, h_n, c_n), output (T, B, directions * size).
+
+    Raises:
+        RuntimeError, ValueError: arguments that do not fit, as PyTorch's call raises them.
+        TypeError: arguments of neither form.
+    """
+    return _called(lstm, LSTM, args, named)
+
+
+def gru(*args: Any, **named: Any) -> tuple[Tensor, ...]:
+    """GRU networks: the arguments of `torch._VF.gru`.
+
+    On the CPU in float32 by one native call for all layers, directions and steps; else by PyTorch's own.
+
+    Args:
+        input: (T, B, I), or (B, T, I) with `batch_first`.
+        hx: h_0, (layers * directions, B, H).
+        params: of each layer and direction weight_ih, weight_hh and, with `has_biases`, bias_ih and bias_hh.
+        has_biases, num_layers, dropout, train, bidirectional, batch_first: as in torch.nn.GRU, by position too.
+        data, batch_sizes: in place of `input`, and without `batch_first`, those of a PackedSequence: ``gru(data,
+            batch_sizes, hx, params, has_biases, num_layers, dropout, train, bidirectional)``.
+
+    Returns:
+        (output, h_n), output (T, B, directions * H).
+
+    Raises:
+        RuntimeError, ValueError: arguments that do not fit, as PyTorch's call raises them.
+        TypeError: arguments of neither form.
+    """
+    return _called(gru, GRU, args, named)

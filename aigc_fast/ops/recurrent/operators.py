@@ -1,0 +1,98 @@
+"""Recurrent networks over whole sequences, and their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aigc_fast.ops.recurrent import cpu, reference
+from aigc_fast.ops.recurrent.sizes import LSTM, Options, kept_size, sizes_of
+from aigc_fast.runtime.operator import Operator
+
+__all__ = ["RECURRENT", "RECURRENT_BACKWARD"]
+
+
+def _empty(
+    input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], params: Sequence[Tensor], *numbers: Any
+) -> tuple[Tensor, ...]:
+    *rest, keep = numbers
+    options = Options(*rest)
+    sizes = sizes_of(input, batch_sizes, states, options)
+    output = input.new_empty((*input.shape[:-1], options.directions * sizes.size))
+    cells = input.new_empty(states[1].shape if options.mode == LSTM else 0)
+    kept = input.new_empty(kept_size(sizes, options) if keep else 0, dtype=torch.float32)
+    return output, input.new_empty(states[0].shape), cells, kept
+
+
+def _setup(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, ...]) -> None:
+    input, batch_sizes, states, params, *numbers = inputs
+    ctx.numbers = numbers[:-1]
+    ctx.counts = len(states), len(params)
+    ctx.mark_non_differentiable(output[3], *([] if len(states) == 2 else [output[2]]))
+    ctx.save_for_backward(input, batch_sizes, *states, *params, output[0], output[3])
+
+
+def _backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    states, params = ctx.counts
+    input, batch_sizes, *tensors, output, kept = ctx.saved_tensors
+    given = input, batch_sizes, tensors[:states], tensors[states:]
+    found = RECURRENT_BACKWARD(list(grads[: 1 + states]), *given, output, kept, *ctx.numbers)
+    return found[0], None, list(found[1 : 1 + states]), list(found[1 + states :]), *[None] * 6
+
+
+def _empty_gradients(
+    grads: Sequence[Tensor],
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    states: Sequence[Tensor],
+    params: Sequence[Tensor],
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in (input, *states, *params))
+
+
+def _setup_backward(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) -> None:
+    grads, input, batch_sizes, states, params, _, _, *ctx.numbers = inputs
+    ctx.counts = len(grads), len(states), len(params)
+    ctx.save_for_backward(batch_sizes, *grads, input, *states, *params)
+
+
+def _double_backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
+    if isinstance(upstream[0], list):
+        (upstream,) = upstream
+    grads, states, params = ctx.counts
+    batch_sizes, *tensors = ctx.saved_tensors
+    keep_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = [reference.own_variable(tensor, keep_graph) for tensor in tensors]
+        input, *rest = inputs[grads:]
+        given = inputs[:grads], input, batch_sizes, rest[:states], rest[states:], None, None
+        first = reference.recurrent_backward(*given, *ctx.numbers)
+        found = torch.autograd.grad(first, inputs, upstream, create_graph=keep_graph, allow_unused=True)
+    to_rest = list(found[grads + 1 :])
+    return list(found[:grads]), found[grads], None, to_rest[:states], to_rest[states:], *[None] * 7
+
+
+_GIVEN = "Tensor input, Tensor? batch_sizes, Tensor[] states, Tensor[] params"
+_NUMBERS = "int mode, int layers, bool bidirectional, bool has_biases, bool batch_first"
+
+RECURRENT = Operator(
+    "recurrent",
+    f"({_GIVEN}, {_NUMBERS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)",
+    reference=reference.recurrent,
+    allocate=_empty,
+    setup_context=_setup,
+    backward=_backward,
+)
+RECURRENT_BACKWARD = Operator(
+    "recurrent_backward",
+    f"(Tensor[] grads, {_GIVEN}, Tensor output, Tensor kept, {_NUMBERS}) -> Tensor[]",
+    reference=reference.recurrent_backward,
+    allocate=_empty_gradients,
+    setup_context=_setup_backward,
+    backward=_double_backward,
+)
+RECURRENT.register("cpu", cpu.recurrent, cpu.unsupported)

@@ -1,0 +1,108 @@
+"""The formulas in plain PyTorch, differentiable any number of times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as TF
+from torch import Tensor
+
+from aigc_fast.ops.recurrent.sizes import GRU, LSTM, RNN_TANH, Options, kept_size, params_of, sizes_of
+
+
+def _step(mode: int, x: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], has_biases: bool) -> Any:
+    """The states after a step; `x` is the input's product already, with its bias."""
+    hidden = states[0]
+    h = TF.linear(hidden, params[1], params[3] if has_biases else None)
+    if mode == LSTM:
+        i, f, g, o = (x + h).chunk(4, -1)
+        cell = f.sigmoid() * states[1] + i.sigmoid() * g.tanh()
+        shown = o.sigmoid() * cell.tanh()
+        is_projected = len(params) > (4 if has_biases else 2)
+        return TF.linear(shown, params[-1]) if is_projected else shown, cell
+    if mode == GRU:
+        (x_r, x_z, x_n), (h_r, h_z, h_n) = x.chunk(3, -1), h.chunk(3, -1)
+        update, fresh = (x_z + h_z).sigmoid(), (x_n + (x_r + h_r).sigmoid() * h_n).tanh()
+        return ((hidden - fresh) * update + fresh,)
+    return ((x + h).tanh() if mode == RNN_TANH else (x + h).relu(),)
+
+
+def _direction(
+    steps: Sequence[Tensor], states: Sequence[Tensor], params: Sequence[Tensor], options: Options, reversed_: bool
+) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    """The hidden states of all steps, in the steps' order, and the last states of each sequence."""
+    found: list[Tensor] = []
+    now, ended = tuple(state[: steps[-1 if reversed_ else 0].shape[0]] for state in states), []
+    for x in reversed(steps) if reversed_ else steps:
+        count, going_on = x.shape[0], now[0].shape[0]
+        if count < going_on:
+            ended.append(tuple(state[count:] for state in now))
+            now = tuple(state[:count] for state in now)
+        elif count > going_on:
+            now = tuple(
+                torch.cat([state, first[going_on:count]]) for state, first in zip(now, states, strict=True)
+            )
+        x = TF.linear(x, params[0], params[2] if options.has_biases else None)
+        now = _step(options.mode, x, now, params, options.has_biases)
+        found.append(now[0])
+    last = tuple(torch.cat(parts) for parts in zip(now, *reversed(ended), strict=True)) if ended else now
+    return found[::-1] if reversed_ else found, last
+
+
+def recurrent(
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    states: Sequence[Tensor],
+    params: Sequence[Tensor],
+    *numbers: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The output, the last hidden states, an LSTM's last cells, and zeros for what backward would read."""
+    *rest, keep = numbers
+    options = Options(*rest)
+    sizes = sizes_of(input, batch_sizes, states, options)
+    if batch_sizes is not None:
+        steps = list(input.split(batch_sizes.tolist()))
+    else:
+        steps = list(input.unbind(1 if options.batch_first else 0))
+    last = []
+    for layer in range(options.layers):
+        found = []
+        for direction in range(options.directions):
+            part = layer * options.directions + direction
+            own_states = [state[part] for state in states]
+            own_params = params_of(params, options)[part]
+            outputs, ended = _direction(steps, own_states, own_params, options, direction == 1)
+            found.append(outputs)
+            last.append(ended)
+        steps = [torch.cat(each, -1) for each in zip(*found, strict=True)] if len(found) > 1 else found[0]
+    output = torch.cat(steps) if batch_sizes is not None else torch.stack(steps, 1 if options.batch_first else 0)
+    hidden, *cells = (torch.stack(each) for each in zip(*last, strict=True))
+    kept = input.new_zeros(kept_size(sizes, options) if keep else 0, dtype=torch.float32)
+    return output, hidden, cells[0] if cells else input.new_empty(0), kept
+
+
+def recurrent_backward(
+    grads: Sequence[Tensor],
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    states: Sequence[Tensor],
+    params: Sequence[Tensor],
+    output: Tensor,
+    kept: Tensor,
+    *numbers: Any,
+) -> tuple[Tensor, ...]:
+    """The gradients to the input, the states and the parameters; differentiable where gradients are recorded."""
+    keep_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = [own_variable(tensor, keep_graph) for tensor in (input, *states, *params)]
+        x, *rest = inputs
+        found = recurrent(x, batch_sizes, rest[: len(states)], rest[len(states) :], *numbers, False)
+        wanted = [result for result in found[: len(grads)] if result.requires_grad]
+        return torch.autograd.grad(wanted, inputs, grads[: len(wanted)], create_graph=keep_graph)
+
+
+def own_variable(tensor: Tensor, keep_graph: bool) -> Tensor:
+    """The tensor as a variable of a graph of its own, or one that goes on to where it came from."""
+    return tensor.view_as(tensor) if keep_graph and tensor.requires_grad else tensor.detach().requires_grad_()

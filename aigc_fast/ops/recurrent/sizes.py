@@ -1,0 +1,123 @@
+"""What a call's numbers and the shapes of its tensors say together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from aigc_fast.runtime import native
+
+MODES = "RNN_TANH", "RNN_RELU", "LSTM", "GRU"
+CODES = dict(zip(MODES, native.codes("recurrent_modes", *MODES), strict=True))
+RNN_TANH, RNN_RELU, LSTM, GRU = CODES.values()
+GATES = {RNN_TANH: 1, RNN_RELU: 1, LSTM: 4, GRU: 3}
+# Numbers of a hidden unit that a step leaves for backward: its activated gates, of a GRU the product within its reset
+# gate besides.
+KEPT_GATES = {RNN_TANH: 1, RNN_RELU: 1, LSTM: 4, GRU: 4}
+
+
+class Options(NamedTuple):
+    """What a call is told besides tensors.
+
+    Attributes:
+        mode: of `MODES`, by its code.
+        layers: their number.
+        bidirectional: whether each layer has a second direction.
+        has_biases: whether each direction of a layer has two.
+        batch_first: whether input and output are (batch, steps, size) rather than (steps, batch, size).
+    """
+
+    mode: int
+    layers: int
+    bidirectional: bool
+    has_biases: bool
+    batch_first: bool
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def parts(self) -> int:
+        """Directions of layers."""
+        return self.layers * self.directions
+
+
+class Sizes(NamedTuple):
+    """The sizes of a call.
+
+    Attributes:
+        steps: of the longest sequence.
+        batch: sequences.
+        rows: steps of all sequences.
+        hidden: units.
+        size: numbers of a hidden state, fewer where it is projected.
+    """
+
+    steps: int
+    batch: int
+    rows: int
+    hidden: int
+    size: int
+
+    @property
+    def projected(self) -> int:
+        """The size of projected hidden states, 0 where they are not."""
+        return self.size if self.size != self.hidden else 0
+
+
+def sizes_of(input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], options: Options) -> Sizes:
+    """The sizes of a call whose arguments fit each other."""
+    batch, size = states[0].shape[1], states[0].shape[2]
+    hidden = states[-1].shape[2]
+    if batch_sizes is not None:
+        return Sizes(batch_sizes.shape[0], batch, input.shape[0], hidden, size)
+    steps = input.shape[1 if options.batch_first else 0]
+    return Sizes(steps, batch, steps * batch, hidden, size)
+
+
+def params_of(params: Sequence[Tensor], options: Options) -> list[Sequence[Tensor]]:
+    """The parameters of each direction of each layer."""
+    each = len(params) // options.parts
+    return [params[part * each : (part + 1) * each] for part in range(options.parts)]
+
+
+def kept_size(sizes: Sizes, options: Options) -> int:
+    """Numbers that forward leaves for backward."""
+    of_part = KEPT_GATES[options.mode] * sizes.hidden + (sizes.hidden if options.mode == LSTM else 0)
+    between = (options.layers - 1) * options.directions * sizes.size
+    return sizes.rows * (options.parts * of_part + between)
+
+
+class Kept(NamedTuple):
+    """What forward leaves for backward.
+
+    Attributes:
+        gates: of each direction of each layer (rows, kept gates, hidden).
+        cells: likewise (rows, hidden), of an LSTM; None of others.
+        outputs: of each layer but the last (rows, directions * size).
+    """
+
+    gates: list[Tensor]
+    cells: list[Tensor | None]
+    outputs: list[Tensor]
+
+
+def kept_of(kept: Tensor, sizes: Sizes, options: Options) -> Kept:
+    """The parts of one tensor of `kept_size` numbers, as views."""
+    count, width = KEPT_GATES[options.mode], options.directions * sizes.size
+    gates, cells, outputs, at = [], [], [], 0
+    for _ in range(options.parts):
+        gates.append(kept[at : at + sizes.rows * count * sizes.hidden].view(sizes.rows, count, sizes.hidden))
+        at += sizes.rows * count * sizes.hidden
+        if options.mode != LSTM:
+            cells.append(None)
+            continue
+        cells.append(kept[at : at + sizes.rows * sizes.hidden].view(sizes.rows, sizes.hidden))
+        at += sizes.rows * sizes.hidden
+    for _ in range(options.layers - 1):
+        outputs.append(kept[at : at + sizes.rows * width].view(sizes.rows, width))
+        at += sizes.rows * width
+    return Kept(gates, cells, outputs)

@@ -1,0 +1,186 @@
+// Recurrent networks over whole sequences: all layers and directions in one call, and the steps of their gradients.
+#include "cpu/recurrent/forward.h"
+
+namespace aigc::AIGC_LEVEL::recurrent {
+namespace {
+
+template <class F>
+auto of_mode(int64_t mode, const F& f) {
+    switch (mode) {
+    case RNN_TANH:
+        return f.template operator()<RNN_TANH>();
+    case RNN_RELU:
+        return f.template operator()<RNN_RELU>();
+    case LSTM:
+        return f.template operator()<LSTM>();
+    default:
+        return f.template operator()<GRU>();
+    }
+}
+
+// The rows of each step: `counts` where sequences differ in length, else `batch` at each of them.
+Steps steps_of(Scope& scope, const int64_t* counts, int64_t steps, int64_t batch) {
+    int64_t* const own = scope.take<int64_t>(steps);
+    int64_t* const offsets = scope.take<int64_t>(steps + 1);
+    offsets[0] = 0;
+    for (int64_t t = 0; t < steps; ++t) {
+        own[t] = counts ? counts[t] : batch;
+        offsets[t + 1] = offsets[t] + own[t];
+    }
+    return {own, offsets, steps, batch};
+}
+
+// Where each row begins of a tensor (steps, batch, size), or (rows, size) of packed sequences.
+template <class T>
+T** rows_of(Scope& scope, const Steps& steps, const Tensor* tensor, int64_t offset) {
+    T** const rows = scope.take<T*>(steps.rows());
+    T* const data = static_cast<T*>(tensor->data()) + offset;
+    for (int64_t t = 0; t < steps.steps; ++t)
+        for (int64_t b = 0; b < steps.counts[t]; ++b) {
+            const int64_t row = steps.offsets[t] + b;
+            rows[row] = data + (tensor->dimensions == 3 ? t * tensor->strides[0] + b * tensor->strides[1]
+                                                        : row * tensor->strides[0]);
+        }
+    return rows;
+}
+
+template <class T>
+T** rows_of(Scope& scope, int64_t count, T* data, int64_t stride) {
+    T** const rows = scope.take<T*>(count);
+    for (int64_t r = 0; r < count; ++r)
+        rows[r] = data + r * stride;
+    return rows;
+}
+
+// The tensors of a network, by layers and directions.
+struct Network {
+    int64_t layers, directions, hidden, projected; // 0 where hidden states are not projected
+    bool has_biases;
+    const Tensors& params;
+
+    int64_t size() const { return projected ? projected : hidden; }
+    int64_t per_part() const { return 2 + 2 * has_biases + (projected != 0); }
+    const Tensor* param(int64_t part, int64_t which) const { return params.items[part * per_part() + which]; }
+    const float* weight(int64_t part, int64_t which) const { return floats(param(part, which)); }
+    const float* bias(int64_t part, int64_t which) const {
+        return has_biases ? floats(param(part, 2 + which)) : nullptr;
+    }
+    const float* projection(int64_t part) const { return projected ? floats(param(part, per_part() - 1)) : nullptr; }
+    int64_t depth(int64_t part) const { return param(part, 0)->sizes[1]; }
+};
+
+template <int64_t MODE>
+const float* packed_gates(Scope& scope, const float* kept, const float* weight, int64_t hidden, int64_t depth) {
+    if (kept)
+        return kept;
+    float* const packed = scope.take<float>(packed_floats<MODE>(hidden, depth));
+    pack_gates<MODE>(weight, hidden, depth, packed);
+    return packed;
+}
+
+// `packed`: of each part, the addresses of its two packed weights, 0 where this call packs them. `kept`: of each part
+// its gates and its cells, then the outputs of all layers but the last; empty where no gradients are wanted.
+template <int64_t MODE>
+void run_forward(const Tensor* input, const Steps& steps, const Network& network, const Tensors& states,
+                 const int64_t* packed, const Tensors& results, const Tensors& kept, int64_t least_step_work,
+                 Scope& scope) {
+    const int64_t parts = network.layers * network.directions, hidden = network.hidden, size = network.size();
+    const int64_t rows = steps.rows(), batch = steps.batch, blocks = blocks_of(hidden, UNITS<MODE>);
+    const int64_t padded = blocks * UNITS<MODE>, width = network.directions * size;
+    Pass* const passes = scope.take<Pass>(parts);
+    float* between[2] = {};
+    for (int64_t layer = 0; layer < network.layers; ++layer) {
+        const bool is_last = layer + 1 == network.layers;
+        float* out = nullptr;
+        if (!is_last && kept.count)
+            out = writable(kept.items[2 * parts + layer]);
+        else if (!is_last)
+            out = between[layer % 2] = between[layer % 2] ? between[layer % 2] : scope.take<float>(rows * width);
+        for (int64_t d = 0; d < network.directions; ++d) {
+            const int64_t part = layer * network.directions + d;
+            Pass& p = passes[part];
+            p.steps = steps;
+            p.reversed = d == 1;
+            p.hidden = hidden, p.size = size, p.depth = network.depth(part);
+            // Of both directions of the layer before.
+            p.input = layer ? const_cast<const float* const*>(passes[(layer - 1) * network.directions].output)
+                            : rows_of<const float>(scope, steps, input, 0);
+            p.output = is_last ? rows_of<float>(scope, steps, results.items[0], d * size)
+                               : rows_of(scope, rows, out + d * size, width);
+            p.start = rows_of(scope, batch, floats(states.items[0]) + part * batch * size, size);
+            p.of_input = packed_gates<MODE>(scope, reinterpret_cast<const float*>(packed[2 * part]),
+                                            network.weight(part, 0), hidden, p.depth);
+            p.of_hidden = packed_gates<MODE>(scope, reinterpret_cast<const float*>(packed[2 * part + 1]),
+                                             network.weight(part, 1), hidden, size);
+            p.of_projection = nullptr;
+            p.unshown = nullptr;
+            if (network.projected) {
+                float* const panels = scope.take<float>(panels_floats(hidden, size));
+                pack_panels(network.projection(part), 1, hidden, hidden, size, panels);
+                p.of_projection = panels;
+                p.unshown = scope.take<float>(batch * padded);
+            }
+            float* const bias = scope.take<float>(blocks * BIAS_WIDTH<MODE>);
+            pack_bias<MODE>(network.bias(part, 0), network.bias(part, 1), hidden, bias);
+            p.bias = bias;
+            p.cells = nullptr;
+            if (MODE == LSTM) {
+                p.cells = scope.take<float>(batch * padded);
+                clear(p.cells, batch * padded);
+                for (int64_t b = 0; b < batch; ++b)
+                    __builtin_memcpy(p.cells + b * padded, floats(states.items[1]) + (part * batch + b) * hidden,
+                                     static_cast<size_t>(hidden) * sizeof(float));
+            }
+            p.products = scope.take<float>(blocks * chunk_rows(batch) * BLOCK_WIDTH<MODE>);
+            p.last = writable(results.items[1]) + part * batch * size;
+            p.kept_gates = kept.count ? writable(kept.items[2 * part]) : nullptr;
+            p.kept_cells = kept.count ? writable(kept.items[2 * part + 1]) : nullptr;
+        }
+    }
+    Barrier barriers[3];
+    const Teamwork work{network.directions, least_step_work, barriers};
+    const int64_t step_work = batch * GATES<MODE> * hidden * size;
+    team(work.wanted(step_work, steps.steps, blocks), [&](int64_t member, int64_t members) {
+        for (int64_t layer = 0; layer < network.layers; ++layer) {
+            work.each_direction(member, members, [&](int64_t d, const Group& group) {
+                Forward<MODE>(passes[layer * network.directions + d], group).run();
+            });
+            barriers[2].wait(members);
+        }
+    });
+    for (int64_t part = 0; MODE == LSTM && part < parts; ++part)
+        for (int64_t b = 0; b < batch; ++b)
+            __builtin_memcpy(writable(results.items[2]) + (part * batch + b) * hidden, passes[part].cells + b * padded,
+                             static_cast<size_t>(hidden) * sizeof(float));
+}
+
+// `input` (steps, batch, size), or (rows, size) with `counts`, the rows of each step; its last dimension is contiguous,
+// as all of the other tensors are. `results`: output, h_n and, of an LSTM, c_n.
+void recurrent(const Tensor* input, const int64_t* counts, int64_t steps, int64_t batch, const Tensors& states,
+               const Tensors& params, const int64_t* packed, const Tensors& results, const Tensors& kept, int64_t mode,
+               int64_t layers, int64_t directions, int64_t hidden, int64_t projected, int64_t has_biases,
+               int64_t least_step_work) {
+    Scope scope;
+    const Steps of = steps_of(scope, input->dimensions == 2 ? counts : nullptr, steps, batch);
+    const Network network{layers, directions, hidden, projected, has_biases != 0, params};
+    of_mode(mode, [&]<int64_t MODE>() {
+        run_forward<MODE>(input, of, network, states, packed, results, kept, least_step_work, scope);
+    });
+}
+
+// Floats of a packed weight (gates * hidden, depth).
+int64_t recurrent_packed_size(int64_t mode, int64_t hidden, int64_t depth) {
+    return of_mode(mode, [&]<int64_t MODE>() { return packed_floats<MODE>(hidden, depth); });
+}
+
+void recurrent_pack(const Tensor* weight, int64_t mode, int64_t hidden, void* packed) {
+    of_mode(mode, [&]<int64_t MODE>() {
+        pack_gates<MODE>(floats(weight), hidden, weight->sizes[1], static_cast<float*>(packed));
+    });
+}
+
+}
+
+AIGC_EXPORT(AIGC_KERNEL(recurrent), AIGC_KERNEL(recurrent_packed_size), AIGC_KERNEL(recurrent_pack),
+            AIGC_KERNEL_CODES(recurrent_modes, Mode))
+}

@@ -1,0 +1,82 @@
+// Weights and biases as the passes read them.
+#pragma once
+
+#include "cpu/recurrent/problem.h"
+
+namespace aigc::AIGC_LEVEL::recurrent {
+namespace {
+
+template <int64_t MODE>
+int64_t packed_floats(int64_t hidden, int64_t depth) {
+    return blocks_of(hidden, UNITS<MODE>) * BLOCK_WIDTH<MODE> * depth;
+}
+
+inline void clear(float* at, int64_t count) {
+    for (int64_t i = 0; i < count; ++i)
+        at[i] = 0.0f;
+}
+
+// (gates * hidden, depth) as a panel for every block of units: a row for each number of the input, in which the gates
+// follow each other.
+template <int64_t MODE>
+void pack_gates(const float* weight, int64_t hidden, int64_t depth, float* packed) {
+    constexpr int64_t WIDTH = BLOCK_WIDTH<MODE>;
+    parallel_for(0, blocks_of(hidden, UNITS<MODE>), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t block = begin; block < end; ++block) {
+            const int64_t unit = block * UNITS<MODE>;
+            const int64_t units = hidden - unit < UNITS<MODE> ? hidden - unit : UNITS<MODE>;
+            float* const panel = packed + block * WIDTH * depth;
+            if (units < UNITS<MODE>)
+                clear(panel, WIDTH * depth);
+            for (int64_t gate = 0; gate < GATES<MODE>; ++gate)
+                transpose(weight + (gate * hidden + unit) * depth, depth, panel + gate * UNITS<MODE>, WIDTH, units,
+                          depth);
+        }
+    });
+}
+
+inline int64_t panels_floats(int64_t depth, int64_t columns) {
+    return blocks_of(columns, PANEL_WIDTH) * PANEL_WIDTH * depth;
+}
+
+// A matrix (depth, columns) of any strides, one of them 1, as panels of columns.
+inline void pack_panels(const float* matrix, int64_t row, int64_t column, int64_t depth, int64_t columns,
+                        float* packed) {
+    parallel_for(0, blocks_of(columns, PANEL_WIDTH), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t p = begin; p < end; ++p) {
+            const int64_t first = p * PANEL_WIDTH;
+            const int64_t width = columns - first < PANEL_WIDTH ? columns - first : PANEL_WIDTH;
+            float* const panel = packed + first * depth;
+            if (width < PANEL_WIDTH)
+                clear(panel, PANEL_WIDTH * depth);
+            if (row == 1) {
+                transpose(matrix + first * column, column, panel, PANEL_WIDTH, width, depth);
+                continue;
+            }
+            for (int64_t k = 0; k < depth; ++k)
+                for (int64_t c = 0; c < width; c += VF)
+                    store_part(panel + k * PANEL_WIDTH + c, load_part(matrix + k * row + first + c, width - c),
+                               width - c);
+        }
+    });
+}
+
+// What is added to the sums of each block, gate by gate; of a GRU's new gate the input's and the hidden bias stay
+// apart.
+template <int64_t MODE>
+void pack_bias(const float* of_input, const float* of_hidden, int64_t hidden, float* packed) {
+    const int64_t blocks = blocks_of(hidden, UNITS<MODE>);
+    clear(packed, blocks * BIAS_WIDTH<MODE>);
+    if (!of_input)
+        return;
+    for (int64_t kept = 0; kept < KEPT<MODE>; ++kept)
+        for (int64_t unit = 0; unit < hidden; ++unit) {
+            float sum = kept < GATES<MODE> ? of_input[kept * hidden + unit] : of_hidden[2 * hidden + unit];
+            if (MODE != GRU || kept < 2)
+                sum += of_hidden[kept * hidden + unit];
+            packed[unit / UNITS<MODE> * BIAS_WIDTH<MODE> + kept * UNITS<MODE> + unit % UNITS<MODE>] = sum;
+        }
+}
+
+}
+}
