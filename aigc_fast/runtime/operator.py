@@ -376,13 +376,30 @@ def _make_apply(
             setup_context(ctx, args, output)
         return output
 
+    # A Function finds the tensors among its arguments, not those in lists.
+    def forward_of_items(ctx: Any, *items_lengths_and_run: Any) -> Any:
+        *items, lengths, run = items_lengths_and_run
+        return forward(ctx, *_gathered(items, lengths), run)
+
+    def backward_to_items(ctx: Any, *gradients: Any) -> list[Any]:
+        return [*_spread(backward(ctx, *gradients))[0], None]
+
+    to_inputs = backward_to_items if has_lists else backward
+
     def backward_of_args(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         if any(gradient is not None and _is_batched(gradient) for gradient in gradients):
-            return *_for_each_gradient(backward, ReadOnce(ctx), gradients), None
-        return *backward(ctx, *gradients), None
-    members = {"forward": staticmethod(forward)}
+            return *_for_each_gradient(to_inputs, ReadOnce(ctx), gradients), None
+        return *to_inputs(ctx, *gradients), None
+
+    members = {"forward": staticmethod(forward_of_items if has_lists else forward)}
     if backward is not None:
         members["backward"] = staticmethod(backward_of_args)
     function = type(name, (torch.autograd.Function,), members)
     # Function.apply looks for functorch's transforms first, of which there are none where this is called.
-    return super(torch.autograd.Function, function).apply
+    apply = super(torch.autograd.Function, function).apply
+
+    def apply_to_items(*args_and_run: Any) -> Any:
+        items, lengths = _spread(args_and_run[:-1])
+        return apply(*items, lengths, args_and_run[-1])
+
+    return apply_to_items if has_lists else apply

@@ -1,4 +1,5 @@
 // Recurrent networks over whole sequences: all layers and directions in one call, and the steps of their gradients.
+#include "cpu/recurrent/backward.h"
 #include "cpu/recurrent/forward.h"
 
 namespace aigc::AIGC_LEVEL::recurrent {
@@ -154,17 +155,90 @@ void run_forward(const Tensor* input, const Steps& steps, const Network& network
                              static_cast<size_t>(hidden) * sizeof(float));
 }
 
-// `input` (steps, batch, size), or (rows, size) with `counts`, the rows of each step; its last dimension is contiguous,
-// as all of the other tensors are. `results`: output, h_n and, of an LSTM, c_n.
-void recurrent(const Tensor* input, const int64_t* counts, int64_t steps, int64_t batch, const Tensors& states,
-               const Tensors& params, const int64_t* packed, const Tensors& results, const Tensors& kept, int64_t mode,
-               int64_t layers, int64_t directions, int64_t hidden, int64_t projected, int64_t has_biases,
-               int64_t least_step_work) {
+// `input` (steps, batch, size), or packed (rows, size) with `counts`, the rows of each step; its last dimension is
+// contiguous, as all of the other tensors are. `results`: output, h_n and, of an LSTM, c_n.
+void recurrent(const Tensor* input, const int64_t* counts, int64_t is_packed, int64_t steps, int64_t batch,
+               const Tensors& states, const Tensors& params, const int64_t* packed, const Tensors& results,
+               const Tensors& kept, int64_t mode, int64_t layers, int64_t directions, int64_t hidden, int64_t projected,
+               int64_t has_biases, int64_t least_step_work) {
     Scope scope;
-    const Steps of = steps_of(scope, input->dimensions == 2 ? counts : nullptr, steps, batch);
+    const Steps of = steps_of(scope, is_packed ? counts : nullptr, steps, batch);
     const Network network{layers, directions, hidden, projected, has_biases != 0, params};
     of_mode(mode, [&]<int64_t MODE>() {
         run_forward<MODE>(input, of, network, states, packed, results, kept, least_step_work, scope);
+    });
+}
+
+// The hidden state before each row's step, in the order of the rows.
+void copy_before(const Steps& steps, bool reversed, const float* const* output, const float* start, int64_t size,
+                 float* before) {
+    parallel_for(0, steps.steps, 16, [&](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t)
+            for (int64_t b = 0; b < steps.counts[t]; ++b) {
+                const bool goes_on = b < steps.before(t, reversed);
+                const float* const from =
+                    goes_on ? output[steps.offsets[reversed ? t + 1 : t - 1] + b] : start + b * size;
+                __builtin_memcpy(before + (steps.offsets[t] + b) * size, from,
+                                 static_cast<size_t>(size) * sizeof(float));
+            }
+    });
+}
+
+template <int64_t MODE>
+void run_backward(const Steps& steps, const Network& network, int64_t layer, const Tensor* grads, const Tensor* output,
+                  const Tensors& states, const Tensors& kept, const Tensors& results, int64_t least_step_work,
+                  Scope& scope) {
+    const int64_t hidden = network.hidden, size = network.size(), batch = steps.batch;
+    BackwardPass* const passes = scope.take<BackwardPass>(network.directions);
+    for (int64_t d = 0; d < network.directions; ++d) {
+        const int64_t part = layer * network.directions + d;
+        const Tensor* const* const out = results.items + 6 * d;
+        BackwardPass& p = passes[d];
+        p.steps = steps;
+        p.reversed = d == 1;
+        p.hidden = hidden, p.size = size;
+        p.grads = rows_of<const float>(scope, steps, grads, d * size);
+        p.gates = floats(kept.items[2 * d]), p.cells = floats(kept.items[2 * d + 1]);
+        p.start_cells = MODE == LSTM ? floats(states.items[1]) + part * batch * hidden : nullptr;
+        float* const panels = scope.take<float>(panels_floats(GATES<MODE> * hidden, size));
+        pack_panels(network.weight(part, 1), size, 1, GATES<MODE> * hidden, size, panels);
+        p.of_gates = panels;
+        p.of_projection = nullptr;
+        if (network.projected) {
+            float* const of_projection = scope.take<float>(panels_floats(size, hidden));
+            pack_panels(network.projection(part), hidden, 1, size, hidden, of_projection);
+            p.of_projection = of_projection;
+        }
+        p.to_gates = writable(out[0]);
+        float* const before = writable(out[1]);
+        p.to_hidden = writable(out[2]), p.to_cells = writable(out[3]);
+        p.to_shown = writable(out[4]), p.shown = writable(out[5]);
+        copy_before(steps, p.reversed, rows_of<const float>(scope, steps, output, d * size),
+                    floats(states.items[0]) + part * batch * size, size, before);
+        p.before = rows_of<const float>(scope, steps.rows(), before, size);
+    }
+    Barrier barriers[3];
+    const Teamwork work{network.directions, least_step_work, barriers};
+    const int64_t step_work = batch * GATES<MODE> * hidden * size;
+    team(work.wanted(step_work, steps.steps, blocks_of(hidden, PANEL_WIDTH)), [&](int64_t member, int64_t members) {
+        work.each_direction(member, members,
+                            [&](int64_t d, const Group& group) { Backward<MODE>(passes[d], group).run(); });
+    });
+}
+
+// Of one layer, all of whose tensors are contiguous, those of the rows of a sequence apart: `grads`, of its output, and
+// `output`. `kept`: of each direction its gates and cells. `results`: of each direction the gradients of the gates'
+// sums (rows, kept gates, hidden); the hidden state before each row's step; the gradients of the hidden states and of
+// the cells, at first of the last ones; of projected states their gradients and what was projected.
+void recurrent_backward(const Tensor* grads, const Tensor* output, const int64_t* counts, int64_t is_packed,
+                        int64_t steps, int64_t batch, const Tensors& states, const Tensors& params, const Tensors& kept,
+                        const Tensors& results, int64_t layer, int64_t mode, int64_t directions, int64_t hidden,
+                        int64_t projected, int64_t has_biases, int64_t least_step_work) {
+    Scope scope;
+    const Steps of = steps_of(scope, is_packed ? counts : nullptr, steps, batch);
+    const Network network{layer + 1, directions, hidden, projected, has_biases != 0, params};
+    of_mode(mode, [&]<int64_t MODE>() {
+        run_backward<MODE>(of, network, layer, grads, output, states, kept, results, least_step_work, scope);
     });
 }
 
@@ -182,5 +256,5 @@ void recurrent_pack(const Tensor* weight, int64_t mode, int64_t hidden, void* pa
 }
 
 AIGC_EXPORT(AIGC_KERNEL(recurrent), AIGC_KERNEL(recurrent_packed_size), AIGC_KERNEL(recurrent_pack),
-            AIGC_KERNEL_CODES(recurrent_modes, Mode))
+            AIGC_KERNEL(recurrent_backward), AIGC_KERNEL_CODES(recurrent_modes, Mode))
 }

@@ -59,7 +59,7 @@ def fits(
     return _shapes_of_params(params, options, hidden, size, input.shape[-1])
 
 
-def leave(input: Tensor, dropout: float, gradients: bool) -> Reason:
+def leave(input: Tensor, dropout: float) -> Reason:
     """Why a call that fits is PyTorch's own, or None."""
     if is_compiling() or not (plain_eager() and is_automatic()):
         return None
@@ -71,6 +71,4 @@ def leave(input: Tensor, dropout: float, gradients: bool) -> Reason:
         return f"{input.dtype}: PyTorch's own kernel computes in it"
     if dropout:
         return "dropout between layers, which the kernels do not make"
-    if gradients:
-        return "gradients are wanted, which the kernels do not make"
     return native.cpu_reason()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aigc_fast.ops.recurrent.limits import LEAST_STEP_WORK
 from aigc_fast.ops.recurrent.packing import packing
-from aigc_fast.ops.recurrent.sizes import Options, Sizes, kept_of, params_of, sizes_of
+from aigc_fast.ops.recurrent.sizes import GRU, Options, Sizes, kept_of, params_of, sizes_of
 from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.kept import MANY_USES
@@ -81,6 +81,7 @@ def recurrent(
     native.cpu.kernels.recurrent(
         _dense_rows(_by_steps(input, batch_sizes, options)).detach(),
         counts,
+        batch_sizes is not None,
         sizes.steps,
         sizes.batch,
         _contiguous(states),
@@ -101,3 +102,96 @@ def recurrent(
 
 def _pairs(gates: Sequence[Tensor], cells: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [tensor for pair in zip(gates, cells, strict=True) for tensor in pair]
+
+
+def backward_unsupported(grads: Sequence[Tensor], input: Tensor, *rest: object) -> Reason:
+    """Why this backend cannot take these arguments, or None."""
+    return unsupported(input)
+
+
+def recurrent_backward(
+    results: tuple[Tensor, ...],
+    grads: Sequence[Tensor],
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    states: Sequence[Tensor],
+    params: Sequence[Tensor],
+    output: Tensor,
+    kept: Tensor,
+    *numbers: Any,
+) -> bool:
+    """Fills the gradients to the input, the states and the parameters."""
+    options = Options(*numbers)
+    sizes = sizes_of(input, batch_sizes, states, options)
+    counts, parts = _counts(batch_sizes, sizes), kept_of(kept.detach(), sizes, options)
+    states, params, directions = _contiguous(states), _contiguous(params), options.directions
+    to_input, *to_rest = results
+    to_states, to_params = to_rest[: len(states)], params_of(to_rest[len(states) :], options)
+    for to_state, grad in zip(to_states, grads[1:], strict=True):
+        to_state.copy_(grad)
+    grad, output = (_dense_rows(_by_steps(tensor, batch_sizes, options)).detach() for tensor in (grads[0], output))
+    inputs = [_by_steps(input.detach(), batch_sizes, options).reshape(sizes.rows, -1), *parts.outputs]
+    for layer in reversed(range(options.layers)):
+        own = range(layer * directions, (layer + 1) * directions)
+        work = [_workspace(input, to_states, part, sizes, parts.gates[part].shape[1]) for part in own]
+        native.cpu.kernels.recurrent_backward(
+            grad,
+            output,
+            counts,
+            batch_sizes is not None,
+            sizes.steps,
+            sizes.batch,
+            states,
+            params,
+            _pairs(parts.gates[own.start : own.stop], parts.cells[own.start : own.stop]),
+            [tensor for tensors in work for tensor in tensors],
+            layer,
+            options.mode,
+            directions,
+            sizes.hidden,
+            sizes.projected,
+            options.has_biases,
+            LEAST_STEP_WORK,
+        )
+        output = inputs[layer]
+        grad = output.new_zeros(output.shape)
+        for part, (to_gates, before, _, _, to_shown, shown) in zip(own, work, strict=True):
+            _fill_params(to_params[part], to_gates.flatten(1), output, before, options)
+            if shown is not None:
+                torch.mm(to_shown.t(), shown, out=to_params[part][-1])
+            weight = params_of(params, options)[part][0]
+            grad.addmm_(to_gates.flatten(1)[:, : weight.shape[0]], weight)
+    by_steps = _by_steps(to_input, batch_sizes, options)
+    by_steps.copy_(grad.view(by_steps.shape))
+    return True
+
+
+def _workspace(
+    like: Tensor, to_states: Sequence[Tensor], part: int, sizes: Sizes, kept_gates: int
+) -> tuple[Tensor | None, ...]:
+    """What the kernel fills of a direction of a layer."""
+    shapes = (sizes.rows, kept_gates, sizes.hidden), (sizes.rows, sizes.size)
+    of_projection = ((sizes.rows, sizes.size), (sizes.rows, sizes.hidden)) if sizes.projected else (None, None)
+    found = [shape and like.new_empty(shape) for shape in (*shapes, *of_projection)]
+    states = to_states[0][part], to_states[1][part] if len(to_states) == 2 else None
+    return *found[:2], *states, *found[2:]
+
+
+def _fill_params(
+    to_params: Sequence[Tensor], to_gates: Tensor, input: Tensor, before: Tensor, options: Options
+) -> None:
+    """The gradients of weights and biases, from those of the gates' sums in all rows."""
+    of_input, of_hidden, *biases = to_params
+    count, hidden = of_input.shape[0], of_input.shape[0] // 3
+    torch.mm(to_gates[:, :count].t(), input, out=of_input)
+    if options.has_biases:
+        torch.sum(to_gates[:, :count], 0, out=biases[0])
+    # Of a GRU's new gate the sum with the hidden state lies within the reset gate: it is a fourth one.
+    same = 2 * hidden if options.mode == GRU else count
+    torch.mm(to_gates[:, :same].t(), before, out=of_hidden[:same])
+    if options.has_biases:
+        biases[1][:same] = biases[0][:same]
+    if options.mode == GRU:
+        torch.mm(to_gates[:, count:].t(), before, out=of_hidden[same:])
+        if options.has_biases:
+            torch.sum(to_gates[:, count:], 0, out=biases[1][same:])

@@ -59,7 +59,7 @@ def recur(
         leave_to_pytorch(RECURRENT.name, "the arguments do not fit each other: PyTorch's own call says so")
         return pytorchs()
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (input, *states, *params))
-    reason = choice.leave(input, dropout if train and num_layers > 1 else 0.0, keep)
+    reason = choice.leave(input, dropout if train and num_layers > 1 else 0.0)
     if reason is not None:
         leave_to_pytorch(RECURRENT.name, reason)
         return pytorchs()

@@ -96,3 +96,4 @@ RECURRENT_BACKWARD = Operator(
     backward=_double_backward,
 )
 RECURRENT.register("cpu", cpu.recurrent, cpu.unsupported)
+RECURRENT_BACKWARD.register("cpu", cpu.recurrent_backward, cpu.backward_unsupported)

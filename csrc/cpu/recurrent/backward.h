@@ -1,0 +1,162 @@
+// The gradients of one direction of one layer, from the last step to the first: of the gates' sums, from which products
+// over all rows make those of the weights and of the input, and of the states before the first step.
+#pragma once
+
+#include "cpu/recurrent/cells.h"
+#include "cpu/recurrent/packing.h"
+
+namespace aigc::AIGC_LEVEL::recurrent {
+namespace {
+
+struct BackwardPass {
+    Steps steps;
+    bool reversed;
+    int64_t hidden, size;
+    const float* const* grads;   // of each row's hidden state, as the layer's output
+    const float* const* before;  // the hidden state of each row's step before
+    const float *gates, *cells;  // what forward kept
+    const float* start_cells;    // of an LSTM: batch by hidden
+    const float* of_gates;       // the hidden weight in panels of its columns
+    const float* of_projection;  // likewise; null without one
+    float* to_gates;             // rows by kept gates by hidden
+    float *to_hidden, *to_cells; // of the states after the last step; at the end before the first
+    float* to_shown;             // rows by size: of the hidden states that the projection gave
+    float* shown;                // rows by hidden: what was projected
+};
+
+template <int64_t MODE>
+class Backward {
+  public:
+    Backward(const BackwardPass& pass, const Group& group)
+        : p_(pass), group_(group), units_(blocks_of(pass.hidden, PANEL_WIDTH), group.member, group.members),
+          columns_(blocks_of(pass.size, PANEL_WIDTH), group.member, group.members) {
+        for (int64_t gate = 0; gate < GATES<MODE>; ++gate) {
+            // Of a GRU's new gate the product with the hidden state lies within the reset gate.
+            const int64_t kept = MODE == GRU && gate == 2 ? 3 : gate;
+            in_gates_[gate] = kept * p_.hidden;
+            in_panel_[gate] = gate * p_.hidden * PANEL_WIDTH;
+        }
+        for (int64_t r = 0; r < ROWS; ++r)
+            sums_of_row_[r] = sums_ + r * PANEL_WIDTH;
+    }
+
+    void run() {
+        const int64_t steps = p_.steps.steps;
+        for (int64_t done = 0; done < steps; ++done) {
+            const int64_t step = p_.reversed ? done : steps - 1 - done;
+            if (p_.of_projection) {
+                add_output(step);
+                group_.wait();
+            }
+            for (int64_t block = units_.first; block < units_.last; ++block)
+                differentiate_units(step, block * PANEL_WIDTH);
+            group_.wait();
+            multiply_gates(step);
+            group_.wait();
+        }
+    }
+
+  private:
+    static constexpr int64_t ROWS = 48;
+
+    int64_t rows(int64_t from, int64_t count) const { return count - from < ROWS ? count - from : ROWS; }
+
+    // Of the hidden states that the projection gave: from the output and from the step after.
+    void add_output(int64_t step) {
+        for (int64_t r = 0; r < p_.steps.counts[step]; ++r) {
+            const int64_t place = p_.steps.offsets[step] + r;
+            for (int64_t c = columns_.first * PANEL_WIDTH; c < columns_.last * PANEL_WIDTH && c < p_.size; c += VF) {
+                const int64_t left = p_.size - c;
+                const vf sum = load_part(p_.grads[place] + c, left) + load_part(p_.to_hidden + r * p_.size + c, left);
+                store_part(p_.to_shown + place * p_.size + c, sum, left);
+            }
+        }
+    }
+
+    void differentiate_units(int64_t step, int64_t unit) {
+        static constexpr int64_t START = 0;
+        const int64_t count = p_.steps.counts[step], first = p_.steps.offsets[step];
+        for (int64_t r = 0; r < count; r += ROWS) {
+            const int64_t height = rows(r, count);
+            if (p_.of_projection) {
+                const float* given[ROWS];
+                for (int64_t i = 0; i < height; ++i)
+                    given[i] = p_.to_shown + (first + r + i) * p_.size;
+                multiply(Product{given, 1, &START, p_.of_projection + unit * p_.size, PANEL_WIDTH, &START, 1, p_.size,
+                                 sums_of_row_, false},
+                         height, PANEL_WIDTH / VF);
+            }
+            for (int64_t i = 0; i < height; ++i)
+                for (int64_t v = 0; v < PANEL_WIDTH && unit + v < p_.hidden; v += VF)
+                    differentiate_vector(step, r + i, unit + v, sums_of_row_[i] + v);
+        }
+    }
+
+    void differentiate_vector(int64_t step, int64_t row, int64_t unit, const float* projected) {
+        const int64_t place = p_.steps.offsets[step] + row, left = p_.hidden - unit;
+        vf gates[KEPT<MODE>];
+        for (int64_t gate = 0; gate < KEPT<MODE>; ++gate)
+            gates[gate] = load_part(p_.gates + (place * KEPT<MODE> + gate) * p_.hidden + unit, left);
+        float* const to_hidden = p_.to_hidden + row * p_.size + unit;
+        const vf given = MODE == LSTM && p_.of_projection
+                             ? load(projected)
+                             : load_part(p_.grads[place] + unit, left) + load_part(to_hidden, left);
+        vf to_cell{}, before{}, cell{}, hidden{};
+        if constexpr (MODE == LSTM) {
+            to_cell = load_part(p_.to_cells + row * p_.hidden + unit, left);
+            cell = load_part(p_.cells + place * p_.hidden + unit, left);
+            before = load_part(cells_before(step, row) + unit, left);
+            if (p_.shown)
+                store_part(p_.shown + place * p_.hidden + unit, gates[3] * tanh(cell), left);
+        }
+        if constexpr (MODE == GRU)
+            hidden = load_part(p_.before[place] + unit, left);
+        const vf past = differentiate<MODE>(gates, given, to_cell, hidden, before, cell);
+        for (int64_t gate = 0; gate < KEPT<MODE>; ++gate)
+            store_part(p_.to_gates + (place * KEPT<MODE> + gate) * p_.hidden + unit, gates[gate], left);
+        if constexpr (MODE == LSTM)
+            store_part(p_.to_cells + row * p_.hidden + unit, to_cell, left);
+        if constexpr (MODE == GRU)
+            store_part(to_hidden, past, left);
+    }
+
+    const float* cells_before(int64_t step, int64_t row) const {
+        const int64_t other = p_.reversed ? step + 1 : step - 1;
+        return row < p_.steps.before(step, p_.reversed) ? p_.cells + (p_.steps.offsets[other] + row) * p_.hidden
+                                                        : p_.start_cells + row * p_.hidden;
+    }
+
+    // Of the hidden states before, through the gates' sums.
+    void multiply_gates(int64_t step) {
+        const int64_t count = p_.steps.counts[step], first = p_.steps.offsets[step];
+        for (int64_t panel = columns_.first; panel < columns_.last; ++panel) {
+            const int64_t column = panel * PANEL_WIDTH;
+            for (int64_t r = 0; r < count; r += ROWS) {
+                const int64_t height = rows(r, count);
+                const float* given[ROWS];
+                for (int64_t i = 0; i < height; ++i)
+                    given[i] = p_.to_gates + (first + r + i) * KEPT<MODE> * p_.hidden;
+                multiply(Product{given, 1, in_gates_, p_.of_gates + column * GATES<MODE> * p_.hidden, PANEL_WIDTH,
+                                 in_panel_, GATES<MODE>, p_.hidden, sums_of_row_, false},
+                         height, PANEL_WIDTH / VF);
+                for (int64_t i = 0; i < height; ++i)
+                    for (int64_t c = column; c < column + PANEL_WIDTH && c < p_.size; c += VF)
+                        add(p_.to_hidden + (r + i) * p_.size + c, load(sums_of_row_[i] + c - column), p_.size - c);
+            }
+        }
+    }
+
+    static void add(float* to, vf sum, int64_t left) {
+        store_part(to, MODE == GRU ? load_part(to, left) + sum : sum, left);
+    }
+
+    const BackwardPass& p_;
+    const Group group_;
+    const Share units_, columns_;
+    int64_t in_gates_[GATES<MODE>], in_panel_[GATES<MODE>];
+    float sums_[ROWS * PANEL_WIDTH];
+    float* sums_of_row_[ROWS];
+};
+
+}
+}
