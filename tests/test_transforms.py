@@ -67,6 +67,19 @@ def convolution(name: str) -> Case:
     return Case(call(AF), ((2, 6, *size), (6, 6, *kernel), (6,)), call(TF))
 
 
+def recurrence(name: str, gates: int, states: int = 1) -> Case:
+    def call(home: Any) -> Callable[..., Tensor]:
+        def run(input: Tensor, *tensors: Tensor) -> Tensor:
+            hx, params = [state[:, : input.shape[0]] for state in tensors[:states]], list(tensors[states:])
+            found = getattr(home, name)(input, hx if states > 1 else hx[0], params, True, 2, 0.0, False, False, True)
+            return torch.cat([part.reshape(-1) for part in found])
+
+        return run
+
+    layer = (gates * 4, 4), (gates * 4, 4), (gates * 4,), (gates * 4,)
+    return Case(call(AF), ((3, 5, 4), *[(2, 3, 4)] * states, *layer, *layer), call(torch._VF))
+
+
 CASES = {
     **{name: convolution(name) for name in ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")},
     **{name: convolution(name) for name in ("conv1d", "conv2d", "conv3d")},
@@ -85,6 +98,10 @@ CASES = {
         lambda q, k, v: AF.varlen_attn(q, k, v, torch.tensor([0, q.shape[0] // 2, q.shape[0]]), window_size=(3, 0)),
         ((9, 4, 8), (9, 4, 8), (9, 4, 8)),
     ),
+    "rnn_tanh": recurrence("rnn_tanh", 1),
+    "rnn_relu": recurrence("rnn_relu", 1),
+    "lstm": recurrence("lstm", 4, 2),
+    "gru": recurrence("gru", 3),
     "ar_recursion": Case(lambda x, c, state: AF.ar_recursion(x, 0.2 * c, state[: x.shape[0]]), ((3, 17), (4,), (3, 4))),
     "sample_wise_lpc": Case(lambda x, a: AF.sample_wise_lpc(x, 0.2 * a[: x.shape[0]]), ((3, 17), (3, 17, 4))),
     "lfilter": Case(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,48 +15,76 @@ from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.operator import is_compiling, plain_eager
 
 
-def _shapes_of_params(params: Sequence[Tensor], options: Options, hidden: int, size: int, depth: int) -> bool:
-    gates, per_bias = GATES[options.mode] * hidden, 2 * options.has_biases
-    each = 2 + per_bias + (size != hidden)
-    if len(params) != options.parts * each:
-        return False
+def _shapes_of_params(options: Options, hidden: int, size: int, depth: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The name and the shape of every parameter, in their order."""
+    gates = GATES[options.mode] * hidden
     for part in range(options.parts):
-        first, second, *rest = params[part * each : (part + 1) * each]
-        of_layer = depth if part < options.directions else options.directions * size
-        if first.shape != (gates, of_layer) or second.shape != (gates, size):
-            return False
-        if any(bias.shape != (gates,) for bias in rest[:per_bias]):
-            return False
-        if size != hidden and rest[per_bias].shape != (size, hidden):
-            return False
-    return True
+        layer, direction = divmod(part, options.directions)
+        suffix = f"l{layer}{'_reverse' if direction else ''}"
+        yield f"weight_ih_{suffix}", (gates, options.directions * size if layer else depth)
+        yield f"weight_hh_{suffix}", (gates, size)
+        for name in ("bias_ih", "bias_hh") if options.has_biases else ():
+            yield f"{name}_{suffix}", (gates,)
+        if size != hidden:
+            yield f"weight_hr_{suffix}", (size, hidden)
 
 
-def fits(
-    input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], params: Sequence[Tensor], options: Options
-) -> bool:
-    """Whether the op takes these arguments; PyTorch's call names what does not fit."""
-    tensors = input, *states, *params
-    if not all(isinstance(tensor, Tensor) for tensor in tensors) or len(states) != 1 + (options.mode == LSTM):
-        return False
-    if any(tensor.dtype != input.dtype or tensor.device != input.device for tensor in tensors):
-        return False
-    if not input.is_floating_point() or any(state.dim() != 3 for state in states):
-        return False
+def _misfit_of_params(params: Sequence[Tensor], options: Options, hidden: int, size: int, depth: int) -> Reason:
+    wanted = list(_shapes_of_params(options, hidden, size, depth))
+    if len(params) != len(wanted):
+        return f"params has {len(params)} tensors: expected {len(wanted)}, {', '.join(name for name, _ in wanted)}"
+    for param, (name, shape) in zip(params, wanted, strict=True):
+        if param.shape != shape:
+            return f"params: {name} has shape {tuple(param.shape)}, expected {shape}"
+    return None
+
+
+def _misfit_of_types(
+    input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], params: Sequence[Tensor]
+) -> Reason:
+    if not (isinstance(input, Tensor) and input.is_floating_point()):
+        return f"input is {getattr(input, 'dtype', type(input).__name__)}: expected a floating-point Tensor"
+    for name, tensors in (("hx", states), ("params", params)):
+        for tensor in tensors:
+            if not isinstance(tensor, Tensor):
+                return f"{name} has {type(tensor).__name__}: expected Tensors"
+            if tensor.device != input.device:
+                return f"{name} is on {tensor.device}: expected input's device {input.device}"
+            if tensor.dtype != input.dtype and not any_autocast():
+                return f"{name} has dtype {tensor.dtype}: expected input's {input.dtype}"
     if batch_sizes is None:
-        if input.dim() != 3:
-            return False
-        steps, batch = input.shape[:2] if not options.batch_first else (input.shape[1], input.shape[0])
-    else:
-        if input.dim() != 2 or batch_sizes.dim() != 1 or batch_sizes.dtype != torch.int64 or not batch_sizes.is_cpu:
-            return False
-        steps, batch = batch_sizes.shape[0], states[0].shape[1]
+        return None
+    if batch_sizes.dim() != 1 or batch_sizes.dtype != torch.int64 or not batch_sizes.is_cpu:
+        return f"batch_sizes is {batch_sizes.dtype} on {batch_sizes.device}: expected integers of 64 bits on the CPU"
+    return None
+
+
+def misfit(
+    input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], params: Sequence[Tensor], options: Options
+) -> Reason:
+    """Which argument fits the others not, or None. PyTorch's call does not look, and may end the program."""
+    count = 1 + (options.mode == LSTM)
+    if len(states) != count:
+        return f"hx has {len(states)} tensors: expected {count}"
+    reason = _misfit_of_types(input, batch_sizes, states, params)
+    if reason is not None:
+        return reason
+    dim = 3 if batch_sizes is None else 2
+    if input.dim() != dim:
+        return f"input must have {dim} dimensions, got {input.dim()}"
+    lengths = input.shape if batch_sizes is None else batch_sizes.shape
+    if lengths[1 if batch_sizes is None and options.batch_first else 0] == 0:
+        return "Expected sequence length to be larger than 0 in RNN"
+    if any(state.dim() != 3 for state in states):
+        return f"hx has shape {tuple(states[0].shape)}: expected (layers * directions, batch, size)"
+    batch = states[0].shape[1] if batch_sizes is not None else input.shape[0 if options.batch_first else 1]
     size, hidden = states[0].shape[2], states[-1].shape[2]
-    if steps == 0 or size > hidden or size == 0:
-        return False
-    if any(state.shape[:2] != (options.parts, batch) for state in states):
-        return False
-    return _shapes_of_params(params, options, hidden, size, input.shape[-1])
+    for state, width in zip(states, (size, hidden), strict=False):
+        if state.shape != (options.parts, batch, width):
+            return f"hx has shape {tuple(state.shape)}: expected ({options.parts}, {batch}, {width})"
+    if not 0 < size <= hidden:
+        return f"hx has {size} numbers of a hidden state: expected 1 to {hidden}, as many as units or fewer"
+    return _misfit_of_params(params, options, hidden, size, input.shape[-1])
 
 
 def leave(input: Tensor, dropout: float) -> Reason:

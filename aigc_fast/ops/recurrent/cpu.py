@@ -130,7 +130,7 @@ def recurrent_backward(
     for to_state, grad in zip(to_states, grads[1:], strict=True):
         to_state.copy_(grad)
     grad, output = (_dense_rows(_by_steps(tensor, batch_sizes, options)).detach() for tensor in (grads[0], output))
-    inputs = [_by_steps(input.detach(), batch_sizes, options).reshape(sizes.rows, -1), *parts.outputs]
+    inputs = [_by_steps(input.detach(), batch_sizes, options).reshape(sizes.rows, input.shape[-1]), *parts.outputs]
     for layer in reversed(range(options.layers)):
         own = range(layer * directions, (layer + 1) * directions)
         work = [_workspace(input, to_states, part, sizes, parts.gates[part].shape[1]) for part in own]

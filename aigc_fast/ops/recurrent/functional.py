@@ -55,9 +55,13 @@ def recur(
 
     options = Options(mode, num_layers, bool(bidirectional), bool(has_biases), bool(batch_first))
     states = tuple(hx) if mode == LSTM else (hx,)
-    if is_recorded() or not choice.fits(input, batch_sizes, states, params, options):
-        leave_to_pytorch(RECURRENT.name, "the arguments do not fit each other: PyTorch's own call says so")
+    if is_recorded():
         return pytorchs()
+    misfit = choice.misfit(input, batch_sizes, states, params, options)
+    if misfit is not None:
+        if own is not None:
+            return own()
+        raise RuntimeError(misfit)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (input, *states, *params))
     reason = choice.leave(input, dropout if train and num_layers > 1 else 0.0)
     if reason is not None:
@@ -101,7 +105,7 @@ def rnn_tanh(*args: Any, **named: Any) -> tuple[Tensor, ...]:
         (output, h_n), output (T, B, directions * H).
 
     Raises:
-        RuntimeError, ValueError: arguments that do not fit, as PyTorch's call raises them.
+        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
         TypeError: arguments of neither form.
     """
     return _called(rnn_tanh, RNN_TANH, args, named)
@@ -124,7 +128,7 @@ def rnn_relu(*args: Any, **named: Any) -> tuple[Tensor, ...]:
         (output, h_n), output (T, B, directions * H).
 
     Raises:
-        RuntimeError, ValueError: arguments that do not fit, as PyTorch's call raises them.
+        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
         TypeError: arguments of neither form.
     """
     return _called(rnn_relu, RNN_RELU, args, named)
@@ -138,7 +142,8 @@ def lstm(*args: Any, **named: Any) -> tuple[Tensor, ...]:
     Args:
         input: (T, B, I), or (B, T, I) with `batch_first`.
         hx: (h_0, c_0), (layers * directions, B, size) and (layers * directions, B, H).
-        params: of each layer and direction weight_ih, weight_hh and, with `has_biases`, bias_ih and bias_hh, with projections weight_hr.
+        params: of each layer and direction weight_ih, weight_hh and, with `has_biases`, bias_ih and bias_hh,
+            with projections weight_hr.
         has_biases, num_layers, dropout, train, bidirectional, batch_first: as in torch.nn.LSTM, by position too.
         data, batch_sizes: in place of `input`, and without `batch_first`, those of a PackedSequence: ``lstm(data,
             batch_sizes, hx, params, has_biases, num_layers, dropout, train, bidirectional)``.
@@ -147,7 +152,7 @@ def lstm(*args: Any, **named: Any) -> tuple[Tensor, ...]:
         (output, h_n, c_n), output (T, B, directions * size).
 
     Raises:
-        RuntimeError, ValueError: arguments that do not fit, as PyTorch's call raises them.
+        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
         TypeError: arguments of neither form.
     """
     return _called(lstm, LSTM, args, named)
@@ -170,7 +175,7 @@ def gru(*args: Any, **named: Any) -> tuple[Tensor, ...]:
         (output, h_n), output (T, B, directions * H).
 
     Raises:
-        RuntimeError, ValueError: arguments that do not fit, as PyTorch's call raises them.
+        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
         TypeError: arguments of neither form.
     """
     return _called(gru, GRU, args, named)

@@ -30,13 +30,13 @@ def _empty(
 def _setup(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, ...]) -> None:
     input, batch_sizes, states, params, *numbers = inputs
     ctx.numbers = numbers[:-1]
-    ctx.counts = len(states), len(params)
+    ctx.states = len(states)
     ctx.mark_non_differentiable(output[3], *([] if len(states) == 2 else [output[2]]))
     ctx.save_for_backward(input, batch_sizes, *states, *params, output[0], output[3])
 
 
 def _backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-    states, params = ctx.counts
+    states = ctx.states
     input, batch_sizes, *tensors, output, kept = ctx.saved_tensors
     given = input, batch_sizes, tensors[:states], tensors[states:]
     found = RECURRENT_BACKWARD(list(grads[: 1 + states]), *given, output, kept, *ctx.numbers)
@@ -56,14 +56,14 @@ def _empty_gradients(
 
 def _setup_backward(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) -> None:
     grads, input, batch_sizes, states, params, _, _, *ctx.numbers = inputs
-    ctx.counts = len(grads), len(states), len(params)
+    ctx.counts = len(grads), len(states)
     ctx.save_for_backward(batch_sizes, *grads, input, *states, *params)
 
 
 def _double_backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
     if isinstance(upstream[0], list):
         (upstream,) = upstream
-    grads, states, params = ctx.counts
+    grads, states = ctx.counts
     batch_sizes, *tensors = ctx.saved_tensors
     keep_graph = torch.is_grad_enabled()
     with torch.enable_grad():

@@ -41,9 +41,7 @@ def _direction(
             ended.append(tuple(state[count:] for state in now))
             now = tuple(state[:count] for state in now)
         elif count > going_on:
-            now = tuple(
-                torch.cat([state, first[going_on:count]]) for state, first in zip(now, states, strict=True)
-            )
+            now = tuple(torch.cat([state, first[going_on:count]]) for state, first in zip(now, states, strict=True))
         x = TF.linear(x, params[0], params[2] if options.has_biases else None)
         now = _step(options.mode, x, now, params, options.has_biases)
         found.append(now[0])

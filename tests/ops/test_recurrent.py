@@ -1,0 +1,334 @@
+"""Recurrent networks against float64 and PyTorch: every shape of a network, gradients, levels, threads, bad input."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from cases import assert_parity, counted_kernels, relative_error
+from torch import Tensor
+
+import aigc_fast
+import aigc_fast.functional as AF
+from aigc_fast.ops.recurrent import reference
+from aigc_fast.ops.recurrent.operators import RECURRENT
+from aigc_fast.ops.recurrent.sizes import CODES
+from aigc_fast.runtime import native
+
+needs_native = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
+FUNCTIONS = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru"}
+GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}
+Network = Callable[..., tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """A network and a batch of sequences.
+
+    Attributes:
+        counts: the rows of each step, of packed sequences; None of padded ones.
+    """
+
+    mode: str
+    inputs: int
+    hidden: int
+    layers: int = 1
+    bidirectional: bool = False
+    batch_first: bool = False
+    bias: bool = True
+    projected: int = 0
+    steps: int = 6
+    batch: int = 3
+    counts: tuple[int, ...] | None = None
+
+    def tensors(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        """The input, the states, then the parameters."""
+        gates, directions, size = GATES[self.mode] * self.hidden, 1 + self.bidirectional, self.projected or self.hidden
+        shape = (self.batch, self.steps) if self.batch_first else (self.steps, self.batch)
+        input = torch.randn(*((sum(self.counts),) if self.counts else shape), self.inputs)
+        states = [torch.randn(self.layers * directions, self.batch, size)]
+        if self.mode == "LSTM":
+            states.append(torch.randn(self.layers * directions, self.batch, self.hidden))
+        shapes: list[tuple[int, ...]] = []
+        for layer in range(self.layers):
+            depth = directions * size if layer else self.inputs
+            part = [(gates, depth), (gates, size), *[(gates,)] * (2 * self.bias)]
+            shapes += (part + [(size, self.hidden)] * bool(self.projected)) * directions
+        params = [torch.randn(shape) / self.hidden**0.5 for shape in shapes]
+        return [tensor.to(dtype) for tensor in (input, *states, *params)]
+
+    def network(self, home: Any) -> Network:
+        """The function as one of tensors alone."""
+        function, states = getattr(home, FUNCTIONS[self.mode]), 2 if self.mode == "LSTM" else 1
+        numbers = self.bias, self.layers, 0.0, False, self.bidirectional
+
+        def run(input: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+            hx, params = tensors[:states], list(tensors[states:])
+            hx = hx if states == 2 else hx[0]
+            if self.counts:
+                return function(input, torch.tensor(self.counts), hx, params, *numbers)
+            return function(input, hx, params, *numbers, self.batch_first)
+
+        return run
+
+    def __str__(self) -> str:
+        flags = (("bi", self.bidirectional), ("bf", self.batch_first), ("bias", self.bias), ("packed", self.counts))
+        text = f"{FUNCTIONS[self.mode]}-{self.inputs}.{self.hidden}-l{self.layers}-{self.steps}x{self.batch}"
+        return text + "".join(f"-{name}" for name, flag in flags if flag) + f"-p{self.projected}" * bool(self.projected)
+
+
+RAGGED = (4, 4, 3, 1, 1)
+SHAPES = [
+    Recurrent(mode, 5, hidden, layers, bidirectional, batch_first, bias, 0, len(RAGGED), 4, RAGGED if packed else None)
+    for mode in GATES
+    for hidden in (1, 3, 17, 113)
+    for layers, bidirectional, batch_first, bias, packed in itertools.product(
+        (1, 2), (False, True), (False, True), (False, True), (False, True)
+    )
+    if not (packed and batch_first)
+]
+PROJECTED = [
+    Recurrent("LSTM", 5, hidden, layers, bidirectional, False, bias, size, len(RAGGED), 4, RAGGED if packed else None)
+    for hidden, size in ((3, 1), (17, 16), (113, 17))
+    for layers, bidirectional, bias, packed in itertools.product((1, 2), (False, True), (False, True), (False, True))
+]
+# A step and a sequence alone, more rows than go together, more steps than are multiplied at once, no sequence at all.
+SIZES = [
+    Recurrent(mode, inputs, hidden, 2, True, steps=steps, batch=batch)
+    for mode in GATES
+    for inputs, hidden, steps, batch in ((1, 17, 1, 1), (33, 40, 130, 1), (7, 64, 3, 101), (3, 18, 70, 3), (3, 5, 4, 0))
+]
+SOME = [
+    Recurrent(mode, 5, 17, 2, bidirectional, batch_first, True, 0, len(RAGGED), 4, counts)
+    for mode in GATES
+    for bidirectional, batch_first, counts in ((True, True, None), (False, False, RAGGED), (True, False, RAGGED))
+]
+EVERY_LEVEL = [*SOME, *[case for case in PROJECTED if case.layers == 2 and case.bidirectional], *SIZES]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """PyTorch warns of projections, which its fast kernel does not take."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def assert_forward(case: Recurrent) -> None:
+    tensors = case.tensors()
+    with quiet():
+        theirs = case.network(torch._VF)(*tensors)
+        exact = case.network(torch._VF)(*[tensor.double() for tensor in tensors])
+        found = case.network(AF)(*tensors)
+    assert len(found) == len(theirs)
+    for each in zip(found, theirs, exact, strict=True):
+        assert_parity(*each, str(case))
+
+
+def every_gradient(case: Recurrent, home: Any, tensors: list[Tensor], upstream: list[Tensor]) -> list[Tensor]:
+    inputs = [tensor.detach().requires_grad_() for tensor in tensors]
+    with quiet():
+        found = case.network(home)(*inputs)
+    return list(torch.autograd.grad(found, inputs, [grad.to(inputs[0].dtype) for grad in upstream]))
+
+
+def assert_gradients(case: Recurrent) -> None:
+    tensors = case.tensors()
+    with torch.no_grad(), quiet():
+        upstream = [torch.randn_like(part) for part in case.network(torch._VF)(*tensors)]
+    found, theirs, exact = (
+        every_gradient(case, home, [tensor.to(dtype) for tensor in tensors], upstream)
+        for home, dtype in ((AF, torch.float32), (torch._VF, torch.float32), (torch._VF, torch.float64))
+    )
+    # Of a single number most may cancel out: the error of all together.
+    assert_parity(*(torch.cat([part.reshape(-1) for part in parts]) for parts in (found, theirs, exact)), str(case))
+    assert [part.shape for part in found] == [part.shape for part in exact]
+
+
+@needs_native
+@pytest.mark.parametrize("case", [*SHAPES, *PROJECTED, *SIZES], ids=str)
+def test_forward(case: Recurrent) -> None:
+    with counted_kernels() as called:
+        assert_forward(case)
+    assert "recurrent" in called
+
+
+@needs_native
+@pytest.mark.parametrize("case", [*SHAPES, *PROJECTED, *SIZES], ids=str)
+def test_gradients(case: Recurrent) -> None:
+    with counted_kernels() as called:
+        assert_gradients(case)
+    assert "recurrent_backward" in called
+
+
+@pytest.mark.parametrize("case", SOME, ids=str)
+def test_forward_and_gradients_of_every_backend(case: Recurrent, backend: str) -> None:
+    assert_forward(case)
+    assert_gradients(case)
+
+
+@needs_native
+@pytest.mark.parametrize("case", EVERY_LEVEL, ids=str)
+def test_forward_on_every_level(case: Recurrent, isa: str) -> None:
+    with aigc_fast.backend("cpu"):
+        assert_forward(case)
+
+
+@needs_native
+@pytest.mark.parametrize("case", EVERY_LEVEL, ids=str)
+def test_gradients_on_every_level(case: Recurrent, isa: str) -> None:
+    with aigc_fast.backend("cpu"):
+        assert_gradients(case)
+
+
+@pytest.mark.parametrize("case", [*SOME, *PROJECTED[:2]], ids=str)
+def test_reference(case: Recurrent) -> None:
+    tensors = case.tensors(torch.float64)
+    with quiet():
+        exact = case.network(torch._VF)(*tensors)
+    states, counts = 2 if case.mode == "LSTM" else 1, None if case.counts is None else torch.tensor(case.counts)
+    numbers = CODES[case.mode], case.layers, case.bidirectional, case.bias, case.batch_first
+    inputs = tensors[0], counts, tensors[1 : 1 + states], tensors[1 + states :]
+    found = reference.recurrent(*inputs, *numbers, False)
+    for ours, theirs in zip(found, exact, strict=False):
+        torch.testing.assert_close(ours, theirs)
+
+
+@needs_native
+@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("projected", [0, 113])
+def test_any_number_of_threads_gives_the_same_numbers(mode: str, bidirectional: bool, projected: int) -> None:
+    if projected and mode != "LSTM":
+        pytest.skip("an LSTM's alone are projected")
+    deep, single = (
+        Recurrent(mode, 40, 260, layers, bidirectional, projected=projected, steps=9, batch=5) for layers in (2, 1)
+    )
+    tensors, upstream, before, runs = deep.tensors(), [], torch.get_num_threads(), []
+    leaves = [tensor.requires_grad_() for tensor in single.tensors()]
+    try:
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            found = single.network(AF)(*leaves)
+            upstream = upstream or [torch.randn_like(part) for part in found]
+            # Products over all rows, which make the other gradients, are PyTorch's, whose order of sums is its own.
+            to_states = torch.autograd.grad(found, leaves[1 : len(found)], upstream)
+            runs.append([*deep.network(AF)(*tensors), *to_states])
+    finally:
+        torch.set_num_threads(before)
+    for run in runs[1:]:
+        for one, other in zip(runs[0], run, strict=True):
+            assert torch.equal(one, other)
+
+
+@needs_native
+def test_weights_are_kept_packed_until_they_change() -> None:
+    case = Recurrent("LSTM", 40, 48, steps=3)
+    tensors = case.tensors()
+    run, packs = case.network(AF), []
+    for _ in range(4):
+        with counted_kernels() as called:
+            run(*tensors)
+        packs.append(called.count("recurrent_pack"))
+    assert packs == [0, 2, 0, 0]
+    tensors[3].data.mul_(0.5)
+    for _ in range(3):
+        assert_parity(
+            run(*tensors)[0],
+            case.network(torch._VF)(*tensors)[0],
+            case.network(torch._VF)(*[tensor.double() for tensor in tensors])[0],
+        )
+
+
+@pytest.mark.parametrize("mode", GATES)
+def test_second_gradients(mode: str) -> None:
+    case = Recurrent(mode, 3, 4, 2, True, steps=3, batch=2)
+    tensors = [tensor.requires_grad_() for tensor in case.tensors(torch.float64)]
+    numbers = CODES[mode], 2, True, True, False, True
+    states = 2 if mode == "LSTM" else 1
+
+    def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return RECURRENT(tensors[0], None, list(tensors[1 : 1 + states]), list(tensors[1 + states :]), *numbers)[
+            : 1 + states
+        ]
+
+    assert torch.autograd.gradgradcheck(run, tuple(tensors), nondet_tol=0.0, fast_mode=True)
+
+
+@pytest.mark.parametrize("mode", GATES)
+def test_nan_and_infinity(mode: str) -> None:
+    """As in PyTorch they last from their step, in their sequence, to its end."""
+    case = Recurrent(mode, 3, 5, steps=4, batch=3)
+    tensors = case.tensors()
+    tensors[0][1, 0] = torch.nan
+    tensors[1][0, 2] = torch.nan
+    found, theirs = (case.network(home)(*tensors) for home in (AF, torch._VF))
+    for ours, expected in zip(found, theirs, strict=True):
+        assert torch.equal(ours.isnan(), expected.isnan())
+
+
+BAD: dict[str, tuple[Callable[[list[Tensor]], None], str]] = {
+    "no steps": (lambda t: t.__setitem__(0, t[0][:0]), "Expected sequence length to be larger than 0"),
+    "no batch": (lambda t: t.__setitem__(0, t[0][0]), "input must have 3 dimensions, got 2"),
+    "hidden size": (lambda t: t.__setitem__(1, t[1][..., :-1]), "hx|params: weight_ih_l0 has shape|params has"),
+    "no hidden size": (lambda t: t.__setitem__(1, t[1][..., :0]), "hx has 0 numbers"),
+    "batch of the states": (
+        lambda t: t.__setitem__(1, t[1][:, :-1]),
+        r"hx has shape \(2, 2, 5\): expected \(2, 3, 5\)",
+    ),
+    "layers of the states": (lambda t: t.__setitem__(1, t[1][:-1]), r"hx has shape \(1, 3, 5\)"),
+    "dimensions of the states": (lambda t: t.__setitem__(1, t[1][0]), r"hx has shape \(3, 5\)"),
+    "input size": (lambda t: t.__setitem__(0, t[0][..., :-1]), "params: weight_ih_l0 has shape"),
+    "dtype": (lambda t: t.__setitem__(0, t[0].double()), "hx has dtype torch.float32"),
+    "integers": (lambda t: t.__setitem__(0, t[0].long()), "input is torch.int64"),
+    "device": (lambda t: t.__setitem__(0, t[0].to("meta")), "hx is on cpu"),
+    "weight": (lambda t: t.__setitem__(-4, t[-4][:-1]), "params: weight_ih_l1 has shape"),
+    "parameters": (lambda t: t.pop(), "params has 7 tensors: expected 8"),
+    "no tensor": (lambda t: t.__setitem__(-1, None), "params has NoneType"),
+}
+
+
+@pytest.mark.parametrize("forced", ["auto", "reference"])
+@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("fault", BAD)
+def test_what_does_not_fit(fault: str, mode: str, forced: str) -> None:
+    case = Recurrent(mode, 3, 5, 2)
+    tensors, (spoil, message) = case.tensors(), BAD[fault]
+    spoil(tensors)
+    with aigc_fast.backend(forced), pytest.raises(RuntimeError, match=message):
+        case.network(AF)(*tensors)
+
+
+@needs_native
+@pytest.mark.parametrize("counts", [(4, 4, 0), (3, 4, 1), (5, 2, 1), (4, 2, 1)])
+def test_wrong_batch_sizes(counts: tuple[int, ...]) -> None:
+    case = Recurrent("GRU", 3, 5, batch=4, counts=(4, 3, 1))
+    input, *rest = case.tensors()
+    with aigc_fast.backend("cpu"), pytest.raises(RuntimeError, match="batch_sizes is"):
+        Recurrent("GRU", 3, 5, batch=4, counts=counts).network(AF)(input, *rest)
+
+
+def test_neither_form_of_a_call() -> None:
+    with pytest.raises(TypeError, match="has_biases"):
+        AF.lstm(torch.zeros(2, 2, 3))
+
+
+def test_keyword_arguments() -> None:
+    case = Recurrent("GRU", 3, 5)
+    input, hx, *params = case.tensors()
+    named = {"has_biases": True, "num_layers": 1, "dropout": 0.0, "train": False, "bidirectional": False}
+    found = AF.gru(input, hx=hx, params=params, batch_first=False, **named)
+    torch.testing.assert_close(found, case.network(AF)(input, hx, *params))
+
+
+def test_relative_error_of_a_long_sequence() -> None:
+    case = Recurrent("LSTM", 8, 32, steps=700, batch=2)
+    tensors = case.tensors()
+    found, exact = case.network(AF)(*tensors), case.network(torch._VF)(*[tensor.double() for tensor in tensors])
+    assert relative_error(found[0], exact[0]) < 2e-5
