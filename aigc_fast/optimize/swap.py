@@ -20,7 +20,13 @@ DROP_INS: dict[type[nn.Module], type[nn.Module]] = {
         "Conv2d",
         "Conv3d",
         "Dropout",
+        "GRU",
+        "GRUCell",
+        "LSTM",
+        "LSTMCell",
         "MultiheadAttention",
+        "RNN",
+        "RNNCell",
         "TransformerEncoderLayer",
     )
 }

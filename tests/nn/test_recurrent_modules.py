@@ -1,4 +1,4 @@
-"""Recurrent modules against torch.nn's: PyTorch's own samples, state_dicts, packed sequences, parametrizations, tools."""
+"""Recurrent modules against torch.nn's: PyTorch's samples, state_dicts, packed sequences, tools."""
 
 from __future__ import annotations
 

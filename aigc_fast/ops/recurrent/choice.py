@@ -87,7 +87,7 @@ def misfit(
     return _misfit_of_params(params, options, hidden, size, input.shape[-1])
 
 
-def leave(input: Tensor, dropout: float) -> Reason:
+def leave(input: Tensor) -> Reason:
     """Why a call that fits is PyTorch's own, or None."""
     if is_compiling() or not (plain_eager() and is_automatic()):
         return None
@@ -97,6 +97,4 @@ def leave(input: Tensor, dropout: float) -> Reason:
         return f"the tensors are on {input.device}: PyTorch's own kernels compute there"
     if input.dtype != torch.float32:
         return f"{input.dtype}: PyTorch's own kernel computes in it"
-    if dropout:
-        return "dropout between layers, which the kernels do not make"
     return native.cpu_reason()

@@ -120,8 +120,9 @@ def recurrent_backward(
     kept: Tensor,
     *numbers: Any,
 ) -> bool:
-    """Fills the gradients to the input, the states and the parameters."""
-    options = Options(*numbers)
+    """Fills the gradients to the input, unless it is empty, the states and the parameters."""
+    *rest, wants_input = numbers
+    options = Options(*rest)
     sizes = sizes_of(input, batch_sizes, states, options)
     counts, parts = _counts(batch_sizes, sizes), kept_of(kept.detach(), sizes, options)
     states, params, directions = _contiguous(states), _contiguous(params), options.directions
@@ -154,15 +155,18 @@ def recurrent_backward(
             LEAST_STEP_WORK,
         )
         output = inputs[layer]
-        grad = output.new_zeros(output.shape)
+        goes_on = layer > 0 or wants_input
+        grad = output.new_zeros(output.shape) if goes_on else None
         for part, (to_gates, before, _, _, to_shown, shown) in zip(own, work, strict=True):
             _fill_params(to_params[part], to_gates.flatten(1), output, before, options)
             if shown is not None:
                 torch.mm(to_shown.t(), shown, out=to_params[part][-1])
             weight = params_of(params, options)[part][0]
-            grad.addmm_(to_gates.flatten(1)[:, : weight.shape[0]], weight)
-    by_steps = _by_steps(to_input, batch_sizes, options)
-    by_steps.copy_(grad.view(by_steps.shape))
+            if goes_on:
+                grad.addmm_(to_gates.flatten(1)[:, : weight.shape[0]], weight)
+    if wants_input:
+        by_steps = _by_steps(to_input, batch_sizes, options)
+        by_steps.copy_(grad.view(by_steps.shape))
     return True
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aigc_fast.ops.random.functional import dropout as drop
 from aigc_fast.ops.recurrent import choice
 from aigc_fast.ops.recurrent.operators import RECURRENT
-from aigc_fast.ops.recurrent.sizes import GRU, LSTM, RNN_RELU, RNN_TANH, Options
+from aigc_fast.ops.recurrent.sizes import GRU, LSTM, RNN_RELU, RNN_TANH, Options, params_of
 from aigc_fast.runtime.backends import leave_to_pytorch
 from aigc_fast.runtime.recording import is_recorded, is_symbolic, record
 
@@ -63,12 +64,36 @@ def recur(
             return own()
         raise RuntimeError(misfit)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (input, *states, *params))
-    reason = choice.leave(input, dropout if train and num_layers > 1 else 0.0)
+    reason = choice.leave(input)
     if reason is not None:
         leave_to_pytorch(RECURRENT.name, reason)
         return pytorchs()
+    if dropout and train and num_layers > 1:
+        return _with_dropout(input, batch_sizes, states, params, options, keep, dropout)
     found = RECURRENT(input, batch_sizes, list(states), list(params), *options, keep)
     return found[: 1 + len(states)]
+
+
+def _with_dropout(
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    states: Sequence[Tensor],
+    params: Sequence[Tensor],
+    options: Options,
+    keep: bool,
+    p: float,
+) -> tuple[Tensor, ...]:
+    """Layer by layer, with elements dropped of the output of all but the last."""
+    of_layer, last = options._replace(layers=1), []
+    for layer in range(options.layers):
+        if layer:
+            input = drop(input, p)
+        parts = slice(layer * options.directions, (layer + 1) * options.directions)
+        own_params = [param for part in params_of(params, options)[parts] for param in part]
+        found = RECURRENT(input, batch_sizes, [state[parts] for state in states], own_params, *of_layer, keep)
+        input = found[0]
+        last.append(found[1 : 1 + len(states)])
+    return input, *(torch.cat(each) for each in zip(*last, strict=True))
 
 
 def _called(function: Callable[..., Any], mode: int, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -91,7 +116,8 @@ def _called(function: Callable[..., Any], mode: int, args: tuple[Any, ...], name
 def rnn_tanh(*args: Any, **named: Any) -> tuple[Tensor, ...]:
     """Elman networks with tanh: the arguments of `torch._VF.rnn_tanh`.
 
-    On the CPU in float32 by one native call for all layers, directions and steps; else by PyTorch's own.
+    On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one for
+    each layer and a mask of `aigc_fast.functional.dropout`; else by PyTorch's own.
 
     Args:
         input: (T, B, I), or (B, T, I) with `batch_first`.
@@ -114,7 +140,8 @@ def rnn_tanh(*args: Any, **named: Any) -> tuple[Tensor, ...]:
 def rnn_relu(*args: Any, **named: Any) -> tuple[Tensor, ...]:
     """Elman networks with relu: the arguments of `torch._VF.rnn_relu`.
 
-    On the CPU in float32 by one native call for all layers, directions and steps; else by PyTorch's own.
+    On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one for
+    each layer and a mask of `aigc_fast.functional.dropout`; else by PyTorch's own.
 
     Args:
         input: (T, B, I), or (B, T, I) with `batch_first`.
@@ -137,7 +164,8 @@ def rnn_relu(*args: Any, **named: Any) -> tuple[Tensor, ...]:
 def lstm(*args: Any, **named: Any) -> tuple[Tensor, ...]:
     """LSTM networks: the arguments of `torch._VF.lstm`.
 
-    On the CPU in float32 by one native call for all layers, directions and steps; else by PyTorch's own.
+    On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one for
+    each layer and a mask of `aigc_fast.functional.dropout`; else by PyTorch's own.
 
     Args:
         input: (T, B, I), or (B, T, I) with `batch_first`.
@@ -161,7 +189,8 @@ def lstm(*args: Any, **named: Any) -> tuple[Tensor, ...]:
 def gru(*args: Any, **named: Any) -> tuple[Tensor, ...]:
     """GRU networks: the arguments of `torch._VF.gru`.
 
-    On the CPU in float32 by one native call for all layers, directions and steps; else by PyTorch's own.
+    On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one for
+    each layer and a mask of `aigc_fast.functional.dropout`; else by PyTorch's own.
 
     Args:
         input: (T, B, I), or (B, T, I) with `batch_first`.

@@ -39,8 +39,9 @@ def _backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
     states = ctx.states
     input, batch_sizes, *tensors, output, kept = ctx.saved_tensors
     given = input, batch_sizes, tensors[:states], tensors[states:]
-    found = RECURRENT_BACKWARD(list(grads[: 1 + states]), *given, output, kept, *ctx.numbers)
-    return found[0], None, list(found[1 : 1 + states]), list(found[1 + states :]), *[None] * 6
+    to_input = ctx.needs_input_grad[0]
+    found = RECURRENT_BACKWARD(list(grads[: 1 + states]), *given, output, kept, *ctx.numbers, to_input)
+    return found[0] if to_input else None, None, list(found[1 : 1 + states]), list(found[1 + states :]), *[None] * 6
 
 
 def _empty_gradients(
@@ -49,9 +50,12 @@ def _empty_gradients(
     batch_sizes: Tensor | None,
     states: Sequence[Tensor],
     params: Sequence[Tensor],
-    *rest: Any,
+    output: Tensor,
+    kept: Tensor,
+    *numbers: Any,
 ) -> tuple[Tensor, ...]:
-    return tuple(tensor.new_empty(tensor.shape) for tensor in (input, *states, *params))
+    to_input = input.new_empty(input.shape if numbers[-1] else 0)
+    return to_input, *(tensor.new_empty(tensor.shape) for tensor in (*states, *params))
 
 
 def _setup_backward(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) -> None:
@@ -73,7 +77,7 @@ def _double_backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
         first = reference.recurrent_backward(*given, *ctx.numbers)
         found = torch.autograd.grad(first, inputs, upstream, create_graph=keep_graph, allow_unused=True)
     to_rest = list(found[grads + 1 :])
-    return list(found[:grads]), found[grads], None, to_rest[:states], to_rest[states:], *[None] * 7
+    return list(found[:grads]), found[grads], None, to_rest[:states], to_rest[states:], *[None] * 8
 
 
 _GIVEN = "Tensor input, Tensor? batch_sizes, Tensor[] states, Tensor[] params"
@@ -89,7 +93,7 @@ RECURRENT = Operator(
 )
 RECURRENT_BACKWARD = Operator(
     "recurrent_backward",
-    f"(Tensor[] grads, {_GIVEN}, Tensor output, Tensor kept, {_NUMBERS}) -> Tensor[]",
+    f"(Tensor[] grads, {_GIVEN}, Tensor output, Tensor kept, {_NUMBERS}, bool to_input) -> Tensor[]",
     reference=reference.recurrent_backward,
     allocate=_empty_gradients,
     setup_context=_setup_backward,

@@ -91,14 +91,15 @@ def recurrent_backward(
     kept: Tensor,
     *numbers: Any,
 ) -> tuple[Tensor, ...]:
-    """The gradients to the input, the states and the parameters; differentiable where gradients are recorded."""
+    """The gradients to the input, empty unless `to_input`, the states and the parameters; differentiable."""
+    *rest, to_input = numbers
     keep_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = [own_variable(tensor, keep_graph) for tensor in (input, *states, *params)]
-        x, *rest = inputs
-        found = recurrent(x, batch_sizes, rest[: len(states)], rest[len(states) :], *numbers, False)
-        wanted = [result for result in found[: len(grads)] if result.requires_grad]
-        return torch.autograd.grad(wanted, inputs, grads[: len(wanted)], create_graph=keep_graph)
+        x, *others = inputs
+        found = recurrent(x, batch_sizes, others[: len(states)], others[len(states) :], *rest, False)
+        first, *rest = torch.autograd.grad(found[: len(grads)], inputs, grads, create_graph=keep_graph)
+        return first if to_input else x.new_empty(0), *rest
 
 
 def own_variable(tensor: Tensor, keep_graph: bool) -> Tensor:
