@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from aigc_fast.nn.compiled import welcome
 from aigc_fast.nn.drop_in import drop_in
 from aigc_fast.ops.recurrent.functional import recur
 from aigc_fast.ops.recurrent.sizes import CODES
@@ -60,6 +61,7 @@ def _forward(module: torch.nn.RNNBase, input: Any, hx: Any) -> tuple[Any, Any]:
     return output, module.permute_hidden(tuple(last) if is_lstm else last[0], unsorted_indices)
 
 
+@welcome
 @drop_in
 class RNN(torch.nn.RNN):
     """`torch.nn.RNN`: the same constructor, parameters, `state_dict` keys and numbers, by one call for all layers."""
@@ -69,6 +71,7 @@ class RNN(torch.nn.RNN):
         return _forward(self, input, hx)
 
 
+@welcome
 @drop_in
 class LSTM(torch.nn.LSTM):
     """`torch.nn.LSTM`: the same constructor, parameters, `state_dict` keys and numbers, by one call for all layers."""
@@ -80,6 +83,7 @@ class LSTM(torch.nn.LSTM):
         return _forward(self, input, hx)
 
 
+@welcome
 @drop_in
 class GRU(torch.nn.GRU):
     """`torch.nn.GRU`: the same constructor, parameters, `state_dict` keys and numbers, by one call for all layers."""

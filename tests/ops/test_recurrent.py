@@ -60,7 +60,7 @@ class Recurrent:
             depth = directions * size if layer else self.inputs
             part = [(gates, depth), (gates, size), *[(gates,)] * (2 * self.bias)]
             shapes += (part + [(size, self.hidden)] * bool(self.projected)) * directions
-        params = [torch.randn(shape) / self.hidden**0.5 for shape in shapes]
+        params = [torch.randn(shape) / (self.inputs + self.hidden) ** 0.5 for shape in shapes]
         return [tensor.to(dtype) for tensor in (input, *states, *params)]
 
     def network(self, home: Any) -> Network:
@@ -280,7 +280,7 @@ BAD: dict[str, tuple[Callable[[list[Tensor]], None], str]] = {
     "no hidden size": (lambda t: t.__setitem__(1, t[1][..., :0]), "hx has 0 numbers"),
     "batch of the states": (
         lambda t: t.__setitem__(1, t[1][:, :-1]),
-        r"hx has shape \(2, 2, 5\): expected \(2, 3, 5\)",
+        r"hx has shape \(2, 2, 5\)",
     ),
     "layers of the states": (lambda t: t.__setitem__(1, t[1][:-1]), r"hx has shape \(1, 3, 5\)"),
     "dimensions of the states": (lambda t: t.__setitem__(1, t[1][0]), r"hx has shape \(3, 5\)"),
