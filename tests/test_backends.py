@@ -14,6 +14,7 @@ import torch
 
 import aigc_fast
 import aigc_fast.functional as AF
+from aigc_fast.ops.examples import examples
 from aigc_fast.runtime import backends, native
 from aigc_fast.runtime.backends import BackendError, Choice
 
@@ -283,6 +284,7 @@ class TestExplain:
             "sample_wise_lpc": (torch.randn(2, 9), torch.randn(2, 9, 3)),
             "lfilter": (torch.randn(2, 9), torch.ones(3), torch.ones(3)),
             "varlen_attn": (*(torch.randn(5, 2, 8),) * 3, torch.tensor([0, 2, 5])),
+            **{network: examples()[network]()[0] for network in ("rnn_tanh", "rnn_relu", "lstm", "gru")},
         }
         if name not in arguments:
             size = [5] * int(name[-2])
