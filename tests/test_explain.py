@@ -35,6 +35,17 @@ def _convolution(shape: tuple[int, ...], weight: tuple[int, ...], **options: int
     return lambda: ((torch.ones(shape), torch.ones(weight)), options)
 
 
+def _network(
+    name: str, dtype: torch.dtype, batch: int, layers: int = 1, dropout: float = 0.0, train: bool = False
+) -> Call:
+    gates, states = (4, 2) if name == "lstm" else (3, 1)
+    hx = [torch.ones(layers, batch, 8, dtype=dtype) for _ in range(states)]
+    shapes = ((gates * 8, 8), (gates * 8, 8), (gates * 8,), (gates * 8,)) * layers
+    params = [torch.ones(shape, dtype=dtype) for shape in shapes]
+    numbers = True, layers, dropout, train, False, False
+    return (torch.ones(5, batch, 8, dtype=dtype), hx if states == 2 else hx[0], params, *numbers), {}
+
+
 # Where PyTorch's call is as good, or all there is.
 OTHERS: dict[str, tuple[str, Callable[[], Call]]] = {
     "light": ("conv2d", _convolution((1, 4, 8, 8), (4, 4, 3, 3))),
@@ -72,6 +83,10 @@ OTHERS: dict[str, tuple[str, Callable[[], Call]]] = {
     ),
     "double attention": ("scaled_dot_product_attention", lambda: ((torch.ones(1, 2, 5, 8).double(),) * 3, {})),
     "nothing to drop": ("dropout", lambda: ((torch.ones(9), 0.0), {})),
+    "double recurrence": ("gru", lambda: _network("gru", torch.float64, 2)),
+    "recurrence in bfloat16": ("lstm", lambda: _network("lstm", torch.bfloat16, 2)),
+    "recurrence of a sequence in bfloat16": ("lstm", lambda: _network("lstm", torch.bfloat16, 1)),
+    "dropout between layers": ("gru", lambda: _network("gru", torch.float32, 2, layers=2, dropout=0.5, train=True)),
     "complex": ("ar_recursion", lambda: ((torch.ones(2, 9) + 0j, torch.zeros(3) + 0j), {})),
 }
 CALLS = {**{name: (name, call) for name, call in examples().items()}, **OTHERS}

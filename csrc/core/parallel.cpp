@@ -223,7 +223,7 @@ void team_run(int64_t wanted, MemberFunction function, void* context) {
 }
 
 void Barrier::wait(int64_t members) {
-    constexpr int SPINS = 4096;
+    constexpr int SPINS = 1024;
     if (members <= 1)
         return;
     std::atomic_ref arrived(arrived_), passed(passed_);

@@ -60,18 +60,6 @@ static inline vf load_part(const float* p, int64_t count) {
 #endif
 }
 
-// The first `count` lanes alone.
-static inline void store_part(float* p, vf x, int64_t count) {
-    if (count >= VF)
-        return store(p, x);
-#if defined(__AVX512F__) && AIGC_VECTOR_BYTES == 64
-    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), __m512(x));
-#else
-    for (int64_t i = 0; i < count; ++i)
-        p[i] = x[i];
-#endif
-}
-
 // The greater of each pair of lanes; b where either is NaN.
 static inline vf greater(vf a, vf b) {
 #if defined(__AVX512F__) && AIGC_VECTOR_BYTES == 64

@@ -31,26 +31,31 @@ Steps steps_of(Scope& scope, const int64_t* counts, int64_t steps, int64_t batch
     return {own, offsets, steps, batch};
 }
 
-// Where each row begins of a tensor (steps, batch, size), or (rows, size) of packed sequences.
-template <class T>
-T** rows_of(Scope& scope, const Steps& steps, const Tensor* tensor, int64_t offset) {
+// Where each row begins, from an element on, of a tensor (steps, batch, size), or (rows, size) of packed sequences.
+template <class T, class E>
+T** rows_of(Scope& scope, const Steps& steps, const Tensor* tensor, E* data) {
     T** const rows = scope.take<T*>(steps.rows());
-    T* const data = static_cast<T*>(tensor->data()) + offset;
+    const int64_t* const strides = tensor->strides;
     for (int64_t t = 0; t < steps.steps; ++t)
         for (int64_t b = 0; b < steps.counts[t]; ++b) {
             const int64_t row = steps.offsets[t] + b;
-            rows[row] = data + (tensor->dimensions == 3 ? t * tensor->strides[0] + b * tensor->strides[1]
-                                                        : row * tensor->strides[0]);
+            const int64_t at = tensor->dimensions == 3 ? t * strides[0] + b * strides[1] : row * strides[0];
+            rows[row] = reinterpret_cast<T*>(data + at);
         }
     return rows;
 }
 
-template <class T>
-T** rows_of(Scope& scope, int64_t count, T* data, int64_t stride) {
+template <class T, class E>
+T** rows_of(Scope& scope, int64_t count, E* data, int64_t stride) {
     T** const rows = scope.take<T*>(count);
     for (int64_t r = 0; r < count; ++r)
-        rows[r] = data + r * stride;
+        rows[r] = reinterpret_cast<T*>(data + r * stride);
     return rows;
+}
+
+template <class E>
+E* elements(const Tensor* tensor) {
+    return tensor ? static_cast<E*>(tensor->data()) : nullptr;
 }
 
 // The tensors of a network, by layers and directions.
@@ -62,78 +67,88 @@ struct Network {
     int64_t size() const { return projected ? projected : hidden; }
     int64_t per_part() const { return 2 + 2 * has_biases + (projected != 0); }
     const Tensor* param(int64_t part, int64_t which) const { return params.items[part * per_part() + which]; }
+    // Of bfloat16, pairs are moved as floats.
     const float* weight(int64_t part, int64_t which) const { return floats(param(part, which)); }
-    const float* bias(int64_t part, int64_t which) const {
-        return has_biases ? floats(param(part, 2 + which)) : nullptr;
+    template <class E>
+    const E* bias(int64_t part, int64_t which) const {
+        return has_biases ? elements<const E>(param(part, 2 + which)) : nullptr;
     }
     const float* projection(int64_t part) const { return projected ? floats(param(part, per_part() - 1)) : nullptr; }
     int64_t depth(int64_t part) const { return param(part, 0)->sizes[1]; }
 };
 
-template <int64_t MODE>
-const float* packed_gates(Scope& scope, const float* kept, const float* weight, int64_t hidden, int64_t depth) {
+template <int64_t MODE, class E>
+const Factor<E>* packed_gates(Scope& scope, int64_t kept, const float* weight, int64_t hidden, int64_t depth) {
     if (kept)
-        return kept;
+        return reinterpret_cast<const Factor<E>*>(kept);
+    depth /= PER_FACTOR<E>;
     float* const packed = scope.take<float>(packed_floats<MODE>(hidden, depth));
     pack_gates<MODE>(weight, hidden, depth, packed);
-    return packed;
+    return reinterpret_cast<const Factor<E>*>(packed);
+}
+
+// Elements as floats, each row filled up with zeros.
+template <class E>
+float* widened_rows(Scope& scope, const E* from, int64_t rows, int64_t size, int64_t padded) {
+    float* const to = scope.take<float>(rows * padded);
+    clear(to, rows * padded);
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < size; c += VF)
+            store(to + r * padded + c, load_up_to(from + r * size + c, size - c));
+    return to;
 }
 
 // `packed`: of each part, the addresses of its two packed weights, 0 where this call packs them. `kept`: of each part
 // its gates and its cells, then the outputs of all layers but the last; empty where no gradients are wanted.
-template <int64_t MODE>
+template <int64_t MODE, class E>
 void run_forward(const Tensor* input, const Steps& steps, const Network& network, const Tensors& states,
                  const int64_t* packed, const Tensors& results, const Tensors& kept, int64_t least_step_work,
                  Scope& scope) {
+    using Row = Factor<E>;
     const int64_t parts = network.layers * network.directions, hidden = network.hidden, size = network.size();
     const int64_t rows = steps.rows(), batch = steps.batch, blocks = blocks_of(hidden, UNITS<MODE>);
     const int64_t padded = blocks * UNITS<MODE>, width = network.directions * size;
-    Pass* const passes = scope.take<Pass>(parts);
-    float* between[2] = {};
+    Pass<E>* const passes = scope.take<Pass<E>>(parts);
+    E* between[2] = {};
     for (int64_t layer = 0; layer < network.layers; ++layer) {
         const bool is_last = layer + 1 == network.layers;
-        float* out = nullptr;
+        E* out = nullptr;
         if (!is_last && kept.count)
-            out = writable(kept.items[2 * parts + layer]);
+            out = elements<E>(kept.items[2 * parts + layer]);
         else if (!is_last)
-            out = between[layer % 2] = between[layer % 2] ? between[layer % 2] : scope.take<float>(rows * width);
+            out = between[layer % 2] = between[layer % 2] ? between[layer % 2] : scope.take<E>(rows * width);
         for (int64_t d = 0; d < network.directions; ++d) {
             const int64_t part = layer * network.directions + d;
-            Pass& p = passes[part];
+            Pass<E>& p = passes[part];
             p.steps = steps;
             p.reversed = d == 1;
             p.hidden = hidden, p.size = size, p.depth = network.depth(part);
             // Of both directions of the layer before.
-            p.input = layer ? const_cast<const float* const*>(passes[(layer - 1) * network.directions].output)
-                            : rows_of<const float>(scope, steps, input, 0);
-            p.output = is_last ? rows_of<float>(scope, steps, results.items[0], d * size)
-                               : rows_of(scope, rows, out + d * size, width);
-            p.start = rows_of(scope, batch, floats(states.items[0]) + part * batch * size, size);
-            p.of_input = packed_gates<MODE>(scope, reinterpret_cast<const float*>(packed[2 * part]),
-                                            network.weight(part, 0), hidden, p.depth);
-            p.of_hidden = packed_gates<MODE>(scope, reinterpret_cast<const float*>(packed[2 * part + 1]),
-                                             network.weight(part, 1), hidden, size);
+            p.input = layer ? passes[(layer - 1) * network.directions].output
+                            : rows_of<Row>(scope, steps, input, elements<E>(input));
+            p.output = is_last ? rows_of<Row>(scope, steps, results.items[0], elements<E>(results.items[0]) + d * size)
+                               : rows_of<Row>(scope, rows, out + d * size, width);
+            const E* const start = elements<const E>(states.items[0]) + part * batch * size;
+            p.start = rows_of<const Row>(scope, batch, start, size);
+            p.of_input = packed_gates<MODE, E>(scope, packed[2 * part], network.weight(part, 0), hidden, p.depth);
+            p.of_hidden = packed_gates<MODE, E>(scope, packed[2 * part + 1], network.weight(part, 1), hidden, size);
             p.of_projection = nullptr;
-            p.unshown = nullptr;
+            p.units = MODE == GRU ? widened_rows(scope, start, batch, hidden, padded) : nullptr;
             if (network.projected) {
                 float* const panels = scope.take<float>(panels_floats(hidden, size));
                 pack_panels(network.projection(part), 1, hidden, hidden, size, panels);
                 p.of_projection = panels;
-                p.unshown = scope.take<float>(batch * padded);
+                p.units = scope.take<float>(batch * padded);
             }
             float* const bias = scope.take<float>(blocks * BIAS_WIDTH<MODE>);
-            pack_bias<MODE>(network.bias(part, 0), network.bias(part, 1), hidden, bias);
+            pack_bias<MODE>(network.bias<E>(part, 0), network.bias<E>(part, 1), hidden, bias);
             p.bias = bias;
             p.cells = nullptr;
-            if (MODE == LSTM) {
-                p.cells = scope.take<float>(batch * padded);
-                clear(p.cells, batch * padded);
-                for (int64_t b = 0; b < batch; ++b)
-                    __builtin_memcpy(p.cells + b * padded, floats(states.items[1]) + (part * batch + b) * hidden,
-                                     static_cast<size_t>(hidden) * sizeof(float));
-            }
+            if constexpr (MODE == LSTM)
+                p.cells = widened_rows(scope, elements<const E>(states.items[1]) + part * batch * hidden, batch, hidden,
+                                       padded);
             p.products = scope.take<float>(blocks * chunk_rows(batch) * BLOCK_WIDTH<MODE>);
-            p.last = writable(results.items[1]) + part * batch * size;
+            p.last = elements<E>(results.items[1]) + part * batch * size;
             p.kept_gates = kept.count ? writable(kept.items[2 * part]) : nullptr;
             p.kept_cells = kept.count ? writable(kept.items[2 * part + 1]) : nullptr;
         }
@@ -144,19 +159,22 @@ void run_forward(const Tensor* input, const Steps& steps, const Network& network
     team(work.wanted(step_work, steps.steps, blocks), [&](int64_t member, int64_t members) {
         for (int64_t layer = 0; layer < network.layers; ++layer) {
             work.each_direction(member, members, [&](int64_t d, const Group& group) {
-                Forward<MODE>(passes[layer * network.directions + d], group).run();
+                Forward<MODE, E>(passes[layer * network.directions + d], group).run();
             });
             barriers[2].wait(members);
         }
     });
-    for (int64_t part = 0; MODE == LSTM && part < parts; ++part)
-        for (int64_t b = 0; b < batch; ++b)
-            __builtin_memcpy(writable(results.items[2]) + (part * batch + b) * hidden, passes[part].cells + b * padded,
-                             static_cast<size_t>(hidden) * sizeof(float));
+    for (int64_t row = 0; MODE == LSTM && row < parts * batch; ++row) {
+        E* const cells = elements<E>(results.items[2]) + row * hidden;
+        const float* const from = passes[row / batch].cells + row % batch * padded;
+        for (int64_t c = 0; c < hidden; c += VF)
+            store_up_to(cells + c, load(from + c), hidden - c);
+    }
 }
 
 // `input` (steps, batch, size), or packed (rows, size) with `counts`, the rows of each step; its last dimension is
-// contiguous, as all of the other tensors are. `results`: output, h_n and, of an LSTM, c_n.
+// contiguous, as all of the other tensors are. `results`: output, h_n and, of an LSTM, c_n. All are float or, where the
+// level takes pairs, depths are even, nothing is kept and nothing projected, bfloat16.
 void recurrent(const Tensor* input, const int64_t* counts, int64_t is_packed, int64_t steps, int64_t batch,
                const Tensors& states, const Tensors& params, const int64_t* packed, const Tensors& results,
                const Tensors& kept, int64_t mode, int64_t layers, int64_t directions, int64_t hidden, int64_t projected,
@@ -165,7 +183,10 @@ void recurrent(const Tensor* input, const int64_t* counts, int64_t is_packed, in
     const Steps of = steps_of(scope, is_packed ? counts : nullptr, steps, batch);
     const Network network{layers, directions, hidden, projected, has_biases != 0, params};
     of_mode(mode, [&]<int64_t MODE>() {
-        run_forward<MODE>(input, of, network, states, packed, results, kept, least_step_work, scope);
+        if (HAS_PAIRS && input->dtype() == BFLOAT16)
+            run_forward<MODE, bfloat16>(input, of, network, states, packed, results, kept, least_step_work, scope);
+        else
+            run_forward<MODE, float>(input, of, network, states, packed, results, kept, least_step_work, scope);
     });
 }
 
@@ -197,7 +218,7 @@ void run_backward(const Steps& steps, const Network& network, int64_t layer, con
         p.steps = steps;
         p.reversed = d == 1;
         p.hidden = hidden, p.size = size;
-        p.grads = rows_of<const float>(scope, steps, grads, d * size);
+        p.grads = rows_of<const float>(scope, steps, grads, floats(grads) + d * size);
         p.gates = floats(kept.items[2 * d]), p.cells = floats(kept.items[2 * d + 1]);
         p.start_cells = MODE == LSTM ? floats(states.items[1]) + part * batch * hidden : nullptr;
         float* const panels = scope.take<float>(panels_floats(GATES<MODE> * hidden, size));
@@ -213,7 +234,7 @@ void run_backward(const Steps& steps, const Network& network, int64_t layer, con
         float* const before = writable(out[1]);
         p.to_hidden = writable(out[2]), p.to_cells = writable(out[3]);
         p.to_shown = writable(out[4]), p.shown = writable(out[5]);
-        copy_before(steps, p.reversed, rows_of<const float>(scope, steps, output, d * size),
+        copy_before(steps, p.reversed, rows_of<const float>(scope, steps, output, floats(output) + d * size),
                     floats(states.items[0]) + part * batch * size, size, before);
         p.before = rows_of<const float>(scope, steps.rows(), before, size);
     }
@@ -249,12 +270,17 @@ int64_t recurrent_packed_size(int64_t mode, int64_t hidden, int64_t depth) {
 
 void recurrent_pack(const Tensor* weight, int64_t mode, int64_t hidden, void* packed) {
     of_mode(mode, [&]<int64_t MODE>() {
-        pack_gates<MODE>(floats(weight), hidden, weight->sizes[1], static_cast<float*>(packed));
+        const int64_t depth = weight->sizes[1] / (weight->dtype() == BFLOAT16 ? PER_FACTOR<bfloat16> : 1);
+        pack_gates<MODE>(floats(weight), hidden, depth, static_cast<float*>(packed));
     });
 }
+
+// Whether the level multiplies pairs of bfloat16.
+int64_t recurrent_takes_pairs() { return HAS_PAIRS; }
 
 }
 
 AIGC_EXPORT(AIGC_KERNEL(recurrent), AIGC_KERNEL(recurrent_packed_size), AIGC_KERNEL(recurrent_pack),
-            AIGC_KERNEL(recurrent_backward), AIGC_KERNEL_CODES(recurrent_modes, Mode))
+            AIGC_KERNEL(recurrent_takes_pairs), AIGC_KERNEL(recurrent_backward),
+            AIGC_KERNEL_CODES(recurrent_modes, Mode))
 }

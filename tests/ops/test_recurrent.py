@@ -109,6 +109,20 @@ SOME = [
     for mode in GATES
     for bidirectional, batch_first, counts in ((True, True, None), (False, False, RAGGED), (True, False, RAGGED))
 ]
+# Pairs of bfloat16 want even sizes; others are computed in float32.
+HALVES = [
+    *[
+        Recurrent(mode, 6, 18, 2, bidirectional, batch_first, True, 0, len(RAGGED), 4, counts)
+        for mode in GATES
+        for bidirectional, batch_first, counts in ((True, True, None), (True, False, RAGGED))
+    ],
+    Recurrent("LSTM", 6, 130, steps=20, batch=1),
+    Recurrent("GRU", 64, 64, steps=3, batch=101),
+    Recurrent("GRU", 5, 18),
+    Recurrent("LSTM", 6, 17, 2),
+    Recurrent("LSTM", 6, 18, 2, True, projected=4),
+    Recurrent("RNN_TANH", 6, 18, batch=0),
+]
 EVERY_LEVEL = [*SOME, *[case for case in PROJECTED if case.layers == 2 and case.bidirectional], *SIZES]
 
 
@@ -120,8 +134,8 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def assert_forward(case: Recurrent) -> None:
-    tensors = case.tensors()
+def assert_forward(case: Recurrent, dtype: torch.dtype = torch.float32) -> None:
+    tensors = case.tensors(dtype)
     with quiet():
         theirs = case.network(torch._VF)(*tensors)
         exact = case.network(torch._VF)(*[tensor.double() for tensor in tensors])
@@ -138,13 +152,13 @@ def every_gradient(case: Recurrent, home: Any, tensors: list[Tensor], upstream: 
     return list(torch.autograd.grad(found, inputs, [grad.to(inputs[0].dtype) for grad in upstream]))
 
 
-def assert_gradients(case: Recurrent) -> None:
-    tensors = case.tensors()
+def assert_gradients(case: Recurrent, dtype: torch.dtype = torch.float32) -> None:
+    tensors = case.tensors(dtype)
     with torch.no_grad(), quiet():
         upstream = [torch.randn_like(part) for part in case.network(torch._VF)(*tensors)]
     found, theirs, exact = (
         every_gradient(case, home, [tensor.to(dtype) for tensor in tensors], upstream)
-        for home, dtype in ((AF, torch.float32), (torch._VF, torch.float32), (torch._VF, torch.float64))
+        for home, dtype in ((AF, dtype), (torch._VF, dtype), (torch._VF, torch.float64))
     )
     # Of a single number most may cancel out: the error of all together.
     assert_parity(*(torch.cat([part.reshape(-1) for part in parts]) for parts in (found, theirs, exact)), str(case))
@@ -185,6 +199,49 @@ def test_forward_on_every_level(case: Recurrent, isa: str) -> None:
 def test_gradients_on_every_level(case: Recurrent, isa: str) -> None:
     with aigc_fast.backend("cpu"):
         assert_gradients(case)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("case", HALVES, ids=str)
+def test_forward_in_16_bits_on_every_level(case: Recurrent, dtype: torch.dtype, isa: str) -> None:
+    with aigc_fast.backend("cpu"):
+        assert_forward(case, dtype)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("case", HALVES[:-1], ids=str)
+def test_gradients_in_16_bits(case: Recurrent, dtype: torch.dtype) -> None:
+    with aigc_fast.backend("cpu"):
+        assert_gradients(case, dtype)
+
+
+@needs_native
+@pytest.mark.parametrize("mode", GATES)
+def test_one_sequence_in_bfloat16_is_ours_where_the_level_multiplies_it(mode: str, isa: str) -> None:
+    case = Recurrent(mode, 6, 18, 2, True, batch=1)
+    for _ in range(3):
+        with counted_kernels() as called:
+            assert_forward(case, torch.bfloat16)
+        assert called.count("recurrent") == native.cpu.kernels.recurrent_takes_pairs()
+    with counted_kernels() as called:
+        assert_forward(Recurrent(mode, 6, 18, 2, True, batch=2), torch.bfloat16)
+    assert "recurrent" not in called
+
+
+@needs_native
+def test_views_in_bfloat16() -> None:
+    """Rows that begin at odd places of the memory."""
+    case = Recurrent("GRU", 6, 18, steps=5, batch=1)
+    input, hx, *params = case.tensors(torch.bfloat16)
+    wide = torch.zeros(5, 1, 9, dtype=torch.bfloat16)
+    wide[..., 1:7] = input
+    state = torch.cat([torch.zeros(1, dtype=torch.bfloat16), hx.flatten()])[1:].view(hx.shape)
+    with aigc_fast.backend("cpu"):
+        found = case.network(AF)(wide[..., 1:7], state, *params)
+        expected = case.network(AF)(input, hx, *params)
+    assert torch.equal(found[0], expected[0])
 
 
 @pytest.mark.parametrize("case", [*SOME, *PROJECTED[:2]], ids=str)

@@ -12,6 +12,7 @@ from torch import Tensor
 from aigc_fast.ops.attention import cpu, reference
 from aigc_fast.ops.attention.double_backward import double_backward
 from aigc_fast.runtime import devices
+from aigc_fast.runtime.derivatives import own_variable
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.dtypes import UP_TO_FLOAT32, computing_dtype
 from aigc_fast.runtime.operator import Operator
@@ -56,7 +57,7 @@ def _double_backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
     rest = mask, ctx.philox_key, *ctx.numbers
     if not torch.is_grad_enabled():
         return *double_backward(upstream, *tensors, *rest), *[None] * 7
-    inputs = [reference.own_variable(tensor, True) for tensor in tensors]
+    inputs = [own_variable(tensor, True) for tensor in tensors]
     first = reference.attention_backward(*inputs, *rest)
     found = torch.autograd.grad(first, inputs, upstream, create_graph=True, allow_unused=True)
     return *found, *[None] * 7
@@ -137,7 +138,7 @@ def _varlen_double_backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
     *tensors, cu_seq_q, cu_seq_k = ctx.saved_tensors
     keep_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        inputs = [reference.own_variable(tensor, keep_graph) for tensor in tensors]
+        inputs = [own_variable(tensor, keep_graph) for tensor in tensors]
         first = reference.attention_varlen_backward(*inputs, cu_seq_q, cu_seq_k, ctx.left, ctx.right, ctx.scale)
         found = torch.autograd.grad(first, inputs, upstream, create_graph=keep_graph, allow_unused=True)
     return *found, *[None] * 5

@@ -121,11 +121,6 @@ def _dropped(probabilities: Tensor, options: Options) -> Tensor:
     return dropout(probabilities, options.philox_key, options.dropout_p)
 
 
-def own_variable(tensor: Tensor, keep_graph: bool) -> Tensor:
-    """The tensor as a variable apart from others that may be the same tensor, on its graph where that is kept."""
-    return tensor.view_as(tensor) if keep_graph and tensor.requires_grad else tensor.detach().requires_grad_()
-
-
 def bounds(name: str, cumulated: Tensor, total: int) -> list[int]:
     """Where each sequence begins, and at last where they end: they rise from 0 to `total`."""
     found = cumulated.tolist()

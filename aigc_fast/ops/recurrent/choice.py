@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.recurrent.sizes import GATES, LSTM, Options
+from aigc_fast.ops.recurrent import cpu
+from aigc_fast.ops.recurrent.limits import MOST_ROUNDED_BATCH
+from aigc_fast.ops.recurrent.sizes import GATES, LSTM, Options, sizes_of
 from aigc_fast.runtime import native
 from aigc_fast.runtime.autocast import any_autocast
 from aigc_fast.runtime.backends import is_automatic
@@ -87,7 +89,9 @@ def misfit(
     return _misfit_of_params(params, options, hidden, size, input.shape[-1])
 
 
-def leave(input: Tensor) -> Reason:
+def leave(
+    input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], options: Options, gradients: bool
+) -> Reason:
     """Why a call that fits is PyTorch's own, or None."""
     if is_compiling() or not (plain_eager() and is_automatic()):
         return None
@@ -95,6 +99,12 @@ def leave(input: Tensor) -> Reason:
         return "autocast: PyTorch's own call obeys it"
     if not input.is_cpu:
         return f"the tensors are on {input.device}: PyTorch's own kernels compute there"
-    if input.dtype != torch.float32:
+    missing = native.cpu_reason()
+    if missing is not None or input.dtype == torch.float32:
+        return missing
+    sizes = sizes_of(input, batch_sizes, states, options)
+    if input.dtype != torch.bfloat16 or gradients or not cpu.takes_pairs(input, sizes):
         return f"{input.dtype}: PyTorch's own kernel computes in it"
-    return native.cpu_reason()
+    if sizes.batch > MOST_ROUNDED_BATCH:
+        return f"{sizes.batch} sequences in bfloat16: PyTorch's product is as fast or faster"
+    return None

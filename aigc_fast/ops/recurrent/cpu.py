@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,12 +14,49 @@ from aigc_fast.ops.recurrent.packing import packing
 from aigc_fast.ops.recurrent.sizes import GRU, Options, Sizes, kept_of, params_of, sizes_of
 from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.devices import Reason
-from aigc_fast.runtime.kept import MANY_USES
+from aigc_fast.runtime.dtypes import UP_TO_FLOAT32
+from aigc_fast.runtime.kept import MANY_USES, Packing
+from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
+
+
+class Plan(NamedTuple):
+    """What follows from the sizes, strides and dtypes of a call.
+
+    Attributes:
+        output: the output's shape.
+        packings: of the two weights of each direction of each layer; None of those that every call packs.
+    """
+
+    options: Options
+    sizes: Sizes
+    output: tuple[int, ...]
+    packings: tuple[Packing | None, ...]
 
 
 def unsupported(input: Tensor, *rest: object) -> Reason:
     """Why this backend cannot take these arguments, or None."""
-    return devices.cpu(input, input.dtype, (torch.float32,))
+    return devices.cpu(input, input.dtype, UP_TO_FLOAT32)
+
+
+def takes_pairs(input: Tensor, sizes: Sizes) -> bool:
+    """Whether this level's kernel has products of bfloat16 for a call of it that wants no gradients."""
+    even = input.shape[-1] % 2 == 0 and sizes.size % 2 == 0
+    return even and not sizes.projected and bool(native.cpu.kernels.recurrent_takes_pairs())
+
+
+def _in_float32(fill: Callable[..., bool], results: Sequence[Tensor], *args: Any) -> bool:
+    """Fills results of other dtypes by what takes float32."""
+
+    def widened(value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return [widened(item) for item in value]
+        return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    found = [torch.empty_like(result, dtype=torch.float32) for result in results]
+    fill(found, *map(widened, args))
+    for result, values in zip(results, found, strict=True):
+        result.copy_(values)
+    return True
 
 
 def _counts(batch_sizes: Tensor | None, sizes: Sizes) -> list[int]:
@@ -28,7 +65,7 @@ def _counts(batch_sizes: Tensor | None, sizes: Sizes) -> list[int]:
         return []
     counts = batch_sizes.tolist()
     falls = all(first >= second for first, second in pairwise(counts))
-    if not falls or counts[-1] < 1 or counts[0] != sizes.batch or sum(counts) != sizes.rows:
+    if not (counts and falls) or counts[-1] < 1 or counts[0] != sizes.batch or sum(counts) != sizes.rows:
         shown = counts if len(counts) < 9 else f"[{counts[0]}, ..., {counts[-1]}]"
         raise RuntimeError(
             f"batch_sizes is {shown}: expected to fall from hx's batch, {sizes.batch}, to at least 1, and a sum of "
@@ -38,7 +75,13 @@ def _counts(batch_sizes: Tensor | None, sizes: Sizes) -> list[int]:
 
 
 def _dense_rows(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
+    """The tensor with contiguous rows that begin where pairs of bfloat16 may."""
+    if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
+        return tensor.contiguous()
+    if tensor.dtype == torch.float32:
+        return tensor
+    odd = tensor.data_ptr() % 4 or any(stride % 2 for stride in tensor.stride()[:-1])
+    return tensor.clone(memory_format=torch.contiguous_format) if odd else tensor
 
 
 def _by_steps(tensor: Tensor, batch_sizes: Tensor | None, options: Options) -> Tensor:
@@ -47,23 +90,74 @@ def _by_steps(tensor: Tensor, batch_sizes: Tensor | None, options: Options) -> T
 
 
 def _contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [tensor.detach().contiguous() for tensor in tensors]
+    if tensors[0].dtype != torch.float32:
+        return [_dense_rows(tensor.contiguous()) for tensor in tensors]
+    return [tensor if tensor.is_contiguous() else tensor.contiguous() for tensor in tensors]
 
 
-def _packed(params: Sequence[Tensor], mode: int, sizes: Sizes, options: Options) -> list[Tensor | None]:
-    """The weights of each part as they are kept packed; None where the call packs them."""
+def plan_of(
+    input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], params: Sequence[Tensor], options: Options
+) -> Plan:
+    """The plan of this call, and of all others of its signature on this level."""
+    sizes = sizes_of(input, batch_sizes, states, options)
     # A digest of some cache lines costs little beside one step; of whole weights, beside many.
     uses = MANY_USES if sizes.rows >= MANY_USES else 1
     weights = [weight for part in params_of(params, options) for weight in part[:2]]
-    level = native.cpu.level
-    return [
-        packing(level, mode, sizes.hidden, weight.shape[1], uses).kept(weight) if weight.is_contiguous() else None
+    packings = [
+        packing(native.cpu.level, options.mode, weight.dtype, *weight.shape, uses) if weight.is_contiguous() else None
         for weight in weights
     ]
+    return Plan(options, sizes, (*input.shape[:-1], options.directions * sizes.size), tuple(packings))
+
+
+def _run(
+    plan: Plan,
+    output: Tensor,
+    last: Sequence[Tensor],
+    kept: Sequence[Tensor | None],
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    states: Sequence[Tensor],
+    params: Sequence[Tensor],
+) -> None:
+    options, sizes = plan.options, plan.sizes
+    each = len(params) // options.parts
+    # What is kept packed is not freed before the kernel has read it.
+    packed = [packing and packing.kept(params[i // 2 * each + i % 2]) for i, packing in enumerate(plan.packings)]
+    native.cpu.kernels.recurrent(
+        _dense_rows(_by_steps(input, batch_sizes, options)),
+        _counts(batch_sizes, sizes),
+        batch_sizes is not None,
+        sizes.steps,
+        sizes.batch,
+        _contiguous(states),
+        _contiguous(params),
+        [0 if weight is None else weight.data_ptr() for weight in packed],
+        [_by_steps(output, batch_sizes, options), *last],
+        kept,
+        options.mode,
+        options.layers,
+        options.directions,
+        sizes.hidden,
+        sizes.projected,
+        options.has_biases,
+        LEAST_STEP_WORK,
+    )
+
+
+def recur_at_once(
+    plan: Plan, input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], params: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """The output and the last states of a plain call whose plan is known."""
+    output, last = input.new_empty(plan.output), [input.new_empty(state.shape) for state in states]
+    if output.nbytes >= MAPPED_ANEW:
+        on_huge_pages(output)
+    _run(plan, output, last, [], input, batch_sizes, states, params)
+    return output, *last
 
 
 def recurrent(
-    results: tuple[Tensor, ...],
+    results: Sequence[Tensor],
     input: Tensor,
     batch_sizes: Tensor | None,
     states: Sequence[Tensor],
@@ -72,30 +166,20 @@ def recurrent(
 ) -> bool:
     """Fills the output, the last states, and what backward reads."""
     *rest, keep = numbers
-    options = Options(*rest)
-    sizes = sizes_of(input, batch_sizes, states, options)
-    counts = _counts(batch_sizes, sizes)
+    plan = plan_of(input, batch_sizes, states, params, Options(*rest))
+    if input.dtype != torch.float32 and (input.dtype != torch.bfloat16 or keep or not takes_pairs(input, plan.sizes)):
+        return _in_float32(recurrent, results, input, batch_sizes, states, params, *numbers)
     output, *last, kept = results
-    parts = kept_of(kept, sizes, options) if keep else None
-    packed = _packed(params, options.mode, sizes, options)
-    native.cpu.kernels.recurrent(
-        _dense_rows(_by_steps(input, batch_sizes, options)).detach(),
-        counts,
-        batch_sizes is not None,
-        sizes.steps,
-        sizes.batch,
-        _contiguous(states),
-        _contiguous(params),
-        [0 if weight is None else weight.data_ptr() for weight in packed],
-        [_by_steps(output, batch_sizes, options), *last],
+    parts = kept_of(kept, plan.sizes, plan.options) if keep else None
+    _run(
+        plan,
+        output,
+        last,
         [] if parts is None else [*_pairs(parts.gates, parts.cells), *parts.outputs],
-        options.mode,
-        options.layers,
-        options.directions,
-        sizes.hidden,
-        sizes.projected,
-        options.has_biases,
-        LEAST_STEP_WORK,
+        input,
+        batch_sizes,
+        states,
+        params,
     )
     return True
 
@@ -110,7 +194,7 @@ def backward_unsupported(grads: Sequence[Tensor], input: Tensor, *rest: object) 
 
 
 def recurrent_backward(
-    results: tuple[Tensor, ...],
+    results: Sequence[Tensor],
     grads: Sequence[Tensor],
     input: Tensor,
     batch_sizes: Tensor | None,
@@ -121,6 +205,9 @@ def recurrent_backward(
     *numbers: Any,
 ) -> bool:
     """Fills the gradients to the input, unless it is empty, the states and the parameters."""
+    if input.dtype != torch.float32:
+        given = grads, input, batch_sizes, states, params, output, kept
+        return _in_float32(recurrent_backward, results, *given, *numbers)
     *rest, wants_input = numbers
     options = Options(*rest)
     sizes = sizes_of(input, batch_sizes, states, options)

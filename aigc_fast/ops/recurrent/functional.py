@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from aigc_fast.ops.random.functional import dropout as drop
-from aigc_fast.ops.recurrent import choice
+from aigc_fast.ops.recurrent import choice, cpu
 from aigc_fast.ops.recurrent.operators import RECURRENT
 from aigc_fast.ops.recurrent.sizes import GRU, LSTM, RNN_RELU, RNN_TANH, Options, params_of
+from aigc_fast.runtime import native
 from aigc_fast.runtime.backends import leave_to_pytorch
+from aigc_fast.runtime.native import PLAIN
+from aigc_fast.runtime.operator import kind_of_call
 from aigc_fast.runtime.recording import is_recorded, is_symbolic, record
 
 # Bound here, so that these functions may be put in their places.
@@ -56,6 +59,13 @@ def recur(
 
     options = Options(mode, num_layers, bool(bidirectional), bool(has_biases), bool(batch_first))
     states = tuple(hx) if mode == LSTM else (hx,)
+    drops = bool(dropout) and train and num_layers > 1
+    key = None
+    if not drops and kind_of_call(input, batch_sizes, *states, *params) == PLAIN:
+        key = options, native.cpu.level, native.signature(input, batch_sizes, *states, *params)
+        plan = RECURRENT.choice.remembered(key)
+        if plan is not None:
+            return cpu.recur_at_once(plan, input, batch_sizes, states, params)
     if is_recorded():
         return pytorchs()
     misfit = choice.misfit(input, batch_sizes, states, params, options)
@@ -64,11 +74,15 @@ def recur(
             return own()
         raise RuntimeError(misfit)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (input, *states, *params))
-    reason = choice.leave(input)
+    reason = choice.leave(input, batch_sizes, states, options, keep)
     if reason is not None:
         leave_to_pytorch(RECURRENT.name, reason)
         return pytorchs()
-    if dropout and train and num_layers > 1:
+    if key is not None:
+        plan = cpu.plan_of(input, batch_sizes, states, params, options)
+        RECURRENT.choice.remember(key, plan)
+        return cpu.recur_at_once(plan, input, batch_sizes, states, params)
+    if drops:
         return _with_dropout(input, batch_sizes, states, params, options, keep, dropout)
     found = RECURRENT(input, batch_sizes, list(states), list(params), *options, keep)
     return found[: 1 + len(states)]
@@ -117,7 +131,8 @@ def rnn_tanh(*args: Any, **named: Any) -> tuple[Tensor, ...]:
     """Elman networks with tanh: the arguments of `torch._VF.rnn_tanh`.
 
     On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one for
-    each layer and a mask of `aigc_fast.functional.dropout`; else by PyTorch's own.
+    each layer and a mask of `aigc_fast.functional.dropout`; in bfloat16 too, of one sequence without gradients, where
+    the processor multiplies it; else by PyTorch's own.
 
     Args:
         input: (T, B, I), or (B, T, I) with `batch_first`.
@@ -141,7 +156,8 @@ def rnn_relu(*args: Any, **named: Any) -> tuple[Tensor, ...]:
     """Elman networks with relu: the arguments of `torch._VF.rnn_relu`.
 
     On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one for
-    each layer and a mask of `aigc_fast.functional.dropout`; else by PyTorch's own.
+    each layer and a mask of `aigc_fast.functional.dropout`; in bfloat16 too, of one sequence without gradients, where
+    the processor multiplies it; else by PyTorch's own.
 
     Args:
         input: (T, B, I), or (B, T, I) with `batch_first`.
@@ -165,7 +181,8 @@ def lstm(*args: Any, **named: Any) -> tuple[Tensor, ...]:
     """LSTM networks: the arguments of `torch._VF.lstm`.
 
     On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one for
-    each layer and a mask of `aigc_fast.functional.dropout`; else by PyTorch's own.
+    each layer and a mask of `aigc_fast.functional.dropout`; in bfloat16 too, of one sequence without gradients, where
+    the processor multiplies it; else by PyTorch's own.
 
     Args:
         input: (T, B, I), or (B, T, I) with `batch_first`.
@@ -190,7 +207,8 @@ def gru(*args: Any, **named: Any) -> tuple[Tensor, ...]:
     """GRU networks: the arguments of `torch._VF.gru`.
 
     On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one for
-    each layer and a mask of `aigc_fast.functional.dropout`; else by PyTorch's own.
+    each layer and a mask of `aigc_fast.functional.dropout`; in bfloat16 too, of one sequence without gradients, where
+    the processor multiplies it; else by PyTorch's own.
 
     Args:
         input: (T, B, I), or (B, T, I) with `batch_first`.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aigc_fast.ops.recurrent import cpu, reference
 from aigc_fast.ops.recurrent.sizes import LSTM, Options, kept_size, sizes_of
+from aigc_fast.runtime.derivatives import own_variable
 from aigc_fast.runtime.operator import Operator
 
 __all__ = ["RECURRENT", "RECURRENT_BACKWARD"]
@@ -71,7 +72,7 @@ def _double_backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
     batch_sizes, *tensors = ctx.saved_tensors
     keep_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        inputs = [reference.own_variable(tensor, keep_graph) for tensor in tensors]
+        inputs = [own_variable(tensor, keep_graph) for tensor in tensors]
         input, *rest = inputs[grads:]
         given = inputs[:grads], input, batch_sizes, rest[:states], rest[states:], None, None
         first = reference.recurrent_backward(*given, *ctx.numbers)

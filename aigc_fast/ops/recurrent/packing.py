@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 
+from aigc_fast.ops.recurrent.sizes import GATES
 from aigc_fast.runtime import native
 from aigc_fast.runtime.kept import Packing
 
 
 @lru_cache(maxsize=512)
-def packing(level: str, mode: int, hidden: int, depth: int, uses: int) -> Packing:
-    """How the kernels of a level want the weight (gates * hidden, depth) of `uses` rows."""
-    size = native.cpu.kernels.recurrent_packed_size(mode, hidden, depth)
+def packing(level: str, mode: int, dtype: torch.dtype, rows: int, depth: int, uses: int) -> Packing:
+    """How the kernels of a level want a weight of (gates * hidden, depth).
+
+    Args:
+        level: the one in use.
+        mode: the cell, by its code.
+        dtype: float32, or bfloat16 of an even depth.
+        rows, depth: the weight's sizes.
+        uses: as for `Packing`.
+    """
+    hidden = rows // GATES[mode]
+    size = native.cpu.kernels.recurrent_packed_size(mode, hidden, depth) * dtype.itemsize
 
     def fill(weight: Tensor, address: int) -> bool:
-        native.cpu.kernels.recurrent_pack(weight.detach(), mode, hidden, address)
+        native.cpu.kernels.recurrent_pack(weight, mode, hidden, address)
         return True
 
-    return Packing(("recurrent", level, mode, hidden, depth), 4 * size, fill, uses)
+    return Packing(("recurrent", level, mode, dtype, rows, depth), size, fill, uses)

@@ -10,6 +10,7 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 from aigc_fast.ops.recurrent.sizes import GRU, LSTM, RNN_TANH, Options, kept_size, params_of, sizes_of
+from aigc_fast.runtime.derivatives import own_variable
 
 
 def _step(mode: int, x: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], has_biases: bool) -> Any:
@@ -100,8 +101,3 @@ def recurrent_backward(
         found = recurrent(x, batch_sizes, others[: len(states)], others[len(states) :], *rest, False)
         first, *rest = torch.autograd.grad(found[: len(grads)], inputs, grads, create_graph=keep_graph)
         return first if to_input else x.new_empty(0), *rest
-
-
-def own_variable(tensor: Tensor, keep_graph: bool) -> Tensor:
-    """The tensor as a variable of a graph of its own, or one that goes on to where it came from."""
-    return tensor.view_as(tensor) if keep_graph and tensor.requires_grad else tensor.detach().requires_grad_()

@@ -67,8 +67,8 @@ class Backward {
             const int64_t place = p_.steps.offsets[step] + r;
             for (int64_t c = columns_.first * PANEL_WIDTH; c < columns_.last * PANEL_WIDTH && c < p_.size; c += VF) {
                 const int64_t left = p_.size - c;
-                const vf sum = load_part(p_.grads[place] + c, left) + load_part(p_.to_hidden + r * p_.size + c, left);
-                store_part(p_.to_shown + place * p_.size + c, sum, left);
+                const vf sum = load_up_to(p_.grads[place] + c, left) + load_up_to(p_.to_hidden + r * p_.size + c, left);
+                store_up_to(p_.to_shown + place * p_.size + c, sum, left);
             }
         }
     }
@@ -96,28 +96,28 @@ class Backward {
         const int64_t place = p_.steps.offsets[step] + row, left = p_.hidden - unit;
         vf gates[KEPT<MODE>];
         for (int64_t gate = 0; gate < KEPT<MODE>; ++gate)
-            gates[gate] = load_part(p_.gates + (place * KEPT<MODE> + gate) * p_.hidden + unit, left);
+            gates[gate] = load_up_to(p_.gates + (place * KEPT<MODE> + gate) * p_.hidden + unit, left);
         float* const to_hidden = p_.to_hidden + row * p_.size + unit;
         const vf given = MODE == LSTM && p_.of_projection
                              ? load(projected)
-                             : load_part(p_.grads[place] + unit, left) + load_part(to_hidden, left);
+                             : load_up_to(p_.grads[place] + unit, left) + load_up_to(to_hidden, left);
         vf to_cell{}, before{}, cell{}, hidden{};
         if constexpr (MODE == LSTM) {
-            to_cell = load_part(p_.to_cells + row * p_.hidden + unit, left);
-            cell = load_part(p_.cells + place * p_.hidden + unit, left);
-            before = load_part(cells_before(step, row) + unit, left);
+            to_cell = load_up_to(p_.to_cells + row * p_.hidden + unit, left);
+            cell = load_up_to(p_.cells + place * p_.hidden + unit, left);
+            before = load_up_to(cells_before(step, row) + unit, left);
             if (p_.shown)
-                store_part(p_.shown + place * p_.hidden + unit, gates[3] * tanh(cell), left);
+                store_up_to(p_.shown + place * p_.hidden + unit, gates[3] * tanh(cell), left);
         }
         if constexpr (MODE == GRU)
-            hidden = load_part(p_.before[place] + unit, left);
+            hidden = load_up_to(p_.before[place] + unit, left);
         const vf past = differentiate<MODE>(gates, given, to_cell, hidden, before, cell);
         for (int64_t gate = 0; gate < KEPT<MODE>; ++gate)
-            store_part(p_.to_gates + (place * KEPT<MODE> + gate) * p_.hidden + unit, gates[gate], left);
+            store_up_to(p_.to_gates + (place * KEPT<MODE> + gate) * p_.hidden + unit, gates[gate], left);
         if constexpr (MODE == LSTM)
-            store_part(p_.to_cells + row * p_.hidden + unit, to_cell, left);
+            store_up_to(p_.to_cells + row * p_.hidden + unit, to_cell, left);
         if constexpr (MODE == GRU)
-            store_part(to_hidden, past, left);
+            store_up_to(to_hidden, past, left);
     }
 
     const float* cells_before(int64_t step, int64_t row) const {
@@ -147,7 +147,7 @@ class Backward {
     }
 
     static void add(float* to, vf sum, int64_t left) {
-        store_part(to, MODE == GRU ? load_part(to, left) + sum : sum, left);
+        store_up_to(to, MODE == GRU ? load_up_to(to, left) + sum : sum, left);
     }
 
     const BackwardPass& p_;

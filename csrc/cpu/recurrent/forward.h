@@ -10,29 +10,32 @@ namespace {
 // So many rows of the input are multiplied by a panel while it is in the caches; so many go through a step together.
 constexpr int64_t CHUNK_ROWS = 64, STEP_ROWS = 48;
 
-// What a direction of a layer reads and writes. Of each row: where its input begins, and where its hidden state goes.
+// What a direction of a layer reads and writes, hidden states and input of elements E. Of each row: where its input
+// begins, and where its hidden state goes.
+template <class E>
 struct Pass {
     Steps steps;
     bool reversed;
     int64_t hidden, size, depth; // units, numbers of the hidden state and of the input
-    const float* const* input;
-    float* const* output;
-    const float* const* start;                         // the hidden state of each sequence before its first step
-    const float *of_input, *of_hidden, *of_projection; // packed; the last null without one
+    const Factor<E>* const* input;
+    Factor<E>* const* output;
+    const Factor<E>* const* start;        // the hidden state of each sequence before its first step
+    const Factor<E>*of_input, *of_hidden; // packed
+    const float* of_projection;           // packed; null without one
     const float* bias;
     float* cells;                   // of an LSTM, batch by blocks of units: at first those before the first step
-    float* unshown;                 // hidden units before the projection, likewise; null without one
+    float* units;                   // likewise of a GRU its hidden units, of an LSTM those that are projected
     float* products;                // blocks by rows of a chunk by the width of a block
-    float* last;                    // the hidden state of each sequence after its last step
+    E* last;                        // the hidden state of each sequence after its last step
     float *kept_gates, *kept_cells; // rows by gates by units, rows by units; null where nobody wants gradients
 };
 
 inline int64_t chunk_rows(int64_t batch) { return batch > CHUNK_ROWS ? batch : CHUNK_ROWS; }
 
-template <int64_t MODE>
+template <int64_t MODE, class E>
 class Forward {
   public:
-    Forward(const Pass& pass, const Group& group)
+    Forward(const Pass<E>& pass, const Group& group)
         : p_(pass), group_(group), blocks_(blocks_of(pass.hidden, UNITS<MODE>), group.member, group.members),
           padded_(blocks_of(pass.hidden, UNITS<MODE>) * UNITS<MODE>), room_(chunk_rows(pass.steps.batch)) {
         for (int64_t r = 0; r < STEP_ROWS; ++r)
@@ -59,42 +62,55 @@ class Forward {
 
     int64_t at(int64_t step) const { return p_.reversed ? p_.steps.steps - 1 - step : step; }
 
-    static void product(const float* const* rows, const float* panel, int64_t step, int64_t depth, float* const* out,
-                        int64_t count, int64_t vectors) {
-        multiply(Product{rows, 1, &NOWHERE, panel, step, &NOWHERE, 1, depth, out, false}, count, vectors);
+    // Rows by a block of packed gates.
+    void multiply_gates(const Factor<E>* const* rows, const Factor<E>* packed, int64_t block, int64_t depth,
+                        float* const* out, int64_t count) const {
+        constexpr int VECTORS = WIDTH / VF;
+        const Factor<E>* const panel = packed + block * WIDTH * depth;
+        const ProductOf<Factor<E>> p{rows, 1, &NOWHERE, panel, WIDTH, &NOWHERE, 1, depth, out, false};
+        // One or two rows by a whole panel: enough sums at a time where registers are few as well.
+        if (count == 1)
+            multiply_tile<1, VECTORS>(p, 0, 0);
+        else if (count == 2)
+            multiply_tile<2, VECTORS>(p, 0, 0);
+        else
+            multiply(p, count, VECTORS);
     }
+
+    E* output(int64_t place) const { return reinterpret_cast<E*>(p_.output[place]); }
 
     float* products_of(int64_t block, int64_t row) const { return p_.products + (block * room_ + row) * WIDTH; }
 
     void multiply_input(int64_t first, int64_t rows) {
+        const int64_t depth = p_.depth / PER_FACTOR<E>;
         for (int64_t block = blocks_.first; block < blocks_.last; ++block)
             for (int64_t r = 0; r < rows; r += STEP_ROWS) {
                 const int64_t count = rows - r < STEP_ROWS ? rows - r : STEP_ROWS;
                 float* out[STEP_ROWS];
                 for (int64_t i = 0; i < count; ++i)
                     out[i] = products_of(block, r + i);
-                product(p_.input + first + r, p_.of_input + block * WIDTH * p_.depth, WIDTH, p_.depth, out, count,
-                        WIDTH / VF);
+                multiply_gates(p_.input + first + r, p_.of_input, block, depth, out, count);
             }
     }
 
     void run_step(int64_t step, int64_t first_of_chunk) {
         const int64_t count = p_.steps.counts[step], first = p_.steps.offsets[step];
-        const int64_t going_on = p_.steps.before(step, p_.reversed);
-        const float* const* const before =
+        const int64_t depth = p_.size / PER_FACTOR<E>, going_on = p_.steps.before(step, p_.reversed);
+        const Factor<E>* const* const before =
             going_on ? p_.output + p_.steps.offsets[p_.reversed ? step + 1 : step - 1] : nullptr;
-        for (int64_t block = blocks_.first; block < blocks_.last; ++block) {
+        for (int64_t i = blocks_.first; i < blocks_.last; ++i) {
+            // To and fro: what the step before read last is still in the caches where not all of it is.
+            const int64_t block = step % 2 ? blocks_.first + blocks_.last - 1 - i : i;
             for (int64_t r = 0, end; r < count; r = end) {
                 // Rows that go on, then rows that begin.
                 const bool begins = r >= going_on;
                 const int64_t limit = begins ? count : going_on;
                 end = limit - r < STEP_ROWS ? limit : r + STEP_ROWS;
-                const float* const* const hidden = (begins ? p_.start : before) + r;
-                product(hidden, p_.of_hidden + block * WIDTH * p_.size, WIDTH, p_.size, sums_of_row_, end - r,
-                        WIDTH / VF);
-                for (int64_t i = r; i < end; ++i)
-                    finish(block, i, first + i, products_of(block, first + i - first_of_chunk), sums_of_row_[i - r],
-                           hidden[i - r]);
+                const Factor<E>* const* const hidden = (begins ? p_.start : before) + r;
+                multiply_gates(hidden, p_.of_hidden, block, depth, sums_of_row_, end - r);
+                for (int64_t row = r; row < end; ++row)
+                    finish(block, row, first + row, products_of(block, first + row - first_of_chunk),
+                           sums_of_row_[row - r]);
             }
         }
         group_.wait();
@@ -105,27 +121,29 @@ class Forward {
     }
 
     // The units of a block in one row: `row` of the batch, `place` among all rows.
-    void finish(int64_t block, int64_t row, int64_t place, const float* input, const float* sums, const float* hidden) {
+    void finish(int64_t block, int64_t row, int64_t place, const float* input, const float* sums) {
         const float* const bias = p_.bias + block * BIAS_WIDTH<MODE>;
         for (int64_t v = 0; v < UNITS<MODE>; v += VF) {
             const int64_t unit = block * UNITS<MODE> + v, left = p_.hidden - unit;
             if (left <= 0)
                 return;
-            float* const cell = MODE == LSTM ? p_.cells + row * padded_ + unit : nullptr;
-            const vf past = MODE == GRU ? load_part(hidden + unit, left) : vf{};
-            const auto found = activate<MODE>(input + v, sums + v, bias + v, past, MODE == LSTM ? load(cell) : vf{});
+            const int64_t padded = row * padded_ + unit;
+            const vf past = MODE == GRU ? load(p_.units + padded) : vf{};
+            const vf cell = MODE == LSTM ? load(p_.cells + padded) : vf{};
+            const auto found = activate<MODE>(input + v, sums + v, bias + v, past, cell);
             if constexpr (MODE == LSTM) {
-                store(cell, found.cell);
+                store(p_.cells + padded, found.cell);
                 if (p_.kept_cells)
-                    store_part(p_.kept_cells + place * p_.hidden + unit, found.cell, left);
+                    store_up_to(p_.kept_cells + place * p_.hidden + unit, found.cell, left);
             }
             if (p_.kept_gates)
                 for (int64_t gate = 0; gate < KEPT<MODE>; ++gate)
-                    store_part(p_.kept_gates + (place * KEPT<MODE> + gate) * p_.hidden + unit, found.gates[gate], left);
-            if (MODE == LSTM && p_.unshown)
-                store(p_.unshown + row * padded_ + unit, found.hidden);
-            else
-                store_part(p_.output[place] + unit, found.hidden, left);
+                    store_up_to(p_.kept_gates + (place * KEPT<MODE> + gate) * p_.hidden + unit, found.gates[gate],
+                                left);
+            if (p_.units)
+                store(p_.units + padded, found.hidden);
+            if (!p_.of_projection)
+                store_up_to(output(place) + unit, found.hidden, left);
         }
     }
 
@@ -135,14 +153,16 @@ class Forward {
             const int64_t rows = count - r < STEP_ROWS ? count - r : STEP_ROWS;
             const float* units[STEP_ROWS];
             for (int64_t i = 0; i < rows; ++i)
-                units[i] = p_.unshown + (r + i) * padded_;
+                units[i] = p_.units + (r + i) * padded_;
             for (int64_t panel = panels.first; panel < panels.last; ++panel) {
                 const int64_t column = panel * PANEL_WIDTH;
-                product(units, p_.of_projection + column * p_.hidden, PANEL_WIDTH, p_.hidden, sums_of_row_, rows,
-                        PANEL_WIDTH / VF);
+                const float* const projection = p_.of_projection + column * p_.hidden;
+                multiply(
+                    Product{units, 1, &NOWHERE, projection, PANEL_WIDTH, &NOWHERE, 1, p_.hidden, sums_of_row_, false},
+                    rows, PANEL_WIDTH / VF);
                 for (int64_t i = 0; i < rows; ++i)
                     for (int64_t c = column; c < column + PANEL_WIDTH && c < p_.size; c += VF)
-                        store_part(p_.output[first + r + i] + c, load(sums_of_row_[i] + c - column), p_.size - c);
+                        store_up_to(output(first + r + i) + c, load(sums_of_row_[i] + c - column), p_.size - c);
             }
         }
     }
@@ -153,13 +173,13 @@ class Forward {
             int64_t step = 0;
             while (!p_.reversed && step + 1 < p_.steps.steps && p_.steps.counts[step + 1] > b)
                 ++step;
-            const float* const from = p_.output[p_.steps.offsets[step] + b];
+            const E* const from = output(p_.steps.offsets[step] + b);
             for (int64_t c = 0; c < p_.size; c += VF)
-                store_part(p_.last + b * p_.size + c, load_part(from + c, p_.size - c), p_.size - c);
+                store_up_to(p_.last + b * p_.size + c, load_up_to(from + c, p_.size - c), p_.size - c);
         }
     }
 
-    const Pass& p_;
+    const Pass<E>& p_;
     const Group group_;
     const Share blocks_;
     const int64_t padded_, room_;

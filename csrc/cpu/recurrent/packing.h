@@ -17,7 +17,7 @@ inline void clear(float* at, int64_t count) {
 }
 
 // (gates * hidden, depth) as a panel for every block of units: a row for each number of the input, in which the gates
-// follow each other.
+// follow each other. Pairs of bfloat16 are moved as floats are, half as many of them.
 template <int64_t MODE>
 void pack_gates(const float* weight, int64_t hidden, int64_t depth, float* packed) {
     constexpr int64_t WIDTH = BLOCK_WIDTH<MODE>;
@@ -55,25 +55,25 @@ inline void pack_panels(const float* matrix, int64_t row, int64_t column, int64_
             }
             for (int64_t k = 0; k < depth; ++k)
                 for (int64_t c = 0; c < width; c += VF)
-                    store_part(panel + k * PANEL_WIDTH + c, load_part(matrix + k * row + first + c, width - c),
-                               width - c);
+                    store_up_to(panel + k * PANEL_WIDTH + c, load_up_to(matrix + k * row + first + c, width - c),
+                                width - c);
         }
     });
 }
 
 // What is added to the sums of each block, gate by gate; of a GRU's new gate the input's and the hidden bias stay
 // apart.
-template <int64_t MODE>
-void pack_bias(const float* of_input, const float* of_hidden, int64_t hidden, float* packed) {
+template <int64_t MODE, class E>
+void pack_bias(const E* of_input, const E* of_hidden, int64_t hidden, float* packed) {
     const int64_t blocks = blocks_of(hidden, UNITS<MODE>);
     clear(packed, blocks * BIAS_WIDTH<MODE>);
     if (!of_input)
         return;
     for (int64_t kept = 0; kept < KEPT<MODE>; ++kept)
         for (int64_t unit = 0; unit < hidden; ++unit) {
-            float sum = kept < GATES<MODE> ? of_input[kept * hidden + unit] : of_hidden[2 * hidden + unit];
+            float sum = to_float(kept < GATES<MODE> ? of_input[kept * hidden + unit] : of_hidden[2 * hidden + unit]);
             if (MODE != GRU || kept < 2)
-                sum += of_hidden[kept * hidden + unit];
+                sum += to_float(of_hidden[kept * hidden + unit]);
             packed[unit / UNITS<MODE> * BIAS_WIDTH<MODE> + kept * UNITS<MODE> + unit % UNITS<MODE>] = sum;
         }
 }

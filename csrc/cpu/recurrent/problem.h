@@ -6,6 +6,7 @@
 
 #include "core/arena.h"
 #include "core/codes.h"
+#include "core/elements.h"
 #include "core/gemm.h"
 #include "core/kernel.h"
 #include "core/parallel.h"
@@ -24,15 +25,32 @@ constexpr int GATES = MODE == LSTM  ? 4
 template <int64_t MODE>
 constexpr int KEPT = MODE == LSTM || MODE == GRU ? 4 : 1;
 
-// The hidden units of a block, whose gates lie side by side in a row of the packed weights, are so many vectors.
+// The hidden units of a block, whose gates lie side by side in a row of the packed weights, are so many vectors: three
+// or four of a row, enough sums at a time for a single row not to wait for each of them.
 template <int64_t MODE>
-constexpr int UNIT_VECTORS = GATES<MODE> == 1 ? TILE_VECTORS : 1;
+constexpr int UNIT_VECTORS = GATES<MODE> == 1 ? 4 : 1;
 template <int64_t MODE>
 constexpr int64_t UNITS = UNIT_VECTORS<MODE> * VF;
 template <int64_t MODE>
 constexpr int64_t BLOCK_WIDTH = GATES<MODE> * UNITS<MODE>;
 template <int64_t MODE>
 constexpr int64_t BIAS_WIDTH = KEPT<MODE> * UNITS<MODE>;
+
+// What products take of rows of these elements: floats, or bfloat16 by twos.
+template <class E>
+struct FactorOf {
+    using type = E;
+    static constexpr int64_t elements = 1;
+};
+template <>
+struct FactorOf<bfloat16> {
+    using type = Pair;
+    static constexpr int64_t elements = 2;
+};
+template <class E>
+using Factor = typename FactorOf<E>::type;
+template <class E>
+constexpr int64_t PER_FACTOR = FactorOf<E>::elements;
 
 constexpr int64_t blocks_of(int64_t size, int64_t block) { return (size + block - 1) / block; }
 
