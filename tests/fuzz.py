@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import hypothesis
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as TF
-from cases import MASKS, Attention, Convolution, Recursion, assert_parity
+from cases import CELL_GATES, MASKS, Attention, Convolution, Recurrent, Recursion, assert_parity
 from memory import poisoned
 from torch import Tensor
 
@@ -320,6 +321,34 @@ def check_recursion(case: Recursion, setting: Setting) -> None:
     check(setting, case.tensors(), AF.ar_recursion, exact)
 
 
+@st.composite
+def recurrents(draw: Callable[..., Any]) -> Recurrent:
+    mode, hidden = draw(st.sampled_from(list(CELL_GATES))), draw(st.integers(1, 70))
+    counts = draw(st.none() | st.lists(st.integers(1, 60), min_size=1, max_size=30))
+    counts = counts and tuple(sorted(counts, reverse=True))
+    projected = draw(st.just(0) | st.integers(0, hidden - 1)) if mode == "LSTM" else 0
+    return Recurrent(
+        mode,
+        draw(st.integers(1, 40)),
+        hidden,
+        draw(st.integers(1, 3)),
+        draw(st.booleans()),
+        counts is None and draw(st.booleans()),
+        draw(st.booleans()),
+        projected,
+        len(counts) if counts else draw(st.integers(1, 100)),
+        counts[0] if counts else draw(st.integers(1, 60)),
+        counts,
+    )
+
+
+def check_recurrent(case: Recurrent, setting: Setting) -> None:
+    hypothesis.assume(case.multiply_adds <= MOST_WORK)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of projections, which PyTorch's fast kernel does not take
+        check(setting, case.tensors(), case.network(AF), case.network(torch._VF))
+
+
 SHAPES = (
     st.lists(st.sampled_from([1, 2, 3, 7, 16, 33, 113]), min_size=1, max_size=4)
     .map(tuple)
@@ -362,6 +391,7 @@ CHECKS: dict[str, tuple[Callable[..., None], tuple[st.SearchStrategy[Any], ...]]
     "attention": (check_attention, (attentions(), settings(*HALVES))),
     "varlen_attn": (check_sequences, (sequences(), settings(*HALVES))),
     "recursion": (check_recursion, (recursions(), settings(torch.float32, torch.float64))),
+    "recurrent networks": (check_recurrent, (recurrents(), settings(*FLOATS))),
     "dropout": (check_dropout, (SHAPES, st.sampled_from([0.1, 0.5, 0.9]), settings(*HALVES))),
     "reparameterize": (check_samples, (SHAPES, st.sampled_from([0.1, 1.0, 4.0]), settings(*HALVES))),
     "randn, rand": (check_numbers, (SHAPES, settings(*HALVES))),

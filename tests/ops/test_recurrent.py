@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
-from cases import assert_parity, counted_kernels, relative_error
+from cases import (
+    CELL_GATES,
+    HALF_NETWORKS,
+    NETWORK_SIZES,
+    NETWORKS,
+    PROJECTED_NETWORKS,
+    SOME_NETWORKS,
+    Recurrent,
+    assert_parity,
+    counted_kernels,
+    relative_error,
+)
 from torch import Tensor
 
 import aigc_fast
@@ -22,108 +31,11 @@ from aigc_fast.ops.recurrent.sizes import CODES
 from aigc_fast.runtime import native
 
 needs_native = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
-FUNCTIONS = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru"}
-GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}
-Network = Callable[..., tuple[Tensor, ...]]
-
-
-@dataclass(frozen=True)
-class Recurrent:
-    """A network and a batch of sequences.
-
-    Attributes:
-        counts: the rows of each step, of packed sequences; None of padded ones.
-    """
-
-    mode: str
-    inputs: int
-    hidden: int
-    layers: int = 1
-    bidirectional: bool = False
-    batch_first: bool = False
-    bias: bool = True
-    projected: int = 0
-    steps: int = 6
-    batch: int = 3
-    counts: tuple[int, ...] | None = None
-
-    def tensors(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        """The input, the states, then the parameters."""
-        gates, directions, size = GATES[self.mode] * self.hidden, 1 + self.bidirectional, self.projected or self.hidden
-        shape = (self.batch, self.steps) if self.batch_first else (self.steps, self.batch)
-        input = torch.randn(*((sum(self.counts),) if self.counts else shape), self.inputs)
-        states = [torch.randn(self.layers * directions, self.batch, size)]
-        if self.mode == "LSTM":
-            states.append(torch.randn(self.layers * directions, self.batch, self.hidden))
-        shapes: list[tuple[int, ...]] = []
-        for layer in range(self.layers):
-            depth = directions * size if layer else self.inputs
-            part = [(gates, depth), (gates, size), *[(gates,)] * (2 * self.bias)]
-            shapes += (part + [(size, self.hidden)] * bool(self.projected)) * directions
-        params = [torch.randn(shape) / (self.inputs + self.hidden) ** 0.5 for shape in shapes]
-        return [tensor.to(dtype) for tensor in (input, *states, *params)]
-
-    def network(self, home: Any) -> Network:
-        """The function as one of tensors alone."""
-        function, states = getattr(home, FUNCTIONS[self.mode]), 2 if self.mode == "LSTM" else 1
-        numbers = self.bias, self.layers, 0.0, False, self.bidirectional
-
-        def run(input: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-            hx, params = tensors[:states], list(tensors[states:])
-            hx = hx if states == 2 else hx[0]
-            if self.counts:
-                return function(input, torch.tensor(self.counts), hx, params, *numbers)
-            return function(input, hx, params, *numbers, self.batch_first)
-
-        return run
-
-    def __str__(self) -> str:
-        flags = (("bi", self.bidirectional), ("bf", self.batch_first), ("bias", self.bias), ("packed", self.counts))
-        text = f"{FUNCTIONS[self.mode]}-{self.inputs}.{self.hidden}-l{self.layers}-{self.steps}x{self.batch}"
-        return text + "".join(f"-{name}" for name, flag in flags if flag) + f"-p{self.projected}" * bool(self.projected)
-
-
-RAGGED = (4, 4, 3, 1, 1)
-SHAPES = [
-    Recurrent(mode, 5, hidden, layers, bidirectional, batch_first, bias, 0, len(RAGGED), 4, RAGGED if packed else None)
-    for mode in GATES
-    for hidden in (1, 3, 17, 113)
-    for layers, bidirectional, batch_first, bias, packed in itertools.product(
-        (1, 2), (False, True), (False, True), (False, True), (False, True)
-    )
-    if not (packed and batch_first)
+EVERY_LEVEL = [
+    *SOME_NETWORKS,
+    *[case for case in PROJECTED_NETWORKS if case.layers == 2 and case.bidirectional],
+    *NETWORK_SIZES,
 ]
-PROJECTED = [
-    Recurrent("LSTM", 5, hidden, layers, bidirectional, False, bias, size, len(RAGGED), 4, RAGGED if packed else None)
-    for hidden, size in ((3, 1), (17, 16), (113, 17))
-    for layers, bidirectional, bias, packed in itertools.product((1, 2), (False, True), (False, True), (False, True))
-]
-# A step and a sequence alone, more rows than go together, more steps than are multiplied at once, no sequence at all.
-SIZES = [
-    Recurrent(mode, inputs, hidden, 2, True, steps=steps, batch=batch)
-    for mode in GATES
-    for inputs, hidden, steps, batch in ((1, 17, 1, 1), (33, 40, 130, 1), (7, 64, 3, 101), (3, 18, 70, 3), (3, 5, 4, 0))
-]
-SOME = [
-    Recurrent(mode, 5, 17, 2, bidirectional, batch_first, True, 0, len(RAGGED), 4, counts)
-    for mode in GATES
-    for bidirectional, batch_first, counts in ((True, True, None), (False, False, RAGGED), (True, False, RAGGED))
-]
-# Pairs of bfloat16 want even sizes; others are computed in float32.
-HALVES = [
-    *[
-        Recurrent(mode, 6, 18, 2, bidirectional, batch_first, True, 0, len(RAGGED), 4, counts)
-        for mode in GATES
-        for bidirectional, batch_first, counts in ((True, True, None), (True, False, RAGGED))
-    ],
-    Recurrent("LSTM", 6, 130, steps=20, batch=1),
-    Recurrent("GRU", 64, 64, steps=3, batch=101),
-    Recurrent("GRU", 5, 18),
-    Recurrent("LSTM", 6, 17, 2),
-    Recurrent("LSTM", 6, 18, 2, True, projected=4),
-    Recurrent("RNN_TANH", 6, 18, batch=0),
-]
-EVERY_LEVEL = [*SOME, *[case for case in PROJECTED if case.layers == 2 and case.bidirectional], *SIZES]
 
 
 @contextmanager
@@ -166,7 +78,7 @@ def assert_gradients(case: Recurrent, dtype: torch.dtype = torch.float32) -> Non
 
 
 @needs_native
-@pytest.mark.parametrize("case", [*SHAPES, *PROJECTED, *SIZES], ids=str)
+@pytest.mark.parametrize("case", [*NETWORKS, *PROJECTED_NETWORKS, *NETWORK_SIZES], ids=str)
 def test_forward(case: Recurrent) -> None:
     with counted_kernels() as called:
         assert_forward(case)
@@ -174,14 +86,14 @@ def test_forward(case: Recurrent) -> None:
 
 
 @needs_native
-@pytest.mark.parametrize("case", [*SHAPES, *PROJECTED, *SIZES], ids=str)
+@pytest.mark.parametrize("case", [*NETWORKS, *PROJECTED_NETWORKS, *NETWORK_SIZES], ids=str)
 def test_gradients(case: Recurrent) -> None:
     with counted_kernels() as called:
         assert_gradients(case)
     assert "recurrent_backward" in called
 
 
-@pytest.mark.parametrize("case", SOME, ids=str)
+@pytest.mark.parametrize("case", SOME_NETWORKS, ids=str)
 def test_forward_and_gradients_of_every_backend(case: Recurrent, backend: str) -> None:
     assert_forward(case)
     assert_gradients(case)
@@ -203,7 +115,7 @@ def test_gradients_on_every_level(case: Recurrent, isa: str) -> None:
 
 @needs_native
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("case", HALVES, ids=str)
+@pytest.mark.parametrize("case", HALF_NETWORKS, ids=str)
 def test_forward_in_16_bits_on_every_level(case: Recurrent, dtype: torch.dtype, isa: str) -> None:
     with aigc_fast.backend("cpu"):
         assert_forward(case, dtype)
@@ -211,14 +123,14 @@ def test_forward_in_16_bits_on_every_level(case: Recurrent, dtype: torch.dtype, 
 
 @needs_native
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("case", HALVES[:-1], ids=str)
+@pytest.mark.parametrize("case", HALF_NETWORKS[:-1], ids=str)
 def test_gradients_in_16_bits(case: Recurrent, dtype: torch.dtype) -> None:
     with aigc_fast.backend("cpu"):
         assert_gradients(case, dtype)
 
 
 @needs_native
-@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("mode", CELL_GATES)
 def test_one_sequence_in_bfloat16_is_ours_where_the_level_multiplies_it(mode: str, isa: str) -> None:
     case = Recurrent(mode, 6, 18, 2, True, batch=1)
     for _ in range(3):
@@ -244,7 +156,7 @@ def test_views_in_bfloat16() -> None:
     assert torch.equal(found[0], expected[0])
 
 
-@pytest.mark.parametrize("case", [*SOME, *PROJECTED[:2]], ids=str)
+@pytest.mark.parametrize("case", [*SOME_NETWORKS, *PROJECTED_NETWORKS[:2]], ids=str)
 def test_reference(case: Recurrent) -> None:
     tensors = case.tensors(torch.float64)
     with quiet():
@@ -258,7 +170,7 @@ def test_reference(case: Recurrent) -> None:
 
 
 @needs_native
-@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("mode", CELL_GATES)
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("projected", [0, 113])
 def test_any_number_of_threads_gives_the_same_numbers(mode: str, bidirectional: bool, projected: int) -> None:
@@ -303,7 +215,7 @@ def test_weights_are_kept_packed_until_they_change() -> None:
         )
 
 
-@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("mode", CELL_GATES)
 def test_second_gradients(mode: str) -> None:
     case = Recurrent(mode, 3, 4, 2, True, steps=3, batch=2)
     tensors = [tensor.requires_grad_() for tensor in case.tensors(torch.float64)]
@@ -318,7 +230,36 @@ def test_second_gradients(mode: str) -> None:
     assert torch.autograd.gradgradcheck(run, tuple(tensors), nondet_tol=0.0, fast_mode=True)
 
 
-@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("mode", CELL_GATES)
+def test_second_gradients_of_an_input_that_wants_none(mode: str) -> None:
+    case = Recurrent(mode, 3, 4, 2, steps=3, batch=2)
+    given = case.tensors(torch.float64)
+
+    def second(dtype: torch.dtype, home: Any) -> list[Tensor]:
+        input, *leaves = (tensor.to(dtype) for tensor in given)
+        leaves = [leaf.requires_grad_() for leaf in leaves]
+        output = case.network(home)(input, *leaves)[0]
+        first = torch.autograd.grad(output.square().sum(), leaves, create_graph=True)
+        return list(torch.autograd.grad(sum(part.square().sum() for part in first), leaves))
+
+    for ours, exact in zip(second(torch.float32, AF), second(torch.float64, torch._VF), strict=True):
+        assert relative_error(ours, exact) < 1e-5
+
+
+@needs_native
+@pytest.mark.parametrize("mode", CELL_GATES)
+def test_autocast_of_a_forced_backend(mode: str) -> None:
+    """All arguments in autocast's dtype, whatever they were in."""
+    case = Recurrent(mode, 6, 8, 2)
+    input, *rest = case.tensors()
+    with aigc_fast.backend("cpu"), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = case.network(AF)(input.bfloat16(), *rest)
+    exact = case.network(torch._VF)(*[tensor.double() for tensor in (input, *rest)])
+    assert found[0].dtype == torch.bfloat16
+    assert relative_error(found[0], exact[0]) < 2e-2
+
+
+@pytest.mark.parametrize("mode", CELL_GATES)
 def test_nan_and_infinity(mode: str) -> None:
     """As in PyTorch they last from their step, in their sequence, to its end."""
     case = Recurrent(mode, 3, 5, steps=4, batch=3)
@@ -352,7 +293,7 @@ BAD: dict[str, tuple[Callable[[list[Tensor]], None], str]] = {
 
 
 @pytest.mark.parametrize("forced", ["auto", "reference"])
-@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("mode", CELL_GATES)
 @pytest.mark.parametrize("fault", BAD)
 def test_what_does_not_fit(fault: str, mode: str, forced: str) -> None:
     case = Recurrent(mode, 3, 5, 2)

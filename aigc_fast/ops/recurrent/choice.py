@@ -11,7 +11,7 @@ from aigc_fast.ops.recurrent import cpu
 from aigc_fast.ops.recurrent.limits import MOST_ROUNDED_BATCH
 from aigc_fast.ops.recurrent.sizes import GATES, LSTM, Options, sizes_of
 from aigc_fast.runtime import native
-from aigc_fast.runtime.autocast import any_autocast
+from aigc_fast.runtime.autocast import has_autocast
 from aigc_fast.runtime.backends import is_automatic
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.operator import is_compiling, plain_eager
@@ -41,8 +41,13 @@ def _misfit_of_params(params: Sequence[Tensor], options: Options, hidden: int, s
     return None
 
 
+def is_open() -> bool:
+    """Whether a call may become PyTorch's own: not with a forced backend, nor where that is traced or transformed."""
+    return not is_compiling() and plain_eager() and is_automatic()
+
+
 def _misfit_of_types(
-    input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], params: Sequence[Tensor]
+    input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], params: Sequence[Tensor], cast: bool
 ) -> Reason:
     if not (isinstance(input, Tensor) and input.is_floating_point()):
         return f"input is {getattr(input, 'dtype', type(input).__name__)}: expected a floating-point Tensor"
@@ -52,7 +57,7 @@ def _misfit_of_types(
                 return f"{name} has {type(tensor).__name__}: expected Tensors"
             if tensor.device != input.device:
                 return f"{name} is on {tensor.device}: expected input's device {input.device}"
-            if tensor.dtype != input.dtype and not any_autocast():
+            if tensor.dtype != input.dtype and not cast:
                 return f"{name} has dtype {tensor.dtype}: expected input's {input.dtype}"
     if batch_sizes is None:
         return None
@@ -62,13 +67,23 @@ def _misfit_of_types(
 
 
 def misfit(
-    input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], params: Sequence[Tensor], options: Options
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    states: Sequence[Tensor],
+    params: Sequence[Tensor],
+    options: Options,
+    cast: bool,
 ) -> Reason:
-    """Which argument fits the others not, or None. PyTorch's call does not look, and may end the program."""
+    """Which argument fits the others not, or None. PyTorch's call does not look, and may end the program.
+
+    Args:
+        input, batch_sizes, states, params, options: the op's.
+        cast: whether PyTorch's call casts them to one dtype.
+    """
     count = 1 + (options.mode == LSTM)
     if len(states) != count:
         return f"hx has {len(states)} tensors: expected {count}"
-    reason = _misfit_of_types(input, batch_sizes, states, params)
+    reason = _misfit_of_types(input, batch_sizes, states, params, cast)
     if reason is not None:
         return reason
     dim = 3 if batch_sizes is None else 2
@@ -93,12 +108,13 @@ def leave(
     input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], options: Options, gradients: bool
 ) -> Reason:
     """Why a call that fits is PyTorch's own, or None."""
-    if is_compiling() or not (plain_eager() and is_automatic()):
-        return None
-    if any_autocast():
+    elsewhere = None if input.is_cpu else f"the tensors are on {input.device}: PyTorch's own kernels compute there"
+    if not is_open():
+        return elsewhere if is_compiling() else None
+    if has_autocast(input):
         return "autocast: PyTorch's own call obeys it"
-    if not input.is_cpu:
-        return f"the tensors are on {input.device}: PyTorch's own kernels compute there"
+    if elsewhere is not None:
+        return elsewhere
     missing = native.cpu_reason()
     if missing is not None or input.dtype == torch.float32:
         return missing

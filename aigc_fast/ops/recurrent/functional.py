@@ -13,6 +13,7 @@ from aigc_fast.ops.recurrent import choice, cpu
 from aigc_fast.ops.recurrent.operators import RECURRENT
 from aigc_fast.ops.recurrent.sizes import GRU, LSTM, RNN_RELU, RNN_TANH, Options, params_of
 from aigc_fast.runtime import native
+from aigc_fast.runtime.autocast import autocast, has_autocast
 from aigc_fast.runtime.backends import leave_to_pytorch
 from aigc_fast.runtime.native import PLAIN
 from aigc_fast.runtime.operator import kind_of_call
@@ -68,7 +69,11 @@ def recur(
             return cpu.recur_at_once(plan, input, batch_sizes, states, params)
     if is_recorded():
         return pytorchs()
-    misfit = choice.misfit(input, batch_sizes, states, params, options)
+    cast = isinstance(input, Tensor) and has_autocast(input)
+    if cast and not choice.is_open():
+        input, *tensors = autocast((input, *states, *params))
+        states, params, cast = tensors[: len(states)], tensors[len(states) :], False
+    misfit = choice.misfit(input, batch_sizes, states, params, options, cast)
     if misfit is not None:
         if own is not None:
             return own()

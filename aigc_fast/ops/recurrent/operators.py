@@ -76,6 +76,10 @@ def _double_backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
         input, *rest = inputs[grads:]
         given = inputs[:grads], input, batch_sizes, rest[:states], rest[states:], None, None
         first = reference.recurrent_backward(*given, *ctx.numbers)
+        # Without the empty one to an input that wants none.
+        first, upstream = zip(
+            *(pair for pair in zip(first, upstream, strict=True) if pair[0].requires_grad), strict=True
+        )
         found = torch.autograd.grad(first, inputs, upstream, create_graph=keep_graph, allow_unused=True)
     to_rest = list(found[grads + 1 :])
     return list(found[:grads]), found[grads], None, to_rest[:states], to_rest[states:], *[None] * 8
