@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from aigc_fast.nn.compiled import welcome
 from aigc_fast.nn.drop_in import drop_in
-from aigc_fast.ops.recurrent.functional import recur
+from aigc_fast.ops.recurrent.functional import recur, step
 from aigc_fast.ops.recurrent.sizes import CODES
 
 
@@ -94,26 +94,23 @@ class GRU(torch.nn.GRU):
 
 
 def _cell(mode: str, module: torch.nn.RNNCellBase, input: Tensor, hx: Any) -> tuple[Tensor, ...] | None:
-    """The states after one step; None where PyTorch's cell had better say what does not fit."""
-    is_lstm, dim = mode == "LSTM", input.dim()
+    """The states after one step; None where PyTorch's cell had better make it, or say what does not fit."""
+    dim = input.dim()
     if dim not in (1, 2):
         return None
     if hx is None:
         zeros = torch.zeros(*input.shape[:-1], module.hidden_size, dtype=input.dtype, device=input.device)
-        hx = (zeros, zeros) if is_lstm else zeros
-    states = tuple(hx) if is_lstm else (hx,)
+        hx = (zeros, zeros) if mode == "LSTM" else zeros
+    states = tuple(hx) if mode == "LSTM" else (hx,)
     if any(state.dim() != dim for state in states):
         return None
-    data = input.unsqueeze(0) if dim == 2 else input[None, None]
-    states = tuple(state.unsqueeze(0) if dim == 2 else state[None, None] for state in states)
     params = [module.weight_ih, module.weight_hh]
     if module.bias:
         params += [module.bias_ih, module.bias_hh]
-    numbers = module.bias, 1, 0.0, False, False, False
-    found = recur(CODES[mode], data, None, states if is_lstm else states[0], params, *numbers, own=lambda: (None,))
-    if found[0] is None:
-        return None
-    return tuple(state[0] if dim == 2 else state[0, 0] for state in found[1:])
+    if dim == 2:
+        return step(CODES[mode], input, states, params, module.bias)
+    found = step(CODES[mode], input[None], tuple(state[None] for state in states), params, module.bias)
+    return found and tuple(state[0] for state in found)
 
 
 @drop_in

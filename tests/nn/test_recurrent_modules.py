@@ -101,7 +101,7 @@ def samples(name: str, training: bool) -> list[tuple[dict[str, Any], tuple[Any, 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", LAYERS + CELLS)
-def test_samples_of_pytorch(name: str, training: bool) -> None:
+def test_samples_of_pytorch(name: str, training: bool, backend: str) -> None:
     found = samples(name, training)
     assert found
     for (args, options), inputs in found:
@@ -142,11 +142,36 @@ def test_packed_sequences_take_one_call(name: str) -> None:
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("shape", [(3, 5), (5,)], ids=["batch", "single"])
 @pytest.mark.parametrize("bias", [False, True])
-def test_cells(name: str, shape: tuple[int, ...], bias: bool) -> None:
+def test_cells(name: str, shape: tuple[int, ...], bias: bool, backend: str) -> None:
     theirs, ours = make(name, 5, 7, bias=bias)
     state = torch.randn(*shape[:-1], 7)
     assert_same(theirs, ours, (torch.randn(shape),))
     assert_same(theirs, ours, (torch.randn(shape), (state, state * 2) if name == "LSTMCell" else state))
+
+
+@needs_native
+@pytest.mark.parametrize("name", CELLS)
+def test_steps_of_a_cell_take_one_call_each(name: str) -> None:
+    theirs, ours = make(name, 130, 140)
+    exact, input, state = copy.deepcopy(theirs).double(), torch.randn(3, 130), None
+    stock, expected = None, None
+    with torch.no_grad(), counted_kernels() as called:
+        for _ in range(4):
+            state, stock, expected = ours(input, state), theirs(input, stock), exact(input.double(), expected)
+            for each in zip(*(tensors_of(states) for states in (state, stock, expected)), strict=True):
+                assert_parity(*each)
+        single = ours(input[0], tuple(part[0] for part in state) if name == "LSTMCell" else state[0])
+    assert called.count("recurrent") == 5
+    batch = ours(input, state)
+    for one, three in zip(tensors_of(single), tensors_of(batch), strict=True):
+        torch.testing.assert_close(one, three[0])
+
+
+@needs_native
+def test_a_small_step_is_pytorchs() -> None:
+    with torch.no_grad(), counted_kernels() as called:
+        fast_nn.GRUCell(5, 7)(torch.randn(2, 5))
+    assert "recurrent" not in called
 
 
 @pytest.mark.parametrize("name", LAYERS + CELLS)

@@ -156,6 +156,13 @@ def recur_at_once(
     return output, *last
 
 
+def step_at_once(plan: Plan, input: Tensor, states: Sequence[Tensor], params: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The states after a step of (B, I), of a plain call whose plan, that of one step, is known."""
+    found = [input.new_empty(state.shape) for state in states]
+    _run(plan, found[0], found, [], input, None, states, params)
+    return tuple(found)
+
+
 def recurrent(
     results: Sequence[Tensor],
     input: Tensor,

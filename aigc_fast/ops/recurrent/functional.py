@@ -93,6 +93,29 @@ def recur(
     return found[: 1 + len(states)]
 
 
+def step(
+    mode: int, input: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], has_biases: bool
+) -> tuple[Tensor, ...] | None:
+    """The states after a single step of (B, I), from states (B, size); None where PyTorch's cell had better make it."""
+    key = None
+    if kind_of_call(input, *states, *params) == PLAIN:
+        key = mode, native.cpu.level, native.signature(input, *states, *params)
+        plan = RECURRENT.choice.remembered(key)
+        if plan is not None:
+            return cpu.step_at_once(plan, input, states, params)
+    if choice.leave_step(input, params):
+        return None
+    data, hx = input[None], tuple(state[None] for state in states)
+    numbers = has_biases, 1, 0.0, False, False, False
+    found = recur(mode, data, None, hx if mode == LSTM else hx[0], params, *numbers, own=lambda: ())
+    if not found:
+        return None
+    if key is not None:
+        options = Options(mode, 1, False, bool(has_biases), False)
+        RECURRENT.choice.remember(key, cpu.plan_of(data, None, hx, params, options))
+    return tuple(state[0] for state in found[1:])
+
+
 def _with_dropout(
     input: Tensor,
     batch_sizes: Tensor | None,
