@@ -53,11 +53,6 @@ T** rows_of(Scope& scope, int64_t count, E* data, int64_t stride) {
     return rows;
 }
 
-template <class E>
-E* elements(const Tensor* tensor) {
-    return tensor ? static_cast<E*>(tensor->data()) : nullptr;
-}
-
 // The tensors of a network, by layers and directions.
 struct Network {
     int64_t layers, directions, hidden, projected; // 0 where hidden states are not projected
@@ -68,12 +63,14 @@ struct Network {
     int64_t per_part() const { return 2 + 2 * has_biases + (projected != 0); }
     const Tensor* param(int64_t part, int64_t which) const { return params.items[part * per_part() + which]; }
     // Of bfloat16, pairs are moved as floats.
-    const float* weight(int64_t part, int64_t which) const { return floats(param(part, which)); }
+    const float* weight(int64_t part, int64_t which) const { return elements<const float>(param(part, which)); }
     template <class E>
     const E* bias(int64_t part, int64_t which) const {
         return has_biases ? elements<const E>(param(part, 2 + which)) : nullptr;
     }
-    const float* projection(int64_t part) const { return projected ? floats(param(part, per_part() - 1)) : nullptr; }
+    const float* projection(int64_t part) const {
+        return projected ? elements<const float>(param(part, per_part() - 1)) : nullptr;
+    }
     int64_t depth(int64_t part) const { return param(part, 0)->sizes[1]; }
 };
 
@@ -149,8 +146,8 @@ void run_forward(const Tensor* input, const Steps& steps, const Network& network
                                        padded);
             p.products = scope.take<float>(blocks * chunk_rows(batch) * BLOCK_WIDTH<MODE>);
             p.last = elements<E>(results.items[1]) + part * batch * size;
-            p.kept_gates = kept.count ? writable(kept.items[2 * part]) : nullptr;
-            p.kept_cells = kept.count ? writable(kept.items[2 * part + 1]) : nullptr;
+            p.kept_gates = kept.count ? elements<float>(kept.items[2 * part]) : nullptr;
+            p.kept_cells = kept.count ? elements<float>(kept.items[2 * part + 1]) : nullptr;
         }
     }
     Barrier barriers[3];
@@ -218,9 +215,9 @@ void run_backward(const Steps& steps, const Network& network, int64_t layer, con
         p.steps = steps;
         p.reversed = d == 1;
         p.hidden = hidden, p.size = size;
-        p.grads = rows_of<const float>(scope, steps, grads, floats(grads) + d * size);
-        p.gates = floats(kept.items[2 * d]), p.cells = floats(kept.items[2 * d + 1]);
-        p.start_cells = MODE == LSTM ? floats(states.items[1]) + part * batch * hidden : nullptr;
+        p.grads = rows_of<const float>(scope, steps, grads, elements<const float>(grads) + d * size);
+        p.gates = elements<const float>(kept.items[2 * d]), p.cells = elements<const float>(kept.items[2 * d + 1]);
+        p.start_cells = MODE == LSTM ? elements<const float>(states.items[1]) + part * batch * hidden : nullptr;
         float* const panels = scope.take<float>(panels_floats(GATES<MODE> * hidden, size));
         pack_panels(network.weight(part, 1), size, 1, GATES<MODE> * hidden, size, panels);
         p.of_gates = panels;
@@ -230,12 +227,13 @@ void run_backward(const Steps& steps, const Network& network, int64_t layer, con
             pack_panels(network.projection(part), hidden, 1, size, hidden, of_projection);
             p.of_projection = of_projection;
         }
-        p.to_gates = writable(out[0]);
-        float* const before = writable(out[1]);
-        p.to_hidden = writable(out[2]), p.to_cells = writable(out[3]);
-        p.to_shown = writable(out[4]), p.shown = writable(out[5]);
-        copy_before(steps, p.reversed, rows_of<const float>(scope, steps, output, floats(output) + d * size),
-                    floats(states.items[0]) + part * batch * size, size, before);
+        p.to_gates = elements<float>(out[0]);
+        float* const before = elements<float>(out[1]);
+        p.to_hidden = elements<float>(out[2]), p.to_cells = elements<float>(out[3]);
+        p.to_shown = elements<float>(out[4]), p.shown = elements<float>(out[5]);
+        copy_before(steps, p.reversed,
+                    rows_of<const float>(scope, steps, output, elements<const float>(output) + d * size),
+                    elements<const float>(states.items[0]) + part * batch * size, size, before);
         p.before = rows_of<const float>(scope, steps.rows(), before, size);
     }
     Barrier barriers[3];
@@ -271,7 +269,7 @@ int64_t recurrent_packed_size(int64_t mode, int64_t hidden, int64_t depth) {
 void recurrent_pack(const Tensor* weight, int64_t mode, int64_t hidden, void* packed) {
     of_mode(mode, [&]<int64_t MODE>() {
         const int64_t depth = weight->sizes[1] / (weight->dtype() == BFLOAT16 ? PER_FACTOR<bfloat16> : 1);
-        pack_gates<MODE>(floats(weight), hidden, depth, static_cast<float*>(packed));
+        pack_gates<MODE>(elements<const float>(weight), hidden, depth, static_cast<float*>(packed));
     });
 }
 

@@ -111,10 +111,10 @@ struct Teamwork {
     }
 };
 
-inline const float* floats(const Tensor* tensor) {
-    return tensor ? static_cast<const float*>(tensor->data()) : nullptr;
+template <class E>
+E* elements(const Tensor* tensor) {
+    return tensor ? static_cast<E*>(tensor->data()) : nullptr;
 }
-inline float* writable(const Tensor* tensor) { return tensor ? static_cast<float*>(tensor->data()) : nullptr; }
 
 }
 }
