@@ -31,6 +31,16 @@ def test_scopes_of_working_memory_nest_and_grow(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@needs_compiler
+def test_members_of_a_team_wait_for_each_other(tmp_path: Path) -> None:
+    program = tmp_path / "check"
+    sources = SOURCES / "check" / "team.cpp", SOURCES / "core" / "parallel.cpp"
+    options = ["-std=gnu++20", "-O1", "-pthread", "-DAIGC_LEVEL=baseline", f"-I{SOURCES}"]
+    subprocess.run([COMPILER, *options, *sources, "-ldl", "-o", program], check=True)
+    done = subprocess.run([program], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "4"})
+    assert done.returncode == 0, done.stdout
+
+
 def code_of(source: Path) -> str:
     """Without comments and the preprocessor's lines."""
     return re.sub(r"//.*|^\s*#(.*\\\n)*.*", "", source.read_text(), flags=re.MULTILINE).strip()

@@ -44,6 +44,22 @@ def takes_pairs(input: Tensor, sizes: Sizes) -> bool:
     return even and not sizes.projected and bool(native.cpu.kernels.recurrent_takes_pairs())
 
 
+def detail(
+    input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], params: Sequence[Tensor], *numbers: Any
+) -> str | None:
+    """How the kernel multiplies what is not float32."""
+    *rest, keep = numbers
+    if input.dtype == torch.float32:
+        return None
+    sizes = sizes_of(input, batch_sizes, states, Options(*rest))
+    return "products of bfloat16" if _is_taken(input, sizes, keep) else "computed in float32"
+
+
+def _is_taken(input: Tensor, sizes: Sizes, keep: bool) -> bool:
+    """Whether the kernel takes such tensors as they are; others are widened to float32."""
+    return input.dtype == torch.float32 or (input.dtype == torch.bfloat16 and not keep and takes_pairs(input, sizes))
+
+
 def _in_float32(fill: Callable[..., bool], results: Sequence[Tensor], *args: Any) -> bool:
     """Fills results of other dtypes by what takes float32."""
 
@@ -174,7 +190,7 @@ def recurrent(
     """Fills the output, the last states, and what backward reads."""
     *rest, keep = numbers
     plan = plan_of(input, batch_sizes, states, params, Options(*rest))
-    if input.dtype != torch.float32 and (input.dtype != torch.bfloat16 or keep or not takes_pairs(input, plan.sizes)):
+    if not _is_taken(input, plan.sizes, keep):
         return _in_float32(recurrent, results, input, batch_sizes, states, params, *numbers)
     output, *last, kept = results
     parts = kept_of(kept, plan.sizes, plan.options) if keep else None
