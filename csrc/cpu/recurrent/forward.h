@@ -70,11 +70,11 @@ class Forward {
         const ProductOf<Factor<E>> p{rows, 1, &NOWHERE, panel, WIDTH, &NOWHERE, 1, depth, out, false};
         // One or two rows by a whole panel: enough sums at a time where registers are few as well.
         if (count == 1)
-            multiply_tile<1, VECTORS>(p, 0, 0);
-        else if (count == 2)
-            multiply_tile<2, VECTORS>(p, 0, 0);
-        else
-            multiply(p, count, VECTORS);
+            return multiply_tile<1, VECTORS>(p, 0, 0);
+        if constexpr (VECTORS <= 2 * TILE_VECTORS)
+            if (count == 2)
+                return multiply_tile<2, VECTORS>(p, 0, 0);
+        multiply(p, count, VECTORS);
     }
 
     E* output(int64_t place) const { return reinterpret_cast<E*>(p_.output[place]); }
