@@ -139,14 +139,26 @@ def test_importing_the_package_does_not_load_the_models() -> None:
     assert found.stdout.split() == ["False", "aigc_fast.models"], found.stderr
 
 
-@needs_native
-@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
-def test_a_forked_child_after_a_parallel_call_finishes() -> None:
-    found = python(
-        "import os, signal, numpy, torch, aigc_fast\n"
-        "torch.set_num_threads(2)\n"
+FORKED = {
+    "ranges": (
         "x, w = torch.randn(8, 64, 16, 16), torch.randn(64, 32, 4, 4)\n"
         "call = lambda: aigc_fast.functional.conv_transpose2d(x, w, stride=2, padding=1)\n"
+    ),
+    "a team": (
+        "x, module = torch.randn(20, 8, 160), aigc_fast.nn.LSTM(160, 160).requires_grad_(False)\n"
+        "call = lambda: module(x)[0]\n"
+    ),
+}
+
+
+@needs_native
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+@pytest.mark.parametrize("kind", FORKED)
+def test_a_forked_child_after_a_parallel_call_finishes(kind: str) -> None:
+    found = python(
+        "import os, signal, numpy, torch, aigc_fast, aigc_fast.nn\n"
+        "torch.set_num_threads(2)\n"
+        f"{FORKED[kind]}"
         "with aigc_fast.backend('cpu'):\n"
         "    expected = call().numpy()\n"
         "    child = os.fork()\n"

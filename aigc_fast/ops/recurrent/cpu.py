@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aigc_fast.ops.recurrent.limits import LEAST_STEP_WORK
 from aigc_fast.ops.recurrent.packing import packing
-from aigc_fast.ops.recurrent.sizes import GRU, Options, Sizes, kept_of, params_of, sizes_of
+from aigc_fast.ops.recurrent.sizes import GRU, Kept, Options, Sizes, kept_of, params_of, sizes_of
 from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.dtypes import UP_TO_FLOAT32
@@ -216,6 +216,20 @@ def backward_unsupported(grads: Sequence[Tensor], input: Tensor, *rest: object) 
     return unsupported(input)
 
 
+class _Backward(NamedTuple):
+    """What the layers' backward has in common: the call's, and the gradients that it fills."""
+
+    options: Options
+    sizes: Sizes
+    counts: list[int]
+    is_packed: bool
+    states: Sequence[Tensor]
+    params: Sequence[Tensor]
+    kept: Kept
+    to_states: Sequence[Tensor]
+    to_params: list[Sequence[Tensor]]
+
+
 def recurrent_backward(
     results: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -234,61 +248,92 @@ def recurrent_backward(
     *rest, wants_input = numbers
     options = Options(*rest)
     sizes = sizes_of(input, batch_sizes, states, options)
-    counts, parts = _counts(batch_sizes, sizes), kept_of(kept.detach(), sizes, options)
-    states, params, directions = _contiguous(states), _contiguous(params), options.directions
     to_input, *to_rest = results
     to_states, to_params = to_rest[: len(states)], params_of(to_rest[len(states) :], options)
     for to_state, grad in zip(to_states, grads[1:], strict=True):
         to_state.copy_(grad)
+    call = _Backward(
+        options,
+        sizes,
+        _counts(batch_sizes, sizes),
+        batch_sizes is not None,
+        _contiguous(states),
+        _contiguous(params),
+        kept_of(kept.detach(), sizes, options),
+        to_states,
+        to_params,
+    )
     grad, output = (_dense_rows(_by_steps(tensor, batch_sizes, options)).detach() for tensor in (grads[0], output))
-    inputs = [_by_steps(input.detach(), batch_sizes, options).reshape(sizes.rows, input.shape[-1]), *parts.outputs]
+    rows = _by_steps(input.detach(), batch_sizes, options).reshape(sizes.rows, input.shape[-1])
+    inputs = [rows, *call.kept.outputs]
     for layer in reversed(range(options.layers)):
-        own = range(layer * directions, (layer + 1) * directions)
-        work = [_workspace(input, to_states, part, sizes, parts.gates[part].shape[1]) for part in own]
-        native.cpu.kernels.recurrent_backward(
-            grad,
-            output,
-            counts,
-            batch_sizes is not None,
-            sizes.steps,
-            sizes.batch,
-            states,
-            params,
-            _pairs(parts.gates[own.start : own.stop], parts.cells[own.start : own.stop]),
-            [tensor for tensors in work for tensor in tensors],
-            layer,
-            options.mode,
-            directions,
-            sizes.hidden,
-            sizes.projected,
-            options.has_biases,
-            LEAST_STEP_WORK,
-        )
+        grad = _differentiate(call, layer, grad, output, inputs[layer], layer > 0 or wants_input)
         output = inputs[layer]
-        goes_on = layer > 0 or wants_input
-        grad = output.new_zeros(output.shape) if goes_on else None
-        for part, (to_gates, before, _, _, to_shown, shown) in zip(own, work, strict=True):
-            _fill_params(to_params[part], to_gates.flatten(1), output, before, options)
-            if shown is not None:
-                torch.mm(to_shown.t(), shown, out=to_params[part][-1])
-            weight = params_of(params, options)[part][0]
-            if goes_on:
-                grad.addmm_(to_gates.flatten(1)[:, : weight.shape[0]], weight)
     if wants_input:
         by_steps = _by_steps(to_input, batch_sizes, options)
         by_steps.copy_(grad.view(by_steps.shape))
     return True
 
 
-def _workspace(
-    like: Tensor, to_states: Sequence[Tensor], part: int, sizes: Sizes, kept_gates: int
-) -> tuple[Tensor | None, ...]:
+def _differentiate(
+    call: _Backward, layer: int, grad: Tensor, output: Tensor, input: Tensor, wants_input: bool
+) -> Tensor | None:
+    """Fills the gradients to a layer's states and parameters; those to its input (rows, size), where they are wanted.
+
+    Args:
+        call: the call's.
+        layer: its number.
+        grad: of the layer's output, as `output` has its rows.
+        output: the layer's.
+        input: (rows, size).
+        wants_input: whether the gradients to the input are wanted.
+    """
+    options, sizes = call.options, call.sizes
+    own = slice(layer * options.directions, (layer + 1) * options.directions)
+    parts = range(options.parts)[own]
+    work = [_workspace(call, part) for part in parts]
+    native.cpu.kernels.recurrent_backward(
+        grad,
+        output,
+        call.counts,
+        call.is_packed,
+        sizes.steps,
+        sizes.batch,
+        call.states,
+        call.params,
+        _pairs(call.kept.gates[own], call.kept.cells[own]),
+        [tensor for tensors in work for tensor in tensors],
+        layer,
+        options.mode,
+        options.directions,
+        sizes.hidden,
+        sizes.projected,
+        options.has_biases,
+        LEAST_STEP_WORK,
+    )
+    to_input = torch.zeros_like(input) if wants_input else None
+    for part, (to_gates, before, _, _, to_shown, shown) in zip(parts, work, strict=True):
+        _fill_params(call.to_params[part], to_gates.flatten(1), input, before, options)
+        if shown is not None:
+            torch.mm(to_shown.t(), shown, out=call.to_params[part][-1])
+        if to_input is not None:
+            weight = params_of(call.params, options)[part][0]
+            to_input.addmm_(to_gates.flatten(1)[:, : weight.shape[0]], weight)
+    return to_input
+
+
+def _workspace(call: _Backward, part: int) -> tuple[Tensor | None, ...]:
     """What the kernel fills of a direction of a layer."""
-    shapes = (sizes.rows, kept_gates, sizes.hidden), (sizes.rows, sizes.size)
+    sizes, like = call.sizes, call.kept.gates[part]
     of_projection = ((sizes.rows, sizes.size), (sizes.rows, sizes.hidden)) if sizes.projected else (None, None)
-    found = [shape and like.new_empty(shape) for shape in (*shapes, *of_projection)]
-    states = to_states[0][part], to_states[1][part] if len(to_states) == 2 else None
-    return *found[:2], *states, *found[2:]
+    to_hidden, *to_cells = (state[part] for state in call.to_states)
+    return (
+        torch.empty_like(like),
+        like.new_empty(sizes.rows, sizes.size),
+        to_hidden,
+        to_cells[0] if to_cells else None,
+        *(shape and like.new_empty(shape) for shape in of_projection),
+    )
 
 
 def _fill_params(
