@@ -43,6 +43,25 @@ def drop_in(cls: Module) -> Module:
     return cls
 
 
+class _WrittenAs:
+    """The attribute `__wrapped__` of a class, and of nothing else: whose source `inspect` shows for its."""
+
+    def __init__(self, cls: type[nn.Module], torchs: type[nn.Module]) -> None:
+        self.cls, self.torchs = cls, torchs
+
+    def __get__(self, module: nn.Module | None, owner: type[nn.Module]) -> type[nn.Module]:
+        if module is None and owner is self.cls:
+            return self.torchs
+        raise AttributeError
+
+
+def overloaded(cls: Module) -> Module:
+    """Class decorator of drop-ins whose forward is overloaded: TorchScript takes overloads only if they stand where it
+    finds the source of their class."""
+    cls.__wrapped__ = _WrittenAs(cls, cls.__bases__[0])
+    return cls
+
+
 class _QuantizedAs:
     """The attribute `qconfig`: a module that is given one is to be quantized, and becomes PyTorch's."""
 

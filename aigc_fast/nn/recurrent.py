@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from aigc_fast.nn.compiled import welcome
-from aigc_fast.nn.drop_in import drop_in
+from aigc_fast.nn.drop_in import drop_in, overloaded
 from aigc_fast.ops.recurrent.functional import recur, step
 from aigc_fast.ops.recurrent.sizes import CODES
 
@@ -62,6 +62,7 @@ def _forward(module: torch.nn.RNNBase, input: Any, hx: Any) -> tuple[Any, Any]:
 
 
 @welcome
+@overloaded
 @drop_in
 class RNN(torch.nn.RNN):
     """`torch.nn.RNN`: the same constructor, parameters, `state_dict` keys and numbers, by one call for all layers."""
@@ -72,6 +73,7 @@ class RNN(torch.nn.RNN):
 
 
 @welcome
+@overloaded
 @drop_in
 class LSTM(torch.nn.LSTM):
     """`torch.nn.LSTM`: the same constructor, parameters, `state_dict` keys and numbers, by one call for all layers."""
@@ -84,6 +86,7 @@ class LSTM(torch.nn.LSTM):
 
 
 @welcome
+@overloaded
 @drop_in
 class GRU(torch.nn.GRU):
     """`torch.nn.GRU`: the same constructor, parameters, `state_dict` keys and numbers, by one call for all layers."""

@@ -35,6 +35,17 @@ def chain() -> nn.Sequential:
     )
 
 
+class Output(nn.Module):
+    """The first of what a recurrent layer gives."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0]
+
+
 # What makes a model, the shape to trace it with, and another one.
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]]] = {
     "Conv1d": (lambda: nn.Conv1d(4, 3, 3, 2), (1, 4, 16), (2, 4, 19)),
@@ -46,7 +57,13 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...
     "ConvTranspose2d": (lambda: nn.ConvTranspose2d(4, 3, 4, 2, 1), (1, 4, 5, 5), (2, 4, 9, 7)),
     "ConvTranspose3d": (lambda: nn.ConvTranspose3d(4, 3, 4, 2, 1), (1, 4, 3, 5, 3), (2, 4, 4, 3, 3)),
     "Dropout": (lambda: nn.Dropout(0.5), (2, 3), (4, 5)),
+    "GRU": (lambda: Output(nn.GRU(8, 70, 2, bidirectional=True)), (5, 2, 8), (7, 3, 8)),
+    "GRUCell": (lambda: nn.GRUCell(8, 70), (2, 8), (3, 8)),
+    "LSTM": (lambda: Output(nn.LSTM(8, 70, batch_first=True)), (2, 5, 8), (3, 7, 8)),
+    "LSTMCell": (lambda: Output(nn.LSTMCell(8, 70)), (2, 8), (3, 8)),
     "MultiheadAttention": (SelfAttention, (2, 5, 8), (3, 200, 8)),
+    "RNN": (lambda: Output(nn.RNN(8, 70, nonlinearity="relu")), (5, 2, 8), (7, 3, 8)),
+    "RNNCell": (lambda: nn.RNNCell(8, 70), (2, 8), (3, 8)),
     "TransformerEncoderLayer": (lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (2, 5, 8), (3, 300, 8)),
     "Sequential": (chain, (1, 4, 8, 8), (3, 4, 9, 11)),
 }
