@@ -21,7 +21,7 @@ import hypothesis
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as TF
-from cases import CELL_GATES, MASKS, Attention, Convolution, Recurrent, Recursion, assert_parity
+from cases import MASKS, Attention, Convolution, Recurrent, Recursion, assert_parity
 from memory import poisoned
 from torch import Tensor
 
@@ -323,7 +323,8 @@ def check_recursion(case: Recursion, setting: Setting) -> None:
 
 @st.composite
 def recurrents(draw: Callable[..., Any]) -> Recurrent:
-    mode, hidden = draw(st.sampled_from(list(CELL_GATES))), draw(st.integers(1, 70))
+    # Not relu: a sum within a rounding of zero lets its gradient through or not.
+    mode, hidden = draw(st.sampled_from(["RNN_TANH", "LSTM", "GRU"])), draw(st.integers(1, 70))
     counts = draw(st.none() | st.lists(st.integers(1, 60), min_size=1, max_size=30))
     counts = counts and tuple(sorted(counts, reverse=True))
     projected = draw(st.just(0) | st.integers(0, hidden - 1)) if mode == "LSTM" else 0

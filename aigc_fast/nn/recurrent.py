@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from aigc_fast.nn.compiled import welcome
 from aigc_fast.nn.drop_in import drop_in, overloaded
+from aigc_fast.ops.recurrent import choice
 from aigc_fast.ops.recurrent.functional import recur, step
 from aigc_fast.ops.recurrent.sizes import CODES
 
@@ -98,8 +99,10 @@ class GRU(torch.nn.GRU):
 
 def _cell(mode: str, module: torch.nn.RNNCellBase, input: Tensor, hx: Any) -> tuple[Tensor, ...] | None:
     """The states after one step; None where PyTorch's cell had better make it, or say what does not fit."""
-    dim = input.dim()
+    dim, code = input.dim(), CODES[mode]
     if dim not in (1, 2):
+        return None
+    if choice.leave_step(code, input.shape[0] if dim == 2 else 1, module.input_size, module.hidden_size):
         return None
     if hx is None:
         zeros = torch.zeros(*input.shape[:-1], module.hidden_size, dtype=input.dtype, device=input.device)
@@ -111,8 +114,8 @@ def _cell(mode: str, module: torch.nn.RNNCellBase, input: Tensor, hx: Any) -> tu
     if module.bias:
         params += [module.bias_ih, module.bias_hh]
     if dim == 2:
-        return step(CODES[mode], input, states, params, module.bias)
-    found = step(CODES[mode], input[None], tuple(state[None] for state in states), params, module.bias)
+        return step(code, input, states, params, module.bias)
+    found = step(code, input[None], tuple(state[None] for state in states), params, module.bias)
     return found and tuple(state[0] for state in found)
 
 

@@ -65,6 +65,17 @@ def every_gradient(case: Recurrent, home: Any, tensors: list[Tensor], upstream: 
 
 
 def assert_gradients(case: Recurrent, dtype: torch.dtype = torch.float32) -> None:
+    # A sum within a rounding of zero lets relu's gradient through or not: then other numbers must do.
+    for draws_left in (2, 1, 0) if case.mode == "RNN_RELU" else (0,):
+        try:
+            assert_gradients_of_a_draw(case, dtype)
+            return
+        except AssertionError:
+            if not draws_left:
+                raise
+
+
+def assert_gradients_of_a_draw(case: Recurrent, dtype: torch.dtype) -> None:
     tensors = case.tensors(dtype)
     with torch.no_grad(), quiet():
         upstream = [torch.randn_like(part) for part in case.network(torch._VF)(*tensors)]

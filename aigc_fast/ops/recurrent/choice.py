@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast.ops.recurrent import cpu
-from aigc_fast.ops.recurrent.limits import LIGHT_STEP, MOST_ROUNDED_BATCH
+from aigc_fast.ops.recurrent.limits import HEAVY_STEP, LIGHT_STEP, MOST_ROUNDED_BATCH
 from aigc_fast.ops.recurrent.sizes import GATES, LSTM, Options, sizes_of
 from aigc_fast.runtime import native
 from aigc_fast.runtime.autocast import has_autocast
@@ -104,12 +104,11 @@ def misfit(
     return _misfit_of_params(params, options, hidden, size, input.shape[-1])
 
 
-def leave_step(input: Tensor, params: Sequence[Tensor]) -> bool:
+def leave_step(mode: int, rows: int, inputs: int, hidden: int) -> bool:
     """Whether PyTorch's cell, which is a few calls, costs less than ours."""
-    if not is_open():
-        return False
-    rows = input.shape[0] if input.dim() == 2 else 1
-    return rows * (params[0].numel() + params[1].numel()) < LIGHT_STEP
+    weights = GATES[mode] * hidden * (inputs + hidden)
+    suits = GATES[mode] > 1 and rows * weights >= LIGHT_STEP and weights <= HEAVY_STEP
+    return not suits and is_open()
 
 
 def leave(

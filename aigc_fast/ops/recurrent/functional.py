@@ -103,8 +103,6 @@ def step(
         plan = RECURRENT.choice.remembered(key)
         if plan is not None:
             return cpu.step_at_once(plan, input, states, params)
-    if choice.leave_step(input, params):
-        return None
     data, hx = input[None], tuple(state[None] for state in states)
     numbers = has_biases, 1, 0.0, False, False, False
     found = recur(mode, data, None, hx if mode == LSTM else hx[0], params, *numbers, own=lambda: ())
