@@ -7,21 +7,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from aigc_fast.runtime import native
-
 # Relative error below which two results are the same in that format, whatever PyTorch's own error is.
 FLOORS = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 6e-3, torch.float16: 1e-3}
 # How many roundings of its inputs a result may be off.
 ROUNDINGS = 8
-# Kernels that tell whether they took a call.
-MAY_REFUSE = {"attention", "attention_backward", "dropout", "reparameterize", "reparameterize_backward"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
 
@@ -486,25 +481,3 @@ LATENTS = [(1, 17), (113,), (64, 2), (128, 20), (7, 113), (3, 1023), (2, 3, 5, 7
 # variational auto-encoders from two dimensions to an image's.
 DROPOUTS = {"feature maps": ((64, 64, 28, 28), 0.3), "residual": ((4, 256, 768), 0.1), "small": ((64, 128), 0.5)}
 BENCH_LATENTS = {"latent2": (64, 2), "mlp20": (128, 20), "wide512": (64, 512), "sd64": (16, 4, 64, 64)}
-
-
-@contextmanager
-def counted_kernels() -> Iterator[list[str]]:
-    """The names of the native kernels that run inside the block; a call that was refused is not counted."""
-    called: list[str] = []
-    plain = native.cpu.kernels
-
-    def counted(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
-            taken = kernel(*args)
-            if taken or name not in MAY_REFUSE:
-                called.append(name)
-            return taken
-
-        return call
-
-    native.cpu.kernels = SimpleNamespace(**{name: counted(name, kernel) for name, kernel in vars(plain).items()})
-    try:
-        yield called
-    finally:
-        native.cpu.kernels = plain
