@@ -65,18 +65,6 @@ def assert_all_parity(
         assert_parity(a, b, c, f"{case}: result {index}")
 
 
-@pytest.mark.parametrize("case", ATTENTIONS, ids=str)
-def test_forward_and_gradients(case: Attention, backend: str) -> None:
-    assert_all_parity(case, case.tensors())
-
-
-@needs_native
-@pytest.mark.parametrize("case", ATTENTIONS, ids=str)
-def test_forward_and_gradients_on_every_level(case: Attention, isa: str) -> None:
-    with aigc_fast.backend("cpu"):
-        assert_all_parity(case, case.tensors())
-
-
 class TestAtOnce:
     """Plain calls, whose tensors the kernel takes as PyTorch lends them."""
 
@@ -178,14 +166,6 @@ class TestAtOnce:
         assert AF.scaled_dot_product_attention(k, k, k, mask).requires_grad
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert AF.scaled_dot_product_attention(k, k, k).dtype == torch.bfloat16
-
-
-@needs_native
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-@pytest.mark.parametrize("case", FEW, ids=str)
-def test_16_bits_on_every_level(case: Attention, dtype: str, isa: str) -> None:
-    with aigc_fast.backend("cpu"):
-        assert_all_parity(case, case.tensors(DTYPES[dtype]))
 
 
 class TestPrecision:

@@ -24,7 +24,6 @@ from aigc_fast.ops.conv_transpose.plan import make_plan
 from aigc_fast.runtime import native
 from aigc_fast.runtime.backends import BackendError
 
-ALL = TRANSPOSED + PLAIN
 FEW = [*(TRANSPOSED[i] for i in (1, 14, 16, 18, 22, 29, 30)), *(PLAIN[i] for i in (1, 6, 13))]
 ONE_PIXEL = [
     TRANSPOSED[0],
@@ -80,33 +79,10 @@ def gradient_like_output(case: Convolution, tensors: list[Tensor]) -> Tensor:
     return torch.randn_like(functions(case)[1](*tensors, **case.arguments))
 
 
-@pytest.mark.parametrize("case", ALL, ids=str)
-def test_forward_and_gradients(case: Convolution, backend: str) -> None:
-    tensors = list(case.tensors())
-    assert_all_parity(every_gradient, case, tensors, gradient_like_output(case, tensors))
-
-
-@needs_native
-@pytest.mark.parametrize("case", ALL, ids=str)
-def test_forward_and_gradients_on_every_level(case: Convolution, isa: str) -> None:
-    tensors = list(case.tensors())
-    with aigc_fast.backend("cpu"):
-        assert_all_parity(every_gradient, case, tensors, gradient_like_output(case, tensors))
-
-
-@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp64"])
 @pytest.mark.parametrize("case", FEW, ids=str)
-def test_dtypes(case: Convolution, dtype: str) -> None:
-    tensors = list(case.tensors(DTYPES[dtype]))
+def test_float64(case: Convolution) -> None:
+    tensors = list(case.tensors(torch.float64))
     assert_all_parity(every_gradient, case, tensors, gradient_like_output(case, tensors))
-
-
-@needs_native
-@pytest.mark.parametrize("case", FEW, ids=str)
-def test_bfloat16_on_every_level(case: Convolution, isa: str) -> None:
-    tensors = list(case.tensors(torch.bfloat16))
-    with aigc_fast.backend("cpu"):
-        assert_all_parity(every_gradient, case, tensors, gradient_like_output(case, tensors))
 
 
 @needs_native

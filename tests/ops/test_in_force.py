@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 import torch
 from calls import CASES, Case, leaves
 from cases import float32_precision, relative_error
+from places import ELSEWHERE, HERE, Place, moved, there
 from torch import Tensor
 from watching import launches, profiled
 
@@ -21,6 +22,7 @@ from aigc_fast.runtime import native
 needs_native = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 DIFFERENTIABLE = {name: case for name, case in CASES.items() if name not in ("rand", "randn")}
 FORCED = ["reference", pytest.param("cpu", marks=needs_native)]
+REFERENCE = Place("reference")
 
 
 def ran(function: Callable[[], Any]) -> tuple[set[str], Counter[str]]:
@@ -38,9 +40,9 @@ def on_another_thread(function: Callable[[], Any]) -> Any:
     return found[0]
 
 
-def run_forward(case: Case, name: str) -> tuple[Tensor, list[Tensor]]:
-    tensors = leaves(case.inputs())
-    with aigc_fast.backend(name):
+def run_forward(case: Case, place: Place) -> tuple[Tensor, list[Tensor]]:
+    tensors = leaves(moved(case.inputs(), place))
+    with place.in_force():
         return case.ours(*tensors), tensors
 
 
@@ -48,23 +50,32 @@ def differentiate(output: Tensor, tensors: list[Tensor], create_graph: bool = Fa
     return list(torch.autograd.grad(output.sin().sum(), tensors, create_graph=create_graph))
 
 
+def in_places(names: Iterable[str]) -> pytest.MarkDecorator:
+    """A function with gradients, in each place where it has them."""
+    forced = [place for place in HERE + ELSEWHERE if place.backend != "auto"]
+    pairs = [(name, place) for name in names for place in forced if there(name, place, True)]
+    return pytest.mark.parametrize(
+        ("name", "place"),
+        [pytest.param(name, place, id=f"{name}-{place}", marks=place.marks) for name, place in pairs],
+    )
+
+
 @pytest.mark.parametrize("where", [lambda f: f(), on_another_thread], ids=["outside", "thread"])
-@pytest.mark.parametrize("forced", FORCED)
-@pytest.mark.parametrize("name", DIFFERENTIABLE)
-def test_backward_runs_the_backend_of_forward(name: str, forced: str, where: Any) -> None:
+@in_places(DIFFERENTIABLE)
+def test_backward_runs_the_backend_of_forward(name: str, place: Place, where: Any) -> None:
     case = DIFFERENTIABLE[name]
-    with aigc_fast.backend(forced):
-        differentiate(*run_forward(case, forced))
-        expected = ran(lambda: differentiate(*run_forward(case, forced)))
+    with place.in_force():
+        differentiate(*run_forward(case, place))
+        expected = ran(lambda: differentiate(*run_forward(case, place)))
     output, tensors = [], []
 
     def forward() -> None:
-        found = run_forward(case, forced)
+        found = run_forward(case, place)
         output.append(found[0])
         tensors.extend(found[1])
 
     in_forward = ran(forward)
-    other = "cpu" if forced == "reference" and native.cpu_reason() is None else "reference"
+    other = "cpu" if place == REFERENCE and native.cpu_reason() is None else "reference"
 
     def backward() -> tuple[set[str], Counter[str]]:
         with aigc_fast.backend(other):
@@ -73,23 +84,22 @@ def test_backward_runs_the_backend_of_forward(name: str, forced: str, where: Any
     found = where(backward)
     assert in_forward[0] | found[0] == expected[0]
     assert in_forward[1] + found[1] == expected[1]
-    assert bool(expected[1]) == (forced == "cpu")
+    assert bool(expected[1]) == (place.backend != "reference")
 
 
-@pytest.mark.parametrize("forced", FORCED)
-@pytest.mark.parametrize("name", [name for name in DIFFERENTIABLE if name != "dropout"])
-def test_a_second_derivative_runs_it_too(name: str, forced: str) -> None:
+@in_places(name for name in DIFFERENTIABLE if name != "dropout")
+def test_a_second_derivative_runs_it_too(name: str, place: Place) -> None:
     case = DIFFERENTIABLE[name]
 
     def second(tensors: list[Tensor], first: list[Tensor]) -> None:
         torch.autograd.grad(sum(grad.square().sum() for grad in first), tensors, allow_unused=True)
 
-    output, tensors = run_forward(case, forced)
-    with aigc_fast.backend(forced):
+    output, tensors = run_forward(case, place)
+    with place.in_force():
         second(tensors, differentiate(output, tensors, create_graph=True))
-        output, tensors = run_forward(case, forced)
+        output, tensors = run_forward(case, place)
         expected = ran(lambda: second(tensors, differentiate(output, tensors, create_graph=True)))
-    output, tensors = run_forward(case, forced)
+    output, tensors = run_forward(case, place)
     found = ran(lambda: second(tensors, differentiate(output, tensors, create_graph=True)))
     assert found == expected
 
