@@ -13,6 +13,8 @@ import torch.nn.functional as TF
 from cases import (
     ATTENTIONS,
     BATCHES,
+    FEW_ATTENTIONS,
+    FEW_CONVOLUTIONS,
     LATENTS,
     PLAIN,
     RANDOM_SIZES,
@@ -313,8 +315,6 @@ def _calls(
 RANDOM = ("randn", "rand", "dropout", "reparameterize", "reparameterize_kl")
 SLOW = ("ar_recursion", "sample_wise_lpc", "lfilter", "dropout")
 _CONVOLUTIONS = TRANSPOSED + PLAIN
-_FEW_CONVOLUTIONS = [*(TRANSPOSED[i] for i in (1, 14, 16, 18, 22, 29, 30)), *(PLAIN[i] for i in (1, 6, 13))]
-_FEW_ATTENTIONS = [ATTENTIONS[i] for i in (0, 1, 4, 5, 9, 12, 16, 25, -7, -3)]
 _SHORT = [case for case in RECURSIONS if case.length <= MOST_STEPS]
 _LONG = [case for case in RECURSIONS if case.length > MOST_STEPS]
 _SIZES, _FEW_SIZES = [(size,) for size in RANDOM_SIZES], [(1,), (17,), (1025,)]
@@ -332,12 +332,12 @@ CALLS = [
         for call in _calls(
             function,
             _convolution,
-            *(_of_function(function, cases) for cases in (_CONVOLUTIONS, _FEW_CONVOLUTIONS, _FEW_CONVOLUTIONS)),
+            *(_of_function(function, cases) for cases in (_CONVOLUTIONS, FEW_CONVOLUTIONS, FEW_CONVOLUTIONS)),
         )
     ),
     *_calls("conv_transpose_activation", _activated, [TRANSPOSED[i] for i in (1, 3, 9)], (), [TRANSPOSED[1]]),
     *_calls("conv_activation", _activated, [PLAIN[1], PLAIN[13]], (), [PLAIN[1]]),
-    *_calls("scaled_dot_product_attention", _attention, ATTENTIONS, _FEW_ATTENTIONS, _FEW_ATTENTIONS[:3]),
+    *_calls("scaled_dot_product_attention", _attention, ATTENTIONS, FEW_ATTENTIONS, FEW_ATTENTIONS[:3]),
     *_calls("varlen_attn", _varlen, BATCHES, BATCHES, BATCHES[:2]),
     *_calls("ar_recursion", _recursion, _SHORT, (), _SHORT),
     *_calls("ar_recursion", _recursion, _LONG, differentiated=False),

@@ -248,6 +248,8 @@ PLAIN = [
     Convolution(2, 40, 6, (3, 20, 33), 3, 1, 2, dilation=2, transposed=False),
 ]
 
+FEW_CONVOLUTIONS = [*(TRANSPOSED[i] for i in (1, 14, 16, 18, 22, 29, 30)), *(PLAIN[i] for i in (1, 6, 13))]
+
 # What bench/ times: generators, vocoders, decoders and U-Nets as they are met, and a discriminator's layers.
 LAYERS = {
     "DCGAN 100 to 512, 1x1": Convolution(16, 100, 512, (1, 1), 4),
@@ -391,6 +393,8 @@ ATTENTIONS = [
     Attention(2, 2, 3, 140, 16, mask="float"),
     Attention(2, 2, 4, 140, 16, mask="blind"),
 ]
+
+FEW_ATTENTIONS = [ATTENTIONS[i] for i in (0, 1, 4, 5, 9, 12, 16, 25, -7, -3)]
 
 # What bench/ times: prefill, vision, masks, windows and decoding with a cache as language models meet them.
 ATTENTION_CALLS = {
