@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from cases import counted_kernels
 from test_backends import needs_native
 from torch import Tensor
+from watching import launches
 
 import aigc_fast
 from aigc_fast import functional
@@ -94,7 +94,7 @@ def test_explain_names_what_runs(call: str, layout: str, gradients: bool) -> Non
     args, options = make()
     args = tuple(_prepared(arg, layout, gradients) for arg in args)
     explained = aigc_fast.explain(name, *args, **options)
-    with counted_kernels() as called:
+    with launches() as called:
         getattr(functional, name)(*args, **options)
     assert explained.chosen == ("cpu" if FORWARD & set(called) else "reference"), (explained, called)
     assert (explained.reasons["cpu"] is None) == (
