@@ -250,13 +250,14 @@ static void multiply(const ProductOf<A>& p, int64_t rows, int64_t vectors) {
     }
 }
 
+// One narrower tile takes what is left: vectors by themselves would wait for their own sums.
 template <int ROWS, int VECTORS>
-static void multiply_columns(const Product& p, int64_t row, int64_t vectors) {
-    int64_t v = 0;
-    for (; v + VECTORS <= vectors; v += VECTORS)
-        multiply_tile<ROWS, VECTORS>(p, row, v * VF);
-    for (; v < vectors; ++v)
-        multiply_tile<ROWS, 1>(p, row, v * VF);
+static void multiply_columns(const Product& p, int64_t first, int64_t vectors) {
+    for (; first + VECTORS <= vectors; first += VECTORS)
+        multiply_tile<ROWS, VECTORS>(p, 0, first * VF);
+    if constexpr (VECTORS > 1)
+        if (first < vectors)
+            multiply_columns<ROWS, VECTORS - 1>(p, first, vectors);
 }
 
 // The same for few rows and many columns: tiles as wide as the registers allow.
