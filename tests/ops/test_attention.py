@@ -812,7 +812,7 @@ def test_threads_give_the_same_numbers() -> None:
 def test_few_queries_have_the_same_bits_on_any_number_of_threads(
     keys: int, window: tuple[int, int] | None, dtype: torch.dtype, isa: str
 ) -> None:
-    """Their keys are cut by the number of those that are seen alone, and the parts add up to the result."""
+    """Their keys are cut into parts, which add up to the result."""
     tensors = [torch.randn(2, 3, length, 40).to(dtype) for length in (1, keys, keys)]
     before, runs = torch.get_num_threads(), []
     try:

@@ -1,6 +1,6 @@
 // Attention of few queries to many keys, as in decoding: bound by memory, so that every key and value is read once for
-// all the heads that share it. Queries lie in rows; parts of the keys go to several threads, cut by their number alone,
-// so that the results do not depend on how many threads there are.
+// all the heads that share it. Queries lie in rows; where there are few pairs, several parts of the keys go to several
+// threads.
 #pragma once
 
 #include "cpu/attention/forward.h"
@@ -95,7 +95,8 @@ class FewQueries {
         const int64_t pairs = p_.batches * p_.kv_heads;
         const KeyRange range = keys_of(p_, block(0)); // as of every pair
         const int64_t seen = most<int64_t>(0, range.end - range.begin);
-        const int64_t wanted = most<int64_t>(1, least(seen / LEAST_PART, p_.splits ? p_.splits : seen));
+        const int64_t wanted =
+            most<int64_t>(1, least(seen / LEAST_PART, p_.splits ? p_.splits : ceil_div(PARTS, pairs)));
         const int64_t step = round_up(ceil_div(seen, wanted), ROW_KEYS), parts = step == 0 ? 1 : ceil_div(seen, step);
         const int64_t size = Floats::padded(lanes_ * value_width_) + Floats::padded(2 * lanes_);
         Scope scope;
@@ -121,6 +122,7 @@ class FewQueries {
     }
 
   private:
+    static constexpr int64_t PARTS = 128; // of all pairs: enough for the threads, whose number must change no result
     static constexpr int64_t LEAST_PART = 512;     // keys
     static constexpr int64_t LEAST_READ = 1 << 15; // fewer elements are not worth another thread
 
