@@ -24,6 +24,17 @@ CALLS = {
 PEERS = ["aigc_fast", "scipy", "numba", "torchlpc", "torchaudio"]
 
 
+def tensors(call: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """x and the coefficients, those of every step in torchlpc's sign, so that nobody has to negate them."""
+    x, coeffs = CALLS[call].tensors(dtype)
+    return x, -coeffs if coeffs.dim() == 3 else coeffs
+
+
+def aigc_fast_function(x: Tensor, coeffs: Tensor) -> Callable[[], Tensor]:
+    ours = AF.sample_wise_lpc if coeffs.dim() == 3 else AF.ar_recursion
+    return lambda: ours(x, coeffs)
+
+
 def scipy_function(x: Tensor, coeffs: Tensor) -> Callable[[], Tensor]:
     lfilter = pytest.importorskip("scipy.signal").lfilter
     b, a = np.ones(1, x.numpy().dtype), torch.cat([coeffs.new_ones(1), -coeffs]).numpy()
@@ -49,7 +60,9 @@ def numba_function(x: Tensor, coeffs: Tensor) -> Callable[[], Tensor]:
 
 def torchlpc_function(x: Tensor, coeffs: Tensor) -> Callable[[], Tensor]:
     sample_wise_lpc = pytest.importorskip("torchlpc").sample_wise_lpc
-    return lambda: sample_wise_lpc(x, -coeffs.expand(*x.shape, coeffs.shape[-1]))
+    if coeffs.dim() == 3:
+        return lambda: sample_wise_lpc(x, coeffs)
+    return lambda: sample_wise_lpc(x, (-coeffs).expand(*x.shape, coeffs.shape[-1]))
 
 
 def torchaudio_function(x: Tensor, coeffs: Tensor) -> Callable[[], Tensor]:
@@ -64,16 +77,14 @@ def torchaudio_function(x: Tensor, coeffs: Tensor) -> Callable[[], Tensor]:
 
 
 def function(name: str, x: Tensor, coeffs: Tensor) -> Callable[[], Tensor]:
-    if name == "aigc_fast":
-        return lambda: AF.ar_recursion(x, coeffs)
-    if coeffs.dim() > 1 and name != "torchlpc":
+    if coeffs.dim() > 1 and name not in ("aigc_fast", "torchlpc"):
         pytest.skip(f"{name} has no coefficients of every step")
     return globals()[f"{name}_function"](x, coeffs)
 
 
 def gate(x: Tensor, coeffs: Tensor) -> None:
     peer = "scipy" if coeffs.dim() == 1 else "torchlpc"
-    found, exact = AF.ar_recursion(x, coeffs), function(peer, x.double(), coeffs.double())()
+    found, exact = function("aigc_fast", x, coeffs)(), function(peer, x.double(), coeffs.double())()
     if x.dtype == torch.float64:
         assert relative_error(found, exact) < 1e-10
     else:
@@ -85,7 +96,7 @@ def gate(x: Tensor, coeffs: Tensor) -> None:
 @pytest.mark.parametrize("call", CALLS)
 def test_forward(benchmark, call, dtype, name):
     benchmark.group = f"recursion, {call}, {dtype}"
-    x, coeffs = CALLS[call].tensors(DTYPES[dtype])
+    x, coeffs = tensors(call, DTYPES[dtype])
     gate(x, coeffs)
     run = function(name, x, coeffs)
     with torch.no_grad():
@@ -96,11 +107,11 @@ def test_forward(benchmark, call, dtype, name):
 @pytest.mark.parametrize("call", CALLS)
 def test_training(benchmark, call, name):
     benchmark.group = f"recursion, {call}, forward and backward, fp32"
-    tensors, upstream = CALLS[call].tensors(), torch.randn(CALLS[call].batch, CALLS[call].length)
-    function(name, *tensors)
+    given, upstream = tensors(call), torch.randn(CALLS[call].batch, CALLS[call].length)
+    function(name, *given)
 
     def step():
-        inputs = [tensor.detach().requires_grad_() for tensor in tensors]
+        inputs = [tensor.detach().requires_grad_() for tensor in given]
         return torch.autograd.grad(function(name, *inputs)(), inputs, upstream)
 
     benchmark(step)

@@ -42,7 +42,7 @@ def torchlpc(varying: bool) -> Recur | None:
         return None
     if varying:
         return module.sample_wise_lpc
-    return lambda x, coeffs: module.sample_wise_lpc(x, -coeffs.expand(*x.shape, coeffs.shape[-1]))
+    return lambda x, coeffs: module.sample_wise_lpc(x, (-coeffs).expand(*x.shape, coeffs.shape[-1]))
 
 
 def scipy_lfilter() -> Recur | None:

@@ -230,3 +230,28 @@ def test_threads_give_the_same_numbers() -> None:
         torch.set_num_threads(before)
     for run in runs[1:]:
         torch.testing.assert_close(run, runs[0], rtol=1e-5, atol=1e-6)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, (900, 0), (0, 0)], ids=str)
+@pytest.mark.parametrize("keys", [1, 511, 1024, 1500, 5000])
+def test_few_queries_have_the_same_bits_on_any_number_of_threads(
+    keys: int, window: tuple[int, int] | None, dtype: torch.dtype, isa: str
+) -> None:
+    """Their keys are cut into parts, which add up to the result."""
+    tensors = [torch.randn(2, 3, length, 40).to(dtype) for length in (1, keys, keys)]
+    before, runs = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 7):
+            torch.set_num_threads(threads)
+            with aigc_fast.backend("cpu"):
+                runs.append(AF.scaled_dot_product_attention(*tensors, window=window, alignment="lower_right"))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(runs[0], runs[2])
+    first = 0 if window is None else max(0, keys - 1 - window[0])
+    query, key, value = (tensor.double() for tensor in tensors)
+    exact = torch.nn.functional.scaled_dot_product_attention(query, key[:, :, first:], value[:, :, first:])
+    assert relative_error(runs[0], exact) < FLOORS[dtype]

@@ -33,7 +33,7 @@ def _computed(out: Tensor) -> Tensor:
     return out if out.dtype in (torch.float32, torch.float64) else torch.empty_like(out, dtype=torch.float32)
 
 
-def _run(out: Tensor, x: Tensor, coeffs: Tensor, state: Tensor | None, transposed: bool) -> bool:
+def _run(out: Tensor, x: Tensor, coeffs: Tensor, state: Tensor | None, sign: int, transposed: bool) -> bool:
     found, x, coeffs = _computed(out), _rows(x), _rows(coeffs)
     state = None if state is None else _rows(state)
     (count, length), order = x.shape, coeffs.shape[-1]
@@ -53,6 +53,7 @@ def _run(out: Tensor, x: Tensor, coeffs: Tensor, state: Tensor | None, transpose
             count,
             length,
             order,
+            sign,
             int(transposed),
         )
     if found is not out:
@@ -60,17 +61,19 @@ def _run(out: Tensor, x: Tensor, coeffs: Tensor, state: Tensor | None, transpose
     return True
 
 
-def recursion(out: Tensor, x: Tensor, coeffs: Tensor, state: Tensor | None) -> bool:
+def recursion(out: Tensor, x: Tensor, coeffs: Tensor, state: Tensor | None, sign: int = 1) -> bool:
     """See `reference.recursion`."""
-    return _run(out, x, coeffs, state, False)
+    return _run(out, x, coeffs, state, sign, False)
 
 
-def recursion_transposed(out: Tensor, x: Tensor, coeffs: Tensor) -> bool:
+def recursion_transposed(out: Tensor, x: Tensor, coeffs: Tensor, sign: int = 1) -> bool:
     """See `reference.recursion_transposed`."""
-    return _run(out, x, coeffs, None, True)
+    return _run(out, x, coeffs, None, sign, True)
 
 
-def recursion_lags(out: Tensor, u: Tensor, y: Tensor, state: Tensor | None, order: int, varying: bool) -> bool:
+def recursion_lags(
+    out: Tensor, u: Tensor, y: Tensor, state: Tensor | None, order: int, varying: bool, sign: int = 1
+) -> bool:
     """See `reference.recursion_lags`."""
     found, u, y = _computed(out), _rows(u), _rows(y)
     state = None if state is None else _rows(state)
@@ -83,6 +86,7 @@ def recursion_lags(out: Tensor, u: Tensor, y: Tensor, state: Tensor | None, orde
             DTYPES[u.dtype],
             *u.shape,
             order,
+            sign,
             int(varying),
         )
     if found is not out:
