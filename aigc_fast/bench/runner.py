@@ -7,6 +7,7 @@ import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from aigc_fast.bench.machine import probe
 from aigc_fast.bench.models import whole_model
 from aigc_fast.bench.ops import attention, convolution, dropout, recursion, reparameterize
 from aigc_fast.bench.parity import ParityError
+from aigc_fast.bench.peers import versions
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic
 from aigc_fast.runtime.machine import description
@@ -47,6 +49,7 @@ class Row:
         own_error: PyTorch's.
         share: of the machine's limit that our fastest way reaches; None where none is told.
         limit: which limit.
+        absent: peers that would have taken part and are not installed.
     """
 
     op: str
@@ -60,6 +63,7 @@ class Row:
     own_error: float
     share: float | None = None
     limit: str | None = None
+    absent: tuple[str, ...] = ()
 
     @property
     def way(self) -> str:
@@ -115,7 +119,9 @@ class Result:
 
 def _row(found: Mapping[str, Any]) -> Row:
     ours, peers = ({name: Timing(**timing) for name, timing in found[of].items()} for of in ("ours", "peers"))
-    return Row(**{**found, "ours": ours, "peers": peers, "ratio": Timing(**found["ratio"])})
+    return Row(
+        **{**found, "ours": ours, "peers": peers, "ratio": Timing(**found["ratio"]), "absent": tuple(found["absent"])}
+    )
 
 
 def run(cases: Iterable[Case], seconds: float = 2.0, tell: Callable[[Row | str], None] = lambda row: None) -> Result:
@@ -138,7 +144,11 @@ def run(cases: Iterable[Case], seconds: float = 2.0, tell: Callable[[Row | str],
             continue
         rows.append(measured(case, contest, seconds, limits))
         tell(rows[-1])
-    return Result(description(), limits, tuple(rows))
+    return Result({**description(), "date": _today(), "peers": versions()}, limits, tuple(rows))
+
+
+def _today() -> str:
+    return datetime.now(timezone.utc).date().isoformat()
 
 
 def measured(case: Case, contest: Contest, seconds: float, limits: dict[str, float]) -> Row:
@@ -182,4 +192,5 @@ def row_of(
         own_error=errors[1],
         share=None if work is None else work.share(timings[way].median, limits),
         limit=None if work is None else work.limit,
+        absent=contest.absent,
     )

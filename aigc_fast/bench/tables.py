@@ -42,11 +42,12 @@ def cells(row: Row) -> tuple[str, ...]:
     """What a row says."""
     share = "" if row.share is None else f"{row.share:.0%}, {LIMITS[row.limit]}"
     slower = f"; {row.in_one_layout:.2f}× PyTorch in one layout" if row.in_one_layout < SLOWER else ""
+    without = f"; without {', '.join(row.absent)}" if row.absent else ""
     return (
         row.name,
         f"{row.dtype}, {row.mode}",
         spread(row.ours[row.way]),
-        f"{spread(row.peers[row.peer])}, {row.peer}",
+        f"{spread(row.peers[row.peer])}, {row.peer}{without}",
         f"{row.ratio.median:.2f}× ({row.ratio.low:.2f}-{row.ratio.high:.2f}){slower}",
         share,
         f"{row.error:.0e} ({row.own_error:.0e})",

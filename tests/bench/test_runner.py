@@ -14,8 +14,9 @@ from aigc_fast.bench.cases import CASES, OPS, Attention, Case, Convolution, Recu
 from aigc_fast.bench.contest import Contest, against_float64
 from aigc_fast.bench.machine import Work
 from aigc_fast.bench.parity import ParityError, check_parity
+from aigc_fast.bench.peers import onnx_runtime
 from aigc_fast.bench.runner import CONTESTS, Result, Row, measured, row_of, run
-from aigc_fast.bench.tables import tables
+from aigc_fast.bench.tables import cells, tables
 from aigc_fast.errors import UserError
 from aigc_fast.runtime.timing import Timing
 
@@ -110,6 +111,40 @@ def test_the_gate_refuses_a_wrong_result_before_anything_is_timed(wrong, monkeyp
     monkeypatch.setattr("aigc_fast.bench.runner.rounds_of", never)
     with pytest.raises(ParityError, match=r"attention a case, float32, forward: result 0: "):
         measured(CASE, contest_of(torch.as_tensor(wrong)), 0.01, LIMITS)
+
+
+def test_a_peer_that_computes_something_else_is_refused():
+    exact = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    mine = {"aigc_fast": lambda: (exact.float(),)}
+    for wrong in (exact.float() + 0.01, exact[:2].float(), exact.float() * float("nan")):
+        gate = against_float64(mine, mine, lambda: (exact,), torch.float32, {"a peer": lambda wrong=wrong: (wrong,)})
+        with pytest.raises(ParityError, match=r"^a peer: result 0: "):
+            gate()
+
+
+def test_onnx_runtime_takes_part_in_forward_of_float32_and_reads_the_tensors_themselves():
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    call = Convolution(2, 3, 5, (7, 6), 4, 2, 1, 1, dilation=2)
+    asked = {("float32", "forward"): True, ("bfloat16", "forward"): False, ("float32", "training"): False}
+    for (dtype, mode), takes_part in asked.items():
+        assert ("ONNX Runtime" in CONTESTS["conv_transpose"](Case("conv_transpose", "c", call, dtype, mode)).peers) == (
+            takes_part
+        )
+    x, weight = torch.randn(1, 2, 9), torch.randn(2, 3, 3)
+    run = onnx_runtime("ConvTranspose", {"x": x}, {"weight": weight}, (1, 3, 11), opset=17)
+    for _ in range(2):
+        torch.testing.assert_close(run()[0], torch.nn.functional.conv_transpose1d(x, weight), rtol=1e-4, atol=1e-5)
+        x.neg_()
+
+
+def test_a_peer_that_is_not_installed_is_told(monkeypatch):
+    monkeypatch.setattr("aigc_fast.bench.peers.optional", lambda name: None)
+    monkeypatch.setattr("aigc_fast.bench.runner.probe", lambda: LIMITS)
+    case = Case("adversarial", "c", Convolution(1, 3, 4, (9,), 3, transposed=False))
+    (found,) = run([case], 0.01).rows
+    assert found.absent == ("ONNX Runtime",)
+    assert cells(found)[3].endswith("; without ONNX Runtime")
 
 
 def test_the_gate_allows_twice_pytorchs_error_and_the_formats_rounding():
