@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-from aigc_fast.bench.cases import Case
+from aigc_fast.bench.cases import Case, label
 from aigc_fast.bench.contest import OURS, PYTORCH, Contest
 from aigc_fast.bench.machine import probe
 from aigc_fast.bench.models import whole_model
 from aigc_fast.bench.ops import attention, convolution, dropout, recursion, reparameterize
 from aigc_fast.bench.parity import ParityError
 from aigc_fast.bench.peers import versions
+from aigc_fast.bench.typical import example
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic
 from aigc_fast.runtime.machine import description
@@ -32,6 +33,7 @@ CONTESTS: dict[str, Callable[[Case], Contest]] = {
     "recursion": recursion,
     "reparameterize": reparameterize,
     "dropout": dropout,
+    "examples": example,
     "models": whole_model,
 }
 
@@ -64,6 +66,11 @@ class Row:
     share: float | None = None
     limit: str | None = None
     absent: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The case's."""
+        return label(self.op, self.name, self.dtype, self.mode)
 
     @property
     def way(self) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from aigc_fast import functional
 from aigc_fast.bench import machine
 from aigc_fast.bench.cases import CASES, OPS, Attention, Case, Convolution, Recursion, Shape, WholeModel
 from aigc_fast.bench.contest import Contest, against_float64
@@ -18,6 +19,9 @@ from aigc_fast.bench.peers import onnx_runtime
 from aigc_fast.bench.runner import CONTESTS, Result, Row, measured, row_of, run
 from aigc_fast.bench.tables import cells, tables
 from aigc_fast.errors import UserError
+from aigc_fast.functional import __all__ as functions
+from aigc_fast.ops.examples import Example, examples, given
+from aigc_fast.runtime.backends import current
 from aigc_fast.runtime.timing import Timing
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +51,11 @@ def small_cases():
     for varying in (False, True):
         yield Case("recursion", "r", Recursion(2, 40, 3, varying), "float32", "training")
         yield Case("recursion", "r", Recursion(2, 40, 3, varying), "float64", "forward")
+    for name, found in examples().items():
+        for mode in ("forward", "training") if name not in ("rand", "randn") else ("forward",):
+            # PyTorch's attention has no window.
+            form = given(*[(2, 4, 9, 8)] * 3, is_causal=True) if name.startswith("scaled") else found.small
+            yield Case("examples", name, Example(form, form), "float32", mode)
     for model, work in (("dcgan", "step"), ("dcgan", "penalised step"), ("dcgan", "generate"), ("vae", "step")):
         yield Case("models", work, WholeModel(model, work, 2), "float32", "training")
 
@@ -71,6 +80,7 @@ def test_the_cases_are_told_apart_and_hold_what_nobody_tunes_for():
     assert any(call.kernel == call.stride > 1 and not call.transposed for call in odd)
     assert any(call.inputs == 1 for call in odd)
     assert any(size % 2 for call in odd for size in call.spatial)
+    assert {case.name for case in CASES if case.op == "examples"} == set(functions)
     assert {case.call.work for case in CASES if case.op == "models"} == {"step", "penalised step", "generate"}
 
 
@@ -120,6 +130,21 @@ def test_a_peer_that_computes_something_else_is_refused():
         gate = against_float64(mine, mine, lambda: (exact,), torch.float32, {"a peer": lambda wrong=wrong: (wrong,)})
         with pytest.raises(ParityError, match=r"^a peer: result 0: "):
             gate()
+
+
+def test_an_example_stands_against_pytorchs_function_or_the_reference_and_a_wrong_one_is_refused(monkeypatch):
+    cases = {case.name: case for case in small_cases() if case.op == "examples" and case.mode == "forward"}
+    for name, peer in (("conv2d", "PyTorch"), ("randn", "PyTorch"), ("lfilter", "reference")):
+        assert list(CONTESTS["examples"](cases[name]).peers) == [peer]
+    for name in ("conv2d", "dropout"):
+        right = getattr(functional, name)
+
+        def wrong(*args, right=right, **options):
+            return right(*args, **options) * (1 if current() == "reference" else 1.01)
+
+        monkeypatch.setattr(functional, name, wrong)
+        with pytest.raises(ParityError, match="result 0: error 1"):
+            CONTESTS["examples"](cases[name]).gate()
 
 
 def test_onnx_runtime_takes_part_in_forward_of_float32_and_reads_the_tensors_themselves():
