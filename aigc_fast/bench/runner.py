@@ -36,6 +36,8 @@ CONTESTS: dict[str, Callable[[Case], Contest]] = {
     "examples": example,
     "models": whole_model,
 }
+# Seconds that thread pools take at most, after their work, to let go of their cores.
+_PAUSE = 0.01
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,8 @@ def measured(case: Case, contest: Contest, seconds: float, limits: dict[str, flo
         error, own_error = contest.gate()
     except ParityError as found:
         raise ParityError(f"{case.label}: {found}") from None
-    return row_of(case, contest, rounds_of({**contest.ours, **contest.peers}, seconds), (error, own_error), limits)
+    rounds = rounds_of({**contest.ours, **contest.peers}, seconds, _PAUSE)
+    return row_of(case, contest, rounds, (error, own_error), limits)
 
 
 def row_of(
