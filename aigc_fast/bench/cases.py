@@ -148,7 +148,7 @@ def label(op: str, name: str, dtype: str, mode: str) -> str:
 
 def _all(op: str, calls: dict[str, object], *ways: tuple[str, str]) -> list[Case]:
     return [
-        Case(op, name, call, dtype, mode, op in _WHOLE or name in _IN_README)
+        Case(op, name, call, dtype, mode, op in _WHOLE or name in IN_README)
         for dtype, mode in ways
         for name, call in calls.items()
     ]
@@ -289,7 +289,7 @@ _MODELS = {
 _OF_STEPS = ("DCGAN, a training step", "WGAN-GP, a training step of the critic", "ConvVAE, a training step")
 # What the README shows: these ops, and these cases of the others.
 _WHOLE = ("dropout", "models")
-_IN_README = {
+IN_README = {
     "DCGAN 512→256, 4×4, batch 16",
     "DCGAN 256→128, 8×8, batch 16",
     "DCGAN 64→3, 32×32, batch 64",

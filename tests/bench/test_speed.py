@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aigc_fast.bench.cases import CASES
+from aigc_fast.bench.cases import CASES, IN_README
 from aigc_fast.bench.runner import Result, Row
 from aigc_fast.bench.speed import END, START, TITLES, section, written
 from aigc_fast.errors import UserError
@@ -80,6 +80,7 @@ def test_each_machine_has_its_tables_and_those_of_one_are_told_together():
 
 def test_every_op_has_a_heading_and_rows_in_the_readme_or_only_what_it_loses():
     assert set(TITLES) == {case.op for case in CASES}
+    assert {case.name for case in CASES} >= IN_README
     assert {case.op for case in CASES if case.in_readme} == set(TITLES) - {"examples"}
 
 
