@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping
@@ -86,9 +87,12 @@ class Row:
 
     @property
     def in_one_layout(self) -> float:
-        """The least ratio to PyTorch in the same layout: a model is in one, and could fall back to PyTorch there."""
+        """The least ratio to PyTorch in the same layout: a model is in one, and could fall back to PyTorch there.
+
+        Infinite where PyTorch takes no part.
+        """
         pairs = [(self.peers.get(name.replace(OURS, PYTORCH)), ours) for name, ours in self.ours.items()]
-        return min((stock.median / ours.median for stock, ours in pairs if stock), default=self.ratio.median)
+        return min((stock.median / ours.median for stock, ours in pairs if stock), default=math.inf)
 
 
 def _fastest(timings: Mapping[str, Timing]) -> str:

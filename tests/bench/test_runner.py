@@ -215,6 +215,8 @@ def test_bandwidth_says_nothing_of_what_stays_in_caches():
 def test_results_are_read_as_they_were_written_and_tables_are_written_from_them(tmp_path):
     peers = {"scipy": Timing(1234.5, 1, 1), "PyTorch": Timing(1500, 1, 1)}
     other = dataclasses.replace(row(), op="recursion", share=None, limit=None, peers=peers)
+    without_pytorch = dataclasses.replace(row(), ratio=Timing(0.5, 0.5, 0.5), peers={"scipy": Timing(1, 1, 1)})
+    assert cells(without_pytorch)[4] == "0.50× (0.50-0.50)"
     slow = dataclasses.replace(row(), op="dropout", peers={"PyTorch": Timing(1, 1, 1)})
     facts = {"processor": "A processor", "level": "avx2", "threads": 2, "torch": "2.13.0", "aigc_fast": "0.1.0"}
     result = Result(facts, LIMITS, (row(), other, slow))
