@@ -69,43 +69,23 @@ class Case:
             return self.call(*tensors)
 
 
-def convolution(name: str) -> Case:
-    size, kernel = (5,) * int(name[-2]), (3,) * int(name[-2])
+def small_call(name: str) -> Case:
+    """The small form of a function's example; convolutions are held to PyTorch's own."""
+    form = examples()[name].small
 
-    def call(home: Any) -> Callable[..., Tensor]:
-        return lambda input, weight, bias: getattr(home, name)(input, weight, bias, stride=2, padding=1)
+    def call(function: Callable[..., Any]) -> Callable[..., Tensor]:
+        def run(*tensors: Tensor) -> Tensor:
+            args, options = form.call(*tensors)
+            found = function(*args, **options)
+            return torch.cat([part.reshape(-1) for part in found]) if isinstance(found, tuple) else found
 
-    return Case(call(AF), ((2, 6, *size), (6, 6, *kernel), (6,)), call(TF))
+        return run
+
+    expected = call(getattr(TF, name)) if name.startswith("conv") else None
+    return Case(call(getattr(AF, name)), form.shapes, expected)
 
 
-CASES = {
-    **{name: convolution(name) for name in ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")},
-    **{name: convolution(name) for name in ("conv1d", "conv2d", "conv3d")},
-    "randn": Case(lambda like: AF.randn(like.shape, dtype=like.dtype), ((6, 7),)),
-    "rand": Case(lambda like: AF.rand(like.shape, dtype=like.dtype), ((6, 7),)),
-    "dropout": Case(lambda input: AF.dropout(input, 0.3), ((6, 7),)),
-    "reparameterize": Case(lambda mu, logvar: AF.reparameterize(mu, logvar), ((6, 7), (6, 7))),
-    "reparameterize_kl": Case(
-        lambda mu, logvar: torch.cat([part.reshape(-1) for part in AF.reparameterize_kl(mu, logvar)]), ((6, 7), (6, 7))
-    ),
-    "scaled_dot_product_attention": Case(
-        lambda q, k, v: AF.scaled_dot_product_attention(q, k, v, is_causal=True, window=5),
-        ((2, 4, 9, 8), (2, 4, 9, 8), (2, 4, 9, 8)),
-    ),
-    "varlen_attn": Case(
-        lambda q, k, v: AF.varlen_attn(
-            q, k, v, torch.tensor([0, q.shape[0] // 2, q.shape[0]], device=q.device), window_size=(3, 0)
-        ),
-        ((9, 4, 8), (9, 4, 8), (9, 4, 8)),
-    ),
-    "ar_recursion": Case(lambda x, c, state: AF.ar_recursion(x, 0.2 * c, state[: x.shape[0]]), ((3, 17), (4,), (3, 4))),
-    "sample_wise_lpc": Case(lambda x, a: AF.sample_wise_lpc(x, 0.2 * a[: x.shape[0]]), ((3, 17), (3, 17, 4))),
-    "lfilter": Case(
-        lambda x, a, b: AF.lfilter(x, torch.cat([torch.ones_like(a[:1]), 0.2 * a]), b, clamp=False),
-        ((3, 17), (3,), (4,)),
-    ),
-    "kl_standard_normal": Case(lambda mu, logvar: AF.kl_standard_normal(mu, logvar), ((6, 7), (6, 7))),
-}
+CASES = {name: small_call(name) for name in examples()}
 
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)

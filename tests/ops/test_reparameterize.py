@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import FLOORS, LATENTS, opcheck, relative_error
+from cases import FLOORS, LATENTS, relative_error
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
@@ -258,20 +258,3 @@ def test_module():
     assert torch.equal(found, AF.reparameterize(mu, logvar, generator=torch.Generator().manual_seed(1)))
     assert module.state_dict() == {}
     assert repr(module) == "Reparameterize(return_kl=False)"
-
-
-def op_arguments() -> dict[str, tuple[Tensor, ...]]:
-    mu, logvar = (tensor.requires_grad_() for tensor in latents((3, 2, 5)))
-    key, upstream, rows = draw_key(mu), torch.randn(3, 2, 5), torch.randn(3)
-    return {
-        "reparameterize": (mu, logvar, key),
-        "reparameterize_backward": (upstream, logvar, key),
-        "kl_standard_normal": (mu, logvar),
-        "reparameterize_kl": (mu, logvar, key),
-        "reparameterize_kl_backward": (upstream, rows, mu, logvar, key),
-    }
-
-
-@pytest.mark.parametrize("name", op_arguments())
-def test_ops_are_registered_as_torch_expects(name):
-    opcheck(getattr(torch.ops.aigc_fast, name).default, op_arguments()[name])
