@@ -11,7 +11,7 @@ from aigc_fast.ops.examples import Call, Example, Examples, Form, given
 def _sequences(query: Tensor, key: Tensor, value: Tensor) -> Call:
     """Two sequences of various lengths, each token of which sees a few before it."""
     tokens = query.shape[0]
-    return (query, key, value, torch.tensor([0, tokens // 2, tokens])), {"window_size": (3, 0)}
+    return (query, key, value, torch.tensor([0, tokens // 2, tokens], device=query.device)), {"window_size": (3, 0)}
 
 
 EXAMPLES: Examples = {
