@@ -85,5 +85,5 @@ def isa(request: pytest.FixtureRequest) -> Any:
     """The test runs once on each instruction-set level that this machine and build have."""
     if request.param == "none":
         pytest.skip(native.cpu_reason())
-    with native.cpu.use_level(request.param):
+    with native.use_level(request.param):
         yield request.param

@@ -50,7 +50,7 @@ class Place(NamedTuple):
         before = torch.backends.cudnn.allow_tf32
         torch.backends.cudnn.allow_tf32 = False
         try:
-            with aigc_fast.backend(self.backend), native.cpu.use_level(self.level) if self.level else nullcontext():
+            with aigc_fast.backend(self.backend), native.use_level(self.level) if self.level else nullcontext():
                 yield
         finally:
             torch.backends.cudnn.allow_tf32 = before

@@ -9,7 +9,6 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -45,7 +44,7 @@ def _watched(name: str, kernel: Callable[..., Any], backend: str = "cpu") -> Cal
 def _watch_cpu() -> None:
     kernels_of = native._C.kernels
     native._C.kernels = lambda level: {name: _watched(name, kernel) for name, kernel in kernels_of(level).items()}
-    native.cpu.kernels = SimpleNamespace(**native._C.kernels(native.cpu.level))
+    vars(native.kernels()).update(native._C.kernels(native.level()))
 
 
 def _watch_cuda() -> None:

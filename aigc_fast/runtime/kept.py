@@ -44,7 +44,7 @@ def fingerprint(tensor: Tensor, uses: int) -> int:
     """
     elements = tensor.numel()
     whole = elements <= READ_WHOLE or uses >= MANY_USES
-    return native.cpu.kernels.digest(tensor.data_ptr(), elements * tensor.element_size(), whole)
+    return native.kernels().digest(tensor.data_ptr(), elements * tensor.element_size(), whole)
 
 
 class Slot:

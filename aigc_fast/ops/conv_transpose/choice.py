@@ -35,7 +35,7 @@ _float32 = torch.float32
 
 def rounds_natively() -> bool:
     """Whether the processor has instructions for products of bfloat16."""
-    return native.cpu.level in ("avx512_bf16", "amx")
+    return native.level() in ("avx512_bf16", "amx")
 
 
 def is_light(input: Tensor, weight: Tensor, groups: int, transposed: int, gradients: bool | None = None) -> bool:
@@ -79,14 +79,14 @@ def _few_per_group(channels: int, groups: int) -> str | None:
 
 
 def _amx(dtype: torch.dtype) -> str | None:
-    if dtype != torch.bfloat16 or native.cpu.level != "amx":
+    if dtype != torch.bfloat16 or native.level() != "amx":
         return None
     return "bfloat16 on a processor with AMX: PyTorch's kernels use its tiles"
 
 
 def _large_bfloat16(dtype: torch.dtype, plan: Plan, channels_last: bool) -> str | None:
     large = plan.multiply_adds >= LARGE_WORK and not plan.is_matrix
-    if dtype != torch.bfloat16 or native.cpu.level != "avx512_bf16" or not channels_last or not large:
+    if dtype != torch.bfloat16 or native.level() != "avx512_bf16" or not channels_last or not large:
         return None
     return "bfloat16 in channels_last on a processor that multiplies it: PyTorch's product needs no rearranging"
 

@@ -96,7 +96,7 @@ def _key(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: object) -> H
     """What a plain call is remembered by, before anything else is looked at; None for other calls."""
     if not is_plain(input, weight, bias):
         return None
-    return native.signature(input, weight, bias), native.arguments(*rest), native.cpu.level, precision_in_force()
+    return native.signature(input, weight, bias), native.arguments(*rest), native.level(), precision_in_force()
 
 
 def _call(

@@ -39,9 +39,9 @@ def _run(out: Tensor, x: Tensor, coeffs: Tensor, state: Tensor | None, sign: int
     (count, length), order = x.shape, coeffs.shape[-1]
     shared = coeffs.shape[0] == 1
     if coeffs.dim() == 2:
-        kernel, strides = native.cpu.kernels.recursion, (0 if shared else coeffs.stride(0),)
+        kernel, strides = native.kernels().recursion, (0 if shared else coeffs.stride(0),)
     else:
-        kernel, strides = native.cpu.kernels.recursion_varying, (0 if shared else coeffs.stride(0), coeffs.stride(1))
+        kernel, strides = native.kernels().recursion_varying, (0 if shared else coeffs.stride(0), coeffs.stride(1))
     if found.numel():
         kernel(
             *_pointer_and_row(x),
@@ -78,7 +78,7 @@ def recursion_lags(
     found, u, y = _computed(out), _rows(u), _rows(y)
     state = None if state is None else _rows(state)
     if found.numel():
-        native.cpu.kernels.recursion_lags(
+        native.kernels().recursion_lags(
             *_pointer_and_row(u),
             *_pointer_and_row(y),
             *_pointer_and_row(state),
