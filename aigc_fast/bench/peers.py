@@ -91,6 +91,8 @@ def onnx_runtime(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     model.ir_version = _IR_VERSION
     options = runtime.SessionOptions()
+    # Its threads would go on spinning, on cores that the others are timed on.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.intra_op_num_threads = torch.get_num_threads()
     session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     binding = session.io_binding()

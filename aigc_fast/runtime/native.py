@@ -164,6 +164,11 @@ def has_wide_vectors() -> bool:
     return level() not in (None, "baseline", "avx2")
 
 
+def rounds_natively() -> bool:
+    """Whether the kernels in use have instructions for products of bfloat16."""
+    return level() in ("avx512_bf16", "amx")
+
+
 def use_huge_pages(address: int, size: int) -> None:
     """Backs `size` bytes that were not touched yet by huge pages, where there are any."""
     if _C is not None:

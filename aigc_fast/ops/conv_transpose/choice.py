@@ -33,15 +33,10 @@ from aigc_fast.ops.conv_transpose.limits import (
 from aigc_fast.ops.conv_transpose.plan import AXES, Plan, memory_format
 from aigc_fast.runtime import native
 from aigc_fast.runtime.memory import MAPPED_ANEW
-from aigc_fast.runtime.native import has_wide_vectors
+from aigc_fast.runtime.native import has_wide_vectors, rounds_natively
 
 _grad_enabled = torch.is_grad_enabled
 _float32 = torch.float32
-
-
-def rounds_natively() -> bool:
-    """Whether the processor has instructions for products of bfloat16."""
-    return native.level() in ("avx512_bf16", "amx")
 
 
 def is_light(input: Tensor, weight: Tensor, groups: int, transposed: int, gradients: bool | None = None) -> bool:

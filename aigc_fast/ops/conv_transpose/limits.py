@@ -80,7 +80,7 @@ LEFT_WIDE = (
     Region(2, False, False, True, range(3, 4), channels=range(32), pixels=range(10_000, _ENDLESS)),
     Region(2, True, True, True, range(3, 4), pixels=range(100, _ENDLESS), whole=True),
     Region(3, False, None, True, _ANY, channels=range(32), pixels=range(4096, _ENDLESS)),
-    Region(3, True, None, True, _ANY, channels=range(32), pixels=range(1024, _ENDLESS)),
+    Region(3, True, None, True, _ANY, channels=range(64), pixels=range(1024, _ENDLESS)),
 )
 # The weight gradient in channels_last there: with a kernel of one pixel ours wins up to so many pixels, from this
 # kernel on with a stride alone; and without Winograd's windows none of so many channels wins with wide kernels.
