@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as TF
 from attention_checks import DTYPES_OF_THE_KERNELS, LAYOUTS, every_gradient
-from cases import ATTENTIONS, FEW_ATTENTIONS, Attention, assert_parity, relative_error
+from cases import ATTENTIONS, FEW_ATTENTIONS, FLOORS, Attention, assert_parity, relative_error
 from torch import Tensor
 
 import aigc_fast
@@ -29,12 +29,16 @@ class TestAtOnce:
     def test_numbers_of_the_op(self, case: Attention, layout: str, dtype: torch.dtype, attentions: list[str]) -> None:
         tensors = [LAYOUTS.get(layout, Tensor.clone)(tensor) for tensor in case.tensors(dtype)]
         arguments = case.arguments() | {"alignment": "upper_left"}
+        is_ours = aigc_fast.explain("attention", *tensors, **arguments).chosen == "cpu"
         found = AF.scaled_dot_product_attention(*tensors, **arguments)
-        assert len(attentions) == 1
+        assert len(attentions) == is_ours
         with aigc_fast.backend("cpu"):
             expected = AF.scaled_dot_product_attention(*tensors, **arguments)
-        assert torch.equal(found, expected)
-        assert found.stride() == expected.stride()
+        if is_ours:
+            assert torch.equal(found, expected)
+            assert found.stride() == expected.stride()
+        else:
+            assert relative_error(found, expected) < 2 * FLOORS[dtype]
 
     @pytest.mark.parametrize("case", FEW_ATTENTIONS, ids=str)
     def test_parity_on_every_level(self, case: Attention, isa: str) -> None:
