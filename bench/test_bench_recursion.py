@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from cases import DTYPES, Recursion, assert_parity, relative_error
 from torch import Tensor
 
 import aigc_fast.functional as AF
+from aigc_fast.bench import peers
 
 CALLS = {
     "1 of 10^6, order 2": Recursion(1, 1_000_000, 2),
@@ -24,34 +24,6 @@ CALLS = {
 PEERS = ["aigc_fast", "scipy", "numba", "torchlpc", "torchaudio"]
 
 
-def scipy_function(x: Tensor, coeffs: Tensor) -> Callable[[], Tensor]:
-    lfilter = pytest.importorskip("scipy.signal").lfilter
-    b, a = np.ones(1, x.numpy().dtype), torch.cat([coeffs.new_ones(1), -coeffs]).numpy()
-    return lambda: torch.from_numpy(lfilter(b, a, x.numpy()))
-
-
-def numba_function(x: Tensor, coeffs: Tensor) -> Callable[[], Tensor]:
-    numba = pytest.importorskip("numba")
-
-    @numba.njit(parallel=True, fastmath=True)
-    def recur(x, c):
-        y = np.empty_like(x)
-        for b in numba.prange(x.shape[0]):
-            for t in range(x.shape[1]):
-                sum_of_terms = x[b, t]
-                for i in range(min(c.shape[0], t)):
-                    sum_of_terms += c[i] * y[b, t - 1 - i]
-                y[b, t] = sum_of_terms
-        return y
-
-    return lambda: torch.from_numpy(recur(x.numpy(), coeffs.numpy()))
-
-
-def torchlpc_function(x: Tensor, coeffs: Tensor) -> Callable[[], Tensor]:
-    sample_wise_lpc = pytest.importorskip("torchlpc").sample_wise_lpc
-    return lambda: sample_wise_lpc(x, -coeffs.expand(*x.shape, coeffs.shape[-1]))
-
-
 def torchaudio_function(x: Tensor, coeffs: Tensor) -> Callable[[], Tensor]:
     try:
         from torchaudio.functional import lfilter
@@ -63,17 +35,33 @@ def torchaudio_function(x: Tensor, coeffs: Tensor) -> Callable[[], Tensor]:
     return lambda: lfilter(x, a, b, clamp=False)
 
 
+def tensors_of(call: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """x and the coefficients: those of every step in torchlpc's sign, which nobody is charged for then."""
+    x, coeffs = CALLS[call].tensors(dtype)
+    return x, -coeffs if coeffs.dim() > 1 else coeffs
+
+
 def function(name: str, x: Tensor, coeffs: Tensor) -> Callable[[], Tensor]:
     if name == "aigc_fast":
-        return lambda: AF.ar_recursion(x, coeffs)
+        return lambda: (AF.sample_wise_lpc if coeffs.dim() > 1 else AF.ar_recursion)(x, coeffs)
     if coeffs.dim() > 1 and name != "torchlpc":
         pytest.skip(f"{name} has no coefficients of every step")
-    return globals()[f"{name}_function"](x, coeffs)
+    if name == "torchaudio":
+        return torchaudio_function(x, coeffs)
+    makers = {
+        "scipy": peers.scipy_lfilter,
+        "numba": peers.numba_loop,
+        "torchlpc": lambda: peers.torchlpc(coeffs.dim() > 1),
+    }
+    peer = makers[name]()
+    if peer is None:
+        pytest.skip(f"{name} is not installed")
+    return lambda: peer(x, coeffs)
 
 
 def gate(x: Tensor, coeffs: Tensor) -> None:
     peer = "scipy" if coeffs.dim() == 1 else "torchlpc"
-    found, exact = AF.ar_recursion(x, coeffs), function(peer, x.double(), coeffs.double())()
+    found, exact = function("aigc_fast", x, coeffs)(), function(peer, x.double(), coeffs.double())()
     if x.dtype == torch.float64:
         assert relative_error(found, exact) < 1e-10
     else:
@@ -85,7 +73,7 @@ def gate(x: Tensor, coeffs: Tensor) -> None:
 @pytest.mark.parametrize("call", CALLS)
 def test_forward(benchmark, call, dtype, name):
     benchmark.group = f"recursion, {call}, {dtype}"
-    x, coeffs = CALLS[call].tensors(DTYPES[dtype])
+    x, coeffs = tensors_of(call, DTYPES[dtype])
     gate(x, coeffs)
     run = function(name, x, coeffs)
     with torch.no_grad():
@@ -96,7 +84,7 @@ def test_forward(benchmark, call, dtype, name):
 @pytest.mark.parametrize("call", CALLS)
 def test_training(benchmark, call, name):
     benchmark.group = f"recursion, {call}, forward and backward, fp32"
-    tensors, upstream = CALLS[call].tensors(), torch.randn(CALLS[call].batch, CALLS[call].length)
+    tensors, upstream = tensors_of(call), torch.randn(CALLS[call].batch, CALLS[call].length)
     function(name, *tensors)
 
     def step():

@@ -8,21 +8,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from aigc_fast.runtime import native
+import aigc_fast.functional as AF
 
 # Relative error below which two results are the same in that format, whatever PyTorch's own error is.
 FLOORS = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 6e-3, torch.float16: 1e-3}
 # How many roundings of its inputs a result may be off.
 ROUNDINGS = 8
-# Kernels that tell whether they took a call.
-MAY_REFUSE = {"attention", "attention_backward", "dropout", "reparameterize", "reparameterize_backward"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
 
@@ -33,7 +31,12 @@ def relative_error(value: Tensor, reference: Tensor) -> float:
 
 
 def assert_parity(
-    ours: Tensor, theirs: Tensor, reference: Tensor, name: str = "output", nearby: Tensor | None = None
+    ours: Tensor,
+    theirs: Tensor,
+    reference: Tensor,
+    name: str = "output",
+    nearby: Tensor | None = None,
+    floor: float | None = None,
 ) -> None:
     """Ours may be at most twice as far from float64 as PyTorch is, with a floor at the format's own rounding.
 
@@ -42,13 +45,14 @@ def assert_parity(
         name: for the message.
         nearby: the reference of inputs that are a rounding of float32 away, where results are ill-conditioned: ours
             may be some such roundings off.
+        floor: in place of FLOORS.
     """
     assert ours.shape == theirs.shape, f"{name}: shape {tuple(ours.shape)}, PyTorch's is {tuple(theirs.shape)}"
     assert ours.dtype == theirs.dtype, f"{name}: {ours.dtype}, PyTorch's is {theirs.dtype}"
     if not ours.numel():
         return
     found, allowed = relative_error(ours, reference), relative_error(theirs, reference)
-    limit = max(2 * allowed, FLOORS[ours.dtype])
+    limit = max(2 * allowed, FLOORS[ours.dtype] if floor is None else floor)
     if nearby is not None:
         limit = max(limit, ROUNDINGS * relative_error(nearby, reference))
     assert found <= limit, f"{name}: error {found:.2e} against float64, PyTorch's own is {allowed:.2e}"
@@ -245,6 +249,8 @@ PLAIN = [
     Convolution(2, 40, 6, (3, 20, 33), 3, 1, 2, dilation=2, transposed=False),
 ]
 
+FEW_CONVOLUTIONS = [*(TRANSPOSED[i] for i in (1, 14, 16, 18, 22, 29, 30)), *(PLAIN[i] for i in (1, 6, 13))]
+
 # What bench/ times: generators, vocoders, decoders and U-Nets as they are met, and a discriminator's layers.
 LAYERS = {
     "DCGAN 100 to 512, 1x1": Convolution(16, 100, 512, (1, 1), 4),
@@ -389,6 +395,8 @@ ATTENTIONS = [
     Attention(2, 2, 4, 140, 16, mask="blind"),
 ]
 
+FEW_ATTENTIONS = [ATTENTIONS[i] for i in (0, 1, 4, 5, 9, 12, 16, 25, -7, -3)]
+
 # What bench/ times: prefill, vision, masks, windows and decoding with a cache as language models meet them.
 ATTENTION_CALLS = {
     "prefill of 128": Attention(1, 12, 128, 128, 64, causal=True),
@@ -400,6 +408,94 @@ ATTENTION_CALLS = {
     "decoding at 1024": Attention(1, 12, 1, 1024, 64),
     "decoding at 8192, grouped heads": Attention(1, 32, 1, 8192, 128, kv_heads=8),
 }
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One call of varlen_attn, of sequences by their lengths.
+
+    Attributes:
+        queries, keys: the lengths.
+        heads, kv_heads, size, value_size: sizes.
+        window: (left, right).
+        scale: of the scores.
+    """
+
+    queries: tuple[int, ...]
+    keys: tuple[int, ...]
+    heads: int = 2
+    kv_heads: int = 2
+    size: int = 16
+    value_size: int = 16
+    window: tuple[int, int] = (-1, -1)
+    scale: float | None = None
+
+    def __str__(self) -> str:
+        lengths = ("-".join(map(str, lengths)) for lengths in (self.queries, self.keys))
+        text = f"{'.'.join(lengths)}-h{self.heads}.{self.kv_heads}-{self.size}.{self.value_size}"
+        return text + f"-w{self.window[0]}.{self.window[1]}" + ("" if self.scale is None else f"-scale{self.scale}")
+
+    def bounds(self, dtype: torch.dtype = torch.int32) -> tuple[Tensor, Tensor]:
+        return tuple(torch.tensor([0, *accumulate(lengths)], dtype=dtype) for lengths in (self.queries, self.keys))
+
+    def tensors(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        queries, keys = sum(self.queries), sum(self.keys)
+        shapes = (
+            (queries, self.heads, self.size),
+            (keys, self.kv_heads, self.size),
+            (keys, self.kv_heads, self.value_size),
+        )
+        return [torch.randn(shape).to(dtype) for shape in shapes]
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of `varlen_attn`."""
+        return {"window_size": self.window, "enable_gqa": self.heads != self.kv_heads, "scale": self.scale}
+
+    def ours(self, *tensors: Tensor) -> Tensor:
+        bounds = (bound.to(tensors[0].device) for bound in self.bounds())
+        return AF.varlen_attn(*tensors, *bounds, **self.arguments())
+
+    def expected(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        left, right = (None if side < 0 else side for side in self.window)
+        outputs, first, first_key = [], 0, 0
+        for queries, keys in zip(self.queries, self.keys, strict=True):
+            one = Attention(
+                1,
+                self.heads,
+                queries,
+                keys,
+                self.size,
+                self.value_size,
+                self.kv_heads,
+                window=(left, right),
+                alignment="lower_right",
+            )
+            parts = (
+                query[first : first + queries],
+                key[first_key : first_key + keys],
+                value[first_key : first_key + keys],
+            )
+            if queries:
+                found = one.expected(*(part.transpose(0, 1).unsqueeze(0) for part in parts), None, self.scale)
+                outputs.append(found.squeeze(0).transpose(0, 1))
+            first, first_key = first + queries, first_key + keys
+        return torch.cat(outputs)
+
+
+LENGTHS = (5, 0, 130, 17, 1, 40)
+BATCHES = [
+    Batch(LENGTHS, LENGTHS),
+    Batch(LENGTHS, LENGTHS, window=(-1, 0)),
+    Batch((1, 1, 4, 1), (70, 300, 9, 1), heads=6, window=(-1, 0)),
+    Batch((3, 60, 8), (3, 60, 80), heads=6, window=(-1, 0)),
+    Batch((40, 3, 90), (20, 200, 90), heads=4, size=24, value_size=40, window=(30, 5)),
+    Batch((260, 3, 5, 9, 2), (260, 3, 5, 9, 2), window=(-1, 0)),
+    Batch((7, 33), (7, 0)),
+    Batch((50,), (50,), heads=1, kv_heads=1, size=5, value_size=3),
+    # Rows in which one key has nearly all the weight.
+    Batch((1, 2, 5), (100, 257, 64), heads=6, size=80, value_size=24, window=(-1, 0), scale=1.0),
+    Batch((3, 1), (64, 7), size=193, value_size=1, scale=1.0),
+]
 
 
 @dataclass(frozen=True)
@@ -626,25 +722,3 @@ LATENTS = [(1, 17), (113,), (64, 2), (128, 20), (7, 113), (3, 1023), (2, 3, 5, 7
 # variational auto-encoders from two dimensions to an image's.
 DROPOUTS = {"feature maps": ((64, 64, 28, 28), 0.3), "residual": ((4, 256, 768), 0.1), "small": ((64, 128), 0.5)}
 BENCH_LATENTS = {"latent2": (64, 2), "mlp20": (128, 20), "wide512": (64, 512), "sd64": (16, 4, 64, 64)}
-
-
-@contextmanager
-def counted_kernels() -> Iterator[list[str]]:
-    """The names of the native kernels that run inside the block; a call that was refused is not counted."""
-    called: list[str] = []
-    plain = native.cpu.kernels
-
-    def counted(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
-            taken = kernel(*args)
-            if taken or name not in MAY_REFUSE:
-                called.append(name)
-            return taken
-
-        return call
-
-    native.cpu.kernels = SimpleNamespace(**{name: counted(name, kernel) for name, kernel in vars(plain).items()})
-    try:
-        yield called
-    finally:
-        native.cpu.kernels = plain

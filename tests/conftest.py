@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
 import pytest
 import torch
 from memory import poisoned
+from watching import launches
 
 import aigc_fast
-from aigc_fast.ops.attention import cpu as attention_cpu
-from aigc_fast.ops.attention import functional as attention_functional
-from aigc_fast.ops.attention.operators import ATTENTION
 from aigc_fast.runtime import native, tuning
 
 hypothesis.settings.register_profile(
@@ -74,27 +72,12 @@ def backend(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def attentions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Grows by an item for every attention that the package's own forward computes, with its op or at once."""
-    calls: list[str] = []
-    run, at_once = type(ATTENTION).__call__, attention_cpu.attend_at_once
-
-    def counted(run: Callable[..., Any]) -> Callable[..., Any]:
-        def count(*args: Any) -> Any:
-            found = run(*args)
-            if found is not None:
-                calls.append("attention")
-            return found
-
-        return count
-
-    monkeypatch.setattr(
-        type(ATTENTION), "__call__", lambda op, *args, **named: (calls.append(op.name), run(op, *args, **named))[1]
-    )
-    monkeypatch.setattr(attention_cpu, "attend_at_once", counted(at_once))
-    for name in ("attention_unseen", "attention_unseen_grouped"):
-        monkeypatch.setattr(attention_functional, name, counted(getattr(attention_functional, name)))
-    return calls
+def attentions() -> Iterator[list[str]]:
+    """Grows by the name of every kernel of attention that is launched."""
+    if native.cpu_reason() is not None:
+        pytest.skip(native.cpu_reason())
+    with launches("attention", "attention_backward") as launched:
+        yield launched
 
 
 @pytest.fixture(params=native.levels() or ["none"])
@@ -102,5 +85,5 @@ def isa(request: pytest.FixtureRequest) -> Any:
     """The test runs once on each instruction-set level that this machine and build have."""
     if request.param == "none":
         pytest.skip(native.cpu_reason())
-    with native.cpu.use_level(request.param):
+    with native.use_level(request.param):
         yield request.param

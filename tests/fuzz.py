@@ -65,7 +65,7 @@ class Setting:
                 if self.level is None:
                     yield
                     return
-                with native.cpu.use_level(self.level):
+                with native.use_level(self.level):
                     yield
         finally:
             torch.set_num_threads(before)

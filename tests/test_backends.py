@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -173,12 +174,13 @@ def test_without_the_native_library_no_level_is_asked_for(monkeypatch: pytest.Mo
 
 
 @needs_native
-def test_a_level_is_used_inside_its_block_alone() -> None:
-    before = native.cpu.level
-    with native.cpu.use_level("baseline"):
-        assert native.cpu.level == "baseline"
-    assert native.cpu.level == before
-    with pytest.raises(ValueError, match="level='sse'"), native.cpu.use_level("sse"):
+def test_a_level_is_used_inside_its_block_and_on_its_thread_alone() -> None:
+    before = native.level()
+    with native.use_level("baseline"), ThreadPoolExecutor(1) as another:
+        assert native.level() == "baseline"
+        assert another.submit(native.level).result() == before
+    assert native.level() == before
+    with pytest.raises(ValueError, match="level='sse'"), native.use_level("sse"):
         pass
 
 
@@ -254,13 +256,13 @@ class TestExplain:
     @needs_native
     @pytest.mark.parametrize("shape", [(1, 2, 5, 8), (1, 2, 200, 128), (1, 2, 64, 192)])
     def test_says_when_pytorchs_attention_runs(self, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("aigc_fast.ops.attention.choice.has_wide_vectors", lambda: False)
         monkeypatch.setattr(native, "takes_tensors", False)
         query = torch.randn(shape)
-        found = aigc_fast.explain("attention", query, query, query)
-        assert (found.chosen, found.detail) == ("reference", "PyTorch's own function")
-        assert found.reasons["cpu"] is not None
-        assert aigc_fast.explain("attention", query.requires_grad_(), query, query).chosen == "cpu"
+        with native.use_level("baseline"):
+            found = aigc_fast.explain("attention", query, query, query)
+            assert (found.chosen, found.detail) == ("reference", "PyTorch's own function")
+            assert found.reasons["cpu"] is not None
+            assert aigc_fast.explain("attention", query.requires_grad_(), query, query).chosen == "cpu"
 
     def test_of_an_unknown_name(self) -> None:
         with pytest.raises(ValueError, match=r"op='conv4d'.*conv_transpose2d"):

@@ -22,11 +22,14 @@ pytestmark = pytest.mark.skipif(not SOURCES.exists(), reason="no sources")
 
 
 @needs_compiler
-def test_scopes_of_working_memory_nest_and_grow(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("check", "sources"), [("arena", ("core/arena.cpp",)), ("packed", ())], ids=["scopes of memory", "packed operands"]
+)
+def test_what_a_check_finds(check: str, sources: tuple[str, ...], tmp_path: Path) -> None:
     program = tmp_path / "check"
-    sources = SOURCES / "check" / "arena.cpp", SOURCES / "core" / "arena.cpp"
     options = ["-std=gnu++20", "-O1", "-pthread", "-DAIGC_LEVEL=baseline", f"-I{SOURCES}"]
-    subprocess.run([COMPILER, *options, *sources, "-o", program], check=True)
+    units = [SOURCES / "check" / f"{check}.cpp", *(SOURCES / source for source in sources)]
+    subprocess.run([COMPILER, *options, *units, "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 

@@ -83,7 +83,7 @@ def test_asked_tensors_give_the_numbers_of_lent_ones(
 
 def test_a_kernel_names_how_many_arguments_it_takes() -> None:
     with pytest.raises(TypeError, match="dropout takes 4 arguments, got 1"):
-        native.cpu.kernels.dropout(torch.ones(2))
+        native.kernels().dropout(torch.ones(2))
 
 
 @pytest.mark.parametrize("way", ["lent", "asked"])
@@ -91,7 +91,7 @@ def test_a_kernel_refuses_what_is_no_tensor(way: str, request: pytest.FixtureReq
     if way == "asked":
         request.getfixturevalue("asked")
     with pytest.raises((TypeError, AttributeError, RuntimeError)):
-        native.cpu.kernels.dropout(torch.ones(2), 3.0, torch.ones(2, dtype=torch.int64), 0.5)
+        native.kernels().dropout(torch.ones(2), 3.0, torch.ones(2, dtype=torch.int64), 0.5)
 
 
 LEVELS = Path(__file__).parents[1] / "csrc" / "core" / "levels.def"

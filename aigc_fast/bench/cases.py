@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+from aigc_fast.ops.examples import Example, examples
+
 FORWARD, TRAINING = "forward", "training"
 FLOAT32, BFLOAT16, FLOAT64 = "float32", "bfloat16", "float64"
 
@@ -117,27 +119,39 @@ class Case:
     """A line of the table.
 
     Attributes:
-        op: the room, "models" for whole models, or "adversarial" for what nobody tunes for.
+        op: the room, "models" for whole models, "examples" for the typical call of each public function, or
+            "adversarial" for what nobody tunes for.
         name: of the line, in words.
         call: what is called.
         dtype: a name of torch's.
         mode: forward, or training: forward and backward.
+        in_readme: whether the README shows it; what we lose is shown in any case.
     """
 
     op: str
     name: str
-    call: Convolution | Attention | Recursion | Shape | WholeModel = field(repr=False)
+    call: Convolution | Attention | Recursion | Shape | WholeModel | Example = field(repr=False)
     dtype: str = FLOAT32
     mode: str = FORWARD
+    in_readme: bool = False
 
     @property
     def label(self) -> str:
         """Op, name, dtype and mode, which no other case shares."""
-        return f"{self.op} {self.name}, {self.dtype}, {self.mode}"
+        return label(self.op, self.name, self.dtype, self.mode)
+
+
+def label(op: str, name: str, dtype: str, mode: str) -> str:
+    """What a case and its row are called."""
+    return f"{op} {name}, {dtype}, {mode}"
 
 
 def _all(op: str, calls: dict[str, object], *ways: tuple[str, str]) -> list[Case]:
-    return [Case(op, name, call, dtype, mode) for dtype, mode in ways for name, call in calls.items()]
+    return [
+        Case(op, name, call, dtype, mode, op in _WHOLE or name in IN_README)
+        for dtype, mode in ways
+        for name, call in calls.items()
+    ]
 
 
 def _chosen(op: str, calls: dict[str, object], names: tuple[str, ...], dtype: str, mode: str) -> list[Case]:
@@ -273,6 +287,40 @@ _MODELS = {
     "ConvVAE, a training step": WholeModel("vae", "step"),
 }
 _OF_STEPS = ("DCGAN, a training step", "WGAN-GP, a training step of the critic", "ConvVAE, a training step")
+# What the README shows: these ops, and these cases of the others.
+_WHOLE = ("dropout", "models")
+IN_README = {
+    "DCGAN 512→256, 4×4, batch 16",
+    "DCGAN 256→128, 8×8, batch 16",
+    "DCGAN 64→3, 32×32, batch 64",
+    "HiFi-GAN 128→64, length 5120",
+    "U-Net 256→128, 64×64, 2×2 stride 2",
+    "3d 64→32, 8×16×16",
+    "4→4, 4×4, batch 1",
+    "1024 tokens, 12 heads of 64, causal",
+    "2048 tokens, 32 of 8 heads of 128, causal",
+    "4096 tokens, 12 heads of 64, window 256",
+    "1 token of 1024, 12 heads of 64",
+    "1 token of 8192, 12 heads of 64",
+    "256 tokens, 12 heads of 64, dropout, batch 8",
+    "1 of 10⁶, order 16",
+    "64 of 16000, order 10",
+    "1024 of 1000, order 4",
+    "8 of 48000, order 22, of every step",
+    "64×2",
+    "64×512",
+    "64×4×128×128",
+    "huge kernel and stride, 64×64 stride 32",
+    "depthwise, transposed",
+    "inverse STFT 1026→1, kernel 1024, stride 256",
+    "one channel, 5×5",
+    "depthwise, 3×3",
+    "1×1",
+    "dilated by 3, kernel 7, length 1000",
+    "patch embedding, 16×16",
+    "odd sizes, 17→113, 23×31",
+}
+_NOT_TRAINED = ("randn", "rand")
 
 CASES: tuple[Case, ...] = (
     *_all(
@@ -298,6 +346,8 @@ CASES: tuple[Case, ...] = (
     *_chosen("reparameterize", _LATENTS, ("64×4×128×128",), BFLOAT16, FORWARD),
     *_all("dropout", _DROPOUTS, (FLOAT32, TRAINING)),
     *_chosen("dropout", _DROPOUTS, ("4×256×768",), BFLOAT16, TRAINING),
+    *_all("examples", examples(), (FLOAT32, FORWARD)),
+    *_all("examples", {n: c for n, c in examples().items() if n not in _NOT_TRAINED}, (FLOAT32, TRAINING)),
     *_chosen("models", _MODELS, _OF_STEPS, FLOAT32, TRAINING),
     *_chosen("models", _MODELS, ("DCGAN, images generated",), FLOAT32, FORWARD),
 )

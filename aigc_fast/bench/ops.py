@@ -14,7 +14,7 @@ from torch import Tensor
 from aigc_fast import functional
 from aigc_fast.bench import peers
 from aigc_fast.bench.cases import FORWARD, TRAINING, Attention, Case, Convolution, Recursion, Shape
-from aigc_fast.bench.contest import CHANNELS_LAST, OURS, PYTORCH, Contest, against_float64, derivatives, leaves
+from aigc_fast.bench.contest import CHANNELS_LAST, OURS, PYTORCH, Call, Contest, against_float64, derivatives, leaves
 from aigc_fast.bench.machine import Work, products, traffic
 from aigc_fast.bench.parity import ParityError, relative_error
 
@@ -63,12 +63,38 @@ def convolution(case: Case) -> Contest:
     exact = partial(
         _called, theirs, [t.double() for t in tensors], options, None if gradient is None else gradient.double()
     )
-    others = {"torch.compile": peers.compiled(partial(_called, theirs, tensors, options, None))}
+    others, absent = {}, ()
+    if case.mode == FORWARD:
+        others = peers.present({"torch.compile": peers.compiled(partial(_called, theirs, tensors, options, None))})
+    if case.mode == FORWARD and dtype == torch.float32:
+        runtime = {"ONNX Runtime": _in_onnx(call, tensors)}
+        others, absent = others | peers.present(runtime), peers.absent(runtime)
     return Contest(
         mine,
-        stock | (peers.present(others) if case.mode == FORWARD else {}),
-        against_float64(mine, stock, exact, dtype),
+        stock | others,
+        against_float64(mine, stock, exact, dtype, others),
         products(dtype, call.operations() * (3 if gradient is not None else 1)),
+        absent,
+    )
+
+
+def _in_onnx(call: Convolution, tensors: Sequence[Tensor]) -> Call | None:
+    """ONNX Runtime's layer."""
+    dimensions = len(call.spatial)
+    kind, more = "Conv", {}
+    if call.transposed:
+        kind, more = "ConvTranspose", {"output_padding": [call.output_padding] * dimensions}
+    return peers.onnx_runtime(
+        kind,
+        {"x": tensors[0]},
+        {"weight": tensors[1], "bias": tensors[2]},
+        (call.batch, call.outputs, *map(call.outer, call.spatial)),
+        opset=17,
+        strides=[call.stride] * dimensions,
+        pads=[call.padding] * 2 * dimensions,
+        dilations=[call.dilation] * dimensions,
+        group=call.groups,
+        **more,
     )
 
 
@@ -137,20 +163,22 @@ def recursion(case: Case) -> Contest:
     if call.varying:
         ours, coeffs = functional.sample_wise_lpc, -coeffs
     gradient = torch.randn_like(x) if trains else None
-    others = {
-        "torchlpc": peers.torchlpc(call.varying),
-        "scipy": None if trains or call.varying else peers.scipy_lfilter(),
-    }
-    named = {name: partial(_called, peer, (x, coeffs), {}, gradient) for name, peer in others.items() if peer}
+    others = {"torchlpc": peers.torchlpc(call.varying)}
+    if not (trains or call.varying):
+        others |= {"scipy": peers.scipy_lfilter(), "numba": peers.numba_loop()}
+    there = peers.present(others)
     checked = x[:, :_CHECKED], coeffs[:, :_CHECKED] if call.varying else coeffs
     return Contest(
         {OURS: partial(_called, ours, (x, coeffs), {}, gradient)},
-        named,
-        partial(_gate_of_recursion, ours, peers.sample_wise(call.varying), checked),
+        {name: partial(_called, peer, (x, coeffs), {}, gradient) for name, peer in there.items()},
+        partial(_gate_of_recursion, ours, peers.sample_wise(call.varying), checked, there, trains),
+        absent=peers.absent(others),
     )
 
 
-def _gate_of_recursion(ours: Function, stock: Function, tensors: tuple[Tensor, Tensor]) -> tuple[float, float]:
+def _gate_of_recursion(
+    ours: Function, stock: Function, tensors: tuple[Tensor, Tensor], others: dict[str, Function], trained: bool
+) -> tuple[float, float]:
     """Results and gradients on the first steps, against a loop over PyTorch's operators."""
     x = tensors[0]
     errors = []
@@ -158,7 +186,9 @@ def _gate_of_recursion(ours: Function, stock: Function, tensors: tuple[Tensor, T
         doubled = None if gradient is None else gradient.double()
         exact = partial(_called, stock, [tensor.double() for tensor in tensors], {}, doubled)
         ways = ({name: partial(_called, f, tensors, {}, gradient)} for name, f in ((OURS, ours), (PYTORCH, stock)))
-        errors.append(against_float64(*ways, exact, x.dtype)())
+        asked = others if trained or gradient is None else {}
+        peers_here = {name: partial(_called, peer, tensors, {}, gradient) for name, peer in asked.items()}
+        errors.append(against_float64(*ways, exact, x.dtype, peers_here)())
     return max(error for error, _ in errors), max(own for _, own in errors)
 
 

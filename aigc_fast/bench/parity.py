@@ -11,6 +11,9 @@ from torch import Tensor, nn
 ROUNDING = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 6e-3, torch.float16: 1e-3}
 """The error that a format's own rounding brings, whatever PyTorch's is."""
 
+_OF_PEERS = 100
+"""How many times a format's rounding a peer may be off: beyond, it computes something else."""
+
 
 class ParityError(AssertionError):
     """A result that is too far from float64's to be timed."""
@@ -74,3 +77,17 @@ def check_parity(
         if not error <= max(2 * own, ROUNDING[dtype]):
             raise ParityError(f"result {index}: error {error:.1e} against float64, PyTorch's own is {own:.1e}")
     return worst_error(found, exact), worst_error(stock, exact)
+
+
+def check_peer(name: str, found: Sequence[Tensor], exact: Sequence[Tensor], dtype: torch.dtype) -> None:
+    """Refuses a peer that computes something else.
+
+    Raises:
+        ParityError: where a result has another shape than float64's, or is far from it.
+    """
+    for index, (theirs, wanted) in enumerate(zip(found, exact, strict=True)):
+        if theirs.shape != wanted.shape:
+            raise ParityError(f"{name}: result {index}: {tuple(theirs.shape)}, expected {tuple(wanted.shape)}")
+        error = relative_error(theirs, wanted)
+        if not error <= _OF_PEERS * ROUNDING[dtype]:
+            raise ParityError(f"{name}: result {index}: error {error:.1e} against float64")

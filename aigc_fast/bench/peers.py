@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from importlib import metadata
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +16,9 @@ from torch import Tensor
 
 COMPILE = "AIGC_FAST_BENCH_COMPILE"
 """The environment variable that, set to 1, lets torch.compile take part: it takes seconds a line."""
+
+PACKAGES = {"ONNX Runtime": "onnxruntime", "scipy": "scipy", "numba": "numba", "torchlpc": "torchlpc"}
+_IR_VERSION = 10
 
 Recur = Callable[[Tensor, Tensor], Tensor]
 
@@ -25,14 +31,80 @@ def optional(name: str) -> ModuleType | None:
         return None
 
 
+def versions() -> dict[str, str]:
+    """The peers' packages that are installed, with their versions."""
+    found = {}
+    for name, package in PACKAGES.items():
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(package)
+    return found
+
+
 def present(ways: dict[str, Any]) -> dict[str, Any]:
     """Those that there are."""
     return {name: way for name, way in ways.items() if way is not None}
 
 
+def absent(ways: dict[str, Any]) -> tuple[str, ...]:
+    """The names of those that there are not."""
+    return tuple(name for name, way in ways.items() if way is None)
+
+
 def compiled(call: Callable[[], Any]) -> Callable[[], Any] | None:
     """The call by torch.compile, where that was asked for."""
     return torch.compile(call) if os.environ.get(COMPILE) == "1" else None
+
+
+def onnx_runtime(
+    kind: str,
+    inputs: dict[str, Tensor],
+    weights: dict[str, Tensor],
+    sizes: Sequence[int],
+    opset: int,
+    **attributes: Any,
+) -> Callable[[], Sequence[Tensor]] | None:
+    """ONNX Runtime on a model of one operator, on as many threads as torch has; it reads and fills torch's memory.
+
+    Args:
+        kind: the operator's name.
+        inputs: by name, in the operator's order.
+        weights: likewise, which follow them; the model holds these, and may pack them once.
+        sizes: of the result.
+        opset: ONNX's version.
+        **attributes: the operator's.
+    """
+    onnx, runtime = optional("onnx"), optional("onnxruntime")
+    if onnx is None or runtime is None:
+        return None
+    helper, output = onnx.helper, torch.empty(*sizes)
+    arrays = {name: tensor.contiguous().numpy() for name, tensor in inputs.items()}
+    graph = helper.make_graph(
+        [helper.make_node(kind, [*inputs, *weights], ["y"], **attributes)],
+        "layer",
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in arrays.items()
+        ],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(tensor.contiguous().numpy(), name) for name, tensor in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    model.ir_version = _IR_VERSION
+    options = runtime.SessionOptions()
+    # Its threads would go on spinning, on cores that the others are timed on.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    for name, array in arrays.items():
+        binding.bind_cpu_input(name, array)
+    binding.bind_output("y", "cpu", 0, onnx.TensorProto.FLOAT, list(output.shape), output.data_ptr())
+
+    def run() -> Sequence[Tensor]:
+        session.run_with_iobinding(binding)
+        return (output,)
+
+    return run
 
 
 def torchlpc(varying: bool) -> Recur | None:
@@ -42,7 +114,7 @@ def torchlpc(varying: bool) -> Recur | None:
         return None
     if varying:
         return module.sample_wise_lpc
-    return lambda x, coeffs: module.sample_wise_lpc(x, -coeffs.expand(*x.shape, coeffs.shape[-1]))
+    return lambda x, coeffs: module.sample_wise_lpc(x, (-coeffs).expand(*x.shape, coeffs.shape[-1]))
 
 
 def scipy_lfilter() -> Recur | None:
@@ -56,6 +128,33 @@ def scipy_lfilter() -> Recur | None:
         return torch.from_numpy(module.lfilter(coeffs.new_ones(1).numpy(), denominator, x.numpy()))
 
     return lfilter
+
+
+def numba_loop() -> Recur | None:
+    """The loop as numba compiles it, series in parallel, of one filter for all."""
+    if optional("numba") is None:
+        return None
+    recur = _compiled_loop()
+    return lambda x, coeffs: torch.from_numpy(recur(x.numpy(), coeffs.numpy()))
+
+
+@cache
+def _compiled_loop() -> Callable[..., Any]:
+    import numba
+    import numpy as np
+
+    @numba.njit(parallel=True, fastmath=True)
+    def recur(x, c):  # noqa: ANN001, ANN202
+        y = np.empty_like(x)
+        for b in numba.prange(x.shape[0]):
+            for t in range(x.shape[1]):
+                total = x[b, t]
+                for i in range(min(c.shape[0], t)):
+                    total += c[i] * y[b, t - 1 - i]
+                y[b, t] = total
+        return y
+
+    return recur
 
 
 def sample_wise(varying: bool) -> Recur:

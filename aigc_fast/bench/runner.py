@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from aigc_fast.bench.cases import Case
+from aigc_fast.bench.cases import Case, label
 from aigc_fast.bench.contest import OURS, PYTORCH, Contest
 from aigc_fast.bench.machine import probe
 from aigc_fast.bench.models import whole_model
 from aigc_fast.bench.ops import attention, convolution, dropout, recursion, reparameterize
 from aigc_fast.bench.parity import ParityError
+from aigc_fast.bench.peers import versions
+from aigc_fast.bench.typical import example
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic
 from aigc_fast.runtime.machine import description
@@ -30,8 +34,11 @@ CONTESTS: dict[str, Callable[[Case], Contest]] = {
     "recursion": recursion,
     "reparameterize": reparameterize,
     "dropout": dropout,
+    "examples": example,
     "models": whole_model,
 }
+# Seconds that thread pools take at most, after their work, to let go of their cores.
+_PAUSE = 0.01
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class Row:
         own_error: PyTorch's.
         share: of the machine's limit that our fastest way reaches; None where none is told.
         limit: which limit.
+        absent: peers that would have taken part and are not installed.
     """
 
     op: str
@@ -60,6 +68,12 @@ class Row:
     own_error: float
     share: float | None = None
     limit: str | None = None
+    absent: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The case's."""
+        return label(self.op, self.name, self.dtype, self.mode)
 
     @property
     def way(self) -> str:
@@ -73,9 +87,12 @@ class Row:
 
     @property
     def in_one_layout(self) -> float:
-        """The least ratio to PyTorch in the same layout: a model is in one, and could fall back to PyTorch there."""
+        """The least ratio to PyTorch in the same layout: a model is in one, and could fall back to PyTorch there.
+
+        Infinite where PyTorch takes no part.
+        """
         pairs = [(self.peers.get(name.replace(OURS, PYTORCH)), ours) for name, ours in self.ours.items()]
-        return min((stock.median / ours.median for stock, ours in pairs if stock), default=self.ratio.median)
+        return min((stock.median / ours.median for stock, ours in pairs if stock), default=math.inf)
 
 
 def _fastest(timings: Mapping[str, Timing]) -> str:
@@ -115,7 +132,9 @@ class Result:
 
 def _row(found: Mapping[str, Any]) -> Row:
     ours, peers = ({name: Timing(**timing) for name, timing in found[of].items()} for of in ("ours", "peers"))
-    return Row(**{**found, "ours": ours, "peers": peers, "ratio": Timing(**found["ratio"])})
+    return Row(
+        **{**found, "ours": ours, "peers": peers, "ratio": Timing(**found["ratio"]), "absent": tuple(found["absent"])}
+    )
 
 
 def run(cases: Iterable[Case], seconds: float = 2.0, tell: Callable[[Row | str], None] = lambda row: None) -> Result:
@@ -138,7 +157,11 @@ def run(cases: Iterable[Case], seconds: float = 2.0, tell: Callable[[Row | str],
             continue
         rows.append(measured(case, contest, seconds, limits))
         tell(rows[-1])
-    return Result(description(), limits, tuple(rows))
+    return Result({**description(), "date": _today(), "peers": versions()}, limits, tuple(rows))
+
+
+def _today() -> str:
+    return datetime.now(timezone.utc).date().isoformat()
 
 
 def measured(case: Case, contest: Contest, seconds: float, limits: dict[str, float]) -> Row:
@@ -151,7 +174,8 @@ def measured(case: Case, contest: Contest, seconds: float, limits: dict[str, flo
         error, own_error = contest.gate()
     except ParityError as found:
         raise ParityError(f"{case.label}: {found}") from None
-    return row_of(case, contest, rounds_of({**contest.ours, **contest.peers}, seconds), (error, own_error), limits)
+    rounds = rounds_of({**contest.ours, **contest.peers}, seconds, _PAUSE)
+    return row_of(case, contest, rounds, (error, own_error), limits)
 
 
 def row_of(
@@ -182,4 +206,5 @@ def row_of(
         own_error=errors[1],
         share=None if work is None else work.share(timings[way].median, limits),
         limit=None if work is None else work.limit,
+        absent=contest.absent,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from aigc_fast.bench.runner import Result, Row
 from aigc_fast.runtime.timing import Timing
@@ -32,35 +32,49 @@ def _tables_of(result: Result) -> list[str]:
         f"read, {limits['copy'] / 1e9:.1f} copied."
     ]
     for op in dict.fromkeys(row.op for row in result.rows):
-        lines = [_line(_HEADINGS), _line("---" for _ in _HEADINGS)]
-        lines += [_line(cells(row)) for row in result.rows if row.op == op]
-        parts.append(f"`{op}`\n\n" + "\n".join(lines))
+        parts.append(f"`{op}`\n\n" + table(_HEADINGS, (cells(row) for row in result.rows if row.op == op)))
     return parts
+
+
+def table(headings: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(texts)} |" for texts in (headings, ["---"] * len(headings), *rows))
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """What a row says."""
-    share = "" if row.share is None else f"{row.share:.0%}, {LIMITS[row.limit]}"
-    slower = f"; {row.in_one_layout:.2f}× PyTorch in one layout" if row.in_one_layout < SLOWER else ""
     return (
         row.name,
         f"{row.dtype}, {row.mode}",
         spread(row.ours[row.way]),
-        f"{spread(row.peers[row.peer])}, {row.peer}",
-        f"{row.ratio.median:.2f}× ({row.ratio.low:.2f}-{row.ratio.high:.2f}){slower}",
-        share,
+        f"{spread(row.peers[row.peer])}, {row.peer}{without(row)}",
+        speed(row),
+        share(row),
         f"{row.error:.0e} ({row.own_error:.0e})",
     )
 
 
+def without(row: Row) -> str:
+    """Which peers are not installed."""
+    return f"; without {', '.join(row.absent)}" if row.absent else ""
+
+
+def speed(row: Row) -> str:
+    """The ratio to the fastest peer with its spread, and that to PyTorch in a layout where it is the faster one."""
+    slower = f"; {row.in_one_layout:.2f}× PyTorch in one layout" if row.in_one_layout < SLOWER else ""
+    return f"{row.ratio.median:.2f}× ({row.ratio.low:.2f}-{row.ratio.high:.2f}){slower}"
+
+
+def share(row: Row) -> str:
+    """The share of the limit that was reached, and which limit it is."""
+    return "" if row.share is None else f"{row.share:.0%}, {LIMITS[row.limit]}"
+
+
 def spread(timing: Timing) -> str:
     """The median, and the quartiles in brackets."""
-    return f"{_number(timing.median)} ({_number(timing.low)}-{_number(timing.high)})"
+    return f"{number(timing.median)} ({number(timing.low)}-{number(timing.high)})"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Three digits."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _line(texts: Iterable[str]) -> str:
-    return f"| {' | '.join(texts)} |"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -11,17 +12,50 @@ import torch
 from aigc_fast.ops import ROOMS
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
-# By the public function's name; tensors are made at the call, of zeros or ones.
-Examples = dict[str, Callable[[], Call]]
+Shapes = tuple[tuple[int, ...], ...]
 
 
-def tensors(count: int, *shape: int) -> Callable[[], Call]:
-    """A call with so many tensors of one shape."""
-    return lambda: (tuple(torch.zeros(shape) for _ in range(count)), {})
+@dataclass(frozen=True)
+class Form:
+    """A function's call as one of its floating-point tensors alone.
+
+    Attributes:
+        shapes: of the tensors.
+        call: what the function is called with, from the tensors.
+    """
+
+    shapes: Shapes
+    call: Callable[..., Call]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A public function's call.
+
+    Attributes:
+        typical: as models make it: what `explain` and `doctor` show, and the bench measures.
+        small: as quick as can be, with arguments that the typical one leaves out: every transform and every check of a
+            registered op goes through it.
+    """
+
+    typical: Form
+    small: Form
+
+    def __call__(self) -> Call:
+        """The typical call, of zeros."""
+        return self.typical.call(*(torch.zeros(shape) for shape in self.typical.shapes))
+
+
+Examples = dict[str, Example]
+
+
+def given(*shapes: tuple[int, ...], **options: Any) -> Form:
+    """A call with tensors as they are, and options by name."""
+    return Form(shapes, lambda *tensors: (tensors, options))
 
 
 def examples() -> Examples:
-    """Those of all ops."""
+    """Those of all ops, by the public function's name."""
     return {
         name: call for room in ROOMS for name, call in import_module(f"aigc_fast.ops.{room}.examples").EXAMPLES.items()
     }

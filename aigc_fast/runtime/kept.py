@@ -44,7 +44,7 @@ def fingerprint(tensor: Tensor, uses: int) -> int:
     """
     elements = tensor.numel()
     whole = elements <= READ_WHOLE or uses >= MANY_USES
-    return native.cpu.kernels.digest(tensor.data_ptr(), elements * tensor.element_size(), whole)
+    return native.kernels().digest(tensor.data_ptr(), elements * tensor.element_size(), whole)
 
 
 class Slot:
@@ -74,7 +74,6 @@ class Slot:
 
 class _Entry(NamedTuple):
     storage: weakref.ref[torch.UntypedStorage]
-    pointer: int
     slots: dict[Hashable, Slot]
 
     @property
@@ -109,8 +108,8 @@ class Store:
     def slot_of(self, weight: Tensor, key: Hashable) -> Slot:
         """The slot of a weight under a key, marked as used."""
         pointer = weight.data_ptr()
-        entry = self._entries.get(id(weight))
-        if entry is None or entry.pointer != pointer:
+        entry = self._entries.get(pointer)
+        if entry is None:
             entry = self._begin(weight, pointer)
         slot = entry.slots.get(key)
         if slot is None:
@@ -119,22 +118,20 @@ class Store:
         return slot
 
     def _begin(self, weight: Tensor, pointer: int) -> _Entry:
-        identity = id(weight)
-
         def forget(reference: weakref.ref[torch.UntypedStorage]) -> None:
-            entry = self._entries.get(identity)
+            entry = self._entries.get(pointer)
             if entry is not None and entry.storage is reference:
-                self._drop(identity)
+                self._drop(pointer)
 
-        self._drop(identity)
-        # Not to the tensor: `torch.utils.swap_tensors` refuses one that has a weak reference.
-        entry = _Entry(weakref.ref(weight.untyped_storage(), forget), pointer, {})
-        self._entries[identity] = entry
+        # By the memory, not by the tensor: autograd and `detach` make new ones of the same. Nor is there a weak
+        # reference to a tensor: `torch.utils.swap_tensors` refuses one that has it.
+        entry = _Entry(weakref.ref(weight.untyped_storage(), forget), {})
+        self._entries[pointer] = entry
         return entry
 
     # Runs where the garbage collector does, inside of all else: it must wait for no lock.
-    def _drop(self, identity: int) -> None:
-        entry = self._entries.pop(identity, None)
+    def _drop(self, pointer: int) -> None:
+        entry = self._entries.pop(pointer, None)
         if entry is not None and entry.room:
             self.freed += 1
 
@@ -172,19 +169,18 @@ class Store:
 
     def bytes_of(self, weights: Iterable[Tensor]) -> int:
         """Bytes that are taken by what is kept of these weights, and of what was made of them."""
-        entries = [entry for _, entry in self._of(weights)]
+        entries = [entry for pointer in self._of(weights) if (entry := self._entries.get(pointer)) is not None]
         derived = [tensor for entry in entries for tensor in entry.derived]
         return sum(entry.room for entry in entries) + (self.bytes_of(derived) if derived else 0)
 
     def release(self, weights: Iterable[Tensor]) -> None:
         """Gives back all that is kept of these weights; what was made of them dies with it."""
-        for identity, _ in self._of(weights):
-            self._drop(identity)
+        for pointer in self._of(weights):
+            self._drop(pointer)
 
-    def _of(self, weights: Iterable[Tensor]) -> list[tuple[int, _Entry]]:
-        # By address: views of a weight were called under identities of their own.
+    def _of(self, weights: Iterable[Tensor]) -> set[int]:
         pointers = {weight.data_ptr() for weight in weights if type(weight) in _WEIGHTS and weight.numel()}
-        return [(identity, entry) for identity, entry in list(self._entries.items()) if entry.pointer in pointers]
+        return pointers & self._entries.keys()
 
 
 store = Store(byte_setting(KEPT_VARIABLE, machine_bytes() // _SHARE_OF_MACHINE))

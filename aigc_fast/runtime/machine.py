@@ -33,7 +33,7 @@ def description() -> dict[str, str | int]:
 
     return {
         "processor": processor_name(),
-        "level": native.cpu.level or "none",
+        "level": native.level() or "none",
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "aigc_fast": __version__,

@@ -6,6 +6,7 @@ import importlib
 import os
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from operator import index
 from types import ModuleType, SimpleNamespace
 
@@ -132,36 +133,40 @@ def _kernels(level: str | None) -> SimpleNamespace:
     return SimpleNamespace(**_C.kernels(level)) if _C and level else SimpleNamespace()
 
 
-class _Native:
-    """The level in use and its kernels, which are functions of `_C`'s signature (see csrc/cpu)."""
-
-    def __init__(self) -> None:
-        self.level = _capped_level()
-        self.kernels = _kernels(self.level)
-
-    @contextmanager
-    def use_level(self, level: str) -> Iterator[None]:
-        """Runs the block on one instruction-set level, at most the machine's own.
-
-        Raises:
-            ValueError: if this machine or build lacks the level.
-        """
-        if level not in levels():
-            raise ValueError(f"level={level!r}: expected one of {', '.join(levels()) or 'none (no native library)'}")
-        before = self.level, self.kernels
-        self.level, self.kernels = level, _kernels(level)
-        try:
-            yield
-        finally:
-            self.level, self.kernels = before
+_highest = _capped_level()
+_its_kernels = _kernels(_highest)
+_level: ContextVar[str | None] = ContextVar("aigc_fast_level", default=_highest)
+_kernels_in_force: ContextVar[SimpleNamespace] = ContextVar("aigc_fast_kernels", default=_its_kernels)
+# The level in force, and its kernels, functions of `_C`'s signature (see csrc/cpu). The bound methods cost no frame.
+level = _level.get
+kernels = _kernels_in_force.get
 
 
-cpu = _Native()
+@contextmanager
+def use_level(name: str) -> Iterator[None]:
+    """Runs the block on one instruction-set level, at most the machine's own; other threads keep theirs.
+
+    Raises:
+        ValueError: if this machine or build lacks the level.
+    """
+    if name not in levels():
+        raise ValueError(f"level={name!r}: expected one of {', '.join(levels()) or 'none (no native library)'}")
+    before = _level.set(name), _kernels_in_force.set(_kernels(name))
+    try:
+        yield
+    finally:
+        _kernels_in_force.reset(before[1])
+        _level.reset(before[0])
 
 
 def has_wide_vectors() -> bool:
     """Whether the kernels in use have vectors of 64 bytes."""
-    return cpu.level not in (None, "baseline", "avx2")
+    return level() not in (None, "baseline", "avx2")
+
+
+def rounds_natively() -> bool:
+    """Whether the kernels in use have instructions for products of bfloat16."""
+    return level() in ("avx512_bf16", "amx")
 
 
 def use_huge_pages(address: int, size: int) -> None:
@@ -174,7 +179,7 @@ def cpu_reason() -> str | None:
     """Why the native CPU library can't run, or None when it can."""
     if _C is None:
         return f"aigc_fast._C: {cpu_error}"
-    if cpu.level is None:
+    if level() is None:
         return f"no compiled level runs under {ISA_VARIABLE}={os.environ.get(ISA_VARIABLE)}"
     return None
 
@@ -197,7 +202,7 @@ def info() -> dict[str, object]:
     return {
         **_C.build_info(),
         "levels": levels(),
-        "level": cpu.level,
+        "level": level(),
         "threads": _C.thread_count(),
         "thread_pool": _C.thread_pool(),
     }

@@ -50,8 +50,16 @@ def interleaved(calls: Mapping[str, Callable[[], object]], seconds: float = 2.0)
     return {name: summary(itertools.chain(*rounds)) for name, rounds in rounds_of(calls, seconds).items()}
 
 
-def rounds_of(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, list[list[float]]]:
-    """The milliseconds of each call in each round of `interleaved`, by name."""
+def rounds_of(
+    calls: Mapping[str, Callable[[], object]], seconds: float, pause: float = 0.0
+) -> dict[str, list[list[float]]]:
+    """The milliseconds of each call in each round of `interleaved`, by name.
+
+    Args:
+        calls: as for `interleaved`.
+        seconds: likewise.
+        pause: seconds before each turn, for threads of the one before that still wait for work and hold a core.
+    """
     for call in calls.values():
         call()
     first = {name: _once(call) for name, call in calls.items()}
@@ -61,6 +69,8 @@ def rounds_of(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict
     found: dict[str, list[list[float]]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
+            if pause:
+                time.sleep(pause)
             call()
             found[name].append([1e3 * _once(call) for _ in range(repeats[name])])
     return found

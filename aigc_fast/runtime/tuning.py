@@ -188,7 +188,7 @@ def _described(arg: Any) -> str:
 
 
 def _table() -> dict[str, Measured]:
-    key = folder(), native.cpu.level, torch.get_num_threads()
+    key = folder(), native.level(), torch.get_num_threads()
     known = _tables.get(key)
     if known is None:
         known = _tables[key] = _read(path())
@@ -240,4 +240,4 @@ def forget() -> None:
         UserError: when the file can't be removed.
     """
     remove(path())
-    _tables.pop((folder(), native.cpu.level, torch.get_num_threads()), None)
+    _tables.pop((folder(), native.level(), torch.get_num_threads()), None)

@@ -5,7 +5,7 @@
 //
 // `rows` holds one pointer per row of C, so that the rows of A may be pixels of an image, rows of a matrix or channels
 // at a tap; a list of offsets walks the taps of a kernel, the lines of a picture or the blocks of a long sum. B is read
-// in vectors: a packed panel of weights (b_step = panel_width) or any tensor whose last dimension is contiguous.
+// in vectors: a packed panel of weights (see packed.h) or any tensor whose last dimension is contiguous.
 #pragma once
 
 #include "core/tiles.h"
@@ -15,9 +15,6 @@ namespace aigc::AIGC_LEVEL {
 // Rows and vectors of a register tile: 6 x 2 fills the 16 registers of AVX2, 6 x 4 the 32 of AVX-512.
 constexpr int TILE_ROWS = 6;
 constexpr int TILE_VECTORS = AIGC_VECTOR_BYTES == 64 ? 4 : 2;
-
-// Floats in a packed panel of weights. A narrower level splits a panel into several tiles.
-constexpr int PANEL_WIDTH = TILE_VECTORS * VF;
 
 // A: float, or a pair of bfloat16 that are multiplied and added together; C is float.
 template <class A>
@@ -39,11 +36,6 @@ struct ProductOf {
     int64_t run = 0;
 };
 using Product = ProductOf<float>;
-
-template <class A>
-constexpr bool IS_PAIR = false;
-template <>
-constexpr bool IS_PAIR<Pair> = true;
 
 template <int ROWS, int VECTORS, class A>
 __attribute__((noinline)) static void multiply_tile(const ProductOf<A>& p, int64_t row, int64_t column) {
@@ -258,13 +250,14 @@ static void multiply(const ProductOf<A>& p, int64_t rows, int64_t vectors) {
     }
 }
 
+// One narrower tile takes what is left: vectors by themselves would wait for their own sums.
 template <int ROWS, int VECTORS>
-static void multiply_columns(const Product& p, int64_t row, int64_t vectors) {
-    int64_t v = 0;
-    for (; v + VECTORS <= vectors; v += VECTORS)
-        multiply_tile<ROWS, VECTORS>(p, row, v * VF);
-    for (; v < vectors; ++v)
-        multiply_tile<ROWS, 1>(p, row, v * VF);
+static void multiply_columns(const Product& p, int64_t first, int64_t vectors) {
+    for (; first + VECTORS <= vectors; first += VECTORS)
+        multiply_tile<ROWS, VECTORS>(p, 0, first * VF);
+    if constexpr (VECTORS > 1)
+        if (first < vectors)
+            multiply_columns<ROWS, VECTORS - 1>(p, first, vectors);
 }
 
 // The same for few rows and many columns: tiles as wide as the registers allow.

@@ -43,6 +43,17 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, const F& f) {
         const_cast<F*>(&f));
 }
 
+// The same of an f that tells whether it could; so does this, of all ranges.
+template <class F>
+bool parallel_all(int64_t begin, int64_t end, int64_t grain, const F& f) {
+    bool fine = true;
+    parallel_for(begin, end, grain, [&](int64_t first, int64_t last) {
+        if (!f(first, last))
+            __atomic_store_n(&fine, false, __ATOMIC_RELAXED);
+    });
+    return fine;
+}
+
 // Calls f(member, members) on the threads of a team.
 template <class F>
 void team(int64_t wanted, const F& f) {

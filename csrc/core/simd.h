@@ -71,6 +71,13 @@ static inline vf greater(vf a, vf b) {
 #endif
 }
 
+static inline bool any(vi lanes) {
+    int32_t found = 0;
+    for (int i = 0; i < VF; ++i)
+        found |= lanes[i];
+    return found != 0;
+}
+
 static inline vf multiply_add(vf sum, float a, vf b) { return sum + a * b; }
 
 // out[c * out_stride + r] = in[r * in_stride + c] for at most TRANSPOSED rows and columns.

@@ -18,7 +18,7 @@ constexpr double LEAST_GAIN = 1.35;
 // The same for a weight gradient, of which both maps are transformed: multiplications saved for each of their numbers.
 constexpr double LEAST_SAVED = 120;
 constexpr int64_t PARTS_PER_THREAD = 4;
-constexpr int64_t LEAST_TILES = 24, LEAST_CHANNELS = 16, LEAST_GRADIENT_CHANNELS = 32, MOST_FLOATS = 16 << 20;
+constexpr int64_t LEAST_TILES = 24, LEAST_CHANNELS = 16, LEAST_GRADIENT_CHANNELS = 32, MOST_FLOATS = 24 << 20;
 
 bool suits_winograd(const Windows& windows, const Image& in, int64_t least_channels) {
     const Geometry& g = windows.g;
@@ -42,11 +42,12 @@ bool gradient_suits_winograd(const Windows& windows, const Image& large, const I
 }
 
 // Pairs of channels must not span two groups.
-bool suits_pairs(const Geometry& g) { return HAS_PAIRS && (g.groups == 1 || g.in_channels % 2 == 0); }
+bool suits_pairs(const Geometry& g, int64_t planes) {
+    return uses_pairs(planes) && (g.groups == 1 || g.in_channels % 2 == 0);
+}
 
-// Without AMX three products of bfloat16 cost more than one of float.
 bool suits_split(const Geometry& g) {
-    return HAS_TILES && suits_pairs(g) && amx_depth(depth_of<Pair>(g), g.axis[2].steps()) > 0;
+    return suits_pairs(g, SPLIT_PLANES) && amx_depth(elements_of<Pair>(g.in_channels), g.axis[2].steps()) > 0;
 }
 
 // Which algorithm conv_forward takes best for these shapes.
@@ -59,7 +60,7 @@ int64_t conv_algorithm(const int64_t* in_layout, const int64_t* out_layout, cons
         return COL2IM;
     if (Narrow::fits(g))
         return NARROW;
-    if (factors == ROUNDED && suits_pairs(g))
+    if (factors == ROUNDED && suits_pairs(g, 1))
         return DIRECT_BF16;
     if (factors == SPLIT && suits_split(g))
         return DIRECT_SPLIT;

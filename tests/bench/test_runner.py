@@ -9,14 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from aigc_fast import functional
 from aigc_fast.bench import machine
 from aigc_fast.bench.cases import CASES, OPS, Attention, Case, Convolution, Recursion, Shape, WholeModel
 from aigc_fast.bench.contest import Contest, against_float64
 from aigc_fast.bench.machine import Work
 from aigc_fast.bench.parity import ParityError, check_parity
+from aigc_fast.bench.peers import onnx_runtime
 from aigc_fast.bench.runner import CONTESTS, Result, Row, measured, row_of, run
-from aigc_fast.bench.tables import tables
+from aigc_fast.bench.tables import cells, tables
 from aigc_fast.errors import UserError
+from aigc_fast.functional import __all__ as functions
+from aigc_fast.ops.examples import Example, examples, given
+from aigc_fast.runtime.backends import current
 from aigc_fast.runtime.timing import Timing
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +51,11 @@ def small_cases():
     for varying in (False, True):
         yield Case("recursion", "r", Recursion(2, 40, 3, varying), "float32", "training")
         yield Case("recursion", "r", Recursion(2, 40, 3, varying), "float64", "forward")
+    for name, found in examples().items():
+        for mode in ("forward", "training") if name not in ("rand", "randn") else ("forward",):
+            # PyTorch's attention has no window.
+            form = given(*[(2, 4, 9, 8)] * 3, is_causal=True) if name.startswith("scaled") else found.small
+            yield Case("examples", name, Example(form, form), "float32", mode)
     for model, work in (("dcgan", "step"), ("dcgan", "penalised step"), ("dcgan", "generate"), ("vae", "step")):
         yield Case("models", work, WholeModel(model, work, 2), "float32", "training")
 
@@ -70,6 +80,7 @@ def test_the_cases_are_told_apart_and_hold_what_nobody_tunes_for():
     assert any(call.kernel == call.stride > 1 and not call.transposed for call in odd)
     assert any(call.inputs == 1 for call in odd)
     assert any(size % 2 for call in odd for size in call.spatial)
+    assert {case.name for case in CASES if case.op == "examples"} == set(functions)
     assert {case.call.work for case in CASES if case.op == "models"} == {"step", "penalised step", "generate"}
 
 
@@ -110,6 +121,55 @@ def test_the_gate_refuses_a_wrong_result_before_anything_is_timed(wrong, monkeyp
     monkeypatch.setattr("aigc_fast.bench.runner.rounds_of", never)
     with pytest.raises(ParityError, match=r"attention a case, float32, forward: result 0: "):
         measured(CASE, contest_of(torch.as_tensor(wrong)), 0.01, LIMITS)
+
+
+def test_a_peer_that_computes_something_else_is_refused():
+    exact = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    mine = {"aigc_fast": lambda: (exact.float(),)}
+    for wrong in (exact.float() + 0.01, exact[:2].float(), exact.float() * float("nan")):
+        gate = against_float64(mine, mine, lambda: (exact,), torch.float32, {"a peer": lambda wrong=wrong: (wrong,)})
+        with pytest.raises(ParityError, match=r"^a peer: result 0: "):
+            gate()
+
+
+def test_an_example_stands_against_pytorchs_function_or_the_reference_and_a_wrong_one_is_refused(monkeypatch):
+    cases = {case.name: case for case in small_cases() if case.op == "examples" and case.mode == "forward"}
+    for name, peer in (("conv2d", "PyTorch"), ("randn", "PyTorch"), ("lfilter", "reference")):
+        assert list(CONTESTS["examples"](cases[name]).peers) == [peer]
+    for name in ("conv2d", "dropout"):
+        right = getattr(functional, name)
+
+        def wrong(*args, right=right, **options):
+            return right(*args, **options) * (1 if current() == "reference" else 1.01)
+
+        monkeypatch.setattr(functional, name, wrong)
+        with pytest.raises(ParityError, match="result 0: error 1"):
+            CONTESTS["examples"](cases[name]).gate()
+
+
+def test_onnx_runtime_takes_part_in_forward_of_float32_and_reads_the_tensors_themselves():
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    call = Convolution(2, 3, 5, (7, 6), 4, 2, 1, 1, dilation=2)
+    asked = {("float32", "forward"): True, ("bfloat16", "forward"): False, ("float32", "training"): False}
+    for (dtype, mode), takes_part in asked.items():
+        assert ("ONNX Runtime" in CONTESTS["conv_transpose"](Case("conv_transpose", "c", call, dtype, mode)).peers) == (
+            takes_part
+        )
+    x, weight = torch.randn(1, 2, 9), torch.randn(2, 3, 3)
+    run = onnx_runtime("ConvTranspose", {"x": x}, {"weight": weight}, (1, 3, 11), opset=17)
+    for _ in range(2):
+        torch.testing.assert_close(run()[0], torch.nn.functional.conv_transpose1d(x, weight), rtol=1e-4, atol=1e-5)
+        x.neg_()
+
+
+def test_a_peer_that_is_not_installed_is_told(monkeypatch):
+    monkeypatch.setattr("aigc_fast.bench.peers.optional", lambda name: None)
+    monkeypatch.setattr("aigc_fast.bench.runner.probe", lambda: LIMITS)
+    case = Case("adversarial", "c", Convolution(1, 3, 4, (9,), 3, transposed=False))
+    (found,) = run([case], 0.01).rows
+    assert found.absent == ("ONNX Runtime",)
+    assert cells(found)[3].endswith("; without ONNX Runtime")
 
 
 def test_the_gate_allows_twice_pytorchs_error_and_the_formats_rounding():
@@ -155,6 +215,8 @@ def test_bandwidth_says_nothing_of_what_stays_in_caches():
 def test_results_are_read_as_they_were_written_and_tables_are_written_from_them(tmp_path):
     peers = {"scipy": Timing(1234.5, 1, 1), "PyTorch": Timing(1500, 1, 1)}
     other = dataclasses.replace(row(), op="recursion", share=None, limit=None, peers=peers)
+    without_pytorch = dataclasses.replace(row(), ratio=Timing(0.5, 0.5, 0.5), peers={"scipy": Timing(1, 1, 1)})
+    assert cells(without_pytorch)[4] == "0.50× (0.50-0.50)"
     slow = dataclasses.replace(row(), op="dropout", peers={"PyTorch": Timing(1, 1, 1)})
     facts = {"processor": "A processor", "level": "avx2", "threads": 2, "torch": "2.13.0", "aigc_fast": "0.1.0"}
     result = Result(facts, LIMITS, (row(), other, slow))

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from cases import assert_parity, counted_kernels
+from cases import assert_parity
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
+from watching import launches
 
 import aigc_fast
 import aigc_fast.nn as fast_nn
@@ -134,7 +135,7 @@ def test_packed_sequences(name: str, sorted_: bool) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 def test_packed_sequences_take_one_call(name: str) -> None:
     ours = getattr(fast_nn, name)(5, 7, 2, bidirectional=True)
-    with counted_kernels() as called, torch.no_grad():
+    with launches() as called, torch.no_grad():
         ours(pack_sequence([torch.randn(4, 5), torch.randn(2, 5)]))
     assert called.count("recurrent") == 1
 
@@ -155,7 +156,7 @@ def test_steps_of_a_cell_take_one_call_each(name: str) -> None:
     theirs, ours = make(name, 130, 140)
     exact, input, state = copy.deepcopy(theirs).double(), torch.randn(3, 130), None
     stock, expected = None, None
-    with torch.no_grad(), counted_kernels() as called:
+    with torch.no_grad(), launches() as called:
         for _ in range(4):
             state, stock, expected = ours(input, state), theirs(input, stock), exact(input.double(), expected)
             for each in zip(*(tensors_of(states) for states in (state, stock, expected)), strict=True):
@@ -170,7 +171,7 @@ def test_steps_of_a_cell_take_one_call_each(name: str) -> None:
 @needs_native
 def test_steps_that_are_pytorchs() -> None:
     cells = fast_nn.GRUCell(5, 7), fast_nn.RNNCell(5, 300), fast_nn.LSTMCell(5, 400)
-    with torch.no_grad(), counted_kernels() as called:
+    with torch.no_grad(), launches() as called:
         for cell in cells:
             cell(torch.randn(2, 5))
     assert "recurrent" not in called

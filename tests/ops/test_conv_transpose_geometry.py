@@ -128,7 +128,7 @@ def check(case: Convolution, levels: Sequence[str]) -> None:
         for layout, level in product((torch.Tensor.contiguous, in_channels_last), levels):
             first, second, third = tensors
             given = layout(first), second, layout(third)
-            with native.cpu.use_level(level), aigc_fast.backend("cpu"):
+            with native.use_level(level), aigc_fast.backend("cpu"):
                 # What working memory holds from here is NaN.
                 Results.of(ours, case, *(torch.full_like(tensor, torch.nan) for tensor in given))
                 found = Results.of(ours, case, *given)

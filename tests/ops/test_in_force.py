@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
-from itertools import count
-from types import SimpleNamespace
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 import torch
+from calls import CASES, Case, leaves
 from cases import float32_precision, relative_error
-from test_transforms import CASES, Case, leaves
+from places import ELSEWHERE, HERE, Place, moved, there
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from watching import launches, profiled
 
 import aigc_fast
 import aigc_fast.functional as AF
@@ -23,33 +22,14 @@ from aigc_fast.runtime import native
 needs_native = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 DIFFERENTIABLE = {name: case for name, case in CASES.items() if name not in ("rand", "randn")}
 FORCED = ["reference", pytest.param("cpu", marks=needs_native)]
-_serial = count()
+REFERENCE = Place("reference")
 
 
-@pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Counts the calls of each native kernel; under a level of its own, so that nothing remembered runs uncounted."""
-    found: Counter[str] = Counter()
-
-    def counted(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any) -> Any:
-            found[name] += 1
-            return kernel(*args)
-
-        return run
-
-    kernels = {name: counted(name, kernel) for name, kernel in vars(native.cpu.kernels).items()}
-    monkeypatch.setattr(native.cpu, "level", f"counted-{next(_serial)}")
-    monkeypatch.setattr(native.cpu, "kernels", SimpleNamespace(**kernels))
-    return found
-
-
-def ran(function: Callable[[], Any], launches: Counter[str]) -> tuple[set[str], Counter[str]]:
+def ran(function: Callable[[], Any]) -> tuple[set[str], Counter[str]]:
     """PyTorch's ops and the native kernels that the function runs when all plans are made."""
-    launches.clear()
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        function()
-    return {event.key for event in profiled.key_averages() if event.key.startswith("aten::")}, launches.copy()
+    with launches() as launched:
+        seen = profiled(function)
+    return {name for name in seen if name.startswith("aten::")}, Counter(launched)
 
 
 def on_another_thread(function: Callable[[], Any]) -> Any:
@@ -60,9 +40,9 @@ def on_another_thread(function: Callable[[], Any]) -> Any:
     return found[0]
 
 
-def run_forward(case: Case, name: str) -> tuple[Tensor, list[Tensor]]:
-    tensors = leaves(case.inputs())
-    with aigc_fast.backend(name):
+def run_forward(case: Case, place: Place) -> tuple[Tensor, list[Tensor]]:
+    tensors = leaves(moved(case.inputs(), place))
+    with place.in_force():
         return case.ours(*tensors), tensors
 
 
@@ -70,69 +50,77 @@ def differentiate(output: Tensor, tensors: list[Tensor], create_graph: bool = Fa
     return list(torch.autograd.grad(output.sin().sum(), tensors, create_graph=create_graph))
 
 
+def in_places(names: Iterable[str]) -> pytest.MarkDecorator:
+    """A function with gradients, in each place where it has them."""
+    forced = [place for place in HERE + ELSEWHERE if place.backend != "auto"]
+    pairs = [(name, place) for name in names for place in forced if there(name, place, True)]
+    return pytest.mark.parametrize(
+        ("name", "place"),
+        [pytest.param(name, place, id=f"{name}-{place}", marks=place.marks) for name, place in pairs],
+    )
+
+
 @pytest.mark.parametrize("where", [lambda f: f(), on_another_thread], ids=["outside", "thread"])
-@pytest.mark.parametrize("forced", FORCED)
-@pytest.mark.parametrize("name", DIFFERENTIABLE)
-def test_backward_runs_the_backend_of_forward(name: str, forced: str, where: Any, launches: Counter[str]) -> None:
+@in_places(DIFFERENTIABLE)
+def test_backward_runs_the_backend_of_forward(name: str, place: Place, where: Any) -> None:
     case = DIFFERENTIABLE[name]
-    with aigc_fast.backend(forced):
-        differentiate(*run_forward(case, forced))
-        expected = ran(lambda: differentiate(*run_forward(case, forced)), launches)
+    with place.in_force():
+        differentiate(*run_forward(case, place))
+        expected = ran(lambda: differentiate(*run_forward(case, place)))
     output, tensors = [], []
 
     def forward() -> None:
-        found = run_forward(case, forced)
+        found = run_forward(case, place)
         output.append(found[0])
         tensors.extend(found[1])
 
-    in_forward = ran(forward, launches)
-    other = "cpu" if forced == "reference" and native.cpu_reason() is None else "reference"
+    in_forward = ran(forward)
+    other = "cpu" if place == REFERENCE and native.cpu_reason() is None else "reference"
 
     def backward() -> tuple[set[str], Counter[str]]:
         with aigc_fast.backend(other):
-            return ran(lambda: differentiate(output[0], tensors), launches)
+            return ran(lambda: differentiate(output[0], tensors))
 
     found = where(backward)
     assert in_forward[0] | found[0] == expected[0]
     assert in_forward[1] + found[1] == expected[1]
-    assert bool(expected[1]) == (forced == "cpu")
+    assert bool(expected[1]) == (place.backend != "reference")
 
 
-@pytest.mark.parametrize("forced", FORCED)
-@pytest.mark.parametrize("name", [name for name in DIFFERENTIABLE if name != "dropout"])
-def test_a_second_derivative_runs_it_too(name: str, forced: str, launches: Counter[str]) -> None:
+@in_places(name for name in DIFFERENTIABLE if name != "dropout")
+def test_a_second_derivative_runs_it_too(name: str, place: Place) -> None:
     case = DIFFERENTIABLE[name]
 
     def second(tensors: list[Tensor], first: list[Tensor]) -> None:
         torch.autograd.grad(sum(grad.square().sum() for grad in first), tensors, allow_unused=True)
 
-    output, tensors = run_forward(case, forced)
-    with aigc_fast.backend(forced):
+    output, tensors = run_forward(case, place)
+    with place.in_force():
         second(tensors, differentiate(output, tensors, create_graph=True))
-        output, tensors = run_forward(case, forced)
-        expected = ran(lambda: second(tensors, differentiate(output, tensors, create_graph=True)), launches)
-    output, tensors = run_forward(case, forced)
-    found = ran(lambda: second(tensors, differentiate(output, tensors, create_graph=True)), launches)
+        output, tensors = run_forward(case, place)
+        expected = ran(lambda: second(tensors, differentiate(output, tensors, create_graph=True)))
+    output, tensors = run_forward(case, place)
+    found = ran(lambda: second(tensors, differentiate(output, tensors, create_graph=True)))
     assert found == expected
 
 
 @pytest.mark.parametrize("forced", FORCED)
 @pytest.mark.parametrize("name", ["conv_transpose2d", "scaled_dot_product_attention", "ar_recursion"])
-def test_a_graph_obeys_the_block_in_which_it_runs(name: str, forced: str, launches: Counter[str]) -> None:
+def test_a_graph_obeys_the_block_in_which_it_runs(name: str, forced: str) -> None:
     case = DIFFERENTIABLE[name]
     compiled = torch.compile(case.call, fullgraph=True, backend="aot_eager")
     tensors = leaves(case.inputs())
     with aigc_fast.backend(forced):
-        found = ran(lambda: differentiate(compiled(*tensors), tensors), launches)
+        found = ran(lambda: differentiate(compiled(*tensors), tensors))
     assert bool(found[1]) == (forced == "cpu")
 
 
 @needs_native
-def test_what_was_chosen_in_forward_is_not_forced_in_backward(launches: Counter[str]) -> None:
+def test_what_was_chosen_in_forward_is_not_forced_in_backward() -> None:
     input, weight = torch.randn(2, 32, 16, 16, requires_grad=True), torch.randn(32, 32, 4, 4, requires_grad=True)
     output = AF.conv_transpose2d(input, weight, stride=2)
     with aigc_fast.backend("reference"):
-        _, found = ran(lambda: differentiate(output, [input, weight]), launches)
+        _, found = ran(lambda: differentiate(output, [input, weight]))
     assert found["conv_weight_gradient"] == 1
 
 

@@ -109,7 +109,7 @@ class Counter:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.packed: list[int] = []
         self.ran: list[int] = []
-        kernels = native.cpu.kernels
+        kernels = native.kernels()
         pack, forward = kernels.conv_pack, kernels.conv_forward
         monkeypatch.setattr(kernels, "conv_pack", lambda *args: (self.packed.append(args[6]), pack(*args))[1])
         monkeypatch.setattr(kernels, "conv_forward", lambda *args: (self.ran.append(args[9]), forward(*args))[1])

@@ -18,10 +18,10 @@ from cases import (
     SOME_NETWORKS,
     Recurrent,
     assert_parity,
-    counted_kernels,
     relative_error,
 )
 from torch import Tensor
+from watching import launches
 
 import aigc_fast
 import aigc_fast.functional as AF
@@ -91,7 +91,7 @@ def assert_gradients_of_a_draw(case: Recurrent, dtype: torch.dtype) -> None:
 @needs_native
 @pytest.mark.parametrize("case", [*NETWORKS, *PROJECTED_NETWORKS, *NETWORK_SIZES], ids=str)
 def test_forward(case: Recurrent) -> None:
-    with counted_kernels() as called:
+    with launches() as called:
         assert_forward(case)
     assert "recurrent" in called
 
@@ -99,7 +99,7 @@ def test_forward(case: Recurrent) -> None:
 @needs_native
 @pytest.mark.parametrize("case", [*NETWORKS, *PROJECTED_NETWORKS, *NETWORK_SIZES], ids=str)
 def test_gradients(case: Recurrent) -> None:
-    with counted_kernels() as called:
+    with launches() as called:
         assert_gradients(case)
     assert "recurrent_backward" in called
 
@@ -145,10 +145,10 @@ def test_gradients_in_16_bits(case: Recurrent, dtype: torch.dtype) -> None:
 def test_one_sequence_in_bfloat16_is_ours_where_the_level_multiplies_it(mode: str, isa: str) -> None:
     case = Recurrent(mode, 6, 18, 2, True, batch=1)
     for _ in range(3):
-        with counted_kernels() as called:
+        with launches() as called:
             assert_forward(case, torch.bfloat16)
-        assert called.count("recurrent") == native.cpu.kernels.recurrent_takes_pairs()
-    with counted_kernels() as called:
+        assert called.count("recurrent") == native.kernels().recurrent_takes_pairs()
+    with launches() as called:
         assert_forward(Recurrent(mode, 6, 18, 2, True, batch=2), torch.bfloat16)
     assert "recurrent" not in called
 
@@ -213,7 +213,7 @@ def test_weights_are_kept_packed_until_they_change() -> None:
     tensors = case.tensors()
     run, packs = case.network(AF), []
     for _ in range(4):
-        with counted_kernels() as called:
+        with launches() as called:
             run(*tensors)
         packs.append(called.count("recurrent_pack"))
     assert packs == [0, 2, 0, 0]

@@ -26,7 +26,7 @@ def machine(device: torch.device) -> str:
     if device.type != "cpu":
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         return f"{name}; torch {torch.__version__}, Python {platform.python_version()}, {platform.system()}"
-    level = native.cpu.level or "no native library"
+    level = native.level() or "no native library"
     threads = torch.get_num_threads()
     return (
         f"{processor_name()}, {threads} thread{'s' if threads > 1 else ''}, {level}; torch {torch.__version__}, "

@@ -88,7 +88,7 @@ def lag_products(series: Centred, order: int) -> Tensor:
     values = series.values
     # The op's lags begin at 1: a series that is one step ahead makes them begin at 0.
     ahead = torch.nn.functional.pad(values[:, :1], (0, order))
-    products = RECURSION_LAGS(values[:, :-1], values[:, 1:], ahead, order + 1, False)
+    products = RECURSION_LAGS(values[:, :-1], values[:, 1:], ahead, order + 1, False, 1)
     energy = products[:, 0]
     _refuse(series.name, ~energy.isfinite(), "has values that are not finite: expected finite values")
     rounding = series.length * (8 * _EPSILON * series.mean).square()

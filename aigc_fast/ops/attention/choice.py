@@ -14,6 +14,7 @@ from aigc_fast.ops.attention.limits import (
     LIGHT_HALF,
     LIGHT_SINGLE_HALF,
     LIGHT_WORK,
+    MANY_KEYS,
     WIDE_HEAD,
     WIDE_QUERIES,
     WIDEST_HEAD,
@@ -21,7 +22,7 @@ from aigc_fast.ops.attention.limits import (
 from aigc_fast.runtime.backends import is_automatic
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.dtypes import UP_TO_FLOAT32
-from aigc_fast.runtime.native import has_wide_vectors
+from aigc_fast.runtime.native import has_wide_vectors, rounds_natively
 from aigc_fast.runtime.operator import functorch_level, is_compiling, plain_eager
 
 _grad_enabled = torch.is_grad_enabled
@@ -66,10 +67,21 @@ def is_light(
     return not cpu.takes_at_once(query)
 
 
-def has_wide_heads(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether heads are so wide that, where nothing is hidden, PyTorch's product is faster, and its fast path open."""
+def is_left(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether PyTorch's kernel is faster where nothing is hidden: of wide heads, and of single bfloat16 queries."""
+    if query.dtype is _float32:
+        return _has_wide_heads(query, key, value)
+    # It multiplies the keys as they are, where ours makes them float32: once for all heads that share them.
+    alone = query.dtype is torch.bfloat16 and query.size(-2) == 1 and query.shape[:-2] == key.shape[:-2]
+    if not alone or key.size(-2) < MANY_KEYS or not rounds_natively():
+        return False
+    return not _needs_gradient(query, key, value) and is_open()
+
+
+def _has_wide_heads(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether heads are so wide that PyTorch's product is faster, and its fast path open."""
     size = query.size(-1)
-    if size < WIDE_HEAD or query.dtype is not _float32 or has_wide_vectors():
+    if size < WIDE_HEAD or has_wide_vectors():
         return False
     queries = query.size(-2)
     if queries < LEAST_WIDEST_QUERIES or (size < WIDEST_HEAD and queries not in WIDE_QUERIES):
@@ -82,8 +94,8 @@ def leave_for_speed(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
 ) -> Reason:
     """Why PyTorch's function had better have a call without dropout or a window, or None."""
-    if mask is None and not is_causal and has_wide_heads(query, key, value):
-        return f"heads of {query.size(-1)} numbers from which nothing is hidden: PyTorch's product is faster"
+    if mask is None and not is_causal and is_left(query, key, value):
+        return f"heads of {query.size(-1)} numbers in {query.dtype}, nothing hidden: PyTorch's product is faster"
     if is_light(query, key, value, mask, is_causal, scale):
         return "small: PyTorch's call costs less"
     return None

@@ -39,12 +39,12 @@ def backward_unsupported(grad: Tensor, query: Tensor, key: Tensor, value: Tensor
 def detail(query: Tensor, key: Tensor, *rest: object) -> str:
     """Which kernel takes these arguments, and on which instruction set."""
     heads_per_key = query.shape[1] // max(1, key.shape[1])
-    few = heads_per_key * query.shape[2] <= native.cpu.kernels.attention_few_queries()
+    few = heads_per_key * query.shape[2] <= native.kernels().attention_few_queries()
     if few:
-        return f"few queries: keys and values are read once; {native.cpu.level}"
-    pairs = native.cpu.kernels.attention_uses_pairs(factors_of(query.dtype))
+        return f"few queries: keys and values are read once; {native.level()}"
+    pairs = native.kernels().attention_uses_pairs(factors_of(query.dtype))
     products = "products of bfloat16" if pairs else "products of float32"
-    return f"blocks of queries: hidden blocks of keys are skipped; {products}; {native.cpu.level}"
+    return f"blocks of queries: hidden blocks of keys are skipped; {products}; {native.level()}"
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class RefusedError(RuntimeError):
 def _attend(
     results: tuple[Tensor, Tensor], query: Tensor, key: Tensor, value: Tensor, asked: Options, grouped: bool = True
 ) -> bool:
-    return native.cpu.kernels.attention(
+    return native.kernels().attention(
         query,
         key,
         value,
@@ -112,7 +112,7 @@ def attention_unseen(
 
 def _differentiate(results: Sequence[Tensor], *tensors: Tensor, asked: Options) -> bool:
     grad, query, key, value = tensors
-    return native.cpu.kernels.attention_backward(
+    return native.kernels().attention_backward(
         query,
         key,
         value,
@@ -152,7 +152,7 @@ def attend_at_once(
     if not query.is_cpu:
         return None
     output = on_huge_pages(torch.empty_like(query))
-    kernel, factors, right = native.cpu.kernels.attention, factors_of(query.dtype), 0 if causal else -1
+    kernel, factors, right = native.kernels().attention, factors_of(query.dtype), 0 if causal else -1
     scaled = scale is not None
     rest = grouped, factors, scaled, scale if scaled else 0.0, None, 0.0
     taken = kernel(query, key, value, mask, output, None, -1, right, 0, *rest)
@@ -186,7 +186,7 @@ def attention_varlen(
     output, logsumexp = results
     query, key, value, rows = (_rows(_as_batch(tensor)) for tensor in (query, key, value, output))
     if output.numel() > 0:
-        native.cpu.kernels.attention_varlen(
+        native.kernels().attention_varlen(
             query.data_ptr(),
             key.data_ptr(),
             value.data_ptr(),
@@ -223,7 +223,7 @@ def attention_varlen_backward(
     if key.numel() == 0:
         return False
     grad, query, key, value = (_rows(_as_batch(tensor)) for tensor in (grad, query, key, value))
-    native.cpu.kernels.attention_varlen_backward(
+    native.kernels().attention_varlen_backward(
         query.data_ptr(),
         key.data_ptr(),
         value.data_ptr(),

@@ -77,11 +77,12 @@ def _at_once(
             measured, output = _measured(kind, query, key, value, mask, is_causal, scale, enable_gqa)
             if output is not None:
                 return output
-        wide = kind == PLAIN and measured is None and mask is None and not is_causal
-        if not (wide and choice.has_wide_heads(query, key, value)):
-            output = _kernels(kind, query, key, value, mask, is_causal, scale, enable_gqa)
-            if output is not None:
-                return output
+        dense = kind == PLAIN and measured is None and mask is None and not is_causal
+        if dense and choice.is_left(query, key, value):
+            return _pytorchs(query, key, value, scale=scale, enable_gqa=enable_gqa)
+        output = _kernels(kind, query, key, value, mask, is_causal, scale, enable_gqa)
+        if output is not None:
+            return output
         reason = None if measured else choice.leave_for_speed(query, key, value, mask, is_causal, scale)
         if reason is not None:
             leave_to_pytorch(ATTENTION.name, reason)

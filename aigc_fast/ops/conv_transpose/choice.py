@@ -10,32 +10,33 @@ from torch import Tensor
 
 from aigc_fast.ops.conv_transpose.limits import (
     FEW_CHANNELS,
+    GRADIENT_CHANNELS,
+    GRADIENT_KERNEL,
+    GRADIENT_PIXELS,
     LARGE_WORK,
     LEAST_GROUP_CHANNELS,
+    LEFT_WIDE,
     LIGHT_KERNEL,
     LIGHT_NUMEL,
     LIGHT_PRODUCTS,
     MOST_PHASES,
     MOST_PHASES_CHANNELS_LAST,
     MUCH_OUTSIDE,
+    SMALL_MAP,
     SMALL_WORK,
     WIDE_CHANNELS,
     WIDE_KERNEL,
     WIDEST_KERNEL,
     WINDOW_CHANNELS,
+    WINDOWS_PIXELS,
 )
-from aigc_fast.ops.conv_transpose.plan import Plan, memory_format
+from aigc_fast.ops.conv_transpose.plan import AXES, Plan, memory_format
 from aigc_fast.runtime import native
 from aigc_fast.runtime.memory import MAPPED_ANEW
-from aigc_fast.runtime.native import has_wide_vectors
+from aigc_fast.runtime.native import has_wide_vectors, rounds_natively
 
 _grad_enabled = torch.is_grad_enabled
 _float32 = torch.float32
-
-
-def rounds_natively() -> bool:
-    """Whether the processor has instructions for products of bfloat16."""
-    return native.cpu.level in ("avx512_bf16", "amx")
 
 
 def is_light(input: Tensor, weight: Tensor, groups: int, transposed: int, gradients: bool | None = None) -> bool:
@@ -79,14 +80,14 @@ def _few_per_group(channels: int, groups: int) -> str | None:
 
 
 def _amx(dtype: torch.dtype) -> str | None:
-    if dtype != torch.bfloat16 or native.cpu.level != "amx":
+    if dtype != torch.bfloat16 or native.level() != "amx":
         return None
     return "bfloat16 on a processor with AMX: PyTorch's kernels use its tiles"
 
 
 def _large_bfloat16(dtype: torch.dtype, plan: Plan, channels_last: bool) -> str | None:
     large = plan.multiply_adds >= LARGE_WORK and not plan.is_matrix
-    if dtype != torch.bfloat16 or native.cpu.level != "avx512_bf16" or not channels_last or not large:
+    if dtype != torch.bfloat16 or native.level() != "avx512_bf16" or not channels_last or not large:
         return None
     return "bfloat16 in channels_last on a processor that multiplies it: PyTorch's product needs no rearranging"
 
@@ -111,6 +112,32 @@ def _many_phases(plan: Plan, channels_last: bool) -> str | None:
     phases = prod(stride)
     most = MOST_PHASES_CHANNELS_LAST if channels_last else MOST_PHASES[sum(step > 1 for step in stride)]
     return f"stride {max(stride)}: {phases} phases of few products each" if phases > most else None
+
+
+def _lies_where_left(input: Tensor, plan: Plan, channels_last: bool, winograd: bool, over_taps: bool) -> bool:
+    """Whether the convolution lies in a region where PyTorch's was measured to be faster."""
+    *_, groups, transposed = plan.geometry
+    kernel, stride, dilation = plan.geometry[:3], plan.geometry[3:6], plan.geometry[9:12]
+    fits = input.dtype == torch.float32 and groups == 1 and max(dilation) == 1 and not plan.is_matrix
+    if not (fits and has_wide_vectors() and (winograd or over_taps)):
+        return False
+    channels = plan.output_shape[1] if transposed else input.shape[1]
+    if min(input.shape[1], plan.output_shape[1]) <= FEW_CHANNELS:
+        return False
+    dims, pixels, strided = input.dim() - 2, prod(input.shape[2:]), max(stride) > 1
+    whole = all(size % step == 0 for size, step in zip(plan.output_shape[2:], stride[AXES - dims :], strict=True))
+    return any(
+        region.dims == dims
+        and region.transposed in (None, bool(transposed))
+        and region.channels_last in (None, channels_last)
+        and region.strided == strided
+        and max(kernel) in region.kernels
+        and channels in region.channels
+        and pixels in region.pixels
+        and region.algorithm in (None, "winograd" if winograd else "direct")
+        and region.whole in (None, whole)
+        for region in LEFT_WIDE
+    )
 
 
 def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool, over_taps: bool = False) -> str | None:
@@ -139,40 +166,48 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool, ov
     strided = not transposed and max(stride) > 1
     # Memory that is mapped anew is ours in huge pages.
     is_small = prod(plan.output_shape) * input.dtype.itemsize < MAPPED_ANEW
-    if few and strided and is_small and input.dtype == torch.float32 and not has_wide_vectors():
+    if few and strided and (is_small or has_wide_vectors()) and input.dtype == torch.float32:
         return f"{in_channels} input channels and a stride of {max(stride)}: too few products for each output"
     wide = strided and max(kernel) > WIDE_KERNEL
     if wide and input.dtype == torch.float32 and not _strided_wins(plan, winograd):
         return f"a plain convolution with stride {max(stride)} and kernel {max(kernel)}: PyTorch's is as fast"
-    if transposed and over_taps and (reason := _many_phases(plan, channels_last)):
+    if in_channels == 1 and one_phase and input.dtype == torch.float32 and has_wide_vectors():
+        return "one input channel: too few for a product"
+    if _lies_where_left(input, plan, channels_last, winograd, over_taps):
+        return f"kernel {max(kernel)}, stride {max(stride)}: PyTorch's is faster with wide vectors"
+    apart = kernel == stride and plan.output_shape[1] <= FEW_CHANNELS
+    if transposed and over_taps and not apart and (reason := _many_phases(plan, channels_last)):
         return reason
-    if transposed and kernel == stride and channels_last:
+    small_map = has_wide_vectors() and prod(input.shape[2:]) <= SMALL_MAP
+    if transposed and kernel == stride and channels_last and not small_map:
         return "kernel and stride are equal and the layout channels_last: PyTorch's product needs no rearranging"
     left = _amx(input.dtype) if not transposed or plan.is_matrix else None
     return left or _large_bfloat16(input.dtype, plan, channels_last)
 
 
-def _direct_weight_gradient_wins(channels: int, channels_last: bool, plan: Plan) -> bool:
-    kernel, stride = plan.geometry[:3], plan.geometry[3:6]
+def _direct_weight_gradient_wins(channels: int, pixels: int, channels_last: bool, plan: Plan) -> bool:
+    kernel, stride = max(plan.geometry[:3]), max(plan.geometry[3:6])
     if not has_wide_vectors():
         return channels >= WIDE_CHANNELS or channels == 1
+    if kernel >= GRADIENT_KERNEL and stride == 1 and (channels_last or channels <= GRADIENT_CHANNELS):
+        return False
     if channels_last:
-        return channels > WIDE_CHANNELS and max(kernel) > 1
-    return channels == 1 or channels > FEW_CHANNELS or max(stride) == 1 or max(kernel) < WIDE_KERNEL
+        return channels >= GRADIENT_CHANNELS and (kernel > 1 or pixels < GRADIENT_PIXELS)
+    return channels > FEW_CHANNELS or (channels > 1 and (stride == 1 or kernel < WIDE_KERNEL))
 
 
 def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, winograd: bool) -> str | None:
     """Why PyTorch's weight gradient is preferred for the convolution from `large` to `small`, or None."""
     channels_last = memory_format(large, small) != torch.contiguous_format
-    channels = large.shape[1] // plan.geometry[-2]
+    channels, pixels = large.shape[1] // plan.geometry[-2], prod(large.shape[2:])
     if large.dtype == torch.bfloat16 and rounds_natively() and not plan.is_matrix:
         return "bfloat16 on a processor that multiplies it: PyTorch's weight gradient does so, ours computes in float32"
     wins = (
-        winograd
+        (winograd and not (channels_last and pixels >= WINDOWS_PIXELS and has_wide_vectors()))
         or plan.is_matrix
         or plan.multiply_adds < SMALL_WORK
         or large.dtype == torch.bfloat16
-        or _direct_weight_gradient_wins(channels, channels_last, plan)
+        or (not winograd and _direct_weight_gradient_wins(channels, pixels, channels_last, plan))
     )
     if not wins:
         return (

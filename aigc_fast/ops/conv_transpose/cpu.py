@@ -50,7 +50,7 @@ def unsupported(tensors: Sequence[Tensor | None]) -> str | None:
 
 def algorithm(in_layout: bytes, out_layout: bytes, geometry: bytes, factors: int) -> int:
     """The algorithm that is expected to be fastest, by csrc/cpu/conv_transpose.cpp."""
-    return native.cpu.kernels.conv_algorithm(in_layout, out_layout, geometry, factors)
+    return native.kernels().conv_algorithm(in_layout, out_layout, geometry, factors)
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ def prepare_forward(
             packed = packed_of(weight)
             if packed is None:
                 continue
-            kernel = native.cpu.kernels.conv_forward
+            kernel = native.kernels().conv_forward
             output = call(kernel, input, packed.data_ptr(), bias, geometry, method)
             if output is not None:
                 return output
@@ -189,7 +189,7 @@ def _packing_at_every_call(
 
     def run(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
         for method in methods:
-            kernel = native.cpu.kernels.conv_forward_once
+            kernel = native.kernels().conv_forward_once
             output = call(kernel, input, weight.data_ptr(), bias, and_strides, method)
             if output is not None:
                 return output
@@ -202,14 +202,14 @@ def takes_windows(large: Tensor, small: Tensor, plan: Plan) -> bool:
     """Whether the weight gradient goes through Winograd windows."""
     if unsupported((large, small)) is not None:
         return False
-    return bool(native.cpu.kernels.conv_weight_gradient_algorithm(layout(large), layout(small), plan.packed_geometry))
+    return bool(native.kernels().conv_weight_gradient_algorithm(layout(large), layout(small), plan.packed_geometry))
 
 
 def prepare_weight_gradient(large: Tensor, small: Tensor, plan: Plan, weight_shape: Ints) -> Callable[..., Tensor]:
     """What gives the weight gradient, contiguous, of the planned convolution from `large` to `small`."""
     dtype, code = large.dtype, DTYPES[large.dtype]
     large_layout, small_layout, geometry = layout(large), layout(small), plan.packed_geometry
-    kernel = native.cpu.kernels.conv_weight_gradient
+    kernel = native.kernels().conv_weight_gradient
 
     def run_matrix(large: Tensor, small: Tensor, *rest: Any) -> Tensor:
         return torch.mm(_rows(small).t(), _rows(large)).reshape(weight_shape).to(dtype)

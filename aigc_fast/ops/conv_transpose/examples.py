@@ -1,31 +1,21 @@
-"""Typical calls: what `explain` and `doctor` show, and tests go through."""
+"""Calls of this op's functions: what `explain` and `doctor` show, the bench measures, and tests go through."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
-
-from aigc_fast.ops.examples import Call, Examples
+from aigc_fast.ops.examples import Example, Examples, Form, given
 
 
-def _conv_transpose(dimensions: int) -> Callable[[], Call]:
-    def call() -> Call:
-        x, weight = torch.zeros(16, 64, *[8] * dimensions), torch.zeros(64, 32, *[4] * dimensions)
-        return (x, weight), {"stride": 2, "padding": 1}
-
-    return call
+def _small(dimensions: int) -> Form:
+    return given((2, 6, *[5] * dimensions), (6, 6, *[3] * dimensions), (6,), stride=2, padding=1)
 
 
-def _conv(dimensions: int) -> Callable[[], Call]:
-    def call() -> Call:
-        x, weight = torch.zeros(16, 64, *[8] * dimensions), torch.zeros(64, 64, *[3] * dimensions)
-        return (x, weight), {"padding": 1}
-
-    return call
+def _example(dimensions: int, outputs: int, kernel: int, **options: int) -> Example:
+    # A transposed convolution has its input channels first; there are as many of both in the others.
+    weight = (64, outputs, *[kernel] * dimensions)
+    return Example(given((16, 64, *[8] * dimensions), weight, **options), _small(dimensions))
 
 
 EXAMPLES: Examples = {
-    **{f"conv_transpose{d}d": _conv_transpose(d) for d in (1, 2, 3)},
-    **{f"conv{d}d": _conv(d) for d in (1, 2, 3)},
+    **{f"conv_transpose{d}d": _example(d, 32, 4, stride=2, padding=1) for d in (1, 2, 3)},
+    **{f"conv{d}d": _example(d, 64, 3, padding=1) for d in (1, 2, 3)},
 }

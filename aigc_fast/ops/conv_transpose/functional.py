@@ -16,7 +16,8 @@ from aigc_fast.runtime import native
 from aigc_fast.runtime.arguments import REFUSALS
 from aigc_fast.runtime.autocast import autocast, has_autocast
 from aigc_fast.runtime.backends import current as backend_in_force
-from aigc_fast.runtime.operator import Operator, function_modes, in_force, is_compiling, is_plain
+from aigc_fast.runtime.native import PLAIN
+from aigc_fast.runtime.operator import Operator, function_modes, in_force, is_compiling, kind_of_call
 from aigc_fast.runtime.precision import check_precision
 from aigc_fast.runtime.precision import precision as precision_in_force
 from aigc_fast.runtime.recording import hand_over, has_torch_function_variadic, tracing_state
@@ -24,6 +25,7 @@ from aigc_fast.runtime.recording import hand_over, has_torch_function_variadic, 
 IntOrInts = int | Sequence[int]
 
 _INTEGERS = (int, torch.SymInt)
+_float32 = torch.float32
 _SIZES = (("stride", "padding", "dilation"), ("stride", "padding", "output_padding", "dilation"))
 
 
@@ -87,6 +89,9 @@ def _is_light(input: Tensor, weight: Tensor, groups: int, transposed: int) -> bo
 
     A compiled graph takes the op, whose choice puts no conditions on symbolic sizes; a mode may want to see it.
     """
+    # What `is_light` would say first of a batch, spelt out for its sake.
+    if input.dtype is _float32 and input.shape[0] != 1:
+        return False
     if is_compiling() or function_modes():
         return False
     return is_light(input, weight, groups, transposed) and backend_in_force() == "auto"
@@ -94,9 +99,9 @@ def _is_light(input: Tensor, weight: Tensor, groups: int, transposed: int) -> bo
 
 def _key(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: object) -> Hashable | None:
     """What a plain call is remembered by, before anything else is looked at; None for other calls."""
-    if not is_plain(input, weight, bias):
+    if kind_of_call(input, weight, bias) != PLAIN:
         return None
-    return native.signature(input, weight, bias), native.arguments(*rest), native.cpu.level, precision_in_force()
+    return native.signature(input, weight, bias), native.arguments(*rest), native.level(), precision_in_force()
 
 
 def _call(

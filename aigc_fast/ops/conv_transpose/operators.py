@@ -157,7 +157,7 @@ def _backend_of(
 
     def detail(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str:
         taken = cpu.forward_algorithm(input, weight, plan_of(input, weight, bias, *split(rest)[0]))
-        return f"{cpu.ALGORITHMS[taken]}; {native.cpu.level}"
+        return f"{cpu.ALGORITHMS[taken]}; {native.level()}"
 
     return {
         "run": run,
@@ -175,7 +175,7 @@ def _backend_of(
 
 def _signature(first: Tensor, second: Tensor, third: Tensor | None, *sizes: Any) -> Hashable:
     """See `Choice`."""
-    return native.signature(first, second, third), native.arguments(*sizes), native.cpu.level, precision()
+    return native.signature(first, second, third), native.arguments(*sizes), native.level(), precision()
 
 
 def _flops(input: Ints, weight: Ints, *rest: Any, out_shape: Ints, **options: Any) -> int:

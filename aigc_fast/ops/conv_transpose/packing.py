@@ -23,15 +23,15 @@ def packing(
         method: the algorithm.
         uses: as for `Packing`.
     """
-    size = native.cpu.kernels.conv_packed_size(in_layout, out_layout, geometry, method)
+    size = native.kernels().conv_packed_size(in_layout, out_layout, geometry, method)
 
     def fill(weight: Tensor, address: int) -> int:
         strides = strides_of_axes(weight)
-        return native.cpu.kernels.conv_pack(
+        return native.kernels().conv_pack(
             weight.data_ptr(), dtype, strides, in_layout, out_layout, geometry, method, address
         )
 
     # Of the layouts only the channels matter and, for one pixel, their order: the weight itself gives both.
-    key = ("conv", native.cpu.level, dtype, tuple(weight.shape), weight.stride(), geometry, method, size)
+    key = ("conv", native.level(), dtype, tuple(weight.shape), weight.stride(), geometry, method, size)
     # Gaps or overlaps would upset the packing too.
     return Packing(key, size * torch.float32.itemsize, fill, uses, is_dense(weight))

@@ -58,7 +58,7 @@ def fill(kernel: str, size: tuple[int | Sequence[int], ...]) -> Tensor | None:
     Raises:
         TypeError, RuntimeError: for an empty size, or one that PyTorch does not take.
     """
-    fill_in = getattr(native.cpu.kernels, kernel, None)
+    fill_in = getattr(native.kernels(), kernel, None)
     out = torch.empty(*size)
     if fill_in is None or out.dtype is not torch.float32:
         return None
@@ -76,15 +76,15 @@ def _fill(kernel: Callable[..., object], out: Tensor, key: Tensor) -> bool:
 
 def normal(out: Tensor, size: Sequence[int], key: Tensor, dtype: torch.dtype) -> bool:
     """Standard normals of `size` from the key; see `reference.normal`."""
-    return _fill(native.cpu.kernels.normal, out, key)
+    return _fill(native.kernels().normal, out, key)
 
 
 def uniform(out: Tensor, size: Sequence[int], key: Tensor, dtype: torch.dtype) -> bool:
     """Uniforms in [0, 1) of `size` from the key; see `reference.uniform`."""
-    return _fill(native.cpu.kernels.uniform, out, key)
+    return _fill(native.kernels().uniform, out, key)
 
 
 def dropout(out: Tensor, input: Tensor, key: Tensor, p: float) -> bool:
     """`input` with elements dropped by the key's mask, the rest scaled; see `reference.dropout`."""
-    kernel = native.cpu.kernels.dropout
+    kernel = native.kernels().dropout
     return kernel(out, input, key, p) or fill_densely(kernel, (out,), input, key, p)

@@ -1,11 +1,19 @@
-"""Typical calls: what `explain` and `doctor` show, and tests go through."""
+"""Calls of this op's functions: what `explain` and `doctor` show, the bench measures, and tests go through."""
 
 from __future__ import annotations
 
-from aigc_fast.ops.examples import Examples, tensors
+from torch import Tensor
 
+from aigc_fast.ops.examples import Call, Example, Examples, Form, given
+
+
+def _like(tensor: Tensor) -> Call:
+    return tuple(tensor.shape), {"dtype": tensor.dtype}
+
+
+_NUMBERS = Example(Form(((64, 512),), _like), Form(((6, 7),), _like))
 EXAMPLES: Examples = {
-    "dropout": tensors(1, 64, 64, 28, 28),
-    "rand": lambda: ((64, 512), {}),
-    "randn": lambda: ((64, 512), {}),
+    "dropout": Example(given((64, 64, 28, 28)), given((6, 7), p=0.3)),
+    "rand": _NUMBERS,
+    "randn": _NUMBERS,
 }

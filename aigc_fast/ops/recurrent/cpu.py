@@ -41,7 +41,7 @@ def unsupported(input: Tensor, *rest: object) -> Reason:
 def takes_pairs(input: Tensor, sizes: Sizes) -> bool:
     """Whether this level's kernel has products of bfloat16 for a call of it that wants no gradients."""
     even = input.shape[-1] % 2 == 0 and sizes.size % 2 == 0
-    return even and not sizes.projected and bool(native.cpu.kernels.recurrent_takes_pairs())
+    return even and not sizes.projected and bool(native.kernels().recurrent_takes_pairs())
 
 
 def detail(
@@ -120,7 +120,7 @@ def plan_of(
     uses = MANY_USES if sizes.rows >= MANY_USES else 1
     weights = [weight for part in params_of(params, options) for weight in part[:2]]
     packings = [
-        packing(native.cpu.level, options.mode, weight.dtype, *weight.shape, uses) if weight.is_contiguous() else None
+        packing(native.level(), options.mode, weight.dtype, *weight.shape, uses) if weight.is_contiguous() else None
         for weight in weights
     ]
     return Plan(options, sizes, (*input.shape[:-1], options.directions * sizes.size), tuple(packings))
@@ -140,7 +140,7 @@ def _run(
     each = len(params) // options.parts
     # What is kept packed is not freed before the kernel has read it.
     packed = [packing and packing.kept(params[i // 2 * each + i % 2]) for i, packing in enumerate(plan.packings)]
-    native.cpu.kernels.recurrent(
+    native.kernels().recurrent(
         _dense_rows(_by_steps(input, batch_sizes, options)),
         _counts(batch_sizes, sizes),
         batch_sizes is not None,
@@ -292,7 +292,7 @@ def _differentiate(
     own = slice(layer * options.directions, (layer + 1) * options.directions)
     parts = range(options.parts)[own]
     work = [_workspace(call, part) for part in parts]
-    native.cpu.kernels.recurrent_backward(
+    native.kernels().recurrent_backward(
         grad,
         output,
         call.counts,

@@ -1,28 +1,32 @@
-"""Typical calls: what `explain` and `doctor` show, and tests go through."""
+"""Calls of this op's functions: what `explain` and `doctor` show, the bench measures, and tests go through."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from torch import Tensor
 
-import torch
-
-from aigc_fast.ops.examples import Call, Examples
+from aigc_fast.ops.examples import Call, Example, Examples, Form
 
 
-def _layer(gates: int, hidden: int = 64, states: int = 1) -> Callable[[], Call]:
-    def call() -> Call:
-        start = [torch.zeros(1, 2, hidden) for _ in range(states)]
-        shapes = (gates * hidden, hidden), (gates * hidden, hidden), (gates * hidden,), (gates * hidden,)
-        params = [torch.zeros(shape) for shape in shapes]
-        hx = start[0] if states == 1 else start
-        return (torch.zeros(16, 2, hidden), hx, params, True, 1, 0.0, False, False, False), {}
+def _form(gates: int, states: int, input: tuple[int, int, int], hidden: int, layers: int, batch_first: bool) -> Form:
+    batch = input[0 if batch_first else 1]
+    layer = (gates * hidden, hidden), (gates * hidden, hidden), (gates * hidden,), (gates * hidden,)
 
-    return call
+    def call(input: Tensor, *tensors: Tensor) -> Call:
+        rows = input.shape[0 if batch_first else 1]
+        starts, params = [start[:, :rows] for start in tensors[:states]], list(tensors[states:])
+        hx = starts[0] if states == 1 else starts
+        return (input, hx, params, True, layers, 0.0, False, False, batch_first), {}
+
+    return Form((input, *[(layers, batch, hidden)] * states, *layer * layers), call)
+
+
+def _example(gates: int, states: int = 1) -> Example:
+    return Example(_form(gates, states, (16, 2, 64), 64, 1, False), _form(gates, states, (3, 5, 4), 4, 2, True))
 
 
 EXAMPLES: Examples = {
-    "rnn_tanh": _layer(1),
-    "rnn_relu": _layer(1),
-    "lstm": _layer(4, states=2),
-    "gru": _layer(3),
+    "rnn_tanh": _example(1),
+    "rnn_relu": _example(1),
+    "lstm": _example(4, 2),
+    "gru": _example(3),
 }

@@ -63,7 +63,7 @@ def recur(
     drops = bool(dropout) and train and num_layers > 1
     key = None
     if not drops and kind_of_call(input, batch_sizes, *states, *params) == PLAIN:
-        key = options, native.cpu.level, native.signature(input, batch_sizes, *states, *params)
+        key = options, native.level(), native.signature(input, batch_sizes, *states, *params)
         plan = RECURRENT.choice.remembered(key)
         if plan is not None:
             return cpu.recur_at_once(plan, input, batch_sizes, states, params)
@@ -99,7 +99,7 @@ def step(
     """The states after a single step of (B, I), from states (B, size); None where PyTorch's cell had better make it."""
     key = None
     if kind_of_call(input, *states, *params) == PLAIN:
-        key = mode, native.cpu.level, native.signature(input, *states, *params)
+        key = mode, native.level(), native.signature(input, *states, *params)
         plan = RECURRENT.choice.remembered(key)
         if plan is not None:
             return cpu.step_at_once(plan, input, states, params)

@@ -24,10 +24,10 @@ def packing(level: str, mode: int, dtype: torch.dtype, rows: int, depth: int, us
         uses: as for `Packing`.
     """
     hidden = rows // GATES[mode]
-    size = native.cpu.kernels.recurrent_packed_size(mode, hidden, depth) * dtype.itemsize
+    size = native.kernels().recurrent_packed_size(mode, hidden, depth) * dtype.itemsize
 
     def fill(weight: Tensor, address: int) -> bool:
-        native.cpu.kernels.recurrent_pack(weight, mode, hidden, address)
+        native.kernels().recurrent_pack(weight, mode, hidden, address)
         return True
 
     return Packing(("recurrent", level, mode, dtype, rows, depth), size, fill, uses)

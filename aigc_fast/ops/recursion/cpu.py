@@ -33,15 +33,15 @@ def _computed(out: Tensor) -> Tensor:
     return out if out.dtype in (torch.float32, torch.float64) else torch.empty_like(out, dtype=torch.float32)
 
 
-def _run(out: Tensor, x: Tensor, coeffs: Tensor, state: Tensor | None, transposed: bool) -> bool:
+def _run(out: Tensor, x: Tensor, coeffs: Tensor, state: Tensor | None, sign: int, transposed: bool) -> bool:
     found, x, coeffs = _computed(out), _rows(x), _rows(coeffs)
     state = None if state is None else _rows(state)
     (count, length), order = x.shape, coeffs.shape[-1]
     shared = coeffs.shape[0] == 1
     if coeffs.dim() == 2:
-        kernel, strides = native.cpu.kernels.recursion, (0 if shared else coeffs.stride(0),)
+        kernel, strides = native.kernels().recursion, (0 if shared else coeffs.stride(0),)
     else:
-        kernel, strides = native.cpu.kernels.recursion_varying, (0 if shared else coeffs.stride(0), coeffs.stride(1))
+        kernel, strides = native.kernels().recursion_varying, (0 if shared else coeffs.stride(0), coeffs.stride(1))
     if found.numel():
         kernel(
             *_pointer_and_row(x),
@@ -53,6 +53,7 @@ def _run(out: Tensor, x: Tensor, coeffs: Tensor, state: Tensor | None, transpose
             count,
             length,
             order,
+            sign,
             int(transposed),
         )
     if found is not out:
@@ -60,22 +61,24 @@ def _run(out: Tensor, x: Tensor, coeffs: Tensor, state: Tensor | None, transpose
     return True
 
 
-def recursion(out: Tensor, x: Tensor, coeffs: Tensor, state: Tensor | None) -> bool:
+def recursion(out: Tensor, x: Tensor, coeffs: Tensor, state: Tensor | None, sign: int = 1) -> bool:
     """See `reference.recursion`."""
-    return _run(out, x, coeffs, state, False)
+    return _run(out, x, coeffs, state, sign, False)
 
 
-def recursion_transposed(out: Tensor, x: Tensor, coeffs: Tensor) -> bool:
+def recursion_transposed(out: Tensor, x: Tensor, coeffs: Tensor, sign: int = 1) -> bool:
     """See `reference.recursion_transposed`."""
-    return _run(out, x, coeffs, None, True)
+    return _run(out, x, coeffs, None, sign, True)
 
 
-def recursion_lags(out: Tensor, u: Tensor, y: Tensor, state: Tensor | None, order: int, varying: bool) -> bool:
+def recursion_lags(
+    out: Tensor, u: Tensor, y: Tensor, state: Tensor | None, order: int, varying: bool, sign: int = 1
+) -> bool:
     """See `reference.recursion_lags`."""
     found, u, y = _computed(out), _rows(u), _rows(y)
     state = None if state is None else _rows(state)
     if found.numel():
-        native.cpu.kernels.recursion_lags(
+        native.kernels().recursion_lags(
             *_pointer_and_row(u),
             *_pointer_and_row(y),
             *_pointer_and_row(state),
@@ -83,6 +86,7 @@ def recursion_lags(out: Tensor, u: Tensor, y: Tensor, state: Tensor | None, orde
             DTYPES[u.dtype],
             *u.shape,
             order,
+            sign,
             int(varying),
         )
     if found is not out:

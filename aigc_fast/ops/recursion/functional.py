@@ -50,8 +50,7 @@ def ar_recursion(
         x, coeffs, state = promoted((x, coeffs, state))
     if x.dim() not in (1, 2):
         raise RuntimeError(f"x has shape {tuple(x.shape)}: expected (T,) or (B, T)")
-    if not _is_taken(x):
-        raise RuntimeError(f"x has dtype {x.dtype}: expected a floating-point type, complex64 or complex128")
+    _check_dtype(x)
     batched = x.dim() == 2
     rows = x if batched else x.unsqueeze(0)
     _check_like("coeffs", coeffs, x)
@@ -60,7 +59,7 @@ def ar_recursion(
     if state is not None:
         _check_like("state", state, x)
         s = _batch_of_states(state, rows, c.shape[-1])
-    y = RECURSION(rows, c, s)
+    y = RECURSION(rows, c, s, 1)
     found = y if batched else y.squeeze(0)
     if not return_state:
         return found
@@ -70,6 +69,11 @@ def ar_recursion(
 
 def _is_taken(x: Tensor) -> bool:
     return x.is_floating_point() or x.dtype in _COMPLEX
+
+
+def _check_dtype(x: Tensor) -> None:
+    if not _is_taken(x):
+        raise RuntimeError(f"x has dtype {x.dtype}: expected a floating-point type, complex64 or complex128")
 
 
 def last_values(y: Tensor, state: Tensor | None, order: int) -> Tensor:
@@ -141,12 +145,14 @@ def sample_wise_lpc(
         raise RuntimeError(f"x has shape {tuple(x.shape)}: expected (B, T)")
     if a.dim() != 3 or a.shape[:2] != x.shape:
         raise RuntimeError(f"a has shape {tuple(a.shape)}: expected ({x.shape[0]}, {x.shape[1]}, p)")
+    _check_dtype(x)
     _check_like("a", a, x)
     if zi is not None:
         _check_like("zi", zi, x)
         if zi.shape != (x.shape[0], a.shape[2]):
             raise RuntimeError(f"zi has shape {tuple(zi.shape)}: expected ({x.shape[0]}, {a.shape[2]})")
-    return ar_recursion(x, -a, zi, return_state=return_zf)
+    y = RECURSION(x, a, zi, -1)
+    return (y, last_values(y, zi, a.shape[2])) if return_zf else y
 
 
 def lfilter(waveform: Tensor, a_coeffs: Tensor, b_coeffs: Tensor, clamp: bool = True, batching: bool = True) -> Tensor:
@@ -185,9 +191,9 @@ def lfilter(waveform: Tensor, a_coeffs: Tensor, b_coeffs: Tensor, clamp: bool = 
     shape = waveform.shape
     rows = waveform.reshape(math.prod(shape[:-1]) // filters, filters, shape[-1])
     driven = _moving_sum(rows, b / a[:, :1])
-    feedback = -a[:, 1:] / a[:, :1]
-    coeffs = feedback[0] if filters == 1 else feedback.expand(rows.shape[0], -1, -1).flatten(0, 1)
-    output = ar_recursion(driven.flatten(0, 1), coeffs).reshape(shape)
+    feedback = a[:, 1:] / a[:, :1]
+    coeffs = feedback if filters == 1 else feedback.expand(rows.shape[0], -1, -1).flatten(0, 1)
+    output = RECURSION(driven.flatten(0, 1), coeffs, None, -1).reshape(shape)
     return output.clamp(-1.0, 1.0) if clamp else output
 
 

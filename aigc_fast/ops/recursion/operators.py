@@ -17,12 +17,12 @@ def _empty(x: Tensor, *rest: Any) -> Tensor:
     return x.new_empty(x.shape)
 
 
-def _empty_lags(u: Tensor, y: Tensor, state: Tensor | None, order: int, varying: bool) -> Tensor:
+def _empty_lags(u: Tensor, y: Tensor, state: Tensor | None, order: int, varying: bool, sign: int = 1) -> Tensor:
     return u.new_empty((*u.shape, order) if varying else (u.shape[0], order))
 
 
-def _to_coeffs(u: Tensor, y: Tensor, state: Tensor | None, coeffs: Tensor) -> Tensor:
-    found = RECURSION_LAGS(u, y, state, coeffs.shape[-1], coeffs.dim() == 3)
+def _to_coeffs(u: Tensor, y: Tensor, state: Tensor | None, coeffs: Tensor, sign: int) -> Tensor:
+    found = RECURSION_LAGS(u, y, state, coeffs.shape[-1], coeffs.dim() == 3, sign)
     return found.sum(0, keepdim=True) if coeffs.shape[0] == 1 and u.shape[0] != 1 else found
 
 
@@ -32,39 +32,42 @@ def _conj(tensor: Tensor | None) -> Tensor | None:
 
 
 def _setup(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[1:], output)
+    _, coeffs, state, ctx.sign = inputs
+    ctx.save_for_backward(coeffs, state, output)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     coeffs, state, y = map(_conj, ctx.saved_tensors)
     _, needs_coeffs, needs_state, *_ = ctx.needs_input_grad
-    u = RECURSION_TRANSPOSED(grad, coeffs)
-    to_coeffs = _to_coeffs(u, y, state, coeffs) if needs_coeffs else None
-    to_state = reference.state_gradient(u, coeffs) if needs_state else None
-    return u, to_coeffs, to_state
+    u = RECURSION_TRANSPOSED(grad, coeffs, ctx.sign)
+    to_coeffs = _to_coeffs(u, y, state, coeffs, ctx.sign) if needs_coeffs else None
+    to_state = reference.state_gradient(u, coeffs, ctx.sign) if needs_state else None
+    return u, to_coeffs, to_state, None
 
 
 def _setup_transposed(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[1], output)
+    _, coeffs, ctx.sign = inputs
+    ctx.save_for_backward(coeffs, output)
 
 
 def _backward_transposed(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     coeffs, u = map(_conj, ctx.saved_tensors)
-    w = RECURSION(grad, coeffs, None)
-    return w, _to_coeffs(u, w, None, coeffs) if ctx.needs_input_grad[1] else None
+    w = RECURSION(grad, coeffs, None, ctx.sign)
+    return w, _to_coeffs(u, w, None, coeffs, ctx.sign) if ctx.needs_input_grad[1] else None, None
 
 
 def _setup_lags(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:3])
+    *tensors, _, _, ctx.sign = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _backward_lags(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *reference.lags_gradients(grad, *map(_conj, ctx.saved_tensors)), None, None
+    return *reference.lags_gradients(grad, *map(_conj, ctx.saved_tensors), ctx.sign), None, None, None
 
 
 RECURSION = Operator(
     "recursion",
-    "(Tensor x, Tensor coeffs, Tensor? state) -> Tensor",
+    "(Tensor x, Tensor coeffs, Tensor? state, int sign=1) -> Tensor",
     reference=reference.recursion,
     allocate=_empty,
     setup_context=_setup,
@@ -72,7 +75,7 @@ RECURSION = Operator(
 )
 RECURSION_TRANSPOSED = Operator(
     "recursion_transposed",
-    "(Tensor x, Tensor coeffs) -> Tensor",
+    "(Tensor x, Tensor coeffs, int sign=1) -> Tensor",
     reference=reference.recursion_transposed,
     allocate=_empty,
     setup_context=_setup_transposed,
@@ -80,7 +83,7 @@ RECURSION_TRANSPOSED = Operator(
 )
 RECURSION_LAGS = Operator(
     "recursion_lags",
-    "(Tensor u, Tensor y, Tensor? state, SymInt order, bool varying) -> Tensor",
+    "(Tensor u, Tensor y, Tensor? state, SymInt order, bool varying, int sign=1) -> Tensor",
     reference=reference.recursion_lags,
     allocate=_empty_lags,
     setup_context=_setup_lags,

@@ -1,6 +1,7 @@
-"""All-pole recursion in plain PyTorch: y[t] = x[t] + sum over i of c[i] y[t - i], step by step.
+"""All-pole recursion in plain PyTorch: y[t] = x[t] + sign * sum over i of c[i] y[t - i], step by step.
 
-Coefficients are (B, p) or (1, p), those of all steps, or (B, T, p) or (1, T, p), those of each.
+Coefficients are (B, p) or (1, p), those of all steps, or (B, T, p) or (1, T, p), those of each. The sign is 1, or -1:
+that of a filter's denominator, of whose coefficients no negated copy is made.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def past(y: Tensor, state: Tensor | None, order: int) -> Tensor:
     return torch.cat([before, y], 1)
 
 
-def recursion(x: Tensor, coeffs: Tensor, state: Tensor | None) -> Tensor:
+def recursion(x: Tensor, coeffs: Tensor, state: Tensor | None, sign: int = 1) -> Tensor:
     """y of x (B, T); `state` (B, p) holds y[-1], y[-2] and so on, zeros by default."""
     compute, order = computing_dtype(x.dtype), coeffs.shape[-1]
     x_of, c = x.to(compute), coeffs.to(compute)
@@ -34,13 +35,13 @@ def recursion(x: Tensor, coeffs: Tensor, state: Tensor | None) -> Tensor:
     for t in range(x.shape[1]):
         y = x_of[:, t]
         if order:
-            y = y + (_of_step(c, t) * torch.stack(values[: -order - 1 : -1], 1)).sum(1)
+            y = y.add((_of_step(c, t) * torch.stack(values[: -order - 1 : -1], 1)).sum(1), alpha=sign)
         values.append(y)
     return torch.stack(values[order:], 1).to(x.dtype) if x.shape[1] else x.clone()
 
 
-def recursion_transposed(x: Tensor, coeffs: Tensor) -> Tensor:
-    """The transpose of `recursion` without a state: u[t] = x[t] + sum over i of c[i] u[t + i], c that of step t + i."""
+def recursion_transposed(x: Tensor, coeffs: Tensor, sign: int = 1) -> Tensor:
+    """The transpose of a stateless `recursion`: u[t] = x[t] + sign * sum over i of c[i] u[t + i], c of step t + i."""
     compute, order = computing_dtype(x.dtype), coeffs.shape[-1]
     x_of, c = x.to(compute), coeffs.to(compute)
     length = x.shape[1]
@@ -48,34 +49,37 @@ def recursion_transposed(x: Tensor, coeffs: Tensor) -> Tensor:
     for t in range(length - 1, -1, -1):
         u = x_of[:, t]
         for lag in range(1, min(order, length - 1 - t) + 1):
-            u = u + _of_step(c, t + lag)[:, lag - 1] * values[-lag]
+            u = u.add(_of_step(c, t + lag)[:, lag - 1] * values[-lag], alpha=sign)
         values.append(u)
     return torch.stack(values[::-1], 1).to(x.dtype) if length else x.clone()
 
 
-def recursion_lags(u: Tensor, y: Tensor, state: Tensor | None, order: int, varying: bool) -> Tensor:
-    """u[t] y[t - i] for i from 1 to `order`: (B, T, p), or its sum over the steps, (B, p)."""
+def recursion_lags(u: Tensor, y: Tensor, state: Tensor | None, order: int, varying: bool, sign: int = 1) -> Tensor:
+    """sign * u[t] y[t - i] for i from 1 to `order`: (B, T, p), or its sum over the steps, (B, p)."""
     compute, length = computing_dtype(u.dtype), u.shape[1]
     before = past(y.to(compute), None if state is None else state.to(compute), order)
-    products = [u.to(compute) * before[:, order - lag : order - lag + length] for lag in range(1, order + 1)]
+    signed = sign * u.to(compute)
+    products = [signed * before[:, order - lag : order - lag + length] for lag in range(1, order + 1)]
     found = torch.stack(products, 2) if order else u.new_zeros(*u.shape, 0, dtype=compute)
     return (found if varying else found.sum(1)).to(u.dtype)
 
 
-def lags_gradients(grad: Tensor, u: Tensor, y: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def lags_gradients(
+    grad: Tensor, u: Tensor, y: Tensor, state: Tensor | None, sign: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """The gradients of `recursion_lags` to u, y and the state, of complex ones' conjugates. Differentiable."""
     order, length = grad.shape[-1], u.shape[1]
     before = past(y, state, order)
     to_u, to_before = torch.zeros_like(u), torch.zeros_like(before)
     for lag in range(1, order + 1):
         factor = _of_lag(grad, lag)
-        to_u = to_u + factor * before[:, order - lag : order - lag + length]
-        to_before = to_before + torch.nn.functional.pad(factor * u, (order - lag, lag))
+        to_u = to_u.add(factor * before[:, order - lag : order - lag + length], alpha=sign)
+        to_before = to_before.add(torch.nn.functional.pad(factor * u, (order - lag, lag)), alpha=sign)
     return to_u, to_before[:, order:], None if state is None else to_before[:, :order].flip(1)
 
 
-def state_gradient(u: Tensor, coeffs: Tensor) -> Tensor:
-    """(B, p): the sum over t of u[t] c[t + 1 + j], c of step t, for y[-1 - j], from the transposed recursion's u.
+def state_gradient(u: Tensor, coeffs: Tensor, sign: int) -> Tensor:
+    """(B, p): sign * sum over t of u[t] c[t + 1 + j], c of step t, for y[-1 - j], from the transposed recursion's u.
 
     Of complex coefficients it takes the conjugates.
     """
@@ -84,4 +88,4 @@ def state_gradient(u: Tensor, coeffs: Tensor) -> Tensor:
     for t in range(steps):
         c = _of_step(coeffs, t)[:, t:]
         found.append(torch.nn.functional.pad(u[:, t : t + 1] * c, (0, t)))
-    return torch.stack(found).sum(0)
+    return sign * torch.stack(found).sum(0)

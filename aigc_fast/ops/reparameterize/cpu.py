@@ -17,7 +17,7 @@ def unsupported(tensor: Tensor, *others: Tensor) -> Reason:
 
 def sample(results: tuple[Tensor | None, Tensor | None], mu: Tensor, logvar: Tensor, key: Tensor | None) -> bool:
     """z and the divergence per row, or either of them, in one pass; see `reference.reparameterize_kl`."""
-    kernel = native.cpu.kernels.reparameterize
+    kernel = native.kernels().reparameterize
     return kernel(*results, mu, logvar, key) or fill_densely(kernel, results, mu, logvar, key)
 
 
@@ -30,5 +30,5 @@ def differentiate(
     key: Tensor,
 ) -> bool:
     """The gradients of mu, where it is given, and of logvar, with the noise made again from the key."""
-    kernel, inputs = native.cpu.kernels.reparameterize_backward, (grad_z, grad_kl, mu, logvar, key)
+    kernel, inputs = native.kernels().reparameterize_backward, (grad_z, grad_kl, mu, logvar, key)
     return kernel(*grads, *inputs) or fill_densely(kernel, grads, *inputs)

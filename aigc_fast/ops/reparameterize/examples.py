@@ -1,11 +1,8 @@
-"""Typical calls: what `explain` and `doctor` show, and tests go through."""
+"""Calls of this op's functions: what `explain` and `doctor` show, the bench measures, and tests go through."""
 
 from __future__ import annotations
 
-from aigc_fast.ops.examples import Examples, tensors
+from aigc_fast.ops.examples import Example, Examples, given
 
-EXAMPLES: Examples = {
-    "reparameterize": tensors(2, 64, 512),
-    "reparameterize_kl": tensors(2, 64, 512),
-    "kl_standard_normal": tensors(2, 64, 512),
-}
+_LATENTS = Example(given(*[(64, 512)] * 2), given(*[(6, 7)] * 2))
+EXAMPLES: Examples = dict.fromkeys(("reparameterize", "reparameterize_kl", "kl_standard_normal"), _LATENTS)

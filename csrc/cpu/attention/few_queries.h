@@ -93,32 +93,37 @@ class FewQueries {
 
     void run() const {
         const int64_t pairs = p_.batches * p_.kv_heads;
-        const int64_t wanted = p_.splits ? p_.splits : ceil_div(PARTS_PER_THREAD * thread_count(), pairs),
-                      parts = most<int64_t>(1, least(wanted, p_.keys / LEAST_PART));
-        const int64_t step = parts == 1 ? most<int64_t>(1, p_.keys) : round_up(ceil_div(p_.keys, parts), ROW_KEYS);
+        const KeyRange range = keys_of(p_, block(0)); // as of every pair
+        const int64_t seen = most<int64_t>(0, range.end - range.begin);
+        const int64_t wanted =
+            most<int64_t>(1, least(seen / LEAST_PART, p_.splits ? p_.splits : ceil_div(PARTS, pairs)));
+        const int64_t step = round_up(ceil_div(seen, wanted), ROW_KEYS), parts = step == 0 ? 1 : ceil_div(seen, step);
         const int64_t size = Floats::padded(lanes_ * value_width_) + Floats::padded(2 * lanes_);
         Scope scope;
         auto* const sums = scope.take<float>(pairs * parts * size);
         const auto states = [&](int64_t i) {
             return reinterpret_cast<RowState*>(sums + i * size + Floats::padded(lanes_ * value_width_));
         };
-        const int64_t read = step * (p_.size + p_.value_size);
+        const int64_t read = least(step, seen) * (p_.size + p_.value_size);
         parallel_for(0, pairs * parts, LEAST_READ / most<int64_t>(1, read) + 1, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i) {
-                const int64_t first = i / pairs * step;
-                attend(i % pairs, first, least(p_.keys, first + step), sums + i * size, states(i));
+                const int64_t first = range.begin + i / pairs * step;
+                attend(i % pairs, first, least(range.end, first + step), sums + i * size, states(i));
             }
         });
-        for (int64_t pair = 0; pair < pairs; ++pair) {
-            for (int64_t part = 1; part < parts; ++part)
-                merge(sums + pair * size, states(pair), sums + (part * pairs + pair) * size,
-                      states(part * pairs + pair));
-            finish(pair, sums + pair * size, states(pair));
-        }
+        parallel_for(0, pairs, LEAST_READ / (parts * size) + 1, [&](int64_t begin, int64_t end) {
+            for (int64_t pair = begin; pair < end; ++pair) {
+                for (int64_t part = 1; part < parts; ++part)
+                    merge(sums + pair * size, states(pair), sums + (part * pairs + pair) * size,
+                          states(part * pairs + pair));
+                finish(pair, sums + pair * size, states(pair));
+            }
+        });
     }
 
   private:
-    static constexpr int64_t PARTS_PER_THREAD = 2, LEAST_PART = 512;
+    static constexpr int64_t PARTS = 128; // of all pairs: enough for the threads, whose number must change no result
+    static constexpr int64_t LEAST_PART = 512;     // keys
     static constexpr int64_t LEAST_READ = 1 << 15; // fewer elements are not worth another thread
 
     Block block(int64_t pair) const { return {pair / p_.kv_heads, pair % p_.kv_heads, 0, lanes_}; }

@@ -2,6 +2,7 @@
 // bfloat16 or split into two that add up to the number: three of their four products count.
 #pragma once
 
+#include "core/packed.h"
 #include "cpu/attention/forward.h"
 
 namespace aigc::AIGC_LEVEL::attention {
@@ -10,29 +11,12 @@ constexpr int64_t PAIR_KEYS = 2 * TILE_SIDE; // that tiles of values take at a t
 constexpr int64_t KEYS_OF_PAIRS = 4 * PAIR_KEYS;
 constexpr int64_t PACKED_BYTES = 16 << 20; // unless the keys and values of one pair are more
 
-static inline bool uses_pairs(int64_t planes) { return planes == 1 ? HAS_PAIRS : planes == SPLIT_PLANES && HAS_TILES; }
-
-// out[plane][j][lane] is the pair of lines 2 j and 2 j + 1 for j < depth, zeros for lines from `count` on. Lines of so
-// many vectors.
-static inline void pair_lines(const float* lines, int64_t count, int64_t depth, int64_t vectors, int64_t planes,
-                              Pair* out) {
-    const int64_t width = vectors * VF;
-    const auto line = [&](int64_t i, int64_t v) AIGC_INLINE { return i < count ? load(lines + i * width + v) : vf{}; };
-    for (int64_t j = 0; j < depth; ++j)
-        for (int64_t v = 0; v < width; v += VF) {
-            const vf first = line(2 * j, v), second = line(2 * j + 1, v);
-            store(out + j * width + v, pair_of(first, second));
-            if (planes == SPLIT_PLANES)
-                store(out + (depth + j) * width + v, pair_of(without_rounded(first), without_rounded(second)));
-        }
-}
-
 // The keys and values of some (batch, key head) pairs, rounded or split, as rows of pairs that tiles load.
 template <class T>
 class PackedPairs {
   public:
     PackedPairs(const Problem& p, const Inputs<T>& in, int64_t planes)
-        : q(in.q), planes(planes), key_depth(tile_depth(ceil_div(p.size, 2))), keys(round_up(p.keys, PAIR_KEYS)),
+        : q(in.q), planes(planes), key_depth(tile_depth(elements_of<Pair>(p.size))), keys(round_up(p.keys, PAIR_KEYS)),
           value_rows(round_up(p.value_size, TILE_SIDE)), p_(p), in_(in),
           memory_(scope_.take<Pair>(pairs_at_once() * pair_size())) {}
 
@@ -59,20 +43,17 @@ class PackedPairs {
         first_ = first;
         const int64_t before = p_.first_key(0) / PAIR_KEYS; // blocks that no query sees
         const int64_t blocks = most<int64_t>(0, ceil_div(p_.last_key(p_.queries - 1) + 1, PAIR_KEYS) - before);
-        bool finite = true;
-        parallel_for(0, count * blocks, LEAST_WORK / 8 / (PAIR_KEYS * (p_.size + p_.value_size)) + 1,
-                     [&](int64_t begin, int64_t end) {
-                         vi bad{};
-                         for (int64_t i = begin; i < end; ++i) {
-                             const int64_t pair = first + i / blocks, key = (before + i % blocks) * PAIR_KEYS;
-                             bad |= pack_keys(pair, key) | pack_values(pair, key);
-                             if (planes == SPLIT_PLANES)
-                                 bad |= look_at_queries(pair, i % blocks, blocks);
-                         }
-                         if (any(bad))
-                             __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
-                     });
-        return finite || planes != SPLIT_PLANES;
+        return parallel_all(0, count * blocks, LEAST_WORK / 8 / (PAIR_KEYS * (p_.size + p_.value_size)) + 1,
+                            [&](int64_t begin, int64_t end) {
+                                vi bad{};
+                                for (int64_t i = begin; i < end; ++i) {
+                                    const int64_t pair = first + i / blocks, key = (before + i % blocks) * PAIR_KEYS;
+                                    bad |= pack_keys(pair, key) | pack_values(pair, key);
+                                    if (planes == SPLIT_PLANES)
+                                        bad |= look_at_queries(pair, i % blocks, blocks);
+                                }
+                                return !any(bad);
+                            });
     }
 
   private:
@@ -84,20 +65,9 @@ class PackedPairs {
     vi pack_keys(int64_t pair, int64_t key) {
         vi bad{};
         for (int64_t j = key; j < key + PAIR_KEYS; ++j) {
-            auto* const out = reinterpret_cast<bfloat16*>(const_cast<Pair*>(keys_of(pair)) + j * key_depth);
-            bfloat16* const rest = out + 2 * key_plane();
-            const int64_t size = j < p_.keys ? p_.size : 0, bytes = int64_t(sizeof(bfloat16)) * (2 * key_depth - size);
             const T* const row = in_.k.at(pair / p_.kv_heads, pair % p_.kv_heads, j);
-            for_each_vector(size, [&](int64_t i, int64_t width) AIGC_INLINE {
-                const vf x = load_up_to(row + i, width), low = without_rounded(x);
-                store_up_to(out + i, x, width);
-                if (planes == SPLIT_PLANES)
-                    store_up_to(rest + i, low, width);
-                bad |= not_finite(low);
-            });
-            __builtin_memset(out + size, 0, static_cast<size_t>(bytes));
-            if (planes == SPLIT_PLANES)
-                __builtin_memset(rest + size, 0, static_cast<size_t>(bytes));
+            bad |= pack_row(row, j < p_.keys ? p_.size : 0, key_depth, planes,
+                            const_cast<Pair*>(keys_of(pair)) + j * key_depth, key_plane());
         }
         return bad;
     }
@@ -105,20 +75,17 @@ class PackedPairs {
     // Rows of values become columns, two keys a pair.
     vi pack_values(int64_t pair, int64_t key) {
         Pair* const out = const_cast<Pair*>(values_of(pair)) + key / 2 * value_rows;
-        alignas(64) Pair near[TILE_SIDE * TILE_SIDE], rest[TILE_SIDE * TILE_SIDE];
+        constexpr int64_t TILE = TILE_SIDE * TILE_SIDE;
+        alignas(64) float rows[PAIR_KEYS * TILE_SIDE];
+        alignas(64) Pair pairs[SPLIT_PLANES * TILE];
         vi bad{};
         for (int64_t i = 0; i < value_rows; i += TILE_SIDE) {
-            for (int64_t j = 0; j < TILE_SIDE; ++j)
-                for (int64_t v = 0; v < TILE_SIDE; v += VF) {
-                    const vf first = value(pair, key + 2 * j, i + v), second = value(pair, key + 2 * j + 1, i + v);
-                    const vf low_first = without_rounded(first), low_second = without_rounded(second);
-                    store(near + j * TILE_SIDE + v, pair_of(first, second));
-                    store(rest + j * TILE_SIDE + v, pair_of(low_first, low_second));
-                    bad |= not_finite(low_first) | not_finite(low_second);
-                }
-            transpose_pairs(near, out + i * TILE_SIDE);
-            if (planes == SPLIT_PLANES)
-                transpose_pairs(rest, out + value_plane() + i * TILE_SIDE);
+            for (int64_t j = 0; j < PAIR_KEYS; ++j)
+                for (int64_t v = 0; v < TILE_SIDE; v += VF)
+                    store(rows + j * TILE_SIDE + v, value(pair, key + j, i + v));
+            bad |= pack_pairs(rows, PAIR_KEYS, TILE_SIDE, TILE_SIDE, planes, pairs);
+            for (int64_t plane = 0; plane < planes; ++plane)
+                transpose_pairs(pairs + plane * TILE, out + plane * value_plane() + i * TILE_SIDE);
         }
         return bad;
     }
@@ -178,17 +145,19 @@ class PairProducts {
         // As they are: bfloat16 need no rounding before they are scaled.
         float* const columns = memory.take(p.size * LANES);
         gather_lanes(p, block, packed.q, p.size, buffer, columns);
-        pair_lines(columns, p.size, packed.key_depth, vectors_, packed.planes, queries_);
+        pack_pairs(columns, p.size, packed.key_depth, vectors_ * VF, packed.planes, queries_);
     }
 
     // Lines up to a multiple of PAIR_KEYS are written.
     void multiply_keys(int64_t key, int64_t count, const Pair** rows, float* const* scores) const {
         const int64_t depth = packed_.key_depth, lines = round_up(count, PAIR_KEYS);
-        const int64_t near = 0, key_rest = packed_.key_plane(), query_rest = depth * vectors_ * VF;
-        const int64_t of_keys[SPLIT_TERMS] = {key_rest, near, near}, of_queries[SPLIT_TERMS] = {near, query_rest, near};
-        const int64_t skipped = SPLIT_TERMS - terms();
-        multiply_pairs(pointers(rows, keys_ + key * depth, depth, lines), lines, depth, of_keys + skipped, queries_,
-                       of_queries + skipped, terms(), scores, false);
+        int64_t of_keys[SPLIT_TERMS], of_queries[SPLIT_TERMS], terms = 0;
+        for_each_term(packed_.planes, [&](int64_t key_plane, int64_t query_plane) {
+            of_keys[terms] = key_plane * packed_.key_plane();
+            of_queries[terms++] = query_plane * depth * vectors_ * VF;
+        });
+        multiply_pairs(pointers(rows, keys_ + key * depth, depth, lines), lines, depth, of_keys, queries_, of_queries,
+                       terms, scores, false);
         const float unit = p_.scale * LOG2_E;
         for (int64_t j = 0; j < count; ++j)
             for (int64_t v = 0; v < vectors_ * VF; v += VF)
@@ -198,26 +167,21 @@ class PairProducts {
     void add_values(int64_t key, int64_t count, const float* probabilities, const Pair** rows,
                     float* const* sums) const {
         const int64_t blocks = ceil_div(count, PAIR_KEYS), depth = blocks * TILE_SIDE;
-        pair_lines(probabilities, count, depth, vectors_, packed_.planes, probabilities_);
+        pack_pairs(probabilities, count, depth, vectors_ * VF, packed_.planes, probabilities_);
         constexpr int64_t MOST = SPLIT_TERMS * KEYS_OF_PAIRS / PAIR_KEYS;
-        int64_t of_values[MOST], of_probabilities[MOST];
-        const int64_t near = 0, value_rest = packed_.value_plane(), probability_rest = depth * vectors_ * VF;
-        const int64_t first[SPLIT_TERMS] = {value_rest, near, near},
-                      second[SPLIT_TERMS] = {near, probability_rest, near};
-        int64_t batch = 0;
-        for (int64_t t = SPLIT_TERMS - terms(); t < SPLIT_TERMS; ++t)
+        int64_t of_values[MOST], of_probabilities[MOST], batch = 0;
+        for_each_term(packed_.planes, [&](int64_t value_plane, int64_t probability_plane) {
             for (int64_t b = 0; b < blocks; ++b, ++batch) {
-                of_values[batch] = first[t] + b * TILE_SIDE * packed_.value_rows;
-                of_probabilities[batch] = second[t] + b * TILE_SIDE * vectors_ * VF;
+                of_values[batch] = value_plane * packed_.value_plane() + b * TILE_SIDE * packed_.value_rows;
+                of_probabilities[batch] = (probability_plane * depth + b * TILE_SIDE) * vectors_ * VF;
             }
+        });
         const Pair* const values = values_ + key / 2 * packed_.value_rows;
         multiply_pairs(pointers(rows, values, TILE_SIDE, packed_.value_rows), packed_.value_rows, TILE_SIDE, of_values,
                        probabilities_, of_probabilities, batch, sums, true);
     }
 
   private:
-    int64_t terms() const { return packed_.planes == SPLIT_PLANES ? SPLIT_TERMS : 1; }
-
     void multiply_pairs(const Pair* const* rows, int64_t count, int64_t depth, const int64_t* row_offsets,
                         const Pair* lines, const int64_t* line_offsets, int64_t batch, float* const* c,
                         bool accumulate) const {

@@ -55,7 +55,7 @@ struct Problem {
     int64_t logsumexp_row; // of a head
     Mask mask;
     Dropout dropout;
-    int64_t splits; // into so many parts few queries' keys are cut, 0 for as many as the threads ask for
+    int64_t splits; // into so many parts few queries' keys are cut at most, 0 for as many as suit them
     int64_t widest_block = LANES;
 
     int64_t heads_per_kv() const { return heads / kv_heads; }

@@ -46,12 +46,6 @@ template <int... I>
 static inline vi lane_numbers(Indices<I...>) {
     return vi{I...};
 }
-static inline bool any(vi lanes) {
-    int32_t found = 0;
-    for (int i = 0; i < VF; ++i)
-        found |= lanes[i];
-    return found != 0;
-}
 // Of a row of bytes that are 0 or 1, eight at a time.
 static inline Seen seen_in(const uint8_t* row, int64_t count) {
     constexpr uint64_t ALL = 0x0101010101010101u;

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "core/arena.h"
-#include "core/gemm.h"
 #include "cpu/conv_transpose/layout.h"
 
 namespace aigc::AIGC_LEVEL::conv_transpose {
@@ -17,22 +16,9 @@ constexpr int64_t BOX_FLOATS = 3 << 19; // input kept packed at a time
 constexpr int64_t LEAST_WORK = 1 << 16; // multiply-adds that are worth another thread
 constexpr double LEAST_OUTSIDE = 0.02;  // share of the products that pays for the smaller regions
 
-int64_t padded_channels(int64_t channels) { return round_up(channels, PANEL_WIDTH); }
-
-// Vectors of a panel that hold channels.
-int64_t panel_vectors(int64_t channels, int64_t panel) {
-    return ceil_div(least<int64_t>(PANEL_WIDTH, channels - panel * PANEL_WIDTH), VF);
-}
-
-// Elements that hold a group's input channels.
-template <class A>
-int64_t depth_of(const Geometry& g) {
-    return ceil_div(g.in_channels, CHANNELS_IN<A>);
-}
-
 template <class A>
 int64_t direct_weight_size(const Geometry& g, int64_t planes = 1) {
-    return g.groups * g.taps() * planes * depth_of<A>(g) * padded_channels(g.out_channels);
+    return g.groups * g.taps() * packed_size<A>(g.in_channels, g.out_channels, planes);
 }
 
 // Where every tap starts in a group's packed weights of `depth` elements per output channel, for one panel.
@@ -64,9 +50,8 @@ void gather_taps(const Geometry& g, const Weight& weight, const T* from, int64_t
 // The taps of one input channel for a panel of output channels, [tap][PANEL_WIDTH]. Tells whether all are finite, with
 // room for the sums of a transform.
 bool read_taps(const Geometry& g, const Weight& weight, int64_t group, int64_t panel, int64_t in_channel, float* taps) {
-    const int64_t first = panel * PANEL_WIDTH, width = least<int64_t>(PANEL_WIDTH, g.out_channels - first);
-    const int64_t size = g.taps() * PANEL_WIDTH;
-    const char* at = weight.at(group, first, in_channel);
+    const int64_t width = panel_columns(g.out_channels, panel), size = g.taps() * PANEL_WIDTH;
+    const char* at = weight.at(group, panel * PANEL_WIDTH, in_channel);
     if (width < PANEL_WIDTH)
         __builtin_memset(taps, 0, sizeof(float) * size);
     if (weight.dtype == BFLOAT16)
@@ -78,10 +63,7 @@ bool read_taps(const Geometry& g, const Weight& weight, int64_t group, int64_t p
     vf zero{};
     for (int64_t i = 0; i < size; i += VF)
         zero += load(taps + i) * 16.0f * 0.0f;
-    bool finite = true;
-    for (int v = 0; v < VF; ++v)
-        finite &= zero[v] == 0;
-    return finite;
+    return !any(zero != 0.0f);
 }
 
 // The taps of one element for a panel, all its planes one after another, by way of `stage`. Tells whether all are
@@ -92,31 +74,23 @@ bool read_elements(const Geometry& g, const Weight& weight, int64_t group, int64
 }
 bool read_elements(const Geometry& g, const Weight& weight, int64_t group, int64_t panel, int64_t element,
                    int64_t planes, float* stage, Pair* taps) {
-    const int64_t size = g.taps() * PANEL_WIDTH;
-    float* second = stage + size;
-    bool finite = read_taps(g, weight, group, panel, 2 * element, stage);
-    if (2 * element + 1 < g.in_channels)
-        finite &= read_taps(g, weight, group, panel, 2 * element + 1, second);
-    else
-        __builtin_memset(second, 0, sizeof(float) * size);
-    if (planes == 1)
-        for (int64_t i = 0; i < size; ++i)
-            taps[i] = pair_of(to_bfloat16(stage[i]), to_bfloat16(second[i]));
-    else
-        finite &= split_pairs(stage, second, 1, size, taps, taps + size);
-    return finite;
+    const int64_t size = g.taps() * PANEL_WIDTH, first = NUMBERS_IN<Pair> * element;
+    const int64_t channels = least(NUMBERS_IN<Pair>, g.in_channels - first);
+    bool finite = true;
+    for (int64_t i = 0; i < channels; ++i)
+        finite &= read_taps(g, weight, group, panel, first + i, stage + i * size);
+    return !any(pack_pairs(stage, channels, 1, size, planes, taps)) && finite;
 }
 
 // Packed weights: [group][phase][panel of output channels][tap][plane][element of input channels][PANEL_WIDTH].
 // Tells whether all are finite.
 template <class A>
 bool pack_direct_weight(const Geometry& g, const Weight& weight, int64_t planes, A* packed) {
-    const int64_t panels = padded_channels(g.out_channels) / PANEL_WIDTH, taps_count = g.taps();
-    const int64_t group_size = direct_weight_size<A>(g, planes) / g.groups, depth = depth_of<A>(g);
-    const int64_t taps_size = taps_count * PANEL_WIDTH, staged = IS_PAIR<A> ? CHANNELS_IN<A> * taps_size : 0;
+    const int64_t panels = panels_of(g.out_channels), taps_count = g.taps();
+    const int64_t group_size = direct_weight_size<A>(g, planes) / g.groups, depth = elements_of<A>(g.in_channels);
+    const int64_t taps_size = taps_count * PANEL_WIDTH, staged = IS_PAIR<A> ? NUMBERS_IN<A> * taps_size : 0;
     const int64_t grain = most<int64_t>(1, LEAST_WORK / taps_size);
-    bool finite = true;
-    parallel_for(0, g.groups * panels * depth, grain, [&](int64_t begin, int64_t end) {
+    return parallel_all(0, g.groups * panels * depth, grain, [&](int64_t begin, int64_t end) {
         Scope scope;
         auto* taps = scope.take<A>(planes * taps_size);
         auto* stage = scope.take<float>(staged);
@@ -135,10 +109,8 @@ bool pack_direct_weight(const Geometry& g, const Weight& weight, int64_t planes,
                     __builtin_memcpy(out + place[tap] + plane * depth * PANEL_WIDTH,
                                      taps + plane * taps_size + tap * PANEL_WIDTH, sizeof(A) * PANEL_WIDTH);
         }
-        if (!all_finite)
-            __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
+        return all_finite;
     });
-    return finite;
 }
 
 // A part of the output: images, and along each axis the steps j of every phase.
@@ -151,7 +123,8 @@ class Direct {
   public:
     Direct(const Geometry& g, const Image& in, const Image& out, int64_t planes, const A* packed,
            const Epilogue& epilogue)
-        : g_(g), in_(in), out_(out), packed_(packed), epilogue_(epilogue), planes_(planes), depth_(depth_of<A>(g)),
+        : g_(g), in_(in), out_(out), packed_(packed), epilogue_(epilogue), planes_(planes),
+          depth_(elements_of<A>(g.in_channels)),
           pixel_(planes * g.groups * depth_ < 8 ? planes * g.groups * depth_
                                                 : pixel_stride(planes * g.groups * depth_)),
           reach_{Reach(g.axis[0]), Reach(g.axis[1]), Reach(g.axis[2])} {
@@ -251,7 +224,7 @@ class Direct {
     // Float maps with channels innermost that need no border are read where they lie, all others through a packed box.
     bool open_box(const Chunk& chunk, Scope& scope) {
         const Box box = box_of(chunk);
-        bool inside = CHANNELS_IN<A> == 1 && in_.dtype == FLOAT32 && in_.channel_stride == 1;
+        bool inside = !IS_PAIR<A> && in_.dtype == FLOAT32 && in_.channel_stride == 1;
         for (int i = 0; i < AXES; ++i)
             inside = inside && box.origin[i] >= 0 && box.origin[i] + box.length[i] <= in_.size[i];
         if (inside) {
@@ -294,7 +267,7 @@ class Direct {
     int64_t out_segment(const Cut& cut) const { return cut.steps_w * g_.axis[2].out_step(); }
 
     void run_item(const Chunk& chunk, const Cut& cut, const Item& item) const {
-        const int64_t width = padded_channels(item.channels), segment = out_segment(cut);
+        const int64_t width = padded_columns(item.channels), segment = out_segment(cut);
         const int64_t sums_size = item.lines * segment * width;
         Scope scope;
         auto* sums = scope.take<float>(sums_size);
@@ -362,7 +335,7 @@ class Direct {
         return h >= region.first[1] && h < region.last[1] && d >= region.first[0] && d < region.last[0];
     }
 
-    int64_t most_terms() const { return g_.taps() * (planes_ == SPLIT_PLANES ? SPLIT_TERMS : 1); }
+    int64_t most_terms() const { return g_.taps() * terms_of(planes_); }
 
     // With few input channels the taps along W are neighbours in the map as in the weights: one long sum, not many
     // short.
@@ -382,20 +355,15 @@ class Direct {
         };
         const int64_t in_plane = g_.groups * depth_, weight_plane = depth_ * run * PANEL_WIDTH;
         int64_t terms = 0;
-        const auto add = [&](int64_t map, int64_t weight) {
-            maps[terms] = map;
-            weights[terms++] = weight;
-        };
         region.taps.each(g_, [&](int64_t rank, int64_t kd, int64_t kh, int64_t kw) {
             if (rank % run != 0 || !is_read(0, kd) || !is_read(1, kh) || !is_read(2, kw))
                 return;
             const int64_t map = start(0, kd) + start(1, kh) + start(2, kw),
                           weight = rank / run * planes_ * weight_plane;
-            if (planes_ == SPLIT_PLANES) {
-                add(map + in_plane, weight);
-                add(map, weight + weight_plane);
-            }
-            add(map, weight);
+            for_each_term(planes_, [&](int64_t of_map, int64_t of_weight) {
+                maps[terms] = map + of_map * in_plane;
+                weights[terms++] = weight + of_weight * weight_plane;
+            });
         });
         return terms;
     }
@@ -445,7 +413,7 @@ class Direct {
         int64_t taps = group * g_.taps();
         for (int64_t earlier = 0; earlier < phase; ++earlier)
             taps += PhaseTaps(g_, earlier).taps(g_);
-        return taps * planes_ * depth_ * padded_channels(g_.out_channels);
+        return taps * planes_ * depth_ * padded_columns(g_.out_channels);
     }
 
     // Where the first step of a line of the chunk reads.

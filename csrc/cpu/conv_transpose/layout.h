@@ -3,7 +3,7 @@
 #pragma once
 
 #include "core/arena.h"
-#include "core/elements.h"
+#include "core/packed.h"
 #include "core/parallel.h"
 #include "core/simd_math.h"
 #include "cpu/conv_transpose/codes.h"
@@ -69,12 +69,6 @@ void read_line(const Image& image, int64_t n, int64_t d, int64_t h, int64_t w, i
     else
         read_pixels_innermost(in, pixels, channel, pixel, image.channels, out, step);
 }
-
-// Channels in one element of a kernel's own layout.
-template <class A>
-constexpr int64_t CHANNELS_IN = 1;
-template <>
-constexpr int64_t CHANNELS_IN<Pair> = 2;
 
 uint16_t rounded(uint16_t x) { return x; }
 uint16_t rounded(float x) { return to_bfloat16(x); }
@@ -171,41 +165,19 @@ void read_box(const Image& image, const Box& box, A* out, int64_t step) {
     for_each_line(image, box, out, step, [&](auto... where) { read_line(image, where...); });
 }
 
-// Floats as sums of two bfloat16, what rounding gives and the rest. Tells whether both are finite.
-bool split_pairs(const float* first, const float* second, int64_t step, int64_t count, Pair* near, Pair* rest) {
-    float zero = 0;
-    for (int64_t i = 0; i < count; ++i) {
-        const float x = first[i * step], y = second[i * step];
-        const float rest_x = without_rounded(x), rest_y = without_rounded(y);
-        zero += rest_x * 0.0f + rest_y * 0.0f;
-        near[i] = pair_of(to_bfloat16(x), to_bfloat16(y));
-        rest[i] = pair_of(to_bfloat16(rest_x), to_bfloat16(rest_y));
-    }
-    return zero == 0;
-}
-
-bool split_pixels(const float* in, int64_t in_step, int64_t pixels, int64_t channels, Pair* out, int64_t out_step) {
-    const int64_t depth = ceil_div(channels, 2);
-    const float none = 0;
-    bool finite = true;
-    for (int64_t w = 0; w < pixels; ++w, in += in_step, out += out_step) {
-        finite &= split_pairs(in, in + 1, 2, channels / 2, out, out + depth);
-        if (channels % 2)
-            finite &= split_pairs(in + channels - 1, &none, 0, 1, out + channels / 2, out + depth + channels / 2);
-    }
-    return finite;
-}
-
 // The same as read_box for two planes of pairs. False where a value is not finite: it would spread.
 bool read_split_box(const Image& image, const Box& box, Pair* out, int64_t step) {
-    const int64_t pixel = pixel_stride(image.channels);
+    const int64_t pixel = pixel_stride(image.channels), depth = elements_of<Pair>(image.channels);
     bool finite = true;
     for_each_line(image, box, out, step,
                   [&](int64_t n, int64_t d, int64_t h, int64_t w, int64_t pixels, Pair* at, int64_t) {
                       Scope scope;
                       auto* line = scope.take<float>(pixels * pixel);
                       read_line(image, n, d, h, w, pixels, line, pixel);
-                      if (!split_pixels(line, pixel, pixels, image.channels, at, step))
+                      vi bad{};
+                      for (int64_t i = 0; i < pixels; ++i)
+                          bad |= pack_row(line + i * pixel, image.channels, depth, SPLIT_PLANES, at + i * step, depth);
+                      if (any(bad))
                           __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
                   });
     return finite;

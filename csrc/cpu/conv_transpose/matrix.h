@@ -21,14 +21,14 @@ class Matrix {
         return one;
     }
 
-    int64_t panels() const { return ceil_div(columns_, PANEL_WIDTH); }
-    int64_t weight_size() const { return panels() * g_.in_channels * PANEL_WIDTH; }
+    int64_t panels() const { return panels_of(columns_); }
+    int64_t weight_size() const { return packed_size<float>(g_.in_channels, columns_); }
 
     // Packed weights: [panel of columns][input channel][PANEL_WIDTH].
     void pack(const Weight& weight, float* packed) const {
         parallel_for(0, panels(), most<int64_t>(1, 4096 / g_.in_channels), [&](int64_t begin, int64_t end) {
             for (int64_t panel = begin; panel < end; ++panel)
-                pack_panel(weight, panel, packed + panel * g_.in_channels * PANEL_WIDTH);
+                pack_columns(weight, panel, packed + panel * g_.in_channels * PANEL_WIDTH);
         });
     }
 
@@ -41,7 +41,7 @@ class Matrix {
             auto* wide = scope.take<float>(in.batch * depth);
             for (int64_t n = 0; n < in.batch; ++n)
                 for (int64_t c = 0; c < depth; ++c)
-                    wide[n * depth + c] = to_float(*reinterpret_cast<const uint16_t*>(in.at(n, c, 0, 0, 0)));
+                    wide[n * depth + c] = read_number(in.at(n, c, 0, 0, 0), in.dtype);
             pixels = wide, step = depth, channel_step = 1;
         }
         const int64_t grain = most<int64_t>(1, LEAST_WORK / (depth * PANEL_WIDTH * least(in.batch, IMAGE_BLOCK)));
@@ -63,9 +63,9 @@ class Matrix {
                    ? Column{index % g_.out_channels, index / g_.out_channels}
                    : Column{index / g_.taps(), index % g_.taps()};
     }
-    int64_t width(int64_t panel) const { return least<int64_t>(PANEL_WIDTH, columns_ - panel * PANEL_WIDTH); }
+    int64_t width(int64_t panel) const { return panel_columns(columns_, panel); }
 
-    void pack_panel(const Weight& weight, int64_t panel, float* packed) const {
+    void pack_columns(const Weight& weight, int64_t panel, float* packed) const {
         const char* from[PANEL_WIDTH];
         for (int64_t i = 0; i < width(panel); ++i) {
             const Column at = column(panel * PANEL_WIDTH + i);
@@ -74,16 +74,7 @@ class Matrix {
             from[i] =
                 weight.at(0, at.channel, 0, kd * weight.stride[0] + kh * weight.stride[1] + kw * weight.stride[2]);
         }
-        for (int64_t k = 0; k < g_.in_channels; ++k, packed += PANEL_WIDTH) {
-            const int64_t at = k * weight.in_stride * weight.element_size();
-            for (int64_t i = 0; i < PANEL_WIDTH; ++i)
-                if (i >= width(panel))
-                    packed[i] = 0;
-                else if (weight.dtype == BFLOAT16)
-                    packed[i] = to_float(*reinterpret_cast<const uint16_t*>(from[i] + at));
-                else
-                    packed[i] = *reinterpret_cast<const float*>(from[i] + at);
-        }
+        pack_panel(from, width(panel), weight.in_stride * weight.element_size(), g_.in_channels, weight.dtype, packed);
     }
 
     void run_block(const float* pixels, int64_t step, int64_t channel_step, const float* weights,

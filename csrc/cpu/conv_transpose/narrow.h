@@ -36,9 +36,7 @@ class Narrow {
                 const int64_t tap = kd * weight.stride[0] + kh * weight.stride[1] + kw * weight.stride[2];
                 for (int64_t o = 0; o < g.out_channels; ++o)
                     for (int64_t i = 0; i < g.in_channels; ++i) {
-                        const char* at = weight.at(0, o, i, tap);
-                        *packed = weight.dtype == BFLOAT16 ? to_float(*reinterpret_cast<const uint16_t*>(at))
-                                                           : *reinterpret_cast<const float*>(at);
+                        *packed = read_number(weight.at(0, o, i, tap), weight.dtype);
                         zero += *packed++ * 0.0f;
                     }
             });

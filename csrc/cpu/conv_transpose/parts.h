@@ -52,13 +52,12 @@ class Parts {
     // f(index, part) says whether it could; so does this, of all of them.
     template <class F>
     bool for_each(const F& f) const {
-        bool fine = true;
-        parallel_for(0, count_, 1, [&](int64_t begin, int64_t end) {
+        return parallel_all(0, count_, 1, [&](int64_t begin, int64_t end) {
+            bool fine = true;
             for (int64_t i = begin; i < end; ++i)
-                if (!f(i, at(i)))
-                    __atomic_store_n(&fine, false, __ATOMIC_RELAXED);
+                fine &= f(i, at(i));
+            return fine;
         });
-        return fine;
     }
 
   private:

@@ -33,7 +33,7 @@ class WeightGradient {
           reach_{Reach(g.axis[0]), Reach(g.axis[1]), Reach(g.axis[2])} {
         row_channels_ = rows_are_large_ ? g.in_channels : g.out_channels;
         columns_ = rows_are_large_ ? g.out_channels : g.in_channels;
-        width_ = padded_channels(columns_);
+        width_ = padded_columns(columns_);
         // Rows and planes a power of two apart would share their cache sets.
         sums_step_ = pixel_stride(width_);
         sums_plane_ = row_channels_ * sums_step_ + VF;
@@ -157,7 +157,7 @@ class WeightGradient {
 
     int64_t rows() const { return by_tap_ ? row_channels_ : taps_ * row_channels_; }
     int64_t tap_blocks() const { return by_tap_ ? taps_ : 1; }
-    int64_t panels() const { return width_ / PANEL_WIDTH; }
+    int64_t panels() const { return panels_of(columns_); }
 
     Cut cut_of() const {
         Cut cut{least(ROW_BLOCK, rows()), least(PANEL_BLOCK, panels())};

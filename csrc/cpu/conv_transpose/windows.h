@@ -263,9 +263,8 @@ class WindowValues {
 
     bool transform_input() {
         const WindowAxis* a = w_.axis;
-        bool fine = true;
         const int64_t grain = most<int64_t>(1, 8192 / (w_.points * w_.maps * pixel_));
-        parallel_for(0, tiles_, grain, [&](int64_t begin, int64_t end) {
+        return parallel_all(0, tiles_, grain, [&](int64_t begin, int64_t end) {
             Magnitudes magnitudes;
             for (int64_t tile = begin; tile < end; ++tile) {
                 const int64_t w = tile % a[2].tiles, h = tile / a[2].tiles % a[1].tiles;
@@ -281,10 +280,8 @@ class WindowValues {
                     transform_tile(from, step, used, values_ + map * step_ + tile * pixel_, magnitudes);
                 }
             }
-            if (!magnitudes.suit_transform())
-                __atomic_store_n(&fine, false, __ATOMIC_RELAXED);
+            return magnitudes.suit_transform();
         });
-        return fine;
     }
 
     int64_t first_input(int axis, int64_t tile, int64_t map) const {

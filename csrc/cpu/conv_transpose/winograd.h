@@ -12,8 +12,7 @@ constexpr int64_t BLOCK_FLOATS = 96 << 10; // products that are kept before thei
 
 class Winograd {
   public:
-    explicit Winograd(const Windows& windows)
-        : w_(windows), g_(windows.g), panels_(padded_channels(g_.out_channels) / PANEL_WIDTH) {}
+    explicit Winograd(const Windows& windows) : w_(windows), g_(windows.g), panels_(panels_of(g_.out_channels)) {}
 
     int64_t weight_size() const { return g_.groups * panels_ * panel_size(); }
 
@@ -66,9 +65,8 @@ void Winograd::transform_taps(const float* taps, const int64_t* phase, const int
 // False where a weight is not finite: the caller takes the direct way, which keeps it from spreading.
 bool Winograd::pack(const Weight& weight, float* packed) const {
     const int64_t kernel = g_.taps(), phases = g_.phases();
-    bool finite = true;
     const int64_t grain = most<int64_t>(1, LEAST_WORK / most<int64_t>(1, w_.points * phases * w_.maps * PANEL_WIDTH));
-    parallel_for(0, g_.groups * panels_ * g_.in_channels, grain, [&](int64_t begin, int64_t end) {
+    return parallel_all(0, g_.groups * panels_ * g_.in_channels, grain, [&](int64_t begin, int64_t end) {
         Scope scope;
         auto* taps = scope.take<float>((kernel + w_.points) * PANEL_WIDTH);
         float* transformed = taps + kernel * PANEL_WIDTH;
@@ -89,10 +87,8 @@ bool Winograd::pack(const Weight& weight, float* packed) const {
                                          transformed + point * PANEL_WIDTH, sizeof(float) * PANEL_WIDTH);
                 }
         }
-        if (!all_finite)
-            __atomic_store_n(&finite, false, __ATOMIC_RELAXED);
+        return all_finite;
     });
-    return finite;
 }
 
 template <int N>
@@ -229,7 +225,7 @@ class WinogradRun {
         place_tiles(block, row, products, first_window, first, length, lines);
         const int64_t first_channel = block.panel * PANEL_WIDTH,
                       channel = block.group * g_.out_channels + first_channel;
-        const int64_t channels = least<int64_t>(PANEL_WIDTH, g_.out_channels - first_channel);
+        const int64_t channels = panel_columns(g_.out_channels, block.panel);
         const int64_t low = most<int64_t>(0, -first[2]), high = least(length[2], out_.size[2] - first[2]);
         for (int64_t i = 0; i < length[0] * length[1] && low < high; ++i) {
             const int64_t od = first[0] + i / length[1], oh = first[1] + i % length[1];

@@ -13,7 +13,7 @@ class WinogradWeightGradient {
     // The geometry is that of the convolution from `large` to `small`.
     WinogradWeightGradient(const Windows& windows, const Image& large, const Image& small)
         : w_(windows), g_(windows.g), large_(large), small_(small), pixel_(pixel_stride(small.channels)),
-          width_(padded_channels(g_.out_channels)), values_(windows, large) {}
+          width_(padded_columns(g_.out_channels)), values_(windows, large) {}
 
     // False where the maps hold values that the transform would spread or overflow: nothing usable is written then.
     bool run(void* out, int64_t dtype) {
@@ -64,9 +64,8 @@ class WinogradWeightGradient {
     // A tile of the small map is the filter here: m pixels to the points, along each axis.
     bool transform_small() {
         const WindowAxis* a = w_.axis;
-        bool fine = true;
         const int64_t grain = most<int64_t>(1, 8192 / (w_.points * pixel_)), step = values_.tiles() * pixel_;
-        parallel_for(0, values_.tiles(), grain, [&](int64_t begin, int64_t end) {
+        return parallel_all(0, values_.tiles(), grain, [&](int64_t begin, int64_t end) {
             float grid[POINTS * POINTS * POINTS * VF], other[POINTS * POINTS * POINTS * VF];
             vi suspicious{};
             for (int64_t tile = begin; tile < end; ++tile) {
@@ -80,11 +79,8 @@ class WinogradWeightGradient {
                         store(filters_ + point * step + tile * pixel_ + c, load(grid + point * VF));
                 }
             }
-            for (int v = 0; v < VF; ++v)
-                if (suspicious[v])
-                    __atomic_store_n(&fine, false, __ATOMIC_RELAXED);
+            return !any(suspicious);
         });
-        return fine;
     }
 
     void filter_tile(const float* from, float* grid, float* other, vi& suspicious) const {
@@ -110,7 +106,7 @@ class WinogradWeightGradient {
 
     // sums: [group][point][map][large channel][width]
     void multiply_all(bool accumulate) const {
-        const int64_t panels = width_ / PANEL_WIDTH, blocks = ceil_div(g_.in_channels, ROW_BLOCK);
+        const int64_t panels = panels_of(g_.out_channels), blocks = ceil_div(g_.in_channels, ROW_BLOCK);
         parallel_for(0, g_.groups * used_ * blocks * panels, 1, [&](int64_t begin, int64_t end) {
             for (int64_t item = begin; item < end; ++item) {
                 const int64_t group = item / (blocks * panels * used_), term = terms_[item / (blocks * panels) % used_];

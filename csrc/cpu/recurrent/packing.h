@@ -1,6 +1,7 @@
 // Weights and biases as the passes read them.
 #pragma once
 
+#include "core/packed.h"
 #include "cpu/recurrent/problem.h"
 
 namespace aigc::AIGC_LEVEL::recurrent {

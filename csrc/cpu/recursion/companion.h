@@ -19,10 +19,10 @@ class CompanionPowers {
           product_(square_ + order * order) {}
 
     template <class T>
-    void set(const T* coeffs) {
+    void set(const T* coeffs, T sign) {
         for (int64_t i = 0; i < order_; ++i)
             for (int64_t j = 0; j < order_; ++j)
-                matrix_[i * order_ + j] = i == 0 ? static_cast<double>(coeffs[j]) : double(j == i - 1);
+                matrix_[i * order_ + j] = i == 0 ? static_cast<double>(sign * coeffs[j]) : double(j == i - 1);
     }
 
     // The least power of two of steps, up to `most`, after which a state is forgotten to within `tolerance`; `most`

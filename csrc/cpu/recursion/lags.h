@@ -1,17 +1,18 @@
-// Products of a series with the past of another: the gradient to a recursion's coefficients.
+// Products of a series with the past of another: the gradient to a recursion's coefficients, of either sign.
 #pragma once
 
 #include "cpu/recursion/varying.h"
 
 namespace aigc::AIGC_LEVEL::recursion {
 
-// out[b][i] or out[b][t][i] from u[b][t] y[b][t - 1 - i]; y[-1], y[-2] and so on are the state, zeros without one.
+// out[b][i] or out[b][t][i] from sign * u[b][t] y[b][t - 1 - i]; y[-1], y[-2] and so on are the state, zeros without
+// one.
 template <class T>
 class Lags {
   public:
     Lags(const Matrix<const T>& u, const Matrix<const T>& y, const Matrix<const T>& state, T* out, int64_t count,
-         int64_t length, int64_t order)
-        : u_(u), y_(y), state_(state), out_(out), count_(count), length_(length), order_(order) {}
+         int64_t length, int64_t order, T sign)
+        : u_(u), y_(y), state_(state), out_(out), count_(count), length_(length), order_(order), sign_(sign) {}
 
     // Summed over the steps: in T over a block, in double over the blocks.
     void sum() const {
@@ -30,7 +31,7 @@ class Lags {
                 double sum = 0.0;
                 for (int64_t s = 0; s < segments; ++s)
                     sum += sums[(b * segments + s) * lags + i];
-                out_[b * order_ + i] = static_cast<T>(sum);
+                out_[b * order_ + i] = sign_ * static_cast<T>(sum);
             }
     }
 
@@ -102,7 +103,7 @@ class Lags {
         for (int64_t i = 0; i < steps + lags - 1; ++i)
             past[i] = past_of(b, last - 1 - i);
         for (int64_t j = 0; j < steps; ++j) {
-            const T factor = u_.at(b)[first + j];
+            const T factor = sign_ * u_.at(b)[first + j];
             const T* const from = past + steps - 1 - j;
             T* const to = out_ + ((b * length_) + first + j) * order_;
             int64_t i = 0;
@@ -116,6 +117,7 @@ class Lags {
     const Matrix<const T>&u_, &y_, &state_;
     T* const out_;
     const int64_t count_, length_, order_;
+    const T sign_;
 };
 
 }

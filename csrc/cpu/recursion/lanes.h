@@ -73,9 +73,9 @@ class Group {
         : order_(order), coeffs_(scope_.take<T>(N * (2 * order + BLOCK))), history_(coeffs_ + order * N),
           lines_(history_ + order * N) {}
 
-    void set_coeffs(int lane, const T* coeffs) {
+    void set_coeffs(int lane, const T* coeffs, T sign) {
         for (int64_t i = 0; i < order_; ++i)
-            coeffs_[i * N + lane] = coeffs[i];
+            coeffs_[i * N + lane] = sign * coeffs[i];
     }
     // The values before the first step, the most recent first; nullptr for zeros.
     template <class S>

@@ -23,6 +23,7 @@ struct Series {
     Matrix<const T> in, coeffs, state; // coeffs of row stride 0 are shared; the state's data may be nullptr
     Matrix<T> out;
     int64_t count, length, order;
+    T sign; // of the coefficients
 };
 
 template <class T>
@@ -73,7 +74,7 @@ class SeriesRecursion {
         powers_ = CompanionPowers(scope_.take<double>(CompanionPowers::doubles(s_.order)), s_.order);
         memory_ = 0;
         for (int64_t b = 0; b < (s_.coeffs.row == 0 ? 1 : s_.count); ++b) {
-            powers_.set(s_.coeffs.at(b));
+            powers_.set(s_.coeffs.at(b), s_.sign);
             const int64_t memory = powers_.memory(FORGOTTEN<T>, whole);
             if (memory == 0)
                 return;
@@ -96,7 +97,7 @@ class SeriesRecursion {
             return;
         for (int64_t b = 0; b < s_.count; ++b) {
             if (b == 0 || s_.coeffs.row != 0) {
-                powers_.set(s_.coeffs.at(b));
+                powers_.set(s_.coeffs.at(b), s_.sign);
                 powers_.power(whole_);
             }
             for (int64_t p = 1; p < parts_; ++p)
@@ -120,7 +121,7 @@ class SeriesRecursion {
         for (int i = 0; i < N; ++i) {
             const int64_t index = least(first + i, end - 1), b = index / parts_, p = index % parts_;
             if (fresh || s_.coeffs.row != 0)
-                group.set_coeffs(i, s_.coeffs.at(b));
+                group.set_coeffs(i, s_.coeffs.at(b), s_.sign);
             Range range = part(p);
             if (!writes) {
                 range.begin = most(range.begin, range.end - steps);
@@ -154,7 +155,7 @@ class SeriesRecursion {
                 Group<T, REVERSED> group(s_.order);
                 Lane<T> lanes[N] = {lane(b, {end, s_.length})};
                 for (int i = 0; i < N; ++i) {
-                    group.set_coeffs(i, s_.coeffs.at(b));
+                    group.set_coeffs(i, s_.coeffs.at(b), s_.sign);
                     group.set_state(i, i == 0 ? state : nullptr);
                 }
                 group.run(lanes, s_.length - end, true);

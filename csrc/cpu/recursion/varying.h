@@ -1,5 +1,5 @@
-// Recursions with coefficients of their own at every step: y[t] = x[t] + sum over i of c[t][i] y[t - i]. They are read
-// once and bound by memory, so each series runs by itself, eight steps at a time.
+// Recursions with coefficients of their own at every step: y[t] = x[t] + SIGN * sum over i of c[t][i] y[t - i]. They
+// are read once and bound by memory, so each series runs by itself, eight steps at a time.
 #pragma once
 
 #include "core/arena.h"
@@ -91,7 +91,7 @@ static inline void add_scaled(T* to, const T* a, T factor, int64_t count) {
         to[i] += a[i] * factor;
 }
 
-template <class T>
+template <class T, int SIGN>
 class VaryingRecursion {
   public:
     explicit VaryingRecursion(const VaryingSeries<T>& s) : s_(s) {}
@@ -104,7 +104,7 @@ class VaryingRecursion {
         });
     }
 
-    // The transpose: u[t] = x[t] + sum over i of c[t + i][i] u[t + i], from the last step to the first.
+    // The transpose: u[t] = x[t] + SIGN * sum over i of c[t + i][i] u[t + i], from the last step to the first.
     void run_transposed() const {
         parallel_for(0, s_.count, grain(), [&](int64_t begin, int64_t end) {
             Window<T> window(s_.order + ROWS);
@@ -129,12 +129,12 @@ class VaryingRecursion {
             const T* const before = window.elements();
             T y[ROWS] = {};
             for (int j = 0; j < steps; ++j)
-                y[j] = in[t + j] + dot(s_.coeffs.at(b, t + j) + j, before, s_.order - j);
+                y[j] = in[t + j] + SIGN * dot(s_.coeffs.at(b, t + j) + j, before, s_.order - j);
             for (int j = 0; j < steps; ++j) {
                 const T* const coeffs = s_.coeffs.at(b, t + j);
                 for (int lag = j; lag > 0; --lag)
                     if (lag <= s_.order)
-                        y[j] += coeffs[lag - 1] * y[j - lag];
+                        y[j] += SIGN * coeffs[lag - 1] * y[j - lag];
             }
             for (int j = 0; j < steps; ++j)
                 out[t + j] = y[j];
@@ -157,13 +157,13 @@ class VaryingRecursion {
                 u[j] = in[t - j] + added[j];
                 for (int lag = j; lag > 0; --lag)
                     if (lag <= s_.order)
-                        u[j] += s_.coeffs.at(b, t - j + lag)[lag - 1] * u[j - lag];
+                        u[j] += SIGN * s_.coeffs.at(b, t - j + lag)[lag - 1] * u[j - lag];
             }
             for (int j = 0; j < steps; ++j) {
                 const int done = ROWS - 1 - j;
                 out[t - j] = u[j];
                 if (s_.order > done)
-                    add_scaled(added + ROWS, s_.coeffs.at(b, t - j) + done, u[j], s_.order - done);
+                    add_scaled(added + ROWS, s_.coeffs.at(b, t - j) + done, SIGN * u[j], s_.order - done);
             }
             window.move_up();
         }

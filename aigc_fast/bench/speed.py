@@ -1,0 +1,109 @@
+"""The README's section on speed: short tables from what a bench has kept, one machine after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from aigc_fast.bench.cases import CASES
+from aigc_fast.bench.runner import Result, Row
+from aigc_fast.bench.tables import SLOWER, number, share, speed, table, without
+from aigc_fast.errors import UserError
+
+START, END = "<!-- speed: made by bench/run.py --readme -->", "<!-- /speed -->"
+INTRODUCTION = (
+    "Medians in milliseconds; ours and all peers in turns, in one run, after each result was held to float64. The "
+    "peer is the fastest of PyTorch contiguous, PyTorch channels_last and, forward in float32, ONNX Runtime; of a "
+    "recursion, of scipy's `lfilter`, a loop in numba and torchlpc. Speed is the peer's time over ours, with its "
+    "quartiles over the rounds; the last column is the share of what the machine reached in that run in matrix "
+    "products, or in reading or copying memory. Rows that we lose stay; all other rows are in `bench/results`. "
+    "`python bench/run.py` measures on your machine, `python bench/run.py --readme` writes this section."
+)
+TITLES = {
+    "conv_transpose": (
+        "Transposed convolution",
+        "Layers of GANs, vocoders and U-Nets; kernel 4, stride 2, padding 1 where nothing else is said.",
+    ),
+    "attention": ("Attention", "`scaled_dot_product_attention` of prompts, single tokens and windows."),
+    "recursion": ("AR recursion", "`ar_recursion`, and `sample_wise_lpc` where each step has its own coefficients."),
+    "reparameterize": ("Reparameterised sampling", "`reparameterize_kl` against the formula in PyTorch's operators."),
+    "dropout": ("Dropout", "Forward and backward."),
+    "models": ("Whole models", "Stock PyTorch against the same model after `optimize`."),
+    "examples": (
+        "Each public function",
+        "The typical call that `aigc-fast explain` shows; against our reference where PyTorch has no such function.",
+    ),
+    "adversarial": ("What nobody tunes for", "Convolutions far from those that the kernels were made for."),
+}
+"""Of each op: the heading, and a sentence."""
+
+_HEADINGS = ("", "", "aigc_fast, ms", "fastest peer, ms", "speed", "of the machine's limit")
+_SHOWN = {case.label for case in CASES if case.in_readme}
+
+
+def section(results: Iterable[Result]) -> str:
+    """What stands between the marks: for each op a sentence, and a table for each machine.
+
+    Rows are those of cases that are `in_readme`, and all that we lose.
+    """
+    results = list(results)
+    machines = list(dict.fromkeys(_name(result.machine) for result in results))
+    parts = [INTRODUCTION]
+    parts += [_told(name, [result for result in results if _name(result.machine) == name]) for name in machines]
+    for op, (title, sentence) in TITLES.items():
+        found = {name: _rows(op, name, results) for name in machines}
+        if any(found.values()):
+            parts.append(f"**{title}.** {sentence}")
+        for name, rows in found.items():
+            if rows:
+                parts += [f"On {name}:"] if len(machines) > 1 else []
+                parts.append(table(_HEADINGS, map(_cells, rows)))
+    return "\n\n".join(parts)
+
+
+def written(text: str, results: Iterable[Result]) -> str:
+    """A README with the section of these results.
+
+    Raises:
+        UserError: when the text does not have both marks, once each and in order.
+    """
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end) or START in rest or END in before + after:
+        raise UserError(f"README.md: expected {START} and {END} once each, in this order")
+    return f"{before}{START}\n\n{section(results)}\n\n{END}{after}"
+
+
+def _name(machine: dict[str, Any]) -> str:
+    return f"{machine['processor']}, {machine['level']}, {machine['threads']} threads"
+
+
+def _told(name: str, results: Sequence[Result]) -> str:
+    """The line on a machine, with the versions and days of its results."""
+    machines = [result.machine for result in results]
+    versions = sorted({f"torch {machine['torch']}, aigc_fast {machine['aigc_fast']}" for machine in machines})
+    peers = sorted({f"{peer} {version}" for machine in machines for peer, version in machine["peers"].items()})
+    days = sorted({machine["date"] for machine in machines})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return f"{name}; {'; '.join([*versions, *peers])}; {when}."
+
+
+def _rows(op: str, name: str, results: Iterable[Result]) -> list[Row]:
+    rows = [row for result in results if _name(result.machine) == name for row in result.rows]
+    return [row for row in rows if row.op == op and (row.label in _SHOWN or _is_lost(row))]
+
+
+def _is_lost(row: Row) -> bool:
+    return min(row.ratio.median, row.in_one_layout) < SLOWER
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    ours, peer = row.ours[row.way].median, row.peers[row.peer].median
+    return (
+        row.name,
+        f"{row.dtype}, {row.mode}",
+        number(ours),
+        f"{number(peer)}, {row.peer}{without(row)}",
+        speed(row),
+        share(row),
+    )

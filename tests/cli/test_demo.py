@@ -1,0 +1,62 @@
+"""`aigc-fast demo`: what it writes and what it leaves."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from commands import TINY, assert_refused, run, tree
+
+from aigc_fast.cli.demo.page import Page
+from aigc_fast.generation import read_provenance
+from aigc_fast.models import load
+
+
+def test_demo_in_short(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    out = tmp_path / "demo"
+    for name in ("index.html", "dcgan-samples.png", "notes.txt", "samples/step-results.png"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(b"mine")
+    result = run("demo", "--quick", "--out", out, "--overwrite")
+    assert result.exit_code == 0, result.output
+    for name in ("notes.txt", "samples/step-results.png"):
+        assert (out / name).read_bytes() == b"mine"
+    html = (out / "index.html").read_text(encoding="utf-8")
+    assert html.count("<h1>") == 1
+    assert html.count("data:image/png;base64,") == 13
+    assert html.count("data:audio/wav;base64,") == html.count("<audio controls") == 5
+    assert html.count("<svg") == html.count("</svg>") == 6
+    assert not re.search(r'(src|href)="(?!data:)', html)
+    assert "identical" in html
+    for name in ("dcgan-samples", "conv-vae-manifold"):
+        assert read_provenance(out / f"{name}.png").settings["command"] == "aigc-fast demo"
+    assert load(out / "dcgan" / "model.safetensors").num_classes == 10
+    assert load(out / "vocoder" / "model.safetensors").num_classes == 6
+
+
+@pytest.mark.parametrize("name", ["index.html", "dcgan-samples.png", "vocoder-walk.wav", "dcgan/log.jsonl"])
+def test_a_demo_replaces_nothing_unless_asked(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"mine")
+    assert_refused(run("demo", "--quick", "--out", tmp_path), name, "--overwrite")
+    assert tree(tmp_path) == {Path(name): b"mine"}
+
+
+def test_a_run_in_the_demo_s_folder_is_not_replaced_unasked(tmp_path):
+    assert run("train", "dcgan", "--width", "2", *TINY, "--out", tmp_path / "dcgan").exit_code == 0
+    before = tree(tmp_path)
+    assert_refused(run("demo", "--quick", "--out", tmp_path), "dcgan", "holds a run already", "--overwrite")
+    assert tree(tmp_path) == before
+
+
+def test_page_escapes_what_it_is_given():
+    page = Page("a <b>", 'c & "d"')
+    page.heading("<script>")
+    page.paragraph("1 < 2")
+    html = page.html()
+    assert "<script>" not in html
+    assert "1 &lt; 2" in html
+    assert "a &lt;b&gt;" in html

@@ -1,0 +1,153 @@
+"""Which calls of convolutions are PyTorch's, and what is remembered of those that are not."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as TF
+from cases import relative_error
+from convolution_checks import needs_native
+
+import aigc_fast
+import aigc_fast.functional as AF
+from aigc_fast.ops.conv_transpose import choice
+from aigc_fast.ops.conv_transpose.plan import make_plan
+from aigc_fast.runtime import native
+from aigc_fast.runtime.backends import BackendError
+
+
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+def test_a_repeated_call_sees_new_values_dtypes_and_strides(name: str, backend: str) -> None:
+    ours, theirs = getattr(AF, name), getattr(TF, name)
+    torch.manual_seed(0)
+    input, weight, bias = torch.randn(2, 16, 9, 9), torch.randn(16, 16, 4, 4), torch.randn(32)[::2]
+    for _ in range(3):
+        weight.data.mul_(-2)
+        bias.add_(1)
+        for tensors in (
+            (input, weight, bias),
+            (input.to(memory_format=torch.channels_last), weight, bias),
+            (input.transpose(2, 3), weight.flip(0), None),
+            (input.bfloat16(), weight.bfloat16(), bias.bfloat16()),
+            (input.double(), weight.double(), bias.double()) if backend != "cpu" else (input, weight, None),
+        ):
+            expected = theirs(*tensors, stride=2)
+            found = ours(*tensors, stride=2)
+            assert found.dtype == expected.dtype
+            assert relative_error(found, expected) < (1e-2 if found.dtype == torch.bfloat16 else 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("level", "batch", "dtype", "layout", "left"),
+    [
+        ("avx512_bf16", 16, torch.bfloat16, torch.channels_last, True),
+        ("avx512_bf16", 16, torch.bfloat16, torch.contiguous_format, False),
+        ("avx512_bf16", 1, torch.bfloat16, torch.channels_last, False),
+        ("avx512_bf16", 16, torch.float32, torch.channels_last, False),
+        ("avx2", 16, torch.bfloat16, torch.channels_last, False),
+        ("amx", 16, torch.bfloat16, torch.channels_last, False),
+    ],
+)
+def test_large_bfloat16_convolutions_in_channels_last_are_pytorchs_where_it_multiplies_them_without_tiles(
+    level: str,
+    batch: int,
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+    left: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native, "level", lambda: level)
+    input = torch.empty(batch, 256, 8, 8, dtype=dtype, device="meta", memory_format=layout)
+    weight = torch.empty(256, 128, 4, 4, dtype=dtype, device="meta")
+    plan = make_plan(tuple(input.shape), tuple(weight.shape), None, (2, 2), (1, 1), (0, 0), (1, 1), 1, True)
+    assert (choice.forward_slower(input, weight, plan, winograd=False) is not None) == left
+
+
+@pytest.mark.parametrize(
+    ("input", "weight", "groups", "transposed", "light", "light_with_gradients"),
+    [
+        ((1, 4, 4, 4), (4, 4, 3, 3), 1, False, True, True),
+        ((1, 4, 4, 4), (4, 4, 3, 3), 1, True, True, True),
+        ((1, 16, 16, 16), (16, 16, 3, 3), 1, False, False, True),
+        ((1, 16, 16, 16), (16, 16, 3, 3), 1, True, False, False),
+        ((1, 64, 16, 16), (64, 64, 3, 3), 1, False, False, False),
+        ((2, 4, 4, 4), (4, 4, 3, 3), 1, False, False, False),
+        ((1, 4, 6, 6), (4, 4, 4, 4), 1, False, False, False),
+        ((1, 4, 6, 6), (4, 4, 4, 3), 1, True, True, True),
+        ((1, 4, 9), (4, 4, 5), 1, False, True, True),
+        ((1, 4, 4, 4), (4, 1, 3, 3), 4, False, False, False),
+        ((1, 0, 4, 4), (0, 4, 3, 3), 1, True, True, True),
+    ],
+)
+def test_small_calls_are_pytorchs(
+    input: tuple[int, ...],
+    weight: tuple[int, ...],
+    groups: int,
+    transposed: bool,
+    light: bool,
+    light_with_gradients: bool,
+) -> None:
+    tensors = torch.empty(input), torch.empty(weight)
+    assert choice.is_light(*tensors, groups, transposed) == light
+    assert choice.is_light(tensors[0], tensors[1].requires_grad_(), groups, transposed) == light_with_gradients
+    with torch.no_grad():
+        assert choice.is_light(*tensors, groups, transposed) == light
+
+
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+def test_a_small_call_is_explained_and_can_be_forced(name: str) -> None:
+    tensors = torch.randn(1, 4, 4, 4), torch.randn(4, 4, 3, 3)
+    assert "small" in aigc_fast.explain(name, *tensors).reasons["cpu"]
+    with aigc_fast.backend("triton"), pytest.raises(BackendError):
+        getattr(AF, name)(*tensors)
+
+
+class TestRemembered:
+    """The second plain call of a kind goes straight to what ran the first."""
+
+    @pytest.mark.parametrize("channels", [4, 24], ids=["packed for the call", "packed once"])
+    @pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+    def test_sees_what_changed_since(self, name: str, channels: int) -> None:
+        ours, theirs = getattr(AF, name), getattr(TF, name)
+        x, weight, bias = torch.randn(2, channels, 9, 9), torch.randn(channels, channels, 4, 4), torch.randn(channels)
+
+        def check(*args: Any) -> None:
+            torch.testing.assert_close(ours(*args), theirs(*args), rtol=1e-4, atol=1e-3, equal_nan=True)
+
+        for stride in (2, (2, 1), [1, 2]):
+            for _ in range(3):
+                check(x, weight, bias, stride, 1)
+                check(x, weight, None, stride, 1)
+                check(x[0], weight, bias, stride, 1)
+                check(x.to(memory_format=torch.channels_last), weight, bias, stride, 1)
+                weight.mul_(0.9)
+                bias.add_(1.0)
+        weight[0, 0, 1, 2] = math.inf
+        check(x, weight, bias, 2, 1)
+        x[0, 0, 3, 3] = math.nan
+        check(x, weight, bias, 2, 1)
+
+    def test_other_calls_are_looked_at(self) -> None:
+        x, weight = torch.randn(1, 4, 9, 9), torch.randn(4, 4, 4, 4)
+        for _ in range(2):
+            AF.conv_transpose2d(x, weight, None, 2)
+        with pytest.raises(RuntimeError, match="input has shape"):
+            AF.conv_transpose1d(x, weight, None, 2)
+        assert AF.conv_transpose2d(x, weight.requires_grad_(), None, 2).requires_grad
+        weight.requires_grad_(False)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert AF.conv_transpose2d(x, weight, None, 2).dtype == torch.bfloat16
+        with pytest.raises(BackendError), aigc_fast.backend("cuda"):
+            AF.conv_transpose2d(x, weight, None, 2)
+
+    @needs_native
+    def test_signatures_tell_tensors_apart(self) -> None:
+        x = torch.randn(2, 3, 4)
+        others = [x.transpose(0, 1), x.double(), x[:1], x[..., ::2], x.to("meta"), x.unsqueeze(0), x.view(torch.int32)]
+        found = [native.signature(tensor) for tensor in (x, *others)]
+        assert len(set(found)) == len(found)
+        assert native.signature(x, None) != native.signature(None, x) != native.signature(x)
+        assert native.signature(torch.randn(2, 3, 4)) == found[0]
