@@ -26,6 +26,7 @@ from cases import (
     Recursion,
 )
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 import aigc_fast
 import aigc_fast.functional as AF
@@ -258,21 +259,17 @@ def _small(name: str, dtype: torch.dtype) -> Made:
 
 
 def _example(name: str, dtype: torch.dtype) -> Made:
-    """The example with numbers for its zeros, so small that a recursion of them stays where it is."""
-    args, options = examples()[name]()
-    options = {**options, **({"generator": _generator()} if name in RANDOM else {})}
+    """The typical call, of numbers so small that a recursion of them stays where it is."""
+    form = examples()[name].typical
+    source = {"generator": _generator()} if name in RANDOM else {}
     if name in ("rand", "randn"):
-        return _numbers(getattr(AF, name), args, dtype)
-    places = [i for i, arg in enumerate(args) if isinstance(arg, Tensor) and arg.is_floating_point()]
-    tensors = [torch.where(args[i] == 0, 0.04 * torch.randn(args[i].shape), args[i]).to(dtype) for i in places]
+        return _numbers(getattr(AF, name), form.shapes[0], dtype)
 
     def call(*given: Tensor) -> Any:
-        at = dict(zip(places, given, strict=True))
-        device = given[0].device
-        rest = {i: arg.to(device) if isinstance(arg, Tensor) else arg for i, arg in enumerate(args)}
-        return getattr(AF, name)(*(rest | at).values(), **options)
+        args, options = tree_map_only(Tensor, lambda tensor: tensor.to(given[0].device), form.call(*given))
+        return getattr(AF, name)(*args, **options, **source)
 
-    return Made(tensors, call, call)
+    return Made([(0.04 * torch.randn(shape)).to(dtype) for shape in form.shapes], call, call)
 
 
 def _calls(

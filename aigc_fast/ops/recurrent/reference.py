@@ -10,7 +10,7 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 from aigc_fast.ops.recurrent.sizes import GRU, LSTM, RNN_TANH, Options, kept_size, params_of, sizes_of
-from aigc_fast.runtime.derivatives import own_variable
+from aigc_fast.runtime.derivatives import own_variable, recording
 
 
 def _step(mode: int, x: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], has_biases: bool) -> Any:
@@ -95,7 +95,7 @@ def recurrent_backward(
     """The gradients to the input, empty unless `to_input`, the states and the parameters; differentiable."""
     *rest, to_input = numbers
     keep_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
+    with recording():
         inputs = [own_variable(tensor, keep_graph) for tensor in (input, *states, *params)]
         x, *others = inputs
         found = recurrent(x, batch_sizes, others[: len(states)], others[len(states) :], *rest, False)
