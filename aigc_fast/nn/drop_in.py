@@ -96,7 +96,8 @@ def _giving_way(torchs: type[nn.Module], name: str, plain: Callable[..., Any]) -
         return (plain if lookup(torchs, name) is theirs else lookup(torchs, name))(self, *args, **kwargs)
 
     method = forward if name == "forward" else inner
-    found = FunctionType(method.__code__, shown.__globals__, name, None, method.__closure__)
+    # A code of its own for each class: Dynamo gives up on one that it has compiled for eight different ones.
+    found = FunctionType(method.__code__.replace(), shown.__globals__, name, None, method.__closure__)
     functools.update_wrapper(found, shown)
     found.__doc__ = plain.__doc__
     return found

@@ -221,8 +221,12 @@ class Choice:
     def remember(self, key: Hashable, found: Any) -> None:
         """Keeps what was found out about calls, until there is too much of it."""
         if len(self._memo) >= MOST_REMEMBERED:
-            self._memo.clear()
+            self.forget()
         self._memo[key] = found
+
+    def forget(self) -> None:
+        """Drops all that was remembered, so that calls are judged anew."""
+        self._memo.clear()
 
     def pick(self, args: tuple[Any, ...]) -> Backend:
         """The backend for these arguments.

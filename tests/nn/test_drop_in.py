@@ -17,6 +17,7 @@ from torch.nn.utils import prune
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import aigc_fast
+import aigc_fast.nn as fast_nn
 from aigc_fast.nn import ARRecursion, FusedSequential, Reparameterize
 
 
@@ -309,3 +310,10 @@ class TestOtherTools:
         layer = nn.utils.skip_init(aigc_fast.nn.Conv2d, 3, 4, 3)
         assert layer.weight.shape == (4, 3, 3, 3)
         assert layer.weight.device.type == "cpu"
+
+
+def test_each_class_has_a_forward_of_its_own_code() -> None:
+    """Dynamo compiles one code for eight classes at most."""
+    classes = [cls for cls in vars(fast_nn).values() if isinstance(cls, type) and "forward" in vars(cls)]
+    assert len(classes) > 8
+    assert len({id(cls.forward.__code__) for cls in classes}) == len(classes)

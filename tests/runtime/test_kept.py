@@ -140,8 +140,9 @@ class Fills:
 
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets how many bytes the store has left."""
+    """Sets how many bytes a store has left, in which nothing else is that could leave or die."""
     gc.collect()
+    monkeypatch.setattr(kept, "store", kept.Store(1 << 40))
 
     def leave(nbytes: int) -> None:
         monkeypatch.setattr(kept.store, "cap", kept.store.total() + nbytes)

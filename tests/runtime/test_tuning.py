@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from watching import launches
 import aigc_fast
 from aigc_fast import functional as AF
 from aigc_fast.runtime import tuning
+from aigc_fast.runtime.operator import operators
 from aigc_fast.runtime.timing import Timing
 
 pytestmark = needs_native
@@ -35,7 +36,7 @@ SHAPES = {
 
 
 @pytest.fixture
-def times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, float]:
+def times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, float]]:
     """What every way takes, in milliseconds; each is called once when it is measured, and then counted."""
     given = {"ours": 1.0, "pytorchs": 2.0, "measured": 0}
 
@@ -48,7 +49,9 @@ def times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, float]:
     monkeypatch.setattr(tuning, "interleaved", interleaved)
     monkeypatch.setattr(tuning, "used", False)
     monkeypatch.setenv(tuning.FOLDER_VARIABLE, str(tmp_path / "cache"))
-    return given
+    yield given
+    for op in operators().values():
+        op.choice.forget()
 
 
 def _arguments(name: str, trained: bool, extra: int) -> list[Tensor]:
