@@ -21,8 +21,9 @@ import hypothesis
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as TF
-from cases import MASKS, Attention, Convolution, Recurrent, Recursion, assert_parity
+from cases import MASKS, Attention, Convolution, Recursion, assert_parity
 from memory import poisoned
+from recurrent_cases import Recurrent
 from torch import Tensor
 
 import aigc_fast

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import (
+from cases import assert_parity, relative_error
+from recurrent_cases import (
     CELL_GATES,
     HALF_NETWORKS,
     NETWORK_SIZES,
@@ -17,8 +18,6 @@ from cases import (
     PROJECTED_NETWORKS,
     SOME_NETWORKS,
     Recurrent,
-    assert_parity,
-    relative_error,
 )
 from torch import Tensor
 from watching import launches

@@ -24,13 +24,13 @@ from aigc_fast.runtime.timing import Timing
 
 pytestmark = needs_native
 
-CONV = "conv2d"
+CONV, TRANSPOSED = "conv2d", "conv_transpose2d"
 ATTENTION = "scaled_dot_product_attention"
-FORWARD = {CONV: "conv_forward", "conv_transpose2d": "conv_forward", ATTENTION: "attention"}
+FORWARD = {CONV: "conv_forward", TRANSPOSED: "conv_forward", ATTENTION: "attention"}
 # In no other test, whose choice this one's would be.
 SHAPES = {
     CONV: ((3, 41, 13, 17), (43, 41, 3, 3)),
-    "conv_transpose2d": ((3, 41, 13, 17), (41, 43, 3, 3)),
+    TRANSPOSED: ((3, 41, 13, 17), (41, 43, 3, 3)),
     ATTENTION: ((1, 3, 131, 29),) * 3,
 }
 
@@ -68,9 +68,11 @@ def _ran(name: str, *args: Tensor) -> bool:
     return FORWARD[name] in called
 
 
-@pytest.mark.parametrize("trained", [False, True], ids=["values", "gradients"])
 @pytest.mark.parametrize("faster", ["ours", "pytorchs"])
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+    ("name", "trained"),
+    [(name, trained) for name in SHAPES for trained in (False, True) if name != ATTENTION or not trained],
+)
 def test_the_faster_way_is_kept(name: str, faster: str, trained: bool, times: dict[str, float]) -> None:
     times[faster] = 0.5
     args = _arguments(name, trained, 2 * (faster == "ours") + trained)
@@ -196,6 +198,22 @@ def test_what_pytorchs_function_takes_otherwise_is_not_measured(times: dict[str,
         AF.scaled_dot_product_attention(*args, dropout_p=0.5)
         torch.func.vmap(AF.scaled_dot_product_attention)(*(arg.unsqueeze(0) for arg in args))
     assert times["measured"] == 0
+
+
+def test_attention_keeps_its_second_derivative(times: dict[str, float]) -> None:
+    times["pytorchs"] = 0.5
+    args = _arguments(ATTENTION, True, 15)
+    with aigc_fast.tuning():
+        for _ in range(2):
+            (first,) = torch.autograd.grad(AF.scaled_dot_product_attention(*args).sum(), args[:1], create_graph=True)
+            assert torch.autograd.grad(first.square().sum(), args[1])[0].isfinite().all()
+    assert times["measured"] == 0
+
+
+def test_lengths_that_do_not_fit_are_refused_while_tuning(times: dict[str, float]) -> None:
+    query, key, value = _arguments(ATTENTION, False, 16)
+    with aigc_fast.tuning(), pytest.raises(RuntimeError, match="value has length"):
+        AF.scaled_dot_product_attention(query, key, value[:, :, :-1])
 
 
 def test_generators_are_left_as_they_were(times: dict[str, float]) -> None:

@@ -39,12 +39,22 @@ def is_open() -> bool:
     return not (is_compiling() or functorch_level() is not None or forward_ad._current_level >= 0) and is_automatic()
 
 
-def has_a_twin(query: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None) -> bool:
-    """Whether PyTorch's function takes the call, and gives the same."""
+def has_a_twin(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
+) -> bool:
+    """Whether PyTorch's function takes the call, and gives the same.
+
+    Its fast path has no derivative but the first, and takes wrong lengths.
+    """
     # It hides keys before it scales: scores of minus infinity become NaN, or are turned round.
     if is_causal and (mask is not None or (scale is not None and scale <= 0)):
         return False
-    return mask is None or (mask.dtype in (torch.bool, query.dtype) and not mask.requires_grad)
+    of_key, of_value = key.shape, value.shape
+    if of_value[:-1] != of_key[:-1] or not query.dim() == len(of_key) == len(of_value):
+        return False
+    if mask is not None and (mask.dtype not in (torch.bool, query.dtype) or mask.requires_grad):
+        return False
+    return not _needs_gradient(query, key, value)
 
 
 def is_light(
@@ -52,15 +62,12 @@ def is_light(
 ) -> bool:
     """Whether PyTorch's call costs less than ours, where it does not lend the kernels its tensors.
 
-    Asked before anything else is looked at. Its fast path has no derivative but the first, and takes wrong lengths.
+    Asked before anything else is looked at.
     """
-    if not (is_open() and has_a_twin(query, mask, is_causal, scale)):
+    if not is_open():
         return False
-    of_key, of_value = key.shape, value.shape
-    work = query.numel() * of_key[-2]
-    if work >= LIGHT_WORK or _needs_gradient(query, key, value):
-        return False
-    if of_value[:-1] != of_key[:-1] or not query.dim() == len(of_key) == len(of_value):
+    work = query.numel() * key.shape[-2]
+    if work >= LIGHT_WORK or not has_a_twin(query, key, value, mask, is_causal, scale):
         return False
     if query.dtype is not _float32 and work >= (LIGHT_HALF if query.size(-2) > 1 else LIGHT_SINGLE_HALF):
         return False

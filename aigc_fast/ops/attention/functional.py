@@ -103,7 +103,7 @@ def _measured(
     enable_gqa: bool,
 ) -> tuple[tuning.Measured | None, Tensor | None]:
     """What was measured of such calls, and PyTorch's output where it was faster or was measured now."""
-    if not (choice.is_open() and choice.has_a_twin(query, mask, is_causal, scale)):
+    if not (choice.is_open() and choice.has_a_twin(query, key, value, mask, is_causal, scale)):
         return None, None
     tensors = query, key, value, mask
     asked = native.signature(*tensors), is_causal, scale is None, enable_gqa, kind, precision_in_force()
