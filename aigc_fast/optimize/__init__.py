@@ -18,6 +18,7 @@ from aigc_fast.optimize.reporting import Entry, Report
 from aigc_fast.runtime.kept import store
 from aigc_fast.runtime.precision import check_precision
 from aigc_fast.runtime.tuning import tuning
+from aigc_fast.runtime.weights import check_weights
 
 __all__ = ["Entry", "Report", "optimize", "report", "restore"]
 
@@ -67,8 +68,9 @@ def optimize(
         precision: "highest", "high" or "medium" as for `torch.set_float32_matmul_precision`, for the convolutions and
             the attention of the swapped layers alone, forward and backward; None leaves it to PyTorch's own switch,
             which what PyTorch computes, an attention's projections for one, obeys in any case.
-        weights: "fp32", "bf16", "int8" or "int4": how decoders keep the weights that they generate with; None keeps them
-            as they are. The parameters stay what they are.
+        weights: "fp32", "bf16", "int8" or "int4": how decoders keep the weights that they generate with, and RNN, LSTM
+            and GRU those of calls in float32 that want no gradients; None keeps them as they are. The parameters stay
+            what they are.
         inplace: False works on a deep copy.
 
     Returns:
@@ -85,7 +87,7 @@ def optimize(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     check_precision(precision)
-    decoders.check_weights(weights)
+    check_weights(weights)
     if not inplace:
         model = copy.deepcopy(model)
     times = None if example_inputs is None else _measured(model, example_inputs)
@@ -93,6 +95,8 @@ def optimize(
     for module in model.modules():
         if swap.is_swapped(module) and precision is not None:
             module.float32_precision = precision
+        if swap.is_swapped(module) and weights is not None and hasattr(type(module), "weights"):
+            module.weights = weights
     fused = tuple(_fuse(name, module, times) for name, module in _fusible(model))
     decoders.swap(model, weights)
     timed = None if example_inputs is None else "forward + backward" if model.training else "forward"
@@ -113,6 +117,7 @@ def restore(model: Model) -> Model:
         if swap.is_swapped(module):
             swap.put_back(module)
             vars(module).pop("float32_precision", None)
+            vars(module).pop("weights", None)
         elif type(module) is FusedSequential:
             swap.unfuse(module)
     decoders.put_back(model)

@@ -9,17 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from aigc_fast.ops.decode.spec import WEIGHTS
 from aigc_fast.optimize.reporting import Entry
 from aigc_fast.runtime.backends import NAMES, NOT_THERE, Explanation
 
 _FAMILIES = "gpt2", "llama"
-
-
-def check_weights(weights: str | None) -> None:
-    """Raises ValueError unless decoders can keep their weights so."""
-    if weights is not None and weights not in WEIGHTS:
-        raise ValueError(f"weights={weights!r}: expected None or one of {', '.join(map(repr, WEIGHTS))}")
 
 
 def _integration() -> ModuleType | None:

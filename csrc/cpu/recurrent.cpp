@@ -413,6 +413,6 @@ int64_t recurrent_takes_pairs() { return HAS_PAIRS; }
 AIGC_EXPORT(AIGC_KERNEL(recurrent), AIGC_KERNEL(recurrent_packed_size), AIGC_KERNEL(recurrent_pack),
             AIGC_KERNEL(recurrent_takes_pairs), AIGC_KERNEL(recurrent_compact_bytes),
             AIGC_KERNEL(recurrent_compact_head_bytes), AIGC_KERNEL(recurrent_pack_compact),
-            AIGC_KERNEL(recurrent_pack_compact_head), AIGC_KERNEL_CODES(weights, Weights),
-            AIGC_KERNEL(recurrent_sample), AIGC_KERNEL(recurrent_backward), AIGC_KERNEL_CODES(recurrent_modes, Mode))
+            AIGC_KERNEL(recurrent_pack_compact_head), AIGC_KERNEL(recurrent_sample), AIGC_KERNEL(recurrent_backward),
+            AIGC_KERNEL_CODES(recurrent_modes, Mode))
 }

@@ -11,6 +11,7 @@ from cases import relative_error
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
+import aigc_fast
 import aigc_fast.nn as fast_nn
 from aigc_fast.ops.recurrent.sampling import sample_tokens
 from aigc_fast.runtime import native
@@ -161,3 +162,15 @@ def test_weights_that_change_are_packed_anew() -> None:
         fresh.weights = "int8"
         assert torch.equal(fresh(x)[0], after)
     assert not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_optimize_says_how_weights_are_kept(inplace: bool) -> None:
+    model = nn.ModuleDict({"rnn": nn.GRU(8, 16), "other": nn.Linear(3, 3)})
+    fast = aigc_fast.optimize(model, weights="int8", inplace=inplace)
+    assert fast["rnn"].weights == "int8"
+    aigc_fast.restore(fast)
+    assert type(fast["rnn"]) is nn.GRU
+    assert not hasattr(fast["rnn"], "weights")
+    with pytest.raises(ValueError, match="weights='int3': expected None or one of 'fp32', 'bf16', 'int8', 'int4'"):
+        aigc_fast.optimize(model, weights="int3")

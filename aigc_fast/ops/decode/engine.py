@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.decode.spec import WEIGHTS, Layer, Linear, Spec
+from aigc_fast.ops.decode.spec import Layer, Linear, Spec
 from aigc_fast.runtime import native
-from aigc_fast.runtime.kept import MANY_USES, fingerprint
+from aigc_fast.runtime.kept import fingerprint
 from aigc_fast.runtime.memory import footprint, lasting
+from aigc_fast.runtime.weights import CODES as WEIGHT_CODES
 
-_WEIGHTS = dict(zip(WEIGHTS, native.codes("weights", *(name.upper() for name in WEIGHTS)), strict=True))
 _NORMS, _ACTIVATIONS = ("LAYER_NORM", "RMS_NORM"), ("GELU", "GELU_TANH", "SILU", "RELU")
 _CODES = dict(zip(_NORMS, native.codes("decode_norms", *_NORMS), strict=True)) | dict(
     zip(_ACTIVATIONS, native.codes("decode_activations", *_ACTIVATIONS), strict=True)
@@ -77,7 +77,9 @@ class Engine:
 
     def _pack(self, spec: Spec) -> Tensor:
         parts = [part for layer in spec.layers for part in _matrices(layer)] + [(spec.head,)]
-        kinds = [_WEIGHTS[self.weights]] * (len(parts) - 1) + [_WEIGHTS["int8" if self.weights == "int4" else self.weights]]
+        kinds = [WEIGHT_CODES[self.weights]] * (len(parts) - 1) + [
+            WEIGHT_CODES["int8" if self.weights == "int4" else self.weights]
+        ]
         sizes = [
             self._kernels.decode_packed_size(kind, part[0].weight.shape[1], sum(p.weight.shape[0] for p in part))
             if part
@@ -117,14 +119,12 @@ class Engine:
             self.vocabulary,
             0 if spec.positions is None else spec.positions.shape[0],
             0 if spec.frequencies is None else 2 * spec.frequencies.shape[0],
-            _WEIGHTS[self.weights],
-            _WEIGHTS["int8" if self.weights == "int4" else self.weights],
+            WEIGHT_CODES[self.weights],
+            WEIGHT_CODES["int8" if self.weights == "int4" else self.weights],
             _CODES[spec.norm_kind],
             _CODES[spec.activation],
         ]
-        return self._kernels.decode_create(
-            numbers, spec.epsilon, spec.rotation_scale, self._vectors, self._addresses
-        )
+        return self._kernels.decode_create(numbers, spec.epsilon, spec.rotation_scale, self._vectors, self._addresses)
 
     def begin(self, slots: int) -> State:
         """Sequences that have no tokens yet."""
@@ -221,9 +221,7 @@ class State:
         computed = kinds[2] > 0
         computed[:, count - keep :] = True
         slots, columns = computed.nonzero(as_tuple=True)
-        tokens = torch.stack(
-            [*kinds[:2, slots, columns], own[slots], columns + self.length, kinds[2, slots, columns]]
-        )
+        tokens = torch.stack([*kinds[:2, slots, columns], own[slots], columns + self.length, kinds[2, slots, columns]])
         places = (columns >= count - keep).nonzero().view(-1)
         logits = torch.empty(own.shape[0], keep, self.engine.vocabulary)
         self._extend(tokens, places, logits.view(-1, self.engine.vocabulary))
@@ -288,7 +286,5 @@ class State:
         visible = torch.ones(self.slots, length, dtype=torch.bool) if visible is None else visible
         self._kernels.decode_append(self._handle, torch.stack(visible.nonzero(as_tuple=True)))
         for layer, pair in enumerate(layers):
-            self._kernels.decode_import(
-                self._handle, layer, *(tensor.detach().float().contiguous() for tensor in pair)
-            )
+            self._kernels.decode_import(self._handle, layer, *(tensor.detach().float().contiguous() for tensor in pair))
         self.length = length

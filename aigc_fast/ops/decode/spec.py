@@ -7,9 +7,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-# How weights may be kept, by the codes of csrc/core/compact.h, and "units" of a layer's inner part are activated.
-WEIGHTS = "fp32", "bf16", "int8", "int4"
-
 
 class Linear(NamedTuple):
     """A product and what is added to it.
