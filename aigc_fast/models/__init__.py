@@ -4,6 +4,7 @@ from aigc_fast.models.ar import ARModel
 from aigc_fast.models.base import ImageModel, LatentModel, Model, SoundModel
 from aigc_fast.models.gan import DCGAN, GAN, MLPGAN, Discriminator
 from aigc_fast.models.registry import MODELS, create, describe, load, register, save
+from aigc_fast.models.text import ByteTokenizer, CharTokenizer, TextModel, Tokenizer, tokenizer_from
 from aigc_fast.models.vae import VAE, ConvVAE, ImageAutoencoder, VariationalAutoencoder
 from aigc_fast.models.vocoder import SourceFilterVocoder, VocoderFrames, VocoderVAE
 
@@ -16,6 +17,8 @@ __all__ = [
     "MODELS",
     "VAE",
     "ARModel",
+    "ByteTokenizer",
+    "CharTokenizer",
     "ConvVAE",
     "Discriminator",
     "ImageAutoencoder",
@@ -24,6 +27,8 @@ __all__ = [
     "Model",
     "SoundModel",
     "SourceFilterVocoder",
+    "TextModel",
+    "Tokenizer",
     "VariationalAutoencoder",
     "VocoderFrames",
     "VocoderVAE",
@@ -32,4 +37,5 @@ __all__ = [
     "load",
     "register",
     "save",
+    "tokenizer_from",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -79,13 +80,16 @@ class Model(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
+        """Where the parameters are; of a model without any, the buffers."""
+        return next(self._tensors()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the parameters are."""
-        return next(self.parameters()).dtype
+        """What the parameters are; of a model without any, the floating-point buffers."""
+        return next(tensor.dtype for tensor in self._tensors() if tensor.is_floating_point())
+
+    def _tensors(self) -> Iterator[Tensor]:
+        return chain(self.parameters(), self.buffers())
 
 
 class LatentModel(Model):
