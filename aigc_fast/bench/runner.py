@@ -21,6 +21,7 @@ from aigc_fast.bench.models import whole_model
 from aigc_fast.bench.ops import attention, convolution, dropout, recursion, reparameterize
 from aigc_fast.bench.parity import ParityError
 from aigc_fast.bench.peers import versions
+from aigc_fast.bench.recurrent import sampled, sequences
 from aigc_fast.bench.typical import example
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic
@@ -32,6 +33,8 @@ CONTESTS: dict[str, Callable[[Case], Contest]] = {
     "adversarial": convolution,
     "attention": attention,
     "recursion": recursion,
+    "recurrent": sequences,
+    "sampling": sampled,
     "reparameterize": reparameterize,
     "dropout": dropout,
     "examples": example,

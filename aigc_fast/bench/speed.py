@@ -14,7 +14,8 @@ START, END = "<!-- speed: made by bench/run.py --readme -->", "<!-- /speed -->"
 INTRODUCTION = (
     "Medians in milliseconds; ours and all peers in turns, in one run, after each result was held to float64. The "
     "peer is the fastest of PyTorch contiguous, PyTorch channels_last and, forward in float32, ONNX Runtime; of a "
-    "recursion, of scipy's `lfilter`, a loop in numba and torchlpc. Speed is the peer's time over ours, with its "
+    "recursion, of scipy's `lfilter`, a loop in numba and torchlpc; of recurrent networks, of PyTorch with oneDNN and "
+    "without, its cells and ONNX Runtime. Speed is the peer's time over ours, with its "
     "quartiles over the rounds; the last column is the share of what the machine reached in that run in matrix "
     "products, or in reading or copying memory. Rows that we lose stay; all other rows are in `bench/results`. "
     "`python bench/run.py` measures on your machine, `python bench/run.py --readme` writes this section."
@@ -26,6 +27,14 @@ TITLES = {
     ),
     "attention": ("Attention", "`scaled_dot_product_attention` of prompts, single tokens and windows."),
     "recursion": ("AR recursion", "`ar_recursion`, and `sample_wise_lpc` where each step has its own coefficients."),
+    "recurrent": (
+        "Recurrent networks",
+        "`nn.LSTM`, `nn.GRU` and `nn.RNN` as many inputs as hidden units, one sequence where nothing is said.",
+    ),
+    "sampling": (
+        "Drawing characters",
+        "64 characters, an embedding and a head: one call of `sample` against loops that end in `torch.multinomial`.",
+    ),
     "reparameterize": ("Reparameterised sampling", "`reparameterize_kl` against the formula in PyTorch's operators."),
     "dropout": ("Dropout", "Forward and backward."),
     "models": ("Whole models", "Stock PyTorch against the same model after `optimize`."),

@@ -2,6 +2,7 @@
 
 from aigc_fast.nn.attention import MultiheadAttention, TransformerEncoderLayer
 from aigc_fast.nn.conv_transpose import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from aigc_fast.nn.layer_norm_lstm import LayerNormLSTM
 from aigc_fast.nn.random import Dropout
 from aigc_fast.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from aigc_fast.nn.recursion import ARRecursion
@@ -23,6 +24,7 @@ __all__ = [
     "FusedSequential",
     "GRUCell",
     "LSTMCell",
+    "LayerNormLSTM",
     "MultiheadAttention",
     "RNNCell",
     "Reparameterize",

@@ -12,6 +12,7 @@ from aigc_fast.nn.compiled import welcome
 from aigc_fast.nn.drop_in import drop_in, overloaded
 from aigc_fast.ops.recurrent import choice
 from aigc_fast.ops.recurrent.functional import recur, step
+from aigc_fast.ops.recurrent.sampling import sample_tokens
 from aigc_fast.ops.recurrent.sizes import CODES
 
 
@@ -62,10 +63,41 @@ def _forward(module: torch.nn.RNNBase, input: Any, hx: Any) -> tuple[Any, Any]:
     return output, module.permute_hidden(tuple(last) if is_lstm else last[0], unsorted_indices)
 
 
+class _Stepwise:
+    """What a network of one direction does a step at a time."""
+
+    def step(self, input: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """One step of all layers, as a sequence of one step would make it.
+
+        Args:
+            input: (B, I), or (I,) of a single sequence.
+            state: as that of `forward`; zeros by default.
+
+        Returns:
+            The output, (B, size) or (size,), and the state after the step.
+
+        Raises:
+            ValueError: for other dimensions, or a network that reads its input backwards too.
+        """
+        if self.bidirectional:
+            raise ValueError(f"{self!r} reads its input backwards too: a step of it needs the whole sequence")
+        if input.dim() not in (1, 2):
+            raise ValueError(f"input: got {input.dim()} dimensions, expected (B, I) or (I,)")
+        dim = 1 if input.dim() == 2 and self.batch_first else 0
+        output, state = self(input.unsqueeze(dim), state)
+        return output.squeeze(dim), state
+
+    def sample(
+        self, embedding: torch.nn.Embedding, head: torch.nn.Linear, tokens: Tensor, state: Any = None, **options: Any
+    ) -> tuple[Tensor, Any]:
+        """Draws tokens after a prompt, by one native call: see `sample_tokens` of aigc_fast.ops.recurrent.sampling."""
+        return sample_tokens(self, embedding, head, tokens, state, **options)
+
+
 @welcome
 @overloaded
 @drop_in
-class RNN(torch.nn.RNN):
+class RNN(torch.nn.RNN, _Stepwise):
     """`torch.nn.RNN`: the same constructor, parameters, `state_dict` keys and numbers, by one call for all layers."""
 
     def forward(self, input: Tensor | PackedSequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
@@ -76,7 +108,7 @@ class RNN(torch.nn.RNN):
 @welcome
 @overloaded
 @drop_in
-class LSTM(torch.nn.LSTM):
+class LSTM(torch.nn.LSTM, _Stepwise):
     """`torch.nn.LSTM`: the same constructor, parameters, `state_dict` keys and numbers, by one call for all layers."""
 
     def forward(
@@ -89,7 +121,7 @@ class LSTM(torch.nn.LSTM):
 @welcome
 @overloaded
 @drop_in
-class GRU(torch.nn.GRU):
+class GRU(torch.nn.GRU, _Stepwise):
     """`torch.nn.GRU`: the same constructor, parameters, `state_dict` keys and numbers, by one call for all layers."""
 
     def forward(self, input: Tensor | PackedSequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:

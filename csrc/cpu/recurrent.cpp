@@ -1,6 +1,6 @@
 // Recurrent networks over whole sequences: all layers and directions in one call, and the steps of their gradients.
 #include "cpu/recurrent/backward.h"
-#include "cpu/recurrent/forward.h"
+#include "cpu/recurrent/sample.h"
 
 namespace aigc::AIGC_LEVEL::recurrent {
 namespace {
@@ -95,8 +95,50 @@ float* widened_rows(Scope& scope, const E* from, int64_t rows, int64_t size, int
     return to;
 }
 
-// `packed`: of each part, the addresses of its two packed weights, 0 where this call packs them. `kept`: of each part
-// its gates and its cells, then the outputs of all layers but the last; empty where no gradients are wanted.
+// What a pass reads of a part of the network, and its working memory. `packed`: of each part, the addresses of its two
+// packed weights, 0 where this call packs them.
+template <int64_t MODE, class E>
+void prepare(Pass<E>& p, const Steps& steps, const Network& network, int64_t part, const Tensors& states,
+             const int64_t* packed, int64_t room, Scope& scope) {
+    const int64_t hidden = network.hidden, size = network.size(), batch = steps.batch;
+    const int64_t blocks = blocks_of(hidden, UNITS<MODE>), padded = blocks * UNITS<MODE>;
+    p = {};
+    p.steps = steps;
+    p.hidden = hidden, p.size = size, p.depth = network.depth(part);
+    const E* const start = elements<const E>(states.items[0]) + part * batch * size;
+    p.start = rows_of<const Factor<E>>(scope, batch, start, size);
+    p.of_input = packed_gates<MODE, E>(scope, packed[2 * part], network.weight(part, 0), hidden, p.depth);
+    p.of_hidden = packed_gates<MODE, E>(scope, packed[2 * part + 1], network.weight(part, 1), hidden, size);
+    p.units = MODE == GRU ? widened_rows(scope, start, batch, hidden, padded) : nullptr;
+    if (network.projected) {
+        float* const panels = scope.take<float>(panels_floats(hidden, size));
+        pack_panels(network.projection(part), 1, hidden, hidden, size, panels);
+        p.of_projection = panels;
+        p.units = scope.take<float>(batch * padded);
+    }
+    float* const bias = scope.take<float>(blocks * BIAS_WIDTH<MODE>);
+    pack_bias<MODE>(network.bias<E>(part, 0), network.bias<E>(part, 1), hidden, bias);
+    p.bias = bias;
+    if constexpr (MODE == LSTM)
+        p.cells =
+            widened_rows(scope, elements<const E>(states.items[1]) + part * batch * hidden, batch, hidden, padded);
+    p.room = room;
+    p.products = scope.take<float>(blocks * room * BLOCK_WIDTH<MODE>);
+}
+
+// The cells after a part's last step.
+template <int64_t MODE, class E>
+void store_cells(const Pass<E>& p, int64_t part, const Tensors& results) {
+    const int64_t padded = blocks_of(p.hidden, UNITS<MODE>) * UNITS<MODE>, batch = p.steps.batch;
+    for (int64_t row = 0; MODE == LSTM && row < batch; ++row) {
+        E* const cells = elements<E>(results.items[2]) + (part * batch + row) * p.hidden;
+        for (int64_t c = 0; c < p.hidden; c += VF)
+            store_up_to(cells + c, load(p.cells + row * padded + c), p.hidden - c);
+    }
+}
+
+// `packed` as for `prepare`. `kept`: of each part its gates and its cells, then the outputs of all layers but the last;
+// empty where no gradients are wanted.
 template <int64_t MODE, class E>
 void run_forward(const Tensor* input, const Steps& steps, const Network& network, const Tensors& states,
                  const int64_t* packed, const Tensors& results, const Tensors& kept, int64_t least_step_work,
@@ -104,7 +146,7 @@ void run_forward(const Tensor* input, const Steps& steps, const Network& network
     using Row = Factor<E>;
     const int64_t parts = network.layers * network.directions, hidden = network.hidden, size = network.size();
     const int64_t rows = steps.rows(), batch = steps.batch, blocks = blocks_of(hidden, UNITS<MODE>);
-    const int64_t padded = blocks * UNITS<MODE>, width = network.directions * size;
+    const int64_t width = network.directions * size;
     Pass<E>* const passes = scope.take<Pass<E>>(parts);
     E* between[2] = {};
     for (int64_t layer = 0; layer < network.layers; ++layer) {
@@ -117,34 +159,13 @@ void run_forward(const Tensor* input, const Steps& steps, const Network& network
         for (int64_t d = 0; d < network.directions; ++d) {
             const int64_t part = layer * network.directions + d;
             Pass<E>& p = passes[part];
-            p.steps = steps;
+            prepare<MODE>(p, steps, network, part, states, packed, chunk_rows(batch), scope);
             p.reversed = d == 1;
-            p.hidden = hidden, p.size = size, p.depth = network.depth(part);
             // Of both directions of the layer before.
             p.input = layer ? passes[(layer - 1) * network.directions].output
                             : rows_of<Row>(scope, steps, input, elements<E>(input));
             p.output = is_last ? rows_of<Row>(scope, steps, results.items[0], elements<E>(results.items[0]) + d * size)
                                : rows_of<Row>(scope, rows, out + d * size, width);
-            const E* const start = elements<const E>(states.items[0]) + part * batch * size;
-            p.start = rows_of<const Row>(scope, batch, start, size);
-            p.of_input = packed_gates<MODE, E>(scope, packed[2 * part], network.weight(part, 0), hidden, p.depth);
-            p.of_hidden = packed_gates<MODE, E>(scope, packed[2 * part + 1], network.weight(part, 1), hidden, size);
-            p.of_projection = nullptr;
-            p.units = MODE == GRU ? widened_rows(scope, start, batch, hidden, padded) : nullptr;
-            if (network.projected) {
-                float* const panels = scope.take<float>(panels_floats(hidden, size));
-                pack_panels(network.projection(part), 1, hidden, hidden, size, panels);
-                p.of_projection = panels;
-                p.units = scope.take<float>(batch * padded);
-            }
-            float* const bias = scope.take<float>(blocks * BIAS_WIDTH<MODE>);
-            pack_bias<MODE>(network.bias<E>(part, 0), network.bias<E>(part, 1), hidden, bias);
-            p.bias = bias;
-            p.cells = nullptr;
-            if constexpr (MODE == LSTM)
-                p.cells = widened_rows(scope, elements<const E>(states.items[1]) + part * batch * hidden, batch, hidden,
-                                       padded);
-            p.products = scope.take<float>(blocks * chunk_rows(batch) * BLOCK_WIDTH<MODE>);
             p.last = elements<E>(results.items[1]) + part * batch * size;
             p.kept_gates = kept.count ? elements<float>(kept.items[2 * part]) : nullptr;
             p.kept_cells = kept.count ? elements<float>(kept.items[2 * part + 1]) : nullptr;
@@ -161,12 +182,8 @@ void run_forward(const Tensor* input, const Steps& steps, const Network& network
             barriers[2].wait(members);
         }
     });
-    for (int64_t row = 0; MODE == LSTM && row < parts * batch; ++row) {
-        E* const cells = elements<E>(results.items[2]) + row * hidden;
-        const float* const from = passes[row / batch].cells + row % batch * padded;
-        for (int64_t c = 0; c < hidden; c += VF)
-            store_up_to(cells + c, load(from + c), hidden - c);
-    }
+    for (int64_t part = 0; part < parts; ++part)
+        store_cells<MODE>(passes[part], part, results);
 }
 
 // `input` (steps, batch, size), or packed (rows, size) with `counts`, the rows of each step; its last dimension is
@@ -184,6 +201,80 @@ void recurrent(const Tensor* input, const int64_t* counts, int64_t is_packed, in
             run_forward<MODE, bfloat16>(input, of, network, states, packed, results, kept, least_step_work, scope);
         else
             run_forward<MODE, float>(input, of, network, states, packed, results, kept, least_step_work, scope);
+    });
+}
+
+template <int64_t MODE>
+int64_t run_sampling(Draw& draw, const Network& network, const Tensors& states, const int64_t* packed,
+                     const Tensors& results, int64_t least_step_work, Scope& scope) {
+    const int64_t layers = network.layers, size = network.size(), blocks = blocks_of(network.hidden, UNITS<MODE>);
+    const Steps steps = steps_of(scope, nullptr, 1, 1);
+    Pass<float>* const passes = scope.take<Pass<float>>(2 * layers);
+    for (int64_t layer = 0; layer < layers; ++layer) {
+        Pass<float>*const there = passes + 2 * layer, *const back = there + 1;
+        prepare<MODE>(*there, steps, network, layer, states, packed, 1, scope);
+        const float** const hidden = scope.take<const float*>(2);
+        for (int64_t i = 0; i < 2; ++i)
+            hidden[i] = scope.take<float>(size);
+        __builtin_memcpy(const_cast<float*>(hidden[0]), there->start[0], static_cast<size_t>(size) * sizeof(float));
+        there->start = hidden;
+        there->output = const_cast<float* const*>(hidden + 1);
+        *back = *there;
+        back->start = hidden + 1;
+        back->output = const_cast<float* const*>(hidden);
+        for (int64_t i = 0; i < 2 && layer; ++i)
+            there[i].input = there[i - 2].output;
+    }
+    const int64_t row_floats = blocks * BLOCK_WIDTH<MODE>, most = MOST_REMEMBERED / row_floats;
+    const int64_t used = draw.prompt + draw.length;
+    draw.slots = used < draw.vocabulary ? used : draw.vocabulary;
+    draw.slots = draw.slots < most ? draw.slots : most;
+    float* const remembered = scope.take<float>((draw.slots + 1) * row_floats);
+    draw.logits = scope.take<float>(draw.heads);
+    Barrier barriers[2];
+    const Teamwork work{1, least_step_work, barriers};
+    const int64_t members_wanted = work.wanted(GATES<MODE> * network.hidden * size, used, blocks);
+    int32_t* const slots_of = scope.take<int32_t>(members_wanted * draw.vocabulary);
+    float* const scratch = scope.take<float>(members_wanted * draw.heads);
+    int64_t drawn = 0, done = 0;
+    team(members_wanted, [&](int64_t member, int64_t members) {
+        Sampler<MODE> sampler(draw, passes, layers, Group{member, members, barriers}, remembered,
+                              slots_of + member * draw.vocabulary, scratch + member * draw.heads);
+        const int64_t found = sampler.run();
+        if (member == 0)
+            drawn = found, done = sampler.steps();
+    });
+    for (int64_t layer = 0; layer < layers; ++layer) {
+        const Pass<float>& last = passes[2 * layer + done % 2];
+        __builtin_memcpy(elements<float>(results.items[1]) + layer * size, last.start[0],
+                         static_cast<size_t>(size) * sizeof(float));
+        store_cells<MODE>(last, layer, results);
+    }
+    return drawn;
+}
+
+// Draws `length` tokens after the prompt; returns how many, fewer where logits have no probabilities. All tensors are
+// contiguous and of float32, tokens of int64. `states`: of the layers, before the prompt. `head`: its weight, and its
+// bias or null. `results`: the tokens, then the states after all tokens but the last, as those of `recurrent`.
+int64_t recurrent_sample(const Tensor* tokens, const Tensors& states, const Tensor* embedding, const Tensors& params,
+                         const int64_t* packed, const Tensors& head, const uint64_t* key, int64_t position,
+                         int64_t length, double temperature, int64_t top_k, double top_p, const Tensors& results,
+                         int64_t mode, int64_t layers, int64_t hidden, int64_t projected, int64_t has_biases,
+                         int64_t least_step_work) {
+    Scope scope;
+    const Network network{layers, 1, hidden, projected, has_biases != 0, params};
+    Draw draw{};
+    draw.tokens = elements<const int64_t>(tokens);
+    draw.prompt = tokens->sizes[0], draw.length = length;
+    draw.embedding = elements<const float>(embedding), draw.vocabulary = embedding->sizes[0];
+    draw.head = elements<const float>(head.items[0]), draw.head_bias = elements<const float>(head.items[1]);
+    draw.heads = head.items[0]->sizes[0];
+    draw.how = {temperature, top_p, top_k};
+    draw.key = read_key(key);
+    draw.position = position;
+    draw.drawn = elements<int64_t>(results.items[0]);
+    return of_mode(mode, [&]<int64_t MODE>() {
+        return run_sampling<MODE>(draw, network, states, packed, results, least_step_work, scope);
     });
 }
 
@@ -279,6 +370,6 @@ int64_t recurrent_takes_pairs() { return HAS_PAIRS; }
 }
 
 AIGC_EXPORT(AIGC_KERNEL(recurrent), AIGC_KERNEL(recurrent_packed_size), AIGC_KERNEL(recurrent_pack),
-            AIGC_KERNEL(recurrent_takes_pairs), AIGC_KERNEL(recurrent_backward),
+            AIGC_KERNEL(recurrent_takes_pairs), AIGC_KERNEL(recurrent_sample), AIGC_KERNEL(recurrent_backward),
             AIGC_KERNEL_CODES(recurrent_modes, Mode))
 }

@@ -61,6 +61,7 @@ def _kernels(
 
 
 def _at_once(
+    kind: int,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -71,7 +72,6 @@ def _at_once(
 ) -> Tensor | None:
     """The output of a call that the kernel or PyTorch may have before anything else is looked at, or None."""
     try:
-        kind = kind_of_call(query, key, value, mask)
         measured = None
         if tuning.used:
             measured, output = _measured(kind, query, key, value, mask, is_causal, scale, enable_gqa)
@@ -177,15 +177,18 @@ def scaled_dot_product_attention(
         TypeError: an argument that is not a Tensor.
         ValueError: an impossible `window`, `alignment`, `dropout_p` or `precision`.
     """
-    check_precision(precision)
-    tensors = query, key, value, attn_mask
-    foreign = (has_torch_function_variadic(*tensors) and is_overridden(*tensors)) or tracing_state() is not None
+    kind, tensors = kind_of_call(query, key, value, attn_mask), (query, key, value, attn_mask)
+    # Of a known kind there are neither subclasses nor tracers.
+    foreign = kind == UNKNOWN and (
+        (has_torch_function_variadic(*tensors) and is_overridden(*tensors)) or tracing_state() is not None
+    )
     is_torchs = window is None and alignment == "upper_left"
     finite = scale is None or scale - scale == 0
     if finite and precision is None and is_torchs and dropout_p == 0.0 and not foreign:
-        output = _at_once(query, key, value, attn_mask, is_causal, scale, enable_gqa)
+        output = _at_once(kind, query, key, value, attn_mask, is_causal, scale, enable_gqa)
         if output is not None:
             return output
+    check_precision(precision)
     if attn_mask is not None and type(attn_mask) is not Tensor:
         attn_mask = _seen_through(attn_mask, query.device if isinstance(query, Tensor) else None)
     tensors, numbers = (query, key, value, attn_mask), (dropout_p, is_causal, scale, enable_gqa)

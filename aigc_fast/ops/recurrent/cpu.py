@@ -207,6 +207,76 @@ def recurrent(
     return True
 
 
+def sample_unsupported(
+    tokens: Tensor,
+    states: Sequence[Tensor],
+    embedding: Tensor,
+    params: Sequence[Tensor],
+    head: Sequence[Tensor],
+    *_: Any,
+) -> Reason:
+    """Why this backend cannot draw from such tensors, or None."""
+    for tensor in (embedding, *states, *params, *head):
+        reason = devices.cpu(tensor, tensor.dtype, (torch.float32,))
+        if reason is not None:
+            return reason
+    return None
+
+
+def recurrent_sample(
+    tokens: Tensor,
+    states: Sequence[Tensor],
+    embedding: Tensor,
+    params: Sequence[Tensor],
+    head: Sequence[Tensor],
+    key: Tensor,
+    position: int,
+    length: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    mode: int,
+    layers: int,
+    has_biases: bool,
+) -> tuple[Tensor, ...]:
+    """The tokens that are drawn, from the first that cannot be on -1, and the last states."""
+    options = Options(mode, layers, False, has_biases, False)
+    sizes = sizes_of(embedding[None, :1], None, states, options)
+    uses = MANY_USES if len(tokens) + length >= MANY_USES else 1
+    weights = [weight for part in params_of(params, options) for weight in part[:2]]
+    packed = [
+        packing(native.level(), mode, weight.dtype, *weight.shape, uses).kept(weight)
+        if weight.is_contiguous()
+        else None
+        for weight in weights
+    ]
+    weight, bias = (*_contiguous(head), None)[:2]
+    ids, last = tokens.new_empty(length), [state.new_empty(state.shape) for state in states]
+    drawn = native.kernels().recurrent_sample(
+        tokens.contiguous(),
+        _contiguous(states),
+        embedding.contiguous(),
+        _contiguous(params),
+        [0 if weight is None else weight.data_ptr() for weight in packed],
+        [weight, bias],
+        key.data_ptr(),
+        position,
+        length,
+        temperature,
+        top_k,
+        top_p,
+        [ids, *last],
+        mode,
+        layers,
+        sizes.hidden,
+        sizes.projected,
+        has_biases,
+        LEAST_STEP_WORK,
+    )
+    ids[drawn:] = -1
+    return ids, *last
+
+
 def _pairs(gates: Sequence[Tensor], cells: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [tensor for pair in zip(gates, cells, strict=True) for tensor in pair]
 

@@ -25,6 +25,7 @@ struct Pass {
     const float* bias;
     float* cells;                   // of an LSTM, batch by blocks of units: at first those before the first step
     float* units;                   // likewise of a GRU its hidden units, of an LSTM those that are projected
+    int64_t room;                   // rows of a chunk
     float* products;                // blocks by rows of a chunk by the width of a block
     E* last;                        // the hidden state of each sequence after its last step
     float *kept_gates, *kept_cells; // rows by gates by units, rows by units; null where nobody wants gradients
@@ -37,7 +38,7 @@ class Forward {
   public:
     Forward(const Pass<E>& pass, const Group& group)
         : p_(pass), group_(group), blocks_(blocks_of(pass.hidden, UNITS<MODE>), group.member, group.members),
-          padded_(blocks_of(pass.hidden, UNITS<MODE>) * UNITS<MODE>), room_(chunk_rows(pass.steps.batch)) {
+          padded_(blocks_of(pass.hidden, UNITS<MODE>) * UNITS<MODE>) {
         for (int64_t r = 0; r < STEP_ROWS; ++r)
             sums_of_row_[r] = sums_ + r * WIDEST;
     }
@@ -46,7 +47,7 @@ class Forward {
         const int64_t steps = p_.steps.steps;
         for (int64_t done = 0; done < steps;) {
             int64_t end = done, rows = 0;
-            for (; end < steps && rows + p_.steps.counts[at(end)] <= room_; ++end)
+            for (; end < steps && rows + p_.steps.counts[at(end)] <= p_.room; ++end)
                 rows += p_.steps.counts[at(end)];
             const int64_t first = p_.steps.offsets[p_.reversed ? at(end - 1) : at(done)];
             multiply_input(first, rows);
@@ -54,6 +55,13 @@ class Forward {
                 run_step(at(done), first);
         }
         store_last();
+    }
+
+    // A pass of one step, without its `last`, and without its products of the input where these are there.
+    void run_only_step(bool is_multiplied = false) {
+        if (!is_multiplied)
+            multiply_input(0, p_.steps.counts[0]);
+        run_step(0, 0);
     }
 
   private:
@@ -79,7 +87,7 @@ class Forward {
 
     E* output(int64_t place) const { return reinterpret_cast<E*>(p_.output[place]); }
 
-    float* products_of(int64_t block, int64_t row) const { return p_.products + (block * room_ + row) * WIDTH; }
+    float* products_of(int64_t block, int64_t row) const { return p_.products + (block * p_.room + row) * WIDTH; }
 
     void multiply_input(int64_t first, int64_t rows) {
         const int64_t depth = p_.depth / PER_FACTOR<E>;
@@ -182,7 +190,7 @@ class Forward {
     const Pass<E>& p_;
     const Group group_;
     const Share blocks_;
-    const int64_t padded_, room_;
+    const int64_t padded_;
     float sums_[STEP_ROWS * WIDEST];
     float* sums_of_row_[STEP_ROWS];
 };

@@ -1,0 +1,219 @@
+"""Sequences of tokens that a recurrent network draws itself: an embedding, its layers, a head, and a draw, in one call.
+
+Token i is drawn by the uniform number i of a key, as `aigc_fast.functional.rand` would give. There is no op for
+torch.library: what is drawn next depends on what was drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as TF
+from torch import Tensor, nn
+
+from aigc_fast.ops.random.operators import draw_key
+from aigc_fast.ops.random.philox import words
+from aigc_fast.ops.recurrent import cpu, reference
+from aigc_fast.ops.recurrent.sizes import CODES, LSTM, Options
+from aigc_fast.runtime.backends import Choice
+
+# So many tokens are drawn by one native call, after which Python sees to its signals.
+AT_ONCE = 1024
+
+
+class Draw(NamedTuple):
+    """How tokens are drawn.
+
+    Attributes:
+        temperature: what logits are divided by; 0 takes the greatest.
+        top_k: how many of the greatest logits may be drawn, and those that equal the least of them; 0 for all.
+        top_p: the likeliest tokens may be drawn that have so much of the probability together, and those that equal
+            the least of them; 1 for all.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+def draw_of(temperature: float, top_k: int | None, top_p: float | None) -> Draw:
+    """The options, checked.
+
+    Raises:
+        ValueError: for a temperature below 0, fewer than one token or a probability outside of (0, 1].
+    """
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature={temperature}: expected a finite number, 0 or more")
+    if top_k is not None and (type(top_k) is not int or top_k < 1):
+        raise ValueError(f"top_k={top_k}: expected a number of tokens, 1 or more")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p}: expected a probability, above 0 and at most 1")
+    return Draw(float(temperature), top_k or 0, 1.0 if top_p is None else float(top_p))
+
+
+def draw_token(logits: Tensor, uniform: float, draw: Draw) -> int:
+    """The token that a uniform number picks among logits (V,); -1 where they define no probabilities."""
+    best = int(logits.argmax())
+    if logits.isnan().any() or not logits[best].isfinite():
+        return -1
+    if draw.temperature == 0:
+        return best
+    scaled = (logits.double() - logits[best].double()) / draw.temperature
+    if 0 < draw.top_k < logits.numel():
+        scaled = scaled.masked_fill(logits < logits.topk(draw.top_k).values[-1], float("-inf"))
+    probabilities = scaled.exp()
+    if draw.top_p < 1:
+        falling = probabilities.sort(descending=True).values
+        enough = int((falling.cumsum(0) < draw.top_p * falling.sum()).sum())
+        probabilities = probabilities * (probabilities >= falling[min(enough, falling.numel() - 1)])
+    reached = probabilities.cumsum(0) > uniform * probabilities.sum()
+    return int(reached.to(torch.uint8).argmax())
+
+
+def _reference(
+    tokens: Tensor,
+    states: Sequence[Tensor],
+    embedding: Tensor,
+    params: Sequence[Tensor],
+    head: Sequence[Tensor],
+    key: Tensor,
+    position: int,
+    length: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    mode: int,
+    layers: int,
+    has_biases: bool,
+) -> tuple[Tensor, ...]:
+    """The tokens that were drawn, fewer than `length` followed by -1, and the states after all of them but the last."""
+    options = Options(mode, layers, False, has_biases, False)
+    uniforms = (words(position + length, key.cpu()).flatten()[position : position + length] >> 8) * 2.0**-24
+    weight, bias = head[0], head[1] if len(head) > 1 else None
+    given, drawn = tokens.tolist(), []
+    for token in given[:-1]:
+        _, *states = _one_step(embedding[token], states, params, options)
+    token = given[-1]
+    for uniform in uniforms.tolist():
+        hidden, *states = _one_step(embedding[token], states, params, options)
+        token = draw_token(TF.linear(hidden, weight, bias), uniform, Draw(temperature, top_k, top_p))
+        drawn.append(token)
+        if token < 0:
+            break
+    ids = tokens.new_full((length,), -1)
+    ids[: len(drawn)] = torch.tensor(drawn, dtype=torch.int64)
+    return ids, *(state.clone() for state in states)
+
+
+def _one_step(x: Tensor, states: Sequence[Tensor], params: Sequence[Tensor], options: Options) -> tuple[Tensor, ...]:
+    output, hidden, cells, _ = reference.recurrent(x[None, None], None, states, params, *options, False)
+    return output[0, 0], hidden, *([cells] if options.mode == LSTM else [])
+
+
+SAMPLE = Choice("recurrent_sample")
+SAMPLE.register("reference", _reference)
+SAMPLE.register("cpu", cpu.recurrent_sample, cpu.sample_unsupported)
+
+
+def _checked(
+    recurrent: nn.RNNBase, embedding: nn.Embedding, head: nn.Linear, tokens: Tensor, state: Any
+) -> tuple[Tensor, ...]:
+    """The states before the tokens."""
+    if recurrent.bidirectional:
+        raise ValueError(f"recurrent: {recurrent!r} reads its input backwards too, expected one direction")
+    size, hidden = recurrent.proj_size or recurrent.hidden_size, recurrent.hidden_size
+    if embedding.embedding_dim != recurrent.input_size:
+        raise ValueError(f"embedding: embedding_dim is {embedding.embedding_dim}, expected {recurrent.input_size}")
+    if head.in_features != size:
+        raise ValueError(f"head: in_features is {head.in_features}, expected {size}")
+    if head.out_features > embedding.num_embeddings:
+        raise ValueError(
+            f"head: out_features is {head.out_features}, expected at most {embedding.num_embeddings}, which embedding "
+            f"has"
+        )
+    if tokens.dim() != 1 or tokens.dtype != torch.int64 or not len(tokens):
+        raise ValueError(f"tokens: got {tokens.dtype} of shape {tuple(tokens.shape)}, expected int64 (T,), T >= 1")
+    lowest, highest = int(tokens.min()), int(tokens.max())
+    if lowest < 0 or highest >= embedding.num_embeddings:
+        raise IndexError(f"tokens: expected 0 to {embedding.num_embeddings - 1}, got {lowest} to {highest}")
+    shapes = [(recurrent.num_layers, width) for width in (size, hidden)[: 1 + (recurrent.mode == "LSTM")]]
+    if state is None:
+        return tuple(embedding.weight.new_zeros(layers, 1, width) for layers, width in shapes)
+    states = tuple(state) if recurrent.mode == "LSTM" else (state,)
+    for given, (layers, width) in zip(states, shapes, strict=True):
+        if given.shape not in ((layers, 1, width), (layers, width)):
+            raise ValueError(f"state: got shape {tuple(given.shape)}, expected ({layers}, 1, {width})")
+    return tuple(given.reshape(layers, 1, width) for given, (layers, width) in zip(states, shapes, strict=True))
+
+
+def sample_tokens(
+    recurrent: nn.RNNBase,
+    embedding: nn.Embedding,
+    head: nn.Linear,
+    tokens: Tensor,
+    state: Any = None,
+    length: int = 1,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+    key: Tensor | None = None,
+    position: int = 0,
+) -> tuple[Tensor, Any]:
+    """Draws a sequence of tokens after a prompt: on the CPU in float32 by one native call for 1,024 of them.
+
+    As a loop of ``embedding``, ``recurrent``, ``head`` and ``torch.multinomial``, in eval mode and without gradients.
+    The tokens are the same for any number of threads.
+
+    Args:
+        recurrent: an nn.RNN, LSTM or GRU of one direction, of any number of layers.
+        embedding: of its input.
+        head: from its output to logits, of at most as many tokens as `embedding` has.
+        tokens: the prompt, int64 (T,), T at least 1.
+        state: before the prompt, as that of `recurrent` of one sequence; zeros by default.
+        length: tokens to draw.
+        temperature: what logits are divided by; 0 takes the likeliest token.
+        top_k: draw among so many of the likeliest; all by default.
+        top_p: draw among the likeliest that have so much of the probability together; all by default.
+        generator: source of the key; by default torch's default generator of the device.
+        key: of the draws, int64 (2,), instead of one from the generator.
+        position: of the first draw among those of `key`: to go on after others.
+
+    Returns:
+        The tokens, int64 (length,), and the state after the prompt and all of them but the last: with that one as the
+        prompt, `key` and the next `position`, another call goes on as this one would have.
+
+    Raises:
+        ValueError: for shapes or options that do not fit; the message names the argument.
+        IndexError: for tokens that `embedding` does not have.
+        RuntimeError: where logits are NaN or infinite.
+    """
+    draw = draw_of(temperature, top_k, top_p)
+    if length < 0:
+        raise ValueError(f"length={length}: expected a number of tokens, 0 or more")
+    with torch.no_grad():
+        states = list(_checked(recurrent, embedding, head, tokens, state))
+        if key is None:
+            key = draw_key(tokens, generator)
+        weight = embedding.weight if embedding.max_norm is None else embedding(torch.arange(embedding.num_embeddings))
+        params = [getattr(recurrent, name) for names in recurrent._all_weights for name in names]
+        heads = [head.weight] if head.bias is None else [head.weight, head.bias]
+        numbers = CODES[recurrent.mode], recurrent.num_layers, recurrent.bias
+        parts = []
+        while True:
+            count = min(length, AT_ONCE)
+            args = tokens, states, weight, params, heads, key, position, count, *draw, *numbers
+            ids, *last = SAMPLE.runner(args).run(*args)
+            states = last
+            if count and int(ids[-1]) < 0:
+                made = sum(map(len, parts)) + int((ids >= 0).sum())
+                raise RuntimeError(f"token {made}: logits hold NaN or infinity, expected finite numbers")
+            parts.append(ids)
+            length, position = length - count, position + count
+            if not length:
+                break
+            tokens = ids[-1:]
+    return torch.cat(parts) if len(parts) > 1 else parts[0], tuple(states) if recurrent.mode == "LSTM" else states[0]
