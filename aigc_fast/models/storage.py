@@ -34,13 +34,24 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
     Raises:
         UserError: when the file can't be written.
     """
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    kept = _apart(tensors)
     text = json.dumps({**metadata, "version": __version__})
     with atomic(path) as temporary:
         try:
             save_file(kept, temporary, {_KEY: text, _CHECKSUM: _checksum(kept, text)})
         except SafetensorError as error:
             raise UserError(f"cannot write {path}: {error}") from None
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as safetensors takes them: on the CPU, contiguous, of several in one memory all but one copied."""
+    kept, taken = {}, set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        start = value.untyped_storage().data_ptr()
+        kept[name] = value.clone() if start in taken else value
+        taken.add(start)
+    return kept
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
