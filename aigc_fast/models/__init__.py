@@ -4,11 +4,19 @@ from aigc_fast.models.ar import ARModel
 from aigc_fast.models.base import ImageModel, LatentModel, Model, SoundModel
 from aigc_fast.models.gan import DCGAN, GAN, MLPGAN, Discriminator
 from aigc_fast.models.registry import MODELS, create, describe, load, register, save
-from aigc_fast.models.text import ByteTokenizer, CharTokenizer, TextModel, Tokenizer, tokenizer_from
+from aigc_fast.models.text import (
+    ByteTokenizer,
+    CharRNN,
+    CharTokenizer,
+    ElmanCell,
+    TextModel,
+    Tokenizer,
+    tokenizer_from,
+)
 from aigc_fast.models.vae import VAE, ConvVAE, ImageAutoencoder, VariationalAutoencoder
 from aigc_fast.models.vocoder import SourceFilterVocoder, VocoderFrames, VocoderVAE
 
-register(MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE)
+register(MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE, CharRNN)
 
 __all__ = [
     "DCGAN",
@@ -18,9 +26,11 @@ __all__ = [
     "VAE",
     "ARModel",
     "ByteTokenizer",
+    "CharRNN",
     "CharTokenizer",
     "ConvVAE",
     "Discriminator",
+    "ElmanCell",
     "ImageAutoencoder",
     "ImageModel",
     "LatentModel",
