@@ -241,8 +241,8 @@ def add_commands(page: Page, gan: Learned, vae: Learned, heard: Heard, written: 
     """How to go on."""
     page.heading("Go on from here")
     page.paragraph(
-        "The models are beside this page; every PNG and WAV carries its model, seed and settings in it, a text has them "
-        "in a .json beside it."
+        "The models are beside this page; every PNG and WAV carries its model, seed and settings in it, a text in a "
+        ".json beside it."
     )
     commands = [
         f"aigc-fast generate {gan.result.model_path} --class 7 --seed 1",
