@@ -4,7 +4,7 @@ from aigc_fast.models.ar import ARModel
 from aigc_fast.models.base import ImageModel, LatentModel, Model, SoundModel
 from aigc_fast.models.gan import DCGAN, GAN, MLPGAN, Discriminator
 from aigc_fast.models.registry import MODELS, create, describe, load, register, save
-from aigc_fast.models.text import ByteTokenizer, CharTokenizer, TextModel, Tokenizer, tokenizer_from
+from aigc_fast.models.text import ByteTokenizer, CharTokenizer, NGram, TextModel, Tokenizer, tokenizer_from
 from aigc_fast.models.vae import VAE, ConvVAE, ImageAutoencoder, VariationalAutoencoder
 from aigc_fast.models.vocoder import SourceFilterVocoder, VocoderFrames, VocoderVAE
 
@@ -25,6 +25,7 @@ __all__ = [
     "ImageModel",
     "LatentModel",
     "Model",
+    "NGram",
     "SoundModel",
     "SourceFilterVocoder",
     "TextModel",
