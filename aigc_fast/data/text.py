@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ HELD_OUT = 0.1
 _SHOWN_DIGITS = 12
 # Far enough for a paragraph's end, near enough for the share that was asked for.
 _REACH = 0.05
+# Shorter lines are the same by chance.
+_LINE = 20
+_MOST_IN_COMMON = 0.1
 _BYTE_ORDER_MARK = "\ufeff"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -94,13 +99,14 @@ def load_text(
         path: None for `pydoc_data.topics`, the help that Python brings, a document a topic, which differs between
             versions of Python; or a text file, which is a document; or a folder of them, at any depth.
         encoding: of the files, as Python names it; None for UTF-8. A byte order mark is dropped, and CR LF is LF.
-        held_out: the share of the characters, about, that training doesn't see: whole documents, of which at least one
-            is left to train on; of a single document, its end from a paragraph's or a line's end on.
+        held_out: the share of the characters, about, that training doesn't see: whole documents, which have little in
+            common with others, and one at least is left to train on; of a single document, its end, from a paragraph's
+            or a line's end on.
         seed: of the choice of documents.
         tokenizer: "characters" or "bytes".
 
     Returns:
-        The text; its `notes` tell what was left out.
+        The text; its `notes` tell what was left out, and whether held-out text stands in training documents too.
 
     Raises:
         UserError: when the file or folder is missing or holds no text, when a file is not of the encoding, when there
@@ -112,6 +118,9 @@ def load_text(
         raise UserError(f"tokenizer={tokenizer!r}: expected one of {', '.join(TOKENIZERS)}")
     documents, name, notes = (_topics(), "Python's help topics", ()) if path is None else _read(Path(path), encoding)
     training, held = split(documents, held_out, seed)
+    known = _common_lines([*training, *held])[len(training) :]
+    if any(share > _MOST_IN_COMMON for share in known):
+        notes = (*notes, f"up to {max(known):.0%} of the lines of a held-out document stand in another one too")
     return TextDataset(
         training=training,
         held_out=held,
@@ -145,16 +154,25 @@ def split(documents: Sequence[str], held_out: float, seed: int = 0) -> tuple[tup
         return _split_one(documents[0], held_out)
     room = held_out * sum(map(len, documents))
     order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(seed)).tolist()
+    shares = _common_lines(documents)
+    apart = [place for place in order if shares[place] <= _MOST_IN_COMMON] or order
     chosen: set[int] = set()
-    for place in order[:-1]:
+    for place in apart:
         if len(documents[place]) <= room:
             chosen.add(place)
             room -= len(documents[place])
-    chosen = chosen or {min(order, key=lambda place: len(documents[place]))}
+    chosen = chosen or {min(apart, key=lambda place: len(documents[place]))}
     parts = ([], [])
     for place, document in enumerate(documents):
         parts[place in chosen].append(document)
     return tuple(parts[0]), tuple(parts[1])
+
+
+def _common_lines(documents: Sequence[str]) -> list[float]:
+    """The share of each document's lines that another one has too: copies would be remembered rather than foreseen."""
+    lines = [{line for line in map(str.strip, text.split("\n")) if len(line) >= _LINE} for text in documents]
+    seen = Counter(chain.from_iterable(lines))
+    return [sum(seen[line] > 1 for line in own) / max(len(own), 1) for own in lines]
 
 
 def _split_one(document: str, held_out: float) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -9,6 +9,7 @@ from aigc_fast.models.text import (
     CharRNN,
     CharTokenizer,
     ElmanCell,
+    NGram,
     TextModel,
     Tokenizer,
     tokenizer_from,
@@ -16,7 +17,7 @@ from aigc_fast.models.text import (
 from aigc_fast.models.vae import VAE, ConvVAE, ImageAutoencoder, VariationalAutoencoder
 from aigc_fast.models.vocoder import SourceFilterVocoder, VocoderFrames, VocoderVAE
 
-register(MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE, CharRNN)
+register(MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE, NGram, CharRNN)
 
 __all__ = [
     "DCGAN",
@@ -35,6 +36,7 @@ __all__ = [
     "ImageModel",
     "LatentModel",
     "Model",
+    "NGram",
     "SoundModel",
     "SourceFilterVocoder",
     "TextModel",

@@ -82,15 +82,13 @@ class Model(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the parameters are; of a model without any, the buffers."""
-        return next(self._tensors()).device
+        return next(chain(self.parameters(), self.buffers())).device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the parameters are; of a model without any, the floating-point buffers."""
-        return next(tensor.dtype for tensor in self._tensors() if tensor.is_floating_point())
-
-    def _tensors(self) -> Iterator[Tensor]:
-        return chain(self.parameters(), self.buffers())
+        floats = (buffer for buffer in self.buffers() if buffer.is_floating_point())
+        return next(chain(self.parameters(), floats)).dtype
 
 
 class LatentModel(Model):

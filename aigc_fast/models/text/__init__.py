@@ -3,6 +3,7 @@
 from aigc_fast.models.text.base import TextModel
 from aigc_fast.models.text.char_rnn import CharRNN
 from aigc_fast.models.text.elman import ElmanCell
+from aigc_fast.models.text.ngram import NGram
 from aigc_fast.models.text.sampling import Sampling
 from aigc_fast.models.text.tokenizers import TOKENIZERS, ByteTokenizer, CharTokenizer, Tokenizer, tokenizer_from
 
@@ -12,6 +13,7 @@ __all__ = [
     "CharRNN",
     "CharTokenizer",
     "ElmanCell",
+    "NGram",
     "Sampling",
     "TextModel",
     "Tokenizer",
