@@ -68,7 +68,7 @@ def perplexity(model: TextModel, texts: Sequence[str]) -> Perplexity:
     """
     texts = _checked("texts", texts)
     return Perplexity(
-        nats=-math.fsum(map(model.score, texts)),
+        nats=-model.score_all(texts),
         characters=sum(map(len, texts)),
         bytes=sum(len(text.encode(errors="surrogatepass")) for text in texts),
     )

@@ -476,7 +476,7 @@ def test_a_batch_that_is_too_small_is_named(run, dataset, tmp_path):
 )
 def test_items_come_in_the_models_dtype(run, tmp_path, name, dtype):
     result = run(tmp_path, name=name, dtype=dtype, steps=2, sample_interval=1)
-    assert {parameter.dtype for parameter in result.model.parameters()} == {dtype}
+    assert {result.model.dtype, *(parameter.dtype for parameter in result.model.parameters())} == {dtype}
 
 
 def test_every_image_of_an_epoch_is_seen_once(dataset, tmp_path, monkeypatch):

@@ -157,7 +157,20 @@ class TextModel(Model):
         Raises:
             UserError: on characters that are not known, where the tokenizer has no token for them.
         """
-        tokens = self.tokenizer.encode(text, strict=False) + [self.tokenizer.boundary] * end
+        return self._score(self.tokenizer.encode(text, strict=False) + [self.tokenizer.boundary] * end)
+
+    def score_all(self, texts: Sequence[str]) -> float:
+        """The sum of the `score` of documents, which a model may read side by side.
+
+        Raises:
+            UserError: as `score`.
+        """
+        boundary = self.tokenizer.boundary
+        return self._score(
+            [token for text in texts for token in (*self.tokenizer.encode(text, strict=False), boundary)]
+        )
+
+    def _score(self, tokens: list[int]) -> float:
         with evaluating(self):
             found = self.log_probabilities(torch.tensor(tokens, dtype=torch.int64, device=self.device))
         return float(found.double().sum())
