@@ -11,9 +11,9 @@ from torch.nn.utils.rnn import PackedSequence
 from aigc_fast.nn.compiled import welcome
 from aigc_fast.nn.drop_in import drop_in, overloaded
 from aigc_fast.ops.recurrent import choice
-from aigc_fast.ops.recurrent.functional import recur, step
+from aigc_fast.ops.recurrent.functional import recur, recur_known, step, step_known
 from aigc_fast.ops.recurrent.sampling import sample_tokens
-from aigc_fast.ops.recurrent.sizes import CODES
+from aigc_fast.ops.recurrent.sizes import CODES, Options
 
 
 def _zeros(module: torch.nn.RNNBase, input: Tensor, batch: int) -> Any:
@@ -36,9 +36,28 @@ def _unsqueezed(module: torch.nn.RNNBase, hx: Any, is_batched: bool) -> Any:
     return tuple(state.unsqueeze(1) for state in states) if module.mode == "LSTM" else hx.unsqueeze(1)
 
 
+def _params(module: torch.nn.RNNBase) -> list[Tensor]:
+    # By name: the list that the module keeps misses what parametrizations compute.
+    return [getattr(module, name) for names in module._all_weights for name in names]
+
+
+def _known(module: torch.nn.RNNBase, input: Tensor, hx: Any) -> tuple[Any, Any] | None:
+    """What a call like one before gives, where nothing drops elements."""
+    if module.training and module.dropout:
+        return None
+    is_lstm = module.mode == "LSTM"
+    numbers = module.num_layers, module.bidirectional, module.bias, module.batch_first
+    found = recur_known(input, hx if is_lstm else (hx,), _params(module), Options(CODES[module.mode], *numbers))
+    return found and (found[0], found[1:] if is_lstm else found[1])
+
+
 def _forward(module: torch.nn.RNNBase, input: Any, hx: Any) -> tuple[Any, Any]:
     """PyTorch's forward of the three modules around the op."""
     is_packed, is_lstm = isinstance(input, PackedSequence), module.mode == "LSTM"
+    if hx is not None and type(input) is Tensor and type(hx) is (tuple if is_lstm else Tensor):
+        found = _known(module, input, hx)
+        if found is not None:
+            return found
     data, batch_sizes, sorted_indices, unsorted_indices = input if is_packed else (input, None, None, None)
     if not is_packed and data.dim() not in (2, 3):
         raise ValueError(f"{module._get_name()}: Expected input to be 2D or 3D, got {data.dim()}D instead")
@@ -52,10 +71,8 @@ def _forward(module: torch.nn.RNNBase, input: Any, hx: Any) -> tuple[Any, Any]:
             hx = _unsqueezed(module, hx, is_batched)
         hx = module.permute_hidden(hx, sorted_indices)
     module.check_forward_args(data, hx, batch_sizes)
-    # By name: the list that the module keeps misses what parametrizations compute.
-    params = [getattr(module, name) for names in module._all_weights for name in names]
     numbers = module.bias, module.num_layers, module.dropout, module.training, module.bidirectional
-    output, *last = recur(CODES[module.mode], data, batch_sizes, hx, params, *numbers, module.batch_first)
+    output, *last = recur(CODES[module.mode], data, batch_sizes, hx, _params(module), *numbers, module.batch_first)
     if is_packed:
         output = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
     elif not is_batched:
@@ -134,6 +151,13 @@ def _cell(mode: str, module: torch.nn.RNNCellBase, input: Tensor, hx: Any) -> tu
     dim, code = input.dim(), CODES[mode]
     if dim not in (1, 2):
         return None
+    params = [module.weight_ih, module.weight_hh]
+    if module.bias:
+        params += [module.bias_ih, module.bias_hh]
+    if dim == 2 and hx is not None:
+        found = step_known(code, input, hx if mode == "LSTM" else (hx,), params)
+        if found is not None:
+            return found
     if choice.leave_step(code, input.shape[0] if dim == 2 else 1, module.input_size, module.hidden_size):
         return None
     if hx is None:
@@ -142,9 +166,6 @@ def _cell(mode: str, module: torch.nn.RNNCellBase, input: Tensor, hx: Any) -> tu
     states = tuple(hx) if mode == "LSTM" else (hx,)
     if any(state.dim() != dim for state in states):
         return None
-    params = [module.weight_ih, module.weight_hh]
-    if module.bias:
-        params += [module.bias_ih, module.bias_hh]
     if dim == 2:
         return step(code, input, states, params, module.bias)
     found = step(code, input[None], tuple(state[None] for state in states), params, module.bias)

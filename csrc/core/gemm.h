@@ -57,7 +57,9 @@ __attribute__((noinline)) static void multiply_tile(const ProductOf<A>& p, int64
         for (int64_t k = p.depth; k > 0; --k, at += a_step, b += b_step) {
             // Keeps one index for all rows: the compiler would rather advance a pointer for each.
             asm("" : "+r"(at));
-            __builtin_prefetch(b + ahead, 0, 2);
+            // A single row is read as fast as the caches give it, and they look ahead themselves.
+            if constexpr (ROWS > 1)
+                __builtin_prefetch(b + ahead, 0, 2);
             decltype(load(b)) wide[VECTORS];
 #pragma GCC unroll 8
             for (int v = 0; v < VECTORS; ++v)

@@ -31,15 +31,17 @@ Steps steps_of(Scope& scope, const int64_t* counts, int64_t steps, int64_t batch
     return {own, offsets, steps, batch};
 }
 
-// Where each row begins, from an element on, of a tensor (steps, batch, size), or (rows, size) of packed sequences.
+// Where each row begins, from an element on, of a tensor (steps, batch, size), or (batch, steps, size) where the batch
+// is first, or (rows, size) of packed sequences and of single steps.
 template <class T, class E>
-T** rows_of(Scope& scope, const Steps& steps, const Tensor* tensor, E* data) {
+T** rows_of(Scope& scope, const Steps& steps, const Tensor* tensor, bool batch_first, E* data) {
     T** const rows = scope.take<T*>(steps.rows());
     const int64_t* const strides = tensor->strides;
     for (int64_t t = 0; t < steps.steps; ++t)
         for (int64_t b = 0; b < steps.counts[t]; ++b) {
             const int64_t row = steps.offsets[t] + b;
-            const int64_t at = tensor->dimensions == 3 ? t * strides[0] + b * strides[1] : row * strides[0];
+            const int64_t at =
+                tensor->dimensions == 2 ? row * strides[0] : t * strides[batch_first] + b * strides[!batch_first];
             rows[row] = reinterpret_cast<T*>(data + at);
         }
     return rows;
@@ -140,9 +142,9 @@ void store_cells(const Pass<E>& p, int64_t part, const Tensors& results) {
 // `packed` as for `prepare`. `kept`: of each part its gates and its cells, then the outputs of all layers but the last;
 // empty where no gradients are wanted.
 template <int64_t MODE, class E>
-void run_forward(const Tensor* input, const Steps& steps, const Network& network, const Tensors& states,
-                 const int64_t* packed, const Tensors& results, const Tensors& kept, int64_t least_step_work,
-                 Scope& scope) {
+void run_forward(const Tensor* input, bool batch_first, const Steps& steps, const Network& network,
+                 const Tensors& states, const int64_t* packed, const Tensors& results, const Tensors& kept,
+                 int64_t least_step_work, Scope& scope) {
     using Row = Factor<E>;
     const int64_t parts = network.layers * network.directions, hidden = network.hidden, size = network.size();
     const int64_t rows = steps.rows(), batch = steps.batch, blocks = blocks_of(hidden, UNITS<MODE>);
@@ -163,8 +165,9 @@ void run_forward(const Tensor* input, const Steps& steps, const Network& network
             p.reversed = d == 1;
             // Of both directions of the layer before.
             p.input = layer ? passes[(layer - 1) * network.directions].output
-                            : rows_of<Row>(scope, steps, input, elements<E>(input));
-            p.output = is_last ? rows_of<Row>(scope, steps, results.items[0], elements<E>(results.items[0]) + d * size)
+                            : rows_of<Row>(scope, steps, input, batch_first, elements<E>(input));
+            p.output = is_last ? rows_of<Row>(scope, steps, results.items[0], batch_first,
+                                              elements<E>(results.items[0]) + d * size)
                                : rows_of<Row>(scope, rows, out + d * size, width);
             p.last = elements<E>(results.items[1]) + part * batch * size;
             p.kept_gates = kept.count ? elements<float>(kept.items[2 * part]) : nullptr;
@@ -186,21 +189,23 @@ void run_forward(const Tensor* input, const Steps& steps, const Network& network
         store_cells<MODE>(passes[part], part, results);
 }
 
-// `input` (steps, batch, size), or packed (rows, size) with `counts`, the rows of each step; its last dimension is
+// `input` as for `rows_of`, packed with `counts`, the rows of each step; its last dimension is
 // contiguous, as all of the other tensors are. `results`: output, h_n and, of an LSTM, c_n. All are float or, where the
 // level takes pairs, depths are even, nothing is kept and nothing projected, bfloat16.
-void recurrent(const Tensor* input, const int64_t* counts, int64_t is_packed, int64_t steps, int64_t batch,
-               const Tensors& states, const Tensors& params, const int64_t* packed, const Tensors& results,
-               const Tensors& kept, int64_t mode, int64_t layers, int64_t directions, int64_t hidden, int64_t projected,
-               int64_t has_biases, int64_t least_step_work) {
+void recurrent(const Tensor* input, const int64_t* counts, int64_t is_packed, int64_t batch_first, int64_t steps,
+               int64_t batch, const Tensors& states, const Tensors& params, const int64_t* packed,
+               const Tensors& results, const Tensors& kept, int64_t mode, int64_t layers, int64_t directions,
+               int64_t hidden, int64_t projected, int64_t has_biases, int64_t least_step_work) {
     Scope scope;
     const Steps of = steps_of(scope, is_packed ? counts : nullptr, steps, batch);
     const Network network{layers, directions, hidden, projected, has_biases != 0, params};
     of_mode(mode, [&]<int64_t MODE>() {
         if (HAS_PAIRS && input->dtype() == BFLOAT16)
-            run_forward<MODE, bfloat16>(input, of, network, states, packed, results, kept, least_step_work, scope);
+            run_forward<MODE, bfloat16>(input, batch_first, of, network, states, packed, results, kept, least_step_work,
+                                        scope);
         else
-            run_forward<MODE, float>(input, of, network, states, packed, results, kept, least_step_work, scope);
+            run_forward<MODE, float>(input, batch_first, of, network, states, packed, results, kept, least_step_work,
+                                     scope);
     });
 }
 
@@ -306,7 +311,7 @@ void run_backward(const Steps& steps, const Network& network, int64_t layer, con
         p.steps = steps;
         p.reversed = d == 1;
         p.hidden = hidden, p.size = size;
-        p.grads = rows_of<const float>(scope, steps, grads, elements<const float>(grads) + d * size);
+        p.grads = rows_of<const float>(scope, steps, grads, false, elements<const float>(grads) + d * size);
         p.gates = elements<const float>(kept.items[2 * d]), p.cells = elements<const float>(kept.items[2 * d + 1]);
         p.start_cells = MODE == LSTM ? elements<const float>(states.items[1]) + part * batch * hidden : nullptr;
         float* const panels = scope.take<float>(panels_floats(GATES<MODE> * hidden, size));
@@ -323,7 +328,7 @@ void run_backward(const Steps& steps, const Network& network, int64_t layer, con
         p.to_hidden = elements<float>(out[2]), p.to_cells = elements<float>(out[3]);
         p.to_shown = elements<float>(out[4]), p.shown = elements<float>(out[5]);
         copy_before(steps, p.reversed,
-                    rows_of<const float>(scope, steps, output, elements<const float>(output) + d * size),
+                    rows_of<const float>(scope, steps, output, false, elements<const float>(output) + d * size),
                     elements<const float>(states.items[0]) + part * batch * size, size, before);
         p.before = rows_of<const float>(scope, steps.rows(), before, size);
     }

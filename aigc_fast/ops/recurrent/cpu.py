@@ -25,12 +25,14 @@ class Plan(NamedTuple):
     Attributes:
         output: the output's shape.
         packings: of the two weights of each direction of each layer; None of those that every call packs.
+        dense: whether the kernel takes all tensors as they lie.
     """
 
     options: Options
     sizes: Sizes
     output: tuple[int, ...]
     packings: tuple[Packing | None, ...]
+    dense: bool
 
 
 def unsupported(input: Tensor, *rest: object) -> Reason:
@@ -123,7 +125,9 @@ def plan_of(
         packing(native.level(), options.mode, weight.dtype, *weight.shape, uses) if weight.is_contiguous() else None
         for weight in weights
     ]
-    return Plan(options, sizes, (*input.shape[:-1], options.directions * sizes.size), tuple(packings))
+    dense = input.dtype == torch.float32 and (input.stride(-1) == 1 or input.shape[-1] == 1)
+    dense = dense and all(tensor.is_contiguous() for tensor in (*states, *params))
+    return Plan(options, sizes, (*input.shape[:-1], options.directions * sizes.size), tuple(packings), dense)
 
 
 def _run(
@@ -140,16 +144,19 @@ def _run(
     each = len(params) // options.parts
     # What is kept packed is not freed before the kernel has read it.
     packed = [packing and packing.kept(params[i // 2 * each + i % 2]) for i, packing in enumerate(plan.packings)]
+    if not plan.dense:
+        input, states, params = _dense_rows(input), _contiguous(states), _contiguous(params)
     native.kernels().recurrent(
-        _dense_rows(_by_steps(input, batch_sizes, options)),
+        input,
         _counts(batch_sizes, sizes),
         batch_sizes is not None,
+        options.batch_first,
         sizes.steps,
         sizes.batch,
-        _contiguous(states),
-        _contiguous(params),
+        states,
+        params,
         [0 if weight is None else weight.data_ptr() for weight in packed],
-        [_by_steps(output, batch_sizes, options), *last],
+        [output, *last],
         kept,
         options.mode,
         options.layers,
@@ -165,7 +172,8 @@ def recur_at_once(
     plan: Plan, input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], params: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
     """The output and the last states of a plain call whose plan is known."""
-    output, last = input.new_empty(plan.output), [input.new_empty(state.shape) for state in states]
+    output = input.new_empty(plan.output)
+    last = [torch.empty_like(state, memory_format=torch.contiguous_format) for state in states]
     if output.nbytes >= MAPPED_ANEW:
         on_huge_pages(output)
     _run(plan, output, last, [], input, batch_sizes, states, params)
@@ -174,7 +182,7 @@ def recur_at_once(
 
 def step_at_once(plan: Plan, input: Tensor, states: Sequence[Tensor], params: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The states after a step of (B, I), of a plain call whose plan, that of one step, is known."""
-    found = [input.new_empty(state.shape) for state in states]
+    found = [torch.empty_like(state, memory_format=torch.contiguous_format) for state in states]
     _run(plan, found[0], found, [], input, None, states, params)
     return tuple(found)
 

@@ -30,6 +30,16 @@ _PADDED = "input", "hx", "params", "has_biases", "num_layers", "dropout", "train
 _PACKED = "data", "batch_sizes", "hx", "params", "has_biases", "num_layers", "dropout", "train", "bidirectional"
 
 
+def recur_known(
+    input: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], options: Options
+) -> tuple[Tensor, ...] | None:
+    """The output and the last states of a call like one before, whose arguments need no other look; else None."""
+    if kind_of_call(input, *states, *params) != PLAIN:
+        return None
+    plan = RECURRENT.choice.remembered((options, native.level(), native.signature(input, None, *states, *params)))
+    return plan and cpu.recur_at_once(plan, input, None, states, params)
+
+
 def recur(
     mode: int,
     input: Tensor,
@@ -93,24 +103,33 @@ def recur(
     return found[: 1 + len(states)]
 
 
+def step_known(
+    mode: int, input: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor]
+) -> tuple[Tensor, ...] | None:
+    """The states after a step of (B, I) like one before, whose arguments need no other look; else None."""
+    if kind_of_call(input, *states, *params) != PLAIN:
+        return None
+    plan = RECURRENT.choice.remembered(_key_of_step(mode, input, states, params))
+    return plan and cpu.step_at_once(plan, input, states, params)
+
+
+def _key_of_step(mode: int, input: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor]) -> Any:
+    return mode, native.level(), native.signature(input, *states, *params)
+
+
 def step(
     mode: int, input: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], has_biases: bool
 ) -> tuple[Tensor, ...] | None:
     """The states after a single step of (B, I), from states (B, size); None where PyTorch's cell had better make it."""
-    key = None
-    if kind_of_call(input, *states, *params) == PLAIN:
-        key = mode, native.level(), native.signature(input, *states, *params)
-        plan = RECURRENT.choice.remembered(key)
-        if plan is not None:
-            return cpu.step_at_once(plan, input, states, params)
     data, hx = input[None], tuple(state[None] for state in states)
     numbers = has_biases, 1, 0.0, False, False, False
     found = recur(mode, data, None, hx if mode == LSTM else hx[0], params, *numbers, own=lambda: ())
     if not found:
         return None
-    if key is not None:
+    if kind_of_call(input, *states, *params) == PLAIN:
         options = Options(mode, 1, False, bool(has_biases), False)
-        RECURRENT.choice.remember(key, cpu.plan_of(data, None, hx, params, options))
+        plan = cpu.plan_of(data, None, hx, params, options)
+        RECURRENT.choice.remember(_key_of_step(mode, input, states, params), plan)
     return tuple(state[0] for state in found[1:])
 
 
