@@ -94,9 +94,10 @@ Count = Annotated[
         min=1,
         max=100_000,
         help=with_default(
-            "Images in the grid, sounds in the sequence, files, walks, or images per side of the manifold.",
-            "8 of each class, or 64; one of each class, or 6, for a sequence; 8 files, or 6 for audio; 8 walks, or 1 "
-            "for audio; 15",
+            "Images in the grid, sounds in the sequence, texts of the passage, files, walks, or images per side of the "
+            "manifold.",
+            "8 of each class, or 64; one of each class, or 6, for a sequence; 1 text; 8 files, or 6 for audio and 4 "
+            "for text; 8 walks, or 1 for audio; 15",
         ),
         show_default=False,
     ),
@@ -157,9 +158,9 @@ def generate(
     path = model_file(model)
     generator = load_model(path, place)
     medium = medium_of(generator)
-    drawing = _drawing(generator, given)
     options = {"count": count, "class": label, "to-class": to_label, "columns": columns}
     options |= {"seed": seed or None, "scale": scale if scale != 1 else None}
+    drawing = _drawing(generator, given, options)
     wanted = _wanted(generator, what, options, drawing)
     settings = {
         "command": _command(path, wanted, seed),
@@ -183,8 +184,11 @@ def generate(
     typer.echo(f"Wrote {told}{_classes_told(generator, wanted)}", err=medium.streamed)
 
 
-def _drawing(model: Model, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given of the medium's settings; those of other media are refused."""
+def _drawing(model: Model, given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given of the medium's settings; settings and options that are of other media are refused."""
+    for name in Medium.arrangement:
+        if options[name] is not None and name not in medium_of(model).arrangement:
+            raise UserError(f"--{name}: {model.name} makes {medium_of(model).unit}, which have none")
     for medium, settings in _DRAWING.items():
         if medium is not medium_of(model):
             for name in chosen(given, settings):

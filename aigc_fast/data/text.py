@@ -44,6 +44,7 @@ class TextDataset(Dataset):
         sha256: of the corpus, of both parts, whatever the split: 64 hexadecimal digits.
         name: where the text comes from, for logs and provenance.
         notes: what was left out, changed or put right when it was read, in lines for people.
+        share: of the characters, about, that was to be held out.
     """
 
     unit = "documents"
@@ -53,6 +54,7 @@ class TextDataset(Dataset):
     sha256: str
     name: str
     notes: tuple[str, ...] = ()
+    share: float = HELD_OUT
     labels: None = None
     class_names: tuple[str, ...] = ()
 
@@ -68,6 +70,10 @@ class TextDataset(Dataset):
     def summary(self) -> str:
         """How many documents of how many characters, and the corpus' checksum, in a line for people."""
         return f"{counted(len(self), self.unit)} of {self.name}, {self._form()}"
+
+    def record(self) -> dict[str, Any]:
+        """See `Dataset.record`."""
+        return {**super().record(), "held_out": self.share, "sha256": self.sha256}
 
     def _form(self) -> str:
         size, held = (sum(map(len, part)) for part in (self.training, self.held_out))
@@ -128,6 +134,7 @@ def load_text(
         sha256=hashlib.sha256(_joined(documents)).hexdigest(),
         name=name,
         notes=notes,
+        share=held_out,
     )
 
 

@@ -162,6 +162,7 @@ class Medium(ABC):
         batch_unit: what a batch is made of, in the plural; None where it is items.
         kinds: what can be made, and how many by default; the first is made unless asked otherwise.
         pictured: whether items can be seen beside others, in one picture.
+        arrangement: which of the options it has by which items are put into one file.
         streamed: whether items come in parts of text, to be shown as they are made.
         companion: whether files of it stand beside those of other media to tell of them.
         evaluated: how many items are drawn to be measured.
@@ -182,6 +183,7 @@ class Medium(ABC):
     drawing_settings: ClassVar[tuple[Setting, ...]] = ()
     kinds: ClassVar[Mapping[Kind, int]]
     pictured: ClassVar[bool] = False
+    arrangement: ClassVar[tuple[str, ...]] = ("columns", "scale")
     streamed: ClassVar[bool] = False
     companion: ClassVar[bool] = False
     evaluated: ClassVar[int]

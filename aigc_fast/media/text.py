@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +29,7 @@ from aigc_fast.settings import Setting
 
 if TYPE_CHECKING:
     from aigc_fast.training import TrainingConfig
-    from aigc_fast.training.text import Chunk
+    from aigc_fast.training.text import CharRNNConfig
 
 DEFAULT_LENGTH = 1000
 
@@ -38,6 +39,25 @@ _ENCODING = Setting("encoding", str, "How text files are encoded, as Python call
 _HELD_OUT = Setting(
     "held_out", float, "The share of the text that training does not see.", default=str(HELD_OUT), least=0, most=1
 )
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What a step reads: at each of B places of the text a part, cut where documents begin.
+
+    Attributes:
+        tokens: the parts, packed.
+        targets: int64 (total,), what follows each token.
+        before: int64, for each part the place whose state it goes on from; B for one that begins without.
+        after: int64 (places,), for each place the part that its state is taken from.
+        characters: how many characters of text a token stands for, on average.
+    """
+
+    tokens: PackedSequence
+    targets: Tensor
+    before: Tensor
+    after: Tensor
+    characters: float
 
 
 class DocumentFeed(Feed):
@@ -91,7 +111,7 @@ class ChunkFeed(DocumentFeed):
         UserError: when there is less text than one place reads in a step.
     """
 
-    def __init__(self, model: CharRNN, dataset: TextDataset, config: Any) -> None:
+    def __init__(self, model: CharRNN, dataset: TextDataset, config: CharRNNConfig) -> None:
         super().__init__(model, dataset, config)
         tokenizer = model.tokenizer
         self.unit, self.measure_interval = tokenizer.kind, config.measure_interval
@@ -134,8 +154,6 @@ class ChunkFeed(DocumentFeed):
 
     def _chunk(self, text: Tensor, done: int) -> Chunk:
         """What follows the first tokens that each place has read already."""
-        from aigc_fast.training.text import Chunk
-
         steps = torch.arange(min(self.config.chunk, self._share - done))
         grid = (torch.arange(self._places) * self._share + done)[:, None] + steps
         is_first = text[grid] == self._end
@@ -198,6 +216,7 @@ class Text(Medium):
     )
     kinds = MappingProxyType({PASSAGE: 1, SINGLE: 4})
     streamed = companion = True
+    arrangement = ()
     evaluated = 20
     rows = (
         (
@@ -225,7 +244,9 @@ class Text(Medium):
 
     def load_for(self, model: TextModel, path: Path | None, **reading: Any) -> TextDataset:
         """See `Medium.load_for`."""
-        return data.load_text(path, tokenizer=model.tokenizer.kind, **reading)
+        known = getattr(model, "metadata", {}).get("data", {})
+        share = {"held_out": known["held_out"]} if "held_out" in known else {}
+        return data.load_text(path, tokenizer=model.tokenizer.kind, **{**share, **reading})
 
     def load_like(self, training: TextDataset, folder: Path, **reading: Any) -> TextDataset:
         """See `Medium.load_like`."""

@@ -158,7 +158,7 @@ class _Run:
         self.record = {
             **describe(model),
             "training": dataclasses.asdict(config),
-            "data": {"name": dataset.name, dataset.unit: len(dataset), "checksum": dataset.checksum()},
+            "data": dataset.record(),
             "classes": list(dataset.class_names),
             "notes": list(dataset.notes),
         }

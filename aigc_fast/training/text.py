@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
+from aigc_fast.media.text import Chunk
 from aigc_fast.models import CharRNN
 from aigc_fast.models.text.char_rnn import CELLS, ELMAN, State
 from aigc_fast.settings import Setting
@@ -50,25 +50,6 @@ class CharRNNConfig(TrainingConfig):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "above 0 and finite")
         for name in ("half_life", "measure_interval"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """What a step reads: at each of B places of the text a part, cut where documents begin.
-
-    Attributes:
-        tokens: the parts, packed.
-        targets: int64 (total,), what follows each token.
-        before: int64, for each part the place whose state it goes on from; B for one that begins without.
-        after: int64 (places,), for each place the part that its state is taken from.
-        characters: how many characters of text a token stands for, on average.
-    """
-
-    tokens: PackedSequence
-    targets: Tensor
-    before: Tensor
-    after: Tensor
-    characters: float
 
 
 class Carried(nn.Module):

@@ -171,6 +171,8 @@ def test_control_characters_are_not_sent_to_the_terminal(tmp_path):
         (["--length", "many"], ["--length"]),
         (["--stop", ""], ["stop=''"]),
         (["--class", "1"], ["--class", "without classes"]),
+        (["--columns", "3"], ["--columns: char-rnn makes documents, which have none"]),
+        (["--scale", "2"], ["--scale"]),
         (["--what", "grid"], ["grid", "passage, single"]),
         (["--out", "a.png"], ["a.png", "TXT"]),
     ],
@@ -253,6 +255,17 @@ def test_models_are_measured_on_text_that_was_held_out(runs, corpus):
     shown = run("evaluate", runs / "ngram", "--data", corpus, "--count", "6")
     for words in ("6 documents against", "Perplexity per character", "Perplexity per byte", "Longest copied passage"):
         assert words in shown.stdout
+
+
+def test_the_share_that_was_held_out_is_remembered(tmp_path, monkeypatch):
+    topics = {f"topic {index}": f"{index} is a number.\n" * 40 for index in range(10)}
+    monkeypatch.setattr("pydoc_data.topics.topics", topics)
+    assert run("train", "ngram", "--held-out", "0.35", "--out", tmp_path).exit_code == 0
+    measured = run("evaluate", tmp_path, "--count", "6")
+    assert measured.exit_code == 0, measured.output
+    assert "6 documents against 7 of Python's help topics" in measured.stdout
+    refused = run("evaluate", tmp_path, "--count", "6", "--held-out", "0.2")
+    assert_refused(refused, "was trained on Python's help topics (7 documents)", "--data")
 
 
 def test_a_folder_of_texts_is_measured_without_a_model(runs, corpus, tmp_path):
