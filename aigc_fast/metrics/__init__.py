@@ -1,6 +1,7 @@
 """How good, how varied and how original generated images and texts are, and how near generated sounds."""
 
 from aigc_fast.metrics.classifier import ImageClassifier, load_classifier, train_classifier
+from aigc_fast.metrics.copies import Passage, copied_share, longest_copied
 from aigc_fast.metrics.diversity import ClassSpread, class_spread
 from aigc_fast.metrics.frechet import frechet_distance
 from aigc_fast.metrics.images import ImageReport, evaluate_images
@@ -14,16 +15,7 @@ from aigc_fast.metrics.neighbours import (
     precision_recall,
 )
 from aigc_fast.metrics.sounds import SoundReport, evaluate_sounds, pairwise_spectral_distance
-from aigc_fast.metrics.text import (
-    Passage,
-    Perplexity,
-    TextReport,
-    copied_share,
-    distinct_n,
-    evaluate_text,
-    longest_copied,
-    perplexity,
-)
+from aigc_fast.metrics.text import Perplexity, TextReport, distinct_n, evaluate_text, perplexity
 from aigc_fast.models.vocoder.spectral import multi_resolution_spectral_distance
 
 __all__ = [

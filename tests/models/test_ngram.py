@@ -11,6 +11,7 @@ import torch
 from aigc_fast.data import load_text
 from aigc_fast.errors import UserError
 from aigc_fast.models import MODELS, ByteTokenizer, CharTokenizer, NGram, load, save
+from aigc_fast.models.storage import read_tensors, write_tensors
 from aigc_fast.models.text.arpa import words
 from aigc_fast.models.text.kneser_ney import FALLBACK_DISCOUNTS
 
@@ -22,6 +23,7 @@ RHYME = (
     "",
     "the the the the the lane lane lane, and so on and so forth \\ and back",
 )
+MANY_ORDERS = "".join(f"ngram {n}=1\n" for n in range(2, 102))
 
 
 class KneserNey:
@@ -184,8 +186,24 @@ def test_what_cannot_be_fitted_is_refused():
         model.fit(["abc"])
     with pytest.raises(ValueError, match="order=0: expected at least 1"):
         NGram(tokenizer=CharTokenizer("ab"), order=0)
+    with pytest.raises(ValueError, match="order=101: expected at most 100"):
+        NGram(tokenizer=CharTokenizer("ab"), order=101)
     with pytest.raises(TypeError, match="order is float"):
         NGram(tokenizer=CharTokenizer("ab"), order=2.5)
+
+
+def test_a_corpus_may_be_shorter_than_what_is_looked_back_at():
+    model = NGram(tokenizer=CharTokenizer("ab"), order=6).fit(["a"])
+    assert model.sizes.tolist() == [3, 2, 1, 0, 0, 0]
+    assert model.generate(length=5, temperature=0) == "a"
+    assert probabilities(model, "aaaaaaaa").sum().item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_of_another_precision_tells_and_draws_the_same(dtype):
+    model = NGram(tokenizer=CharTokenizer.of(RHYME), order=4).fit(RHYME).to(dtype)
+    assert model.dtype == model.log_probabilities(torch.tensor([0])).dtype == dtype
+    assert model.generate("baa baa black sh", length=3, temperature=0) == "eep"
 
 
 class TestDrawing:
@@ -242,6 +260,15 @@ class TestFiles:
         NGram(tokenizer=CharTokenizer.of(RHYME, unknown=True), order=3).fit(RHYME).to_arpa(path)
         return path
 
+    @staticmethod
+    def rewritten(path, change):
+        """A model's file, changed, with a checksum that fits."""
+        save(NGram(tokenizer=CharTokenizer.of(RHYME), order=3).fit(RHYME), path)
+        tensors, metadata = read_tensors(path)
+        change(tensors, metadata)
+        write_tensors(path, tensors, metadata)
+        return path
+
     def test_a_loaded_model_is_the_saved_one(self, model, tmp_path):
         save(model, tmp_path / "model", {"seed": 3})
         loaded = load(tmp_path / "model")
@@ -275,13 +302,17 @@ class TestFiles:
         ],
     )
     def test_tables_that_do_not_fit_are_refused(self, tmp_path, name, change):
-        from aigc_fast.models.storage import read_tensors, write_tensors
-
-        save(NGram(tokenizer=CharTokenizer.of(RHYME), order=3).fit(RHYME), tmp_path / "model")
-        tensors, metadata = read_tensors(tmp_path / "model")
-        write_tensors(tmp_path / "model", {**tensors, name: change(tensors[name])}, metadata)
+        saved = self.rewritten(
+            tmp_path / "model", lambda tensors, metadata: tensors.update({name: change(tensors[name])})
+        )
         with pytest.raises(UserError, match="does not hold a model"):
-            load(tmp_path / "model")
+            load(saved)
+
+    @pytest.mark.parametrize("order", [0, 10**9, 10**30, "3", None, 2.5, [3]])
+    def test_a_hostile_order_is_refused(self, tmp_path, order):
+        saved = self.rewritten(tmp_path / "model", lambda _, metadata: metadata["config"].update(order=order))
+        with pytest.raises(UserError, match="does not hold a model"):
+            load(saved)
 
     def test_an_arpa_file_gives_the_model_again(self, model, path, tmp_path):
         model.to_arpa(path)
@@ -325,6 +356,10 @@ class TestFiles:
         [
             (("\\data\\", "data"), "line \\d+: expected an ARPA file, got one without .data"),
             (("ngram 2=", "ngram 3="), "line 3: expected the number of 2-grams, got 'ngram 3="),
+            (
+                ("ngram 2=", "".join(f"ngram {n}=1\n" for n in range(2, 102)) + "ngram 102="),
+                "line 102: expected n-grams of",
+            ),
             (("ngram 1=", "ngrams 1="), "line 2: expected ngram 1=, got 'ngrams"),
             (("\\1-grams:", "\\1-gram:"), "line 6: expected .1-grams:, got '.*1-gram:'"),
             (("\n\\2-grams:", "\n-1\ta\n\\2-grams:"), "expected .2-grams:, got '-1"),

@@ -14,7 +14,7 @@ import numpy as np
 
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic
-from aigc_fast.models.text.kneser_ney import Tables
+from aigc_fast.models.text.kneser_ney import MAX_ORDER, Tables
 from aigc_fast.models.text.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
@@ -159,6 +159,8 @@ def _counts(reader: _Reader) -> list[int]:
     while match := _HEADER.fullmatch(line := reader.line()):
         if int(match[1]) != len(counts) + 1:
             raise reader.wrong(f"expected the number of {len(counts) + 1}-grams, got {line!r:.{_SHOWN}}")
+        if len(counts) == MAX_ORDER:
+            raise reader.wrong(f"expected n-grams of order 1 to {MAX_ORDER}, got {line!r}")
         counts.append(int(match[2]))
     expected = "\\1-grams:" if counts else "ngram 1="
     if line != expected:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+MAX_ORDER = 100
+"""Longer n-grams of a corpus are all copies of it, and each order costs memory and time."""
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 """Of n-grams that are counted once, twice and more often, where a corpus is too small to tell."""
 

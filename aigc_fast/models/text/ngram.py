@@ -16,7 +16,7 @@ from aigc_fast.checks import integer
 from aigc_fast.errors import UserError
 from aigc_fast.models.text.arpa import read_arpa, write_arpa
 from aigc_fast.models.text.base import TextModel
-from aigc_fast.models.text.kneser_ney import Tables, estimate
+from aigc_fast.models.text.kneser_ney import MAX_ORDER, Tables, estimate
 from aigc_fast.models.text.sampling import Sampling
 from aigc_fast.models.text.tokenizers import Tokenizer
 
@@ -32,7 +32,7 @@ class NGram(TextModel):
 
     Args:
         tokenizer: of its text.
-        order: n, of the longest n-grams, at least 1: n - 1 tokens are looked back at.
+        order: n, of the longest n-grams, 1 to 100: n - 1 tokens are looked back at.
         num_classes: None; text has no classes.
 
     Attributes:
@@ -41,7 +41,7 @@ class NGram(TextModel):
         keys, logs, backoffs: int64 and float32, the `Tables` of the n-grams, those of all orders one after the other.
 
     Raises:
-        TypeError, ValueError: on an order that is no integer or not positive, or a tokenizer that is none.
+        TypeError, ValueError: on an order that is no integer or out of range, or a tokenizer that is none.
 
     Example:
         >>> model = NGram(tokenizer=CharTokenizer.of(texts), order=6).fit(texts)
@@ -60,8 +60,11 @@ class NGram(TextModel):
     backoffs: Tensor
 
     def __init__(self, *, tokenizer: Tokenizer | Mapping[str, Any], order: int = 6, num_classes: None = None) -> None:
-        super().__init__(tokenizer=tokenizer, num_classes=num_classes, order=integer("order", order, 1))
-        self.order = int(order)
+        order = integer("order", order, 1)
+        if order > MAX_ORDER:
+            raise ValueError(f"order={order}: expected at most {MAX_ORDER}")
+        super().__init__(tokenizer=tokenizer, num_classes=num_classes, order=order)
+        self.order = order
         vocab_size = self.tokenizer.vocab_size
         for name, dtype in zip(_BUFFERS, (torch.int64, torch.int64, torch.float32, torch.float32), strict=True):
             self.register_buffer(name, torch.empty(0, dtype=dtype))
@@ -76,9 +79,12 @@ class NGram(TextModel):
             setattr(self, name, torch.as_tensor(part, dtype=before.dtype, device=before.device))
 
     def tables(self) -> Tables:
-        """The n-grams of each order; the logarithms as they are kept."""
+        """The n-grams of each order; the logarithms as they are kept, or in float32 where NumPy has no such type."""
         sizes = self.sizes.tolist()
-        parts = ((self.keys, sizes[1:]), (self.logs, sizes), (self.backoffs, sizes[: self.order - 1]))
+        logs, backoffs = (
+            part.to(torch.promote_types(part.dtype, torch.float32)) for part in (self.logs, self.backoffs)
+        )
+        parts = ((self.keys, sizes[1:]), (logs, sizes), (backoffs, sizes[:-1]))
         return Tables(*([level.cpu().numpy() for level in part.split(lengths)] for part, lengths in parts))
 
     def fit(self, texts: Iterable[str]) -> NGram:
