@@ -95,6 +95,8 @@ def _options(settings: Iterable[Setting], panel: str | None = None) -> list[insp
     found = []
     for setting in settings:
         default = setting.default or _of_training(setting.name)
+        if default is None and setting.kind is not bool:
+            default = _of_models(setting.name) or None
         found.append(as_parameter(setting, default, panel or (_MODEL if setting.shapes_model else None)))
     return found
 

@@ -90,15 +90,9 @@ class CharRNNTrainer(Trainer):
 
     config_type = CharRNNConfig
     settings = (
-        Setting(
-            "cell",
-            str,
-            f"What remembers: {', '.join(CELLS)} or {ELMAN}, the plainest.",
-            default="lstm",
-            shapes_model=True,
-        ),
-        Setting("num_layers", int, "Recurrent layers.", default="1", least=1, shapes_model=True),
-        Setting("embedding", int, "Size of a token's vector.", default="64", least=1, shapes_model=True),
+        Setting("cell", str, f"What remembers: {', '.join(CELLS)}, or {ELMAN}, the plainest.", shapes_model=True),
+        Setting("num_layers", int, "Recurrent layers.", least=1, shapes_model=True),
+        Setting("embedding", int, "Size of a token's vector.", least=1, shapes_model=True),
         Setting("tied", bool, "Let input and output share the tokens' vectors.", shapes_model=True),
         Setting("chunk", int, "Tokens that the gradient goes back through.", least=1),
         Setting("half_life", int, "Steps in which the learning rate halves; 0 leaves it.", least=0),

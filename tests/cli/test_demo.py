@@ -37,12 +37,17 @@ def test_demo_in_short(tmp_path, monkeypatch):
     assert load(out / "vocoder" / "model.safetensors").num_classes == 6
     for name in ("char-rnn-rnn", "char-rnn-lstm", "char-rnn-gru", "ngram"):
         assert read_text_provenance(out / f"{name}.txt").settings["command"] == "aigc-fast demo"
-        assert load(out / name / "model.safetensors").config == read_text_provenance(out / f"{name}.txt").settings["config"]
+        assert (
+            load(out / name / "model.safetensors").config
+            == read_text_provenance(out / f"{name}.txt").settings["config"]
+        )
         assert re.search(rf"<figcaption>{name}: \d\.\d\d bits", html)
     assert "SHA-256" in html
 
 
-@pytest.mark.parametrize("name", ["index.html", "dcgan-samples.png", "vocoder-walk.wav", "ngram.txt.json", "dcgan/log.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["index.html", "dcgan-samples.png", "vocoder-walk.wav", "ngram.txt.json", "dcgan/log.jsonl"]
+)
 def test_a_demo_replaces_nothing_unless_asked(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"mine")
