@@ -51,6 +51,7 @@ class Chunk:
         before: int64, for each part the place whose state it goes on from; B for one that begins without.
         after: int64 (places,), for each place the part that its state is taken from.
         characters: how many characters of text a token stands for, on average.
+        passes: how often the text has been read before, parts of it included.
     """
 
     tokens: PackedSequence
@@ -58,6 +59,7 @@ class Chunk:
     before: Tensor
     after: Tensor
     characters: float
+    passes: float
 
 
 class DocumentFeed(Feed):
@@ -150,9 +152,9 @@ class ChunkFeed(DocumentFeed):
                 epoch = now
                 order = torch.randperm(len(self._documents), generator=self._generator(epoch)).tolist()
                 text = torch.cat([*(self._documents[place] for place in order), self._end])
-            yield self._chunk(text, position * self.config.chunk), None
+            yield self._chunk(text, position * self.config.chunk, number / self.epoch_steps), None
 
-    def _chunk(self, text: Tensor, done: int) -> Chunk:
+    def _chunk(self, text: Tensor, done: int, passes: float) -> Chunk:
         """What follows the first tokens that each place has read already."""
         steps = torch.arange(min(self.config.chunk, self._share - done))
         grid = (torch.arange(self._places) * self._share + done)[:, None] + steps
@@ -173,6 +175,7 @@ class ChunkFeed(DocumentFeed):
             before=before[order].to(device),
             after=order.argsort()[last].to(device),
             characters=self._characters,
+            passes=passes,
         )
 
 

@@ -26,7 +26,7 @@ class CharRNNConfig(TrainingConfig):
         batch_size: how many places of the text are read side by side.
         chunk: tokens that each reads in a step, through which the gradient goes back; the state goes on to the next.
         learning_rate: Adam's.
-        half_life: steps in which the learning rate halves; 0 leaves it.
+        half_life: passes over the text in which the learning rate halves; 0 leaves it.
         clip: the largest norm of the gradient; a longer one is shortened to it.
         measure_interval: steps between two measurements of the held-out text; 0 for none.
 
@@ -38,7 +38,7 @@ class CharRNNConfig(TrainingConfig):
     batch_size: int = 32
     chunk: int = 64
     learning_rate: float = 2e-3
-    half_life: int = 1000
+    half_life: float = 6.0
     clip: float = 1.0
     measure_interval: int = 500
     sample_interval: int = 500
@@ -49,7 +49,7 @@ class CharRNNConfig(TrainingConfig):
         for name in ("learning_rate", "clip"):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "above 0 and finite")
         for name in ("half_life", "measure_interval"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more, finite")
 
 
 class Carried(nn.Module):
@@ -95,7 +95,7 @@ class CharRNNTrainer(Trainer):
         Setting("embedding", int, "Size of a token's vector.", least=1, shapes_model=True),
         Setting("tied", bool, "Let input and output share the tokens' vectors.", shapes_model=True),
         Setting("chunk", int, "Tokens that the gradient goes back through.", least=1),
-        Setting("half_life", int, "Steps in which the learning rate halves; 0 leaves it.", least=0),
+        Setting("half_life", float, "Passes over the text in which the learning rate halves; 0 leaves it.", least=0),
         Setting("clip", float, "The largest norm of the gradient."),
         Setting("measure_interval", int, "Steps between two measurements of held-out text; 0 for none.", least=0),
     )
@@ -107,9 +107,9 @@ class CharRNNTrainer(Trainer):
         self.carried = Carried(model.init_state(config.batch_size))
         self.modules["carried"] = self.carried
 
-    def learning_rate(self) -> float:
-        """Adam's in the coming step."""
-        halvings = self.step_count / self.config.half_life if self.config.half_life else 0
+    def learning_rate(self, passes: float) -> float:
+        """Adam's after so many passes over the text."""
+        halvings = passes / self.config.half_life if self.config.half_life else 0
         return self.config.learning_rate * 2.0**-halvings
 
     def _step(self, inputs: Chunk, labels: Tensor | None) -> Mapping[str, Tensor | float]:
@@ -117,7 +117,7 @@ class CharRNNTrainer(Trainer):
         loss = nn.functional.cross_entropy(logits.data, inputs.targets)
         self.carried.keep(state, inputs.after)
         optimizer = self.optimizers["model"]
-        rate = self.learning_rate()
+        rate = self.learning_rate(inputs.passes)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()

@@ -26,6 +26,7 @@ SHOWN = 400
 TIMED = 200
 MEASUREMENTS = 6
 _MODEL = MappingProxyType({"hidden": 256, "embedding": 64, "dropout": 0.0})
+_TRAINING = MappingProxyType({"learning_rate": 5e-3, "half_life": 1.0})
 _DRAWN = MappingProxyType({"length": SHOWN, "temperature": 0.7})
 
 
@@ -68,7 +69,7 @@ def write(
     """
     results = {}
     for cell in CELLS:
-        training = {"half_life": max(1, steps // 4), "measure_interval": max(1, steps // MEASUREMENTS)}
+        training = {"measure_interval": max(1, steps // MEASUREMENTS), **_TRAINING}
         config = {**_MODEL, "cell": cell}
         name = run_name(cell)
         results[name] = trained("char-rnn", dataset, steps, folder, console, config, training, device, name)
