@@ -42,9 +42,10 @@ def write_text(path: str | os.PathLike[str], text: str, provenance: Provenance) 
     about = {"description": LABEL, "software": software_of(provenance), "digital_source_type": DIGITAL_SOURCE_TYPE}
     record = json.dumps({**about, **facts}, indent=2)
     # The record is there before the text is: no text stands without.
-    with atomic(path) as temporary, atomic(record_path(path)) as beside:
+    with atomic(path) as temporary:
         temporary.write_bytes(content)
-        beside.write_text(f"{record}\n", encoding="utf-8")
+        with atomic(record_path(path)) as beside:
+            beside.write_text(f"{record}\n", encoding="utf-8")
     return Path(path)
 
 

@@ -117,11 +117,9 @@ class ChunkFeed(DocumentFeed):
         super().__init__(model, dataset, config)
         tokenizer = model.tokenizer
         self.unit, self.measure_interval = tokenizer.kind, config.measure_interval
-        self._documents = [
-            torch.tensor([tokenizer.boundary, *tokenizer.encode(document, strict=False)])
-            for document in dataset.training
-        ]
         self._end = torch.tensor([tokenizer.boundary])
+        encoded = (tokenizer.encode_array(document, strict=False) for document in dataset.training)
+        self._documents = [torch.cat([self._end, torch.from_numpy(tokens)]) for tokens in encoded]
         size = sum(map(len, self._documents))
         if size < config.chunk:
             raise UserError(

@@ -69,7 +69,7 @@ def write(
     """
     results = {}
     for cell in CELLS:
-        training = {"measure_interval": max(1, steps // MEASUREMENTS), **_TRAINING}
+        training = {"measure_interval": max(10, steps // MEASUREMENTS), **_TRAINING}
         config = {**_MODEL, "cell": cell}
         name = run_name(cell)
         results[name] = trained("char-rnn", dataset, steps, folder, console, config, training, device, name)

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -157,7 +158,8 @@ class TextModel(Model):
         Raises:
             UserError: on characters that are not known, where the tokenizer has no token for them.
         """
-        return self._score(self.tokenizer.encode(text, strict=False) + [self.tokenizer.boundary] * end)
+        tokens = self.tokenizer.encode_array(text, strict=False)
+        return self._score([tokens, [self.tokenizer.boundary] * end])
 
     def score_all(self, texts: Sequence[str]) -> float:
         """The sum of the `score` of documents, which a model may read side by side.
@@ -165,14 +167,16 @@ class TextModel(Model):
         Raises:
             UserError: as `score`.
         """
-        boundary = self.tokenizer.boundary
-        return self._score(
-            [token for text in texts for token in (*self.tokenizer.encode(text, strict=False), boundary)]
+        documents, boundary = (
+            [self.tokenizer.encode_array(text, strict=False) for text in texts],
+            [self.tokenizer.boundary],
         )
+        return self._score([part for document in documents for part in (document, boundary)])
 
-    def _score(self, tokens: list[int]) -> float:
+    def _score(self, parts: Sequence[Any]) -> float:
+        tokens = np.concatenate([np.asarray(part, np.int64) for part in parts])
         with evaluating(self):
-            found = self.log_probabilities(torch.tensor(tokens, dtype=torch.int64, device=self.device))
+            found = self.log_probabilities(torch.from_numpy(tokens).to(self.device))
         return float(found.double().sum())
 
 
