@@ -59,6 +59,17 @@ def test_training_tells_the_corpus_and_leaves_samples(corpus, tmp_path, cell):
     assert files(tmp_path / "samples") == ["step-00000001.txt", "step-00000001.txt.json"]
 
 
+@pytest.mark.parametrize(
+    "args", [["--tokenizer", "bytes"], ["--num-layers", "2", "--dropout", "0.5"], ["--tied", "--embedding", "8"]]
+)
+def test_models_of_other_shapes_write_too(corpus, tmp_path, args):
+    trained = run("train", "char-rnn", *SMALL, *args, "--data", corpus, "--out", tmp_path / "run")
+    assert trained.exit_code == 0, trained.output
+    made = run("generate", tmp_path / "run", "--prompt", "The", "--length", "30", "--out", tmp_path / "a.txt")
+    assert made.exit_code == 0, made.output
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8").startswith("The")
+
+
 def test_an_interrupted_training_goes_on(corpus, tmp_path, monkeypatch):
     step = CharRNNTrainer._step
 

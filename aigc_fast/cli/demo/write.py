@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from aigc_fast.cli.demo.learn import SEED, trained
 from aigc_fast.data import TextDataset
@@ -84,18 +84,18 @@ def _written(model: TextModel, path: Path) -> Path:
 
 
 def _timed(model: CharRNN, seconds: float) -> dict[str, Timing]:
-    generator, begin = torch.Generator().manual_seed(SEED), torch.tensor([model.tokenizer.boundary])
+    generator = torch.Generator().manual_seed(SEED)
+    begin = torch.tensor([model.tokenizer.boundary], device=model.device)
     calls: dict[str, Callable[[], object]] = {
         "fast": lambda: sample_tokens(
             model.recurrent, model.embedding, model.head, begin, None, TIMED, generator=generator
         ),
-        "cell": _loop(model),
+        "cell": _loop(model, begin),
     }
     return interleaved(calls, seconds)
 
 
-@torch.no_grad()
-def _loop(model: CharRNN) -> Callable[[], list[int]]:
+def _loop(model: CharRNN, begin: Tensor) -> Callable[[], list[int]]:
     """The same characters a step at a time, as one writes it with torch.nn alone."""
     recurrent = model.recurrent
     cell = nn.LSTMCell(recurrent.input_size, recurrent.hidden_size, device=model.device)
@@ -103,7 +103,7 @@ def _loop(model: CharRNN) -> Callable[[], list[int]]:
 
     @torch.no_grad()
     def call() -> list[int]:
-        token = torch.tensor([model.tokenizer.boundary], device=model.device)
+        token = begin
         hidden = memory = torch.zeros(1, recurrent.hidden_size, device=model.device)
         found = []
         for _ in range(TIMED):
