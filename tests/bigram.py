@@ -10,7 +10,7 @@ from torch import nn
 
 from aigc_fast.data import Dataset
 from aigc_fast.generation.provenance import from_record, to_record
-from aigc_fast.media import Feed, Kind, Medium
+from aigc_fast.media import ItemFeed, Kind, Medium
 from aigc_fast.models import Model
 from aigc_fast.settings import Setting
 from aigc_fast.training import Trainer, TrainingConfig
@@ -41,25 +41,22 @@ class Lines(Dataset):
         return self.codes
 
 
-class LineFeed(Feed):
-    def __init__(self, dataset):
-        self.dataset = dataset
-
+class LineFeed(ItemFeed):
     def batch(self, indices):
         return self.dataset.codes[indices]
 
     def write_samples(self, model, seed, path, provenance):
-        TEXT.write(path.with_suffix(".txt"), model.write(1, seed)[0], model, provenance, 1)
+        VERSE.write(path.with_suffix(".lines"), model.write(1, seed)[0], model, provenance, 1)
         return torch.zeros(1, 2, 2)
 
 
 PAGE = Kind("page", "one text of many lines", lambda model, wanted, seed: model.write(wanted.count, seed))
 
 
-class Text(Medium):
-    name, unit = "text", "lines"
-    suffixes = (".txt",)
-    files, embedded = "for text a file", "the lines"
+class Verse(Medium):
+    name, unit = "verse", "lines"
+    suffixes = (".lines",)
+    files, embedded = "for verse a file", "the lines"
     data_settings = (Setting("line_length", int, "Letters of a line.", least=2, shapes_model=True),)
     kinds = {PAGE: 5}  # noqa: RUF012
     evaluated = 7
@@ -75,15 +72,15 @@ class Text(Medium):
         return training
 
     def is_item(self, path):
-        return path.suffix == ".txt"
+        return path.suffix == ".lines"
 
     def items(self, dataset):
         return dataset.codes
 
     def feed(self, model, dataset, config):
-        return LineFeed(dataset)
+        return LineFeed(model, dataset, config)
 
-    def draw(self, model, count, seed, labels=None):
+    def draw(self, model, count, seed, labels=None, show=None):
         return model.write(count, seed)
 
     def joined(self, model, items, columns):
@@ -95,13 +92,13 @@ class Text(Medium):
     def read_provenance(self, path):
         return from_record(path.read_text().splitlines()[1], path)
 
-    def measure(self, items, training):
+    def measure(self, items, training, model):
         return SimpleNamespace(
             count=len(items), training_count=len(training), as_dict=lambda: {"repeats": 0.0, "count": len(items)}
         )
 
 
-TEXT = Text()
+VERSE = Verse()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +122,7 @@ class BigramTrainer(Trainer):
 
 class Bigram(Model):
     name, family = "bigram", "bigrams"
-    medium, trainer = f"{__name__}:TEXT", f"{__name__}:BigramTrainer"
+    medium, trainer = f"{__name__}:VERSE", f"{__name__}:BigramTrainer"
 
     def __init__(self, *, letters: int = LETTERS, num_classes: None = None):
         super().__init__(letters=letters, num_classes=num_classes)

@@ -1,4 +1,4 @@
-"""`aigc-fast evaluate`: how good, how varied and how original images or sounds are."""
+"""`aigc-fast evaluate`: how good, how varied and how original images, sounds or texts are."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ Measured = Annotated[
     Path,
     typer.Argument(
         metavar="SUBJECT",
-        help=f"A model file, a run's folder, a medium ({' or '.join(MEDIA)}: its newest model), or a folder of images "
-        "or WAV files.",
+        help=f"A model file, a run's folder, a medium ({' or '.join(MEDIA)}: its newest model), or a folder of "
+        "images, WAV files or texts.",
     ),
 ]
 Count = Annotated[
@@ -87,11 +87,12 @@ def evaluate(
     as_json: AsJson = False,
     **given: Any,
 ) -> None:
-    """Measure a model's images or sounds, or a folder of them, against the training data.
+    """Measure a model's images, sounds or texts, or a folder of them, against the training data.
 
-    A model that was not trained on the digits or sounds of the package needs --data.
-    Images by the features of a small digit classifier, sounds by the distance of their spectra at several resolutions:
-    figures compare models on the same data, not across data.
+    A model that was not trained on the digits or sounds of the package, or on Python's help, needs --data.
+    Images by the features of a small digit classifier, sounds by the distance of their spectra at several resolutions,
+    texts by how often they repeat themselves and the training text; a text model besides by how well it foretells text
+    that was held out. Figures compare models on the same data, not across data.
 
     Example:  aigc-fast evaluate runs/dcgan/model.safetensors --neighbours out/nearest.png
     """
@@ -103,6 +104,7 @@ def evaluate(
     if subject.is_dir() and not has_model(subject):
         medium = _medium_of_folder(subject)
         _check_options(subject, medium, neighbours, reading)
+        model = None
         found, training = _items_of_folder(medium, subject, data, **reading)
         provenance = Provenance("files of a folder", None, {"folder": subject.name})
     else:
@@ -114,7 +116,7 @@ def evaluate(
         count = count or medium.evaluated
         found = medium.draw(model, count, seed, chosen_class)
         provenance = provenance_of(model, seed, count=count, training_data=training.name)
-    report = _measured(subject, medium, found, training)
+    report = _measured(subject, medium, found, training, model)
     tell(training, err=as_json)
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))
@@ -143,9 +145,9 @@ def _not_of(medium: Medium, subject: Path, option: str, owner: Medium) -> UserEr
     return UserError(f"--{option.replace('_', '-')}: {subject} holds {medium.unit}, not {owner.unit}")
 
 
-def _measured(subject: Path, medium: Medium, found: Any, training: Dataset) -> Report:
+def _measured(subject: Path, medium: Medium, found: Any, training: Dataset, model: Model | None) -> Report:
     try:
-        return medium.measure(found, training)
+        return medium.measure(found, training, model)
     except ValueError as error:
         raise UserError(f"{subject}: {error}") from None
 
@@ -178,6 +180,8 @@ def _medium_of_folder(folder: Path) -> Medium:
     shown = {path.with_suffix("") for medium, paths in of_media.items() if medium is not IMAGES for path in paths}
     of_media[IMAGES] = [path for path in of_media[IMAGES] if path.with_suffix("") not in shown]
     there = {medium: paths for medium, paths in of_media.items() if paths}
+    if not all(medium.companion for medium in there):
+        there = {medium: paths for medium, paths in there.items() if not medium.companion}
     if len(there) > 1:
         *others, (last, paths) = reversed(there.items())
         counts = ", ".join(counted(len(found), medium.unit) for medium, found in others)
@@ -195,7 +199,8 @@ def _show(report: Report, training: Dataset, medium: Medium) -> None:
         table.add_column(heading, justify="right" if heading == "found" else "left")
     facts = report.as_dict()
     for name, attribute, form, ideal in medium.rows:
-        table.add_row(name, form.format(facts[attribute]), ideal.format(**facts))
+        if facts[attribute] is not None:
+            table.add_row(name, form.format(facts[attribute]), ideal.format(**facts))
     measured = counted(report.count, training.unit)
     console.print(f"{measured} against {report.training_count} of {training.name}", soft_wrap=True, markup=False)
     console.print(table)

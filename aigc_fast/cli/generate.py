@@ -1,4 +1,4 @@
-"""`aigc-fast generate`: images or sounds from a model file, each with its provenance."""
+"""`aigc-fast generate`: images, sounds or text from a model file, each with its provenance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-from aigc_fast.cli.app import console
 from aigc_fast.cli.options import (
     MEDIA,
     Class,
@@ -19,12 +18,15 @@ from aigc_fast.cli.options import (
     Overwrite,
     Seed,
     Subject,
+    as_parameter,
+    chosen,
     chosen_device,
     class_names,
     class_of,
     load_model,
     model_file,
     new_file,
+    offering,
     with_default,
 )
 from aigc_fast.errors import UserError
@@ -33,6 +35,7 @@ from aigc_fast.generation import class_columns, provenance_of
 from aigc_fast.media import Kind, Medium, Wanted, medium_of
 from aigc_fast.media.kinds import GRID, INTERPOLATION, MANIFOLD, SINGLE
 from aigc_fast.models import Model
+from aigc_fast.models.text.tokenizers import REPLACEMENT
 from aigc_fast.training import MODEL_FILE
 from aigc_fast.wording import counted, listed
 
@@ -46,6 +49,8 @@ def _kinds() -> list[Kind]:
 _KINDS = {kind.name: kind for kind in _kinds()}
 What = Enum("What", {name: name for name in _KINDS}, type=str)
 _STEPS = 10
+_LONGEST = 40
+_COMMANDS = {code: REPLACEMENT for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 def _made_by_default() -> str:
@@ -89,9 +94,10 @@ Count = Annotated[
         min=1,
         max=100_000,
         help=with_default(
-            "Images in the grid, sounds in the sequence, files, walks, or images per side of the manifold.",
-            "8 of each class, or 64; one of each class, or 6, for a sequence; 8 files, or 6 for audio; 8 walks, or 1 "
-            "for audio; 15",
+            "Images in the grid, sounds in the sequence, texts of the passage, files, walks, or images per side of the "
+            "manifold.",
+            "8 of each class, or 64; one of each class, or 6, for a sequence; 1 text; 8 files, or 6 for audio and 4 "
+            "for text; 8 walks, or 1 for audio; 15",
         ),
         show_default=False,
     ),
@@ -116,8 +122,16 @@ Columns = Annotated[
     ),
 ]
 Scale = Annotated[int, typer.Option(min=1, max=64, help="Draw each pixel as a square of this side.")]
+_DRAWING = {medium: medium.drawing_settings for medium in MEDIA.values() if medium.drawing_settings}
 
 
+@offering(
+    device=[
+        as_parameter(setting, setting.default, f"{medium.name.capitalize()} only")
+        for medium, settings in _DRAWING.items()
+        for setting in settings
+    ]
+)
 def generate(
     model: Subject,
     what: WhatKind = None,
@@ -130,11 +144,13 @@ def generate(
     scale: Scale = 1,
     device: Device = None,
     overwrite: Overwrite = False,
+    **given: Any,
 ) -> None:
-    """Generate images or sounds with a trained model.
+    """Generate images, sounds or text with a trained model.
 
-    A sound is a WAV file, and a PNG of its spectrogram beside it. Every file records the model, its settings, the seed
-    and the command in its metadata: aigc-fast provenance FILE shows them.
+    A sound is a WAV file, and a PNG of its spectrogram beside it. Text is shown as it is made. Every file records the
+    model, its settings, the seed and the command in its metadata, or, where it has none, in a .json beside it:
+    aigc-fast provenance FILE shows them.
 
     Example:  aigc-fast generate runs/dcgan/model.safetensors --what grid --seed 7
     """
@@ -142,16 +158,21 @@ def generate(
     path = model_file(model)
     generator = load_model(path, place)
     medium = medium_of(generator)
-    given = {"count": count, "class": label, "to-class": to_label, "columns": columns}
-    wanted = _wanted(generator, what, {**given, "seed": seed or None, "scale": scale if scale != 1 else None})
+    options = {"count": count, "class": label, "to-class": to_label, "columns": columns}
+    options |= {"seed": seed or None, "scale": scale if scale != 1 else None}
+    drawing = _drawing(generator, given, options)
+    wanted = _wanted(generator, what, options, drawing)
     settings = {
         "command": _command(path, wanted, seed),
         "model_checksum": getattr(generator, "metadata", {}).get("checksum"),
         "device": place.type,
+        **drawing,
     }
     target = out or Path("out") / (_name(path, wanted) + ("" if wanted.kind is SINGLE else medium.suffixes[0]))
     targets = _targets(target, wanted, medium, overwrite)
     items = _checked_draw(generator, wanted, seed)
+    if medium.streamed:
+        typer.echo()
     if wanted.kind is SINGLE:
         pieces = [(piece, {"index": index}) for index, piece in enumerate(items)]
     else:
@@ -160,10 +181,24 @@ def generate(
         record = provenance_of(generator, None if wanted.kind is MANIFOLD else seed, **index, **settings)
         medium.write(file, piece, generator, record, scale)
     told = f"{counted(len(targets), medium.unit)} to {target}" if wanted.kind is SINGLE else str(target)
-    console.print(f"Wrote {told}{_classes_told(generator, wanted)}", soft_wrap=True, markup=False)
+    typer.echo(f"Wrote {told}{_classes_told(generator, wanted)}", err=medium.streamed)
 
 
-def _wanted(model: Model, what: What | None, given: Mapping[str, Any]) -> Wanted:
+def _drawing(model: Model, given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given of the medium's settings; settings and options that are of other media are refused."""
+    for name in Medium.arrangement:
+        if options[name] is not None and name not in medium_of(model).arrangement:
+            raise UserError(f"--{name}: {model.name} makes {medium_of(model).unit}, which have none")
+    for medium, settings in _DRAWING.items():
+        if medium is not medium_of(model):
+            for name in chosen(given, settings):
+                raise UserError(
+                    f"--{name.replace('_', '-')}: {model.name} makes {medium_of(model).unit}, not {medium.name}"
+                )
+    return chosen(given, medium_of(model).drawing_settings)
+
+
+def _wanted(model: Model, what: What | None, given: Mapping[str, Any], drawing: Mapping[str, Any]) -> Wanted:
     medium = medium_of(model)
     kind = _first(medium) if what is None else _KINDS[what.value]
     if kind not in medium.kinds:
@@ -184,18 +219,29 @@ def _wanted(model: Model, what: What | None, given: Mapping[str, Any]) -> Wanted
     elif kind is MANIFOLD and model.num_classes and label is None:
         label = 0
     options = {name: value for name, value in given.items() if value is not None}
-    return Wanted(kind, count, count if kind is MANIFOLD else columns, label, to_label, options)
+    options |= {name.replace("_", "-"): value for name, value in drawing.items()}
+    show = _show if medium.streamed else None
+    return Wanted(kind, count, count if kind is MANIFOLD else columns, label, to_label, options, drawing, show)
+
+
+def _show(part: str) -> None:
+    """Shows a part of a text at once; a model may have learned characters that a terminal takes for commands."""
+    typer.echo(part.translate(_COMMANDS), nl=False)
 
 
 def _name(path: Path, wanted: Wanted) -> str:
     """The file's name unless one is given: the run's, what is made, and what else was asked for."""
     run = path.resolve().parent.name if path.name == MODEL_FILE else path.stem
-    parts = [run, wanted.kind.name, *(f"{name}-{value}" for name, value in wanted.options.items())]
+    parts = [run, wanted.kind.name, *(f"{name}-{value:.{_LONGEST}}" for name, value in _texts(wanted.options))]
     return re.sub(r"[^\w.-]+", "_", "-".join(parts))
 
 
+def _texts(options: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, str(value)) for name, value in options.items()]
+
+
 def _targets(target: Path, wanted: Wanted, medium: Medium, overwrite: bool) -> list[Path]:
-    """The files to write, checked before any work is done; what is no picture itself has one written beside it."""
+    """The files to write, checked before any work is done, as are those that are written beside them."""
     suffix = medium.suffixes[0]
     if wanted.kind is SINGLE:
         width = len(str(wanted.count - 1))
@@ -206,8 +252,8 @@ def _targets(target: Path, wanted: Wanted, medium: Medium, overwrite: bool) -> l
         raise UserError(f"{target}: expected the name of a {_format(medium)} file")
     for file in files:
         new_file(file, overwrite)
-        if suffix != ".png":
-            new_file(file.with_suffix(".png"), overwrite)
+        for beside in medium.beside:
+            new_file(file.with_suffix(beside), overwrite)
     return files
 
 
@@ -221,7 +267,7 @@ def _checked_draw(model: Model, wanted: Wanted, seed: int) -> Any:
 def _command(path: Path, wanted: Wanted, seed: int) -> str:
     """The command that makes the same again; the model file by its name alone."""
     options = {"what": wanted.kind.name, "count": wanted.count, "seed": seed, **wanted.options}
-    words = [f"--{name} {shlex.quote(str(value))}" for name, value in options.items()]
+    words = [f"--{name} {shlex.quote(value)}" for name, value in _texts(options)]
     return " ".join(["aigc-fast generate", shlex.quote(path.name), *words])
 
 

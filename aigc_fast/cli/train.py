@@ -1,4 +1,4 @@
-"""`aigc-fast train`: train a model on images or sounds."""
+"""`aigc-fast train`: train a model on images, sounds or text."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ _SHAPE = (
     Setting("latent_dim", int, "Size of the latent vector.", least=1),
     Setting("width", int, "Feature maps.", least=1),
     Setting("hidden", int, "Hidden units.", least=1),
+    Setting("dropout", float, "The share of hidden elements that training drops.", least=0),
 )
 _COMMON = (
     Setting("epochs", int, "Passes over the data.", least=1),
@@ -47,7 +48,7 @@ _COMMON = (
     Setting(
         "batch_size",
         int,
-        f"{' or '.join(medium.unit for medium in MEDIA.values()).capitalize()} a step.",
+        f"{' or '.join(medium.batch_unit or medium.unit for medium in MEDIA.values()).capitalize()} a step.",
         least=1,
     ),
     Setting("learning_rate", float, "Adam's step size."),
@@ -94,6 +95,8 @@ def _options(settings: Iterable[Setting], panel: str | None = None) -> list[insp
     found = []
     for setting in settings:
         default = setting.default or _of_training(setting.name)
+        if default is None and setting.kind is not bool:
+            default = _of_models(setting.name) or None
         found.append(as_parameter(setting, default, panel or (_MODEL if setting.shapes_model else None)))
     return found
 
@@ -155,7 +158,7 @@ def train(
     device: Device = None,
     **given: Any,
 ) -> None:
-    """Train a model on the embedded digits or sounds, or on your own images or sounds.
+    """Train a model on the embedded digits or sounds or Python's help, or on your own images, sounds or text.
 
     The folder gets model.safetensors, samples as training goes, checkpoints and a log. Ctrl-C, SIGTERM, SIGHUP and
     SIGUSR1 (SLURM's warning, --signal=USR1@60) leave a checkpoint and end the run; --resume latest goes on from it.
@@ -188,13 +191,13 @@ def _load(name: str, path: Path | None, given: dict[str, Any]) -> Dataset:
 
 
 def _new_model(name: str, dataset: Dataset, conditional: bool, seed: int, shape: dict[str, Any]) -> Network:
-    classes = dataset.num_classes if conditional else None
-    if conditional and classes is None:
+    if conditional and dataset.num_classes is None:
         raise UserError(f"--conditional: {dataset.name} has no classes")
+    classes = {"num_classes": dataset.num_classes} if conditional else {}
     if name in MODELS:
         _check_options(name, shape, inspect.signature(MODELS[name]).parameters)
     torch.manual_seed(seed)
-    return create(name, num_classes=classes, **dataset.shape, **shape)
+    return create(name, **classes, **dataset.shape, **shape)
 
 
 def _check_options(name: str, given: Iterable[str], known: Collection[str]) -> None:
@@ -207,7 +210,7 @@ def _tell(result: TrainingResult, dataset: Dataset, folder: Path) -> None:
     trained = f"{counted(result.steps, 'steps')} on {counted(len(dataset), dataset.unit)} of {dataset.name}"
     if result.items_per_second:
         last = "  ".join(f"{name} {value:.3g}" for name, value in result.rows[-1].items() if name != "step")
-        console.print(f"{trained}, {result.items_per_second:.0f} {dataset.unit}/s; {last}", soft_wrap=True)
+        console.print(f"{trained}, {result.items_per_second:.0f} {result.unit}/s; {last}", soft_wrap=True)
     else:
         console.print(f"{trained}: the checkpoint had them all", soft_wrap=True)
     console.print(f"Model {result.model_path}, samples in {folder / 'samples'}", soft_wrap=True)

@@ -1,17 +1,20 @@
-"""Training data: images (digits, MNIST's files, a folder) and sounds (vowels and strings, a folder of WAV files)."""
+"""Training data: images (digits, MNIST's files, a folder), sounds (vowels and strings, a folder of WAV files), text."""
 
 from aigc_fast.data.audio import read_wav, resample
 from aigc_fast.data.dataset import Dataset, ImageDataset, shift
 from aigc_fast.data.readers import digits, load
 from aigc_fast.data.sounds import SoundDataset, load_sounds, vowels_and_strings
+from aigc_fast.data.text import TextDataset, load_text
 
 __all__ = [
     "Dataset",
     "ImageDataset",
     "SoundDataset",
+    "TextDataset",
     "digits",
     "load",
     "load_sounds",
+    "load_text",
     "read_wav",
     "resample",
     "shift",

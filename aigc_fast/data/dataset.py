@@ -60,6 +60,10 @@ class Dataset(ABC):
     def _form(self) -> str:
         """One item's shape in words."""
 
+    def record(self) -> dict[str, Any]:
+        """What is kept with a model that was trained on it, JSON-able."""
+        return {"name": self.name, self.unit: len(self), "checksum": self.checksum()}
+
     def checksum(self) -> int:
         """CRC-32 of the items: tells whether two runs train on the same."""
         return zlib.crc32(self._content().contiguous().numpy())

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
 
 from aigc_fast.generation import Provenance
 from aigc_fast.media.kinds import Kind, Wanted
-from aigc_fast.media.medium import Feed, Medium
+from aigc_fast.media.medium import Feed, ItemFeed, Medium
 from aigc_fast.models import MODELS, Model
 
-__all__ = ["Feed", "Kind", "Medium", "Wanted", "all_media", "medium_of", "provenance_readers"]
+__all__ = ["Feed", "ItemFeed", "Kind", "Medium", "Wanted", "all_media", "medium_of", "read_provenance"]
 
 
 def medium_of(model: Model | type[Model]) -> Medium:
@@ -24,6 +23,13 @@ def all_media() -> dict[str, Medium]:
     return {medium.name: medium for medium in map(medium_of, MODELS.values())}
 
 
-def provenance_readers() -> dict[str, Callable[[Path], Provenance]]:
-    """What reads the record of a generated file, by its suffix in lower case."""
-    return {suffix: medium.read_provenance for medium in all_media().values() for suffix in medium.suffixes}
+def read_provenance(path: Path) -> Provenance:
+    """The record of a generated file, by the medium whose files are called likewise; as an image's where none are.
+
+    Raises:
+        UserError: when the file carries no record of this package.
+    """
+    media = list(all_media().values())
+    named = [medium for medium in media if path.name.lower().endswith(medium.suffixes)]
+    beside = [medium for medium in media if path.name.lower().endswith(medium.beside)]
+    return next(iter(named + beside + media)).read_provenance(path)

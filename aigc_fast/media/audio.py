@@ -14,7 +14,6 @@ from aigc_fast import data
 from aigc_fast.data import SoundDataset
 from aigc_fast.data.audio import WAV_SUFFIXES
 from aigc_fast.data.sounds import DEFAULT_RATE
-from aigc_fast.errors import UserError
 from aigc_fast.generation import (
     Provenance,
     class_columns,
@@ -25,9 +24,9 @@ from aigc_fast.generation import (
     write_sound,
 )
 from aigc_fast.media.kinds import INTERPOLATION, SEQUENCE, SINGLE
-from aigc_fast.media.medium import Feed, Medium
+from aigc_fast.media.medium import ItemFeed, Medium, check_unmoved
 from aigc_fast.metrics import SoundReport, evaluate_sounds
-from aigc_fast.models import SoundModel
+from aigc_fast.models import Model, SoundModel
 from aigc_fast.models.vocoder import AnalysedSounds
 from aigc_fast.settings import Setting
 
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 _ANALYSED_AT_ONCE = 16
 
 
-class SoundFeed(Feed):
+class SoundFeed(ItemFeed):
     """Sounds, analysed once and for all.
 
     Args:
@@ -50,9 +49,8 @@ class SoundFeed(Feed):
     """
 
     def __init__(self, model: SoundModel, dataset: SoundDataset, config: TrainingConfig) -> None:
-        if config.shift:
-            raise UserError(f"shift={config.shift}: it moves images; expected 0 for {model.name}")
-        self.model, self.dataset = model, dataset
+        check_unmoved(model, config)
+        super().__init__(model, dataset, config)
 
     @cached_property
     def _analysed(self) -> AnalysedSounds:
@@ -80,6 +78,7 @@ class Audio(Medium):
     unit = SoundDataset.unit
     model = SoundModel
     suffixes = WAV_SUFFIXES
+    beside = (".png",)
     files = "for audio a folder of WAV files, likewise"
     embedded = "the vowels and strings"
     data_settings = (
@@ -142,7 +141,7 @@ class Audio(Medium):
         """See `Medium.read_provenance`."""
         return read_wav_provenance(path)
 
-    def measure(self, items: Tensor, training: SoundDataset) -> SoundReport:
+    def measure(self, items: Tensor, training: SoundDataset, model: Model | None) -> SoundReport:
         """See `Medium.measure`."""
         return evaluate_sounds(items.cpu(), training.audio)
 

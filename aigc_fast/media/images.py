@@ -15,9 +15,9 @@ from aigc_fast.data.readers import DEFAULT_SIZE
 from aigc_fast.errors import UserError
 from aigc_fast.generation import Provenance, class_columns, draw, image_grid, read_provenance, write_png
 from aigc_fast.media.kinds import GRID, INTERPOLATION, MANIFOLD, SINGLE
-from aigc_fast.media.medium import Feed, Medium
+from aigc_fast.media.medium import ItemFeed, Medium
 from aigc_fast.metrics import ImageReport, evaluate_images, nearest_neighbours, pairing_grid
-from aigc_fast.models import ImageModel
+from aigc_fast.models import ImageModel, Model
 from aigc_fast.settings import Setting
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _READING = (
 )
 
 
-class ImageFeed(Feed):
+class ImageFeed(ItemFeed):
     """Images, each moved at random.
 
     Args:
@@ -51,11 +51,11 @@ class ImageFeed(Feed):
     def __init__(self, model: ImageModel, dataset: ImageDataset, config: TrainingConfig) -> None:
         if config.shift > max(model.image_shape[1:]):
             raise UserError(f"shift={config.shift}: expected at most {max(model.image_shape[1:])}, the images' side")
-        self.model, self.dataset, self.shift = model, dataset, config.shift
+        super().__init__(model, dataset, config)
 
     def batch(self, indices: Tensor) -> Tensor:
         """Images (n, channels, height, width) in [-1, 1]."""
-        return shift(self.dataset.batch(indices), self.shift).to(self.model.device, self.model.dtype)
+        return shift(self.dataset.batch(indices), self.config.shift).to(self.model.device, self.model.dtype)
 
     def write_samples(self, model: ImageModel, seed: int, path: Path, provenance: Provenance) -> Tensor:
         """A grid as PNG, a class in each column. See `Feed.write_samples`."""
@@ -168,7 +168,7 @@ class Images(Medium):
         """See `Medium.read_provenance`."""
         return read_provenance(path)
 
-    def measure(self, items: Tensor, training: ImageDataset) -> ImageReport:
+    def measure(self, items: Tensor, training: ImageDataset, model: Model | None) -> ImageReport:
         """See `Medium.measure`."""
         return evaluate_images(items.cpu(), training.batch())
 

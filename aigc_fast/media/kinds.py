@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pkgutil import resolve_name
 from typing import Any
 
 from torch import Tensor
 
-from aigc_fast.generation import draw, interpolate, latent_manifold
+from aigc_fast.generation import interpolate, latent_manifold
 from aigc_fast.models import LatentModel, Model
 
 
@@ -23,6 +24,8 @@ class Wanted:
         label: the class, None for all in turn.
         to_label: the class in which walks end, one for all or one for each; None where they stay in theirs.
         options: what was given that changes it, by the options' names.
+        settings: those of the medium's `drawing_settings` that were given, by their names.
+        show: takes the parts of an item that is shown as it is made.
     """
 
     kind: Kind
@@ -31,6 +34,8 @@ class Wanted:
     label: int | list[int] | None
     to_label: int | list[int] | None
     options: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    show: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +55,9 @@ class Kind:
     each: int = 0
 
 
-def _draw(model: LatentModel, wanted: Wanted, seed: int) -> Tensor:
-    return draw(model, wanted.count, seed=seed, labels=wanted.label)
+def _draw(model: Model, wanted: Wanted, seed: int) -> Any:
+    medium = resolve_name(model.medium)
+    return medium.draw(model, wanted.count, seed, wanted.label, wanted.show, **wanted.settings)
 
 
 def _walk(model: LatentModel, wanted: Wanted, seed: int) -> Tensor:
@@ -65,6 +71,7 @@ def _map(model: LatentModel, wanted: Wanted, seed: int) -> Tensor:
 
 GRID = Kind("grid", "one PNG of many images, a class in each column", _draw, each=8)
 SEQUENCE = Kind("sequence", "one WAV of many sounds", _draw, each=1)
+PASSAGE = Kind("passage", "one text", _draw)
 SINGLE = Kind("single", "one file each", _draw)
 INTERPOLATION = Kind(
     "interpolation",

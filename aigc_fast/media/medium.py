@@ -3,32 +3,69 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from aigc_fast.data import Dataset
+from aigc_fast.errors import UserError
 from aigc_fast.generation import Provenance, draw
 from aigc_fast.media.kinds import Kind
 from aigc_fast.models import Model
 from aigc_fast.models.base import Labels
 from aigc_fast.settings import Setting
+from aigc_fast.wording import counted
 
 if TYPE_CHECKING:
     from aigc_fast.training import TrainingConfig
 
 
 class Feed(ABC):
-    """A data set as a model's training needs it."""
+    """A data set as a model's training needs it.
+
+    Args:
+        model: to train.
+        dataset: that suits it.
+        config: of the training.
+
+    Attributes:
+        unit: what a step trains on, in the plural.
+        step_size: how many of them it trains on.
+        epoch_steps: steps of one pass over the data.
+        measure_interval: steps between two measurements of data that is held out; 0 where none is.
+    """
+
+    measure_interval: int = 0
+
+    def __init__(self, model: Model, dataset: Dataset, config: TrainingConfig) -> None:
+        self.model, self.dataset, self.config = model, dataset, config
+        self.unit = dataset.unit
+
+    @property
+    @abstractmethod
+    def step_size(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def epoch_steps(self) -> int: ...
 
     @abstractmethod
-    def batch(self, indices: Tensor) -> Any:
-        """What the model's trainer takes of the items at `indices` (n,), in the model's dtype on its device."""
+    def batches(self, step: int) -> Iterator[tuple[Any, Tensor | None]]:
+        """Inputs and labels as the model's trainer takes them, in its dtype on its device, from a step on without end.
+
+        What a step gets depends on the seed and the step alone.
+        """
+
+    def measure(self, model: Model) -> Mapping[str, float]:
+        """Figures of a model on the data that is held out, by name."""
+        return {}
 
     @abstractmethod
-    def write_samples(self, model: Model, seed: int, path: Path, provenance: Provenance) -> Tensor:
+    def write_samples(self, model: Model, seed: int, path: Path, provenance: Provenance) -> Tensor | str:
         """Draws samples and writes them.
 
         Args:
@@ -38,8 +75,63 @@ class Feed(ABC):
             provenance: recorded in each file.
 
         Returns:
-            A picture of them, (C, H, W) in [-1, 1].
+            A picture of them, (C, H, W) in [-1, 1], or a text.
         """
+
+    def _generator(self, epoch: int) -> torch.Generator:
+        """Of the order in which a pass goes over the data."""
+        return torch.Generator().manual_seed((self.config.seed + 0x9E3779B9 * (epoch + 1)) % 2**63)
+
+
+class ItemFeed(Feed):
+    """Items in batches, each pass over the data in another order.
+
+    Args:
+        model: to train.
+        dataset: items of its shape.
+        config: of the training; a data set smaller than its `batch_size` is one batch.
+
+    Raises:
+        UserError: when the model needs larger batches.
+    """
+
+    def __init__(self, model: Model, dataset: Dataset, config: TrainingConfig) -> None:
+        super().__init__(model, dataset, config)
+        if self.step_size < model.least_batch:
+            given = f"batch_size={config.batch_size}, of {counted(len(dataset), dataset.unit)}"
+            raise UserError(f"{given}: {model.name} trains on batches of at least {model.least_batch}")
+
+    @property
+    def step_size(self) -> int:
+        """See `Feed`: the batch's."""
+        return min(self.config.batch_size, len(self.dataset))
+
+    @property
+    def epoch_steps(self) -> int:
+        """See `Feed`."""
+        return len(self.dataset) // self.step_size
+
+    def batches(self, step: int) -> Iterator[tuple[Any, Tensor | None]]:
+        """See `Feed.batches`."""
+        order, epoch = None, None
+        for number in count(step):
+            now, position = divmod(number, self.epoch_steps)
+            if now != epoch:
+                epoch, order = now, torch.randperm(len(self.dataset), generator=self._generator(now))
+            indices = order[position * self.step_size : (position + 1) * self.step_size]
+            conditional = self.model.num_classes is not None
+            labels = self.dataset.batch_labels(indices).to(self.model.device) if conditional else None
+            yield self.batch(indices), labels
+
+    @abstractmethod
+    def batch(self, indices: Tensor) -> Any:
+        """What the model's trainer takes of the items at `indices` (n,), in the model's dtype on its device."""
+
+
+def check_unmoved(model: Model, config: TrainingConfig) -> None:
+    """Refuses, by UserError, a `shift` where there are no images to move."""
+    if config.shift:
+        raise UserError(f"shift={config.shift}: it moves images; expected 0 for {model.name}")
 
 
 class Report(Protocol):
@@ -60,13 +152,19 @@ class Medium(ABC):
         unit: what items are called, in the plural; a data set's likewise.
         model: what all models of the medium are.
         suffixes: of the files that are written, in lower case; the first is a new one's.
+        beside: suffixes that files have, in place of their own, that are written beside them.
         files: what holds training data, in words.
         embedded: the training data that comes with the package, in words.
         data_settings: what `load` takes besides the path.
         reading_settings: those of them that any model's data takes, whatever the model's shape.
         training_settings: those of `TrainingConfig` that are the medium's.
+        drawing_settings: what is asked for when items are drawn, besides what every medium has.
+        batch_unit: what a batch is made of, in the plural; None where it is items.
         kinds: what can be made, and how many by default; the first is made unless asked otherwise.
         pictured: whether items can be seen beside others, in one picture.
+        arrangement: which of the options it has by which items are put into one file.
+        streamed: whether items come in parts of text, to be shown as they are made.
+        companion: whether files of it stand beside those of other media to tell of them.
         evaluated: how many items are drawn to be measured.
         rows: name, attribute of the report, its format, and what would be ideal, of each line of an evaluation.
     """
@@ -75,13 +173,19 @@ class Medium(ABC):
     unit: ClassVar[str]
     model: ClassVar[type[Model]]
     suffixes: ClassVar[tuple[str, ...]]
+    beside: ClassVar[tuple[str, ...]] = ()
     files: ClassVar[str]
     embedded: ClassVar[str]
     data_settings: ClassVar[tuple[Setting, ...]] = ()
     reading_settings: ClassVar[tuple[Setting, ...]] = ()
+    batch_unit: ClassVar[str | None] = None
     training_settings: ClassVar[tuple[Setting, ...]] = ()
+    drawing_settings: ClassVar[tuple[Setting, ...]] = ()
     kinds: ClassVar[Mapping[Kind, int]]
     pictured: ClassVar[bool] = False
+    arrangement: ClassVar[tuple[str, ...]] = ("columns", "scale")
+    streamed: ClassVar[bool] = False
+    companion: ClassVar[bool] = False
     evaluated: ClassVar[int]
     rows: ClassVar[tuple[tuple[str, str, str, str], ...]]
 
@@ -113,8 +217,25 @@ class Medium(ABC):
     def feed(self, model: Model, dataset: Dataset, config: TrainingConfig) -> Feed:
         """A data set that suits the model as its training needs it."""
 
-    def draw(self, model: Any, count: int, seed: int, labels: Labels | None = None) -> Any:
-        """Items that depend on the model and the seed alone; see `generation.draw`."""
+    def draw(
+        self,
+        model: Any,
+        count: int,
+        seed: int,
+        labels: Labels | None = None,
+        show: Callable[[str], None] | None = None,
+        **settings: Any,
+    ) -> Any:
+        """Items that depend on the model, the seed and the settings alone; see `generation.draw`.
+
+        Args:
+            model: of the medium.
+            count: how many.
+            seed: of the draw.
+            labels: the classes, for a conditional model.
+            show: takes the parts of items that come in parts, as they are made.
+            **settings: some of `drawing_settings`.
+        """
         return draw(model, count, seed=seed, labels=labels)
 
     @abstractmethod
@@ -134,8 +255,8 @@ class Medium(ABC):
         """
 
     @abstractmethod
-    def measure(self, items: Any, training: Dataset) -> Report:
-        """Figures of items, against the training data.
+    def measure(self, items: Any, training: Dataset, model: Model | None) -> Report:
+        """Figures of items, against the training data, and of the model that they are from, if they are.
 
         Raises:
             ValueError: on too few items, or of another shape.

@@ -1,6 +1,7 @@
-"""How good, how varied and how original generated images are, and how near generated sounds."""
+"""How good, how varied and how original generated images and texts are, and how near generated sounds."""
 
 from aigc_fast.metrics.classifier import ImageClassifier, load_classifier, train_classifier
+from aigc_fast.metrics.copies import Passage, copied_share, longest_copied
 from aigc_fast.metrics.diversity import ClassSpread, class_spread
 from aigc_fast.metrics.frechet import frechet_distance
 from aigc_fast.metrics.images import ImageReport, evaluate_images
@@ -14,6 +15,7 @@ from aigc_fast.metrics.neighbours import (
     precision_recall,
 )
 from aigc_fast.metrics.sounds import SoundReport, evaluate_sounds, pairwise_spectral_distance
+from aigc_fast.metrics.text import Perplexity, TextReport, distinct_n, evaluate_text, perplexity
 from aigc_fast.models.vocoder.spectral import multi_resolution_spectral_distance
 
 __all__ = [
@@ -22,18 +24,26 @@ __all__ = [
     "ImageClassifier",
     "ImageReport",
     "Neighbours",
+    "Passage",
+    "Perplexity",
     "PrecisionRecall",
     "SoundReport",
+    "TextReport",
     "class_spread",
+    "copied_share",
     "density_coverage",
+    "distinct_n",
     "evaluate_images",
     "evaluate_sounds",
+    "evaluate_text",
     "frechet_distance",
     "load_classifier",
+    "longest_copied",
     "multi_resolution_spectral_distance",
     "nearest_neighbours",
     "pairing_grid",
     "pairwise_spectral_distance",
+    "perplexity",
     "precision_recall",
     "train_classifier",
 ]

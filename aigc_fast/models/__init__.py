@@ -4,10 +4,20 @@ from aigc_fast.models.ar import ARModel
 from aigc_fast.models.base import ImageModel, LatentModel, Model, SoundModel
 from aigc_fast.models.gan import DCGAN, GAN, MLPGAN, Discriminator
 from aigc_fast.models.registry import MODELS, create, describe, load, register, save
+from aigc_fast.models.text import (
+    ByteTokenizer,
+    CharRNN,
+    CharTokenizer,
+    ElmanCell,
+    NGram,
+    TextModel,
+    Tokenizer,
+    tokenizer_from,
+)
 from aigc_fast.models.vae import VAE, ConvVAE, ImageAutoencoder, VariationalAutoencoder
 from aigc_fast.models.vocoder import SourceFilterVocoder, VocoderFrames, VocoderVAE
 
-register(MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE)
+register(MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE, NGram, CharRNN)
 
 __all__ = [
     "DCGAN",
@@ -16,14 +26,21 @@ __all__ = [
     "MODELS",
     "VAE",
     "ARModel",
+    "ByteTokenizer",
+    "CharRNN",
+    "CharTokenizer",
     "ConvVAE",
     "Discriminator",
+    "ElmanCell",
     "ImageAutoencoder",
     "ImageModel",
     "LatentModel",
     "Model",
+    "NGram",
     "SoundModel",
     "SourceFilterVocoder",
+    "TextModel",
+    "Tokenizer",
     "VariationalAutoencoder",
     "VocoderFrames",
     "VocoderVAE",
@@ -32,4 +49,5 @@ __all__ = [
     "load",
     "register",
     "save",
+    "tokenizer_from",
 ]

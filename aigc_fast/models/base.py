@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -40,7 +41,8 @@ def quarter_sides(image_shape: Sequence[int]) -> tuple[int, int, int]:
     return channels, height // 4, width // 4
 
 
-def _check_counts(**values: Any) -> None:
+def check_counts(**values: Any) -> None:
+    """Refuses, by ValueError, what is not a positive int."""
     for name, value in values.items():
         if type(value) is not int or value < 1:
             raise ValueError(f"{name}={value!r}: expected a positive number")
@@ -79,13 +81,14 @@ class Model(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
+        """Where the parameters are; of a model without any, the buffers."""
+        return next(chain(self.parameters(), self.buffers())).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the parameters are."""
-        return next(self.parameters()).dtype
+        """What the parameters are; of a model without any, the floating-point buffers."""
+        floats = (buffer for buffer in self.buffers() if buffer.is_floating_point())
+        return next(chain(self.parameters(), floats)).dtype
 
 
 class LatentModel(Model):
@@ -106,9 +109,9 @@ class LatentModel(Model):
     decoded_at_once: ClassVar[int] = 256
 
     def __init__(self, *, latent_dim: int, num_classes: int | None = None, **config: Any) -> None:
-        _check_counts(latent_dim=latent_dim, **{name: value for name, value in config.items() if type(value) is int})
+        check_counts(latent_dim=latent_dim, **{name: value for name, value in config.items() if type(value) is int})
         if num_classes is not None:
-            _check_counts(num_classes=num_classes)
+            check_counts(num_classes=num_classes)
         super().__init__(**config, latent_dim=latent_dim, num_classes=num_classes)
         self.latent_dim = latent_dim
         self.num_classes = num_classes
@@ -240,6 +243,6 @@ class SoundModel(LatentModel):
     decoded_at_once = 16
 
     def __init__(self, *, length: int, sample_rate: int, **config: Any) -> None:
-        _check_counts(length=length, sample_rate=sample_rate)
+        check_counts(length=length, sample_rate=sample_rate)
         super().__init__(length=length, sample_rate=sample_rate, **config)
         self.length, self.sample_rate = length, sample_rate

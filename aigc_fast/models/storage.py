@@ -34,7 +34,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
     Raises:
         UserError: when the file can't be written.
     """
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    kept = _apart(tensors)
     text = json.dumps({**metadata, "version": __version__})
     with atomic(path) as temporary:
         try:
@@ -43,11 +43,24 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
             raise UserError(f"cannot write {path}: {error}") from None
 
 
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as safetensors takes them: on the CPU, contiguous, of several in one memory all but one copied."""
+    kept, taken = {}, set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        start = value.untyped_storage().data_ptr()
+        kept[name] = value.clone() if start in taken else value
+        taken.add(start)
+    return kept
+
+
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
     total = zlib.crc32(text.encode())
     for name in sorted(tensors):
         total = zlib.crc32(name.encode(), total)
-        total = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy(), total)
+        # Nothing has no bytes, and strides by which it may not be viewed as such.
+        if tensors[name].numel():
+            total = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy(), total)
     return f"{total:08x}"
 
 

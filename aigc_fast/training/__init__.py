@@ -5,6 +5,8 @@ from aigc_fast.training.folder import MODEL_FILE
 from aigc_fast.training.gan import GANConfig, GANTrainer
 from aigc_fast.training.loop import TrainingInterrupted, TrainingResult, train
 from aigc_fast.training.losses import LOSSES, AdversarialLoss, diversity, gradient_penalty
+from aigc_fast.training.ngram import NGramConfig, NGramTrainer
+from aigc_fast.training.text import CharRNNConfig, CharRNNTrainer
 from aigc_fast.training.trainer import Trainer, default_config, make_trainer
 from aigc_fast.training.vae import VAEConfig, VAETrainer
 
@@ -12,8 +14,12 @@ __all__ = [
     "LOSSES",
     "MODEL_FILE",
     "AdversarialLoss",
+    "CharRNNConfig",
+    "CharRNNTrainer",
     "GANConfig",
     "GANTrainer",
+    "NGramConfig",
+    "NGramTrainer",
     "Trainer",
     "TrainingConfig",
     "TrainingInterrupted",

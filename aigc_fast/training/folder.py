@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic, make_folder, move, remove
-from aigc_fast.media import all_media, provenance_readers
+from aigc_fast.media import all_media, read_provenance
 from aigc_fast.models.storage import read_metadata
 
 MODEL_FILE, LOG_FILE = "model.safetensors", "log.jsonl"
@@ -18,7 +18,7 @@ STAGING = ".aigc_fast-new"
 
 _CHECKPOINTS, _SAMPLES, _TENSORBOARD = "checkpoints", "samples", "tensorboard"
 _MARKER = "takes-place-of.json"
-_OF_STEP = re.compile(rf"(?:{_CHECKPOINTS}/step-(\d{{8,}})\.safetensors|{_SAMPLES}/step-(\d{{8,}})(\.\w+))")
+_OF_STEP = re.compile(rf"(?:{_CHECKPOINTS}/step-(\d{{8,}})\.safetensors|{_SAMPLES}/step-(\d{{8,}})((?:\.\w+)+))")
 _WHOLE = (MODEL_FILE, LOG_FILE)
 
 
@@ -177,7 +177,7 @@ def _names_in(folder: Path, *patterns: str) -> list[str]:
 
 def _is_of_run(name: str) -> bool:
     found = _OF_STEP.fullmatch(name)
-    samples = [medium.suffixes[0] for medium in all_media().values()]
+    samples = [suffix for medium in all_media().values() for suffix in (medium.suffixes[0], *medium.beside)]
     return name in _WHOLE or (found is not None and found[3] in (None, *samples))
 
 
@@ -193,9 +193,9 @@ def _step(name: str) -> int | float:
 
 def _is_ours(path: Path) -> bool:
     """Whether this package wrote the file, by what stands in it."""
-    read = {".safetensors": read_metadata, ".jsonl": read_rows, **provenance_readers()}
+    read = {".safetensors": read_metadata, ".jsonl": read_rows}
     try:
-        read[path.suffix](path)
+        read.get(path.suffix, read_provenance)(path)
     except (UserError, OSError):
         return False
     return True

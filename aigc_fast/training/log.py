@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from textwrap import indent
 from types import TracebackType
 from typing import Any
 
@@ -90,14 +91,14 @@ class RunLog:
         if self._events is not None:
             self._events.add_scalars(step, values)
 
-    def add_image(self, step: int, image: Tensor) -> None:
-        """Shows an image (C, H, W) in [-1, 1] in TensorBoard, when that is on.
+    def add_sample(self, step: int, sample: Tensor | str) -> None:
+        """Shows an image (C, H, W) in [-1, 1], or a text, in TensorBoard, when that is on.
 
         Raises:
             UserError: when it can't be written.
         """
         if self._events is not None:
-            self._events.add_image(step, image)
+            self._events.add_sample(step, sample)
 
 
 def _line(row: Mapping[str, float]) -> str:
@@ -138,9 +139,14 @@ class EventFile:
         for name, value in values.items():
             self._add(step=step, summary=self._summary.scalar(name, value))
 
-    def add_image(self, step: int, image: Tensor) -> None:
-        """Adds an image (C, H, W) in [-1, 1]."""
-        self._add(step=step, summary=self._summary.image("samples", (image + 1) / 2, dataformats="CHW"))
+    def add_sample(self, step: int, sample: Tensor | str) -> None:
+        """Adds an image (C, H, W) in [-1, 1], or a text."""
+        if isinstance(sample, str):
+            # As Markdown, which TensorBoard takes texts for, what stands four columns in is shown as it is.
+            summary = self._summary.text("samples", indent(sample, "    ", lambda line: True))
+        else:
+            summary = self._summary.image("samples", (sample + 1) / 2, dataformats="CHW")
+        self._add(step=step, summary=summary)
 
     def _add(self, **content: Any) -> None:
         record = io.BytesIO()

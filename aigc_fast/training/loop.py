@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from aigc_fast.training.feed import feed_of
 from aigc_fast.training.folder import RunFolder
 from aigc_fast.training.log import Averages, ProgressBar, RunLog
 from aigc_fast.training.trainer import Trainer, make_trainer
-from aigc_fast.wording import counted, singular
+from aigc_fast.wording import singular
 
 Callback = Callable[[int, Mapping[str, float]], None]
 
@@ -52,6 +53,7 @@ _MAY_CHANGE = (
     "sample_interval",
     "checkpoint_interval",
     "keep_checkpoints",
+    "measure_interval",
     "tensorboard",
 )
 
@@ -78,7 +80,8 @@ class TrainingResult:
         rows: the log: {"step": ..., losses by name}.
         steps: steps in all.
         seconds: time that this call's steps took, without samples and checkpoints.
-        items_per_second: images or sounds trained on in this call, over `seconds`; 0 where no step was left.
+        items_per_second: what was trained on in this call, over `seconds`; 0 where no step was left.
+        unit: what that counts, in the plural: images, sounds, characters.
     """
 
     model: Model
@@ -87,6 +90,7 @@ class TrainingResult:
     steps: int
     seconds: float
     items_per_second: float
+    unit: str
 
 
 def train(
@@ -145,20 +149,16 @@ class _Run:
         self.feed = feed_of(model, dataset, config)
         self.model, self.dataset, self.config, self.folder = model, dataset, config, RunFolder(folder)
         self.trainer: Trainer = make_trainer(model, config)
-        self.batch_size = min(config.batch_size, len(dataset))
-        if self.batch_size < model.least_batch:
-            given = f"batch_size={config.batch_size}, of {counted(len(dataset), dataset.unit)}"
-            raise UserError(f"{given}: {model.name} trains on batches of at least {model.least_batch}")
-        self.epoch_steps = len(dataset) // self.batch_size
-        self.total = config.steps or config.epochs * self.epoch_steps
+        self.total = config.steps or config.epochs * self.feed.epoch_steps
         self._check_total()
         self.averages = Averages()
+        self.latest: dict[str, float] = {}
         self.warned = False
         self.seconds, self.steps_here = 0.0, 0
         self.record = {
             **describe(model),
             "training": dataclasses.asdict(config),
-            "data": {"name": dataset.name, dataset.unit: len(dataset), "checksum": dataset.checksum()},
+            "data": dataset.record(),
             "classes": list(dataset.class_names),
             "notes": list(dataset.notes),
         }
@@ -211,13 +211,17 @@ class _Run:
         if console is not None:
             for line in (self.dataset.summary, *(f"Note: {note}" for note in self.dataset.notes)):
                 console.print(line, soft_wrap=True, markup=False)
-        bar = ProgressBar(self.model.name, self.total, self.dataset.unit, console)
+        bar = ProgressBar(self.model.name, self.total, self.feed.unit, console)
         with _interruptions() as interrupted, bar:
             bar.show(self.trainer.step_count, {}, self._rate())
-            for inputs, labels in self._batches():
+            begin = self.trainer.step_count
+            for inputs, labels in islice(self.feed.batches(begin), self.total - begin):
                 values = self._timed_step(inputs, labels)
                 step = self.trainer.step_count
-                bar.show(step, {name: values[name] for name in self.trainer.shown if name in values}, self._rate())
+                values |= self._measured(step)
+                self.latest |= values
+                shown = {name: self.latest[name] for name in self.trainer.shown if name in self.latest}
+                bar.show(step, shown, self._rate())
                 self._report(step, values)
                 for callback in callbacks:
                     callback(step, values)
@@ -226,20 +230,6 @@ class _Run:
                 if self._due(step, self.config.checkpoint_interval):
                     self._checkpoint()
             return self._finish()
-
-    def _batches(self) -> Iterator[tuple[Any, Tensor | None]]:
-        """The batches that are left; which items they hold depends on the seed and the step alone."""
-        device, conditional = self.model.device, self.model.num_classes is not None
-        order, epoch = None, None
-        while self.trainer.step_count < self.total:
-            now, position = divmod(self.trainer.step_count, self.epoch_steps)
-            if now != epoch:
-                epoch = now
-                generator = torch.Generator().manual_seed((self.config.seed + 0x9E3779B9 * (epoch + 1)) % 2**63)
-                order = torch.randperm(len(self.dataset), generator=generator)
-            indices = order[position * self.batch_size : (position + 1) * self.batch_size]
-            labels = self.dataset.batch_labels(indices).to(device) if conditional else None
-            yield self.feed.batch(indices), labels
 
     def _timed_step(self, inputs: Any, labels: Tensor | None) -> dict[str, float]:
         begin = time.perf_counter()
@@ -251,8 +241,16 @@ class _Run:
             raise self._diverged(str(bad))
         return values
 
+    def _measured(self, step: int) -> dict[str, float]:
+        """Of the data that is held out, in the steps that it is due and in the last."""
+        interval = self.feed.measure_interval
+        if not self._due(step, interval) and not (interval and step == self.total):
+            return {}
+        with self.trainer.sampling() as model:
+            return dict(self.feed.measure(model))
+
     def _rate(self) -> float:
-        return self.steps_here * self.batch_size / max(self.seconds, 1e-9)
+        return self.steps_here * self.feed.step_size / max(self.seconds, 1e-9)
 
     def _due(self, step: int, interval: int) -> bool:
         return interval > 0 and step % interval == 0 and step < self.total
@@ -291,8 +289,8 @@ class _Run:
         provenance = provenance_of(self.model, self.config.seed, step=step, training=self.record["training"])
         path = self.folder.samples / f"step-{step:08d}"
         with self.trainer.sampling() as model:
-            picture = self.feed.write_samples(model, self.config.seed, path, provenance)
-        self.log.add_image(step, picture)
+            sample = self.feed.write_samples(model, self.config.seed, path, provenance)
+        self.log.add_sample(step, sample)
 
     def _checkpoint(self) -> Path:
         self._check_weights()
@@ -317,7 +315,8 @@ class _Run:
         if self.config.sample_interval:
             self._sample(self.trainer.step_count)
         self.trainer.finish()
-        return TrainingResult(self.model, self.folder.model, self.log.rows, self.total, self.seconds, self._rate())
+        done = self.total, self.seconds, self._rate(), self.feed.unit
+        return TrainingResult(self.model, self.folder.model, self.log.rows, *done)
 
 
 def _settings(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Trainer(ABC):
         """Trains on one batch.
 
         Args:
-            inputs: N items as the model's `forward` takes them: images (N, C, H, W) in [-1, 1], or sounds (N, T).
+            inputs: as the model's feed gives them: images (N, C, H, W) in [-1, 1], sounds (N, T), parts of texts.
             labels: int64 (N,), for a conditional model.
 
         Returns:
@@ -92,7 +92,7 @@ def default_config(model: Model | type[Model], **settings: Any) -> TrainingConfi
 
     Args:
         model: a model or its class.
-        **settings: fields of `GANConfig` or `VAEConfig`; those that are None keep their defaults.
+        **settings: fields of its trainer's `config_type`; those that are None keep their defaults.
 
     Raises:
         UserError: on a setting that the model's training does not have, or a value out of range.

@@ -239,7 +239,7 @@ def test_too_little_memory_is_one_line(tmp_path, animals, monkeypatch, error):
             return torch.empty(2**60)
         raise error
 
-    monkeypatch.setattr("aigc_fast.media.kinds.draw", fail)
+    monkeypatch.setattr("aigc_fast.media.medium.draw", fail)
     assert_refused(run("generate", animals, "--out", tmp_path / "a.png"), "--count")
 
 

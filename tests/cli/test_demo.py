@@ -10,7 +10,7 @@ import pytest
 from commands import TINY, assert_refused, run, tree
 
 from aigc_fast.cli.demo.page import Page
-from aigc_fast.generation import read_provenance
+from aigc_fast.generation import read_provenance, read_text_provenance
 from aigc_fast.models import load
 
 
@@ -28,16 +28,26 @@ def test_demo_in_short(tmp_path, monkeypatch):
     assert html.count("<h1>") == 1
     assert html.count("data:image/png;base64,") == 13
     assert html.count("data:audio/wav;base64,") == html.count("<audio controls") == 5
-    assert html.count("<svg") == html.count("</svg>") == 6
+    assert html.count("<svg") == html.count("</svg>") == 7
     assert not re.search(r'(src|href)="(?!data:)', html)
     assert "identical" in html
     for name in ("dcgan-samples", "conv-vae-manifold"):
         assert read_provenance(out / f"{name}.png").settings["command"] == "aigc-fast demo"
     assert load(out / "dcgan" / "model.safetensors").num_classes == 10
     assert load(out / "vocoder" / "model.safetensors").num_classes == 6
+    for name in ("char-rnn-rnn", "char-rnn-lstm", "char-rnn-gru", "ngram"):
+        assert read_text_provenance(out / f"{name}.txt").settings["command"] == "aigc-fast demo"
+        assert (
+            load(out / name / "model.safetensors").config
+            == read_text_provenance(out / f"{name}.txt").settings["config"]
+        )
+        assert re.search(rf"<figcaption>{name}: \d\.\d\d bits", html)
+    assert "SHA-256" in html
 
 
-@pytest.mark.parametrize("name", ["index.html", "dcgan-samples.png", "vocoder-walk.wav", "dcgan/log.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["index.html", "dcgan-samples.png", "vocoder-walk.wav", "ngram.txt.json", "dcgan/log.jsonl"]
+)
 def test_a_demo_replaces_nothing_unless_asked(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"mine")

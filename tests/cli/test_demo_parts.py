@@ -1,5 +1,6 @@
 import copy
 import itertools
+import re
 import statistics
 from types import SimpleNamespace
 
@@ -42,6 +43,8 @@ def test_charts_hold_every_curve_and_leave_out_what_is_not_finite():
     assert "nan" not in chart
     assert "b &amp; c" in chart
     assert "title &lt;x&gt;" in chart
+    few = line_chart([1, 2], {"a": [0.0, 1.0]}, "few", smooth=False)
+    assert len(set(re.findall(r'points="(.*?)"', few))) == 1
     assert line_chart([], {"a": []}, "empty").count("<svg") == 1
     assert bar_chart({"a": [0.0, 0.0], "b": [0.0, 1.0]}, ["0", "1"], "bars").count("<rect") == 4
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from aigc_fast.data import ImageDataset, SoundDataset
-from aigc_fast.models import create
+from aigc_fast.data import ImageDataset, SoundDataset, TextDataset
+from aigc_fast.media import medium_of
+from aigc_fast.models import MODELS, CharTokenizer, create
 from aigc_fast.training import default_config, train
 
 NARROW = {
@@ -19,6 +20,8 @@ NARROW = {
     "vae": {"hidden": 8},
     "conv-vae": {"width": 3, "likelihood": "gaussian"},
     "vocoder": {"width": 4, "latent_dim": 3},
+    "ngram": {"order": 3},
+    "char-rnn": {"hidden": 7, "embedding": 4},
 }
 
 
@@ -49,10 +52,18 @@ def sounds():
     return SoundDataset(audio, torch.arange(20) % 3, ("a", "b", "c"), 8000, "hiss")
 
 
+@pytest.fixture(scope="session")
+def texts():
+    training = tuple("the cat sat on the mat, and the dog on the log.\n"[start:] * 2 for start in range(5))
+    tokenizer = CharTokenizer.of(training, unknown=True)
+    return TextDataset(training, ("the dog sat on the cat.\n", "that is that"), tokenizer, "0" * 64, "sayings")
+
+
 @pytest.fixture
-def data_of(dataset, sounds):
+def data_of(dataset, sounds, texts):
     """A data set that suits a model, by the model's name."""
-    return lambda name: sounds if name == "vocoder" else dataset
+    of_medium = {SoundDataset.unit: sounds, TextDataset.unit: texts}
+    return lambda name: of_medium.get(medium_of(MODELS[name]).unit, dataset)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import torch
 from aigc_fast.cli.demo.page import Page
 from aigc_fast.errors import UserError
 from aigc_fast.files import append
-from aigc_fast.generation import Provenance, write_png, write_sound, write_wav
+from aigc_fast.generation import Provenance, write_png, write_sound, write_text, write_wav
 from aigc_fast.models import create, save
 from aigc_fast.models.storage import write_tensors
 from aigc_fast.training.folder import RunFolder
@@ -46,6 +46,7 @@ WRITERS = {
     "model.safetensors": lambda path: save(create("vae", hidden=8), path),
     "image.png": lambda path: write_png(path, torch.rand(3, 99, 99), RECORD),
     "sound.wav": lambda path: write_wav(path, torch.rand(5000), 8000, RECORD),
+    "text.txt": lambda path: write_text(path, "x" * 5000, RECORD),
     "pair.wav": lambda path: write_sound(path, torch.rand(5000), 8000, RECORD),
     "index.html": lambda path: Page("title", "x" * 5000).write(path),
     "log.jsonl": lambda path: append(path, b"x" * 5000),

@@ -14,9 +14,11 @@ from aigc_fast.cli.demo import sections
 from aigc_fast.cli.demo.compare import Comparison, Row, compare
 from aigc_fast.cli.demo.learn import PICTURES, learn
 from aigc_fast.cli.demo.listen import SOUNDS, listen
+from aigc_fast.cli.demo.write import TEXTS, write
 from aigc_fast.cli.options import Device, Overwrite, chosen_device, new_file
-from aigc_fast.data import digits, load_sounds
+from aigc_fast.data import digits, load_sounds, load_text
 from aigc_fast.files import make_folder
+from aigc_fast.generation.text import record_path
 from aigc_fast.training.folder import RunFolder
 
 GAN_STEPS = 850
@@ -24,6 +26,7 @@ GAN_MODEL = {"width": 32, "discriminator_strides": (2, 2), "spectral_norm": True
 GAN_TRAINING = {"loss": "hinge", "learning_rate": 1e-3, "discriminator_learning_rate": 2e-3}
 VAE_STEPS = 750
 VOCODER_STEPS = 150
+TEXT_STEPS = 600
 SECONDS_PER_ROW = 1.0
 QUICK_STEPS = 10
 QUICK_SECONDS = 0.02
@@ -35,6 +38,7 @@ Out = Annotated[Path, typer.Option(help="Folder for the page, the images and the
 GanSteps = Annotated[int, typer.Option(min=10, help="Training steps of the DCGAN.")]
 VaeSteps = Annotated[int, typer.Option(min=10, help="Training steps of the ConvVAE.")]
 VocoderSteps = Annotated[int, typer.Option(min=10, help="Training steps of the vocoder.")]
+TextSteps = Annotated[int, typer.Option(min=10, help="Training steps of each character model.")]
 Seconds = Annotated[float, typer.Option(min=0.01, max=60, help="Time to measure each line of the table for.")]
 Quick = Annotated[
     bool, typer.Option("--quick", help="Only try that everything runs: ten steps, small batches, rough times.")
@@ -46,12 +50,13 @@ def demo(
     gan_steps: GanSteps = GAN_STEPS,
     vae_steps: VaeSteps = VAE_STEPS,
     vocoder_steps: VocoderSteps = VOCODER_STEPS,
+    text_steps: TextSteps = TEXT_STEPS,
     seconds_per_row: Seconds = SECONDS_PER_ROW,
     quick: Quick = False,
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make a stock DCGAN faster, train on digits and sounds, and show and play it all on one page.
+    """Make a stock DCGAN faster, train on digits, sounds and text, and show and play it all on one page.
 
     A few minutes on two cores; the page is out/demo/index.html.
     """
@@ -59,10 +64,11 @@ def demo(
     _check_free(out, overwrite)
     batch = BATCH
     if quick:
-        gan_steps = vae_steps = vocoder_steps = QUICK_STEPS
+        gan_steps = vae_steps = vocoder_steps = text_steps = QUICK_STEPS
         seconds_per_row, batch = QUICK_SECONDS, QUICK_BATCH
     start = time.perf_counter()
     folder, dataset, sounds = make_folder(out), digits(), load_sounds(seconds=QUICK_SOUND if quick else 1.0)
+    texts = load_text()
     console.rule("A stock PyTorch DCGAN, before and after aigc_fast.optimize")
     comparison = compare(dataset.batch(slice(0, batch)).to(place), seconds_per_row, _tell_row)
     _tell_parity(comparison)
@@ -72,13 +78,16 @@ def demo(
     vae = learn("conv-vae", dataset, vae_steps, folder, console, device=place)
     console.rule("Training on sounds")
     heard = listen(sounds, vocoder_steps, folder, console, place)
+    console.rule("Training on text")
+    written = write(texts, text_steps, folder, console, place, seconds_per_row)
     page = sections.new_page(place)
     sections.add_comparison(page, comparison)
     sections.add_gan(page, gan, dataset)
     sections.add_vae(page, vae)
     sections.add_quality(page, gan, vae)
     sections.add_sounds(page, heard, sounds)
-    sections.add_commands(page, gan, vae, heard, time.perf_counter() - start)
+    sections.add_text(page, written, texts)
+    sections.add_commands(page, gan, vae, heard, written, time.perf_counter() - start)
     page.write(folder / PAGE)
     console.rule(f"{time.perf_counter() - start:.0f} seconds")
     console.print(f"Open {folder / PAGE}", soft_wrap=True)
@@ -88,9 +97,10 @@ def _check_free(folder: Path, overwrite: bool) -> None:
     """Checks, before any work is done, that nothing of anybody's is in the way."""
     files = [f"{model}-{name}.png" for model, names in PICTURES.items() for name in names]
     files += [f"vocoder-{name}.{kind}" for name in SOUNDS for kind in ("wav", "png")]
+    files += [path.name for name in TEXTS for path in (Path(f"{name}.txt"), record_path(f"{name}.txt"))]
     for name in (PAGE, *files):
         new_file(folder / name, overwrite)
-    for model in (*PICTURES, "vocoder"):
+    for model in (*PICTURES, "vocoder", *TEXTS):
         RunFolder(folder / model).check_free(overwrite)
 
 

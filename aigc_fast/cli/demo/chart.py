@@ -81,16 +81,17 @@ def _legend(names: Sequence[str]) -> str:
     return f'<div class="legend">{keys}</div>'
 
 
-def line_chart(steps: Sequence[float], curves: Mapping[str, Sequence[float]], title: str) -> str:
+def line_chart(steps: Sequence[float], curves: Mapping[str, Sequence[float]], title: str, smooth: bool = True) -> str:
     """Curves over training steps: each value faint, their running mean strong.
 
     Args:
         steps: the horizontal position of every value.
         curves: values per name, each as long as `steps`; what is not finite is left out.
         title: what a screen reader says, and the caption.
+        smooth: False for few values, which are strong themselves.
     """
     shown = {name: _finite(steps, values) for name, values in curves.items()}
-    means = {name: smoothed(ys, max(1, len(ys) // 40)) for name, (_, ys) in shown.items()}
+    means = {name: smoothed(ys, max(1, len(ys) // 40) if smooth else 0) for name, (_, ys) in shown.items()}
     low, high = _range([value for values in means.values() for value in values])
     axes = _Axes((min(steps, default=0), max(steps, default=1)), (low, high))
     parts = axes.frame("training step")

@@ -80,15 +80,19 @@ def trained(
     config: Mapping[str, Any],
     training: Mapping[str, Any],
     device: torch.device | None,
+    run: str | None = None,
 ) -> TrainingResult:
-    """A model of the data's shape after its training; the arguments are those of `learn`."""
+    """A model of the data's shape after its training.
+
+    The arguments are those of `learn`, and what the run's folder is called; None for the model's name.
+    """
     torch.manual_seed(SEED)
     model = create(name, **dataset.shape, **config).to(device)
     interval = max(1, steps // 5)
     settings = default_config(
         model, steps=steps, seed=SEED, sample_interval=interval, checkpoint_interval=steps, **training
     )
-    return train(model, dataset, settings, folder / name, overwrite=True, console=console)
+    return train(model, dataset, settings, folder / (run or name), overwrite=True, console=console)
 
 
 def _pictures(result: TrainingResult, dataset: ImageDataset, generated: Tensor, folder: Path) -> dict[str, Path]:

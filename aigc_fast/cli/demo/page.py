@@ -83,6 +83,12 @@ def player(path: Path, caption: str) -> str:
     )
 
 
+def passage(path: Path, caption: str) -> str:
+    """A text file with a caption."""
+    text = escape(path.read_text(encoding="utf-8"))
+    return f"<figure><pre>{text}</pre><figcaption>{escape(caption)}</figcaption></figure>"
+
+
 def figures(parts: Sequence[str]) -> str:
     """Figures side by side where there is room."""
     return f'<div class="figures">{"".join(parts)}</div>'

@@ -12,8 +12,19 @@ from aigc_fast.cli.demo.chart import bar_chart, line_chart
 from aigc_fast.cli.demo.compare import Comparison
 from aigc_fast.cli.demo.learn import Learned
 from aigc_fast.cli.demo.listen import Heard
-from aigc_fast.cli.demo.page import Page, figures, metrics_table, parity_cards, picture, player, timing_table
-from aigc_fast.data import ImageDataset, SoundDataset
+from aigc_fast.cli.demo.page import (
+    Page,
+    cards,
+    figures,
+    metrics_table,
+    parity_cards,
+    passage,
+    picture,
+    player,
+    timing_table,
+)
+from aigc_fast.cli.demo.write import CELLS, NGRAM, TIMED, Written, run_name
+from aigc_fast.data import ImageDataset, SoundDataset, TextDataset
 from aigc_fast.media.audio import AUDIO
 from aigc_fast.media.images import IMAGES
 from aigc_fast.runtime import native
@@ -182,20 +193,70 @@ def add_sounds(page: Page, heard: Heard, dataset: SoundDataset) -> None:
     )
 
 
-def add_commands(page: Page, gan: Learned, vae: Learned, heard: Heard, seconds: float) -> None:
+def add_text(page: Page, written: Written, dataset: TextDataset) -> None:
+    """What the character models learned."""
+    page.heading("Three cells learn to write")
+    lstm, ngram = written.results[run_name("lstm")], written.results[NGRAM]
+    page.paragraph(
+        f"Character models on {dataset.summary}. Every cell has {lstm.steps} steps and "
+        f"{lstm.model.config['hidden']} units: the LSTM took {lstm.seconds:.0f} s, "
+        f"{lstm.items_per_second:.0f} {lstm.unit} a second. The line to beat is an n-gram model of order "
+        f"{ngram.model.order} with Kneser-Ney smoothing; the LSTM passes it when it is trained as long as aigc-fast "
+        "train char-rnn does."
+    )
+    fast, cell = (1000 * TIMED / written.speed[name].median for name in ("fast", "cell"))
+    page.add(
+        cards(
+            [
+                (f"{fast:,.0f}", "characters a second from the LSTM, one native call for all of them"),
+                (f"{cell:,.0f}", "from the same weights in a loop over torch.nn.LSTMCell and torch.multinomial"),
+                (f"{fast / cell:.1f}×", "as many"),
+            ]
+        ),
+        figures([_text_curves(written)]),
+        figures(
+            [
+                passage(path, f"{name}: {_bits(written.results[name]):.2f} bits per held-out character")
+                for name, path in written.texts.items()
+            ]
+        ),
+    )
+
+
+def _bits(result: TrainingResult) -> float:
+    return result.rows[-1]["held_out_bits"]
+
+
+def _text_curves(written: Written) -> str:
+    curves = {cell: written.results[run_name(cell)].rows for cell in CELLS}
+    measured = {cell: [row for row in rows if "held_out_bits" in row] for cell, rows in curves.items()}
+    steps = [row["step"] for row in measured[CELLS[0]]]
+    lines = {cell: [row["held_out_bits"] for row in rows] for cell, rows in measured.items()}
+    ngram = written.results[NGRAM]
+    lines[f"{ngram.model.order}-gram"] = [_bits(ngram)] * len(steps)
+    return line_chart(steps, lines, "Bits per held-out character", smooth=False)
+
+
+def add_commands(page: Page, gan: Learned, vae: Learned, heard: Heard, written: Written, seconds: float) -> None:
     """How to go on."""
     page.heading("Go on from here")
-    page.paragraph("The models are beside this page; every PNG and WAV carries its model, seed and settings in it.")
+    page.paragraph(
+        "The models are beside this page; every PNG and WAV carries its model, seed and settings in it, a text in a "
+        ".json beside it."
+    )
     commands = [
         f"aigc-fast generate {gan.result.model_path} --class 7 --seed 1",
         f"aigc-fast generate {vae.result.model_path} --what manifold",
         f"aigc-fast generate {heard.result.model_path} --seed 1",
+        f"aigc-fast generate {written.results[run_name('lstm')].model_path} --prompt 'The ' --temperature 0.7",
         f"aigc-fast evaluate {gan.result.model_path}",
         f"aigc-fast provenance {gan.pictures['samples']}",
         "aigc-fast train dcgan --conditional",
+        "aigc-fast train char-rnn",
         "aigc-fast doctor",
     ]
     page.add(f"<pre>{escape(chr(10).join(commands))}</pre>")
     page.add(
-        f"<footer>All of it took {seconds:.0f} seconds. The images and sounds on this page are AI-generated.</footer>"
+        f"<footer>All of it took {seconds:.0f} seconds. Images, sounds and texts on this page are AI-generated."
+        "</footer>"
     )

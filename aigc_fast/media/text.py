@@ -1,0 +1,311 @@
+"""Text: files of it, and how well a model knows the text that it was trained on, and text of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from aigc_fast import data
+from aigc_fast.data import TextDataset
+from aigc_fast.data.text import HELD_OUT
+from aigc_fast.errors import UserError
+from aigc_fast.generation import Provenance, read_text_provenance, write_text
+from aigc_fast.generation.text import RECORD_SUFFIX
+from aigc_fast.media.kinds import PASSAGE, SINGLE
+from aigc_fast.media.medium import Feed, Medium, check_unmoved
+from aigc_fast.metrics import TextReport, evaluate_text, perplexity
+from aigc_fast.models import CharRNN, Model, TextModel
+from aigc_fast.models.text import TOKENIZERS, CharTokenizer
+from aigc_fast.models.text.char_rnn import packed_places
+from aigc_fast.settings import Setting
+
+if TYPE_CHECKING:
+    from aigc_fast.training import TrainingConfig
+    from aigc_fast.training.text import CharRNNConfig
+
+DEFAULT_LENGTH = 1000
+
+_LONGEST_SHOWN = 200
+_BETWEEN = "\n\n* * *\n\n"
+_ENCODING = Setting("encoding", str, "How text files are encoded, as Python calls it.", default="utf-8", metavar="NAME")
+_HELD_OUT = Setting(
+    "held_out", float, "The share of the text that training does not see.", default=str(HELD_OUT), least=0, most=1
+)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What a step reads: at each of B places of the text a part, cut where documents begin.
+
+    Attributes:
+        tokens: the parts, packed.
+        targets: int64 (total,), what follows each token.
+        before: int64, for each part the place whose state it goes on from; B for one that begins without.
+        after: int64 (places,), for each place the part that its state is taken from.
+        characters: how many characters of text a token stands for, on average.
+        passes: how often the text has been read before, parts of it included.
+    """
+
+    tokens: PackedSequence
+    targets: Tensor
+    before: Tensor
+    after: Tensor
+    characters: float
+    passes: float
+
+
+class DocumentFeed(Feed):
+    """All documents at once, as a model that counts takes them.
+
+    Args:
+        model: to train.
+        dataset: documents of its tokenizer.
+        config: of the training.
+    """
+
+    measure_interval = 1
+    epoch_steps = 1
+
+    def __init__(self, model: TextModel, dataset: TextDataset, config: TrainingConfig) -> None:
+        check_unmoved(model, config)
+        super().__init__(model, dataset, config)
+
+    @property
+    def step_size(self) -> int:
+        """See `Feed`."""
+        return len(self.dataset)
+
+    def batches(self, step: int) -> Iterator[tuple[tuple[str, ...], None]]:
+        """See `Feed.batches`."""
+        while True:
+            yield self.dataset.training, None
+
+    def measure(self, model: TextModel) -> Mapping[str, float]:
+        """Bits per character of the documents that are held out."""
+        if not self.dataset.held_out:
+            return {}
+        return {"held_out_bits": perplexity(model, self.dataset.held_out).bits_per_character}
+
+    def write_samples(self, model: TextModel, seed: int, path: Path, provenance: Provenance) -> str:
+        """One text. See `Feed.write_samples`."""
+        (text,) = TEXT.draw(model, 1, seed)
+        write_text(path.with_suffix(".txt"), text, provenance)
+        return text
+
+
+class ChunkFeed(DocumentFeed):
+    """The documents one after the other, in another order each time, read at many places side by side.
+
+    Args:
+        model: to train.
+        dataset: documents of its tokenizer.
+        config: a `CharRNNConfig`.
+
+    Raises:
+        UserError: when there is less text than one place reads in a step.
+    """
+
+    def __init__(self, model: CharRNN, dataset: TextDataset, config: CharRNNConfig) -> None:
+        super().__init__(model, dataset, config)
+        tokenizer = model.tokenizer
+        self.unit, self.measure_interval = tokenizer.kind, config.measure_interval
+        self._end = torch.tensor([tokenizer.boundary])
+        encoded = (tokenizer.encode_array(document, strict=False) for document in dataset.training)
+        self._documents = [torch.cat([self._end, torch.from_numpy(tokens)]) for tokens in encoded]
+        size = sum(map(len, self._documents))
+        if size < config.chunk:
+            raise UserError(
+                f"{dataset.name}: {size} {tokenizer.kind} are less than the {config.chunk} that a step reads: expected "
+                "more text, or a smaller chunk (--chunk)"
+            )
+        self._characters = sum(map(len, dataset.training)) / size
+        self._places = min(config.batch_size, size // config.chunk)
+        # What each place reads in a pass; a few of the last tokens, which are others each time, are left.
+        self._share = size // self._places
+
+    @property
+    def step_size(self) -> int:
+        """See `Feed`: in tokens."""
+        return self._places * self.config.chunk
+
+    @property
+    def epoch_steps(self) -> int:
+        """See `Feed`."""
+        return -(-self._share // self.config.chunk)
+
+    def batches(self, step: int) -> Iterator[tuple[Chunk, None]]:
+        """See `Feed.batches`."""
+        text, epoch = None, None
+        for number in count(step):
+            now, position = divmod(number, self.epoch_steps)
+            if now != epoch:
+                epoch = now
+                order = torch.randperm(len(self._documents), generator=self._generator(epoch)).tolist()
+                text = torch.cat([*(self._documents[place] for place in order), self._end])
+            yield self._chunk(text, position * self.config.chunk, number / self.epoch_steps), None
+
+    def _chunk(self, text: Tensor, done: int, passes: float) -> Chunk:
+        """What follows the first tokens that each place has read already."""
+        steps = torch.arange(min(self.config.chunk, self._share - done))
+        grid = (torch.arange(self._places) * self._share + done)[:, None] + steps
+        is_first = text[grid] == self._end
+        begins = is_first.clone()
+        begins[:, 0] = True
+        place, step = begins.nonzero(as_tuple=True)
+        lengths = torch.diff(place * len(steps) + step, append=torch.tensor([grid.numel()]))
+        goes_on = ~is_first[place, step] & (done > 0)
+        before = place.where(goes_on, self.config.batch_size)
+        last = torch.diff(place, append=torch.tensor([self._places])).nonzero()[:, 0]
+        order = lengths.argsort(descending=True, stable=True)
+        places, batch_sizes = packed_places(grid[place, step][order], lengths[order])
+        device = self.model.device
+        return Chunk(
+            tokens=PackedSequence(text[places].to(device), batch_sizes),
+            targets=text[places + 1].to(device),
+            before=before[order].to(device),
+            after=order.argsort()[last].to(device),
+            characters=self._characters,
+            passes=passes,
+        )
+
+
+class Text(Medium):
+    """See `Medium`; items are texts, str."""
+
+    name = "text"
+    unit = TextDataset.unit
+    model = TextModel
+    suffixes = (".txt",)
+    beside = (RECORD_SUFFIX,)
+    files = "for text a file of it, or a folder of them"
+    embedded = "the help topics of Python"
+    batch_unit = "places in the text"
+    reading_settings = (_ENCODING, _HELD_OUT)
+    data_settings = (
+        *reading_settings,
+        Setting(
+            "tokenizer",
+            str,
+            f"What a text model reads one by one: {' or '.join(TOKENIZERS)}.",
+            default=CharTokenizer.kind,
+            shapes_model=True,
+        ),
+    )
+    drawing_settings = (
+        Setting("prompt", str, "What the text begins with.", default="nothing: the beginning of a document"),
+        Setting(
+            "length",
+            int,
+            "Characters, or bytes, after the prompt, unless the document ends sooner.",
+            default=str(DEFAULT_LENGTH),
+            least=1,
+        ),
+        Setting(
+            "temperature", float, "Below 1 for more of the probable, above for less; 0 for that alone.", default="1.0"
+        ),
+        Setting("top_k", int, "Draw of so many of the most probable characters only.", least=1),
+        Setting("top_p", float, "Draw of the most probable characters only that have this probability together."),
+        Setting("stop", str, "End before this, where it comes up."),
+    )
+    kinds = MappingProxyType({PASSAGE: 1, SINGLE: 4})
+    streamed = companion = True
+    arrangement = ()
+    evaluated = 20
+    rows = (
+        (
+            "Perplexity per character",
+            "perplexity_per_character",
+            "{:.3f}",
+            "1; among so many it chooses, held-out text",
+        ),
+        ("Perplexity per byte", "perplexity_per_byte", "{:.3f}", "1"),
+        ("Bits per character", "bits_per_character", "{:.3f}", "0"),
+        ("Distinct words", "distinct_1", "{:.2f}", "{distinct_1_of_held_out:.2f} in as much held-out text"),
+        ("Distinct pairs of words", "distinct_2", "{:.2f}", "{distinct_2_of_held_out:.2f}"),
+        (
+            "Copied passages",
+            "copied",
+            "{:.2f}",
+            "{copied_of_held_out:.2f}: of 20 characters, that the training text holds too",
+        ),
+        ("Longest copied passage", "longest_copied", "{}", "{longest_copied_of_held_out} characters"),
+    )
+
+    def load(self, path: Path | None, **settings: Any) -> TextDataset:
+        """See `Medium.load`."""
+        return data.load_text(path, **settings)
+
+    def load_for(self, model: TextModel, path: Path | None, **reading: Any) -> TextDataset:
+        """See `Medium.load_for`."""
+        known = getattr(model, "metadata", {}).get("data", {})
+        share = {"held_out": known["held_out"]} if "held_out" in known else {}
+        return data.load_text(path, tokenizer=model.tokenizer.kind, **{**share, **reading})
+
+    def load_like(self, training: TextDataset, folder: Path, **reading: Any) -> TextDataset:
+        """See `Medium.load_like`."""
+        return data.load_text(folder, **{**reading, "held_out": 0})
+
+    def is_item(self, path: Path) -> bool:
+        """See `Medium.is_item`."""
+        return path.suffix.lower() in self.suffixes
+
+    def items(self, dataset: TextDataset) -> tuple[str, ...]:
+        """See `Medium.items`."""
+        return dataset.training
+
+    def feed(self, model: TextModel, dataset: TextDataset, config: TrainingConfig) -> DocumentFeed:
+        """See `Medium.feed`."""
+        return (ChunkFeed if isinstance(model, CharRNN) else DocumentFeed)(model, dataset, config)
+
+    def draw(
+        self,
+        model: TextModel,
+        count: int,
+        seed: int,
+        labels: None = None,
+        show: Callable[[str], None] | None = None,
+        **settings: Any,
+    ) -> list[str]:
+        """Texts with their prompts; `settings` as those of `TextModel.generate`. See `Medium.draw`."""
+        generator, texts = torch.Generator().manual_seed(seed), []
+        show = show or (lambda part: None)
+        for index in range(count):
+            stream = model.stream(**{"length": DEFAULT_LENGTH, **settings}, generator=generator)
+            parts = [settings.get("prompt", "")]
+            show(_BETWEEN * (index > 0) + parts[0])
+            for part in stream:
+                show(part)
+                parts.append(part)
+            texts.append("".join(parts))
+        return texts
+
+    def joined(self, model: TextModel, items: Sequence[str], columns: int | None) -> str:
+        """See `Medium.joined`: one after the other."""
+        return _BETWEEN.join(items)
+
+    def write(self, path: Path, piece: str, model: TextModel, provenance: Provenance, scale: int) -> None:
+        """See `Medium.write`: with the record beside it."""
+        write_text(path, piece, provenance)
+
+    def read_provenance(self, path: Path) -> Provenance:
+        """See `Medium.read_provenance`."""
+        return read_text_provenance(path)
+
+    def measure(self, items: Sequence[str], training: TextDataset, model: Model | None) -> TextReport:
+        """See `Medium.measure`."""
+        return evaluate_text(items, training.training, training.held_out, model)
+
+    def remarks(self, report: TextReport) -> list[str]:
+        """See `Medium.remarks`."""
+        return [f"Longest copied passage:  {report.passage[:_LONGEST_SHOWN]!a}"]
+
+
+TEXT = Text()

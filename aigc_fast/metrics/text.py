@@ -1,0 +1,202 @@
+"""How well a model foresees text, how varied the text is that it makes, and how much of it is copied."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from aigc_fast.checks import integer
+from aigc_fast.metrics.copies import COPIED_LENGTH, Passages, check_texts, longest_of, share_of
+from aigc_fast.models.text import TextModel
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """How well a model foresees text.
+
+    Attributes:
+        nats: -log of the texts' probability, each with its end.
+        characters: of the texts.
+        bytes: of the texts in UTF-8.
+    """
+
+    nats: float
+    characters: int
+    bytes: int
+
+    @property
+    def bits_per_character(self) -> float:
+        """Of information that the model lacks before it sees the next character."""
+        return self.nats / self.characters / math.log(2)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """The same of bytes, by which models with other tokens can be compared."""
+        return self.nats / self.bytes / math.log(2)
+
+    @property
+    def per_character(self) -> float:
+        """exp of the mean -log: among how many equally probable characters the model might as well choose."""
+        return math.exp(self.nats / self.characters)
+
+    @property
+    def per_byte(self) -> float:
+        """The same of bytes."""
+        return math.exp(self.nats / self.bytes)
+
+
+def perplexity(model: TextModel, texts: Sequence[str]) -> Perplexity:
+    """How well a model foresees documents; their ends are foreseen too, but counted as no characters.
+
+    Args:
+        model: any model of text.
+        texts: the documents, not all of them empty.
+
+    Raises:
+        TypeError: on what is no sequence of strings.
+        UserError: where there is no text, or it has characters that the model does not know and has no token for.
+    """
+    texts = check_texts("texts", texts)
+    return Perplexity(
+        nats=-model.score_all(texts),
+        characters=sum(map(len, texts)),
+        bytes=sum(len(text.encode(errors="surrogatepass")) for text in texts),
+    )
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """How many of the n-grams of words are different ones, as a share: 1 where none is repeated.
+
+    Words are what white space parts; no n-gram reaches from one text to the next. The share falls with the length of
+    the texts: compare texts of equal length.
+
+    Args:
+        texts: not all of them empty.
+        n: words an n-gram, at least 1.
+
+    Returns:
+        The share; 0 where no text is n words long.
+
+    Raises:
+        TypeError: on what is no sequence of strings, or an n that is no integer.
+        UserError: where there is no text.
+        ValueError: where n is not positive.
+
+    Source: Li, Galley, Brockett, Gao and Dolan, "A diversity-promoting objective function for neural conversation
+    models", 2016, which divides by the number of words instead.
+    """
+    n = integer("n", n, 1)
+    grams = [gram for text in check_texts("texts", texts) for gram in _grams(text.split(), n)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _grams(tokens: Sequence[str], n: int) -> Iterable[tuple[str, ...]]:
+    return zip(*(tokens[start:] for start in range(n)), strict=False)
+
+
+@dataclass(frozen=True)
+class TextReport:
+    """What `evaluate_text` found.
+
+    The figures of held-out text are those of as many characters of it as were generated: what could be reached.
+
+    Attributes:
+        count: how many generated texts were measured.
+        training_count: how many documents they were compared with.
+        characters: of the generated texts.
+        distinct_1: share of the words that are different ones.
+        distinct_1_of_held_out: the same of held-out text.
+        distinct_2: share of the pairs of words that are different ones.
+        distinct_2_of_held_out: the same of held-out text.
+        copied: share of the passages of 20 characters that the training text holds too.
+        copied_of_held_out: the same of held-out text.
+        longest_copied: characters of the longest passage that the training text holds too.
+        longest_copied_of_held_out: the same of held-out text.
+        passage: that passage.
+        bits_per_character: of held-out text, by the model; None without a model.
+        bits_per_byte: likewise.
+        perplexity_per_character: likewise.
+        perplexity_per_byte: likewise.
+    """
+
+    count: int
+    training_count: int
+    characters: int
+    distinct_1: float
+    distinct_1_of_held_out: float
+    distinct_2: float
+    distinct_2_of_held_out: float
+    copied: float
+    copied_of_held_out: float
+    longest_copied: int
+    longest_copied_of_held_out: int
+    passage: str
+    bits_per_character: float | None = None
+    bits_per_byte: float | None = None
+    perplexity_per_character: float | None = None
+    perplexity_per_byte: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The attributes as a JSON-able dictionary."""
+        return asdict(self)
+
+
+def evaluate_text(
+    generated: Sequence[str], training: Sequence[str], held_out: Sequence[str], model: TextModel | None = None
+) -> TextReport:
+    """Measures generated text against the training text, and the model, where it is given, by held-out text.
+
+    Args:
+        generated: the texts.
+        training: the documents that the model was trained on.
+        held_out: documents of the same kind that it was not trained on.
+        model: by which held-out text is foreseen.
+
+    Returns:
+        The report.
+
+    Raises:
+        TypeError: on what is no sequence of strings.
+        UserError: where one of them has no text.
+    """
+    characters = sum(map(len, check_texts("generated", generated)))
+    compared = _beginning(check_texts("held_out", held_out), characters)
+    known = Passages("training", training)
+    parts = Passages("generated", generated), Passages("held_out", compared)
+    copied, copied_of_held_out = (share_of(part, known, COPIED_LENGTH) for part in parts)
+    longest, longest_of_held_out = (longest_of(part, known).text for part in parts)
+    report = TextReport(
+        count=len(generated),
+        training_count=len(training),
+        characters=characters,
+        distinct_1=distinct_n(generated, 1),
+        distinct_1_of_held_out=distinct_n(compared, 1),
+        distinct_2=distinct_n(generated, 2),
+        distinct_2_of_held_out=distinct_n(compared, 2),
+        copied=copied,
+        copied_of_held_out=copied_of_held_out,
+        longest_copied=len(longest),
+        longest_copied_of_held_out=len(longest_of_held_out),
+        passage=longest,
+    )
+    if model is None:
+        return report
+    found = perplexity(model, held_out)
+    return replace(
+        report,
+        bits_per_character=found.bits_per_character,
+        bits_per_byte=found.bits_per_byte,
+        perplexity_per_character=found.per_character,
+        perplexity_per_byte=found.per_byte,
+    )
+
+
+def _beginning(texts: Sequence[str], characters: int) -> list[str]:
+    """The first texts, the last of them cut, of so many characters in all, or all of them."""
+    found = []
+    for text in texts:
+        found.append(text[:characters])
+        characters -= len(found[-1])
+    return found

@@ -1,0 +1,203 @@
+"""What every model of text has: a tokenizer, text drawn at once or as it comes, and how probable text is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aigc_fast.models.base import Model, evaluating
+from aigc_fast.models.text.sampling import Sampling
+from aigc_fast.models.text.tokenizers import Tokenizer, tokenizer_from
+
+
+class TextModel(Model):
+    """A model that tells how probable each token is after those before it, and so draws text.
+
+    Args:
+        tokenizer: a `Tokenizer` or its `config`, which is what files keep.
+        num_classes: None; text has no classes.
+        **config: the subclass's other constructor arguments, JSON-able.
+
+    Attributes:
+        tokenizer: of its text.
+
+    Raises:
+        ValueError: on classes, or a tokenizer that is none.
+    """
+
+    medium = "aigc_fast.media.text:TEXT"
+
+    def __init__(self, *, tokenizer: Tokenizer | Mapping[str, Any], num_classes: None = None, **config: Any) -> None:
+        if num_classes is not None:
+            raise ValueError(f"num_classes={num_classes}: expected None, text has no classes")
+        known = tokenizer_from(tokenizer)
+        super().__init__(tokenizer=known.config(), **config)
+        self.tokenizer = known
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        length: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop: str | Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> str:
+        """Draws text that follows a prompt, in eval mode and without gradients.
+
+        Args:
+            prompt: the beginning of a document, which is not repeated; by default the text begins one.
+            length: the most tokens, characters or bytes as the tokenizer has them. The text is shorter where the
+                document ends, or at a `stop`.
+            temperature: above 1 for more variety, below for less; 0 takes the most probable token each time.
+            top_k: draw of so many of the most probable tokens only.
+            top_p: draw of the fewest most probable tokens only whose probabilities sum up to this.
+            stop: a string, or several, at whose first occurrence the text ends, before it.
+            generator: makes the draw repeatable; None uses PyTorch's default generator.
+
+        Returns:
+            The text.
+
+        Raises:
+            UserError: on characters of the prompt that the tokenizer does not know, or a setting out of range.
+        """
+        return "".join(
+            self.stream(
+                prompt,
+                length=length,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                stop=stop,
+                generator=generator,
+            )
+        )
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        length: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop: str | Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[str]:
+        """`generate`, piece by piece as the text comes; arguments, text and errors as there."""
+        sampling = Sampling(length, temperature, top_k, top_p, stop)
+        context = [self.tokenizer.boundary, *self.tokenizer.encode(prompt)]
+        return before_stop(self._pieces(context, sampling, generator), sampling.stop)
+
+    def _pieces(self, context: list[int], sampling: Sampling, generator: torch.Generator | None) -> Iterator[str]:
+        decoder, drawn = self.tokenizer.decoder(), self._draw(context, sampling, generator)
+        left = sampling.length
+        while left > 0:
+            # Between two pieces the caller's own modes hold.
+            with evaluating(self):
+                tokens = next(drawn)[:left]
+            left -= len(tokens)
+            ended = self.tokenizer.boundary in tokens
+            if ended:
+                tokens = tokens[: tokens.index(self.tokenizer.boundary)]
+            if piece := "".join(map(decoder.push, tokens)):
+                yield piece
+            if ended:
+                return
+
+    @abstractmethod
+    def _draw(self, context: list[int], sampling: Sampling, generator: torch.Generator | None) -> Iterator[list[int]]:
+        """Draws tokens, at least `sampling.length` in all, a few at a time; those after a boundary are not looked at.
+
+        Args:
+            context: the tokens before, the first of which is a boundary.
+            sampling: how; its `stop` is not the model's to see to.
+            generator: of the draw; None for PyTorch's default one.
+
+        Yields:
+            One token or more, never the tokenizer's `unknown`.
+        """
+
+    @abstractmethod
+    def log_probabilities(self, tokens: Tensor) -> Tensor:
+        """How probable each token is after those before it, before the first of which stands a boundary.
+
+        Args:
+            tokens: int64 (T,), of one document, or of several with a boundary between two.
+
+        Returns:
+            (T,) natural logarithms.
+
+        Raises:
+            ValueError: on another shape or dtype, or tokens out of range.
+        """
+
+    def check_tokens(self, tokens: Tensor) -> None:
+        """Raises ValueError where `tokens` is not int64 (T,), or some are out of range."""
+        if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64 or tokens.dim() != 1:
+            what = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
+            raise ValueError(f"tokens: expected an int64 tensor (T,), got {what}")
+        lowest, highest = (int(tokens.min()), int(tokens.max())) if len(tokens) else (0, 0)
+        if lowest < 0 or highest >= self.tokenizer.vocab_size:
+            raise ValueError(f"tokens: expected 0 to {self.tokenizer.vocab_size - 1}, got {lowest} to {highest}")
+
+    def score(self, text: str, *, end: bool = True) -> float:
+        """The natural logarithm of the probability of a document, in eval mode and without gradients.
+
+        Args:
+            text: the document; of characters that are not known, the tokenizer's `unknown` is scored.
+            end: whether it ends there; otherwise the probability of its beginning so.
+
+        Raises:
+            UserError: on characters that are not known, where the tokenizer has no token for them.
+        """
+        tokens = self.tokenizer.encode_array(text, strict=False)
+        return self._score([tokens, [self.tokenizer.boundary] * end])
+
+    def score_all(self, texts: Sequence[str]) -> float:
+        """The sum of the `score` of documents, which a model may read side by side.
+
+        Raises:
+            UserError: as `score`.
+        """
+        documents, boundary = (
+            [self.tokenizer.encode_array(text, strict=False) for text in texts],
+            [self.tokenizer.boundary],
+        )
+        return self._score([part for document in documents for part in (document, boundary)])
+
+    def _score(self, parts: Sequence[Any]) -> float:
+        tokens = np.concatenate([np.asarray(part, np.int64) for part in parts])
+        with evaluating(self):
+            found = self.log_probabilities(torch.from_numpy(tokens).to(self.device))
+        return float(found.double().sum())
+
+
+def before_stop(pieces: Iterator[str], stop: Sequence[str]) -> Iterator[str]:
+    """The pieces of a text up to the first occurrence of a string; what may be the beginning of one waits."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        found = [place for place in (held.find(one) for one in stop) if place >= 0]
+        if found:
+            held = held[: min(found)]
+            break
+        waiting = max((_overlap(held, one) for one in stop), default=0)
+        if len(held) > waiting:
+            yield held[: len(held) - waiting]
+            held = held[len(held) - waiting :]
+    if held:
+        yield held
+
+
+def _overlap(text: str, one: str) -> int:
+    """How many of the last characters of a text are the first of a string, not all of it."""
+    lengths = range(min(len(text), len(one) - 1), 0, -1)
+    return next((length for length in lengths if text.endswith(one[:length])), 0)

@@ -1,0 +1,258 @@
+"""From text to the numbers that models of text know, and back."""
+
+from __future__ import annotations
+
+import codecs
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from aigc_fast.errors import UserError
+from aigc_fast.wording import counted, listed
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+"""What a token stands as that is no text."""
+
+_NAMED = 3
+
+
+class Decoder(Protocol):
+    """Turns tokens into text as they come."""
+
+    def push(self, token: int) -> str:
+        """The text that is complete with this token; empty in the midst of a character and at a boundary."""
+
+
+class Tokenizer(ABC):
+    """Numbers for the pieces of text, and one more for where documents begin and end.
+
+    Tokenizers are equal where their `config` is.
+
+    Attributes:
+        kind: what `tokenizer_from` and the command line call it, and what its tokens are, in the plural.
+        unknown: the token of what has no other; None where there is no such token.
+    """
+
+    kind: ClassVar[str]
+    unknown: int | None = None
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """How many tokens there are, `boundary` and `unknown` among them: 0 to vocab_size - 1."""
+
+    @property
+    @abstractmethod
+    def boundary(self) -> int:
+        """The token before the first and after the last of a document."""
+
+    def encode(self, text: str, *, strict: bool = True) -> list[int]:
+        """The text's tokens, without a boundary; arguments and errors as of `encode_array`."""
+        return self.encode_array(text, strict=strict).tolist()
+
+    @abstractmethod
+    def encode_array(self, text: str, *, strict: bool = True) -> np.ndarray:
+        """The text's tokens, int64 (T,), without a boundary.
+
+        Args:
+            text: any.
+            strict: whether what has no token is refused even where there is `unknown` to stand for it.
+
+        Raises:
+            UserError: where something in the text has no token; it is named, and where it stands.
+        """
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of tokens; boundaries have none, `unknown` and bytes that are no UTF-8 become U+FFFD.
+
+        Raises:
+            ValueError: on a token out of range.
+        """
+        decoder = self.decoder()
+        return "".join(map(decoder.push, tokens))
+
+    @abstractmethod
+    def decoder(self) -> Decoder:
+        """A new decoder of a stream of tokens; its `push` raises ValueError on a token out of range."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """JSON-able; `tokenizer_from` makes an equal tokenizer of it."""
+
+    def checked(self, token: int) -> int:
+        """The token; raises ValueError on one out of range."""
+        if not 0 <= token < self.vocab_size:
+            raise ValueError(f"token {token}: expected 0 to {self.vocab_size - 1}")
+        return token
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokenizer) and self.config() == other.config()
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.vocab_size))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} of {self.vocab_size} tokens"
+
+
+class CharTokenizer(Tokenizer):
+    """A token for each character of an alphabet.
+
+    Args:
+        characters: the alphabet, each once.
+        unknown: whether there is a token for all others.
+
+    Attributes:
+        characters: in the order of their tokens, from 0 up; `boundary` and `unknown` follow.
+
+    Raises:
+        TypeError: where `characters` is no str or `unknown` no bool.
+        ValueError: where a character is given twice.
+    """
+
+    kind = "characters"
+
+    def __init__(self, characters: str, *, unknown: bool = False) -> None:
+        if not isinstance(characters, str) or not isinstance(unknown, bool):
+            raise TypeError(
+                f"characters is {type(characters).__name__}, unknown is {type(unknown).__name__}: expected str and bool"
+            )
+        if len(set(characters)) != len(characters):
+            raise ValueError("characters: expected each once, got some twice")
+        self.characters = characters
+        self.unknown = len(characters) + 1 if unknown else None
+        codes = _code_points(characters)
+        self._order = np.argsort(codes)
+        self._sorted = codes[self._order]
+
+    @classmethod
+    def of(cls, texts: Iterable[str], *, unknown: bool = False) -> CharTokenizer:
+        """A tokenizer of the characters that occur in the texts, in Unicode's order."""
+        return cls("".join(sorted(set().union(*texts))), unknown=unknown)
+
+    @property
+    def vocab_size(self) -> int:
+        """See `Tokenizer.vocab_size`."""
+        return len(self.characters) + 1 + (self.unknown is not None)
+
+    @property
+    def boundary(self) -> int:
+        """See `Tokenizer.boundary`."""
+        return len(self.characters)
+
+    def encode_array(self, text: str, *, strict: bool = True) -> np.ndarray:
+        """See `Tokenizer.encode_array`."""
+        codes = _code_points(text)
+        if not len(self._sorted):
+            tokens, known = np.zeros(len(codes), np.int64), np.zeros(len(codes), bool)
+        else:
+            places = np.searchsorted(self._sorted, codes).clip(max=len(self._sorted) - 1)
+            tokens, known = self._order[places], self._sorted[places] == codes
+        if not known.all():
+            if strict or self.unknown is None:
+                raise _unknown(text, np.flatnonzero(~known), f"one of the {len(self.characters)} characters known")
+            tokens = np.where(known, tokens, self.unknown)
+        return tokens
+
+    def decoder(self) -> Decoder:
+        """See `Tokenizer.decoder`."""
+        return _CharDecoder(self)
+
+    def text_of(self, token: int) -> str:
+        """A character, nothing of a boundary, or U+FFFD.
+
+        Raises:
+            ValueError: on a token out of range.
+        """
+        if self.checked(token) < len(self.characters):
+            return self.characters[token]
+        return "" if token == self.boundary else REPLACEMENT
+
+    def config(self) -> dict[str, Any]:
+        """See `Tokenizer.config`."""
+        return {"kind": self.kind, "characters": self.characters, "unknown": self.unknown is not None}
+
+
+class _CharDecoder:
+    def __init__(self, tokenizer: CharTokenizer) -> None:
+        self.push = tokenizer.text_of
+
+
+class ByteTokenizer(Tokenizer):
+    """The bytes of UTF-8 as tokens 0 to 255: there is no text that it does not know."""
+
+    kind = "bytes"
+    vocab_size = 257
+    boundary = 256
+
+    def encode_array(self, text: str, *, strict: bool = True) -> np.ndarray:
+        """See `Tokenizer.encode_array`; halves of surrogate pairs alone have no bytes."""
+        try:
+            return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+        except UnicodeEncodeError:
+            places = [place for place, character in enumerate(text) if "\ud800" <= character <= "\udfff"]
+            raise _unknown(text, places, "what UTF-8 can hold") from None
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """See `Tokenizer.decode`."""
+        known = map(self.checked, tokens)
+        return bytes(token for token in known if token != self.boundary).decode(errors="replace")
+
+    def decoder(self) -> Decoder:
+        """See `Tokenizer.decoder`; of a character whose last bytes never come, nothing is told."""
+        return _ByteDecoder(self)
+
+    def config(self) -> dict[str, Any]:
+        """See `Tokenizer.config`."""
+        return {"kind": self.kind}
+
+
+class _ByteDecoder:
+    def __init__(self, tokenizer: ByteTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        if self._tokenizer.checked(token) == self._tokenizer.boundary:
+            return ""
+        return self._utf8.decode(bytes([token]))
+
+
+TOKENIZERS: dict[str, type[Tokenizer]] = {tokenizer.kind: tokenizer for tokenizer in (CharTokenizer, ByteTokenizer)}
+"""Every tokenizer by its kind."""
+
+
+def tokenizer_from(config: Mapping[str, Any] | Tokenizer) -> Tokenizer:
+    """The tokenizer of a `config`; a tokenizer as it is.
+
+    Raises:
+        UserError: where it describes none.
+    """
+    if isinstance(config, Tokenizer):
+        return config
+    if not isinstance(config, Mapping) or config.get("kind") not in tuple(TOKENIZERS):
+        raise UserError(
+            f"tokenizer={config!r:.80}: expected a tokenizer, or the config of one: {', '.join(TOKENIZERS)}"
+        )
+    settings = {name: value for name, value in config.items() if name != "kind"}
+    try:
+        return TOKENIZERS[config["kind"]](**settings)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"tokenizer: {error}") from None
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.dtype("<u4")).astype(np.int64)
+
+
+def _unknown(text: str, places: Sequence[int] | np.ndarray, expected: str) -> UserError:
+    found = list(dict.fromkeys(text[place] for place in places))
+    names = listed([f"{character!r} (U+{ord(character):04X})" for character in found], _NAMED)
+    before = text[: places[0]]
+    line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+    return UserError(
+        f"text: unknown {names} in {counted(len(places), 'places')}, first in line {line}, column {column}: "
+        f"expected {expected}"
+    )
