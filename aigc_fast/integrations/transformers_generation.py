@@ -1,8 +1,9 @@
 """`generate` of transformers' own models on the native engine, in place.
 
 A model becomes an instance of a dynamic subclass of its class, of the same name. `generate` goes on preparing the
-configuration, lengths, masks, beams, processors and criteria; what it then calls to decode runs with logits that the
-engine computes, in transformers' own loops, or is transformers' own whole, with the reason logged and reported.
+configuration, lengths, masks, beams, processors and criteria; what it then calls to decode is a loop of our own where
+nobody looks into it, or transformers' own loop with logits that the engine computes, or transformers' own whole, with
+the reason logged and reported.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.generation import logits_process
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from aigc_fast.integrations.transformers_decoders import BUILDERS, Refused, spec_of
@@ -30,7 +33,7 @@ __all__ = ["Decision", "decision_of", "engine_bytes", "is_swapped", "last_decisi
 
 log = logging.getLogger("aigc_fast")
 
-STEP, LEFT = "native step", "transformers"
+LOOP, STEP, LEFT = "native loop", "native step", "transformers"
 # The name of a model's keys and values among its arguments and results changed in 5.24.
 _CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 _METHODS = "_sample", "_beam_search", "_assisted_decoding"
@@ -55,7 +58,7 @@ class Decision(NamedTuple):
     """How a call of `generate` runs.
 
     Attributes:
-        level: "native step", or "transformers".
+        level: "native loop", "native step" of transformers' loop, or "transformers".
         weights: how the engine keeps them; None of transformers'.
         reason: why it is transformers', or None.
     """
@@ -181,14 +184,16 @@ def _decoding(cls: type[nn.Module], name: str) -> Callable[..., Any]:
 
     @functools.wraps(theirs)
     def decode(self: nn.Module, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
-        spec, decision = _decide(self, cls, input_ids, args, kwargs)
+        spec, decision = _decide(self, cls, name, input_ids, args, kwargs)
         if _asking.get():
             raise _Asked(decision)
         _decisions[self] = decision
         if spec is None:
             _say_once(cls.__name__, decision.reason)
             return theirs(self, input_ids, *args, **kwargs)
-        engine = _engine_of(self, spec, decision.weights, _uses(kwargs["generation_config"], input_ids))
+        engine = _engine_of(self, spec, decision.weights, kwargs["generation_config"].max_length or 1)
+        if decision.level == LOOP:
+            return _loop(self, engine, input_ids, kwargs)
         return _decode(self, engine, theirs, None if name == "_assisted_decoding" else 1, input_ids, kwargs)
 
     return decode
@@ -211,6 +216,64 @@ def _decode(
     return result
 
 
+def _loops(kwargs: dict[str, Any]) -> bool:
+    """Whether nobody looks into transformers' loop of one token after the other, so that ours can stand for it."""
+    config, criteria, mask = kwargs["generation_config"], kwargs["stopping_criteria"], kwargs.get("attention_mask")
+    if config.return_dict_in_generate or kwargs.get("streamer") is not None or kwargs[_CACHE].get_seq_length():
+        return False
+    if getattr(config, "prefill_chunk_size", None) is not None or (mask is not None and not mask[:, -1].all()):
+        return False
+    lengths = [each for each in criteria if type(each) is MaxLengthCriteria]
+    if len(lengths) != 1 or any(type(each) not in (MaxLengthCriteria, *_OTHER_CRITERIA) for each in criteria):
+        return False
+    most = lengths[0].max_position_embeddings
+    if most is not None and lengths[0].max_length > most:  # transformers' loop says it
+        return False
+    return all(type(each).__module__ == logits_process.__name__ for each in kwargs["logits_processor"])
+
+
+_OTHER_CRITERIA = EosTokenCriteria, MaxTimeCriteria
+
+
+@torch.no_grad()
+def _loop(model: nn.Module, engine: Engine, ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    """transformers' `_sample` for ids alone."""
+    config, criteria, process = kwargs["generation_config"], kwargs["stopping_criteria"], kwargs["logits_processor"]
+    others = [each for each in criteria if type(each) in _OTHER_CRITERIA]
+    ends = any(type(each) is EosTokenCriteria for each in criteria)
+    rows, count = ids.shape
+    mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
+    visible = _visible(mask, count)
+    if positions is None:
+        seen = torch.ones_like(ids) if visible is None else visible.long()
+        positions = (seen.cumsum(1) - 1).clamp_min(0)
+    state = engine.begin(rows)
+    found = torch.empty(rows, max(criteria.max_length, count + 1), dtype=ids.dtype)
+    found[:, :count] = ids
+    unfinished, position = torch.ones(rows, dtype=torch.int64), positions[:, -1].clone()
+    logits = state.extend(ids, positions.expand(rows, count), visible, 1)[:, 0]
+    while True:
+        scores = process(found[:, :count], logits) if process else logits
+        if config.do_sample:
+            tokens = torch.multinomial(torch.softmax(scores, -1), num_samples=1).squeeze(1)
+        else:
+            tokens = scores.argmax(-1)
+        if ends:
+            tokens = tokens * unfinished + config._pad_token_tensor * (1 - unfinished)
+        found[:, count] = tokens
+        count += 1
+        for each in others:
+            unfinished = unfinished & ~each(found[:, :count], None)
+        if count >= criteria.max_length or not unfinished.any():
+            break
+        position += 1
+        logits = state.step(tokens, position)
+    given = kwargs[_CACHE]
+    if not getattr(given, "is_of_this_call", False):
+        _store(state, given, model.dtype)
+    return found[:, :count].clone() if count < found.shape[1] else found
+
+
 def _load(state: State, given: DynamicCache, mask: Tensor | None) -> None:
     pairs = [(layer.keys, layer.values) for layer in given.layers]
     state.load(pairs, None if mask is None else mask[:, : given.get_seq_length()] != 0)
@@ -227,18 +290,14 @@ def _store(state: State, given: DynamicCache, dtype: torch.dtype) -> None:
             given.update(keys, values, index)
 
 
-def _uses(config: Any, ids: Tensor) -> int:
-    """Rows that are about to go through the weights."""
-    return max(1, int(config.max_length or 0)) * ids.shape[0]
-
-
-def _engine_of(model: nn.Module, spec: Spec, weights: str, uses: int) -> Engine:
+def _engine_of(model: nn.Module, spec: Spec, weights: str, steps: int) -> Engine:
     with _packing:
         engine = _engines.get(model)
-        if engine is None or not engine.is_current(spec, weights, uses):
+        if engine is None or not engine.is_current(spec, weights, steps):
             # The old one's memory goes first.
-            engine = _engines.pop(model, None) and None
-            engine = _engines[model] = Engine(spec, weights, uses)
+            del engine
+            _engines.pop(model, None)
+            engine = _engines[model] = Engine(spec, weights)
         return engine
 
 
@@ -248,7 +307,7 @@ def _say_once(name: str, reason: str) -> None:
 
 
 def _decide(
-    model: nn.Module, cls: type[nn.Module], ids: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: nn.Module, cls: type[nn.Module], name: str, ids: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Spec | None, Decision]:
     try:
         _check_call(kwargs)
@@ -258,7 +317,8 @@ def _decide(
         spec = spec_of(model, cls)
     except Refused as refused:
         return None, Decision(LEFT, None, str(refused))
-    return spec, Decision(STEP, vars(model).get(_WEIGHTS_ATTRIBUTE) or default_weights(spec), None)
+    level = LOOP if name == "_sample" and _loops(kwargs) else STEP
+    return spec, Decision(level, vars(model).get(_WEIGHTS_ATTRIBUTE) or default_weights(spec), None)
 
 
 def _check_call(kwargs: dict[str, Any]) -> None:

@@ -35,8 +35,10 @@ static inline int64_t compact_panel_bytes(int64_t weights, int64_t depth) {
         return padded / SCALED_GROUP * COMPACT_WIDTH * (2 + SCALED_GROUP / 2);
     case INT8: // scales, then bytes
         return COMPACT_WIDTH * (WORD + padded);
+    case BF16:
+        return padded / NUMBERS_IN<Pair> * COMPACT_WIDTH * WORD;
     default:
-        return padded / NUMBERS_IN<Pair> * COMPACT_WIDTH * WORD * (weights == FP32 ? NUMBERS_IN<Pair> : 1);
+        return padded * COMPACT_WIDTH * WORD;
     }
 }
 

@@ -55,6 +55,7 @@ MAKERS = {
     "llama": _llama,
     "llama-mha": lambda: _llama(num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True),
     "llama-gqa": lambda: _llama(
+        hidden_size=48,
         num_attention_heads=6,
         num_key_value_heads=2,
         head_dim=8,

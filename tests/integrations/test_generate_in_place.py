@@ -20,6 +20,8 @@ from aigc_fast.runtime import native
 pytestmark = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 
 FAMILIES = "gpt2", "llama"
+_FIELDS = transformers.modeling_outputs.CausalLMOutputWithPast.__dataclass_fields__
+CACHE = "cache" if "cache" in _FIELDS else "past_key_values"
 
 
 @pytest.fixture(params=FAMILIES)
@@ -115,6 +117,29 @@ def test_every_level(pair: tuple[Any, Any], level_name: str) -> None:
         check(pair, prompts(1, 5), max_new_tokens=12, num_beams=4)
 
 
+def test_levels(pair: tuple[Any, Any]) -> None:
+    fast, ids = pair[1], prompts(1, 5)
+
+    class Plain(transformers.LogitsProcessor):
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+            return scores
+
+    def named(**options: Any) -> str:
+        fast.generate(ids, max_new_tokens=3, **options)
+        return level(fast)
+
+    assert "native loop" in named()
+    assert "native loop" in named(do_sample=True, top_k=5, repetition_penalty=1.1, max_time=60.0)
+    assert "native step" in named(num_beams=2)
+    assert "native step" in named(logits_processor=transformers.LogitsProcessorList([Plain()]))
+    assert "native step" in named(return_dict_in_generate=True)
+
+
+@pytest.mark.parametrize("length", [15, 16, 17, 60])
+def test_prompts_of_any_length(pair: tuple[Any, Any], length: int) -> None:
+    check(pair, prompts(2, length), max_new_tokens=4, return_dict_in_generate=True, output_logits=True)
+
+
 def test_threads_and_batch_change_nothing(pair: tuple[Any, Any]) -> None:
     fast, ids, before = pair[1], prompts(3, 9), torch.get_num_threads()
     options = {"max_new_tokens": 10, "return_dict_in_generate": True, "output_logits": True}
@@ -173,7 +198,7 @@ def test_processors_streamers_and_criteria_are_the_users(pair: tuple[Any, Any]) 
 
 def test_prefixes_and_caches(pair: tuple[Any, Any]) -> None:
     model, fast = pair
-    ids, name = prompts(2, 12), "cache" if "cache" in transformers.modeling_outputs.CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+    ids, name = prompts(2, 12), CACHE
     found = []
     for each in (model, fast):
         cache = transformers.DynamicCache()
@@ -193,7 +218,7 @@ def test_prefixes_and_caches(pair: tuple[Any, Any]) -> None:
 
 def test_a_users_cache_is_filled(pair: tuple[Any, Any]) -> None:
     lengths = []
-    name = "cache" if "cache" in transformers.modeling_outputs.CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+    name = CACHE
     for each in pair:
         cache = transformers.DynamicCache()
         each.generate(prompts(1, 5), max_new_tokens=4, min_new_tokens=4, **{name: cache})
@@ -425,11 +450,11 @@ def test_an_interrupt_is_heard(pair: tuple[Any, Any]) -> None:
 def test_explain_and_report(pair: tuple[Any, Any], caplog: pytest.LogCaptureFixture) -> None:
     model, fast = pair
     assert aigc_fast.explain("decode", model, prompts(1, 4)).chosen == "reference"
-    explained = aigc_fast.explain("decode", fast, prompts(1, 4), num_beams=2)
+    explained = aigc_fast.explain("decode", fast, prompts(1, 4), num_beams=2, max_new_tokens=3)
     assert explained.chosen == "cpu"
     assert "native step" in str(explained)
     state = torch.get_rng_state()
-    aigc_fast.explain("decode", fast, prompts(1, 4), do_sample=True)
+    aigc_fast.explain("decode", fast, prompts(1, 4), do_sample=True, max_new_tokens=3)
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(TypeError, match="model"):
         aigc_fast.explain("decode", torch.nn.Linear(2, 2))

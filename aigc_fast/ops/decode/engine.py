@@ -19,14 +19,16 @@ _CODES = dict(zip(_NORMS, native.codes("decode_norms", *_NORMS), strict=True)) |
     zip(_ACTIVATIONS, native.codes("decode_activations", *_ACTIVATIONS), strict=True)
 )
 _FINE = native.codes("decode_refusals", "NONE")[0]
+# Of the bytes of float32 weights.
+_SHARES = {"fp32": 1.0, "bf16": 1 / 2, "int8": 1 / 4, "int4": 1 / 6}
 _TAKEN = torch.float32, torch.bfloat16
 # Tokens of a prompt that go through the layers together: enough for the products to be as fast as they get, and few
 # enough that an interrupt is heard soon.
-MOST_TOKENS = 512
+MOST_TOKENS = 1024
 
 
 class Stamp(NamedTuple):
-    """What a parameter looked like when it was packed."""
+    """What a parameter looked like when it was packed: its place, its version and a digest of its elements."""
 
     address: int
     dtype: torch.dtype
@@ -35,10 +37,12 @@ class Stamp(NamedTuple):
     digest: int
 
     @classmethod
-    def of(cls, tensor: Tensor, uses: int) -> Stamp:
+    def of(cls, tensor: Tensor, whole: bool) -> Stamp:
+        """Of all elements, or of a few cache lines in every page."""
         version = 0 if tensor.is_inference() else tensor._version
         dense = tensor if tensor.is_contiguous() else tensor.t() if tensor.t().is_contiguous() else tensor.contiguous()
-        return cls(tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), version, fingerprint(dense, uses))
+        digest = fingerprint(dense, MANY_USES if whole else 1)
+        return cls(tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), version, digest)
 
 
 def default_weights(spec: Spec) -> str:
@@ -52,14 +56,13 @@ class Engine:
     Args:
         spec: the decoder.
         weights: "fp32", "bf16", "int8" or "int4", whose head is int8.
-        uses: how often each weight is about to be used, as for `fingerprint`.
     """
 
-    def __init__(self, spec: Spec, weights: str, uses: int) -> None:
+    def __init__(self, spec: Spec, weights: str) -> None:
         self.weights, self.level = weights, native.level()
         self.vocabulary, self.embedded = spec.head.weight.shape[0], spec.embedding.shape[0]
         self.layers, self.kv_heads, self.head_size = len(spec.layers), spec.kv_heads, spec.head_size
-        self.stamps = _stamps(spec, uses)
+        self._stamps = {whole: _stamps(spec, whole) for whole in (False, True)}
         self._kernels = native.kernels()
         self._vectors: list[Tensor | None] = []
         self._addresses: list[int] = []
@@ -71,9 +74,15 @@ class Engine:
         """Of the packed weights."""
         return footprint(self._packed.nbytes)
 
-    def is_current(self, spec: Spec, weights: str, uses: int) -> bool:
-        """Whether it still is what would be made of these."""
-        return (self.weights, self.level) == (weights, native.level()) and self.stamps == _stamps(spec, uses, self)
+    def is_current(self, spec: Spec, weights: str, steps: int) -> bool:
+        """Whether it still is what would be made of these.
+
+        Args:
+            spec, weights: as they are now.
+            steps: that are about to be made. All elements are looked at before many of them, some before few.
+        """
+        whole = steps * _SHARES[weights] >= MANY_USES
+        return (self.weights, self.level) == (weights, native.level()) and self._stamps[whole] == _stamps(spec, whole)
 
     def _pack(self, spec: Spec) -> Tensor:
         parts = [part for layer in spec.layers for part in _matrices(layer)] + [(spec.head,)]
@@ -131,9 +140,9 @@ class Engine:
         return State(self, self._kernels, self._handle, slots)
 
 
-def _stamps(spec: Spec, uses: int, like: Engine | None = None) -> dict[int, Stamp]:
+def _stamps(spec: Spec, whole: bool) -> list[Stamp]:
     tensors = {tensor.data_ptr(): tensor for tensor in spec.tensors()}
-    return {address: Stamp.of(tensor, uses) for address, tensor in tensors.items()}
+    return [Stamp.of(tensor, whole) for tensor in tensors.values()]
 
 
 def _matrices(layer: Layer) -> tuple[tuple[Linear, ...], ...]:

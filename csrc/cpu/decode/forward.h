@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/parallel.h"
+#include "cpu/attention/forward.h"
 #include "cpu/decode/attention.h"
 
 namespace aigc::AIGC_LEVEL::decode {
@@ -11,6 +12,8 @@ namespace aigc::AIGC_LEVEL::decode {
 constexpr int64_t FEW_ROWS = 8;
 // Rows that a panel's product takes at a time: their results stay in the first-level cache.
 constexpr int64_t ROW_BLOCK = 48;
+// Tokens of a sequence that begins attend together, so many at a time, from so many on.
+constexpr int64_t TOGETHER_TOKENS = 128, LEAST_TOGETHER = 16;
 // Fewer bytes of weights are not worth another thread.
 constexpr int64_t LEAST_BYTES = 1 << 18;
 
@@ -82,11 +85,12 @@ class Forward {
   public:
     Forward(const Decoder& decoder, Sequences& sequences, const Tokens& tokens, float* logits, Scope& scope)
         : d_(decoder), s_(sequences), t_(tokens), logits_(logits), half_(d_.sizes.rotated / 2),
-          x_(scope, tokens.count, d_.sizes.hidden),
+          group_(d_.sizes.heads / d_.sizes.kv_heads), x_(scope, tokens.count, d_.sizes.hidden),
           projected_(scope, tokens.count, d_.query_columns() + 2 * d_.key_columns()),
           attended_(scope, tokens.count, d_.query_columns()), units_(scope, tokens.count, d_.sizes.units),
           entries_(scope.take<int32_t>(tokens.count)), seen_(scope.take<int64_t>(tokens.count)),
-          cosines_(scope.take<float>(tokens.count * half_)), sines_(scope.take<float>(tokens.count * half_)),
+          segments_(scope.take<Segment>(tokens.count)), cosines_(scope.take<float>(tokens.count * half_)),
+          sines_(scope.take<float>(tokens.count * half_)),
           counters_(scope.take<Counter>(PHASES * (d_.sizes.layers + 1))),
           shared_rows_(most(t_.count, t_.outputs) > FEW_ROWS ? scope.take<char>(rows_bytes(most(t_.count, t_.outputs)))
                                                              : nullptr) {
@@ -96,6 +100,13 @@ class Forward {
             seen_[i] = s_.length(t_.slots[i]);
             alone_ &= i == 0 || t_.slots[i] != t_.slots[i - 1];
             embed(i);
+        }
+        // Keys are kept of all tokens, attention in the last layer is of those whose logits are wanted.
+        alone_ &= t_.outputs == t_.count;
+        for (int64_t i = 0, end; i < t_.count; i = end) {
+            for (end = i + 1; end < t_.count && t_.slots[end] == t_.slots[i];)
+                ++end;
+            divide(i, end);
         }
     }
 
@@ -115,6 +126,7 @@ class Forward {
 
   private:
     // What is taken from counters in a layer; the head is one more layer.
+    static constexpr int64_t NOT_TOGETHER = -1;
     enum Phase { PREPARE, PROJECT, KEEP, ATTEND, PREPARE_OUT, OUT, PREPARE_UP, UP, PREPARE_DOWN, DOWN, PHASES };
 
     // Rows of floats, each filled up to whole panels.
@@ -125,6 +137,18 @@ class Forward {
             : data(scope.take<float>(count * round_up(columns, COMPACT_WIDTH))),
               stride(round_up(columns, COMPACT_WIDTH)) {}
         float* operator[](int64_t row) const { return data + row * stride; }
+    };
+
+    // Tokens of a slot that attend together, and the first of those that they see.
+    struct Segment {
+        int64_t first, count, begin;
+    };
+
+    // The rows of a layer that anything depends on: those of `places`, or all.
+    struct Wanted {
+        int64_t count;
+        const int64_t* places;
+        int64_t operator[](int64_t i) const { return places ? places[i] : i; }
     };
 
     struct Member {
@@ -140,6 +164,16 @@ class Forward {
     int64_t rows_bytes(int64_t rows) const {
         const int64_t widest = most(most(d_.sizes.hidden, d_.query_columns()), d_.sizes.units);
         return rows * most(compact_row_bytes(FP32, widest), compact_row_bytes(INT4, widest));
+    }
+
+    // Tokens of one slot: whether they are all that they see, so that keys and values lie as they were projected.
+    void divide(int64_t begin, int64_t end) {
+        bool together = end - begin >= LEAST_TOGETHER && seen_[begin] == 1;
+        for (int64_t i = begin; i < end; ++i)
+            together &= t_.visible[i] != 0;
+        const int64_t step = together ? TOGETHER_TOKENS : 1;
+        for (int64_t i = begin; i < end; i += step)
+            segments_[segment_count_++] = {i, least(step, end - i), together ? begin : NOT_TOGETHER};
     }
 
     void embed(int64_t i) const {
@@ -221,26 +255,27 @@ class Forward {
     }
 
     // A product that is stored, or added to what is there.
-    void multiply_to(const Member& self, const Matrix& matrix, Counter& counter, const Rows& out, bool adds) const {
-        multiply_all(self, t_.count, matrix, nullptr, counter,
+    void multiply_to(const Member& self, const Wanted& wanted, const Matrix& matrix, Counter& counter, const Rows& out,
+                     bool adds) const {
+        multiply_all(self, wanted.count, matrix, nullptr, counter,
                      [&](int64_t row, int64_t first, const float* products, const float*) {
                          over_vectors(matrix, first, [&](int64_t column, int64_t v, int64_t part) {
                              const vf found = with_bias(matrix, load(products + v), column, part);
-                             float* const to = out[row] + column;
+                             float* const to = out[wanted[row]] + column;
                              store(to, adds ? load(to) + found : found);
                          });
                      });
     }
 
-    void multiply_to_units(const Member& self, const Layer& layer, Counter& counter) const {
+    void multiply_to_units(const Member& self, const Wanted& wanted, const Layer& layer, Counter& counter) const {
         const Matrix &up = layer.up, &gate = layer.gate;
         const int64_t activation = d_.sizes.activation;
-        multiply_all(self, t_.count, up, gate.packed ? &gate : nullptr, counter,
+        multiply_all(self, wanted.count, up, gate.packed ? &gate : nullptr, counter,
                      [&](int64_t row, int64_t first, const float* products, const float* gates) {
                          over_vectors(up, first, [&](int64_t column, int64_t v, int64_t part) {
                              const vf x = with_bias(up, load(products + v), column, part);
                              const vf y = gate.packed ? with_bias(gate, load(gates + v), column, part) : x;
-                             store(units_[row] + column,
+                             store(units_[wanted[row]] + column,
                                    gate.packed ? activated(activation, y) * x : activated(activation, y));
                          });
                      });
@@ -248,9 +283,13 @@ class Forward {
 
     void run_layer(Member& self, int64_t i) {
         const Layer& layer = d_.layers[i];
-        const auto row_of = [](const Rows& rows) { return [&rows](int64_t r) { return rows[r]; }; };
-        prepare(self, t_.count, row_of(x_), layer.projections, &layer.before_attention, counter(i, PREPARE));
-        multiply_to(self, layer.projections, counter(i, PROJECT), projected_, false);
+        const bool is_last = i + 1 == d_.sizes.layers && t_.outputs < t_.count;
+        const Wanted all{t_.count, nullptr}, wanted = is_last ? Wanted{t_.outputs, t_.places} : all;
+        const auto row_of = [&wanted](const Rows& rows) { return [&](int64_t r) { return rows[wanted[r]]; }; };
+        prepare(
+            self, t_.count, [&](int64_t r) { return x_[r]; }, layer.projections, &layer.before_attention,
+            counter(i, PREPARE));
+        multiply_to(self, all, layer.projections, counter(i, PROJECT), projected_, false);
         wait(self);
         if (!alone_) {
             for (int64_t r; (r = counter(i, KEEP).take()) < t_.count;)
@@ -258,16 +297,19 @@ class Forward {
                     keep(i, r, head);
             wait(self);
         }
-        attend_all(self, i);
+        if (is_last)
+            attend_one_by_one(self, i, wanted);
+        else
+            attend_in_segments(self, i);
         wait(self);
-        prepare(self, t_.count, row_of(attended_), layer.out, nullptr, counter(i, PREPARE_OUT));
-        multiply_to(self, layer.out, counter(i, OUT), x_, true);
+        prepare(self, wanted.count, row_of(attended_), layer.out, nullptr, counter(i, PREPARE_OUT));
+        multiply_to(self, wanted, layer.out, counter(i, OUT), x_, true);
         wait(self);
-        prepare(self, t_.count, row_of(x_), layer.up, &layer.before_units, counter(i, PREPARE_UP));
-        multiply_to_units(self, layer, counter(i, UP));
+        prepare(self, wanted.count, row_of(x_), layer.up, &layer.before_units, counter(i, PREPARE_UP));
+        multiply_to_units(self, wanted, layer, counter(i, UP));
         wait(self);
-        prepare(self, t_.count, row_of(units_), layer.down, nullptr, counter(i, PREPARE_DOWN));
-        multiply_to(self, layer.down, counter(i, DOWN), x_, true);
+        prepare(self, wanted.count, row_of(units_), layer.down, nullptr, counter(i, PREPARE_DOWN));
+        multiply_to(self, wanted, layer.down, counter(i, DOWN), x_, true);
         wait(self);
     }
 
@@ -284,40 +326,80 @@ class Forward {
                      });
     }
 
-    // The key and the value of a token's head.
+    // Turns a key head of a token, and the queries that share it, and keeps its key and its value.
     void keep(int64_t layer, int64_t row, int64_t head) const {
-        const float* const key = projected_[row] + d_.query_columns() + head * s_.size();
-        float* const to = s_.at(layer, 0, head, entries_[row]);
-        copy_head(to, key, s_.size(), s_.width());
-        rotate(to, half_, cosines_ + row * half_, sines_ + row * half_);
+        float* const key = projected_[row] + d_.query_columns() + head * s_.size();
+        const float *const cosines = cosines_ + row * half_, *const sines = sines_ + row * half_;
+        rotate(key, half_, cosines, sines);
+        for (int64_t h = head * group_; h < (head + 1) * group_; ++h)
+            rotate(projected_[row] + h * s_.size(), half_, cosines, sines);
+        copy_head(s_.at(layer, 0, head, entries_[row]), key, s_.size(), s_.width());
         copy_head(s_.at(layer, 1, head, entries_[row]), key + d_.key_columns(), s_.size(), s_.width());
     }
 
-    // Head by head, so that rows that share keys find them in the cache.
-    void attend_all(const Member& self, int64_t i) const {
-        const int64_t tasks = d_.sizes.kv_heads * t_.count;
-        const int64_t grain = d_.sizes.kv_heads >= 4 * self.members ? least(t_.count, FEW_ROWS) : 1;
-        for (int64_t first; (first = counter(i, ATTEND).take(grain)) < tasks;)
+    // Calls f(key head, item) for items of all heads: head by head, so that rows that share keys find them in the
+    // cache.
+    template <class F>
+    void over_heads(const Member& self, int64_t items, Counter& counter, const F& f) const {
+        const int64_t tasks = d_.sizes.kv_heads * items;
+        const int64_t grain = d_.sizes.kv_heads >= 4 * self.members ? least(items, FEW_ROWS) : 1;
+        for (int64_t first; (first = counter.take(grain)) < tasks;)
             for (int64_t task = first; task < least(first + grain, tasks); ++task)
-                attend_to(i, task % t_.count, task / t_.count);
+                f(task / items, task % items);
     }
 
-    void attend_to(int64_t layer, int64_t row, int64_t kv_head) const {
-        const int64_t group = d_.sizes.heads / d_.sizes.kv_heads, size = s_.size(), width = s_.width();
+    void attend_one_by_one(const Member& self, int64_t layer, const Wanted& wanted) const {
+        over_heads(self, wanted.count, counter(layer, ATTEND),
+                   [&](int64_t head, int64_t i) { attend_to_cache(layer, wanted[i], head); });
+    }
+
+    void attend_in_segments(const Member& self, int64_t layer) const {
+        over_heads(self, segment_count_, counter(layer, ATTEND), [&](int64_t head, int64_t i) {
+            const Segment& segment = segments_[i];
+            if (segment.begin == NOT_TOGETHER)
+                attend_to_cache(layer, segment.first, head);
+            else
+                attend_together(layer, segment, head);
+        });
+    }
+
+    void attend_to_cache(int64_t layer, int64_t row, int64_t head) const {
+        const int64_t size = s_.size(), width = s_.width();
         const float scale = d_.layers[layer].scale * attention::LOG2_E;
         if (alone_)
-            keep(layer, row, kv_head);
+            keep(layer, row, head);
         Scope scope;
-        float* const queries = scope.take<float>(group * width);
-        for (int64_t h = 0; h < group; ++h) {
+        float* const queries = scope.take<float>(group_ * width);
+        for (int64_t h = 0; h < group_; ++h) {
             float* const query = queries + h * width;
-            copy_head(query, projected_[row] + (kv_head * group + h) * size, size, width);
-            rotate(query, half_, cosines_ + row * half_, sines_ + row * half_);
+            copy_head(query, projected_[row] + (head * group_ + h) * size, size, width);
             for (int64_t c = 0; c < width; c += VF)
                 store(query + c, load(query + c) * scale);
         }
-        attend(s_, layer, kv_head, s_.entries(t_.slots[row]), seen_[row], queries, group,
-               attended_[row] + kv_head * group * size);
+        attend(s_, layer, head, s_.entries(t_.slots[row]), seen_[row], queries, group_,
+               attended_[row] + head * group_ * size);
+    }
+
+    // To keys and values where they were projected to.
+    void attend_together(int64_t layer, const Segment& segment, int64_t head) const {
+        using attention::Rows;
+        const int64_t size = s_.size(), before = segment.first - segment.begin, stride = projected_.stride;
+        attention::Problem problem{};
+        problem.batches = problem.kv_heads = 1;
+        problem.heads = group_;
+        problem.queries = segment.count;
+        problem.keys = before + segment.count;
+        problem.size = problem.value_size = size;
+        problem.left = -1;
+        problem.offset = before;
+        problem.scale = d_.layers[layer].scale;
+        problem.mask.kind = attention::NO_MASK;
+        const float* const keys = projected_[segment.begin] + d_.query_columns() + head * size;
+        const attention::Inputs<float> inputs{
+            Rows<const float>{projected_[segment.first] + head * group_ * size, 0, size, stride},
+            Rows<const float>{keys, 0, 0, stride}, Rows<const float>{keys + d_.key_columns(), 0, 0, stride}};
+        const Rows<float> out{attended_[segment.first] + head * group_ * size, 0, size, attended_.stride};
+        attention::Forward<float, attention::FloatProducts<float>>(problem, inputs, out, nullptr).run(0, 1);
     }
 
     const Decoder& d_;
@@ -325,9 +407,12 @@ class Forward {
     const Tokens& t_;
     float* const logits_; // (outputs, columns of the head)
     const int64_t half_;  // of the numbers that are rotated
+    const int64_t group_; // heads that share a key head
     const Rows x_, projected_, attended_, units_;
     int32_t* const entries_; // of the tokens
     int64_t* const seen_;    // entries that each of them sees, itself among them
+    Segment* const segments_;
+    int64_t segment_count_ = 0;
     float *const cosines_, *const sines_;
     Counter* const counters_;
     char* const shared_rows_;
