@@ -34,10 +34,10 @@ class CharRNNConfig(TrainingConfig):
         UserError: on a value out of range.
     """
 
-    epochs: int = 20
+    epochs: int = 25
     batch_size: int = 32
     chunk: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-3
     half_life: float = 6.0
     clip: float = 1.0
     measure_interval: int = 500
