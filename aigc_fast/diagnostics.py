@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from aigc_fast import functional
+from aigc_fast.optimize import decoders
 from aigc_fast.runtime import backends, native
 from aigc_fast.runtime.backends import Explanation
 from aigc_fast.runtime.operator import operators
@@ -36,8 +37,9 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
     """Which backend would run a call, and why not the others; nothing is computed.
 
     Args:
-        op: a name in `aigc_fast.functional`, as "conv_transpose2d" or "reparameterize_kl", or "attention".
-        *args: what the function would be called with.
+        op: a name in `aigc_fast.functional`, as "conv_transpose2d" or "reparameterize_kl", or "attention", or "decode".
+        *args: what the function would be called with; of "decode" a model of transformers, then what its `generate`
+            would be called with.
         **kwargs: likewise.
 
     Returns:
@@ -51,8 +53,10 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
         >>> print(aigc_fast.explain("conv_transpose2d", x, weight, stride=2))
     """
     op = _KERNELS.get(op, op)
+    if op == "decode":
+        return decoders.explain(*args, **kwargs)
     if op not in functional.__all__:
-        raise ValueError(f"op={op!r}: expected a name of aigc_fast.functional: {', '.join(sorted(functional.__all__))}")
+        raise ValueError(f"op={op!r}: expected 'decode' or a name of aigc_fast.functional: {', '.join(sorted(functional.__all__))}")
     with _generators_kept((*args, *kwargs.values())):
         found = backends.asked(lambda: getattr(functional, op)(*args, **kwargs))
     if found is None:

@@ -14,6 +14,7 @@ from aigc_fast.ops.recurrent import choice
 from aigc_fast.ops.recurrent.functional import recur, recur_known, step, step_known
 from aigc_fast.ops.recurrent.sampling import sample_tokens
 from aigc_fast.ops.recurrent.sizes import CODES, Options
+from aigc_fast.runtime.weights import weights_code
 
 
 def _zeros(module: torch.nn.RNNBase, input: Tensor, batch: int) -> Any:
@@ -47,7 +48,8 @@ def _known(module: torch.nn.RNNBase, input: Tensor, hx: Any) -> tuple[Any, Any] 
         return None
     is_lstm = module.mode == "LSTM"
     numbers = module.num_layers, module.bidirectional, module.bias, module.batch_first
-    found = recur_known(input, hx if is_lstm else (hx,), _params(module), Options(CODES[module.mode], *numbers))
+    options, states = Options(CODES[module.mode], *numbers), hx if is_lstm else (hx,)
+    found = recur_known(input, states, _params(module), options, weights_code(module))
     return found and (found[0], found[1:] if is_lstm else found[1])
 
 
@@ -71,8 +73,9 @@ def _forward(module: torch.nn.RNNBase, input: Any, hx: Any) -> tuple[Any, Any]:
             hx = _unsqueezed(module, hx, is_batched)
         hx = module.permute_hidden(hx, sorted_indices)
     module.check_forward_args(data, hx, batch_sizes)
-    numbers = module.bias, module.num_layers, module.dropout, module.training, module.bidirectional
-    output, *last = recur(CODES[module.mode], data, batch_sizes, hx, _params(module), *numbers, module.batch_first)
+    numbers = module.bias, module.num_layers, module.dropout, module.training, module.bidirectional, module.batch_first
+    tensors, weights = (data, batch_sizes, hx, _params(module)), weights_code(module)
+    output, *last = recur(CODES[module.mode], *tensors, *numbers, weights=weights)
     if is_packed:
         output = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
     elif not is_batched:
@@ -81,7 +84,14 @@ def _forward(module: torch.nn.RNNBase, input: Any, hx: Any) -> tuple[Any, Any]:
 
 
 class _Stepwise:
-    """What a network of one direction does a step at a time."""
+    """What a network of one direction does a step at a time.
+
+    Attributes:
+        weights: "fp32", "bf16", "int8" or "int4": how its weights are kept for calls in float32 that want no gradients;
+            None as they are. The parameters stay what they are.
+    """
+
+    weights: str | None = None
 
     def step(self, input: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One step of all layers, as a sequence of one step would make it.

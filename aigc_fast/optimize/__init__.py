@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from aigc_fast.nn.sequential import FusedSequential, chains
-from aigc_fast.optimize import measure, swap
+from aigc_fast.optimize import decoders, measure, swap
 from aigc_fast.optimize.reporting import Entry, Report
 from aigc_fast.runtime.kept import store
 from aigc_fast.runtime.precision import check_precision
 from aigc_fast.runtime.tuning import tuning
+from aigc_fast.runtime.weights import check_weights
 
 __all__ = ["Entry", "Report", "optimize", "report", "restore"]
 
@@ -29,7 +30,14 @@ Times = dict[tuple[str, bool], list[float]]
 _reports: WeakKeyDictionary[nn.Module, Report] = WeakKeyDictionary()
 
 
-def optimize(model: Model, *, example_inputs: Any = None, precision: str | None = None, inplace: bool = True) -> Model:
+def optimize(
+    model: Model,
+    *,
+    example_inputs: Any = None,
+    precision: str | None = None,
+    weights: str | None = None,
+    inplace: bool = True,
+) -> Model:
     """Swaps torch.nn.ConvTranspose1d/2d/3d, Conv1d/2d/3d, Dropout, MultiheadAttention and TransformerEncoderLayer
     for aigc_fast.nn's.
 
@@ -39,6 +47,11 @@ def optimize(model: Model, *, example_inputs: Any = None, precision: str | None 
     Sigmoid becomes an `aigc_fast.nn.FusedSequential`, which runs them as one call: with a norm at inference, else in
     training too.
     `report(model)` tells what was done and why; `restore(model)` undoes it.
+
+    The `generate` of transformers' GPT2LMHeadModel and LlamaForCausalLM runs on a native engine from then on, with all
+    of its options: greedy, beams, sampling, assisted; the same ids in float32. What the engine does not know, as hooks
+    or adapters, is left to transformers, with the reason. The first call packs the weights, which are packed again when
+    they have changed.
 
     Dropout draws its mask from Philox: as repeatable under `torch.manual_seed` as PyTorch's, with other elements
     dropped.
@@ -55,6 +68,9 @@ def optimize(model: Model, *, example_inputs: Any = None, precision: str | None 
         precision: "highest", "high" or "medium" as for `torch.set_float32_matmul_precision`, for the convolutions and
             the attention of the swapped layers alone, forward and backward; None leaves it to PyTorch's own switch,
             which what PyTorch computes, an attention's projections for one, obeys in any case.
+        weights: "fp32", "bf16", "int8" or "int4": how decoders keep the weights that they generate with, and RNN, LSTM
+            and GRU those of calls in float32 that want no gradients; None keeps them as they are. The parameters stay
+            what they are.
         inplace: False works on a deep copy.
 
     Returns:
@@ -62,7 +78,7 @@ def optimize(model: Model, *, example_inputs: Any = None, precision: str | None 
 
     Raises:
         TypeError: when `model` is not a module.
-        ValueError: on an unknown precision, or when the model can't be called with `example_inputs`.
+        ValueError: on unknown precision or weights, or when the model can't be called with `example_inputs`.
 
     Example:
         >>> model = aigc_fast.optimize(model)
@@ -71,6 +87,7 @@ def optimize(model: Model, *, example_inputs: Any = None, precision: str | None 
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     check_precision(precision)
+    check_weights(weights)
     if not inplace:
         model = copy.deepcopy(model)
     times = None if example_inputs is None else _measured(model, example_inputs)
@@ -78,7 +95,10 @@ def optimize(model: Model, *, example_inputs: Any = None, precision: str | None 
     for module in model.modules():
         if swap.is_swapped(module) and precision is not None:
             module.float32_precision = precision
+        if swap.is_swapped(module) and weights is not None and hasattr(type(module), "weights"):
+            module.weights = weights
     fused = tuple(_fuse(name, module, times) for name, module in _fusible(model))
+    decoders.swap(model, weights)
     timed = None if example_inputs is None else "forward + backward" if model.training else "forward"
     _reports[model] = Report(layers, fused, _others(model), timed)
     return model
@@ -97,8 +117,10 @@ def restore(model: Model) -> Model:
         if swap.is_swapped(module):
             swap.put_back(module)
             vars(module).pop("float32_precision", None)
+            vars(module).pop("weights", None)
         elif type(module) is FusedSequential:
             swap.unfuse(module)
+    decoders.put_back(model)
     _reports.pop(model, None)
     store.release(_tensors(model))
     return model
@@ -116,7 +138,8 @@ def report(model: nn.Module) -> Report:
         The report; `print` it for a table.
     """
     found = _reports[model] if model in _reports else _found(model)
-    return dataclasses.replace(found, kept_bytes=store.bytes_of(_tensors(model)))
+    kept = store.bytes_of(_tensors(model)) + decoders.nbytes(model)
+    return dataclasses.replace(found, decoders=decoders.entries(model), kept_bytes=kept)
 
 
 def _found(model: nn.Module) -> Report:

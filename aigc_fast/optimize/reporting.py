@@ -38,6 +38,7 @@ class Report:
         others: how many layers of each further type the model holds; aigc_fast has no drop-in for them.
         timed: what was timed: "forward", "forward + backward", or None.
         kept_bytes: memory that the packed and folded forms of the model's weights took when the report was made.
+        decoders: every model of transformers whose `generate` can run on the engine.
     """
 
     layers: tuple[Entry, ...]
@@ -45,6 +46,7 @@ class Report:
     others: dict[str, int] = field(default_factory=dict)
     timed: str | None = None
     kept_bytes: int = 0
+    decoders: tuple[Entry, ...] = ()
 
     @property
     def swapped(self) -> tuple[Entry, ...]:
@@ -62,6 +64,8 @@ class Report:
             lines += ["", *_table(self.layers, "swapped")]
         if self.fused:
             lines += ["", *_table(self.fused, "fused")]
+        if self.decoders:
+            lines += ["", *_table(self.decoders, "generates")]
         if self.others:
             counted = ", ".join(f"{count} {name}" for name, count in sorted(self.others.items()))
             lines += ["", f"no drop-in for: {counted}"]

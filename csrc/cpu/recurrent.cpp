@@ -77,9 +77,15 @@ struct Network {
 };
 
 template <int64_t MODE, class E>
-const Factor<E>* packed_gates(Scope& scope, int64_t kept, const float* weight, int64_t hidden, int64_t depth) {
+const Factor<E>* packed_gates(Scope& scope, int64_t kept, int64_t weights, const float* weight, int64_t hidden,
+                              int64_t depth) {
     if (kept)
         return reinterpret_cast<const Factor<E>*>(kept);
+    if (weights != FP32) {
+        char* const packed = scope.take<char>(compact_gates_bytes<MODE>(weights, hidden, depth));
+        pack_compact_gates<MODE>(weights, weight, hidden, depth, packed);
+        return reinterpret_cast<const Factor<E>*>(packed);
+    }
     depth /= PER_FACTOR<E>;
     float* const packed = scope.take<float>(packed_floats<MODE>(hidden, depth));
     pack_gates<MODE>(weight, hidden, depth, packed);
@@ -101,7 +107,7 @@ float* widened_rows(Scope& scope, const E* from, int64_t rows, int64_t size, int
 // packed weights, 0 where this call packs them.
 template <int64_t MODE, class E>
 void prepare(Pass<E>& p, const Steps& steps, const Network& network, int64_t part, const Tensors& states,
-             const int64_t* packed, int64_t room, Scope& scope) {
+             const int64_t* packed, int64_t weights, int64_t room, Scope& scope) {
     const int64_t hidden = network.hidden, size = network.size(), batch = steps.batch;
     const int64_t blocks = blocks_of(hidden, UNITS<MODE>), padded = blocks * UNITS<MODE>;
     p = {};
@@ -109,8 +115,9 @@ void prepare(Pass<E>& p, const Steps& steps, const Network& network, int64_t par
     p.hidden = hidden, p.size = size, p.depth = network.depth(part);
     const E* const start = elements<const E>(states.items[0]) + part * batch * size;
     p.start = rows_of<const Factor<E>>(scope, batch, start, size);
-    p.of_input = packed_gates<MODE, E>(scope, packed[2 * part], network.weight(part, 0), hidden, p.depth);
-    p.of_hidden = packed_gates<MODE, E>(scope, packed[2 * part + 1], network.weight(part, 1), hidden, size);
+    p.weights = weights;
+    p.of_input = packed_gates<MODE, E>(scope, packed[2 * part], weights, network.weight(part, 0), hidden, p.depth);
+    p.of_hidden = packed_gates<MODE, E>(scope, packed[2 * part + 1], weights, network.weight(part, 1), hidden, size);
     p.units = MODE == GRU ? widened_rows(scope, start, batch, hidden, padded) : nullptr;
     if (network.projected) {
         float* const panels = scope.take<float>(panels_floats(hidden, size));
@@ -125,7 +132,7 @@ void prepare(Pass<E>& p, const Steps& steps, const Network& network, int64_t par
         p.cells =
             widened_rows(scope, elements<const E>(states.items[1]) + part * batch * hidden, batch, hidden, padded);
     p.room = room;
-    p.products = scope.take<float>(blocks * room * BLOCK_WIDTH<MODE>);
+    p.products = scope.take<float>(blocks * room * ROW_WIDTH<MODE>);
 }
 
 // The cells after a part's last step.
@@ -143,8 +150,8 @@ void store_cells(const Pass<E>& p, int64_t part, const Tensors& results) {
 // empty where no gradients are wanted.
 template <int64_t MODE, class E>
 void run_forward(const Tensor* input, bool batch_first, const Steps& steps, const Network& network,
-                 const Tensors& states, const int64_t* packed, const Tensors& results, const Tensors& kept,
-                 int64_t least_step_work, Scope& scope) {
+                 const Tensors& states, const int64_t* packed, int64_t weights, const Tensors& results,
+                 const Tensors& kept, int64_t least_step_work, Scope& scope) {
     using Row = Factor<E>;
     const int64_t parts = network.layers * network.directions, hidden = network.hidden, size = network.size();
     const int64_t rows = steps.rows(), batch = steps.batch, blocks = blocks_of(hidden, UNITS<MODE>);
@@ -161,7 +168,7 @@ void run_forward(const Tensor* input, bool batch_first, const Steps& steps, cons
         for (int64_t d = 0; d < network.directions; ++d) {
             const int64_t part = layer * network.directions + d;
             Pass<E>& p = passes[part];
-            prepare<MODE>(p, steps, network, part, states, packed, chunk_rows(batch), scope);
+            prepare<MODE>(p, steps, network, part, states, packed, weights, chunk_rows(batch), scope);
             p.reversed = d == 1;
             // Of both directions of the layer before.
             p.input = layer ? passes[(layer - 1) * network.directions].output
@@ -193,7 +200,7 @@ void run_forward(const Tensor* input, bool batch_first, const Steps& steps, cons
 // contiguous, as all of the other tensors are. `results`: output, h_n and, of an LSTM, c_n. All are float or, where the
 // level takes pairs, depths are even, nothing is kept and nothing projected, bfloat16.
 void recurrent(const Tensor* input, const int64_t* counts, int64_t is_packed, int64_t batch_first, int64_t steps,
-               int64_t batch, const Tensors& states, const Tensors& params, const int64_t* packed,
+               int64_t batch, const Tensors& states, const Tensors& params, const int64_t* packed, int64_t weights,
                const Tensors& results, const Tensors& kept, int64_t mode, int64_t layers, int64_t directions,
                int64_t hidden, int64_t projected, int64_t has_biases, int64_t least_step_work) {
     Scope scope;
@@ -201,11 +208,11 @@ void recurrent(const Tensor* input, const int64_t* counts, int64_t is_packed, in
     const Network network{layers, directions, hidden, projected, has_biases != 0, params};
     of_mode(mode, [&]<int64_t MODE>() {
         if (HAS_PAIRS && input->dtype() == BFLOAT16)
-            run_forward<MODE, bfloat16>(input, batch_first, of, network, states, packed, results, kept, least_step_work,
-                                        scope);
+            run_forward<MODE, bfloat16>(input, batch_first, of, network, states, packed, weights, results, kept,
+                                        least_step_work, scope);
         else
-            run_forward<MODE, float>(input, batch_first, of, network, states, packed, results, kept, least_step_work,
-                                     scope);
+            run_forward<MODE, float>(input, batch_first, of, network, states, packed, weights, results, kept,
+                                     least_step_work, scope);
     });
 }
 
@@ -217,7 +224,7 @@ int64_t run_sampling(Draw& draw, const Network& network, const Tensors& states, 
     Pass<float>* const passes = scope.take<Pass<float>>(2 * layers);
     for (int64_t layer = 0; layer < layers; ++layer) {
         Pass<float>*const there = passes + 2 * layer, *const back = there + 1;
-        prepare<MODE>(*there, steps, network, layer, states, packed, 1, scope);
+        prepare<MODE>(*there, steps, network, layer, states, packed, draw.weights, 1, scope);
         const float** const hidden = scope.take<const float*>(2);
         for (int64_t i = 0; i < 2; ++i)
             hidden[i] = scope.take<float>(size);
@@ -230,12 +237,12 @@ int64_t run_sampling(Draw& draw, const Network& network, const Tensors& states, 
         for (int64_t i = 0; i < 2 && layer; ++i)
             there[i].input = there[i - 2].output;
     }
-    const int64_t row_floats = blocks * BLOCK_WIDTH<MODE>, most = MOST_REMEMBERED / row_floats;
+    const int64_t row_floats = blocks * ROW_WIDTH<MODE>, most = MOST_REMEMBERED / row_floats;
     const int64_t used = draw.prompt + draw.length;
     draw.slots = used < draw.vocabulary ? used : draw.vocabulary;
     draw.slots = draw.slots < most ? draw.slots : most;
     float* const remembered = scope.take<float>((draw.slots + 1) * row_floats);
-    draw.logits = scope.take<float>(draw.heads);
+    draw.logits = scope.take<float>(round_up(draw.heads, COMPACT_WIDTH));
     Barrier barriers[2];
     const Teamwork work{1, least_step_work, barriers};
     const int64_t members_wanted = work.wanted(GATES<MODE> * network.hidden * size, used, blocks);
@@ -258,14 +265,15 @@ int64_t run_sampling(Draw& draw, const Network& network, const Tensors& states, 
     return drawn;
 }
 
-// Draws `length` tokens after the prompt; returns how many, fewer where logits have no probabilities. All tensors are
-// contiguous and of float32, tokens of int64. `states`: of the layers, before the prompt. `head`: its weight, and its
-// bias or null. `results`: the tokens, then the states after all tokens but the last, as those of `recurrent`.
+// `packed`: as for `prepare`, and last that of the head, 0 where this call packs it. Draws `length` tokens after the
+// prompt; returns how many, fewer where logits have no probabilities. All tensors are contiguous and of float32, tokens
+// of int64. `states`: of the layers, before the prompt. `head`: its weight, and its bias or null. `results`: the
+// tokens, then the states after all tokens but the last, as those of `recurrent`.
 int64_t recurrent_sample(const Tensor* tokens, const Tensors& states, const Tensor* embedding, const Tensors& params,
-                         const int64_t* packed, const Tensors& head, const uint64_t* key, int64_t position,
-                         int64_t length, double temperature, int64_t top_k, double top_p, const Tensors& results,
-                         int64_t mode, int64_t layers, int64_t hidden, int64_t projected, int64_t has_biases,
-                         int64_t least_step_work) {
+                         const int64_t* packed, int64_t weights, const Tensors& head, const uint64_t* key,
+                         int64_t position, int64_t length, double temperature, int64_t top_k, double top_p,
+                         const Tensors& results, int64_t mode, int64_t layers, int64_t hidden, int64_t projected,
+                         int64_t has_biases, int64_t least_step_work) {
     Scope scope;
     const Network network{layers, 1, hidden, projected, has_biases != 0, params};
     Draw draw{};
@@ -274,6 +282,14 @@ int64_t recurrent_sample(const Tensor* tokens, const Tensors& states, const Tens
     draw.embedding = elements<const float>(embedding), draw.vocabulary = embedding->sizes[0];
     draw.head = elements<const float>(head.items[0]), draw.head_bias = elements<const float>(head.items[1]);
     draw.heads = head.items[0]->sizes[0];
+    draw.weights = weights;
+    draw.packed_head = reinterpret_cast<const char*>(packed[2 * layers]);
+    if (weights != FP32 && !draw.packed_head) {
+        const int64_t depth = head.items[0]->sizes[1];
+        char* const own = scope.take<char>(compact_bytes(weights, depth, draw.heads));
+        pack_compact_head(weights, draw.head, draw.heads, depth, own);
+        draw.packed_head = own;
+    }
     draw.how = {temperature, top_p, top_k};
     draw.key = read_key(key);
     draw.position = position;
@@ -369,12 +385,34 @@ void recurrent_pack(const Tensor* weight, int64_t mode, int64_t hidden, void* pa
     });
 }
 
+// Bytes of it as compact weights, and those of a head (tokens, depth).
+int64_t recurrent_compact_bytes(int64_t weights, int64_t mode, int64_t hidden, int64_t depth) {
+    return of_mode(mode, [&]<int64_t MODE>() { return compact_gates_bytes<MODE>(weights, hidden, depth); });
+}
+int64_t recurrent_compact_head_bytes(int64_t weights, int64_t heads, int64_t depth) {
+    return compact_bytes(weights, depth, heads);
+}
+
+// Both are float.
+void recurrent_pack_compact(const Tensor* weight, int64_t weights, int64_t mode, int64_t hidden, void* packed) {
+    of_mode(mode, [&]<int64_t MODE>() {
+        pack_compact_gates<MODE>(weights, elements<const float>(weight), hidden, weight->sizes[1],
+                                 static_cast<char*>(packed));
+    });
+}
+void recurrent_pack_compact_head(const Tensor* weight, int64_t weights, void* packed) {
+    pack_compact_head(weights, elements<const float>(weight), weight->sizes[0], weight->sizes[1],
+                      static_cast<char*>(packed));
+}
+
 // Whether the level multiplies pairs of bfloat16.
 int64_t recurrent_takes_pairs() { return HAS_PAIRS; }
 
 }
 
 AIGC_EXPORT(AIGC_KERNEL(recurrent), AIGC_KERNEL(recurrent_packed_size), AIGC_KERNEL(recurrent_pack),
-            AIGC_KERNEL(recurrent_takes_pairs), AIGC_KERNEL(recurrent_sample), AIGC_KERNEL(recurrent_backward),
+            AIGC_KERNEL(recurrent_takes_pairs), AIGC_KERNEL(recurrent_compact_bytes),
+            AIGC_KERNEL(recurrent_compact_head_bytes), AIGC_KERNEL(recurrent_pack_compact),
+            AIGC_KERNEL(recurrent_pack_compact_head), AIGC_KERNEL(recurrent_sample), AIGC_KERNEL(recurrent_backward),
             AIGC_KERNEL_CODES(recurrent_modes, Mode))
 }

@@ -8,6 +8,7 @@ from torch.autograd import forward_ad
 
 from aigc_fast.ops.attention import cpu
 from aigc_fast.ops.attention.limits import (
+    EVEN_PAIRS,
     FEW_POSITIONS,
     LEAST_LENGTH,
     LEAST_WIDEST_QUERIES,
@@ -75,14 +76,21 @@ def is_light(
 
 
 def is_left(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether PyTorch's kernel is faster where nothing is hidden: of wide heads, and of single bfloat16 queries."""
+    """Whether PyTorch's kernel is faster where nothing is hidden: of wide heads, and of some bfloat16 ones."""
     if query.dtype is _float32:
         return _has_wide_heads(query, key, value)
-    # It multiplies the keys as they are, where ours makes them float32: once for all heads that share them.
-    alone = query.dtype is torch.bfloat16 and query.size(-2) == 1 and query.shape[:-2] == key.shape[:-2]
-    if not alone or key.size(-2) < MANY_KEYS or not rounds_natively():
+    if query.dtype is not torch.bfloat16 or not rounds_natively() or not _is_faster_in_pairs(query, key):
         return False
     return not _needs_gradient(query, key, value) and is_open()
+
+
+def _is_faster_in_pairs(query: Tensor, key: Tensor) -> bool:
+    """Whether PyTorch's products of bfloat16 are faster than ours, which are of float32 for a single query."""
+    if query.size(-2) == 1:
+        # Keys that heads share are made float32 once for all of them.
+        return key.size(-2) >= MANY_KEYS and query.shape[:-2] == key.shape[:-2]
+    size = query.size(-1)
+    return size > EVEN_PAIRS and size % EVEN_PAIRS != 0
 
 
 def _has_wide_heads(query: Tensor, key: Tensor, value: Tensor) -> bool:

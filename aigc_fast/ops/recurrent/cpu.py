@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from aigc_fast.ops.recurrent.limits import LEAST_STEP_WORK
-from aigc_fast.ops.recurrent.packing import packing
+from aigc_fast.ops.recurrent.packing import packing, packing_of_head
 from aigc_fast.ops.recurrent.sizes import GRU, Kept, Options, Sizes, kept_of, params_of, sizes_of
 from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.dtypes import UP_TO_FLOAT32
 from aigc_fast.runtime.kept import MANY_USES, Packing
 from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
+from aigc_fast.runtime.weights import AS_THEY_ARE
 
 
 class Plan(NamedTuple):
@@ -26,6 +27,7 @@ class Plan(NamedTuple):
         output: the output's shape.
         packings: of the two weights of each direction of each layer; None of those that every call packs.
         dense: whether the kernel takes all tensors as they lie.
+        weights: how the two weights are kept, by its code.
     """
 
     options: Options
@@ -33,6 +35,7 @@ class Plan(NamedTuple):
     output: tuple[int, ...]
     packings: tuple[Packing | None, ...]
     dense: bool
+    weights: int
 
 
 def unsupported(input: Tensor, *rest: object) -> Reason:
@@ -114,20 +117,30 @@ def _contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def plan_of(
-    input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], params: Sequence[Tensor], options: Options
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    states: Sequence[Tensor],
+    params: Sequence[Tensor],
+    options: Options,
+    weights: int = AS_THEY_ARE,
 ) -> Plan:
     """The plan of this call, and of all others of its signature on this level."""
     sizes = sizes_of(input, batch_sizes, states, options)
     # A digest of some cache lines costs little beside one step; of whole weights, beside many.
     uses = MANY_USES if sizes.rows >= MANY_USES else 1
-    weights = [weight for part in params_of(params, options) for weight in part[:2]]
-    packings = [
-        packing(native.level(), options.mode, weight.dtype, *weight.shape, uses) if weight.is_contiguous() else None
-        for weight in weights
-    ]
+    packings = _packings(params, options, uses, weights)
     dense = input.dtype == torch.float32 and (input.stride(-1) == 1 or input.shape[-1] == 1)
     dense = dense and all(tensor.is_contiguous() for tensor in (*states, *params))
-    return Plan(options, sizes, (*input.shape[:-1], options.directions * sizes.size), tuple(packings), dense)
+    return Plan(options, sizes, (*input.shape[:-1], options.directions * sizes.size), packings, dense, weights)
+
+
+def _packings(params: Sequence[Tensor], options: Options, uses: int, weights: int) -> tuple[Packing | None, ...]:
+    level, of_parts = native.level(), params_of(params, options)
+    return tuple(
+        packing(level, options.mode, weight.dtype, *weight.shape, uses, weights) if weight.is_contiguous() else None
+        for part in of_parts
+        for weight in part[:2]
+    )
 
 
 def _run(
@@ -156,6 +169,7 @@ def _run(
         states,
         params,
         [0 if weight is None else weight.data_ptr() for weight in packed],
+        plan.weights,
         [output, *last],
         kept,
         options.mode,
@@ -246,26 +260,28 @@ def recurrent_sample(
     mode: int,
     layers: int,
     has_biases: bool,
+    weights: int,
 ) -> tuple[Tensor, ...]:
     """The tokens that are drawn, from the first that cannot be on -1, and the last states."""
     options = Options(mode, layers, False, has_biases, False)
     sizes = sizes_of(embedding[None, :1], None, states, options)
     uses = MANY_USES if len(tokens) + length >= MANY_USES else 1
-    weights = [weight for part in params_of(params, options) for weight in part[:2]]
+    each = len(params) // layers
     packed = [
-        packing(native.level(), mode, weight.dtype, *weight.shape, uses).kept(weight)
-        if weight.is_contiguous()
-        else None
-        for weight in weights
+        one and one.kept(params[i // 2 * each + i % 2])
+        for i, one in enumerate(_packings(params, options, uses, weights))
     ]
     weight, bias = (*_contiguous(head), None)[:2]
+    compact = weights != AS_THEY_ARE and head[0].is_contiguous()
+    packed.append(packing_of_head(native.level(), *weight.shape, uses, weights).kept(weight) if compact else None)
     ids, last = tokens.new_empty(length), [state.new_empty(state.shape) for state in states]
     drawn = native.kernels().recurrent_sample(
         tokens.contiguous(),
         _contiguous(states),
         embedding.contiguous(),
         _contiguous(params),
-        [0 if weight is None else weight.data_ptr() for weight in packed],
+        [0 if one is None else one.data_ptr() for one in packed],
+        weights,
         [weight, bias],
         key.data_ptr(),
         position,

@@ -18,6 +18,7 @@ from aigc_fast.runtime.backends import leave_to_pytorch
 from aigc_fast.runtime.native import PLAIN
 from aigc_fast.runtime.operator import kind_of_call
 from aigc_fast.runtime.recording import is_recorded, is_symbolic, record
+from aigc_fast.runtime.weights import AS_THEY_ARE
 
 # Bound here, so that these functions may be put in their places.
 PYTORCHS: dict[int, Callable[..., Any]] = {
@@ -31,13 +32,24 @@ _PACKED = "data", "batch_sizes", "hx", "params", "has_biases", "num_layers", "dr
 
 
 def recur_known(
-    input: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], options: Options
+    input: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], options: Options, weights: int
 ) -> tuple[Tensor, ...] | None:
     """The output and the last states of a call like one before, whose arguments need no other look; else None."""
     if kind_of_call(input, *states, *params) != PLAIN:
         return None
-    plan = RECURRENT.choice.remembered((options, native.level(), native.signature(input, None, *states, *params)))
+    plan = RECURRENT.choice.remembered(_key(options, weights, input, None, states, params))
     return plan and cpu.recur_at_once(plan, input, None, states, params)
+
+
+def _key(
+    options: Options,
+    weights: int,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    states: tuple[Tensor, ...],
+    params: Sequence[Tensor],
+) -> Any:
+    return options, weights, native.level(), native.signature(input, batch_sizes, *states, *params)
 
 
 def recur(
@@ -53,11 +65,13 @@ def recur(
     bidirectional: bool,
     batch_first: bool,
     own: Callable[[], Any] | None = None,
+    weights: int = AS_THEY_ARE,
 ) -> tuple[Tensor, ...]:
     """What torch._VF gives for a mode's arguments; of packed sequences where `batch_sizes` are given.
 
     Args:
         own: PyTorch's own call, where that is another than torch._VF's.
+        weights: how weights are kept, by its code, for a call of float32 that wants no gradients and nothing else.
     """
 
     def pytorchs() -> tuple[Tensor, ...]:
@@ -73,7 +87,8 @@ def recur(
     drops = bool(dropout) and train and num_layers > 1
     key = None
     if not drops and kind_of_call(input, batch_sizes, *states, *params) == PLAIN:
-        key = options, native.level(), native.signature(input, batch_sizes, *states, *params)
+        weights = weights if input.dtype == torch.float32 else AS_THEY_ARE
+        key = _key(options, weights, input, batch_sizes, states, params)
         plan = RECURRENT.choice.remembered(key)
         if plan is not None:
             return cpu.recur_at_once(plan, input, batch_sizes, states, params)
@@ -94,7 +109,7 @@ def recur(
         leave_to_pytorch(RECURRENT.name, reason)
         return pytorchs()
     if key is not None:
-        plan = cpu.plan_of(input, batch_sizes, states, params, options)
+        plan = cpu.plan_of(input, batch_sizes, states, params, options, weights)
         RECURRENT.choice.remember(key, plan)
         return cpu.recur_at_once(plan, input, batch_sizes, states, params)
     if drops:

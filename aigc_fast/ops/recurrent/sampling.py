@@ -18,6 +18,7 @@ from aigc_fast.ops.random.philox import words
 from aigc_fast.ops.recurrent import cpu, reference
 from aigc_fast.ops.recurrent.sizes import CODES, LSTM, Options
 from aigc_fast.runtime.backends import Choice
+from aigc_fast.runtime.weights import weights_code
 
 # So many tokens are drawn by one native call, after which Python sees to its signals.
 AT_ONCE = 1024
@@ -87,8 +88,9 @@ def _reference(
     mode: int,
     layers: int,
     has_biases: bool,
+    weights: int,
 ) -> tuple[Tensor, ...]:
-    """The tokens that were drawn, fewer than `length` followed by -1, and the states after all of them but the last."""
+    """The tokens that were drawn, by weights as they are, -1 for those that could not be, and the last states."""
     options = Options(mode, layers, False, has_biases, False)
     uniforms = (words(position + length, key.cpu()).flatten()[position : position + length] >> 8) * 2.0**-24
     weight, bias = head[0], head[1] if len(head) > 1 else None
@@ -169,7 +171,8 @@ def sample_tokens(
     The tokens are the same for any number of threads.
 
     Args:
-        recurrent: an nn.RNN, LSTM or GRU of one direction, of any number of layers.
+        recurrent: an nn.RNN, LSTM or GRU of one direction, of any number of layers; an attribute `weights`, as
+            `optimize` sets it, says how its weights and those of `head` are kept.
         embedding: of its input.
         head: from its output to logits, of at most as many tokens as `embedding` has.
         tokens: the prompt, int64 (T,), T at least 1.
@@ -201,7 +204,7 @@ def sample_tokens(
         weight = embedding.weight if embedding.max_norm is None else embedding(torch.arange(embedding.num_embeddings))
         params = [getattr(recurrent, name) for names in recurrent._all_weights for name in names]
         heads = [head.weight] if head.bias is None else [head.weight, head.bias]
-        numbers = CODES[recurrent.mode], recurrent.num_layers, recurrent.bias
+        numbers = CODES[recurrent.mode], recurrent.num_layers, recurrent.bias, weights_code(recurrent)
         parts = []
         while True:
             count = min(length, AT_ONCE)

@@ -1,6 +1,7 @@
 // One direction of one layer, a step after another.
 #pragma once
 
+#include "core/compact.h"
 #include "cpu/recurrent/cells.h"
 #include "cpu/recurrent/packing.h"
 
@@ -20,16 +21,21 @@ struct Pass {
     const Factor<E>* const* input;
     Factor<E>* const* output;
     const Factor<E>* const* start;        // the hidden state of each sequence before its first step
+    int64_t weights;                      // how these two are kept; of bfloat16 states FP32, which is as they are
     const Factor<E>*of_input, *of_hidden; // packed
     const float* of_projection;           // packed; null without one
     const float* bias;
     float* cells;                   // of an LSTM, batch by blocks of units: at first those before the first step
     float* units;                   // likewise of a GRU its hidden units, of an LSTM those that are projected
     int64_t room;                   // rows of a chunk
-    float* products;                // blocks by rows of a chunk by the width of a block
+    float* products;                // blocks by rows of a chunk by ROW_WIDTH
     E* last;                        // the hidden state of each sequence after its last step
     float *kept_gates, *kept_cells; // rows by gates by units, rows by units; null where nobody wants gradients
 };
+
+// Products of a row with a block, which compact weights make a panel wide.
+template <int64_t MODE>
+constexpr int64_t ROW_WIDTH = BLOCK_WIDTH<MODE> > COMPACT_WIDTH ? BLOCK_WIDTH<MODE> : COMPACT_WIDTH;
 
 inline int64_t chunk_rows(int64_t batch) { return batch > CHUNK_ROWS ? batch : CHUNK_ROWS; }
 
@@ -40,7 +46,12 @@ class Forward {
         : p_(pass), group_(group), blocks_(blocks_of(pass.hidden, UNITS<MODE>), group.member, group.members),
           padded_(blocks_of(pass.hidden, UNITS<MODE>) * UNITS<MODE>) {
         for (int64_t r = 0; r < STEP_ROWS; ++r)
-            sums_of_row_[r] = sums_ + r * WIDEST;
+            sums_of_row_[r] = sums_ + r * ROW_WIDTH<MODE>;
+        if (!is_compact())
+            return;
+        row_bytes_ = compact_row_bytes(p_.weights, most(p_.depth, p_.size));
+        rows_ = scope_.take<const Factor<E>*>(p_.room);
+        bytes_ = scope_.take<char>(p_.room * row_bytes_);
     }
 
     void run() {
@@ -65,15 +76,33 @@ class Forward {
     }
 
   private:
-    static constexpr int64_t WIDTH = BLOCK_WIDTH<MODE>, WIDEST = WIDTH > PANEL_WIDTH ? WIDTH : PANEL_WIDTH;
+    static constexpr int64_t WIDTH = BLOCK_WIDTH<MODE>;
     static constexpr int64_t NOWHERE = 0;
 
     int64_t at(int64_t step) const { return p_.reversed ? p_.steps.steps - 1 - step : step; }
+
+    bool is_compact() const { return IS_SAME<E, float> && p_.weights != FP32; }
+
+    // The rows as products take them: compact weights want them prepared, once for all blocks.
+    template <class F>
+    void prepare_rows(int64_t count, int64_t depth, const F& row) {
+        if constexpr (IS_SAME<E, float>)
+            for (int64_t r = 0; r < count; ++r) {
+                prepare_row(p_.weights, row(r), depth, bytes_ + r * row_bytes_);
+                rows_[r] = reinterpret_cast<const float*>(bytes_ + r * row_bytes_);
+            }
+    }
 
     // Rows by a block of packed gates.
     void multiply_gates(const Factor<E>* const* rows, const Factor<E>* packed, int64_t block, int64_t depth,
                         float* const* out, int64_t count) const {
         constexpr int VECTORS = WIDTH / VF;
+        if (is_compact())
+            return multiply_compact(
+                {p_.weights, depth,
+                 reinterpret_cast<const char*>(packed) + block * compact_panel_bytes(p_.weights, depth),
+                 reinterpret_cast<const char* const*>(rows), out},
+                count);
         const Factor<E>* const panel = packed + block * WIDTH * depth;
         const ProductOf<Factor<E>> p{rows, 1, &NOWHERE, panel, WIDTH, &NOWHERE, 1, depth, out, false};
         // One or two rows by a whole panel: enough sums at a time where registers are few as well.
@@ -87,17 +116,22 @@ class Forward {
 
     E* output(int64_t place) const { return reinterpret_cast<E*>(p_.output[place]); }
 
-    float* products_of(int64_t block, int64_t row) const { return p_.products + (block * p_.room + row) * WIDTH; }
+    float* products_of(int64_t block, int64_t row) const {
+        return p_.products + (block * p_.room + row) * ROW_WIDTH<MODE>;
+    }
 
     void multiply_input(int64_t first, int64_t rows) {
         const int64_t depth = p_.depth / PER_FACTOR<E>;
+        const Factor<E>* const* const input = is_compact() ? rows_ : p_.input + first;
+        if (is_compact())
+            prepare_rows(rows, depth, [&](int64_t r) { return p_.input[first + r]; });
         for (int64_t block = blocks_.first; block < blocks_.last; ++block)
             for (int64_t r = 0; r < rows; r += STEP_ROWS) {
                 const int64_t count = rows - r < STEP_ROWS ? rows - r : STEP_ROWS;
                 float* out[STEP_ROWS];
                 for (int64_t i = 0; i < count; ++i)
                     out[i] = products_of(block, r + i);
-                multiply_gates(p_.input + first + r, p_.of_input, block, depth, out, count);
+                multiply_gates(input + r, p_.of_input, block, depth, out, count);
             }
     }
 
@@ -106,6 +140,8 @@ class Forward {
         const int64_t depth = p_.size / PER_FACTOR<E>, going_on = p_.steps.before(step, p_.reversed);
         const Factor<E>* const* const before =
             going_on ? p_.output + p_.steps.offsets[p_.reversed ? step + 1 : step - 1] : nullptr;
+        if (is_compact())
+            prepare_rows(count, depth, [&](int64_t r) { return r < going_on ? before[r] : p_.start[r]; });
         for (int64_t i = blocks_.first; i < blocks_.last; ++i) {
             // To and fro: what the step before read last is still in the caches where not all of it is.
             const int64_t block = step % 2 ? blocks_.first + blocks_.last - 1 - i : i;
@@ -114,7 +150,7 @@ class Forward {
                 const bool begins = r >= going_on;
                 const int64_t limit = begins ? count : going_on;
                 end = limit - r < STEP_ROWS ? limit : r + STEP_ROWS;
-                const Factor<E>* const* const hidden = (begins ? p_.start : before) + r;
+                const Factor<E>* const* const hidden = (is_compact() ? rows_ : begins ? p_.start : before) + r;
                 multiply_gates(hidden, p_.of_hidden, block, depth, sums_of_row_, end - r);
                 for (int64_t row = r; row < end; ++row)
                     finish(block, row, first + row, products_of(block, first + row - first_of_chunk),
@@ -191,7 +227,11 @@ class Forward {
     const Group group_;
     const Share blocks_;
     const int64_t padded_;
-    float sums_[STEP_ROWS * WIDEST];
+    Scope scope_;
+    const Factor<E>** rows_ = nullptr;
+    char* bytes_ = nullptr;
+    int64_t row_bytes_ = 0;
+    float sums_[STEP_ROWS * ROW_WIDTH<MODE>];
     float* sums_of_row_[STEP_ROWS];
 };
 }

@@ -1,6 +1,7 @@
 // Weights and biases as the passes read them.
 #pragma once
 
+#include "core/compact.h"
 #include "core/packed.h"
 #include "cpu/recurrent/problem.h"
 
@@ -32,6 +33,45 @@ void pack_gates(const float* weight, int64_t hidden, int64_t depth, float* packe
             for (int64_t gate = 0; gate < GATES<MODE>; ++gate)
                 transpose(weight + (gate * hidden + unit) * depth, depth, panel + gate * UNITS<MODE>, WIDTH, units,
                           depth);
+        }
+    });
+}
+
+template <int64_t MODE>
+int64_t compact_gates_bytes(int64_t weights, int64_t hidden, int64_t depth) {
+    return blocks_of(hidden, UNITS<MODE>) * compact_panel_bytes(weights, depth);
+}
+
+// The same as compact panels, whose columns are the units of the gates.
+template <int64_t MODE>
+void pack_compact_gates(int64_t weights, const float* weight, int64_t hidden, int64_t depth, char* packed) {
+    parallel_for(0, blocks_of(hidden, UNITS<MODE>), 1, [&](int64_t begin, int64_t end) {
+        Scope scope;
+        float* const zeros = scope.take<float>(depth);
+        clear(zeros, depth);
+        for (int64_t block = begin; block < end; ++block) {
+            const char* columns[BLOCK_WIDTH<MODE>];
+            for (int64_t i = 0; i < BLOCK_WIDTH<MODE>; ++i) {
+                const int64_t gate = i / UNITS<MODE>, unit = block * UNITS<MODE> + i % UNITS<MODE>;
+                const float* const row = unit < hidden ? weight + (gate * hidden + unit) * depth : zeros;
+                columns[i] = reinterpret_cast<const char*>(row);
+            }
+            pack_compact(weights, columns, BLOCK_WIDTH<MODE>, sizeof(float), depth, FLOAT32,
+                         packed + block * compact_panel_bytes(weights, depth));
+        }
+    });
+}
+
+// Rows of a head as columns of compact panels.
+inline void pack_compact_head(int64_t weights, const float* weight, int64_t heads, int64_t depth, char* packed) {
+    parallel_for(0, compact_panels(heads), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t panel = begin; panel < end; ++panel) {
+            const char* columns[COMPACT_WIDTH];
+            const int64_t first = panel * COMPACT_WIDTH, count = least(COMPACT_WIDTH, heads - first);
+            for (int64_t i = 0; i < count; ++i)
+                columns[i] = reinterpret_cast<const char*>(weight + (first + i) * depth);
+            pack_compact(weights, columns, count, sizeof(float), depth, FLOAT32,
+                         packed + panel * compact_panel_bytes(weights, depth));
         }
     });
 }

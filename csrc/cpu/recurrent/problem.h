@@ -52,6 +52,11 @@ using Factor = typename FactorOf<E>::type;
 template <class E>
 constexpr int64_t PER_FACTOR = FactorOf<E>::elements;
 
+template <class A, class B>
+constexpr bool IS_SAME = false;
+template <class A>
+constexpr bool IS_SAME<A, A> = true;
+
 constexpr int64_t blocks_of(int64_t size, int64_t block) { return (size + block - 1) / block; }
 
 // The rows of a sequence by steps.

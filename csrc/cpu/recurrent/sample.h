@@ -36,6 +36,8 @@ struct Draw {
     int64_t prompt, length;
     const float* embedding; // (tokens that there are, depth of the first layer)
     const float *head, *head_bias;
+    int64_t weights; // how the packed head is kept; FP32 is as it is
+    const char* packed_head;
     int64_t heads; // tokens that can be drawn
     Sampling how;
     Key key;
@@ -96,7 +98,7 @@ class Sampler {
         const bool is_remembered = slot_of_[token] >= 0;
         if (!is_remembered)
             slot_of_[token] = static_cast<int32_t>(used_ < draw_.slots ? used_++ : draw_.slots);
-        first.products = remembered_ + slot_of_[token] * blocks_of(first.hidden, UNITS<MODE>) * BLOCK_WIDTH<MODE>;
+        first.products = remembered_ + slot_of_[token] * blocks_of(first.hidden, UNITS<MODE>) * ROW_WIDTH<MODE>;
         Forward<MODE, float>(first, group_).run_only_step(is_remembered);
         if (slot_of_[token] == draw_.slots)
             slot_of_[token] = -1;
@@ -107,6 +109,8 @@ class Sampler {
         const Share share(blocks_of(draw_.heads, ROWS), group_.member, group_.members);
         const Pass<float>& last = passes_[2 * (layers_ - 1) + (steps_ - 1) % 2];
         const float* const x = last.output[0];
+        if (draw_.weights != FP32)
+            return multiply_compact_head(x, last.size);
         for (int64_t block = share.first; block < share.last; ++block) {
             const int64_t row = block * ROWS, rows = draw_.heads - row < ROWS ? draw_.heads - row : ROWS;
             const float* const matrix = draw_.head + row * last.size;
@@ -116,6 +120,23 @@ class Sampler {
             for (int64_t r = 0; rows < ROWS && r < rows; ++r)
                 multiply_rows_by<1>(matrix + r * last.size, bias ? bias + r : nullptr, x, last.size,
                                     draw_.logits + row + r);
+        }
+        group_.wait();
+    }
+
+    void multiply_compact_head(const float* x, int64_t depth) {
+        Scope scope;
+        char* const row = scope.take<char>(compact_row_bytes(draw_.weights, depth));
+        prepare_row(draw_.weights, x, depth, row);
+        const Share share(compact_panels(draw_.heads), group_.member, group_.members);
+        for (int64_t panel = share.first; panel < share.last; ++panel) {
+            const int64_t first = panel * COMPACT_WIDTH;
+            float* const logits = draw_.logits + first;
+            multiply_compact({draw_.weights, depth,
+                              draw_.packed_head + panel * compact_panel_bytes(draw_.weights, depth), &row, &logits},
+                             1);
+            for (int64_t i = 0; draw_.head_bias && i < least(COMPACT_WIDTH, draw_.heads - first); ++i)
+                logits[i] += draw_.head_bias[first + i];
         }
         group_.wait();
     }

@@ -1,0 +1,440 @@
+"""`generate` of transformers' own models on the native engine, in place.
+
+A model becomes an instance of a dynamic subclass of its class, of the same name. `generate` goes on preparing the
+configuration, lengths, masks, beams, processors and criteria; what it then calls to decode is a loop of our own where
+nobody looks into it, or transformers' own loop with logits that the engine computes, or transformers' own whole, with
+the reason logged and reported.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.generation import logits_process
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from aigc_fast.integrations.transformers_decoders import BUILDERS, Refused, spec_of
+from aigc_fast.ops.decode.engine import Engine, State, default_weights
+from aigc_fast.ops.decode.spec import Spec
+from aigc_fast.runtime import backends, native
+
+__all__ = ["Decision", "decision_of", "engine_bytes", "is_swapped", "last_decision", "put_back", "refusal", "swap"]
+
+log = logging.getLogger("aigc_fast")
+
+LOOP, STEP, LEFT = "native loop", "native step", "transformers"
+# The name of a model's keys and values among its arguments and results changed in 5.24.
+_CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+_METHODS = "_sample", "_beam_search", "_assisted_decoding"
+# Arguments of a call that change nothing, besides those that are read.
+_INERT = {"use_cache", "logits_to_keep", "cache_position", "return_dict", "next_sequence_length"}
+_READ = {"input_ids", "attention_mask", "position_ids", _CACHE}
+_OF_LOOPS = {
+    "logits_processor",
+    "stopping_criteria",
+    "generation_config",
+    "streamer",
+    "synced_gpus",
+    "inputs_tensor",
+    "assistant_model",
+    "assistant_tokenizer",
+    "tokenizer",
+}
+_WEIGHTS_ATTRIBUTE = "generation_weights"
+
+
+class Decision(NamedTuple):
+    """How a call of `generate` runs.
+
+    Attributes:
+        level: "native loop", "native step" of transformers' loop, or "transformers".
+        weights: how the engine keeps them; None of transformers'.
+        reason: why it is transformers', or None.
+    """
+
+    level: str
+    weights: str | None
+    reason: str | None
+
+    def __str__(self) -> str:
+        return f"{self.level}, {self.weights} weights" if self.reason is None else f"{self.level}' own: {self.reason}"
+
+
+class _Asked(BaseException):  # noqa: N818
+    """Ends a call that only asks for its decision."""
+
+
+_asking: ContextVar[bool] = ContextVar("aigc_fast_asking_for_generation", default=False)
+_engines: WeakKeyDictionary[nn.Module, Engine] = WeakKeyDictionary()
+_decisions: WeakKeyDictionary[nn.Module, Decision] = WeakKeyDictionary()
+_packing = threading.Lock()
+
+
+class NativeCache(DynamicCache):
+    """What transformers' loops hold in place of keys and values, which the engine keeps."""
+
+    is_compileable = False
+    is_croppable = True
+    is_initialized = True
+
+    def __init__(self, state: State, keep: int | None) -> None:
+        # Nothing of DynamicCache's own is used, but its type.
+        self.state, self.keep, self.layers = state, keep, []
+        self.is_sliding = self.is_linear = [False] * state.engine.layers
+
+    is_sliding = is_linear = None
+
+    def __len__(self) -> int:
+        return self.state.engine.layers
+
+    def get_seq_length(self, *args: Any, **kwargs: Any) -> int:
+        """Tokens that each sequence has been given."""
+        return self.state.length
+
+    def get_max_cache_shape(self, *args: Any, **kwargs: Any) -> int:
+        """As of a cache that grows."""
+        return -1
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Lets every sequence go on from another one."""
+        self.state.reorder(beam_idx)
+
+    def crop(self, max_length: int) -> None:
+        """Forgets tokens: so many where the number is negative, all but so many where it is positive."""
+        length = self.state.length + max_length if max_length < 0 else max_length or self.state.length
+        if length < self.state.length:
+            self.state.crop(length)
+
+    def activate_past_recording(self) -> None:
+        """Nothing: all of the past can be gone back to."""
+
+
+def _step(cache: NativeCache, kwargs: dict[str, Any]) -> CausalLMOutputWithPast:
+    """What the model makes of some tokens more."""
+    if unknown := [name for name, value in kwargs.items() if name not in _READ | _INERT and value not in (None, False)]:
+        raise NotImplementedError(f"generation in place does not know the argument {unknown[0]}")
+    ids, state = kwargs["input_ids"], cache.state
+    rows, count = ids.shape
+    positions, visible = kwargs.get("position_ids"), _visible(kwargs.get("attention_mask"), count)
+    if positions is None:
+        positions = torch.arange(state.length, state.length + count)[None]
+    kept = kwargs.get("logits_to_keep")
+    keep = cache.keep or (kept if isinstance(kept, int) and kept else count)
+    logits = state.extend(ids, positions.expand(rows, count), visible, min(keep, count))
+    return CausalLMOutputWithPast(logits=logits, **{_CACHE: cache})
+
+
+def _visible(mask: Tensor | None, count: int) -> Tensor | None:
+    """Which of the last tokens are seen; None for all."""
+    if mask is None:
+        return None
+    if mask.dim() != 2:
+        raise NotImplementedError(f"attention_mask has {mask.dim()} dimensions: expected (batch, length)")
+    seen = mask[:, mask.shape[1] - count :] != 0
+    return None if seen.all() else seen
+
+
+class _InPlace:
+    """What stands in front of a model's class."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's call; of a cache that is the engine's, the engine's."""
+        cache = kwargs.get(_CACHE)
+        return _step(cache, kwargs) if type(cache) is NativeCache else super().__call__(*args, **kwargs)
+
+    def __reduce_ex__(self, protocol: int) -> tuple[Any, ...]:
+        """Copies and pickles name the class that there is."""
+        _, _, *state = super().__reduce_ex__(max(2, protocol))
+        return _revived, (original_class(self),), *state
+
+    def _prepare_cache_for_generation(self, *args: Any, **kwargs: Any) -> Any:
+        (model_kwargs,) = (value for value in (*args, *kwargs.values()) if type(value) is dict)
+        is_given = model_kwargs.get(_CACHE) is not None
+        found = super()._prepare_cache_for_generation(*args, **kwargs)
+        if not is_given and model_kwargs.get(_CACHE) is not None:
+            model_kwargs[_CACHE].is_of_this_call = True
+        return found
+
+
+def _revived(cls: type[nn.Module]) -> nn.Module:
+    fast = _subclass(cls)
+    return fast.__new__(fast)
+
+
+@functools.cache
+def _subclass(cls: type[nn.Module]) -> type[nn.Module]:
+    members = {name: _decoding(cls, name) for name in _METHODS if hasattr(cls, name)}
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    return type(cls.__name__, (_InPlace, cls), members | names)
+
+
+def _decoding(cls: type[nn.Module], name: str) -> Callable[..., Any]:
+    theirs = getattr(cls, name)
+
+    @functools.wraps(theirs)
+    def decode(self: nn.Module, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+        spec, decision = _decide(self, cls, name, input_ids, args, kwargs)
+        if _asking.get():
+            raise _Asked(decision)
+        _decisions[self] = decision
+        if spec is None:
+            _say_once(cls.__name__, decision.reason)
+            return theirs(self, input_ids, *args, **kwargs)
+        engine = _engine_of(self, spec, decision.weights, kwargs["generation_config"].max_length or 1)
+        if decision.level == LOOP:
+            return _loop(self, engine, input_ids, kwargs)
+        return _decode(self, engine, theirs, None if name == "_assisted_decoding" else 1, input_ids, kwargs)
+
+    return decode
+
+
+def _decode(
+    model: nn.Module, engine: Engine, theirs: Callable[..., Any], keep: int | None, ids: Tensor, kwargs: dict[str, Any]
+) -> Any:
+    """Transformers' loop on the engine."""
+    given, state = kwargs.get(_CACHE), engine.begin(ids.shape[0])
+    if given is not None and given.get_seq_length():
+        _load(state, given, kwargs.get("attention_mask"))
+    with torch.no_grad():
+        result = theirs(model, ids, **kwargs | {_CACHE: NativeCache(state, keep)})
+    is_dict = not isinstance(result, Tensor)
+    if given is not None and (is_dict or not getattr(given, "is_of_this_call", False)):
+        _store(state, given, model.dtype)
+    if is_dict and result.get(_CACHE) is not None:
+        setattr(result, _CACHE, given)
+    return result
+
+
+def _loops(kwargs: dict[str, Any]) -> bool:
+    """Whether nobody looks into transformers' loop of one token after the other, so that ours can stand for it."""
+    config, criteria, mask = kwargs["generation_config"], kwargs["stopping_criteria"], kwargs.get("attention_mask")
+    if config.return_dict_in_generate or kwargs.get("streamer") is not None or kwargs[_CACHE].get_seq_length():
+        return False
+    if getattr(config, "prefill_chunk_size", None) is not None or (mask is not None and not mask[:, -1].all()):
+        return False
+    lengths = [each for each in criteria if type(each) is MaxLengthCriteria]
+    if len(lengths) != 1 or any(type(each) not in (MaxLengthCriteria, *_OTHER_CRITERIA) for each in criteria):
+        return False
+    most = lengths[0].max_position_embeddings
+    if most is not None and lengths[0].max_length > most:  # transformers' loop says it
+        return False
+    return all(type(each).__module__ == logits_process.__name__ for each in kwargs["logits_processor"])
+
+
+_OTHER_CRITERIA = EosTokenCriteria, MaxTimeCriteria
+
+
+@torch.no_grad()
+def _loop(model: nn.Module, engine: Engine, ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    """transformers' `_sample` for ids alone."""
+    config, criteria, process = kwargs["generation_config"], kwargs["stopping_criteria"], kwargs["logits_processor"]
+    others = [each for each in criteria if type(each) in _OTHER_CRITERIA]
+    ends = any(type(each) is EosTokenCriteria for each in criteria)
+    rows, count = ids.shape
+    mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
+    visible = _visible(mask, count)
+    if positions is None:
+        seen = torch.ones_like(ids) if visible is None else visible.long()
+        positions = (seen.cumsum(1) - 1).clamp_min(0)
+    state = engine.begin(rows)
+    found = torch.empty(rows, max(criteria.max_length, count + 1), dtype=ids.dtype)
+    found[:, :count] = ids
+    unfinished, position = torch.ones(rows, dtype=torch.int64), positions[:, -1].clone()
+    logits = state.extend(ids, positions.expand(rows, count), visible, 1)[:, 0]
+    while True:
+        scores = process(found[:, :count], logits) if process else logits
+        if config.do_sample:
+            tokens = torch.multinomial(torch.softmax(scores, -1), num_samples=1).squeeze(1)
+        else:
+            tokens = scores.argmax(-1)
+        if ends:
+            tokens = tokens * unfinished + config._pad_token_tensor * (1 - unfinished)
+        found[:, count] = tokens
+        count += 1
+        for each in others:
+            unfinished = unfinished & ~each(found[:, :count], None)
+        if count >= criteria.max_length or not unfinished.any():
+            break
+        position += 1
+        logits = state.step(tokens, position)
+    given = kwargs[_CACHE]
+    if not getattr(given, "is_of_this_call", False):
+        _store(state, given, model.dtype)
+    return found[:, :count].clone() if count < found.shape[1] else found
+
+
+def _load(state: State, given: DynamicCache, mask: Tensor | None) -> None:
+    pairs = [(layer.keys, layer.values) for layer in given.layers]
+    state.load(pairs, None if mask is None else mask[:, : given.get_seq_length()] != 0)
+
+
+def _store(state: State, given: DynamicCache, dtype: torch.dtype) -> None:
+    """Fills transformers' own cache with what the engine has."""
+    had = given.get_seq_length()
+    for index, pair in enumerate(state.export()):
+        keys, values = (tensor.to(dtype) for tensor in pair)
+        if had:
+            given.layers[index].keys, given.layers[index].values = keys, values
+        else:
+            given.update(keys, values, index)
+
+
+def _engine_of(model: nn.Module, spec: Spec, weights: str, steps: int) -> Engine:
+    with _packing:
+        engine = _engines.get(model)
+        if engine is None or not engine.is_current(spec, weights, steps):
+            # The old one's memory goes first.
+            del engine
+            _engines.pop(model, None)
+            engine = _engines[model] = Engine(spec, weights)
+        return engine
+
+
+@functools.cache
+def _say_once(name: str, reason: str) -> None:
+    log.warning("%s.generate runs as transformers' own: %s", name, reason)
+
+
+def _decide(
+    model: nn.Module, cls: type[nn.Module], name: str, ids: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Spec | None, Decision]:
+    try:
+        _check_call(kwargs)
+        if args:
+            raise Refused("it was called in an unknown way")
+        _check_tensors(ids, kwargs)
+        spec = spec_of(model, cls)
+    except Refused as refused:
+        return None, Decision(LEFT, None, str(refused))
+    level = LOOP if name == "_sample" and _loops(kwargs) else STEP
+    return spec, Decision(level, vars(model).get(_WEIGHTS_ATTRIBUTE) or default_weights(spec), None)
+
+
+def _check_call(kwargs: dict[str, Any]) -> None:
+    if backends.current() not in ("auto", "cpu"):
+        raise Refused(f"the backend {backends.current()!r} is forced")
+    if (missing := native.cpu_reason()) is not None:
+        raise Refused(missing)
+    if torch.is_autocast_enabled("cpu"):
+        raise Refused("autocast is on")
+    config = kwargs["generation_config"]
+    for name in ("output_attentions", "output_hidden_states"):
+        if getattr(config, name, None):
+            raise Refused(f"{name}: the engine does not keep them")
+    if getattr(config, "is_assistant", False):
+        raise Refused("it assists another model, which keeps its cache")
+    if kwargs.get("synced_gpus"):
+        raise Refused("synced_gpus")
+    if kwargs.get("use_cache") is False or config.use_cache is False:
+        raise Refused("use_cache=False")
+    known = _OF_LOOPS | _INERT | _READ
+    if unknown := [name for name, value in kwargs.items() if name not in known and value is not None]:
+        raise Refused(f"the argument {unknown[0]}")
+
+
+def _check_tensors(ids: Tensor, kwargs: dict[str, Any]) -> None:
+    if not ids.is_cpu or ids.dim() != 2 or ids.dtype != torch.int64:
+        raise Refused(f"input_ids is {ids.dtype} of {ids.dim()} dimensions on {ids.device}")
+    if ids.shape[0] == 0 or ids.shape[1] == 0:
+        raise Refused("there are no ids")
+    cache = kwargs.get(_CACHE)
+    if cache is None:
+        raise Refused("there is no cache")
+    layers = getattr(cache, "layers", None)
+    plain = type(cache) is DynamicCache and layers is not None and not getattr(cache, "offloading", False)
+    if not plain or any(type(layer).__name__ != "DynamicLayer" for layer in layers):
+        raise Refused(f"the cache is a {type(cache).__name__}, not a plain DynamicCache")
+    length = cache.get_seq_length()
+    if length and (layers[0].keys.shape[0] != ids.shape[0] or not layers[0].keys.is_cpu):
+        raise Refused("the cache is of another batch or device")
+
+
+# ---- in place
+
+
+def original_class(model: nn.Module) -> type[nn.Module]:
+    """The class of transformers that the model is, or was before it was swapped."""
+    cls = type(model)
+    return cls.__mro__[2] if issubclass(cls, _InPlace) else cls
+
+
+def concerns(model: nn.Module) -> bool:
+    """Whether a model generates by one of the classes that there are builders for, or by a subclass of one."""
+    return isinstance(model, tuple(BUILDERS))
+
+
+def is_swapped(model: nn.Module) -> bool:
+    """Whether the model's `generate` may run on the engine."""
+    return isinstance(model, _InPlace)
+
+
+def refusal(model: nn.Module) -> str | None:
+    """Why a model can't be swapped, or None."""
+    cls = original_class(model)
+    return None if cls in BUILDERS else f"{cls.__name__} is a subclass: its forward may differ"
+
+
+def swap(model: nn.Module, weights: str | None) -> None:
+    """Makes the model's `generate` run on the engine.
+
+    Args:
+        model: of one of the classes that there are builders for.
+        weights: "fp32", "bf16", "int8", "int4", or None for as they are.
+    """
+    model.__class__ = _subclass(original_class(model))
+    setattr(model, _WEIGHTS_ATTRIBUTE, weights)
+
+
+def put_back(model: nn.Module) -> None:
+    """Makes the model transformers' again, and gives back the memory of its engine."""
+    model.__class__ = original_class(model)
+    vars(model).pop(_WEIGHTS_ATTRIBUTE, None)
+    _engines.pop(model, None)
+    _decisions.pop(model, None)
+
+
+def engine_bytes(model: nn.Module) -> int:
+    """Memory that the model's packed weights take now."""
+    return _engines[model].nbytes if model in _engines else 0
+
+
+def last_decision(model: nn.Module) -> Decision | None:
+    """How the last call of `generate` ran, if there was one."""
+    return _decisions.get(model)
+
+
+@contextmanager
+def _asked() -> Iterator[None]:
+    token = _asking.set(True)
+    try:
+        yield
+    finally:
+        _asking.reset(token)
+
+
+def decision_of(model: nn.Module, *args: Any, **kwargs: Any) -> Decision:
+    """How `model.generate(*args, **kwargs)` would run; nothing is generated.
+
+    Raises:
+        Exception: whatever `generate` raises on bad arguments.
+    """
+    if not is_swapped(model):
+        return Decision(LEFT, None, "aigc_fast.optimize(model) was not called")
+    kwargs.pop("streamer", None)
+    try:
+        with _asked():
+            model.generate(*args, **kwargs)
+    except _Asked as asked:
+        return asked.args[0]
+    return Decision(LEFT, None, "it does not come to one of transformers' decoding loops")

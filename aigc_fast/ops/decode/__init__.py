@@ -1,0 +1,1 @@
+"""Decoders that generate text: all layers in one native call a step."""

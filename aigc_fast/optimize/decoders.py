@@ -1,0 +1,82 @@
+"""transformers' decoders among a model's modules: which there are, what became of their `generate`, and the swap."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from aigc_fast.optimize.reporting import Entry
+from aigc_fast.runtime.backends import NAMES, NOT_THERE, Explanation
+
+_FAMILIES = "gpt2", "llama"
+
+
+def _integration() -> ModuleType | None:
+    """What swaps decoders; None where nobody has imported one of their classes, so that there are none."""
+    names = (f"transformers.models.{family}.modeling_{family}" for family in _FAMILIES)
+    if not any(name in sys.modules for name in names):
+        return None
+    return importlib.import_module("aigc_fast.integrations.transformers_generation")
+
+
+def found_in(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The decoders in a model, by name."""
+    integration = _integration()
+    if integration is None:
+        return []
+    return [(name or "(model)", module) for name, module in model.named_modules() if integration.concerns(module)]
+
+
+def swap(model: nn.Module, weights: str | None) -> None:
+    """Makes every decoder in a model that can be swapped generate on the engine."""
+    for _, module in found_in(model):
+        if _integration().refusal(module) is None:
+            _integration().swap(module, weights)
+
+
+def put_back(model: nn.Module) -> None:
+    """Makes every decoder in a model transformers' own again."""
+    for _, module in found_in(model):
+        if _integration().is_swapped(module):
+            _integration().put_back(module)
+
+
+def entries(model: nn.Module) -> tuple[Entry, ...]:
+    """What became of a model's decoders, and how their last call of `generate` ran."""
+    return tuple(_entry(name, module) for name, module in found_in(model))
+
+
+def _entry(name: str, module: nn.Module) -> Entry:
+    integration = _integration()
+    kind, swapped = integration.original_class(module).__name__, integration.is_swapped(module)
+    if not swapped:
+        return Entry(name, kind, False, integration.refusal(module) or "not optimized yet")
+    last = integration.last_decision(module)
+    return Entry(name, kind, True, "not called yet" if last is None else f"last call: {last}")
+
+
+def nbytes(model: nn.Module) -> int:
+    """Memory that the packed weights of a model's decoders take now."""
+    return sum(_integration().engine_bytes(module) for _, module in found_in(model))
+
+
+def explain(model: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
+    """How `model.generate(*args, **kwargs)` would run; nothing is generated.
+
+    Raises:
+        TypeError: when `model` is not one of transformers' models that generate.
+        Exception: whatever `generate` raises on bad arguments.
+    """
+    if not (isinstance(model, nn.Module) and hasattr(model, "generate")):
+        raise TypeError(f"model: expected one of transformers' models that generate, got {type(model).__name__}")
+    reasons = dict.fromkeys(NAMES[1:], NOT_THERE) | {"reference": None}
+    if not any(module is model for _, module in found_in(model)):
+        reason = f"there is no builder for {type(model).__name__}"
+        return Explanation("decode", "reference", reasons | {"cpu": reason}, "transformers' own generate")
+    found = _integration().decision_of(model, *args, **kwargs)
+    chosen = "cpu" if found.reason is None else "reference"
+    return Explanation("decode", chosen, reasons | {"cpu": found.reason}, str(found))

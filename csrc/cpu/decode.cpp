@@ -1,0 +1,179 @@
+// Decoders, of which every call takes some tokens of some sequences through all layers: weights as they are packed
+// once, and the keys and values that sequences keep from one call to the next.
+#include "cpu/decode/forward.h"
+
+namespace aigc::AIGC_LEVEL::decode {
+namespace {
+
+int64_t decode_packed_size(int64_t weights, int64_t depth, int64_t columns) {
+    return compact_bytes(weights, depth, columns);
+}
+
+// `matrices`, each (columns, depth) of any strides and float32 or bfloat16, as one with the columns of all.
+void decode_pack(const Tensors& matrices, int64_t weights, char* packed) {
+    const int64_t depth = matrices.items[0]->sizes[1], bytes = compact_panel_bytes(weights, depth);
+    int64_t columns = 0;
+    for (int64_t i = 0; i < matrices.count; ++i)
+        columns += matrices.items[i]->sizes[0];
+    const auto column_at = [&](int64_t column) -> const char* {
+        int64_t i = 0;
+        for (; column >= matrices.items[i]->sizes[0]; ++i)
+            column -= matrices.items[i]->sizes[0];
+        const Tensor& matrix = *matrices.items[i];
+        return static_cast<const char*>(matrix.data()) + column * matrix.strides[0] * ELEMENT_BYTES[matrix.dtype()];
+    };
+    const int64_t dtype = matrices.items[0]->dtype(), step = matrices.items[0]->strides[1] * ELEMENT_BYTES[dtype];
+    parallel_for(0, compact_panels(columns), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t panel = begin; panel < end; ++panel) {
+            const char* starts[COMPACT_WIDTH];
+            const int64_t first = panel * COMPACT_WIDTH, count = least(COMPACT_WIDTH, columns - first);
+            for (int64_t i = 0; i < count; ++i)
+                starts[i] = column_at(first + i);
+            pack_compact(weights, starts, count, step, depth, dtype, packed + panel * bytes);
+        }
+    });
+}
+
+// Takes what was given in the order in which it is asked for.
+struct Given {
+    const Tensor* const* tensors;
+    const int64_t* packed;
+
+    const float* numbers() {
+        const Tensor* const tensor = *tensors++;
+        return tensor ? static_cast<const float*>(tensor->data()) : nullptr;
+    }
+    NormWeights norm() {
+        const float* const weight = numbers();
+        return {weight, numbers()};
+    }
+    Matrix matrix(int64_t weights, int64_t depth, int64_t columns) {
+        const char* const at = reinterpret_cast<const char*>(*packed++);
+        return {weights, depth, columns, at, numbers()};
+    }
+};
+
+// `tensors`: the embedding; learned positions or None; the frequencies of a rotation or None; the scale of each layer's
+// scores; the last norm's weight and bias; of each layer the weights and biases of its norms, then the biases of its
+// matrices; the head's bias. `packed`: where each layer's matrices lie, projections, out, up, gate or 0, down; and the
+// head. All but the first two tensors are float32 and contiguous, and all outlive the decoder.
+Decoder* decode_create(const int64_t* numbers, double epsilon, double rotation_scale, const Tensors& tensors,
+                       const int64_t* packed) {
+    Sizes sizes;
+    __builtin_memcpy(&sizes, numbers, sizeof(sizes));
+    auto* const decoder = new Decoder(sizes);
+    Given given{tensors.items + 2, packed};
+    decoder->epsilon = static_cast<float>(epsilon);
+    decoder->rotation_scale = static_cast<float>(rotation_scale);
+    decoder->embedding = Table(tensors.items[0]);
+    decoder->positions = Table(tensors.items[1]);
+    decoder->frequencies = given.numbers();
+    const float* const scales = given.numbers();
+    decoder->last_norm = given.norm();
+    const int64_t weights = sizes.weights, hidden = sizes.hidden, units = sizes.units;
+    const int64_t queries = decoder->query_columns();
+    for (int64_t i = 0; i < sizes.layers; ++i) {
+        Layer& layer = decoder->layers[i];
+        layer.scale = scales[i];
+        layer.before_attention = given.norm();
+        layer.before_units = given.norm();
+        layer.projections = given.matrix(weights, hidden, queries + 2 * decoder->key_columns());
+        layer.out = given.matrix(weights, queries, hidden);
+        layer.up = given.matrix(weights, hidden, units);
+        layer.gate = given.matrix(weights, hidden, units);
+        layer.down = given.matrix(weights, units, hidden);
+    }
+    decoder->head = given.matrix(sizes.head_weights, hidden, sizes.vocabulary);
+    return decoder;
+}
+
+Sequences* decode_begin(Decoder& decoder, int64_t slots) { return new Sequences(decoder, slots); }
+
+AIGC_CODES(Refusal, NONE, TOKEN, POSITION)
+
+int64_t refusal_of(const Decoder& decoder, const Tokens& tokens) {
+    for (int64_t i = 0; i < tokens.count; ++i) {
+        if (tokens.ids[i] < 0 || tokens.ids[i] >= decoder.sizes.embedded)
+            return TOKEN;
+        if (tokens.positions[i] < 0 || (decoder.positions.data && tokens.positions[i] >= decoder.sizes.positions))
+            return POSITION;
+    }
+    return NONE;
+}
+
+// `tokens` (5, count), int64: ids, positions, slots, times, and whether later ones see it; those of a slot in succession
+// and in the order of times.
+// `outputs` (places), int64: the tokens whose logits are wanted, float32 (places, vocabulary). Gives a Refusal, with
+// nothing done.
+int64_t decode_forward(Decoder& decoder, Sequences& sequences, const Tensor* tokens, const Tensor* outputs,
+                       float* logits) {
+    const int64_t count = tokens->sizes[1];
+    const auto* const rows = static_cast<const int64_t*>(tokens->data());
+    const Tokens given{count,
+                       rows,
+                       rows + count,
+                       rows + 2 * count,
+                       rows + 3 * count,
+                       rows + 4 * count,
+                       outputs->sizes[0],
+                       static_cast<const int64_t*>(outputs->data())};
+    const int64_t refusal = refusal_of(decoder, given);
+    if (refusal != NONE || count == 0)
+        return refusal;
+    Scope scope;
+    Forward(decoder, sequences, given, logits, scope).run();
+    return NONE;
+}
+
+void decode_reorder(Sequences& sequences, const Tensor* parents) {
+    sequences.reorder(static_cast<const int64_t*>(parents->data()));
+}
+
+void decode_crop(Sequences& sequences, int64_t time) { sequences.crop(time); }
+
+int64_t decode_bytes(Sequences& sequences) { return sequences.bytes(); }
+
+// Calls f(number in memory, number in a tensor) for the heads of all that is seen: keys and values of a layer, each
+// tensor (slots, heads, times, size), contiguous.
+template <class F>
+void over_heads(const Sequences& sequences, int64_t layer, const Tensor* keys, const Tensor* values, const F& f) {
+    const int64_t heads = sequences.heads(), times = keys->sizes[2], size = sequences.size();
+    float* const data[] = {static_cast<float*>(keys->data()), static_cast<float*>(values->data())};
+    for (int64_t slot = 0; slot < sequences.slots(); ++slot)
+        for (int64_t i = 0; i < sequences.length(slot); ++i) {
+            const int32_t entry = sequences.entries(slot)[i];
+            for (int64_t which = 0; which < 2; ++which)
+                for (int64_t head = 0; head < heads; ++head)
+                    f(sequences.at(layer, which, head, entry),
+                      data[which] + ((slot * heads + head) * times + sequences.time_of(entry)) * size);
+        }
+}
+
+// Leaves the tensors as they are where a slot sees nothing.
+void decode_export(Sequences& sequences, int64_t layer, const Tensor* keys, const Tensor* values) {
+    over_heads(sequences, layer, keys, values, [&](const float* own, float* given) {
+        __builtin_memcpy(given, own, static_cast<size_t>(sequences.size()) * sizeof(float));
+    });
+}
+
+// What is seen was appended before.
+void decode_import(Sequences& sequences, int64_t layer, const Tensor* keys, const Tensor* values) {
+    over_heads(sequences, layer, keys, values,
+               [&](float* own, const float* given) { copy_head(own, given, sequences.size(), sequences.width()); });
+}
+
+// `places` (2, count), int64: slots and times, those of a slot in the order of times.
+void decode_append(Sequences& sequences, const Tensor* places) {
+    const auto* const slots = static_cast<const int64_t*>(places->data());
+    for (int64_t i = 0; i < places->sizes[1]; ++i)
+        sequences.append(slots[i], slots[places->sizes[1] + i]);
+}
+
+}
+
+AIGC_EXPORT(AIGC_KERNEL(decode_packed_size), AIGC_KERNEL(decode_pack), AIGC_KERNEL(decode_create),
+            AIGC_KERNEL(decode_begin), AIGC_KERNEL(decode_forward), AIGC_KERNEL(decode_reorder),
+            AIGC_KERNEL(decode_crop), AIGC_KERNEL(decode_bytes), AIGC_KERNEL(decode_export), AIGC_KERNEL(decode_import),
+            AIGC_KERNEL(decode_append), AIGC_KERNEL_CODES(weights, Weights), AIGC_KERNEL_CODES(decode_norms, Norm),
+            AIGC_KERNEL_CODES(decode_activations, Activation), AIGC_KERNEL_CODES(decode_refusals, Refusal))
+}

@@ -1,0 +1,423 @@
+// Tokens through all layers, as one team: its members take panels of weights, rows and heads from counters, so that a
+// core that is slow takes fewer, and wait for each other five times in a layer.
+#pragma once
+
+#include "core/parallel.h"
+#include "cpu/attention/forward.h"
+#include "cpu/decode/attention.h"
+
+namespace aigc::AIGC_LEVEL::decode {
+
+// So many rows are prepared by every member for itself, rather than by some for all, which would wait once more.
+constexpr int64_t FEW_ROWS = 8;
+// Rows that a panel's product takes at a time: their results stay in the first-level cache.
+constexpr int64_t ROW_BLOCK = 48;
+// Tokens of a sequence that begins attend together, so many at a time, from so many on.
+constexpr int64_t TOGETHER_TOKENS = 128, LEAST_TOGETHER = 16;
+// Fewer bytes of weights are not worth another thread.
+constexpr int64_t LEAST_BYTES = 1 << 18;
+
+struct alignas(64) Counter {
+    int64_t next;
+    int64_t take(int64_t count = 1) { return __atomic_fetch_add(&next, count, __ATOMIC_RELAXED); }
+};
+
+static inline float gelu(float x) { return 0.5f * x * (1.0f + __builtin_erff(x * 0.70710678118654752f)); }
+
+static inline vf activated(int64_t activation, vf x) {
+    switch (activation) {
+    case GELU:
+        for (int i = 0; i < VF; ++i)
+            x[i] = gelu(x[i]);
+        return x;
+    case GELU_TANH:
+        return 0.5f * x * (1.0f + tanh(0.79788456080286536f * (x + 0.044715f * (x * x * x))));
+    case SILU:
+        return x * sigmoid(x);
+    default:
+        return x < 0.0f ? vf{} : x; // NaN stays
+    }
+}
+
+static inline float sum_of(vf x) {
+    float total = 0;
+    for (int i = 0; i < VF; ++i)
+        total += x[i];
+    return total;
+}
+
+static inline void normalize(const Decoder& decoder, const NormWeights& norm, const float* x, float* out) {
+    const int64_t size = decoder.sizes.hidden;
+    const bool centred = decoder.sizes.norm == LAYER_NORM;
+    vf sum{};
+    for (int64_t i = 0; centred && i < size; i += VF)
+        sum += load_up_to(x + i, size - i);
+    const float mean = centred ? sum_of(sum) / static_cast<float>(size) : 0.0f;
+    vf squares{};
+    for_each_vector(size, [&](int64_t i, int64_t part) AIGC_INLINE {
+        const vf off = load_up_to(x + i, part) - mean;
+        // What fills a part up is not among the numbers.
+        vf counted{};
+        for (int64_t j = 0; j < VF; ++j)
+            counted[j] = j < part ? off[j] : 0.0f;
+        squares += part == VF ? off * off : counted * counted;
+    });
+    const float variance = sum_of(squares) / static_cast<float>(size);
+    const float factor = 1.0f / __builtin_sqrtf(variance + decoder.epsilon);
+    for_each_vector(size, [&](int64_t i, int64_t part) AIGC_INLINE {
+        vf y = (load_up_to(x + i, part) - mean) * factor * load_up_to(norm.weight + i, part);
+        if (norm.bias)
+            y += load_up_to(norm.bias + i, part);
+        store_up_to(out + i, y, part);
+    });
+}
+
+// The tokens of a call, in the order of their times in each slot.
+struct Tokens {
+    int64_t count;
+    const int64_t *ids, *positions, *slots, *times;
+    const int64_t* visible; // whether later tokens of the slot, and this one, see it
+    int64_t outputs;
+    const int64_t* places; // of the tokens whose logits are wanted
+};
+
+class Forward {
+  public:
+    Forward(const Decoder& decoder, Sequences& sequences, const Tokens& tokens, float* logits, Scope& scope)
+        : d_(decoder), s_(sequences), t_(tokens), logits_(logits), half_(d_.sizes.rotated / 2),
+          group_(d_.sizes.heads / d_.sizes.kv_heads), x_(scope, tokens.count, d_.sizes.hidden),
+          projected_(scope, tokens.count, d_.query_columns() + 2 * d_.key_columns()),
+          attended_(scope, tokens.count, d_.query_columns()), units_(scope, tokens.count, d_.sizes.units),
+          entries_(scope.take<int32_t>(tokens.count)), seen_(scope.take<int64_t>(tokens.count)),
+          segments_(scope.take<Segment>(tokens.count)), cosines_(scope.take<float>(tokens.count * half_)),
+          sines_(scope.take<float>(tokens.count * half_)),
+          counters_(scope.take<Counter>(PHASES * (d_.sizes.layers + 1))),
+          shared_rows_(most(t_.count, t_.outputs) > FEW_ROWS ? scope.take<char>(rows_bytes(most(t_.count, t_.outputs)))
+                                                             : nullptr) {
+        __builtin_memset(counters_, 0, sizeof(Counter) * static_cast<size_t>(PHASES * (d_.sizes.layers + 1)));
+        for (int64_t i = 0; i < t_.count; ++i) {
+            entries_[i] = s_.append(t_.slots[i], t_.times[i], t_.visible[i] != 0);
+            seen_[i] = s_.length(t_.slots[i]);
+            alone_ &= i == 0 || t_.slots[i] != t_.slots[i - 1];
+            embed(i);
+        }
+        // Keys are kept of all tokens, attention in the last layer is of those whose logits are wanted.
+        alone_ &= t_.outputs == t_.count;
+        for (int64_t i = 0, end; i < t_.count; i = end) {
+            for (end = i + 1; end < t_.count && t_.slots[end] == t_.slots[i];)
+                ++end;
+            divide(i, end);
+        }
+    }
+
+    void run() {
+        const int64_t wanted = d_.bytes() * ceil_div(t_.count, FEW_ROWS) / LEAST_BYTES;
+        team(most<int64_t>(1, wanted), [&](int64_t, int64_t members) {
+            Scope scope;
+            Member self{members, scope.take<char>(rows_bytes(FEW_ROWS)),
+                        scope.take<float>(2 * ROW_BLOCK * COMPACT_WIDTH),
+                        scope.take<const char*>(most(t_.count, t_.outputs))};
+            for (int64_t layer = 0; layer < d_.sizes.layers; ++layer)
+                run_layer(self, layer);
+            if (t_.outputs > 0)
+                run_head(self);
+        });
+    }
+
+  private:
+    // What is taken from counters in a layer; the head is one more layer.
+    static constexpr int64_t NOT_TOGETHER = -1;
+    enum Phase { PREPARE, PROJECT, KEEP, ATTEND, PREPARE_OUT, OUT, PREPARE_UP, UP, PREPARE_DOWN, DOWN, PHASES };
+
+    // Rows of floats, each filled up to whole panels.
+    struct Rows {
+        float* data;
+        int64_t stride;
+        Rows(Scope& scope, int64_t count, int64_t columns)
+            : data(scope.take<float>(count * round_up(columns, COMPACT_WIDTH))),
+              stride(round_up(columns, COMPACT_WIDTH)) {}
+        float* operator[](int64_t row) const { return data + row * stride; }
+    };
+
+    // Tokens of a slot that attend together, and the first of those that they see.
+    struct Segment {
+        int64_t first, count, begin;
+    };
+
+    // The rows of a layer that anything depends on: those of `places`, or all.
+    struct Wanted {
+        int64_t count;
+        const int64_t* places;
+        int64_t operator[](int64_t i) const { return places ? places[i] : i; }
+    };
+
+    struct Member {
+        int64_t members;
+        char* own_rows;    // a few, as products take them
+        float* products;   // of two panels with a block of rows
+        const char** rows; // where those begin that the next product takes
+    };
+
+    Counter& counter(int64_t layer, Phase phase) const { return counters_[layer * PHASES + phase]; }
+    void wait(const Member& self) { barrier_.wait(self.members); }
+
+    int64_t rows_bytes(int64_t rows) const {
+        const int64_t widest = most(most(d_.sizes.hidden, d_.query_columns()), d_.sizes.units);
+        return rows * most(compact_row_bytes(FP32, widest), compact_row_bytes(INT4, widest));
+    }
+
+    // Tokens of one slot: whether they are all that they see, so that keys and values lie as they were projected.
+    void divide(int64_t begin, int64_t end) {
+        bool together = end - begin >= LEAST_TOGETHER && seen_[begin] == 1;
+        for (int64_t i = begin; i < end; ++i)
+            together &= t_.visible[i] != 0;
+        const int64_t step = together ? TOGETHER_TOKENS : 1;
+        for (int64_t i = begin; i < end; i += step)
+            segments_[segment_count_++] = {i, least(step, end - i), together ? begin : NOT_TOGETHER};
+    }
+
+    void embed(int64_t i) const {
+        const auto read = [&](const char* row, int64_t dtype, int64_t c) {
+            const int64_t left = d_.sizes.hidden - c;
+            return dtype == BFLOAT16 ? load_up_to(reinterpret_cast<const bfloat16*>(row) + c, left)
+                                     : load_up_to(reinterpret_cast<const float*>(row) + c, left);
+        };
+        const int64_t position = t_.positions[i];
+        for (int64_t c = 0; c < d_.sizes.hidden; c += VF) {
+            vf found = read(d_.embedding.row(t_.ids[i]), d_.embedding.dtype, c);
+            if (d_.positions.data)
+                found += read(d_.positions.row(position), d_.positions.dtype, c);
+            store(x_[i] + c, found);
+        }
+        for (int64_t j = 0; j < half_; ++j) {
+            const float angle = static_cast<float>(position) * d_.frequencies[j];
+            cosines_[i * half_ + j] = __builtin_cosf(angle) * d_.rotation_scale;
+            sines_[i * half_ + j] = __builtin_sinf(angle) * d_.rotation_scale;
+        }
+    }
+
+    // Rows of floats as a product takes them, normalised where a norm is given.
+    template <class RowAt>
+    void prepare(Member& self, int64_t count, const RowAt& row_at, const Matrix& matrix, const NormWeights* norm,
+                 Counter& counter) {
+        const int64_t bytes = compact_row_bytes(matrix.weights, matrix.depth);
+        char* const rows = count <= FEW_ROWS ? self.own_rows : shared_rows_;
+        for (int64_t r = 0; r < count; ++r)
+            self.rows[r] = rows + r * bytes;
+        const auto prepare_one = [&](int64_t r) {
+            if (!norm)
+                return prepare_row(matrix.weights, row_at(r), matrix.depth, rows + r * bytes);
+            Scope scope;
+            float* const normal = scope.take<float>(round_up(matrix.depth, VF));
+            normalize(d_, *norm, row_at(r), normal);
+            prepare_row(matrix.weights, normal, matrix.depth, rows + r * bytes);
+        };
+        if (count <= FEW_ROWS) {
+            for (int64_t r = 0; r < count; ++r)
+                prepare_one(r);
+            return;
+        }
+        for (int64_t r; (r = counter.take()) < count;)
+            prepare_one(r);
+        wait(self);
+    }
+
+    // Calls finish(row, column, products, products with the second matrix) for every row of the panels that this member
+    // takes.
+    template <class Finish>
+    void multiply_all(const Member& self, int64_t count, const Matrix& matrix, const Matrix* second, Counter& counter,
+                      const Finish& finish) const {
+        float *c[ROW_BLOCK], *c_of_second[ROW_BLOCK];
+        for (int64_t r = 0; r < ROW_BLOCK; ++r) {
+            c[r] = self.products + r * COMPACT_WIDTH;
+            c_of_second[r] = c[r] + ROW_BLOCK * COMPACT_WIDTH;
+        }
+        for (int64_t panel; (panel = counter.take()) < matrix.panels();)
+            for (int64_t first = 0; first < count; first += ROW_BLOCK) {
+                const int64_t rows = least(ROW_BLOCK, count - first);
+                const char* const* const a = self.rows + first;
+                multiply_compact({matrix.weights, matrix.depth, matrix.panel(panel), a, c}, rows);
+                if (second)
+                    multiply_compact({second->weights, second->depth, second->panel(panel), a, c_of_second}, rows);
+                for (int64_t r = 0; r < rows; ++r)
+                    finish(first + r, panel * COMPACT_WIDTH, c[r], c_of_second[r]);
+            }
+    }
+
+    // Calls f(column, its place in the panel, columns of the vector) for the vectors of a panel.
+    template <class F>
+    static void over_vectors(const Matrix& matrix, int64_t first, const F& f) {
+        for (int64_t v = 0; v < COMPACT_WIDTH && first + v < matrix.columns; v += VF)
+            f(first + v, v, least<int64_t>(VF, matrix.columns - first - v));
+    }
+    static vf with_bias(const Matrix& matrix, vf products, int64_t column, int64_t part) {
+        return matrix.bias ? products + load_up_to(matrix.bias + column, part) : products;
+    }
+
+    // A product that is stored, or added to what is there.
+    void multiply_to(const Member& self, const Wanted& wanted, const Matrix& matrix, Counter& counter, const Rows& out,
+                     bool adds) const {
+        multiply_all(self, wanted.count, matrix, nullptr, counter,
+                     [&](int64_t row, int64_t first, const float* products, const float*) {
+                         over_vectors(matrix, first, [&](int64_t column, int64_t v, int64_t part) {
+                             const vf found = with_bias(matrix, load(products + v), column, part);
+                             float* const to = out[wanted[row]] + column;
+                             store(to, adds ? load(to) + found : found);
+                         });
+                     });
+    }
+
+    void multiply_to_units(const Member& self, const Wanted& wanted, const Layer& layer, Counter& counter) const {
+        const Matrix &up = layer.up, &gate = layer.gate;
+        const int64_t activation = d_.sizes.activation;
+        multiply_all(self, wanted.count, up, gate.packed ? &gate : nullptr, counter,
+                     [&](int64_t row, int64_t first, const float* products, const float* gates) {
+                         over_vectors(up, first, [&](int64_t column, int64_t v, int64_t part) {
+                             const vf x = with_bias(up, load(products + v), column, part);
+                             const vf y = gate.packed ? with_bias(gate, load(gates + v), column, part) : x;
+                             store(units_[wanted[row]] + column,
+                                   gate.packed ? activated(activation, y) * x : activated(activation, y));
+                         });
+                     });
+    }
+
+    void run_layer(Member& self, int64_t i) {
+        const Layer& layer = d_.layers[i];
+        const bool is_last = i + 1 == d_.sizes.layers && t_.outputs < t_.count;
+        const Wanted all{t_.count, nullptr}, wanted = is_last ? Wanted{t_.outputs, t_.places} : all;
+        const auto row_of = [&wanted](const Rows& rows) { return [&](int64_t r) { return rows[wanted[r]]; }; };
+        prepare(
+            self, t_.count, [&](int64_t r) { return x_[r]; }, layer.projections, &layer.before_attention,
+            counter(i, PREPARE));
+        multiply_to(self, all, layer.projections, counter(i, PROJECT), projected_, false);
+        wait(self);
+        if (!alone_) {
+            for (int64_t r; (r = counter(i, KEEP).take()) < t_.count;)
+                for (int64_t head = 0; head < d_.sizes.kv_heads; ++head)
+                    keep(i, r, head);
+            wait(self);
+        }
+        if (is_last)
+            attend_one_by_one(self, i, wanted);
+        else
+            attend_in_segments(self, i);
+        wait(self);
+        prepare(self, wanted.count, row_of(attended_), layer.out, nullptr, counter(i, PREPARE_OUT));
+        multiply_to(self, wanted, layer.out, counter(i, OUT), x_, true);
+        wait(self);
+        prepare(self, wanted.count, row_of(x_), layer.up, &layer.before_units, counter(i, PREPARE_UP));
+        multiply_to_units(self, wanted, layer, counter(i, UP));
+        wait(self);
+        prepare(self, wanted.count, row_of(units_), layer.down, nullptr, counter(i, PREPARE_DOWN));
+        multiply_to(self, wanted, layer.down, counter(i, DOWN), x_, true);
+        wait(self);
+    }
+
+    void run_head(Member& self) {
+        const int64_t head = d_.sizes.layers;
+        const auto row_at = [&](int64_t r) { return x_[t_.places[r]]; };
+        prepare(self, t_.outputs, row_at, d_.head, &d_.last_norm, counter(head, PREPARE));
+        multiply_all(self, t_.outputs, d_.head, nullptr, counter(head, PROJECT),
+                     [&](int64_t row, int64_t first, const float* products, const float*) {
+                         over_vectors(d_.head, first, [&](int64_t column, int64_t v, int64_t part) {
+                             store_up_to(logits_ + row * d_.head.columns + column,
+                                         with_bias(d_.head, load(products + v), column, part), part);
+                         });
+                     });
+    }
+
+    // Turns a key head of a token, and the queries that share it, and keeps its key and its value.
+    void keep(int64_t layer, int64_t row, int64_t head) const {
+        float* const key = projected_[row] + d_.query_columns() + head * s_.size();
+        const float *const cosines = cosines_ + row * half_, *const sines = sines_ + row * half_;
+        rotate(key, half_, cosines, sines);
+        for (int64_t h = head * group_; h < (head + 1) * group_; ++h)
+            rotate(projected_[row] + h * s_.size(), half_, cosines, sines);
+        copy_head(s_.at(layer, 0, head, entries_[row]), key, s_.size(), s_.width());
+        copy_head(s_.at(layer, 1, head, entries_[row]), key + d_.key_columns(), s_.size(), s_.width());
+    }
+
+    // Calls f(key head, item) for items of all heads: head by head, so that rows that share keys find them in the
+    // cache.
+    template <class F>
+    void over_heads(const Member& self, int64_t items, Counter& counter, const F& f) const {
+        const int64_t tasks = d_.sizes.kv_heads * items;
+        const int64_t grain = d_.sizes.kv_heads >= 4 * self.members ? least(items, FEW_ROWS) : 1;
+        for (int64_t first; (first = counter.take(grain)) < tasks;)
+            for (int64_t task = first; task < least(first + grain, tasks); ++task)
+                f(task / items, task % items);
+    }
+
+    void attend_one_by_one(const Member& self, int64_t layer, const Wanted& wanted) const {
+        over_heads(self, wanted.count, counter(layer, ATTEND),
+                   [&](int64_t head, int64_t i) { attend_to_cache(layer, wanted[i], head); });
+    }
+
+    void attend_in_segments(const Member& self, int64_t layer) const {
+        over_heads(self, segment_count_, counter(layer, ATTEND), [&](int64_t head, int64_t i) {
+            const Segment& segment = segments_[i];
+            if (segment.begin == NOT_TOGETHER)
+                attend_to_cache(layer, segment.first, head);
+            else
+                attend_together(layer, segment, head);
+        });
+    }
+
+    void attend_to_cache(int64_t layer, int64_t row, int64_t head) const {
+        const int64_t size = s_.size(), width = s_.width();
+        const float scale = d_.layers[layer].scale * attention::LOG2_E;
+        if (alone_)
+            keep(layer, row, head);
+        Scope scope;
+        float* const queries = scope.take<float>(group_ * width);
+        for (int64_t h = 0; h < group_; ++h) {
+            float* const query = queries + h * width;
+            copy_head(query, projected_[row] + (head * group_ + h) * size, size, width);
+            for (int64_t c = 0; c < width; c += VF)
+                store(query + c, load(query + c) * scale);
+        }
+        attend(s_, layer, head, s_.entries(t_.slots[row]), seen_[row], queries, group_,
+               attended_[row] + head * group_ * size);
+    }
+
+    // To keys and values where they were projected to.
+    void attend_together(int64_t layer, const Segment& segment, int64_t head) const {
+        using attention::Rows;
+        const int64_t size = s_.size(), before = segment.first - segment.begin, stride = projected_.stride;
+        attention::Problem problem{};
+        problem.batches = problem.kv_heads = 1;
+        problem.heads = group_;
+        problem.queries = segment.count;
+        problem.keys = before + segment.count;
+        problem.size = problem.value_size = size;
+        problem.left = -1;
+        problem.offset = before;
+        problem.scale = d_.layers[layer].scale;
+        problem.mask.kind = attention::NO_MASK;
+        const float* const keys = projected_[segment.begin] + d_.query_columns() + head * size;
+        const attention::Inputs<float> inputs{
+            Rows<const float>{projected_[segment.first] + head * group_ * size, 0, size, stride},
+            Rows<const float>{keys, 0, 0, stride}, Rows<const float>{keys + d_.key_columns(), 0, 0, stride}};
+        const Rows<float> out{attended_[segment.first] + head * group_ * size, 0, size, attended_.stride};
+        attention::Forward<float, attention::FloatProducts<float>>(problem, inputs, out, nullptr).run(0, 1);
+    }
+
+    const Decoder& d_;
+    Sequences& s_;
+    const Tokens& t_;
+    float* const logits_; // (outputs, columns of the head)
+    const int64_t half_;  // of the numbers that are rotated
+    const int64_t group_; // heads that share a key head
+    const Rows x_, projected_, attended_, units_;
+    int32_t* const entries_; // of the tokens
+    int64_t* const seen_;    // entries that each of them sees, itself among them
+    Segment* const segments_;
+    int64_t segment_count_ = 0;
+    float *const cosines_, *const sines_;
+    Counter* const counters_;
+    char* const shared_rows_;
+    bool alone_ = true; // whether no slot has two tokens
+    Barrier barrier_;
+};
+
+}
