@@ -301,7 +301,7 @@ class Text(Medium):
 
     def remarks(self, report: TextReport) -> list[str]:
         """See `Medium.remarks`."""
-        return [f"Longest copied passage:  {report.passage[:_LONGEST_SHOWN]!a}"]
+        return [f"The longest copied passage reads:  {report.passage[:_LONGEST_SHOWN]!a}"]
 
 
 TEXT = Text()

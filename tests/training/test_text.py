@@ -159,6 +159,18 @@ def test_the_learning_rate_halves_and_gradients_are_clipped(texts):
     assert make_trainer(model, default_config(model, half_life=0, learning_rate=0.5)).learning_rate(9) == 0.5
 
 
+def test_tensorboard_gets_samples_of_text(texts, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = model_of(texts)
+    train(model, texts, default_config(model, steps=2, batch_size=2, chunk=8, tensorboard=True), tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (shown,) = events.Tensors("samples/text_summary")
+    sample = (tmp_path / "samples" / "step-00000002.txt").read_text()
+    expected = "\n".join(f"    {line}" for line in sample.split("\n"))
+    assert shown.tensor_proto.string_val[0].decode().rstrip("\n ") == expected.rstrip("\n ")
+
+
 def test_an_ngram_is_fitted_in_one_step(texts, tmp_path):
     model = create("ngram", tokenizer=texts.tokenizer, order=3)
     result = train(model, texts, default_config(model), tmp_path)
