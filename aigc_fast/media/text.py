@@ -92,7 +92,7 @@ class DocumentFeed(Feed):
         """Bits per character of the documents that are held out."""
         if not self.dataset.held_out:
             return {}
-        return {"held_out_bits": perplexity(model, self.dataset.held_out).bits_per_character}
+        return {"held_out": perplexity(model, self.dataset.held_out).bits_per_character}
 
     def write_samples(self, model: TextModel, seed: int, path: Path, provenance: Provenance) -> str:
         """One text. See `Feed.write_samples`."""

@@ -99,7 +99,7 @@ class CharRNNTrainer(Trainer):
         Setting("clip", float, "The largest norm of the gradient."),
         Setting("measure_interval", int, "Steps between two measurements of held-out text; 0 for none.", least=0),
     )
-    shown = ("bits", "held_out_bits")
+    shown = ("bits", "held_out")
 
     def __init__(self, model: CharRNN, config: CharRNNConfig) -> None:
         super().__init__(model, config)
