@@ -433,7 +433,7 @@ class TestFiles:
     def test_scores_are_kenlms(self, model, path, text):
         kenlm = pytest.importorskip("kenlm", reason="kenlm is not installed")
         if model.order < 2 or model.order > 6:
-            pytest.skip("kenlm's wheels are built for orders 2 to 6")
+            pytest.skip("kenlm is built for orders 2 to 6")
         model.to_arpa(path)
         peer, model = kenlm.Model(str(path)), NGram.from_arpa(path)
         sentence = " ".join(words_of(model.tokenizer, text))
