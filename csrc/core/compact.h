@@ -9,6 +9,8 @@
 
 namespace aigc {
 
+// Numbers of which none is greater become zeros in int8: their scale's inverse is no finite float.
+constexpr float LEAST_SCALED = 1e-36f;
 // How weights are kept.
 AIGC_CODES(Weights, FP32, BF16, INT8, INT4)
 
@@ -16,7 +18,8 @@ AIGC_CODES(Weights, FP32, BF16, INT8, INT4)
 
 namespace aigc::AIGC_LEVEL {
 
-constexpr int64_t COMPACT_VECTORS = 4, COMPACT_WIDTH = COMPACT_VECTORS * VF;
+// Narrow enough that few columns make panels for several threads.
+constexpr int64_t COMPACT_VECTORS = AIGC_VECTOR_BYTES == 64 ? 2 : 4, COMPACT_WIDTH = COMPACT_VECTORS * VF;
 constexpr int64_t SCALED_GROUP = 32; // numbers of the depth that share a scale of int4
 // Numbers of the depth that lie together: the depth is filled up with zeros to a multiple of them.
 constexpr int64_t TOGETHER[] = {1, 2, 4, SCALED_GROUP};
@@ -146,7 +149,7 @@ static inline void pack_bytes(const float* lines, int64_t depth, char* panel) {
         vf greatest{};
         for (int64_t k = 0; k < depth; ++k)
             greatest = greater(magnitude(load(lines + k * COMPACT_WIDTH + v)), greatest);
-        const vf scale = greatest / 127.0f, inverse = greatest > 0.0f ? 127.0f / greatest : vf{};
+        const vf scale = greatest / 127.0f, inverse = greatest > LEAST_SCALED ? 127.0f / greatest : vf{};
         store(scales + v, scale);
         for (int64_t k = 0; k < depth; k += 4) {
             vu word{};
@@ -256,39 +259,58 @@ static inline int64_t compact_row_bytes(int64_t weights, int64_t depth) {
                                               : round_up(depth, COMPACT_WIDTH) * int64_t(sizeof(float));
 }
 
-// Some numbers as bytes and a scale. What is not finite makes the scale NaN.
+typedef int8_t vbyte __attribute__((vector_size(VF)));
+static inline void store_bytes(char* p, vi x, int64_t count) {
+    const vbyte bytes = __builtin_convertvector(x, vbyte);
+    __builtin_memcpy(p, &bytes, static_cast<size_t>(count));
+}
+static inline int32_t greatest_of(vi x) {
+#if defined(__AVX512F__) && AIGC_VECTOR_BYTES == 64
+    return _mm512_reduce_max_epi32(__m512i(x));
+#else
+    int32_t found = x[0];
+    for (int i = 1; i < VF; ++i)
+        found = most(found, x[i]);
+    return found;
+#endif
+}
+static inline int32_t sum_of(vi x) {
+#if defined(__AVX512F__) && AIGC_VECTOR_BYTES == 64
+    return _mm512_reduce_add_epi32(__m512i(x));
+#else
+    int32_t found = 0;
+    for (int i = 0; i < VF; ++i)
+        found += x[i];
+    return found;
+#endif
+}
+
+// Some numbers as bytes and a scale, which is NaN where not all are finite.
 static inline void quantize(const float* x, int64_t count, int64_t padded, int32_t offset, char* bytes,
                             char* magnitudes, float& scale, int32_t& start) {
-    vf top{}, bad{};
+    constexpr int32_t INFINITE = 0x7f800000;
+    vi top{}, total{};
+    // Magnitudes are in the order of their bits, and what is not finite is above all else.
     for_each_vector(count, [&](int64_t i, int64_t part) AIGC_INLINE {
-        const vf number = load_up_to(x + i, part);
-        top = greater(magnitude(number), top);
-        bad += number - number;
+        const vi bits = vi(magnitude(load_up_to(x + i, part)));
+        top = bits > top ? bits : top;
     });
-    float greatest = 0, worst = 0;
-    for (int i = 0; i < VF; ++i) {
-        greatest = most(greatest, top[i]);
-        worst += bad[i];
-    }
-    scale = greatest / 127.0f + worst;
-    const float inverse = greatest > 0.0f ? 127.0f / greatest : 0.0f;
-    int32_t total = 0;
-    for (int64_t i = 0; i < count; i += VF) {
-        const int64_t part = least<int64_t>(VF, count - i);
+    const int32_t bits = greatest_of(top);
+    float greatest;
+    __builtin_memcpy(&greatest, &bits, sizeof(greatest));
+    scale = bits < INFINITE ? greatest / 127.0f : __builtin_nanf("");
+    const float inverse = greatest > LEAST_SCALED && bits < INFINITE ? 127.0f / greatest : 0.0f;
+    for_each_vector(count, [&](int64_t i, int64_t part) AIGC_INLINE {
         const vi found = within(nearest(load_up_to(x + i, part) * inverse), -127, 127);
-        for (int64_t j = 0; j < part; ++j) {
-            bytes[i + j] = static_cast<char>(found[j]);
-            total += found[j];
-            if (WANTS_MAGNITUDES)
-                magnitudes[i + j] = static_cast<char>(found[j] < 0 ? -found[j] : found[j]);
-        }
-    }
-    for (int64_t i = count; i < padded; ++i) {
-        bytes[i] = 0;
+        total += found;
+        store_bytes(bytes + i, found, part);
         if (WANTS_MAGNITUDES)
-            magnitudes[i] = 0;
-    }
-    start = -offset * total;
+            store_bytes(magnitudes + i, found < 0 ? -found : found, part);
+    });
+    __builtin_memset(bytes + count, 0, static_cast<size_t>(padded - count));
+    if (WANTS_MAGNITUDES)
+        __builtin_memset(magnitudes + count, 0, static_cast<size_t>(padded - count));
+    start = -offset * sum_of(total);
 }
 
 // A row of floats as products take it.
@@ -322,10 +344,56 @@ struct CompactProduct {
     float* const* c;
 };
 
+// What is read so many bytes later comes from memory by then; a panel follows the other.
+constexpr int64_t BYTES_AHEAD = 4096, LINE_BYTES = 64;
+template <int VECTORS>
+static inline void fetch_ahead(const void* words) {
+    const char* const at = static_cast<const char*>(words) + BYTES_AHEAD;
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < VECTORS * AIGC_VECTOR_BYTES; i += LINE_BYTES)
+        __builtin_prefetch(at + i, 0, 2);
+}
+
 static inline int32_t four_bytes(const char* at) {
     int32_t word;
     __builtin_memcpy(&word, at, sizeof(word));
     return word;
+}
+
+template <int ROWS, int VECTORS>
+static inline void add_sums(const CompactProduct& p, int64_t row, int64_t column, const vf (&sum)[ROWS][VECTORS],
+                            bool adds) {
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+        float* const c = p.c[row + r] + column;
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v)
+            store(c + v * VF, adds ? load(c + v * VF) + sum[r][v] : sum[r][v]);
+    }
+}
+
+// The sums are those of gemm.h, in the same order; that has a product of many rows.
+template <int ROWS, int VECTORS>
+__attribute__((noinline)) static void multiply_floats_tile(const CompactProduct& p, int64_t row, int64_t column) {
+    const float *b = reinterpret_cast<const float*>(p.panel) + column, *a[ROWS];
+    for (int r = 0; r < ROWS; ++r)
+        a[r] = reinterpret_cast<const float*>(p.rows[row + r]);
+    for (int64_t first = 0; first < p.depth; first += SUM_DEPTH) {
+        vf sum[ROWS][VECTORS]{};
+        for (int64_t k = first; k < least(first + SUM_DEPTH, p.depth); ++k, b += COMPACT_WIDTH) {
+            fetch_ahead<VECTORS>(b);
+            vf w[VECTORS];
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; ++v)
+                w[v] = load(b + v * VF);
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+                for (int v = 0; v < VECTORS; ++v)
+                    sum[r][v] = multiply_add(sum[r][v], a[r][k], w[v]);
+        }
+        add_sums<ROWS, VECTORS>(p, row, column, sum, first > 0);
+    }
 }
 
 template <int ROWS, int VECTORS>
@@ -338,7 +406,7 @@ __attribute__((noinline)) static void multiply_pairs_tile(const CompactProduct& 
     for (int64_t first = 0; first < pairs; first += SUM_DEPTH / 2) {
         vf sum[ROWS][VECTORS]{};
         for (int64_t j = first; j < least(first + SUM_DEPTH / 2, pairs); ++j, b += COMPACT_WIDTH) {
-            __builtin_prefetch(b + 16 * COMPACT_WIDTH, 0, 2);
+            fetch_ahead<VECTORS>(b);
             vf lower[VECTORS], upper[VECTORS];
 #pragma GCC unroll 8
             for (int v = 0; v < VECTORS; ++v) {
@@ -355,13 +423,7 @@ __attribute__((noinline)) static void multiply_pairs_tile(const CompactProduct& 
                 }
             }
         }
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r) {
-            float* const c = p.c[row + r] + column;
-#pragma GCC unroll 8
-            for (int v = 0; v < VECTORS; ++v)
-                store(c + v * VF, first == 0 ? sum[r][v] : load(c + v * VF) + sum[r][v]);
-        }
+        add_sums<ROWS, VECTORS>(p, row, column, sum, first > 0);
     }
 }
 
@@ -381,7 +443,7 @@ __attribute__((noinline)) static void multiply_bytes_tile(const CompactProduct& 
             sum[r][v] = vi{} + *places.starts(a[r]);
     }
     for (int64_t k = 0; k < places.depth; k += 4, words += COMPACT_WIDTH) {
-        __builtin_prefetch(words + 16 * COMPACT_WIDTH, 0, 2);
+        fetch_ahead<VECTORS>(words);
         vu w[VECTORS];
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v)
@@ -425,7 +487,7 @@ __attribute__((noinline)) static void multiply_nibbles_tile(const CompactProduct
             vu lower[WORDS], upper[WORDS];
 #pragma GCC unroll 4
             for (int j = 0; j < WORDS; ++j) {
-                __builtin_prefetch(words + j * VF + 16 * COMPACT_WIDTH, 0, 2);
+                fetch_ahead<1>(words + j * VF);
                 const vu word = load(words + j * VF);
                 lower[j] = word & 0x0f0f0f0fu, upper[j] = word >> 4 & 0x0f0f0f0fu;
             }
@@ -450,14 +512,27 @@ __attribute__((noinline)) static void multiply_nibbles_tile(const CompactProduct
             store(p.c[row + r] + v * VF, sum[r][v]);
 }
 
+// Rows of a tile at most, and the vectors that it takes at a time: the sums fill no more than the registers, of which
+// the weights of a vector take `each`.
 constexpr int REGISTERS = AIGC_VECTOR_BYTES == 64 ? 32 : 16;
+constexpr int COMPACT_ROWS = REGISTERS == 32 ? 8 : 6;
+template <int ROWS, int EACH>
+constexpr int TILE_OF_VECTORS = (ROWS + EACH) * COMPACT_VECTORS < REGISTERS ? COMPACT_VECTORS : 2;
 
 // Calls f.operator()<ROWS>(first row) for tiles of equal height, or one row less.
-template <int MOST, class F>
+template <class F>
 static inline void for_row_tiles(int64_t rows, const F& f) {
-    for (int64_t tiles = ceil_div(rows, MOST), row = 0; tiles > 0; --tiles) {
+    for (int64_t tiles = ceil_div(rows, COMPACT_ROWS), row = 0; tiles > 0; --tiles) {
         const int64_t height = ceil_div(rows - row, tiles);
         switch (height) {
+        case 8:
+            if constexpr (COMPACT_ROWS == 8)
+                f.template operator()<8>(row);
+            break;
+        case 7:
+            if constexpr (COMPACT_ROWS == 8)
+                f.template operator()<7>(row);
+            break;
         case 6:
             f.template operator()<6>(row);
             break;
@@ -480,41 +555,36 @@ static inline void for_row_tiles(int64_t rows, const F& f) {
     }
 }
 
-static inline void multiply_floats(const CompactProduct& p, int64_t count) {
+// Blocks of the depth stay in the first-level cache for all rows.
+static inline void multiply_many_floats(const CompactProduct& p, int64_t count) {
     constexpr int64_t NOWHERE = 0;
     auto* const panel = reinterpret_cast<const float*>(p.panel);
     auto* const rows = reinterpret_cast<const float* const*>(p.rows);
     for (int64_t first = 0; first < p.depth; first += SUM_DEPTH) {
-        const Product product{rows,          1,        &first, panel + first * COMPACT_WIDTH,
-                              COMPACT_WIDTH, &NOWHERE, 1,      least(SUM_DEPTH, p.depth - first),
-                              p.c,           first > 0};
-        if (count <= 2)
-            multiply_wide(product, count, COMPACT_VECTORS);
-        else
-            multiply(product, count, COMPACT_VECTORS);
+        const int64_t depth = least(SUM_DEPTH, p.depth - first);
+        const Product product{rows,  1,   &first,   panel + first * COMPACT_WIDTH, COMPACT_WIDTH, &NOWHERE, 1,
+                              depth, p.c, first > 0};
+        multiply(product, count, COMPACT_VECTORS);
     }
 }
 
 static inline void multiply_compact(const CompactProduct& p, int64_t count) {
-    switch (p.weights) {
-    case FP32:
-        return multiply_floats(p, count);
-    case BF16:
-        return for_row_tiles<6>(count, [&]<int ROWS>(int64_t row) {
-            // The weights of a vector take two registers.
-            constexpr int VECTORS = ROWS * 4 + 8 < REGISTERS ? 4 : 2;
+    if (p.weights == FP32 && count > COMPACT_ROWS)
+        return multiply_many_floats(p, count);
+    for_row_tiles(count, [&]<int ROWS>(int64_t row) {
+        if (p.weights == INT4)
+            return multiply_nibbles_tile<ROWS>(p, row);
+        constexpr int VECTORS = TILE_OF_VECTORS<ROWS, 1>, OF_PAIRS = TILE_OF_VECTORS<ROWS, 2>;
+        if (p.weights == FP32)
             for (int64_t v = 0; v < COMPACT_VECTORS; v += VECTORS)
-                multiply_pairs_tile<ROWS, VECTORS>(p, row, v * VF);
-        });
-    case INT8:
-        return for_row_tiles<6>(count, [&]<int ROWS>(int64_t row) {
-            constexpr int VECTORS = ROWS * 4 + 5 < REGISTERS ? 4 : 2;
+                multiply_floats_tile<ROWS, VECTORS>(p, row, v * VF);
+        else if (p.weights == BF16)
+            for (int64_t v = 0; v < COMPACT_VECTORS; v += OF_PAIRS)
+                multiply_pairs_tile<ROWS, OF_PAIRS>(p, row, v * VF);
+        else
             for (int64_t v = 0; v < COMPACT_VECTORS; v += VECTORS)
                 multiply_bytes_tile<ROWS, VECTORS>(p, row, v * VF);
-        });
-    default:
-        return for_row_tiles<5>(count, [&]<int ROWS>(int64_t row) { multiply_nibbles_tile<ROWS>(p, row); });
-    }
+    });
 }
 
 }
