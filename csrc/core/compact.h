@@ -1,6 +1,8 @@
 // Weights of few rows' products, which are read once and are what such a product costs: float, bfloat16, int8 with a
-// scale for each column, int4 with a scale for each column of every 32 numbers of the depth. The columns of a matrix
-// lie in panels, in the order in which they are read. Every sum is made in one order, whatever the number of rows.
+// scale for each column, int4 with a scale for each column of every 32 numbers of the depth. Rows that are multiplied
+// by the last two are int8 with a scale for every 32 numbers: a few great ones are common, and cost the others nothing
+// then. The columns of a matrix lie in panels, in the order in which they are read. Every sum is made in one order,
+// whatever the number of rows.
 #pragma once
 
 #include "core/arena.h"
@@ -20,9 +22,9 @@ namespace aigc::AIGC_LEVEL {
 
 // Narrow enough that few columns make panels for several threads.
 constexpr int64_t COMPACT_VECTORS = AIGC_VECTOR_BYTES == 64 ? 2 : 4, COMPACT_WIDTH = COMPACT_VECTORS * VF;
-constexpr int64_t SCALED_GROUP = 32; // numbers of the depth that share a scale of int4
+constexpr int64_t SCALED_GROUP = 32; // numbers of the depth that share a scale
 // Numbers of the depth that lie together: the depth is filled up with zeros to a multiple of them.
-constexpr int64_t TOGETHER[] = {1, 2, 4, SCALED_GROUP};
+constexpr int64_t TOGETHER[] = {1, 2, SCALED_GROUP, SCALED_GROUP};
 // Sums of so many products are added to each other: that rounds less than one long sum, and a panel's block stays near.
 constexpr int64_t SUM_DEPTH = 256;
 
@@ -142,31 +144,39 @@ static inline void gather_columns(const char* const* columns, int64_t count, int
                 lines[k * COMPACT_WIDTH + i] = read_number(columns[i] + k * step, dtype);
 }
 
+// Vectors of words of a group and one vector of columns.
+template <int64_t WEIGHTS>
+constexpr int GROUP_WORDS = SCALED_GROUP / (WEIGHTS == INT4 ? 8 : 4);
+
 static inline void pack_bytes(const float* lines, int64_t depth, char* panel) {
     auto* const scales = reinterpret_cast<float*>(panel);
-    auto* const words = reinterpret_cast<uint32_t*>(scales + COMPACT_WIDTH);
-    for (int64_t v = 0; v < COMPACT_WIDTH; v += VF) {
+    auto* words = reinterpret_cast<uint32_t*>(scales + COMPACT_WIDTH);
+    vf inverses[COMPACT_VECTORS];
+    for (int64_t v = 0; v < COMPACT_VECTORS; ++v) {
         vf greatest{};
         for (int64_t k = 0; k < depth; ++k)
-            greatest = greater(magnitude(load(lines + k * COMPACT_WIDTH + v)), greatest);
-        const vf scale = greatest / 127.0f, inverse = greatest > LEAST_SCALED ? 127.0f / greatest : vf{};
-        store(scales + v, scale);
-        for (int64_t k = 0; k < depth; k += 4) {
-            vu word{};
-            for (int64_t j = 0; j < 4; ++j) {
-                const vi found = within(nearest(load(lines + (k + j) * COMPACT_WIDTH + v) * inverse), -127, 127);
-                word |= (vu(found + BYTE_OFFSET) & 0xff) << uint32_t(8 * j);
-            }
-            store(words + k / 4 * COMPACT_WIDTH + v, word);
-        }
+            greatest = greater(magnitude(load(lines + k * COMPACT_WIDTH + v * VF)), greatest);
+        store(scales + v * VF, greatest / 127.0f);
+        inverses[v] = greatest > LEAST_SCALED ? 127.0f / greatest : vf{};
     }
+    for (int64_t k = 0; k < depth; k += SCALED_GROUP)
+        for (int64_t v = 0; v < COMPACT_VECTORS; ++v)
+            for (int64_t j = 0; j < SCALED_GROUP; j += 4, words += VF) {
+                vu word{};
+                for (int64_t i = 0; i < 4; ++i) {
+                    const vf x = load(lines + (k + j + i) * COMPACT_WIDTH + v * VF);
+                    const vi found = within(nearest(x * inverses[v]), -127, 127);
+                    word |= (vu(found + BYTE_OFFSET) & 0xff) << uint32_t(8 * i);
+                }
+                store(words, word);
+            }
 }
 
 // The nibbles of a group of one vector of columns: 0 to 15 for -8 to 7 steps of a scale.
 static inline vf pack_group(const float* lines, vf scale, uint32_t* words) {
     const vf inverse = scale != 0.0f ? 1.0f / scale : vf{};
     vf error{};
-    for (int64_t j = 0; j < SCALED_GROUP / 8; ++j) {
+    for (int64_t j = 0; j < GROUP_WORDS<INT4>; ++j) {
         vu word{};
         for (int64_t p = 0; p < 8; ++p) {
             const vf x = load(lines + (8 * j + p) * COMPACT_WIDTH);
@@ -183,7 +193,7 @@ static inline vf pack_group(const float* lines, vf scale, uint32_t* words) {
 
 // What is farthest from zero becomes -8 steps, or fewer where all of the group comes nearer to itself by that.
 static inline void pack_nibbles(const float* lines, int64_t depth, char* panel) {
-    constexpr int64_t WORDS = SCALED_GROUP / 8 * VF;
+    constexpr int64_t WORDS = GROUP_WORDS<INT4> * VF;
     constexpr float STEPS[] = {-8.0f, -8.5f, -7.5f, -7.0f, 7.0f, 7.5f};
     for (int64_t k = 0; k < depth; k += SCALED_GROUP, lines += SCALED_GROUP * COMPACT_WIDTH) {
         auto* const scales = reinterpret_cast<float16*>(panel);
@@ -230,12 +240,11 @@ static inline void pack_compact(int64_t weights, const char* const* columns, int
 // ---- rows
 
 // Where the parts of a row lie that is multiplied by int8 or int4: its bytes, their magnitudes where the level wants
-// them, and of each group, of int8 of the whole row, its scale and what its sum begins with.
+// them, and of each group its scale and what its sum begins with.
 struct ByteRow {
     int64_t depth, groups;
 
-    ByteRow(int64_t weights, int64_t of_depth)
-        : depth(compact_depth(weights, of_depth)), groups(weights == INT4 ? depth / SCALED_GROUP : 1) {}
+    explicit ByteRow(int64_t of_depth) : depth(compact_depth(INT8, of_depth)), groups(depth / SCALED_GROUP) {}
     int64_t size() const {
         return round_up(depth * (1 + WANTS_MAGNITUDES) + groups * int64_t(sizeof(float) + sizeof(int32_t)), 64);
     }
@@ -255,7 +264,7 @@ struct ByteRow {
 
 // Bytes of a row as products take it.
 static inline int64_t compact_row_bytes(int64_t weights, int64_t depth) {
-    return weights == INT8 || weights == INT4 ? ByteRow(weights, depth).size()
+    return weights == INT8 || weights == INT4 ? ByteRow(depth).size()
                                               : round_up(depth, COMPACT_WIDTH) * int64_t(sizeof(float));
 }
 
@@ -285,9 +294,9 @@ static inline int32_t sum_of(vi x) {
 #endif
 }
 
-// Some numbers as bytes and a scale, which is NaN where not all are finite.
-static inline void quantize(const float* x, int64_t count, int64_t padded, int32_t offset, char* bytes,
-                            char* magnitudes, float& scale, int32_t& start) {
+// The numbers of a group as bytes and a scale, which is NaN where not all are finite.
+static inline void quantize(const float* x, int64_t count, int32_t offset, char* bytes, char* magnitudes, float& scale,
+                            int32_t& start) {
     constexpr int32_t INFINITE = 0x7f800000;
     vi top{}, total{};
     // Magnitudes are in the order of their bits, and what is not finite is above all else.
@@ -307,9 +316,9 @@ static inline void quantize(const float* x, int64_t count, int64_t padded, int32
         if (WANTS_MAGNITUDES)
             store_bytes(magnitudes + i, found < 0 ? -found : found, part);
     });
-    __builtin_memset(bytes + count, 0, static_cast<size_t>(padded - count));
+    __builtin_memset(bytes + count, 0, static_cast<size_t>(SCALED_GROUP - count));
     if (WANTS_MAGNITUDES)
-        __builtin_memset(magnitudes + count, 0, static_cast<size_t>(padded - count));
+        __builtin_memset(magnitudes + count, 0, static_cast<size_t>(SCALED_GROUP - count));
     start = -offset * sum_of(total);
 }
 
@@ -322,15 +331,14 @@ static inline void prepare_row(int64_t weights, const float* x, int64_t depth, c
         __builtin_memset(row + count, 0, static_cast<size_t>(compact_row_bytes(weights, depth)) - count);
         return;
     }
-    const ByteRow places(weights, depth);
+    const ByteRow places(depth);
     auto* const scales = const_cast<float*>(places.scales(row));
     auto* const starts = const_cast<int32_t*>(places.starts(row));
-    if (weights == INT8)
-        return quantize(x, depth, places.depth, BYTE_OFFSET, row, places.magnitudes(row), *scales, *starts);
+    const int32_t offset = weights == INT4 ? NIBBLE_OFFSET : BYTE_OFFSET;
     for (int64_t g = 0; g < places.groups; ++g) {
         const int64_t first = g * SCALED_GROUP;
-        quantize(x + first, least(SCALED_GROUP, depth - first), SCALED_GROUP, NIBBLE_OFFSET, row + first,
-                 places.magnitudes(row) + first, scales[g], starts[g]);
+        quantize(x + first, least(SCALED_GROUP, depth - first), offset, row + first, places.magnitudes(row) + first,
+                 scales[g], starts[g]);
     }
 }
 
@@ -427,80 +435,62 @@ __attribute__((noinline)) static void multiply_pairs_tile(const CompactProduct& 
     }
 }
 
-template <int ROWS, int VECTORS>
-__attribute__((noinline)) static void multiply_bytes_tile(const CompactProduct& p, int64_t row, int64_t column) {
-    const ByteRow places(INT8, p.depth);
-    const auto* const scales = reinterpret_cast<const float*>(p.panel) + column;
-    const auto* words = reinterpret_cast<const uint32_t*>(p.panel) + COMPACT_WIDTH + column;
-    const char *a[ROWS], *magnitudes[ROWS];
-    vi sum[ROWS][VECTORS];
+// The products of a group of a row's bytes with those of one vector of columns.
+static inline vi sum_of_products(const vu (&words)[GROUP_WORDS<INT8>], const char* a, const char* magnitudes,
+                                 int32_t start) {
+    vi sum = vi{} + start;
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-        a[r] = p.rows[row + r];
-        magnitudes[r] = places.magnitudes(a[r]);
-#pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v)
-            sum[r][v] = vi{} + *places.starts(a[r]);
+    for (int j = 0; j < GROUP_WORDS<INT8>; ++j)
+        sum = multiply_add_bytes(sum, words[j], four_bytes(a + 4 * j),
+                                 WANTS_MAGNITUDES ? four_bytes(magnitudes + 4 * j) : 0);
+    return sum;
+}
+static inline vi sum_of_products(const vu (&words)[GROUP_WORDS<INT4>], const char* a, const char*, int32_t start) {
+    NibbleSum lower, upper;
+#pragma GCC unroll 4
+    for (int j = 0; j < GROUP_WORDS<INT4>; ++j) {
+        lower.add(words[j] & 0x0f0f0f0fu, four_bytes(a + 8 * j));
+        upper.add(words[j] >> 4 & 0x0f0f0f0fu, four_bytes(a + 8 * j + 4));
     }
-    for (int64_t k = 0; k < places.depth; k += 4, words += COMPACT_WIDTH) {
-        fetch_ahead<VECTORS>(words);
-        vu w[VECTORS];
-#pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v)
-            w[v] = load(words + v * VF);
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r) {
-            const int32_t four = four_bytes(a[r] + k);
-            const int32_t sizes = WANTS_MAGNITUDES ? four_bytes(magnitudes[r] + k) : 0;
-#pragma GCC unroll 8
-            for (int v = 0; v < VECTORS; ++v)
-                sum[r][v] = multiply_add_bytes(sum[r][v], w[v], four, sizes);
-        }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v)
-            store(p.c[row + r] + column + v * VF, as_float(sum[r][v]) * (load(scales + v * VF) * *places.scales(a[r])));
+    return lower.total() + upper.total() + start;
 }
 
-template <int ROWS>
-__attribute__((noinline)) static void multiply_nibbles_tile(const CompactProduct& p, int64_t row) {
-    constexpr int WORDS = SCALED_GROUP / 8;
-    const ByteRow places(INT4, p.depth);
+// By int8 or int4.
+template <int ROWS, int64_t WEIGHTS>
+__attribute__((noinline)) static void multiply_groups_tile(const CompactProduct& p, int64_t row) {
+    constexpr int WORDS = GROUP_WORDS<WEIGHTS>;
+    const ByteRow places(p.depth);
     const char *panel = p.panel, *a[ROWS];
-    const float* row_scales[ROWS];
-    const int32_t* starts[ROWS];
     vf sum[ROWS][COMPACT_VECTORS]{};
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
+    for (int r = 0; r < ROWS; ++r)
         a[r] = p.rows[row + r];
-        row_scales[r] = places.scales(a[r]);
-        starts[r] = places.starts(a[r]);
-    }
+    if (WEIGHTS == INT8)
+        panel += COMPACT_WIDTH * sizeof(float);
     for (int64_t g = 0; g < places.groups; ++g) {
         const auto* const scales = reinterpret_cast<const float16*>(panel);
-        const auto* words = reinterpret_cast<const uint32_t*>(scales + COMPACT_WIDTH);
+        const auto* words = reinterpret_cast<const uint32_t*>(WEIGHTS == INT4 ? scales + COMPACT_WIDTH : scales);
 #pragma GCC unroll 4
         for (int v = 0; v < COMPACT_VECTORS; ++v, words += WORDS * VF) {
-            const vf scale = load(scales + v * VF);
-            vu lower[WORDS], upper[WORDS];
-#pragma GCC unroll 4
+            vu w[WORDS];
+#pragma GCC unroll 8
             for (int j = 0; j < WORDS; ++j) {
                 fetch_ahead<1>(words + j * VF);
-                const vu word = load(words + j * VF);
-                lower[j] = word & 0x0f0f0f0fu, upper[j] = word >> 4 & 0x0f0f0f0fu;
+                w[j] = load(words + j * VF);
             }
+            vf scale;
+            if constexpr (WEIGHTS == INT4)
+                scale = load(scales + v * VF);
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; ++r) {
-                NibbleSum first, second;
-#pragma GCC unroll 4
-                for (int j = 0; j < WORDS; ++j) {
-                    first.add(lower[j], four_bytes(a[r] + g * SCALED_GROUP + 8 * j));
-                    second.add(upper[j], four_bytes(a[r] + g * SCALED_GROUP + 8 * j + 4));
-                }
-                const vf products = as_float(first.total() + second.total() + starts[r][g]);
-                sum[r][v] += products * (scale * row_scales[r][g]);
+                const char* const bytes = a[r] + g * SCALED_GROUP;
+                const vf products =
+                    as_float(sum_of_products(w, bytes, places.magnitudes(bytes), places.starts(a[r])[g]));
+                const float of_row = places.scales(a[r])[g];
+                if constexpr (WEIGHTS == INT4)
+                    sum[r][v] += products * (scale * of_row);
+                else
+                    sum[r][v] += products * of_row;
             }
         }
         panel = reinterpret_cast<const char*>(words);
@@ -508,8 +498,10 @@ __attribute__((noinline)) static void multiply_nibbles_tile(const CompactProduct
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < COMPACT_VECTORS; ++v)
-            store(p.c[row + r] + v * VF, sum[r][v]);
+        for (int v = 0; v < COMPACT_VECTORS; ++v) {
+            const auto* const scales = reinterpret_cast<const float*>(p.panel);
+            store(p.c[row + r] + v * VF, WEIGHTS == INT8 ? sum[r][v] * load(scales + v * VF) : sum[r][v]);
+        }
 }
 
 // Rows of a tile at most, and the vectors that it takes at a time: the sums fill no more than the registers, of which
@@ -573,17 +565,16 @@ static inline void multiply_compact(const CompactProduct& p, int64_t count) {
         return multiply_many_floats(p, count);
     for_row_tiles(count, [&]<int ROWS>(int64_t row) {
         if (p.weights == INT4)
-            return multiply_nibbles_tile<ROWS>(p, row);
+            return multiply_groups_tile<ROWS, INT4>(p, row);
+        if (p.weights == INT8)
+            return multiply_groups_tile<ROWS, INT8>(p, row);
         constexpr int VECTORS = TILE_OF_VECTORS<ROWS, 1>, OF_PAIRS = TILE_OF_VECTORS<ROWS, 2>;
         if (p.weights == FP32)
             for (int64_t v = 0; v < COMPACT_VECTORS; v += VECTORS)
                 multiply_floats_tile<ROWS, VECTORS>(p, row, v * VF);
-        else if (p.weights == BF16)
+        else
             for (int64_t v = 0; v < COMPACT_VECTORS; v += OF_PAIRS)
                 multiply_pairs_tile<ROWS, OF_PAIRS>(p, row, v * VF);
-        else
-            for (int64_t v = 0; v < COMPACT_VECTORS; v += VECTORS)
-                multiply_bytes_tile<ROWS, VECTORS>(p, row, v * VF);
     });
 }
 
