@@ -240,6 +240,20 @@ def test_assisted(pair: tuple[Any, Any], options: dict[str, Any]) -> None:
     check(pair, ids, max_new_tokens=20, assistant_model=decoder("gpt2", seed=3), **options)
 
 
+@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.3, "min_new_tokens": 30}, {"eos_token_id": list(range(50))}])
+def test_lookup_guesses_and_changes_nothing(pair: tuple[Any, Any], options: dict[str, Any]) -> None:
+    model, fast = pair
+    for seed in range(3):
+        ids = prompts(1, 6, seed=seed).repeat(1, 4)
+        options = {"max_new_tokens": 40, **options}
+        wanted = model.generate(ids, **options)
+        assert_same_ids(model, fast.generate(ids, prompt_lookup_num_tokens=5, **options), wanted)
+        assert "native loop" in level(fast)
+    cache = transformers.DynamicCache()
+    found = fast.generate(ids, prompt_lookup_num_tokens=5, **options, **{CACHE: cache})
+    assert cache.get_seq_length() == found.shape[1] - 1
+
+
 def test_guidance(pair: tuple[Any, Any]) -> None:
     check(pair, prompts(1, 6), max_new_tokens=8, guidance_scale=1.5, negative_prompt_ids=prompts(1, 3, seed=4))
 
@@ -290,6 +304,13 @@ def test_copies_pickles_and_files(pair: tuple[Any, Any], tmp_path: Any) -> None:
     read = type(model).from_pretrained(tmp_path)
     assert read.config.architectures == [type(model).__name__]
     assert torch.equal(read.generate(ids, max_new_tokens=6), wanted)
+
+
+def test_compiled_models_still_run(pair: tuple[Any, Any]) -> None:
+    model, fast = pair
+    compiled = torch.compile(fast, backend="eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(prompts(1, 5)).logits, model(prompts(1, 5)).logits)
 
 
 def test_restore(pair: tuple[Any, Any]) -> None:

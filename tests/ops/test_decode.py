@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aigc_fast.ops.decode import reference
 from aigc_fast.ops.decode.engine import Engine
+from aigc_fast.ops.decode.lookup import Lookup
 from aigc_fast.ops.decode.spec import WEIGHTS, Layer, Linear, Norm, Spec
 from aigc_fast.runtime import native
 
@@ -237,6 +238,19 @@ def test_what_is_not_finite_shows(spec: Spec, level: str) -> None:
         found = Engine(spec, weights).begin(2).extend(ids, positions, None, 1)
         assert found[0].isfinite().all()
         assert found[1].isnan().all()
+
+
+def test_lookup_takes_the_most_recent_of_the_longest_matches() -> None:
+    lookup = Lookup([1, 2, 3, 9, 7, 2, 3, 4, 5, 8, 2, 3, 6, 0, 3, 1, 2, 3])
+    assert lookup.following(3) == [9, 7, 2]  # after 1, 2, 3
+    lookup.add(8)
+    assert lookup.following(2) == [2, 3]
+    for token in (2, 3):
+        lookup.add(token)
+    assert lookup.following(9) == [6, 0, 3, 1, 2, 3, 8, 2, 3]
+    lookup.add(11)
+    assert lookup.following(4) == []
+    assert Lookup([5, 5]).following(4) == [5]
 
 
 def test_bad_ids_and_positions(spec: Spec) -> None:
