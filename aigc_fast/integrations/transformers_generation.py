@@ -75,7 +75,7 @@ class Decision(NamedTuple):
         return f"{self.level}, {self.weights} weights" if self.reason is None else f"{self.level}' own: {self.reason}"
 
 
-class _Asked(BaseException):  # noqa: N818
+class _Asked(BaseException):
     """Ends a call that only asks for its decision."""
 
 
@@ -380,6 +380,9 @@ def _decide(
     try:
         if args:
             raise Refused("it was called in an unknown way")
+        if kwargs.get(_CACHE) is None and kwargs.get("use_cache"):  # 5.0 leaves it to the model
+            kwargs[_CACHE] = DynamicCache()
+            kwargs[_CACHE].is_of_this_call = True
         _check_call(kwargs)
         if getattr(kwargs["generation_config"], "prefill_chunk_size", None) and not hasattr(cls, "_prefill"):
             raise Refused("this transformers computes prompts in chunks by the model's forward")

@@ -67,8 +67,8 @@ def optimize(
         precision: "highest", "high" or "medium" as for `torch.set_float32_matmul_precision`, for the convolutions and
             the attention of the swapped layers alone, forward and backward; None leaves it to PyTorch's own switch,
             which what PyTorch computes, an attention's projections for one, obeys in any case.
-        weights: "fp32", "bf16", "int8" or "int4": how decoders keep the weights that they generate with; None keeps them
-            as they are. The parameters stay what they are.
+        weights: "fp32", "bf16", "int8" or "int4": how decoders keep the weights that they generate with; None keeps
+            them as they are. The parameters stay what they are.
         inplace: False works on a deep copy.
 
     Returns:

@@ -105,7 +105,7 @@ def _error(found: Tensor, exact: Tensor) -> float:
     return ((found.double() - exact).norm() / exact.norm()).item()
 
 
-def test_float32_is_as_exact_as_pytorch(spec: Spec, level: str) -> None:
+def test_float32_is_as_exact_as_pytorchs_on_every_level(spec: Spec, level: str) -> None:
     ids, positions = _given()
     exact = reference.logits(mapped(spec, Tensor.double), ids, positions)
     state = Engine(spec, "fp32").begin(3)
@@ -114,7 +114,7 @@ def test_float32_is_as_exact_as_pytorch(spec: Spec, level: str) -> None:
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_every_way_through_gives_the_same_bits(spec: Spec, level: str, weights: str) -> None:
+def test_every_way_through_gives_the_same_bits_on_every_level(spec: Spec, level: str, weights: str) -> None:
     ids, positions = _given(length=12)
     engine = Engine(spec, weights)
     whole = engine.begin(3).extend(ids, positions, None, 12)
@@ -149,7 +149,7 @@ def _fake_nibbles(weight: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
-def test_smaller_weights_are_what_they_are_rounded_to(spec: Spec, level: str, weights: str) -> None:
+def test_smaller_weights_are_what_they_are_rounded_to_on_every_level(spec: Spec, level: str, weights: str) -> None:
     fake = {"bf16": lambda weight: weight.bfloat16().float(), "int8": _fake_bytes, "int4": _fake_nibbles}[weights]
     head_fake = _fake_bytes if weights == "int4" else fake
 
@@ -230,7 +230,7 @@ def test_long_prompts_in_parts(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_not_finite_shows(spec: Spec, level: str) -> None:
+def test_what_is_not_finite_shows_on_every_level(spec: Spec, level: str) -> None:
     spec.embedding[7] = torch.nan
     ids, positions = _given(2, 3)
     ids[0], ids[1] = 5, 7

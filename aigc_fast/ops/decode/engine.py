@@ -86,7 +86,9 @@ class Engine:
 
     def _pack(self, spec: Spec) -> Tensor:
         parts = [part for layer in spec.layers for part in _matrices(layer)] + [(spec.head,)]
-        kinds = [_WEIGHTS[self.weights]] * (len(parts) - 1) + [_WEIGHTS["int8" if self.weights == "int4" else self.weights]]
+        kinds = [_WEIGHTS[self.weights]] * (len(parts) - 1) + [
+            _WEIGHTS["int8" if self.weights == "int4" else self.weights]
+        ]
         sizes = [
             self._kernels.decode_packed_size(kind, part[0].weight.shape[1], sum(p.weight.shape[0] for p in part))
             if part
@@ -131,9 +133,7 @@ class Engine:
             _CODES[spec.norm_kind],
             _CODES[spec.activation],
         ]
-        return self._kernels.decode_create(
-            numbers, spec.epsilon, spec.rotation_scale, self._vectors, self._addresses
-        )
+        return self._kernels.decode_create(numbers, spec.epsilon, spec.rotation_scale, self._vectors, self._addresses)
 
     def begin(self, slots: int) -> State:
         """Sequences that have no tokens yet."""
@@ -230,9 +230,7 @@ class State:
         computed = kinds[2] > 0
         computed[:, count - keep :] = True
         slots, columns = computed.nonzero(as_tuple=True)
-        tokens = torch.stack(
-            [*kinds[:2, slots, columns], own[slots], columns + self.length, kinds[2, slots, columns]]
-        )
+        tokens = torch.stack([*kinds[:2, slots, columns], own[slots], columns + self.length, kinds[2, slots, columns]])
         places = (columns >= count - keep).nonzero().view(-1)
         logits = torch.empty(own.shape[0], keep, self.engine.vocabulary)
         self._extend(tokens, places, logits.view(-1, self.engine.vocabulary))
@@ -297,7 +295,5 @@ class State:
         visible = torch.ones(self.slots, length, dtype=torch.bool) if visible is None else visible
         self._kernels.decode_append(self._handle, torch.stack(visible.nonzero(as_tuple=True)))
         for layer, pair in enumerate(layers):
-            self._kernels.decode_import(
-                self._handle, layer, *(tensor.detach().float().contiguous() for tensor in pair)
-            )
+            self._kernels.decode_import(self._handle, layer, *(tensor.detach().float().contiguous() for tensor in pair))
         self.length = length
