@@ -25,7 +25,7 @@ from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengt
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from aigc_fast.integrations.transformers_decoders import BUILDERS, Refused, spec_of
-from aigc_fast.ops.decode.engine import Engine, State, default_weights
+from aigc_fast.ops.decode.engine import MOST_GREEDY, Engine, State, default_weights
 from aigc_fast.ops.decode.lookup import Lookup
 from aigc_fast.ops.decode.spec import Spec
 from aigc_fast.runtime import backends, native
@@ -197,8 +197,10 @@ def _decoding(cls: type[nn.Module], name: str) -> Callable[..., Any]:
             return theirs(self, input_ids, *args, **kwargs)
         engine = _engine_of(self, spec, decision.weights, kwargs["generation_config"].max_length or 1)
         if decision.level == LOOP:
-            loop = _loop if name == "_sample" else _lookup_loop
-            return loop(self, engine, input_ids, kwargs)
+            if name != "_sample":
+                return _lookup_loop(self, engine, input_ids, kwargs)
+            bans = _bans(kwargs) if input_ids.shape[0] <= MOST_GREEDY and engine.certify(spec) else None
+            return _loop(self, engine, input_ids, kwargs, bans)
         return _decode(self, engine, theirs, None if name == "_assisted_decoding" else 1, input_ids, kwargs)
 
     return decode
@@ -275,9 +277,33 @@ def _room(ids: Tensor, most: int) -> Tensor:
     return found
 
 
+def _bans(kwargs: dict[str, Any]) -> Callable[[int], Tensor] | None:
+    """Which tokens are out of question at a length, where nothing else is done to the logits of a greedy choice."""
+    lengths = []
+    for each in kwargs["logits_processor"]:
+        if type(each) is logits_process.MinLengthLogitsProcessor:
+            lengths.append((each.min_length, each.eos_token_id))
+        elif type(each) is logits_process.MinNewTokensLengthLogitsProcessor:
+            lengths.append((each.prompt_length_to_skip + each.min_new_tokens, each.eos_token_id))
+        else:
+            return None
+    if kwargs["generation_config"].do_sample:
+        return None
+    return lambda length: torch.cat([_NO_TOKENS, *(tokens.view(-1) for least, tokens in lengths if length < least)])
+
+
+_NO_TOKENS = torch.empty(0, dtype=torch.int64)
+
+
 @torch.no_grad()
-def _loop(model: nn.Module, engine: Engine, ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
-    """transformers' `_sample` for ids alone."""
+def _loop(
+    model: nn.Module,
+    engine: Engine,
+    ids: Tensor,
+    kwargs: dict[str, Any],
+    bans: Callable[[int], Tensor] | None,
+) -> Tensor:
+    """transformers' `_sample` for ids alone; with `bans` without logits."""
     config, criteria, process = kwargs["generation_config"], kwargs["stopping_criteria"], kwargs["logits_processor"]
     others = [each for each in criteria if type(each) in _OTHER_CRITERIA]
     ends = any(type(each) is EosTokenCriteria for each in criteria)
@@ -285,11 +311,12 @@ def _loop(model: nn.Module, engine: Engine, ids: Tensor, kwargs: dict[str, Any])
     unfinished = torch.ones(rows, dtype=torch.int64)
     state, position, logits = _begun(engine, ids, kwargs)
     while True:
-        scores = process(found[:, :count], logits) if process else logits
-        if config.do_sample:
-            tokens = torch.multinomial(torch.softmax(scores, -1), num_samples=1).squeeze(1)
-        else:
-            tokens = scores.argmax(-1)
+        if logits is not None:
+            scores = process(found[:, :count], logits) if process else logits
+            if config.do_sample:
+                tokens = torch.multinomial(torch.softmax(scores, -1), num_samples=1).squeeze(1)
+            else:
+                tokens = scores.argmax(-1)
         if ends:
             tokens = tokens * unfinished + config._pad_token_tensor * (1 - unfinished)
         found[:, count] = tokens
@@ -299,7 +326,9 @@ def _loop(model: nn.Module, engine: Engine, ids: Tensor, kwargs: dict[str, Any])
         if count >= criteria.max_length or not unfinished.any():
             return _ended(model, state, found, count, kwargs)
         position += 1
-        logits = state.step(tokens, position)
+        chosen = None if bans is None else state.greedy(tokens, position, bans(count))
+        logits = state.step(tokens, position) if chosen is None else None
+        tokens = tokens if chosen is None else chosen
 
 
 @torch.no_grad()

@@ -240,6 +240,36 @@ def test_what_is_not_finite_shows_on_every_level(spec: Spec, level: str) -> None
         assert found[1].isnan().all()
 
 
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_greedy_tokens_are_the_logits_greatest_on_every_level(spec: Spec, level: str, rows: int) -> None:
+    spec = spec._replace(head=Linear(_random(1500, spec.embedding.shape[1])))
+    # Some columns are alike, so that the first of equal ones is wanted.
+    spec.head.weight[900:] = spec.head.weight[:600]
+    engine = Engine(spec, "fp32")
+    assert engine.certify(spec)
+    assert engine.nbytes > Engine(spec, "fp32").nbytes
+    ids, positions = _given(rows, 20)
+    none = torch.empty(0, dtype=torch.int64)
+    plain, sure, banning = (engine.begin(rows) for _ in range(3))
+    for i in range(20):
+        logits = plain.step(ids[:, i], positions[:, i])
+        assert torch.equal(sure.greedy(ids[:, i], positions[:, i], none), logits.argmax(-1))
+        banned = logits.topk(3).indices[:, 0].unique()
+        logits[:, banned] = -torch.inf
+        assert torch.equal(banning.greedy(ids[:, i], positions[:, i], banned), logits.argmax(-1))
+    spec.embedding[5] = torch.inf
+    assert sure.greedy(torch.full((rows,), 5), positions[:, 0], none) is None
+    assert sure.length == 20
+
+
+def test_a_screen_needs_finite_weights(spec: Spec) -> None:
+    weight = _random(40, spec.embedding.shape[1])
+    weight[3, 2] = torch.inf
+    bad = spec._replace(head=Linear(weight))
+    assert not Engine(bad, "fp32").certify(bad)
+    assert not Engine(spec._replace(head=Linear(weight)), "int8").certify(bad)
+
+
 def test_lookup_takes_the_most_recent_of_the_longest_matches() -> None:
     lookup = Lookup([1, 2, 3, 9, 7, 2, 3, 4, 5, 8, 2, 3, 6, 0, 3, 1, 2, 3])
     assert lookup.following(3) == [9, 7, 2]  # after 1, 2, 3
