@@ -53,7 +53,9 @@ def _parameter(tensor: Tensor) -> Tensor:
     if type(tensor) not in (nn.Parameter, Tensor):
         raise Refused(f"a weight is a {type(tensor).__name__}, not a plain parameter")
     if tensor.dtype not in _TAKEN or not tensor.is_cpu or tensor.layout is not torch.strided:
-        raise Refused(f"a weight is {tensor.dtype} on {tensor.device}: the engine takes float32, bfloat16 and float16 on the CPU")
+        raise Refused(
+            f"a weight is {tensor.dtype} on {tensor.device}: the engine takes float32, bfloat16 and float16 on the CPU"
+        )
     return tensor
 
 
@@ -197,7 +199,7 @@ def _check_modules(model: nn.Module) -> None:
         own = vars(module)
         if any(own[hooks] for hooks in _HOOKS):
             raise Refused(f"{name or 'the model'} has hooks")
-        if "forward" in own or "_compiled_call_impl" in own and own["_compiled_call_impl"] is not None:
+        if "forward" in own or ("_compiled_call_impl" in own and own["_compiled_call_impl"] is not None):
             raise Refused(f"{name or 'the model'} has a forward of its own")
         if module.training and type(module) in _DROPOUTS and module.p > 0:
             raise Refused("it is in training mode, with dropout")
