@@ -56,7 +56,9 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
     if op == "decode":
         return decoders.explain(*args, **kwargs)
     if op not in functional.__all__:
-        raise ValueError(f"op={op!r}: expected 'decode' or a name of aigc_fast.functional: {', '.join(sorted(functional.__all__))}")
+        raise ValueError(
+            f"op={op!r}: expected 'decode' or a name of aigc_fast.functional: {', '.join(sorted(functional.__all__))}"
+        )
     with _generators_kept((*args, *kwargs.values())):
         found = backends.asked(lambda: getattr(functional, op)(*args, **kwargs))
     if found is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aigc_fast.ops.decode.spec import Layer, Linear, Spec
 from aigc_fast.runtime import native
-from aigc_fast.runtime.kept import fingerprint
+from aigc_fast.runtime.kept import MANY_USES, fingerprint
 from aigc_fast.runtime.memory import footprint, lasting
 from aigc_fast.runtime.weights import CODES as WEIGHT_CODES
 
