@@ -92,7 +92,7 @@ class DocumentFeed(Feed):
         """Bits per character of the documents that are held out."""
         if not self.dataset.held_out:
             return {}
-        return {"held_out_bits": perplexity(model, self.dataset.held_out).bits_per_character}
+        return {"held_out": perplexity(model, self.dataset.held_out).bits_per_character}
 
     def write_samples(self, model: TextModel, seed: int, path: Path, provenance: Provenance) -> str:
         """One text. See `Feed.write_samples`."""
@@ -220,12 +220,7 @@ class Text(Medium):
     arrangement = ()
     evaluated = 20
     rows = (
-        (
-            "Perplexity per character",
-            "perplexity_per_character",
-            "{:.3f}",
-            "1; among so many it chooses, held-out text",
-        ),
+        ("Perplexity per character", "perplexity_per_character", "{:.3f}", "1; of held-out text, as the next two"),
         ("Perplexity per byte", "perplexity_per_byte", "{:.3f}", "1"),
         ("Bits per character", "bits_per_character", "{:.3f}", "0"),
         ("Distinct words", "distinct_1", "{:.2f}", "{distinct_1_of_held_out:.2f} in as much held-out text"),
@@ -245,9 +240,10 @@ class Text(Medium):
 
     def load_for(self, model: TextModel, path: Path | None, **reading: Any) -> TextDataset:
         """See `Medium.load_for`."""
-        known = getattr(model, "metadata", {}).get("data", {})
-        share = {"held_out": known["held_out"]} if "held_out" in known else {}
-        return data.load_text(path, tokenizer=model.tokenizer.kind, **{**share, **reading})
+        known = getattr(model, "metadata", {}).get("data")
+        share = known.get("held_out") if isinstance(known, dict) else None
+        remembered = {"held_out": share} if isinstance(share, int | float) else {}
+        return data.load_text(path, tokenizer=model.tokenizer.kind, **{**remembered, **reading})
 
     def load_like(self, training: TextDataset, folder: Path, **reading: Any) -> TextDataset:
         """See `Medium.load_like`."""
@@ -305,7 +301,7 @@ class Text(Medium):
 
     def remarks(self, report: TextReport) -> list[str]:
         """See `Medium.remarks`."""
-        return [f"Longest copied passage:  {report.passage[:_LONGEST_SHOWN]!a}"]
+        return [f"The longest copied passage reads:  {report.passage[:_LONGEST_SHOWN]!a}"]
 
 
 TEXT = Text()

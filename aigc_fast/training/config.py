@@ -22,9 +22,9 @@ class TrainingConfig:
     Attributes:
         epochs: passes over the data.
         steps: batches in all, instead of epochs.
-        batch_size: images or sounds a batch; a data set that is smaller is one batch.
+        batch_size: images or sounds a batch, places in the text; a data set that is smaller is one batch.
         seed: of the order of the data, the noise and the samples.
-        shift: each image is moved at random by up to so many pixels; 0 for sounds.
+        shift: each image is moved at random by up to so many pixels; 0 for sounds and text.
         log_interval: steps between two rows of the log, each the mean of its steps.
         sample_interval: steps between two files of samples; 0 for none.
         checkpoint_interval: steps between two checkpoints; 0 for one at the end alone.

@@ -117,7 +117,7 @@ def train(
 
     Args:
         model: in training it is changed in place, on the device where it is.
-        dataset: images or sounds of the model's shape; with classes, when the model is conditional.
+        dataset: images, sounds or text as the model takes it; with classes, when the model is conditional.
         config: from `default_config`, or of the model's family.
         out_dir: the run's folder, made when missing.
         resume: True or "latest" for the newest checkpoint in `out_dir`, or a checkpoint's path.

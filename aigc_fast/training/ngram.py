@@ -34,7 +34,7 @@ class NGramTrainer(Trainer):
 
     config_type = NGramConfig
     settings = (Setting("order", int, "Characters, or bytes, of the longest n-grams.", least=1, shapes_model=True),)
-    shown = ("bits", "held_out_bits")
+    shown = ("bits", "held_out")
 
     def _step(self, inputs: Sequence[str], labels: Tensor | None) -> Mapping[str, float]:
         self.model.fit(inputs)

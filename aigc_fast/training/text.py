@@ -34,10 +34,10 @@ class CharRNNConfig(TrainingConfig):
         UserError: on a value out of range.
     """
 
-    epochs: int = 20
+    epochs: int = 25
     batch_size: int = 32
     chunk: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-3
     half_life: float = 6.0
     clip: float = 1.0
     measure_interval: int = 500
@@ -99,7 +99,7 @@ class CharRNNTrainer(Trainer):
         Setting("clip", float, "The largest norm of the gradient."),
         Setting("measure_interval", int, "Steps between two measurements of held-out text; 0 for none.", least=0),
     )
-    shown = ("bits", "held_out_bits")
+    shown = ("bits", "held_out")
 
     def __init__(self, model: CharRNN, config: CharRNNConfig) -> None:
         super().__init__(model, config)

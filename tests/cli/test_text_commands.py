@@ -49,7 +49,7 @@ def test_training_tells_the_corpus_and_leaves_samples(corpus, tmp_path, cell):
     digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(corpus.iterdir()))).hexdigest()
     assert f"SHA-256 {digest[:12]}" in result.stdout
     assert "characters/s" in result.stdout
-    assert "held_out_bits" in result.stdout
+    assert "held_out" in result.stdout
     assert load(tmp_path / "model.safetensors").config["cell"] == cell
     assert files(tmp_path / "samples") == ["step-00000004.txt", "step-00000004.txt.json"]
     refused = run("train", "char-rnn", *SMALL, "--cell", cell, "--data", corpus, "--out", tmp_path, "--seed", "1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -269,6 +270,20 @@ def test_pickle_copy_and_trace(name: str) -> None:
     torch.testing.assert_close(copy.deepcopy(module)(input), module(input))
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.trace(module, input, check_trace=False)(input), module(input))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_exports_to_onnx_are_pytorchs(name: str, dynamo: bool, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    file, module = str(tmp_path / "layers.onnx"), getattr(fast_nn, name)(5, 7, 2, bidirectional=True).eval()
+    input = torch.randn(4, 3, 5)
+    torch.onnx.export(module, (input,), file, dynamo=dynamo, verbose=False)
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    output, *_ = session.run(None, {session.get_inputs()[0].name: input.numpy()})
+    torch.testing.assert_close(torch.from_numpy(output), module(input)[0].detach(), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -128,10 +128,10 @@ def test_bits_fall_and_those_of_held_out_text_are_measured(texts, tmp_path):
     config = default_config(model, steps=40, batch_size=2, chunk=16, log_interval=10, measure_interval=20)
     rows = train(model, texts, config, tmp_path).rows
     assert rows[-1]["bits"] < rows[0]["bits"]
-    assert [row["step"] for row in rows if "held_out_bits" in row] == [20, 40]
+    assert [row["step"] for row in rows if "held_out" in row] == [20, 40]
     characters = sum(map(len, texts.held_out))
     expected = -sum(map(model.score, texts.held_out)) / math.log(2) / characters
-    assert rows[-1]["held_out_bits"] == pytest.approx(expected, rel=1e-5)
+    assert rows[-1]["held_out"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_bits_are_of_characters_also_where_tokens_are_bytes(texts, tmp_path):
@@ -142,7 +142,7 @@ def test_bits_are_of_characters_also_where_tokens_are_bytes(texts, tmp_path):
     feed = ChunkFeed(model, data, default_config(model, batch_size=1, chunk=10))
     assert feed.unit == "bytes"
     assert next(feed.batches(0))[0].characters == 50 / 101
-    assert "held_out_bits" not in train(model, data, default_config(model, steps=2), tmp_path).rows[-1]
+    assert "held_out" not in train(model, data, default_config(model, steps=2), tmp_path).rows[-1]
 
 
 def test_the_learning_rate_halves_and_gradients_are_clipped(texts):
@@ -159,11 +159,23 @@ def test_the_learning_rate_halves_and_gradients_are_clipped(texts):
     assert make_trainer(model, default_config(model, half_life=0, learning_rate=0.5)).learning_rate(9) == 0.5
 
 
+def test_tensorboard_gets_samples_of_text(texts, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = model_of(texts)
+    train(model, texts, default_config(model, steps=2, batch_size=2, chunk=8, tensorboard=True), tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (shown,) = events.Tensors("samples/text_summary")
+    sample = (tmp_path / "samples" / "step-00000002.txt").read_text()
+    expected = "\n".join(f"    {line}" for line in sample.split("\n"))
+    assert shown.tensor_proto.string_val[0].decode().rstrip("\n ") == expected.rstrip("\n ")
+
+
 def test_an_ngram_is_fitted_in_one_step(texts, tmp_path):
     model = create("ngram", tokenizer=texts.tokenizer, order=3)
     result = train(model, texts, default_config(model), tmp_path)
     assert result.steps == 1
-    assert result.rows[-1].keys() == {"step", "bits", "held_out_bits"}
+    assert result.rows[-1].keys() == {"step", "bits", "held_out"}
     assert load(result.model_path).score("ab") == pytest.approx(model.score("ab"))
     assert load(result.model_path).score("ab") != create("ngram", tokenizer=texts.tokenizer, order=3).score("ab")
 

@@ -224,14 +224,14 @@ def add_text(page: Page, written: Written, dataset: TextDataset) -> None:
 
 
 def _bits(result: TrainingResult) -> float:
-    return result.rows[-1]["held_out_bits"]
+    return result.rows[-1]["held_out"]
 
 
 def _text_curves(written: Written) -> str:
     curves = {cell: written.results[run_name(cell)].rows for cell in CELLS}
-    measured = {cell: [row for row in rows if "held_out_bits" in row] for cell, rows in curves.items()}
+    measured = {cell: [row for row in rows if "held_out" in row] for cell, rows in curves.items()}
     steps = [row["step"] for row in measured[CELLS[0]]]
-    lines = {cell: [row["held_out_bits"] for row in rows] for cell, rows in measured.items()}
+    lines = {cell: [row["held_out"] for row in rows] for cell, rows in measured.items()}
     ngram = written.results[NGRAM]
     lines[f"{ngram.model.order}-gram"] = [_bits(ngram)] * len(steps)
     return line_chart(steps, lines, "Bits per held-out character", smooth=False)

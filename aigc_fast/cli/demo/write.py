@@ -26,7 +26,7 @@ SHOWN = 400
 TIMED = 200
 MEASUREMENTS = 6
 _MODEL = MappingProxyType({"hidden": 256, "embedding": 64, "dropout": 0.0})
-_TRAINING = MappingProxyType({"learning_rate": 5e-3, "half_life": 1.0})
+_TRAINING = MappingProxyType({"half_life": 1.0})
 _DRAWN = MappingProxyType({"length": SHOWN, "temperature": 0.7})
 
 

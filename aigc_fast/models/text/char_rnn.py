@@ -183,7 +183,7 @@ class CharRNN(TextModel):
 
     def _draw(self, context: list[int], sampling: Sampling, generator: torch.Generator | None) -> Iterator[list[int]]:
         if self.head is None:
-            return self._draw_step_by_step(context, sampling, generator)
+            return self._draw_by_steps(context, sampling, generator)
         return self._draw_at_once(context, sampling, generator)
 
     def _draw_at_once(
@@ -209,19 +209,21 @@ class CharRNN(TextModel):
         head.weight, head.bias = self.head.weight, nn.Parameter(bias, requires_grad=False)
         return head
 
-    def _draw_step_by_step(
+    def _draw_by_steps(
         self, context: list[int], sampling: Sampling, generator: torch.Generator | None
     ) -> Iterator[list[int]]:
+        """With Elman's cell, whose output depends on the state before the step, as no sampler's does."""
+        device = self.device if generator is None else generator.device
         logits, state = self(torch.tensor([context], device=self.device))
+        found, hidden = logits[:, -1], state[0]
         while True:
-            place = self.device if generator is None else generator.device
-            for uniform in torch.rand(_DRAWN_AT_ONCE, generator=generator, device=place).tolist():
-                logarithms = logits[0, -1].float().cpu().numpy()
+            for uniform in torch.rand(_DRAWN_AT_ONCE, generator=generator, device=device).tolist():
+                logarithms = found[0].float().cpu().numpy()
                 if self.tokenizer.unknown is not None:
                     logarithms[self.tokenizer.unknown] = -np.inf
                 token = sampling.choose(logarithms, uniform)
                 yield [token]
-                logits, state = self(torch.tensor([[token]], device=self.device), state)
+                found, hidden = self.recurrent(self.embedding(torch.tensor([token], device=self.device)), hidden)
 
 
 def _tie_again(model: CharRNN, keys: Any) -> None:
