@@ -70,7 +70,7 @@ class Decision(NamedTuple):
         return f"{self.level}, {self.weights} weights" if self.reason is None else f"{self.level}' own: {self.reason}"
 
 
-class _Asked(BaseException):  # noqa: N818
+class _Asked(BaseException):
     """Ends a call that only asks for its decision."""
 
 

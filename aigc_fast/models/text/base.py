@@ -93,7 +93,7 @@ class TextModel(Model):
     ) -> Iterator[str]:
         """`generate`, piece by piece as the text comes; arguments, text and errors as there."""
         sampling = Sampling(length, temperature, top_k, top_p, stop)
-        context = [self.tokenizer.boundary, *self.tokenizer.encode(prompt)]
+        context = [self.tokenizer.start, *self.tokenizer.encode(prompt)]
         return before_stop(self._pieces(context, sampling, generator), sampling.stop)
 
     def _pieces(self, context: list[int], sampling: Sampling, generator: torch.Generator | None) -> Iterator[str]:
