@@ -382,6 +382,11 @@ class Text(Medium):
             texts.append("".join(parts))
         return texts
 
+    def pace(self, model: TextModel) -> str:
+        """See `Medium.pace`: of models that tell it."""
+        speed = getattr(model, "speed", None)
+        return "" if speed is None else f"; {speed}"
+
     def joined(self, model: TextModel, items: Sequence[str], columns: int | None) -> str:
         """See `Medium.joined`: one after the other."""
         return _BETWEEN.join(items)

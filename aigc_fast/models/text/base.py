@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,9 @@ from torch import Tensor
 from aigc_fast.models.base import Model, evaluating
 from aigc_fast.models.text.sampling import Sampling
 from aigc_fast.models.text.tokenizers import Tokenizer, tokenizer_from
+
+# An alphabet is not; what a tokenizer of words needs is.
+_LONG = 10_000
 
 
 class TextModel(Model):
@@ -38,6 +42,15 @@ class TextModel(Model):
         known = tokenizer_from(tokenizer)
         super().__init__(tokenizer=known.config(), **config)
         self.tokenizer = known
+
+    @property
+    def brief_config(self) -> dict[str, Any]:
+        """`config`, for the records of what was generated: the SHA-256 of a long text stands for it."""
+        tokenizer = {
+            name: hashlib.sha256(value.encode()).hexdigest() if isinstance(value, str) and len(value) > _LONG else value
+            for name, value in self.config["tokenizer"].items()
+        }
+        return {**self.config, "tokenizer": tokenizer}
 
     def generate(
         self,
