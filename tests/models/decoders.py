@@ -44,10 +44,8 @@ def decoder(name: str, seed: int = 0, **changes: Any) -> DecoderModel:
     """One whose logits are far enough apart for ids to mean something, and that ends some sequences."""
     torch.manual_seed(seed)
     kind, settings = (GPT2, _GPT2 | GPT2S[name]) if name in GPT2S else (Llama, _LLAMA | LLAMAS[name])
-    generation = {"bos_token_id": 0, "eos_token_id": 1}
-    model = kind(
-        tokenizer=IdTokenizer(VOCABULARY, 1, 0), generation=generation, dropout=0.0, **settings | changes
-    ).eval()
+    common = {"dropout": 0.0, "generation": {"bos_token_id": 0, "eos_token_id": 1}}
+    model = kind(tokenizer=IdTokenizer(VOCABULARY, 1, 0), **common | settings | changes).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

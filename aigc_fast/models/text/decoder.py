@@ -466,6 +466,8 @@ class DecoderModel(TextModel):
         }
         options_of({}, options)
         context = [self.tokenizer.start, *self.tokenizer.encode(prompt)]
+        if num_beams > 1 and len(context) >= self.context:
+            raise UserError(f"prompt: {len(context)} tokens leave no room in the {self.context} of {self.name}")
         return before_stop(self._pieces(context, _Drawing(sampling, options), generator), sampling.stop)
 
     def _other_ends(self) -> list[int]:
@@ -494,14 +496,12 @@ class DecoderModel(TextModel):
 
     def _best(self, context: list[int], drawing: _Drawing) -> Tensor:
         room = self.context - len(context)
-        if room < 1:
-            raise UserError(f"prompt: {len(context)} tokens leave no room in the {self.context} of {self.name}")
         options = options_of({}, drawing.options | {"max_new_tokens": min(drawing.length, room)})
         ids = torch.tensor([context] * options.num_beams, device=self.device)
         plan = Plan(ids, None, options.longest(len(context), self.context), options)
         found = beam_search(self._begin(len(ids), plan.longest), plan)[0, len(context) :]
-        ends = torch.isin(found, torch.tensor(options.ends, device=found.device)).nonzero()
-        return found if not len(ends) or len(found) == 0 else found[: int(ends[0]) + 1]
+        # Where the context ends the text does, too.
+        return torch.cat([found, found.new_tensor([self.tokenizer.boundary])])
 
     # ---- scoring
 
