@@ -159,9 +159,9 @@ def _gate_of_sampled(
     ids, state = sample_tokens(ours, embedding, head, first, None, length)
     fed = embedding(torch.cat([first, ids[:-1]]))
     with torch.no_grad():
-        _, wanted = copy.deepcopy(module).double()(fed.double())
-        hidden, own = module(fed)
-        log_likelihood = head(hidden).log_softmax(-1).gather(1, ids[:, None]).mean().item()
+        _, wanted = copy.deepcopy(module).double()(fed[:, None].double())
+        hidden, own = module(fed[:, None])
+        log_likelihood = head(hidden[:, 0]).log_softmax(-1).gather(1, ids[:, None]).mean().item()
     # Of draws from nearly equal logits: ids that follow other probabilities are far less likely.
     if not math.isfinite(log_likelihood) or log_likelihood < -1.5 * math.log(_LETTERS):
         raise ParityError(f"the tokens have a mean log-likelihood of {log_likelihood:.2f}")

@@ -140,7 +140,7 @@ def load_text(
     training, held = split(documents, held_out, seed)
     known = _common_lines([*training, *held])[len(training) :]
     if any(share > _MOST_IN_COMMON for share in known):
-        notes = (*notes, f"up to {max(known):.0%} of the lines of a held-out document stand in another one too")
+        notes = (*notes, f"up to {max(known):.0%} of a held-out document's lines stand elsewhere in the corpus too")
     return TextDataset(
         training=training,
         held_out=held,

@@ -103,8 +103,10 @@ def _gpt2(model: gpt2.GPT2LMHeadModel) -> Spec:
 def _gpt2_scale(attention: gpt2.GPT2Attention) -> float:
     if hasattr(attention, "scaling"):
         return attention.scaling
-    scale = attention.head_dim**-0.5 if attention.scale_attn_weights else 1.0
-    return scale / (attention.layer_idx + 1) if attention.scale_attn_by_inverse_layer_idx else scale
+    # Before 5.0 some ways to attend leave these two out.
+    if not attention.scale_attn_weights or attention.scale_attn_by_inverse_layer_idx:
+        raise Refused("its scores are scaled in a way that depends on how this transformers attends")
+    return attention.head_dim**-0.5
 
 
 def _llama(model: llama.LlamaForCausalLM) -> Spec:

@@ -48,6 +48,7 @@ _OF_LOOPS = {
     "inputs_tensor",
     "assistant_model",
     "assistant_tokenizer",
+    "candidate_generator",
     "tokenizer",
 }
 _WEIGHTS_ATTRIBUTE = "generation_weights"
@@ -271,9 +272,15 @@ def _loop(model: nn.Module, engine: Engine, ids: Tensor, kwargs: dict[str, Any])
     return found[:, :count].clone() if count < found.shape[1] else found
 
 
+def _pairs(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of each layer of a cache that has some."""
+    if hasattr(cache, "layers"):
+        return [(layer.keys, layer.values) for layer in cache.layers]
+    return list(zip(cache.key_cache, cache.value_cache, strict=True))  # before 4.54
+
+
 def _load(state: State, given: DynamicCache, mask: Tensor | None) -> None:
-    pairs = [(layer.keys, layer.values) for layer in given.layers]
-    state.load(pairs, None if mask is None else mask[:, : given.get_seq_length()] != 0)
+    state.load(_pairs(given), None if mask is None else mask[:, : given.get_seq_length()] != 0)
 
 
 def _store(state: State, given: DynamicCache, dtype: torch.dtype) -> None:
@@ -281,10 +288,13 @@ def _store(state: State, given: DynamicCache, dtype: torch.dtype) -> None:
     had = given.get_seq_length()
     for index, pair in enumerate(state.export()):
         keys, values = (tensor.to(dtype) for tensor in pair)
-        if had:
+        if not had:
+            given.update(keys, values, index)
+        elif hasattr(given, "layers"):
             given.layers[index].keys, given.layers[index].values = keys, values
         else:
-            given.update(keys, values, index)
+            given.key_cache[index], given.value_cache[index] = keys, values
+            given._seen_tokens = state.length
 
 
 @functools.cache
@@ -296,9 +306,11 @@ def _decide(
     model: nn.Module, cls: type[nn.Module], name: str, ids: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Spec | None, Decision]:
     try:
-        _check_call(kwargs)
         if args:
             raise Refused("it was called in an unknown way")
+        _check_call(kwargs)
+        if getattr(kwargs["generation_config"], "prefill_chunk_size", None) and not hasattr(cls, "_prefill"):
+            raise Refused("this transformers computes prompts in chunks by the model's forward")
         _check_tensors(ids, kwargs)
         spec = spec_of(model, cls)
     except Refused as refused:
@@ -333,13 +345,13 @@ def _check_tensors(ids: Tensor, kwargs: dict[str, Any]) -> None:
     cache = kwargs.get(_CACHE)
     if cache is None:
         raise Refused("there is no cache")
-    layers = getattr(cache, "layers", None)
-    plain = type(cache) is DynamicCache and layers is not None and not getattr(cache, "offloading", False)
-    if not plain or any(type(layer).__name__ != "DynamicLayer" for layer in layers):
+    plain = type(cache) is DynamicCache and not getattr(cache, "offloading", False)
+    if not plain or any(type(layer).__name__ != "DynamicLayer" for layer in getattr(cache, "layers", ())):
         raise Refused(f"the cache is a {type(cache).__name__}, not a plain DynamicCache")
-    length = cache.get_seq_length()
-    if length and (layers[0].keys.shape[0] != ids.shape[0] or not layers[0].keys.is_cpu):
-        raise Refused("the cache is of another batch or device")
+    if cache.get_seq_length():
+        keys = _pairs(cache)[0][0]
+        if keys.shape[0] != ids.shape[0] or not keys.is_cpu:
+            raise Refused("the cache is of another batch or device")
 
 
 # ---- in place

@@ -42,11 +42,11 @@ class CharRNNConfig(TrainingConfig):
         UserError: on a value out of range.
     """
 
-    epochs: int = 25
+    epochs: int = 30
     batch_size: int = 32
     chunk: int = 64
     learning_rate: float = 5e-3
-    half_life: float = 6.0
+    half_life: float = 8.0
     clip: float = 1.0
     measure_interval: int = 500
     sample_interval: int = 500

@@ -1,6 +1,8 @@
 // Weights of few rows' products, which are read once and are what such a product costs: float, bfloat16, int8 with a
-// scale for each column, int4 with a scale for each column of every 32 numbers of the depth. The columns of a matrix
-// lie in panels, in the order in which they are read. Every sum is made in one order, whatever the number of rows.
+// scale for each column, int4 with a scale for each column of every 32 numbers of the depth. Rows that are multiplied
+// by the last two are int8 with a scale for every 32 numbers: a few great ones are common, and cost the others nothing
+// then. The columns of a matrix lie in panels, in the order in which they are read. Every sum is made in one order,
+// whatever the number of rows.
 #pragma once
 
 #include "core/arena.h"
@@ -9,6 +11,8 @@
 
 namespace aigc {
 
+// Numbers of which none is greater become zeros in int8: their scale's inverse is no finite float.
+constexpr float LEAST_SCALED = 1e-36f;
 // How weights are kept.
 AIGC_CODES(Weights, FP32, BF16, INT8, INT4)
 
@@ -16,10 +20,11 @@ AIGC_CODES(Weights, FP32, BF16, INT8, INT4)
 
 namespace aigc::AIGC_LEVEL {
 
-constexpr int64_t COMPACT_VECTORS = 4, COMPACT_WIDTH = COMPACT_VECTORS * VF;
-constexpr int64_t SCALED_GROUP = 32; // numbers of the depth that share a scale of int4
+// Narrow enough that few columns make panels for several threads.
+constexpr int64_t COMPACT_VECTORS = AIGC_VECTOR_BYTES == 64 ? 2 : 4, COMPACT_WIDTH = COMPACT_VECTORS * VF;
+constexpr int64_t SCALED_GROUP = 32; // numbers of the depth that share a scale
 // Numbers of the depth that lie together: the depth is filled up with zeros to a multiple of them.
-constexpr int64_t TOGETHER[] = {1, 2, 4, SCALED_GROUP};
+constexpr int64_t TOGETHER[] = {1, 2, SCALED_GROUP, SCALED_GROUP};
 // Sums of so many products are added to each other: that rounds less than one long sum, and a panel's block stays near.
 constexpr int64_t SUM_DEPTH = 256;
 
@@ -139,31 +144,39 @@ static inline void gather_columns(const char* const* columns, int64_t count, int
                 lines[k * COMPACT_WIDTH + i] = read_number(columns[i] + k * step, dtype);
 }
 
+// Vectors of words of a group and one vector of columns.
+template <int64_t WEIGHTS>
+constexpr int GROUP_WORDS = SCALED_GROUP / (WEIGHTS == INT4 ? 8 : 4);
+
 static inline void pack_bytes(const float* lines, int64_t depth, char* panel) {
     auto* const scales = reinterpret_cast<float*>(panel);
-    auto* const words = reinterpret_cast<uint32_t*>(scales + COMPACT_WIDTH);
-    for (int64_t v = 0; v < COMPACT_WIDTH; v += VF) {
+    auto* words = reinterpret_cast<uint32_t*>(scales + COMPACT_WIDTH);
+    vf inverses[COMPACT_VECTORS];
+    for (int64_t v = 0; v < COMPACT_VECTORS; ++v) {
         vf greatest{};
         for (int64_t k = 0; k < depth; ++k)
-            greatest = greater(magnitude(load(lines + k * COMPACT_WIDTH + v)), greatest);
-        const vf scale = greatest / 127.0f, inverse = greatest > 0.0f ? 127.0f / greatest : vf{};
-        store(scales + v, scale);
-        for (int64_t k = 0; k < depth; k += 4) {
-            vu word{};
-            for (int64_t j = 0; j < 4; ++j) {
-                const vi found = within(nearest(load(lines + (k + j) * COMPACT_WIDTH + v) * inverse), -127, 127);
-                word |= (vu(found + BYTE_OFFSET) & 0xff) << uint32_t(8 * j);
-            }
-            store(words + k / 4 * COMPACT_WIDTH + v, word);
-        }
+            greatest = greater(magnitude(load(lines + k * COMPACT_WIDTH + v * VF)), greatest);
+        store(scales + v * VF, greatest / 127.0f);
+        inverses[v] = greatest > LEAST_SCALED ? 127.0f / greatest : vf{};
     }
+    for (int64_t k = 0; k < depth; k += SCALED_GROUP)
+        for (int64_t v = 0; v < COMPACT_VECTORS; ++v)
+            for (int64_t j = 0; j < SCALED_GROUP; j += 4, words += VF) {
+                vu word{};
+                for (int64_t i = 0; i < 4; ++i) {
+                    const vf x = load(lines + (k + j + i) * COMPACT_WIDTH + v * VF);
+                    const vi found = within(nearest(x * inverses[v]), -127, 127);
+                    word |= (vu(found + BYTE_OFFSET) & 0xff) << uint32_t(8 * i);
+                }
+                store(words, word);
+            }
 }
 
 // The nibbles of a group of one vector of columns: 0 to 15 for -8 to 7 steps of a scale.
 static inline vf pack_group(const float* lines, vf scale, uint32_t* words) {
     const vf inverse = scale != 0.0f ? 1.0f / scale : vf{};
     vf error{};
-    for (int64_t j = 0; j < SCALED_GROUP / 8; ++j) {
+    for (int64_t j = 0; j < GROUP_WORDS<INT4>; ++j) {
         vu word{};
         for (int64_t p = 0; p < 8; ++p) {
             const vf x = load(lines + (8 * j + p) * COMPACT_WIDTH);
@@ -180,7 +193,7 @@ static inline vf pack_group(const float* lines, vf scale, uint32_t* words) {
 
 // What is farthest from zero becomes -8 steps, or fewer where all of the group comes nearer to itself by that.
 static inline void pack_nibbles(const float* lines, int64_t depth, char* panel) {
-    constexpr int64_t WORDS = SCALED_GROUP / 8 * VF;
+    constexpr int64_t WORDS = GROUP_WORDS<INT4> * VF;
     constexpr float STEPS[] = {-8.0f, -8.5f, -7.5f, -7.0f, 7.0f, 7.5f};
     for (int64_t k = 0; k < depth; k += SCALED_GROUP, lines += SCALED_GROUP * COMPACT_WIDTH) {
         auto* const scales = reinterpret_cast<float16*>(panel);
@@ -227,12 +240,11 @@ static inline void pack_compact(int64_t weights, const char* const* columns, int
 // ---- rows
 
 // Where the parts of a row lie that is multiplied by int8 or int4: its bytes, their magnitudes where the level wants
-// them, and of each group, of int8 of the whole row, its scale and what its sum begins with.
+// them, and of each group its scale and what its sum begins with.
 struct ByteRow {
     int64_t depth, groups;
 
-    ByteRow(int64_t weights, int64_t of_depth)
-        : depth(compact_depth(weights, of_depth)), groups(weights == INT4 ? depth / SCALED_GROUP : 1) {}
+    explicit ByteRow(int64_t of_depth) : depth(compact_depth(INT8, of_depth)), groups(depth / SCALED_GROUP) {}
     int64_t size() const {
         return round_up(depth * (1 + WANTS_MAGNITUDES) + groups * int64_t(sizeof(float) + sizeof(int32_t)), 64);
     }
@@ -252,43 +264,62 @@ struct ByteRow {
 
 // Bytes of a row as products take it.
 static inline int64_t compact_row_bytes(int64_t weights, int64_t depth) {
-    return weights == INT8 || weights == INT4 ? ByteRow(weights, depth).size()
+    return weights == INT8 || weights == INT4 ? ByteRow(depth).size()
                                               : round_up(depth, COMPACT_WIDTH) * int64_t(sizeof(float));
 }
 
-// Some numbers as bytes and a scale. What is not finite makes the scale NaN.
-static inline void quantize(const float* x, int64_t count, int64_t padded, int32_t offset, char* bytes,
-                            char* magnitudes, float& scale, int32_t& start) {
-    vf top{}, bad{};
+typedef int8_t vbyte __attribute__((vector_size(VF)));
+static inline void store_bytes(char* p, vi x, int64_t count) {
+    const vbyte bytes = __builtin_convertvector(x, vbyte);
+    __builtin_memcpy(p, &bytes, static_cast<size_t>(count));
+}
+static inline int32_t greatest_of(vi x) {
+#if defined(__AVX512F__) && AIGC_VECTOR_BYTES == 64
+    return _mm512_reduce_max_epi32(__m512i(x));
+#else
+    int32_t found = x[0];
+    for (int i = 1; i < VF; ++i)
+        found = most(found, x[i]);
+    return found;
+#endif
+}
+static inline int32_t sum_of(vi x) {
+#if defined(__AVX512F__) && AIGC_VECTOR_BYTES == 64
+    return _mm512_reduce_add_epi32(__m512i(x));
+#else
+    int32_t found = 0;
+    for (int i = 0; i < VF; ++i)
+        found += x[i];
+    return found;
+#endif
+}
+
+// The numbers of a group as bytes and a scale, which is NaN where not all are finite.
+static inline void quantize(const float* x, int64_t count, int32_t offset, char* bytes, char* magnitudes, float& scale,
+                            int32_t& start) {
+    constexpr int32_t INFINITE = 0x7f800000;
+    vi top{}, total{};
+    // Magnitudes are in the order of their bits, and what is not finite is above all else.
     for_each_vector(count, [&](int64_t i, int64_t part) AIGC_INLINE {
-        const vf number = load_up_to(x + i, part);
-        top = greater(magnitude(number), top);
-        bad += number - number;
+        const vi bits = vi(magnitude(load_up_to(x + i, part)));
+        top = bits > top ? bits : top;
     });
-    float greatest = 0, worst = 0;
-    for (int i = 0; i < VF; ++i) {
-        greatest = most(greatest, top[i]);
-        worst += bad[i];
-    }
-    scale = greatest / 127.0f + worst;
-    const float inverse = greatest > 0.0f ? 127.0f / greatest : 0.0f;
-    int32_t total = 0;
-    for (int64_t i = 0; i < count; i += VF) {
-        const int64_t part = least<int64_t>(VF, count - i);
+    const int32_t bits = greatest_of(top);
+    float greatest;
+    __builtin_memcpy(&greatest, &bits, sizeof(greatest));
+    scale = bits < INFINITE ? greatest / 127.0f : __builtin_nanf("");
+    const float inverse = greatest > LEAST_SCALED && bits < INFINITE ? 127.0f / greatest : 0.0f;
+    for_each_vector(count, [&](int64_t i, int64_t part) AIGC_INLINE {
         const vi found = within(nearest(load_up_to(x + i, part) * inverse), -127, 127);
-        for (int64_t j = 0; j < part; ++j) {
-            bytes[i + j] = static_cast<char>(found[j]);
-            total += found[j];
-            if (WANTS_MAGNITUDES)
-                magnitudes[i + j] = static_cast<char>(found[j] < 0 ? -found[j] : found[j]);
-        }
-    }
-    for (int64_t i = count; i < padded; ++i) {
-        bytes[i] = 0;
+        total += found;
+        store_bytes(bytes + i, found, part);
         if (WANTS_MAGNITUDES)
-            magnitudes[i] = 0;
-    }
-    start = -offset * total;
+            store_bytes(magnitudes + i, found < 0 ? -found : found, part);
+    });
+    __builtin_memset(bytes + count, 0, static_cast<size_t>(SCALED_GROUP - count));
+    if (WANTS_MAGNITUDES)
+        __builtin_memset(magnitudes + count, 0, static_cast<size_t>(SCALED_GROUP - count));
+    start = -offset * sum_of(total);
 }
 
 // A row of floats as products take it.
@@ -300,15 +331,14 @@ static inline void prepare_row(int64_t weights, const float* x, int64_t depth, c
         __builtin_memset(row + count, 0, static_cast<size_t>(compact_row_bytes(weights, depth)) - count);
         return;
     }
-    const ByteRow places(weights, depth);
+    const ByteRow places(depth);
     auto* const scales = const_cast<float*>(places.scales(row));
     auto* const starts = const_cast<int32_t*>(places.starts(row));
-    if (weights == INT8)
-        return quantize(x, depth, places.depth, BYTE_OFFSET, row, places.magnitudes(row), *scales, *starts);
+    const int32_t offset = weights == INT4 ? NIBBLE_OFFSET : BYTE_OFFSET;
     for (int64_t g = 0; g < places.groups; ++g) {
         const int64_t first = g * SCALED_GROUP;
-        quantize(x + first, least(SCALED_GROUP, depth - first), SCALED_GROUP, NIBBLE_OFFSET, row + first,
-                 places.magnitudes(row) + first, scales[g], starts[g]);
+        quantize(x + first, least(SCALED_GROUP, depth - first), offset, row + first, places.magnitudes(row) + first,
+                 scales[g], starts[g]);
     }
 }
 
@@ -322,10 +352,56 @@ struct CompactProduct {
     float* const* c;
 };
 
+// What is read so many bytes later comes from memory by then; a panel follows the other.
+constexpr int64_t BYTES_AHEAD = 4096, LINE_BYTES = 64;
+template <int VECTORS>
+static inline void fetch_ahead(const void* words) {
+    const char* const at = static_cast<const char*>(words) + BYTES_AHEAD;
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < VECTORS * AIGC_VECTOR_BYTES; i += LINE_BYTES)
+        __builtin_prefetch(at + i, 0, 2);
+}
+
 static inline int32_t four_bytes(const char* at) {
     int32_t word;
     __builtin_memcpy(&word, at, sizeof(word));
     return word;
+}
+
+template <int ROWS, int VECTORS>
+static inline void add_sums(const CompactProduct& p, int64_t row, int64_t column, const vf (&sum)[ROWS][VECTORS],
+                            bool adds) {
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+        float* const c = p.c[row + r] + column;
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v)
+            store(c + v * VF, adds ? load(c + v * VF) + sum[r][v] : sum[r][v]);
+    }
+}
+
+// The sums are those of gemm.h, in the same order; that has a product of many rows.
+template <int ROWS, int VECTORS>
+__attribute__((noinline)) static void multiply_floats_tile(const CompactProduct& p, int64_t row, int64_t column) {
+    const float *b = reinterpret_cast<const float*>(p.panel) + column, *a[ROWS];
+    for (int r = 0; r < ROWS; ++r)
+        a[r] = reinterpret_cast<const float*>(p.rows[row + r]);
+    for (int64_t first = 0; first < p.depth; first += SUM_DEPTH) {
+        vf sum[ROWS][VECTORS]{};
+        for (int64_t k = first; k < least(first + SUM_DEPTH, p.depth); ++k, b += COMPACT_WIDTH) {
+            fetch_ahead<VECTORS>(b);
+            vf w[VECTORS];
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; ++v)
+                w[v] = load(b + v * VF);
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+                for (int v = 0; v < VECTORS; ++v)
+                    sum[r][v] = multiply_add(sum[r][v], a[r][k], w[v]);
+        }
+        add_sums<ROWS, VECTORS>(p, row, column, sum, first > 0);
+    }
 }
 
 template <int ROWS, int VECTORS>
@@ -338,7 +414,7 @@ __attribute__((noinline)) static void multiply_pairs_tile(const CompactProduct& 
     for (int64_t first = 0; first < pairs; first += SUM_DEPTH / 2) {
         vf sum[ROWS][VECTORS]{};
         for (int64_t j = first; j < least(first + SUM_DEPTH / 2, pairs); ++j, b += COMPACT_WIDTH) {
-            __builtin_prefetch(b + 16 * COMPACT_WIDTH, 0, 2);
+            fetch_ahead<VECTORS>(b);
             vf lower[VECTORS], upper[VECTORS];
 #pragma GCC unroll 8
             for (int v = 0; v < VECTORS; ++v) {
@@ -355,90 +431,66 @@ __attribute__((noinline)) static void multiply_pairs_tile(const CompactProduct& 
                 }
             }
         }
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r) {
-            float* const c = p.c[row + r] + column;
-#pragma GCC unroll 8
-            for (int v = 0; v < VECTORS; ++v)
-                store(c + v * VF, first == 0 ? sum[r][v] : load(c + v * VF) + sum[r][v]);
-        }
+        add_sums<ROWS, VECTORS>(p, row, column, sum, first > 0);
     }
 }
 
-template <int ROWS, int VECTORS>
-__attribute__((noinline)) static void multiply_bytes_tile(const CompactProduct& p, int64_t row, int64_t column) {
-    const ByteRow places(INT8, p.depth);
-    const auto* const scales = reinterpret_cast<const float*>(p.panel) + column;
-    const auto* words = reinterpret_cast<const uint32_t*>(p.panel) + COMPACT_WIDTH + column;
-    const char *a[ROWS], *magnitudes[ROWS];
-    vi sum[ROWS][VECTORS];
+// The products of a group of a row's bytes with those of one vector of columns.
+static inline vi sum_of_products(const vu (&words)[GROUP_WORDS<INT8>], const char* a, const char* magnitudes,
+                                 int32_t start) {
+    vi sum = vi{} + start;
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-        a[r] = p.rows[row + r];
-        magnitudes[r] = places.magnitudes(a[r]);
-#pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v)
-            sum[r][v] = vi{} + *places.starts(a[r]);
+    for (int j = 0; j < GROUP_WORDS<INT8>; ++j)
+        sum = multiply_add_bytes(sum, words[j], four_bytes(a + 4 * j),
+                                 WANTS_MAGNITUDES ? four_bytes(magnitudes + 4 * j) : 0);
+    return sum;
+}
+static inline vi sum_of_products(const vu (&words)[GROUP_WORDS<INT4>], const char* a, const char*, int32_t start) {
+    NibbleSum lower, upper;
+#pragma GCC unroll 4
+    for (int j = 0; j < GROUP_WORDS<INT4>; ++j) {
+        lower.add(words[j] & 0x0f0f0f0fu, four_bytes(a + 8 * j));
+        upper.add(words[j] >> 4 & 0x0f0f0f0fu, four_bytes(a + 8 * j + 4));
     }
-    for (int64_t k = 0; k < places.depth; k += 4, words += COMPACT_WIDTH) {
-        __builtin_prefetch(words + 16 * COMPACT_WIDTH, 0, 2);
-        vu w[VECTORS];
-#pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v)
-            w[v] = load(words + v * VF);
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r) {
-            const int32_t four = four_bytes(a[r] + k);
-            const int32_t sizes = WANTS_MAGNITUDES ? four_bytes(magnitudes[r] + k) : 0;
-#pragma GCC unroll 8
-            for (int v = 0; v < VECTORS; ++v)
-                sum[r][v] = multiply_add_bytes(sum[r][v], w[v], four, sizes);
-        }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v)
-            store(p.c[row + r] + column + v * VF, as_float(sum[r][v]) * (load(scales + v * VF) * *places.scales(a[r])));
+    return lower.total() + upper.total() + start;
 }
 
-template <int ROWS>
-__attribute__((noinline)) static void multiply_nibbles_tile(const CompactProduct& p, int64_t row) {
-    constexpr int WORDS = SCALED_GROUP / 8;
-    const ByteRow places(INT4, p.depth);
+// By int8 or int4.
+template <int ROWS, int64_t WEIGHTS>
+__attribute__((noinline)) static void multiply_groups_tile(const CompactProduct& p, int64_t row) {
+    constexpr int WORDS = GROUP_WORDS<WEIGHTS>;
+    const ByteRow places(p.depth);
     const char *panel = p.panel, *a[ROWS];
-    const float* row_scales[ROWS];
-    const int32_t* starts[ROWS];
     vf sum[ROWS][COMPACT_VECTORS]{};
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
+    for (int r = 0; r < ROWS; ++r)
         a[r] = p.rows[row + r];
-        row_scales[r] = places.scales(a[r]);
-        starts[r] = places.starts(a[r]);
-    }
+    if (WEIGHTS == INT8)
+        panel += COMPACT_WIDTH * sizeof(float);
     for (int64_t g = 0; g < places.groups; ++g) {
         const auto* const scales = reinterpret_cast<const float16*>(panel);
-        const auto* words = reinterpret_cast<const uint32_t*>(scales + COMPACT_WIDTH);
+        const auto* words = reinterpret_cast<const uint32_t*>(WEIGHTS == INT4 ? scales + COMPACT_WIDTH : scales);
 #pragma GCC unroll 4
         for (int v = 0; v < COMPACT_VECTORS; ++v, words += WORDS * VF) {
-            const vf scale = load(scales + v * VF);
-            vu lower[WORDS], upper[WORDS];
-#pragma GCC unroll 4
+            vu w[WORDS];
+#pragma GCC unroll 8
             for (int j = 0; j < WORDS; ++j) {
-                __builtin_prefetch(words + j * VF + 16 * COMPACT_WIDTH, 0, 2);
-                const vu word = load(words + j * VF);
-                lower[j] = word & 0x0f0f0f0fu, upper[j] = word >> 4 & 0x0f0f0f0fu;
+                fetch_ahead<1>(words + j * VF);
+                w[j] = load(words + j * VF);
             }
+            vf scale;
+            if constexpr (WEIGHTS == INT4)
+                scale = load(scales + v * VF);
 #pragma GCC unroll 8
             for (int r = 0; r < ROWS; ++r) {
-                NibbleSum first, second;
-#pragma GCC unroll 4
-                for (int j = 0; j < WORDS; ++j) {
-                    first.add(lower[j], four_bytes(a[r] + g * SCALED_GROUP + 8 * j));
-                    second.add(upper[j], four_bytes(a[r] + g * SCALED_GROUP + 8 * j + 4));
-                }
-                const vf products = as_float(first.total() + second.total() + starts[r][g]);
-                sum[r][v] += products * (scale * row_scales[r][g]);
+                const char* const bytes = a[r] + g * SCALED_GROUP;
+                const vf products =
+                    as_float(sum_of_products(w, bytes, places.magnitudes(bytes), places.starts(a[r])[g]));
+                const float of_row = places.scales(a[r])[g];
+                if constexpr (WEIGHTS == INT4)
+                    sum[r][v] += products * (scale * of_row);
+                else
+                    sum[r][v] += products * of_row;
             }
         }
         panel = reinterpret_cast<const char*>(words);
@@ -446,18 +498,33 @@ __attribute__((noinline)) static void multiply_nibbles_tile(const CompactProduct
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < COMPACT_VECTORS; ++v)
-            store(p.c[row + r] + v * VF, sum[r][v]);
+        for (int v = 0; v < COMPACT_VECTORS; ++v) {
+            const auto* const scales = reinterpret_cast<const float*>(p.panel);
+            store(p.c[row + r] + v * VF, WEIGHTS == INT8 ? sum[r][v] * load(scales + v * VF) : sum[r][v]);
+        }
 }
 
+// Rows of a tile at most, and the vectors that it takes at a time: the sums fill no more than the registers, of which
+// the weights of a vector take `each`.
 constexpr int REGISTERS = AIGC_VECTOR_BYTES == 64 ? 32 : 16;
+constexpr int COMPACT_ROWS = REGISTERS == 32 ? 8 : 6;
+template <int ROWS, int EACH>
+constexpr int TILE_OF_VECTORS = (ROWS + EACH) * COMPACT_VECTORS < REGISTERS ? COMPACT_VECTORS : 2;
 
 // Calls f.operator()<ROWS>(first row) for tiles of equal height, or one row less.
-template <int MOST, class F>
+template <class F>
 static inline void for_row_tiles(int64_t rows, const F& f) {
-    for (int64_t tiles = ceil_div(rows, MOST), row = 0; tiles > 0; --tiles) {
+    for (int64_t tiles = ceil_div(rows, COMPACT_ROWS), row = 0; tiles > 0; --tiles) {
         const int64_t height = ceil_div(rows - row, tiles);
         switch (height) {
+        case 8:
+            if constexpr (COMPACT_ROWS == 8)
+                f.template operator()<8>(row);
+            break;
+        case 7:
+            if constexpr (COMPACT_ROWS == 8)
+                f.template operator()<7>(row);
+            break;
         case 6:
             f.template operator()<6>(row);
             break;
@@ -480,41 +547,35 @@ static inline void for_row_tiles(int64_t rows, const F& f) {
     }
 }
 
-static inline void multiply_floats(const CompactProduct& p, int64_t count) {
+// Blocks of the depth stay in the first-level cache for all rows.
+static inline void multiply_many_floats(const CompactProduct& p, int64_t count) {
     constexpr int64_t NOWHERE = 0;
     auto* const panel = reinterpret_cast<const float*>(p.panel);
     auto* const rows = reinterpret_cast<const float* const*>(p.rows);
     for (int64_t first = 0; first < p.depth; first += SUM_DEPTH) {
-        const Product product{rows,          1,        &first, panel + first * COMPACT_WIDTH,
-                              COMPACT_WIDTH, &NOWHERE, 1,      least(SUM_DEPTH, p.depth - first),
-                              p.c,           first > 0};
-        if (count <= 2)
-            multiply_wide(product, count, COMPACT_VECTORS);
-        else
-            multiply(product, count, COMPACT_VECTORS);
+        const int64_t depth = least(SUM_DEPTH, p.depth - first);
+        const Product product{rows,  1,   &first,   panel + first * COMPACT_WIDTH, COMPACT_WIDTH, &NOWHERE, 1,
+                              depth, p.c, first > 0};
+        multiply(product, count, COMPACT_VECTORS);
     }
 }
 
 static inline void multiply_compact(const CompactProduct& p, int64_t count) {
-    switch (p.weights) {
-    case FP32:
-        return multiply_floats(p, count);
-    case BF16:
-        return for_row_tiles<6>(count, [&]<int ROWS>(int64_t row) {
-            // The weights of a vector take two registers.
-            constexpr int VECTORS = ROWS * 4 + 8 < REGISTERS ? 4 : 2;
+    if (p.weights == FP32 && count > COMPACT_ROWS)
+        return multiply_many_floats(p, count);
+    for_row_tiles(count, [&]<int ROWS>(int64_t row) {
+        if (p.weights == INT4)
+            return multiply_groups_tile<ROWS, INT4>(p, row);
+        if (p.weights == INT8)
+            return multiply_groups_tile<ROWS, INT8>(p, row);
+        constexpr int VECTORS = TILE_OF_VECTORS<ROWS, 1>, OF_PAIRS = TILE_OF_VECTORS<ROWS, 2>;
+        if (p.weights == FP32)
             for (int64_t v = 0; v < COMPACT_VECTORS; v += VECTORS)
-                multiply_pairs_tile<ROWS, VECTORS>(p, row, v * VF);
-        });
-    case INT8:
-        return for_row_tiles<6>(count, [&]<int ROWS>(int64_t row) {
-            constexpr int VECTORS = ROWS * 4 + 5 < REGISTERS ? 4 : 2;
-            for (int64_t v = 0; v < COMPACT_VECTORS; v += VECTORS)
-                multiply_bytes_tile<ROWS, VECTORS>(p, row, v * VF);
-        });
-    default:
-        return for_row_tiles<5>(count, [&]<int ROWS>(int64_t row) { multiply_nibbles_tile<ROWS>(p, row); });
-    }
+                multiply_floats_tile<ROWS, VECTORS>(p, row, v * VF);
+        else
+            for (int64_t v = 0; v < COMPACT_VECTORS; v += OF_PAIRS)
+                multiply_pairs_tile<ROWS, OF_PAIRS>(p, row, v * VF);
+    });
 }
 
 }

@@ -182,7 +182,7 @@ void run_forward(const Tensor* input, bool batch_first, const Steps& steps, cons
         }
     }
     Barrier barriers[3];
-    const Teamwork work{network.directions, least_step_work, barriers};
+    const Teamwork work{network.directions, least_step_work, barriers, steps.equal_rows()};
     const int64_t step_work = batch * GATES<MODE> * hidden * size;
     team(work.wanted(step_work, steps.steps, blocks), [&](int64_t member, int64_t members) {
         for (int64_t layer = 0; layer < network.layers; ++layer) {
@@ -244,7 +244,7 @@ int64_t run_sampling(Draw& draw, const Network& network, const Tensors& states, 
     float* const remembered = scope.take<float>((draw.slots + 1) * row_floats);
     draw.logits = scope.take<float>(round_up(draw.heads, COMPACT_WIDTH));
     Barrier barriers[2];
-    const Teamwork work{1, least_step_work, barriers};
+    const Teamwork work{1, least_step_work, barriers, 1};
     const int64_t members_wanted = work.wanted(GATES<MODE> * network.hidden * size, used, blocks);
     int32_t* const slots_of = scope.take<int32_t>(members_wanted * draw.vocabulary);
     float* const scratch = scope.take<float>(members_wanted * draw.heads);
@@ -349,7 +349,7 @@ void run_backward(const Steps& steps, const Network& network, int64_t layer, con
         p.before = rows_of<const float>(scope, steps.rows(), before, size);
     }
     Barrier barriers[3];
-    const Teamwork work{network.directions, least_step_work, barriers};
+    const Teamwork work{network.directions, least_step_work, barriers, steps.equal_rows()};
     const int64_t step_work = batch * GATES<MODE> * hidden * size;
     team(work.wanted(step_work, steps.steps, blocks_of(hidden, PANEL_WIDTH)), [&](int64_t member, int64_t members) {
         work.each_direction(member, members,

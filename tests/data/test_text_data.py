@@ -61,6 +61,20 @@ def test_documents_are_held_out_whole_in_their_order():
     assert split(["a", "b"], 0.99) in ((("a",), ("b",)), (("b",), ("a",)))
 
 
+def test_copies_are_not_held_out_unless_there_is_nothing_else(tmp_path):
+    lines = [f"This is line number {number} of all." for number in range(40)]
+    copies = ["\n".join(lines[:20])] * 8
+    others = ["\n".join(lines[20:30]), "\n".join(lines[30:])]
+    for seed in range(5):
+        assert set(split([*copies, *others], 0.2, seed)[1]) <= set(others)
+    for number, document in enumerate(copies):
+        (tmp_path / f"{number}.txt").write_text(document)
+    assert load_text(tmp_path, held_out=0.2).notes == (
+        "up to 100% of a held-out document's lines stand elsewhere in the corpus too",
+    )
+    assert load_text().notes == ()
+
+
 def test_a_single_document_is_parted_where_something_ends():
     paragraphs = "\n\n".join(f"Paragraph {number}.\nLine two." for number in range(100))
     lines, words, letters = (paragraphs.replace(*change) for change in (("\n\n", "\n"), ("\n", " "), ("\n", "")))

@@ -41,6 +41,11 @@ def _gpt2(**changes: Any) -> Any:
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(**_GPT2 | changes))
 
 
+def _scaled(**changes: Any) -> dict[str, Any]:
+    """The changes where all of transformers' ways to attend know them."""
+    return changes if hasattr(_gpt2().transformer.h[0].attn, "scaling") else {}
+
+
 _ROTATION = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _NEW_ROPE = hasattr(transformers.LlamaConfig(), "rope_parameters")
 _SCALED = (
@@ -50,8 +55,10 @@ _SCALED = (
 )
 MAKERS = {
     "gpt2": _gpt2,
-    "gpt2-scales": lambda: _gpt2(scale_attn_by_inverse_layer_idx=True, activation_function="relu", n_inner=50),
-    "gpt2-gelu": lambda: _gpt2(activation_function="gelu", tie_word_embeddings=False, scale_attn_weights=False),
+    "gpt2-scales": lambda: _gpt2(**_scaled(scale_attn_by_inverse_layer_idx=True), activation_function="relu", n_inner=50),
+    "gpt2-gelu": lambda: _gpt2(
+        **_scaled(scale_attn_weights=False), activation_function="gelu", tie_word_embeddings=False
+    ),
     "llama": _llama,
     "llama-mha": lambda: _llama(num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True),
     "llama-gqa": lambda: _llama(

@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aigc_fast.data import load_text
 from aigc_fast.errors import UserError
@@ -126,6 +128,20 @@ def test_the_probabilities_after_anything_sum_to_1(model, context):
     found = probabilities(model, context)
     assert found.sum().item() == pytest.approx(1, abs=1e-6)
     assert (found > 0).all()
+
+
+CORPUS = st.lists(st.text("ab", max_size=12), min_size=1, max_size=6).filter(any)
+
+
+@given(CORPUS, st.integers(1, 5), st.text("abc", max_size=8))
+def test_the_formula_holds_for_any_corpus(texts, order, text):
+    tokenizer = CharTokenizer("abz", unknown=True)
+    model = NGram(tokenizer=tokenizer, order=order).fit(texts)
+    reference = literal([words_of(tokenizer, part) for part in texts], order, tokenizer)
+    found = [*words_of(tokenizer, text), END]
+    expected = sum(math.log(reference.probability([BEGIN, *found[:i]], word)) for i, word in enumerate(found))
+    assert model.score(text) == pytest.approx(expected, rel=1e-5)
+    assert probabilities(model, text).sum().item() == pytest.approx(1, abs=1e-6)
 
 
 def test_a_worked_example():
@@ -323,6 +339,15 @@ class TestFiles:
         again.to_arpa(tmp_path / "again.arpa")
         assert (tmp_path / "again.arpa").read_bytes() == path.read_bytes()
 
+    @given(st.text(st.characters(), min_size=1, max_size=20))
+    def test_any_character_is_written_and_read(self, tmp_path_factory, text):
+        path = tmp_path_factory.mktemp("arpa") / "model.arpa"
+        model = NGram(tokenizer=CharTokenizer.of([text]), order=2).fit([text])
+        model.to_arpa(path)
+        again = NGram.from_arpa(path)
+        assert again.tokenizer == model.tokenizer
+        assert again.score(text) == model.score(text)
+
     def test_the_words_of_an_arpa_file(self, path):
         NGram(tokenizer=CharTokenizer("a \\\n\u2028\U0010ffffé", unknown=True), order=2).fit(["a \\"]).to_arpa(path)
         lines = path.read_text().split("\n")
@@ -408,7 +433,7 @@ class TestFiles:
     def test_scores_are_kenlms(self, model, path, text):
         kenlm = pytest.importorskip("kenlm", reason="kenlm is not installed")
         if model.order < 2 or model.order > 6:
-            pytest.skip("kenlm's wheels are built for orders 2 to 6")
+            pytest.skip("kenlm is built for orders 2 to 6")
         model.to_arpa(path)
         peer, model = kenlm.Model(str(path)), NGram.from_arpa(path)
         sentence = " ".join(words_of(model.tokenizer, text))

@@ -183,11 +183,14 @@ def test_reference(case: Recurrent) -> None:
 @pytest.mark.parametrize("mode", CELL_GATES)
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("projected", [0, 113])
-def test_any_number_of_threads_gives_the_same_numbers(mode: str, bidirectional: bool, projected: int) -> None:
+@pytest.mark.parametrize("batch", [5, 26])  # few rows, whose units are divided, and enough to divide rows
+def test_any_number_of_threads_gives_the_same_numbers(
+    mode: str, bidirectional: bool, projected: int, batch: int
+) -> None:
     if projected and mode != "LSTM":
         pytest.skip("an LSTM's alone are projected")
     deep, single = (
-        Recurrent(mode, 40, 260, layers, bidirectional, projected=projected, steps=9, batch=5) for layers in (2, 1)
+        Recurrent(mode, 40, 260, layers, bidirectional, projected=projected, steps=5, batch=batch) for layers in (2, 1)
     )
     tensors, upstream, before, runs = deep.tensors(), [], torch.get_num_threads(), []
     leaves = [tensor.requires_grad_() for tensor in single.tensors()]

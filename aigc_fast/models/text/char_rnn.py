@@ -69,7 +69,7 @@ class CharRNN(TextModel):
         hidden: int = 384,
         num_layers: int = 1,
         embedding: int = 64,
-        dropout: float = 0.2,
+        dropout: float = 0.25,
         tied: bool = False,
         num_classes: None = None,
     ) -> None:

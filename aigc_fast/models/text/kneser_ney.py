@@ -56,7 +56,7 @@ class _Grams(NamedTuple):
 
 
 def estimate(tokens: np.ndarray, order: int, vocab_size: int, boundary: int) -> Tables:
-    """Counts and smooths; the probabilities are those of kenlm's `lmplz --discount_fallback`.
+    """Counts the n-grams of documents and smooths their probabilities.
 
     Args:
         tokens: int64 (T,), the documents, with a boundary before, between and after them.

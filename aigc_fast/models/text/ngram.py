@@ -47,8 +47,9 @@ class NGram(TextModel):
         >>> model = NGram(tokenizer=CharTokenizer.of(texts), order=6).fit(texts)
         >>> model.generate("The ", length=200, temperature=0.8)
 
-    Source: Chen and Goodman, "An empirical study of smoothing techniques for language modeling", 1998. The
-    probabilities are those of `lmplz --discount_fallback` of kenlm, for documents as lines and tokens as words.
+    Equivalent to `lmplz --discount_fallback` of kenlm for documents as lines and tokens as words, but for the one
+    n-gram of each order that it reads last and counts another way. Source: Chen and Goodman, "An empirical study of
+    smoothing techniques for language modeling", 1998.
     """
 
     name, family = "ngram", "n-grams"

@@ -28,8 +28,8 @@ template <int64_t MODE>
 class Backward {
   public:
     Backward(const BackwardPass& pass, const Group& group)
-        : p_(pass), group_(group), units_(blocks_of(pass.hidden, PANEL_WIDTH), group.member, group.members),
-          columns_(blocks_of(pass.size, PANEL_WIDTH), group.member, group.members) {
+        : p_(pass), group_(group), units_(group.units(blocks_of(pass.hidden, PANEL_WIDTH))),
+          columns_(group.units(blocks_of(pass.size, PANEL_WIDTH))) {
         for (int64_t gate = 0; gate < GATES<MODE>; ++gate) {
             // Of a GRU's new gate the product with the hidden state lies within the reset gate.
             const int64_t kept = MODE == GRU && gate == 2 ? 3 : gate;
@@ -63,7 +63,8 @@ class Backward {
 
     // Of the hidden states that the projection gave: from the output and from the step after.
     void add_output(int64_t step) {
-        for (int64_t r = 0; r < p_.steps.counts[step]; ++r) {
+        const Share own = group_.rows(p_.steps.counts[step]);
+        for (int64_t r = own.first; r < own.last; ++r) {
             const int64_t place = p_.steps.offsets[step] + r;
             for (int64_t c = columns_.first * PANEL_WIDTH; c < columns_.last * PANEL_WIDTH && c < p_.size; c += VF) {
                 const int64_t left = p_.size - c;
@@ -75,9 +76,10 @@ class Backward {
 
     void differentiate_units(int64_t step, int64_t unit) {
         static constexpr int64_t START = 0;
-        const int64_t count = p_.steps.counts[step], first = p_.steps.offsets[step];
-        for (int64_t r = 0; r < count; r += ROWS) {
-            const int64_t height = rows(r, count);
+        const Share own = group_.rows(p_.steps.counts[step]);
+        const int64_t first = p_.steps.offsets[step];
+        for (int64_t r = own.first; r < own.last; r += ROWS) {
+            const int64_t height = rows(r, own.last);
             if (p_.of_projection) {
                 const float* given[ROWS];
                 for (int64_t i = 0; i < height; ++i)
@@ -128,11 +130,12 @@ class Backward {
 
     // Of the hidden states before, through the gates' sums.
     void multiply_gates(int64_t step) {
-        const int64_t count = p_.steps.counts[step], first = p_.steps.offsets[step];
+        const Share own = group_.rows(p_.steps.counts[step]);
+        const int64_t first = p_.steps.offsets[step];
         for (int64_t panel = columns_.first; panel < columns_.last; ++panel) {
             const int64_t column = panel * PANEL_WIDTH;
-            for (int64_t r = 0; r < count; r += ROWS) {
-                const int64_t height = rows(r, count);
+            for (int64_t r = own.first; r < own.last; r += ROWS) {
+                const int64_t height = rows(r, own.last);
                 const float* given[ROWS];
                 for (int64_t i = 0; i < height; ++i)
                     given[i] = p_.to_gates + (first + r + i) * KEPT<MODE> * p_.hidden;

@@ -43,14 +43,15 @@ template <int64_t MODE, class E>
 class Forward {
   public:
     Forward(const Pass<E>& pass, const Group& group)
-        : p_(pass), group_(group), blocks_(blocks_of(pass.hidden, UNITS<MODE>), group.member, group.members),
+        : p_(pass), group_(group), blocks_(group.units(blocks_of(pass.hidden, UNITS<MODE>))),
           padded_(blocks_of(pass.hidden, UNITS<MODE>) * UNITS<MODE>) {
         for (int64_t r = 0; r < STEP_ROWS; ++r)
             sums_of_row_[r] = sums_ + r * ROW_WIDTH<MODE>;
+        rows_ = scope_.take<const Factor<E>*>(p_.room);
+        places_ = scope_.take<int64_t>(p_.room);
         if (!is_compact())
             return;
         row_bytes_ = compact_row_bytes(p_.weights, most(p_.depth, p_.size));
-        rows_ = scope_.take<const Factor<E>*>(p_.room);
         bytes_ = scope_.take<char>(p_.room * row_bytes_);
     }
 
@@ -60,10 +61,10 @@ class Forward {
             int64_t end = done, rows = 0;
             for (; end < steps && rows + p_.steps.counts[at(end)] <= p_.room; ++end)
                 rows += p_.steps.counts[at(end)];
-            const int64_t first = p_.steps.offsets[p_.reversed ? at(end - 1) : at(done)];
-            multiply_input(first, rows);
+            const int64_t lowest = p_.reversed ? at(end - 1) : at(done);
+            multiply_input(lowest, lowest + end - done);
             for (; done < end; ++done)
-                run_step(at(done), first);
+                run_step(at(done), p_.steps.offsets[lowest]);
         }
         store_last();
     }
@@ -71,7 +72,7 @@ class Forward {
     // A pass of one step, without its `last`, and without its products of the input where these are there.
     void run_only_step(bool is_multiplied = false) {
         if (!is_multiplied)
-            multiply_input(0, p_.steps.counts[0]);
+            multiply_input(0, 1);
         run_step(0, 0);
     }
 
@@ -83,12 +84,11 @@ class Forward {
 
     bool is_compact() const { return IS_SAME<E, float> && p_.weights != FP32; }
 
-    // The rows as products take them: compact weights want them prepared, once for all blocks.
-    template <class F>
-    void prepare_rows(int64_t count, int64_t depth, const F& row) {
+    // The first of `rows_` as products take them: compact weights want them prepared, once for all blocks.
+    void prepare_rows(int64_t count, int64_t depth) {
         if constexpr (IS_SAME<E, float>)
-            for (int64_t r = 0; r < count; ++r) {
-                prepare_row(p_.weights, row(r), depth, bytes_ + r * row_bytes_);
+            for (int64_t r = 0; is_compact() && r < count; ++r) {
+                prepare_row(p_.weights, rows_[r], depth, bytes_ + r * row_bytes_);
                 rows_[r] = reinterpret_cast<const float*>(bytes_ + r * row_bytes_);
             }
     }
@@ -120,46 +120,51 @@ class Forward {
         return p_.products + (block * p_.room + row) * ROW_WIDTH<MODE>;
     }
 
-    void multiply_input(int64_t first, int64_t rows) {
+    // Of this member's rows of some steps.
+    void multiply_input(int64_t first_step, int64_t last_step) {
         const int64_t depth = p_.depth / PER_FACTOR<E>;
-        const Factor<E>* const* const input = is_compact() ? rows_ : p_.input + first;
-        if (is_compact())
-            prepare_rows(rows, depth, [&](int64_t r) { return p_.input[first + r]; });
+        int64_t rows = 0;
+        for (int64_t step = first_step; step < last_step; ++step) {
+            const Share own = group_.rows(p_.steps.counts[step]);
+            for (int64_t row = own.first; row < own.last; ++row, ++rows) {
+                rows_[rows] = p_.input[p_.steps.offsets[step] + row];
+                places_[rows] = p_.steps.offsets[step] + row - p_.steps.offsets[first_step];
+            }
+        }
+        prepare_rows(rows, depth);
         for (int64_t block = blocks_.first; block < blocks_.last; ++block)
             for (int64_t r = 0; r < rows; r += STEP_ROWS) {
                 const int64_t count = rows - r < STEP_ROWS ? rows - r : STEP_ROWS;
                 float* out[STEP_ROWS];
                 for (int64_t i = 0; i < count; ++i)
-                    out[i] = products_of(block, r + i);
-                multiply_gates(input + r, p_.of_input, block, depth, out, count);
+                    out[i] = products_of(block, places_[r + i]);
+                multiply_gates(rows_ + r, p_.of_input, block, depth, out, count);
             }
     }
 
     void run_step(int64_t step, int64_t first_of_chunk) {
-        const int64_t count = p_.steps.counts[step], first = p_.steps.offsets[step];
-        const int64_t depth = p_.size / PER_FACTOR<E>, going_on = p_.steps.before(step, p_.reversed);
+        const int64_t first = p_.steps.offsets[step], depth = p_.size / PER_FACTOR<E>;
+        const int64_t going_on = p_.steps.before(step, p_.reversed);
         const Factor<E>* const* const before =
             going_on ? p_.output + p_.steps.offsets[p_.reversed ? step + 1 : step - 1] : nullptr;
-        if (is_compact())
-            prepare_rows(count, depth, [&](int64_t r) { return r < going_on ? before[r] : p_.start[r]; });
+        const Share own = group_.rows(p_.steps.counts[step]);
+        for (int64_t row = own.first; row < own.last; ++row)
+            rows_[row - own.first] = row < going_on ? before[row] : p_.start[row];
+        prepare_rows(own.last - own.first, depth);
         for (int64_t i = blocks_.first; i < blocks_.last; ++i) {
             // To and fro: what the step before read last is still in the caches where not all of it is.
             const int64_t block = step % 2 ? blocks_.first + blocks_.last - 1 - i : i;
-            for (int64_t r = 0, end; r < count; r = end) {
-                // Rows that go on, then rows that begin.
-                const bool begins = r >= going_on;
-                const int64_t limit = begins ? count : going_on;
-                end = limit - r < STEP_ROWS ? limit : r + STEP_ROWS;
-                const Factor<E>* const* const hidden = (is_compact() ? rows_ : begins ? p_.start : before) + r;
-                multiply_gates(hidden, p_.of_hidden, block, depth, sums_of_row_, end - r);
-                for (int64_t row = r; row < end; ++row)
+            for (int64_t r = own.first; r < own.last; r += STEP_ROWS) {
+                const int64_t count = own.last - r < STEP_ROWS ? own.last - r : STEP_ROWS;
+                multiply_gates(rows_ + (r - own.first), p_.of_hidden, block, depth, sums_of_row_, count);
+                for (int64_t row = r; row < r + count; ++row)
                     finish(block, row, first + row, products_of(block, first + row - first_of_chunk),
                            sums_of_row_[row - r]);
             }
         }
         group_.wait();
         if (p_.of_projection) {
-            project(first, count);
+            project(first, own);
             group_.wait();
         }
     }
@@ -191,10 +196,10 @@ class Forward {
         }
     }
 
-    void project(int64_t first, int64_t count) {
-        const Share panels(blocks_of(p_.size, PANEL_WIDTH), group_.member, group_.members);
-        for (int64_t r = 0; r < count; r += STEP_ROWS) {
-            const int64_t rows = count - r < STEP_ROWS ? count - r : STEP_ROWS;
+    void project(int64_t first, const Share& own) {
+        const Share panels = group_.units(blocks_of(p_.size, PANEL_WIDTH));
+        for (int64_t r = own.first; r < own.last; r += STEP_ROWS) {
+            const int64_t rows = own.last - r < STEP_ROWS ? own.last - r : STEP_ROWS;
             const float* units[STEP_ROWS];
             for (int64_t i = 0; i < rows; ++i)
                 units[i] = p_.units + (r + i) * padded_;
@@ -228,7 +233,8 @@ class Forward {
     const Share blocks_;
     const int64_t padded_;
     Scope scope_;
-    const Factor<E>** rows_ = nullptr;
+    const Factor<E>** rows_ = nullptr; // of this member, as products take them
+    int64_t* places_ = nullptr;        // of these rows in the chunk
     char* bytes_ = nullptr;
     int64_t row_bytes_ = 0;
     float sums_[STEP_ROWS * ROW_WIDTH<MODE>];

@@ -66,6 +66,8 @@ struct Steps {
     int64_t steps, batch;
 
     int64_t rows() const { return offsets[steps]; }
+    // Of every step; 0 where these differ.
+    int64_t equal_rows() const { return counts[steps - 1] == batch ? batch : 0; }
     // Of the step before in the direction of the pass: rows that were there. The others begin.
     int64_t before(int64_t step, bool reversed) const {
         const int64_t other = reversed ? step + 1 : step - 1;
@@ -80,18 +82,29 @@ struct Share {
         : first(count * member / members), last(count * (member + 1) / members) {}
 };
 
-// Members of a team that go through one direction together.
+// Members of a team that go through one direction together: each with some of the units of every row, where they wait
+// for each other at every step, or with all units of some rows, where they do not.
 struct Group {
     int64_t member, members;
     Barrier* barrier;
+    bool by_rows = false;
 
-    void wait() const { barrier->wait(members); }
+    void wait() const {
+        if (!by_rows)
+            barrier->wait(members);
+    }
+    Share units(int64_t count) const { return by_rows ? Share(count, 0, 1) : Share(count, member, members); }
+    Share rows(int64_t count) const { return by_rows ? Share(count, member, members) : Share(count, 0, 1); }
 };
 
 // Both directions at the same time where there are members enough, otherwise one after the other.
 struct Teamwork {
     int64_t directions, least_step_work;
     Barrier* barriers; // one for each direction, and one for all
+    int64_t rows;      // of every step; 0 where steps have different numbers of them
+
+    // Rows by which a member uses the weights as often as it must.
+    static constexpr int64_t LEAST_ROWS = 12;
 
     // `step_work`: multiply-adds of a step of one direction; `parts`: what these can be divided into.
     int64_t wanted(int64_t step_work, int64_t steps, int64_t parts) const {
@@ -112,7 +125,7 @@ struct Teamwork {
         }
         const int64_t d = ((member + 1) * directions - 1) / members;
         const int64_t first = members * d / directions, last = members * (d + 1) / directions;
-        f(d, Group{member - first, last - first, barriers + d});
+        f(d, Group{member - first, last - first, barriers + d, rows >= LEAST_ROWS * (last - first)});
     }
 };
 
