@@ -27,6 +27,7 @@ from aigc_fast.metrics import TextReport, evaluate_text, perplexity
 from aigc_fast.models import CharRNN, DecoderModel, Model, TextModel
 from aigc_fast.models.text import BPETokenizer, CharTokenizer
 from aigc_fast.models.text.char_rnn import packed_places
+from aigc_fast.runtime.weights import WEIGHTS
 from aigc_fast.settings import Setting
 
 if TYPE_CHECKING:
@@ -307,6 +308,7 @@ class Text(Medium):
         Setting("num_beams", int, "Find the most probable text by so many beams (transformers).", least=1),
         Setting("no_repeat_ngram_size", int, "Never say so many tokens in a row twice (transformers).", least=0),
         Setting("repetition_penalty", float, "Above 1, tokens that were there are less probable (transformers)."),
+        Setting("weights", str, f"How weights are kept: {', '.join(WEIGHTS)} (transformers)."),
         Setting("min_p", float, "Leave out what is less probable than this share of the best (transformers)."),
     )
     kinds = MappingProxyType({PASSAGE: 1, SINGLE: 4})

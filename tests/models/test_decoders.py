@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
+import sys
 
 import pytest
 import torch
@@ -168,6 +171,49 @@ def test_the_caller_processors_and_streamers_are_used(pairs):
     assert (found[:, 6:] % 2 == 0).all()
     assert streamers[0].is_over
     assert all(map(torch.equal, streamers[0].seen, streamers[1].seen))
+
+
+def test_replaced_parts_are_not_the_engine():
+    ids = prompts(1, 5)
+    for change in (
+        lambda model: setattr(model.transformer["h"][0], "ln_1", torch.nn.Identity()),
+        lambda model: setattr(model.transformer["h"][1].mlp, "c_fc", torch.nn.Linear(36, 144)),
+        lambda model: setattr(
+            model, "__class__", type("Other", (GPT2,), {"forward": lambda *a, **k: -GPT2.forward(*a, **k)})
+        ),
+    ):
+        model = decoder("gpt2")
+        change(model)
+        assert isinstance(model._begin(1, 5), Past)
+        with torch.no_grad():
+            wanted = model(ids)[:, -1].argmax(-1)
+        assert torch.equal(model.generate(ids, max_new_tokens=1)[:, -1], wanted)
+
+
+def test_nothing_of_transformers_is_needed(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    model = decoder("llama")
+    model.save_pretrained(tmp_path / "model")
+    again = Llama.from_pretrained(tmp_path / "model", weights="bf16")
+    assert again.generate(prompts(2, 5), max_new_tokens=6, num_beams=2).shape[0] == 2
+
+
+def test_copies_and_pickles_generate_the_same():
+    model, ids = decoder("llama-llama3"), prompts(1, 5)
+    wanted = model.generate(ids)
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(again.generate(ids), wanted)
+        assert (again.lm_head.weight is again.embedding.weight) == model.tied
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
+def test_weights_are_kept_as_asked(weights):
+    model = decoder("gpt2")
+    assert model.generate("5 6", length=8, temperature=0, weights=weights)
+    if native.cpu_reason() is None:
+        assert model._begin(1, 5, weights).engine.weights == weights
+    with pytest.raises(ValueError, match="weights='fp8'"):
+        model.stream("5", length=3, weights="fp8")
 
 
 def test_seeds_and_modes():

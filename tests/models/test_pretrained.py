@@ -65,7 +65,7 @@ def test_weights_are_kept_as_asked(folder, weights):
     model = GPT2.from_pretrained(folder, weights=weights)
     assert model.weights == weights
     assert model.generate(prompts(1, 5), max_new_tokens=5).shape == (1, 10)
-    with pytest.raises(UserError, match="weights='fp8': expected one of"):
+    with pytest.raises(ValueError, match="weights='fp8': expected None or one of"):
         GPT2.from_pretrained(folder, weights="fp8")
 
 

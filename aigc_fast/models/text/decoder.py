@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
@@ -26,14 +26,14 @@ from aigc_fast.models.text.subwords import BPETokenizer
 from aigc_fast.models.text.tokenizers import Tokenizer
 from aigc_fast.ops.decode.engine import default_weights
 from aigc_fast.ops.decode.keeping import engine_of, unavailable
-from aigc_fast.ops.decode.reading import ACTIVATIONS, Refused, check_modules, parameter
+from aigc_fast.ops.decode.reading import ACTIVATIONS, Refused, check_modules, exactly, parameter
 from aigc_fast.ops.decode.spec import Linear, Spec
-from aigc_fast.runtime.weights import CODES as WEIGHTS
+from aigc_fast.runtime.weights import check_weights
 
 log = logging.getLogger("aigc_fast")
 
-# Tokens that are scored in one call.
-_SCORED_AT_ONCE = 8192
+# Logits that are made in one call to score text, about; and how far is looked back for it, at most.
+_SCORED_AT_ONCE, _LONGEST_WINDOW = 1 << 25, 1024
 
 
 class Streamer(Protocol):
@@ -144,10 +144,22 @@ def attend(
     return found.transpose(1, 2).flatten(2)
 
 
+_FUNCTIONS: dict[str, Callable[[], nn.Module]] = {
+    "GELU": nn.GELU,
+    "GELU_TANH": lambda: nn.GELU(approximate="tanh"),
+    "SILU": nn.SiLU,
+    "RELU": nn.ReLU,
+}
+
+
+def activation_of(name: str) -> nn.Module:
+    """An activation, as transformers calls it."""
+    return _FUNCTIONS[ACTIVATIONS[name]]()
+
+
 def linear_of(module: nn.Linear) -> Linear:
     """A linear layer as the engine reads it."""
-    if type(module) is not nn.Linear:
-        raise Refused(f"{type(module).__name__} stands where a Linear was")
+    exactly(module, nn.Linear)
     return Linear(parameter(module.weight), None if module.bias is None else parameter(module.bias))
 
 
@@ -410,7 +422,7 @@ class DecoderModel(TextModel):
             self.speed = Speed(count, first, now)
             yield tokens
 
-    def _begin(self, slots: int, steps: int) -> Sequences:
+    def _begin(self, slots: int, steps: int, weights: str | None = None) -> Sequences:
         """New sequences, on the engine where it runs."""
         try:
             if (reason := unavailable()) is not None:
@@ -422,7 +434,7 @@ class DecoderModel(TextModel):
         except Refused as refused:
             _say_once(self.name, str(refused))
             return Past(self, slots)
-        return engine_of(self, spec, self.weights or default_weights(spec), steps).begin(slots)
+        return engine_of(self, spec, weights or self.weights or default_weights(spec), steps).begin(slots)
 
     def stream(
         self,
@@ -438,6 +450,7 @@ class DecoderModel(TextModel):
         repetition_penalty: float | None = None,
         no_repeat_ngram_size: int | None = None,
         num_beams: int = 1,
+        weights: str | None = None,
     ) -> Iterator[str]:
         """See `TextModel.stream`. Text may be longer than the context: of what is left behind, the latter half stays.
 
@@ -445,7 +458,9 @@ class DecoderModel(TextModel):
             prompt, length, temperature, top_k, top_p, stop, generator: see `TextModel.generate`.
             min_p, repetition_penalty, no_repeat_ngram_size, num_beams: see `Options`. With several beams the text is
                 the most probable one that they find, comes in one piece and ends where the context does.
+            weights: how the engine keeps the weights for it; None for the attribute's way.
         """
+        check_weights(weights)
         sampling = Sampling(length, temperature, top_k, top_p, stop)
         if not isinstance(prompt, str):
             raise UserError(f"inputs is {type(prompt).__name__}: expected a text, where there is a length")
@@ -468,7 +483,7 @@ class DecoderModel(TextModel):
         context = [self.tokenizer.start, *self.tokenizer.encode(prompt)]
         if num_beams > 1 and len(context) >= self.context:
             raise UserError(f"prompt: {len(context)} tokens leave no room in the {self.context} of {self.name}")
-        return before_stop(self._pieces(context, _Drawing(sampling, options), generator), sampling.stop)
+        return before_stop(self._pieces(context, _Drawing(sampling, options, weights), generator), sampling.stop)
 
     def _other_ends(self) -> list[int]:
         ends = options_of(self._defaults(), {}).ends
@@ -490,7 +505,7 @@ class DecoderModel(TextModel):
             ids = torch.tensor([context], device=self.device)
             options = drawing.options | {"max_length": self.context}
             plan = Plan(ids, None, self.context, options_of({}, options), (), generator)
-            for tokens in sample(self._begin(1, drawing.length), plan):
+            for tokens in sample(self._begin(1, drawing.length, drawing.weights), plan):
                 context = [*context, int(tokens)]
                 yield tokens
 
@@ -499,15 +514,15 @@ class DecoderModel(TextModel):
         options = options_of({}, drawing.options | {"max_new_tokens": min(drawing.length, room)})
         ids = torch.tensor([context] * options.num_beams, device=self.device)
         plan = Plan(ids, None, options.longest(len(context), self.context), options)
-        found = beam_search(self._begin(len(ids), plan.longest), plan)[0, len(context) :]
+        found = beam_search(self._begin(len(ids), plan.longest, drawing.weights), plan)[0, len(context) :]
         # Where the context ends the text does, too.
         return torch.cat([found, found.new_tensor([self.tokenizer.boundary])])
 
     # ---- scoring
 
     def log_probabilities(self, tokens: Tensor) -> Tensor:
-        """See `TextModel.log_probabilities`; of a document longer than the context each token is foreseen from at least
-        half of it."""
+        """See `TextModel.log_probabilities`; of a document longer than the context, or 1024 tokens, each token is
+        foreseen from at least half as many."""
         self.check_tokens(tokens)
         boundary = self.tokenizer.boundary
         found = torch.zeros(len(tokens), dtype=self.dtype, device=tokens.device)
@@ -519,7 +534,7 @@ class DecoderModel(TextModel):
         windows.sort(key=lambda window: window[2] - window[0])
         while windows:
             longest = windows[-1][2] - windows[-1][0]
-            count = max(1, _SCORED_AT_ONCE // longest)
+            count = max(1, _SCORED_AT_ONCE // (longest * self.vocab_size))
             self._score_windows(tokens, windows[-count:], found)
             del windows[-count:]
         return found
@@ -529,11 +544,12 @@ class DecoderModel(TextModel):
         begins it is the document's beginning."""
         if end <= first:
             return []
-        found = [(first, first, min(end, first + self.context), True)]
+        most = min(self.context, _LONGEST_WINDOW)
+        found = [(first, first, min(end, first + most), True)]
         while found[-1][2] < end:
             scored = found[-1][2]
-            begin = scored - self.context // 2
-            found.append((begin, scored, min(end, begin + self.context), False))
+            begin = scored - most // 2
+            found.append((begin, scored, min(end, begin + most), False))
         return found
 
     def _score_windows(self, tokens: Tensor, windows: Sequence[tuple[int, int, int, bool]], found: Tensor) -> None:
@@ -572,8 +588,7 @@ class DecoderModel(TextModel):
         """
         from aigc_fast.models.text.pretrained import read_pretrained
 
-        if weights is not None and weights not in WEIGHTS:
-            raise UserError(f"weights={weights!r}: expected one of {', '.join(WEIGHTS)}, or None")
+        check_weights(weights)
         model = read_pretrained(path, cls, dtype, tokenizer)
         model.weights = weights
         return model
@@ -598,6 +613,7 @@ class _Drawing:
 
     sampling: Sampling
     options: Mapping[str, Any]
+    weights: str | None
 
     @property
     def length(self) -> int:
@@ -618,4 +634,4 @@ def with_dropout(share: float | None, other: float) -> float:
     return other if share is None else share
 
 
-__all__ = ["DecoderModel", "Past", "Speed", "attend", "linear_of", "with_dropout"]
+__all__ = ["DecoderModel", "Past", "Speed", "activation_of", "attend", "linear_of", "with_dropout"]

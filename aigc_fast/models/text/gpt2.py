@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from aigc_fast import nn as fast
 from aigc_fast.models.base import check_counts
-from aigc_fast.models.text.decoder import DecoderModel, Past, attend, linear_of, with_dropout
+from aigc_fast.models.text.decoder import DecoderModel, Past, activation_of, attend, linear_of, with_dropout
 from aigc_fast.models.text.tokenizers import Tokenizer
-from aigc_fast.ops.decode.reading import ACTIVATIONS, FUNCTIONS, Refused, norm, parameter
+from aigc_fast.ops.decode.reading import ACTIVATIONS, Refused, exactly, norm, parameter
 from aigc_fast.ops.decode.spec import Layer, Linear, Spec
 
 
@@ -49,7 +49,7 @@ class _Units(nn.Module):
     def __init__(self, hidden: int, units: int, activation: str, dropout: float) -> None:
         super().__init__()
         self.c_fc, self.c_proj = Conv1D(hidden, units), Conv1D(units, hidden)
-        self.activation, self.dropout = FUNCTIONS[ACTIVATIONS[activation]], fast.Dropout(dropout)
+        self.activation, self.dropout = activation_of(activation), fast.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.c_proj(self.activation(self.c_fc(x))))
@@ -201,6 +201,15 @@ class GPT2(DecoderModel):
         """See `DecoderModel.spec`."""
         body = self.transformer
         heads = self.config["num_heads"]
+        if type(self).forward is not GPT2.forward:
+            raise Refused(f"{type(self).__name__} has a forward of its own")
+        for block in body["h"]:
+            for part, cls in ((block, _Block), (block.attn, _Attention), (block.mlp, _Units)):
+                exactly(part, cls)
+        for part in (body["ln_f"], *(part for block in body["h"] for part in (block.ln_1, block.ln_2))):
+            exactly(part, nn.LayerNorm)
+        for part in (body["wte"], body["wpe"]):
+            exactly(part, nn.Embedding)
         layers = tuple(
             Layer(
                 norm(block.ln_1),
@@ -232,6 +241,5 @@ class GPT2(DecoderModel):
 
 
 def _transposed(module: nn.Module) -> Linear:
-    if type(module) is not Conv1D:
-        raise Refused(f"{type(module).__name__} stands where a Conv1D was")
+    exactly(module, Conv1D)
     return Linear(parameter(module.weight).t(), parameter(module.bias))

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from aigc_fast.models.base import check_counts
-from aigc_fast.models.text.decoder import DecoderModel, Past, attend, linear_of
+from aigc_fast.models.text.decoder import DecoderModel, Past, activation_of, attend, linear_of
 from aigc_fast.models.text.rotation import frequencies, rotated
 from aigc_fast.models.text.tokenizers import Tokenizer
-from aigc_fast.ops.decode.reading import ACTIVATIONS, FUNCTIONS, norm, parameter
+from aigc_fast.ops.decode.reading import ACTIVATIONS, Refused, exactly, norm, parameter
 from aigc_fast.ops.decode.spec import Layer, Spec
 
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
@@ -55,7 +55,7 @@ class _Units(nn.Module):
         self.gate_proj = nn.Linear(hidden, units, bias=bias)
         self.up_proj = nn.Linear(hidden, units, bias=bias)
         self.down_proj = nn.Linear(units, hidden, bias=bias)
-        self.activation = FUNCTIONS[ACTIVATIONS[activation]]
+        self.activation = activation_of(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
@@ -205,6 +205,15 @@ class Llama(DecoderModel):
 
     def spec(self) -> Spec:
         """See `DecoderModel.spec`."""
+        if type(self).forward is not Llama.forward:
+            raise Refused(f"{type(self).__name__} has a forward of its own")
+        exactly(self.embedding, nn.Embedding)
+        exactly(self.model["norm"], RMSNorm)
+        for block in self.model["layers"]:
+            for part, cls in ((block, _Block), (block.self_attn, _Attention), (block.mlp, _Units)):
+                exactly(part, cls)
+            for part in (block.input_layernorm, block.post_attention_layernorm):
+                exactly(part, RMSNorm)
         layers = tuple(
             Layer(
                 norm(block.input_layernorm),

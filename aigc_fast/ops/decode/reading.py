@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as TF
 from torch import Tensor, nn
 
 import aigc_fast.nn
 from aigc_fast.ops.decode.spec import Norm
 
-FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "GELU": TF.gelu,
-    "GELU_TANH": lambda x: TF.gelu(x, approximate="tanh"),
-    "SILU": TF.silu,
-    "RELU": TF.relu,
-}
 ACTIVATIONS = {
     "gelu": "GELU",
     "gelu_python": "GELU",
@@ -29,7 +20,7 @@ ACTIVATIONS = {
     "swish": "SILU",
     "relu": "RELU",
 }
-"""What transformers' configurations call the activations of `FUNCTIONS`."""
+"""The activations that there are, by what transformers' configurations call them."""
 
 _DROPOUTS = nn.Dropout, aigc_fast.nn.Dropout
 _TAKEN = torch.float32, torch.bfloat16, torch.float16
@@ -38,6 +29,12 @@ _HOOKS = "_forward_hooks", "_forward_pre_hooks"
 
 class Refused(Exception):  # noqa: N818
     """Why a model does not run on the engine."""
+
+
+def exactly(module: nn.Module, *classes: type[nn.Module]) -> None:
+    """Refuses a module of a class that is none of these: it may compute something else."""
+    if type(module) not in classes:
+        raise Refused(f"{type(module).__name__} stands where {classes[0].__name__} was")
 
 
 def parameter(tensor: Tensor) -> Tensor:
