@@ -22,7 +22,7 @@ from aigc_fast.models.text import (
 from aigc_fast.models.vae import VAE, ConvVAE, ImageAutoencoder, VariationalAutoencoder
 from aigc_fast.models.vocoder import SourceFilterVocoder, VocoderFrames, VocoderVAE
 
-register(MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE, NGram, CharRNN, GPT2, Llama)
+register(MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE, NGram, Llama, GPT2, CharRNN)
 
 __all__ = [
     "DCGAN",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -237,7 +239,7 @@ def test_models_of_another_class_are_told(folder):
 # ---- GGUF
 
 
-def write_gguf(path: Path, model: DecoderModel, tokenizer: BPETokenizer | None = None) -> None:
+def write_gguf(path: Path, model: DecoderModel, tokenizer: BPETokenizer | None = None, pieces: Any = None) -> None:
     """As llama.cpp's converter does it, in float32."""
     gguf = pytest.importorskip("gguf", reason="gguf is not installed")
     writer, config = gguf.GGUFWriter(path, model.name), model.config
@@ -263,6 +265,11 @@ def write_gguf(path: Path, model: DecoderModel, tokenizer: BPETokenizer | None =
         writer.add_token_list(sorted(parts["vocab"], key=parts["vocab"].get))
         writer.add_token_types([3, *[1] * (tokenizer.vocab_size - 1)])
         writer.add_token_merges([" ".join(merge) for merge in parts["merges"]])
+    if pieces is not None:
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(list(pieces))
+        writer.add_token_scores(list(pieces.values()))
+        writer.add_token_types([3, 3, 2, *[6] * 256, *[1] * (len(pieces) - 259)])
     kind = gguf.MODEL_ARCH.LLAMA if model.name == "llama" else gguf.MODEL_ARCH.GPT2
     names = gguf.get_tensor_name_map(kind, config["num_layers"])
     for name, tensor in model.state_dict().items():
@@ -300,6 +307,31 @@ def test_tokenizers_of_gguf_files_are_read(tmp_path):
     assert (found.start, found.boundary) == (0, 1)
     for text in (*TEXTS, "Zebra <|endoftext|>"):
         assert found.encode(text) == tokenizer.encode(text)
+
+
+def test_pieces_of_gguf_files_are_read(tmp_path):
+    letters = [f"<0x{byte:02X}>" for byte in range(256)]
+    words = ["\u2581", *"acehtT", "\u2581c", "at", "\u2581cat", "he", "\u2581T", "\u2581The", "hat"]
+    pieces = {"<s>": 0.0, "</s>": 0.0, "<unk>": 0.0, **dict.fromkeys(letters, 0.0)}
+    pieces |= {word: -float(place) for place, word in enumerate(words)}
+    write_gguf(tmp_path / "a.gguf", decoder("llama", vocab_size=len(pieces)), pieces=pieces)
+    model = Llama.from_pretrained(tmp_path / "a.gguf")
+    tokenizer, numbers = model.tokenizer, list(pieces)
+    assert [numbers[token] for token in tokenizer.encode("The cat")] == ["\u2581The", "\u2581cat"]
+    assert [numbers[token] for token in tokenizer.encode("hat")] == ["\u2581", "hat"]
+    assert tokenizer.encode_prompt("hat")[0] == 0
+    for text in ("The cat", "hat 12", "é 🦓", "  a"):
+        tokens = tokenizer.encode(text)
+        assert tokenizer.decode(tokens) == text
+        decoder_ = tokenizer.decoder()
+        assert "".join(map(decoder_.push, tokens)) == text
+
+
+def test_without_the_package_there_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(UserError, match=r"read by the gguf package: pip install aigc-fast\[text\]"):
+        DecoderModel.from_pretrained(tmp_path / "a.gguf")
 
 
 def test_gguf_files_that_lie_are_told(tmp_path):

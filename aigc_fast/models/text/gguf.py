@@ -54,6 +54,8 @@ _HEAD = "output.weight"
 _DIGITS_ALONE = ("smollm",)
 _PLAIN = ("gpt-2", "default", *_DIGITS_ALONE)
 _CONTROL, _GIVEN = 3, 4
+# What SentencePiece writes for a space.
+_SPACE = "\u2581"
 
 
 def _library() -> Any:
@@ -224,31 +226,22 @@ _READING: dict[str, Callable[[Facts, dict[str, Any]], dict[str, Any]]] = {"llama
 
 
 def _tokenizer(facts: Facts, boundary: int, start: int | None) -> Tokenizer | None:
-    """Byte-level ones; None where the file has none."""
-    kind = facts.get("tokenizer.ggml.model", None, str, "gpt2")
-    if kind is None:
+    """Of bytes, as GPT-2's, or of SentencePiece's byte pairs; None where the file has none that is known."""
+    kind = facts.get("tokenizer.ggml.model", None, str, " or ".join(_KINDS))
+    if kind not in _KINDS:
+        if kind is not None:
+            log.warning("%s: its tokenizer, a %s, is not read: give from_pretrained one", facts.path, kind)
         return None
-    if kind != "gpt2":
-        log.warning(
-            "%s: its tokenizer, of the kind %s, is not read: give from_pretrained a tokenizer", facts.path, kind
-        )
-        return None
-    before = facts.get("tokenizer.ggml.pre", "default", str, f"one of {', '.join(_PLAIN)}")
-    if before not in _PLAIN:
-        log.warning("%s: text is split as GPT-2 does, not as %s: tokens may be others", facts.path, before)
     tokens = facts.get("tokenizer.ggml.tokens", [], list, "a list of tokens")
-    merges = [tuple(merge.split(" ", 1)) for merge in facts.get("tokenizer.ggml.merges", [], list, "a list")]
     kinds = facts.get("tokenizer.ggml.token_type", [], list, "a list of numbers")
     try:
-        vocabulary = {token: number for number, token in enumerate(tokens)}
-        found = byte_level(library().models.BPE(vocabulary, merges), before in _DIGITS_ALONE)
+        found = _KINDS[kind](facts, {token: number for number, token in enumerate(tokens)})
         added = library().AddedToken
-        for token, kind in zip(tokens, kinds, strict=False):
-            if kind == _CONTROL:
-                found.add_special_tokens([added(token, special=True, normalized=False)])
-            elif kind == _GIVEN:
-                found.add_tokens([added(token, normalized=False)])
-        if facts.flag("tokenizer.ggml.add_bos_token", False) and start is not None:
+        special = [token for token, kind in zip(tokens, kinds, strict=False) if kind == _CONTROL]
+        found.add_special_tokens([added(token, special=True, normalized=False) for token in special])
+        given = [token for token, kind in zip(tokens, kinds, strict=False) if kind == _GIVEN]
+        found.add_tokens([added(token, normalized=False) for token in given])
+        if facts.flag("tokenizer.ggml.add_bos_token", kind == "llama") and start is not None:
             first = tokens[start]
             found.post_processor = library().processors.TemplateProcessing(
                 single=f"{first} $A", special_tokens=[(first, start)]
@@ -258,3 +251,39 @@ def _tokenizer(facts: Facts, boundary: int, start: int | None) -> Tokenizer | No
         raise
     except Exception as error:  # the library raises nothing narrower
         raise UserError(f"{facts.path}: no tokenizer: {error}") from None
+
+
+def _of_bytes(facts: Facts, vocabulary: dict[str, int]) -> Any:
+    before = facts.get("tokenizer.ggml.pre", "default", str, f"one of {', '.join(_PLAIN)}")
+    if before not in _PLAIN:
+        log.warning("%s: text is split as GPT-2 does, not as %s: tokens may be others", facts.path, before)
+    merges = [tuple(merge.split(" ", 1)) for merge in facts.get("tokenizer.ggml.merges", [], list, "a list")]
+    return byte_level(library().models.BPE(vocabulary, merges), before in _DIGITS_ALONE)
+
+
+def _of_pieces(facts: Facts, vocabulary: dict[str, int]) -> Any:
+    """SentencePiece's byte pairs: of all pairs that make a piece, those of the greatest score go first."""
+    scores = facts.get("tokenizer.ggml.scores", [], list, "a list of numbers")
+    merges = []
+    for piece, score in zip(vocabulary, scores, strict=True):
+        pairs = [(piece[:place], piece[place:]) for place in range(1, len(piece))]
+        known = [(left, right) for left, right in pairs if left in vocabulary and right in vocabulary]
+        known.sort(key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
+        merges += [(score, pair) for pair in known]
+    merges.sort(key=lambda merge: -merge[0])
+    parts = library()
+    unknown = next(iter(vocabulary)) if "<unk>" not in vocabulary else "<unk>"
+    model = parts.models.BPE(
+        vocabulary, [pair for _, pair in merges], unk_token=unknown, fuse_unk=True, byte_fallback=True
+    )
+    found = parts.Tokenizer(model)
+    is_prefixed = facts.flag("tokenizer.ggml.add_space_prefix", True)
+    spaces = [parts.normalizers.Prepend(_SPACE)] * is_prefixed + [parts.normalizers.Replace(" ", _SPACE)]
+    found.normalizer = parts.normalizers.Sequence(spaces)
+    steps = [parts.decoders.Replace(_SPACE, " "), parts.decoders.ByteFallback(), parts.decoders.Fuse()]
+    steps += [parts.decoders.Strip(content=" ", left=1)] * is_prefixed
+    found.decoder = parts.decoders.Sequence(steps)
+    return found
+
+
+_KINDS: dict[str, Callable[[Facts, dict[str, int]], Any]] = {"gpt2": _of_bytes, "llama": _of_pieces}
