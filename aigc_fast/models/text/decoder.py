@@ -144,6 +144,19 @@ def attend(
     return found.transpose(1, 2).flatten(2)
 
 
+def small(weight: Tensor, std: float = 0.02) -> None:
+    """Begins with normal numbers, where there is memory for them: without, PyTorch takes seconds for nothing."""
+    if not weight.is_meta:
+        nn.init.normal_(weight, std=std)
+
+
+def embedding_of(size: int, hidden: int) -> nn.Embedding:
+    """Vectors that begin small."""
+    found = nn.Embedding.from_pretrained(torch.empty(size, hidden), freeze=False)
+    small(found.weight)
+    return found
+
+
 _FUNCTIONS: dict[str, Callable[[], nn.Module]] = {
     "GELU": nn.GELU,
     "GELU_TANH": lambda: nn.GELU(approximate="tanh"),
@@ -634,4 +647,14 @@ def with_dropout(share: float | None, other: float) -> float:
     return other if share is None else share
 
 
-__all__ = ["DecoderModel", "Past", "Speed", "activation_of", "attend", "linear_of", "with_dropout"]
+__all__ = [
+    "DecoderModel",
+    "Past",
+    "Speed",
+    "activation_of",
+    "attend",
+    "embedding_of",
+    "linear_of",
+    "small",
+    "with_dropout",
+]

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from aigc_fast import nn as fast
 from aigc_fast.models.base import check_counts
-from aigc_fast.models.text.decoder import DecoderModel, Past, activation_of, attend, linear_of, with_dropout
+from aigc_fast.models.text.decoder import (
+    DecoderModel,
+    Past,
+    activation_of,
+    attend,
+    embedding_of,
+    linear_of,
+    small,
+    with_dropout,
+)
 from aigc_fast.models.text.tokenizers import Tokenizer
 from aigc_fast.ops.decode.reading import ACTIVATIONS, Refused, exactly, norm, parameter
 from aigc_fast.ops.decode.spec import Layer, Linear, Spec
@@ -25,7 +34,7 @@ class Conv1D(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(inputs, outputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        nn.init.normal_(self.weight, std=0.02)
+        small(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return TF.linear(x, self.weight.t(), self.bias)
@@ -157,8 +166,8 @@ class GPT2(DecoderModel):
         ]
         self.transformer = nn.ModuleDict(
             {
-                "wte": nn.Embedding(self.vocab_size, hidden),
-                "wpe": nn.Embedding(context, hidden),
+                "wte": embedding_of(self.vocab_size, hidden),
+                "wpe": embedding_of(context, hidden),
                 "drop": fast.Dropout(with_dropout(embedding_dropout, dropout)),
                 "h": nn.ModuleList(blocks),
                 "ln_f": nn.LayerNorm(hidden, eps=epsilon),
@@ -166,15 +175,11 @@ class GPT2(DecoderModel):
         )
         self.lm_head = nn.Linear(hidden, self.vocab_size, bias=False)
         self.tie()
-        self._begin_small()
-
-    def _begin_small(self) -> None:
-        for weight in (self.transformer["wte"].weight, self.transformer["wpe"].weight, self.lm_head.weight):
-            nn.init.normal_(weight, std=0.02)
+        small(self.lm_head.weight)
         # What layers add to the residual stream does not grow with their number.
-        for block in self.transformer["h"]:
+        for block in blocks:
             for projection in (block.attn.c_proj, block.mlp.c_proj):
-                nn.init.normal_(projection.weight, std=0.02 / math.sqrt(2 * len(self.transformer["h"])))
+                small(projection.weight, 0.02 / math.sqrt(2 * num_layers))
 
     @property
     def embedding(self) -> nn.Embedding:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aigc_fast.models.base import check_counts
-from aigc_fast.models.text.decoder import DecoderModel, Past, activation_of, attend, linear_of
+from aigc_fast.models.text.decoder import DecoderModel, Past, activation_of, attend, embedding_of, linear_of, small
 from aigc_fast.models.text.rotation import frequencies, rotated
 from aigc_fast.models.text.tokenizers import Tokenizer
 from aigc_fast.ops.decode.reading import ACTIVATIONS, Refused, exactly, norm, parameter
@@ -168,7 +168,7 @@ class Llama(DecoderModel):
         ]
         self.model = nn.ModuleDict(
             {
-                "embed_tokens": nn.Embedding(self.vocab_size, hidden),
+                "embed_tokens": embedding_of(self.vocab_size, hidden),
                 "layers": nn.ModuleList(blocks),
                 "norm": RMSNorm(hidden, epsilon),
             }
@@ -179,7 +179,7 @@ class Llama(DecoderModel):
             if name.endswith("bias"):
                 nn.init.zeros_(parameter_)
             elif parameter_.dim() > 1:
-                nn.init.normal_(parameter_, std=0.02)
+                small(parameter_)
 
     @property
     def embedding(self) -> nn.Embedding:
