@@ -155,7 +155,7 @@ def test_bad_input_is_told(trained, folder, corpus, tmp_path):
 
 def test_help_tells_who_has_a_setting():
     shown = " ".join(run("train", "--help").stdout.replace("│", " ").split())
-    for words in ("character models and transformers only", "transformers only", "--num-heads", "--warm-up"):
+    for words in ("transformers and character models only", "transformers only", "--num-heads", "--warm-up"):
         assert words in shown
 
 
