@@ -38,7 +38,7 @@ def steps_of(folder):
 
 
 TEXTS = ("ngram", "char-rnn", "gpt2", "llama")
-SUFFIXES = {"vocoder": {"png", "wav"}, **dict.fromkeys(TEXTS, {"txt", "txt.json"})}
+SUFFIXES = {"vocoder": {"png", "wav"}, **{name: {"txt", "txt.json"} for name in TEXTS}}
 
 
 @pytest.mark.parametrize(
