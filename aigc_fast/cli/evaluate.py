@@ -46,8 +46,8 @@ Measured = Annotated[
     Path,
     typer.Argument(
         metavar="SUBJECT",
-        help=f"A model file, a run's folder, a medium ({' or '.join(MEDIA)}: its newest model), or a folder of "
-        "images, WAV files or texts.",
+        help=f"A model file, a run's folder, a Hugging Face folder or GGUF file, a medium ({' or '.join(MEDIA)}: its "
+        "newest model), or a folder of images, WAV files or texts.",
     ),
 ]
 Count = Annotated[

@@ -181,7 +181,7 @@ def generate(
         record = provenance_of(generator, None if wanted.kind is MANIFOLD else seed, **index, **settings)
         medium.write(file, piece, generator, record, scale)
     told = f"{counted(len(targets), medium.unit)} to {target}" if wanted.kind is SINGLE else str(target)
-    typer.echo(f"Wrote {told}{_classes_told(generator, wanted)}", err=medium.streamed)
+    typer.echo(f"Wrote {told}{_classes_told(generator, wanted)}{medium.pace(generator)}", err=medium.streamed)
 
 
 def _drawing(model: Model, given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def _show(part: str) -> None:
 
 def _name(path: Path, wanted: Wanted) -> str:
     """The file's name unless one is given: the run's, what is made, and what else was asked for."""
-    run = path.resolve().parent.name if path.name == MODEL_FILE else path.stem
+    run = path.resolve().parent.name if path.name == MODEL_FILE else path.name if path.is_dir() else path.stem
     parts = [run, wanted.kind.name, *(f"{name}-{value:.{_LONGEST}}" for name, value in _texts(wanted.options))]
     return re.sub(r"[^\w.-]+", "_", "-".join(parts))
 

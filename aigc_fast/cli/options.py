@@ -14,8 +14,9 @@ from aigc_fast.data import Dataset
 from aigc_fast.errors import UserError
 from aigc_fast.files import make_folder
 from aigc_fast.media import all_media, medium_of
-from aigc_fast.models import MODELS, Model, load
+from aigc_fast.models import MODELS, DecoderModel, Model, load
 from aigc_fast.models.storage import read_metadata
+from aigc_fast.models.text.pretrained import is_pretrained
 from aigc_fast.settings import Setting
 from aigc_fast.training import MODEL_FILE
 from aigc_fast.wording import counted, listed
@@ -92,8 +93,8 @@ Subject = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        help=f"A model file that train wrote, its folder, or a medium, {' or '.join(MEDIA)}: the newest model of it "
-        f"under {RUNS}.",
+        help=f"A model file that train wrote, its folder, a Hugging Face folder or GGUF file, or a medium, "
+        f"{' or '.join(MEDIA)}: the newest model of it under {RUNS}.",
     ),
 ]
 Data = Annotated[
@@ -176,15 +177,18 @@ def load_model(subject: Path, device: torch.device) -> Model:
     Raises:
         UserError: when there is none, or its file is damaged.
     """
-    return load(model_file(subject)).to(device)
+    path = model_file(subject)
+    return (DecoderModel.from_pretrained(path) if is_pretrained(path) else load(path)).to(device)
 
 
 def model_file(subject: Path) -> Path:
-    """The model file that a `Subject` means.
+    """The model file that a `Subject` means; a Hugging Face folder itself.
 
     Raises:
         UserError: on a medium that no run has a model of, or a folder without a model.
     """
+    if is_pretrained(subject):
+        return subject
     if has_model(subject):
         return subject / MODEL_FILE
     if str(subject) in MEDIA and not subject.is_file():
@@ -195,8 +199,8 @@ def model_file(subject: Path) -> Path:
 
 
 def has_model(folder: Path) -> bool:
-    """Whether a folder is a run's, with its model."""
-    return (folder / MODEL_FILE).is_file()
+    """Whether a folder is a run's, with its model, or a Hugging Face one."""
+    return (folder / MODEL_FILE).is_file() or is_pretrained(folder)
 
 
 def _newest(medium: str) -> Path:

@@ -31,7 +31,7 @@ from aigc_fast.models import Model as Network
 from aigc_fast.settings import Setting
 from aigc_fast.training import TrainingConfig, TrainingInterrupted, TrainingResult, default_config
 from aigc_fast.training import train as run_training
-from aigc_fast.training.trainer import Trainer, trainer_of
+from aigc_fast.training.trainer import trainer_of
 from aigc_fast.wording import counted
 
 _MODEL, _FILES = "The model", "Files"
@@ -84,11 +84,16 @@ def _of_training(setting: str) -> str | None:
 
 
 def _panels() -> dict[str, tuple[Setting, ...]]:
-    """The settings of each trainer, by a heading that names its families."""
-    families: dict[type[Trainer], dict[str, bool]] = {}
+    """The settings that some trainers alone have, by a heading that names their families."""
+    families: dict[Setting, dict[str, bool]] = {}
     for model in MODELS.values():
-        families.setdefault(trainer_of(model), {})[model.family] = True
-    return {f"{' and '.join(names)} only": trainer.settings for trainer, names in families.items() if trainer.settings}
+        for setting in trainer_of(model).settings:
+            families.setdefault(setting, {})[model.family] = True
+    panels: dict[str, tuple[Setting, ...]] = {}
+    for setting, names in families.items():
+        heading = f"{' and '.join(names)} only"
+        panels[heading] = (*panels.get(heading, ()), setting)
+    return panels
 
 
 def _options(settings: Iterable[Setting], panel: str | None = None) -> list[inspect.Parameter]:
@@ -187,7 +192,7 @@ def train(
 def _load(name: str, path: Path | None, given: dict[str, Any]) -> Dataset:
     medium: Medium = medium_of(MODELS[name]) if name in MODELS else next(iter(MEDIA.values()))
     _check_options(name, given, {setting.name for setting in medium.data_settings})
-    return medium.load(path, **given)
+    return medium.load(path, **{**(MODELS[name].data_defaults if name in MODELS else {}), **given})
 
 
 def _new_model(name: str, dataset: Dataset, conditional: bool, seed: int, shape: dict[str, Any]) -> Network:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,7 @@ from aigc_fast.data.dataset import Dataset
 from aigc_fast.data.folder import files_below
 from aigc_fast.data.notes import Notes, text_of
 from aigc_fast.errors import UserError
-from aigc_fast.models.text import TOKENIZERS, ByteTokenizer, CharTokenizer, Tokenizer
+from aigc_fast.models.text import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer
 from aigc_fast.wording import counted
 
 HELD_OUT = 0.1
@@ -32,6 +32,15 @@ _MOST_IN_COMMON = 0.1
 _BYTE_ORDER_MARK = "\ufeff"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
+VOCAB_SIZE = 2048
+
+TOKENIZERS: dict[str, Callable[[Sequence[str], int | None], Tokenizer]] = {
+    CharTokenizer.kind: lambda texts, size: CharTokenizer.of(texts, unknown=True),
+    ByteTokenizer.kind: lambda texts, size: ByteTokenizer(),
+    BPETokenizer.kind: lambda texts, size: BPETokenizer.train(texts, VOCAB_SIZE if size is None else size),
+}
+"""Tokenizers of training text, by their kinds."""
+
 
 @dataclass(frozen=True)
 class TextDataset(Dataset):
@@ -40,7 +49,8 @@ class TextDataset(Dataset):
     Attributes:
         training: the documents, or parts of them, to train on; they are the items.
         held_out: those that training doesn't see; empty where none were wanted.
-        tokenizer: of the characters that the training documents have and a token for others, or of bytes.
+        tokenizer: of the characters that the training documents have and a token for others, of bytes, or of pieces of
+            words that come up often in the training documents.
         sha256: of the corpus, of both parts, whatever the split: 64 hexadecimal digits.
         name: where the text comes from, for logs and provenance.
         notes: what was left out, changed or put right when it was read, in lines for people.
@@ -97,7 +107,8 @@ def load_text(
     encoding: str | None = None,
     held_out: float = HELD_OUT,
     seed: int = 0,
-    tokenizer: str = CharTokenizer.kind,
+    tokenizer: str | Tokenizer = CharTokenizer.kind,
+    vocab_size: int | None = None,
 ) -> TextDataset:
     """Training text.
 
@@ -109,7 +120,8 @@ def load_text(
             common with others, and one at least is left to train on; of a single document, its end, from a paragraph's
             or a line's end on.
         seed: of the choice of documents.
-        tokenizer: "characters" or "bytes".
+        tokenizer: "characters", "bytes" or "subwords", of the training documents; or one that is there already.
+        vocab_size: tokens, at most, of "subwords"; None for 2048.
 
     Returns:
         The text; its `notes` tell what was left out, and whether held-out text stands in training documents too.
@@ -120,8 +132,10 @@ def load_text(
     """
     if not 0 <= held_out < 1:
         raise UserError(f"held_out={held_out}: expected a share of 0 or more, below 1")
-    if tokenizer not in TOKENIZERS:
+    if not isinstance(tokenizer, Tokenizer) and tokenizer not in TOKENIZERS:
         raise UserError(f"tokenizer={tokenizer!r}: expected one of {', '.join(TOKENIZERS)}")
+    if vocab_size is not None and tokenizer != BPETokenizer.kind:
+        raise UserError(f"vocab_size={vocab_size}: expected tokenizer={BPETokenizer.kind!r} (--tokenizer) with it")
     documents, name, notes = (_topics(), "Python's help topics", ()) if path is None else _read(Path(path), encoding)
     training, held = split(documents, held_out, seed)
     known = _common_lines([*training, *held])[len(training) :]
@@ -130,7 +144,7 @@ def load_text(
     return TextDataset(
         training=training,
         held_out=held,
-        tokenizer=ByteTokenizer() if tokenizer == ByteTokenizer.kind else CharTokenizer.of(training, unknown=True),
+        tokenizer=tokenizer if isinstance(tokenizer, Tokenizer) else TOKENIZERS[tokenizer](training, vocab_size),
         sha256=hashlib.sha256(_joined(documents)).hexdigest(),
         name=name,
         notes=notes,

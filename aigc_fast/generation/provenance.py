@@ -61,7 +61,7 @@ class Provenance:
 
 def provenance_of(model: Describable, seed: int | None, **settings: Any) -> Provenance:
     """The provenance of what a model generates: its name, its configuration and `settings`, which must be JSON-able."""
-    return Provenance(model.name, seed, {"config": model.config, **settings})
+    return Provenance(model.name, seed, {"config": getattr(model, "brief_config", model.config), **settings})
 
 
 def to_record(provenance: Provenance) -> str:

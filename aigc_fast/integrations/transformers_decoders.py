@@ -9,36 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.models.gpt2 import modeling_gpt2 as gpt2
 from transformers.models.llama import modeling_llama as llama
 from transformers.pytorch_utils import Conv1D
 
-import aigc_fast.nn
+from aigc_fast.ops.decode.reading import ACTIVATIONS, Refused, check_modules, norm, parameter
 from aigc_fast.ops.decode.spec import Layer, Linear, Norm, Spec
 
 __all__ = ["BUILDERS", "Refused", "spec_of"]
 
 
-class Refused(Exception):  # noqa: N818
-    """Why a model is left to transformers."""
-
-
-_ACTIVATIONS = {
-    "gelu": "GELU",
-    "gelu_python": "GELU",
-    "gelu_new": "GELU_TANH",
-    "gelu_fast": "GELU_TANH",
-    "gelu_pytorch_tanh": "GELU_TANH",
-    "gelu_python_tanh": "GELU_TANH",
-    "gelu_accurate": "GELU_TANH",
-    "silu": "SILU",
-    "swish": "SILU",
-    "relu": "RELU",
-}
-_DROPOUTS = nn.Dropout, aigc_fast.nn.Dropout
-_TAKEN = torch.float32, torch.bfloat16, torch.float16
 # Whose frequencies are the same at every length.
 _FIXED_ROTATIONS = {"default", "linear", "llama3", "yarn", "proportional"}
 
@@ -49,40 +30,28 @@ def _exactly(module: nn.Module, *classes: type[nn.Module]) -> nn.Module:
     return module
 
 
-def _parameter(tensor: Tensor) -> Tensor:
-    if type(tensor) not in (nn.Parameter, Tensor):
-        raise Refused(f"a weight is a {type(tensor).__name__}, not a plain parameter")
-    if tensor.dtype not in _TAKEN or not tensor.is_cpu or tensor.layout is not torch.strided:
-        raise Refused(
-            f"a weight is {tensor.dtype} on {tensor.device}: the engine takes float32, bfloat16 and float16 on the CPU"
-        )
-    return tensor
-
-
 def _linear(module: nn.Module) -> Linear:
     _exactly(module, nn.Linear, Conv1D)
-    weight = _parameter(module.weight)
-    bias = None if module.bias is None else _parameter(module.bias)
+    weight = parameter(module.weight)
+    bias = None if module.bias is None else parameter(module.bias)
     return Linear(weight.t() if type(module) is Conv1D else weight, bias)
 
 
 def _norm(module: nn.Module, cls: type[nn.Module]) -> Norm:
-    _exactly(module, cls)
-    bias = getattr(module, "bias", None)
-    return Norm(_parameter(module.weight), None if bias is None else _parameter(bias))
+    return norm(_exactly(module, cls))
 
 
 def _embedding(module: nn.Module) -> Tensor:
     _exactly(module, nn.Embedding)
     if module.max_norm is not None:
         raise Refused("an embedding has a max_norm")
-    return _parameter(module.weight)
+    return parameter(module.weight)
 
 
 def _activation(name: Any) -> str:
-    if name not in _ACTIVATIONS:
-        raise Refused(f"the activation {name!r} is not among {', '.join(_ACTIVATIONS)}")
-    return _ACTIVATIONS[name]
+    if name not in ACTIVATIONS:
+        raise Refused(f"the activation {name!r} is not among {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
 
 
 def _same(values: Iterable[Any], what: str) -> Any:
@@ -191,18 +160,10 @@ _PARTS = (
     *(Conv1D, nn.Linear, nn.LayerNorm, nn.Embedding),
 )
 _FORWARDS = {cls: cls.forward for cls in _PARTS}
-_HOOKS = "_forward_hooks", "_forward_pre_hooks"
 
 
 def _check_modules(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        own = vars(module)
-        if any(own[hooks] for hooks in _HOOKS):
-            raise Refused(f"{name or 'the model'} has hooks")
-        if "forward" in own or ("_compiled_call_impl" in own and own["_compiled_call_impl"] is not None):
-            raise Refused(f"{name or 'the model'} has a forward of its own")
-        if module.training and type(module) in _DROPOUTS and module.p > 0:
-            raise Refused("it is in training mode, with dropout")
+    check_modules(model)
     for cls, forward in _FORWARDS.items():
         if cls.forward is not forward:
             raise Refused(f"{cls.__name__}.forward was replaced")

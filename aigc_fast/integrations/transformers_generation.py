@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,9 +25,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from aigc_fast.integrations.transformers_decoders import BUILDERS, Refused, spec_of
 from aigc_fast.ops.decode.engine import MOST_GREEDY, Engine, State, default_weights
+from aigc_fast.ops.decode.keeping import engine_of, forget, kept_bytes, unavailable
 from aigc_fast.ops.decode.lookup import Lookup
 from aigc_fast.ops.decode.spec import Spec
-from aigc_fast.runtime import backends, native
 
 __all__ = ["Decision", "decision_of", "engine_bytes", "is_swapped", "last_decision", "put_back", "refusal", "swap"]
 
@@ -80,9 +79,7 @@ class _Asked(BaseException):
 
 
 _asking: ContextVar[bool] = ContextVar("aigc_fast_asking_for_generation", default=False)
-_engines: WeakKeyDictionary[nn.Module, Engine] = WeakKeyDictionary()
 _decisions: WeakKeyDictionary[nn.Module, Decision] = WeakKeyDictionary()
-_packing = threading.Lock()
 
 
 class NativeCache(DynamicCache):
@@ -195,7 +192,7 @@ def _decoding(cls: type[nn.Module], name: str) -> Callable[..., Any]:
         if spec is None:
             _say_once(cls.__name__, decision.reason)
             return theirs(self, input_ids, *args, **kwargs)
-        engine = _engine_of(self, spec, decision.weights, kwargs["generation_config"].max_length or 1)
+        engine = engine_of(self, spec, decision.weights, kwargs["generation_config"].max_length or 1)
         if decision.level == LOOP:
             if name != "_sample":
                 return _lookup_loop(self, engine, input_ids, kwargs)
@@ -387,17 +384,6 @@ def _store(state: State, given: DynamicCache, dtype: torch.dtype) -> None:
             given._seen_tokens = state.length
 
 
-def _engine_of(model: nn.Module, spec: Spec, weights: str, steps: int) -> Engine:
-    with _packing:
-        engine = _engines.get(model)
-        if engine is None or not engine.is_current(spec, weights, steps):
-            # The old one's memory goes first.
-            del engine
-            _engines.pop(model, None)
-            engine = _engines[model] = Engine(spec, weights)
-        return engine
-
-
 @functools.cache
 def _say_once(name: str, reason: str) -> None:
     log.warning("%s.generate runs as transformers' own: %s", name, reason)
@@ -425,12 +411,8 @@ def _decide(
 
 
 def _check_call(kwargs: dict[str, Any]) -> None:
-    if backends.current() not in ("auto", "cpu"):
-        raise Refused(f"the backend {backends.current()!r} is forced")
-    if (missing := native.cpu_reason()) is not None:
-        raise Refused(missing)
-    if torch.is_autocast_enabled("cpu"):
-        raise Refused("autocast is on")
+    if (reason := unavailable()) is not None:
+        raise Refused(reason)
     config = kwargs["generation_config"]
     for name in ("output_attentions", "output_hidden_states"):
         if getattr(config, name, None):
@@ -503,13 +485,13 @@ def put_back(model: nn.Module) -> None:
     """Makes the model transformers' again, and gives back the memory of its engine."""
     model.__class__ = original_class(model)
     vars(model).pop(_WEIGHTS_ATTRIBUTE, None)
-    _engines.pop(model, None)
+    forget(model)
     _decisions.pop(model, None)
 
 
 def engine_bytes(model: nn.Module) -> int:
     """Memory that the model's packed weights take now."""
-    return _engines[model].nbytes if model in _engines else 0
+    return kept_bytes(model)
 
 
 def last_decision(model: nn.Module) -> Decision | None:

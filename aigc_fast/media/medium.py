@@ -238,6 +238,10 @@ class Medium(ABC):
         """
         return draw(model, count, seed=seed, labels=labels)
 
+    def pace(self, model: Any) -> str:
+        """How fast the model drew last, to be told behind what was written; empty where nobody asks."""
+        return ""
+
     @abstractmethod
     def joined(self, model: Model, items: Any, columns: int | None) -> Any:
         """Items in one piece to write."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
@@ -22,13 +24,15 @@ from aigc_fast.generation.text import RECORD_SUFFIX
 from aigc_fast.media.kinds import PASSAGE, SINGLE
 from aigc_fast.media.medium import Feed, Medium, check_unmoved
 from aigc_fast.metrics import TextReport, evaluate_text, perplexity
-from aigc_fast.models import CharRNN, Model, TextModel
-from aigc_fast.models.text import TOKENIZERS, CharTokenizer
+from aigc_fast.models import CharRNN, DecoderModel, Model, TextModel
+from aigc_fast.models.text import BPETokenizer, CharTokenizer
 from aigc_fast.models.text.char_rnn import packed_places
+from aigc_fast.runtime.weights import WEIGHTS
 from aigc_fast.settings import Setting
 
 if TYPE_CHECKING:
     from aigc_fast.training import TrainingConfig
+    from aigc_fast.training.decoders import DecoderConfig
     from aigc_fast.training.text import CharRNNConfig
 
 DEFAULT_LENGTH = 1000
@@ -177,6 +181,85 @@ class ChunkFeed(DocumentFeed):
         )
 
 
+@dataclass(frozen=True)
+class Windows:
+    """What a step of a transformer reads.
+
+    Attributes:
+        tokens: int64 (N, context + 1): all but the last are read, all but the first foreseen.
+        bytes: how many bytes of text a token stands for, on average.
+        passes: how often the text has been read before, parts of it included.
+    """
+
+    tokens: Tensor
+    bytes: float
+    passes: float
+
+
+class WindowFeed(DocumentFeed):
+    """Windows of the documents one after the other, cut in other places and read in another order each time.
+
+    Args:
+        model: to train.
+        dataset: documents of its tokenizer.
+        config: a `DecoderConfig`.
+
+    Raises:
+        UserError: when there is less text than one window.
+    """
+
+    def __init__(self, model: DecoderModel, dataset: TextDataset, config: DecoderConfig) -> None:
+        super().__init__(model, dataset, config)
+        tokenizer = model.tokenizer
+        self.unit, self.measure_interval = "tokens", config.measure_interval
+        encoded = [tokenizer.encode_array(document, strict=False) for document in dataset.training]
+        ends = [np.concatenate([[tokenizer.start], tokens, [tokenizer.boundary]]) for tokens in encoded]
+        if tokenizer.start == tokenizer.boundary:
+            ends = [ends[0], *(tokens[1:] for tokens in ends[1:])]
+        self._text = torch.from_numpy(np.concatenate(ends))
+        self._count = (len(self._text) - 1) // model.context
+        if not self._count:
+            raise UserError(
+                f"{dataset.name}: {len(self._text)} tokens are less than the {model.context + 1} that a window reads: "
+                "expected more text, or a smaller context (--context)"
+            )
+        self._bytes = sum(len(document.encode()) for document in dataset.training) / len(self._text)
+
+    @property
+    def _rows(self) -> int:
+        return min(self.config.batch_size, self._count)
+
+    @property
+    def step_size(self) -> int:
+        """See `Feed`: in tokens."""
+        return self._rows * self.model.context
+
+    @property
+    def epoch_steps(self) -> int:
+        """See `Feed`."""
+        return self._count // self._rows
+
+    def batches(self, step: int) -> Iterator[tuple[Windows, None]]:
+        """See `Feed.batches`."""
+        context, epoch, starts = self.model.context, None, None
+        for number in count(step):
+            now, position = divmod(number, self.epoch_steps)
+            if now != epoch:
+                epoch, generator = now, self._generator(now)
+                left = len(self._text) - 1 - self._count * context
+                shift = torch.randint(left + 1, (1,), generator=generator)
+                starts = torch.randperm(self._count, generator=generator) * context + shift
+            chosen = starts[position * self._rows : (position + 1) * self._rows]
+            tokens = self._text[chosen[:, None] + torch.arange(context + 1)]
+            yield Windows(tokens.to(self.model.device), self._bytes, number / self.epoch_steps), None
+
+    def measure(self, model: TextModel) -> Mapping[str, float]:
+        """Bits per byte of the documents that are held out: tokens are of many lengths."""
+        if not self.dataset.held_out:
+            return {}
+        return {"held_out": perplexity(model, self.dataset.held_out).bits_per_byte}
+
+
 class Text(Medium):
     """See `Medium`; items are texts, str."""
 
@@ -194,8 +277,16 @@ class Text(Medium):
         Setting(
             "tokenizer",
             str,
-            f"What a text model reads one by one: {' or '.join(TOKENIZERS)}.",
-            default=CharTokenizer.kind,
+            f"What a text model reads one by one: {' or '.join(data.text.TOKENIZERS)}.",
+            default=f"{CharTokenizer.kind}; {BPETokenizer.kind} for transformers",
+            shapes_model=True,
+        ),
+        Setting(
+            "vocab_size",
+            int,
+            f"Tokens, at most, where they are {BPETokenizer.kind}.",
+            default=str(data.text.VOCAB_SIZE),
+            least=1,
             shapes_model=True,
         ),
     )
@@ -214,6 +305,11 @@ class Text(Medium):
         Setting("top_k", int, "Draw of so many of the most probable characters only.", least=1),
         Setting("top_p", float, "Draw of the most probable characters only that have this probability together."),
         Setting("stop", str, "End before this, where it comes up."),
+        Setting("num_beams", int, "Find the most probable text by so many beams (transformers).", least=1),
+        Setting("no_repeat_ngram_size", int, "Never say so many tokens in a row twice (transformers).", least=0),
+        Setting("repetition_penalty", float, "Above 1, tokens that were there are less probable (transformers)."),
+        Setting("weights", str, f"How weights are kept: {', '.join(WEIGHTS)} (transformers)."),
+        Setting("min_p", float, "Leave out what is less probable than this share of the best (transformers)."),
     )
     kinds = MappingProxyType({PASSAGE: 1, SINGLE: 4})
     streamed = companion = True
@@ -243,7 +339,7 @@ class Text(Medium):
         known = getattr(model, "metadata", {}).get("data")
         share = known.get("held_out") if isinstance(known, dict) else None
         remembered = {"held_out": share} if isinstance(share, int | float) else {}
-        return data.load_text(path, tokenizer=model.tokenizer.kind, **{**remembered, **reading})
+        return data.load_text(path, tokenizer=model.tokenizer, **{**remembered, **reading})
 
     def load_like(self, training: TextDataset, folder: Path, **reading: Any) -> TextDataset:
         """See `Medium.load_like`."""
@@ -259,7 +355,9 @@ class Text(Medium):
 
     def feed(self, model: TextModel, dataset: TextDataset, config: TrainingConfig) -> DocumentFeed:
         """See `Medium.feed`."""
-        return (ChunkFeed if isinstance(model, CharRNN) else DocumentFeed)(model, dataset, config)
+        feeds = {CharRNN: ChunkFeed, DecoderModel: WindowFeed}
+        found = (feed for family, feed in feeds.items() if isinstance(model, family))
+        return next(found, DocumentFeed)(model, dataset, config)
 
     def draw(
         self,
@@ -271,6 +369,9 @@ class Text(Medium):
         **settings: Any,
     ) -> list[str]:
         """Texts with their prompts; `settings` as those of `TextModel.generate`. See `Medium.draw`."""
+        known = inspect.signature(model.stream).parameters
+        if unknown := [name for name in settings if name not in known]:
+            raise UserError(f"{unknown[0]}: {model.name} has no such setting")
         generator, texts = torch.Generator().manual_seed(seed), []
         show = show or (lambda part: None)
         for index in range(count):
@@ -282,6 +383,11 @@ class Text(Medium):
                 parts.append(part)
             texts.append("".join(parts))
         return texts
+
+    def pace(self, model: TextModel) -> str:
+        """See `Medium.pace`: of models that tell it."""
+        speed = getattr(model, "speed", None)
+        return "" if speed is None else f"; {speed}"
 
     def joined(self, model: TextModel, items: Sequence[str], columns: int | None) -> str:
         """See `Medium.joined`: one after the other."""

@@ -5,10 +5,15 @@ from aigc_fast.models.base import ImageModel, LatentModel, Model, SoundModel
 from aigc_fast.models.gan import DCGAN, GAN, MLPGAN, Discriminator
 from aigc_fast.models.registry import MODELS, create, describe, load, register, save
 from aigc_fast.models.text import (
+    GPT2,
+    BPETokenizer,
     ByteTokenizer,
     CharRNN,
     CharTokenizer,
+    DecoderModel,
     ElmanCell,
+    IdTokenizer,
+    Llama,
     NGram,
     TextModel,
     Tokenizer,
@@ -17,24 +22,29 @@ from aigc_fast.models.text import (
 from aigc_fast.models.vae import VAE, ConvVAE, ImageAutoencoder, VariationalAutoencoder
 from aigc_fast.models.vocoder import SourceFilterVocoder, VocoderFrames, VocoderVAE
 
-register(MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE, NGram, CharRNN)
+register(MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE, NGram, Llama, GPT2, CharRNN)
 
 __all__ = [
     "DCGAN",
     "GAN",
+    "GPT2",
     "MLPGAN",
     "MODELS",
     "VAE",
     "ARModel",
+    "BPETokenizer",
     "ByteTokenizer",
     "CharRNN",
     "CharTokenizer",
     "ConvVAE",
+    "DecoderModel",
     "Discriminator",
     "ElmanCell",
+    "IdTokenizer",
     "ImageAutoencoder",
     "ImageModel",
     "LatentModel",
+    "Llama",
     "Model",
     "NGram",
     "SoundModel",

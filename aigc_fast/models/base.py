@@ -62,6 +62,7 @@ class Model(nn.Module):
         medium: the `aigc_fast.media.Medium` of what it makes and learns from.
         trainer: the `aigc_fast.training.Trainer` that trains it.
         training_settings: the training's defaults that are not its trainer's.
+        data_defaults: what its training data is read with, where the medium's own defaults do not suit it.
         least_batch: how many items a step of training needs.
         num_classes: number of classes of a class-conditional model; None for an unconditional one.
         config: the constructor's keyword arguments: `type(model)(**model.config)` builds its twin.
@@ -72,6 +73,7 @@ class Model(nn.Module):
     medium: ClassVar[str]
     trainer: ClassVar[str]
     training_settings: ClassVar[Mapping[str, Any]] = {}
+    data_defaults: ClassVar[Mapping[str, Any]] = {}
     least_batch: ClassVar[int] = 1
     num_classes: int | None = None
 

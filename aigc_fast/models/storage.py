@@ -34,7 +34,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
     Raises:
         UserError: when the file can't be written.
     """
-    kept = _apart(tensors)
+    kept = contiguous(tensors)
     text = json.dumps({**metadata, "version": __version__})
     with atomic(path) as temporary:
         try:
@@ -43,7 +43,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
             raise UserError(f"cannot write {path}: {error}") from None
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as safetensors takes them: on the CPU, contiguous, of several in one memory all but one copied."""
     kept, taken = {}, set()
     for name, tensor in tensors.items():
@@ -70,7 +70,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         UserError: when the file is missing, damaged or not the package's own.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         return _metadata(path, file.metadata())
 
 
@@ -80,7 +80,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     Raises:
         UserError: when the file is missing, damaged or not the package's own.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = file.metadata()
     metadata = _metadata(path, header)
@@ -90,7 +90,12 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """A safetensors file to read from.
+
+    Raises:
+        UserError: when it is missing or damaged.
+    """
     try:
         if not Path(path).is_file():
             raise UserError(f"{path}: {'a folder, not a model file' if Path(path).is_dir() else 'no such file'}")

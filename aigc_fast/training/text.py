@@ -17,6 +17,14 @@ from aigc_fast.settings import Setting
 from aigc_fast.training.config import TrainingConfig, require
 from aigc_fast.training.trainer import Trainer, adam
 
+# Other models of text have them, too.
+NUM_LAYERS = Setting("num_layers", int, "Layers.", least=1, shapes_model=True)
+HALF_LIFE = Setting("half_life", float, "Passes over the text in which the learning rate halves; 0 leaves it.", least=0)
+CLIP = Setting("clip", float, "The largest norm of the gradient.")
+MEASURE_INTERVAL = Setting(
+    "measure_interval", int, "Steps between two measurements of held-out text; 0 for none.", least=0
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CharRNNConfig(TrainingConfig):
@@ -91,13 +99,13 @@ class CharRNNTrainer(Trainer):
     config_type = CharRNNConfig
     settings = (
         Setting("cell", str, f"What remembers: {', '.join(CELLS)}, or {ELMAN}, the plainest.", shapes_model=True),
-        Setting("num_layers", int, "Recurrent layers.", least=1, shapes_model=True),
+        NUM_LAYERS,
         Setting("embedding", int, "Size of a token's vector.", least=1, shapes_model=True),
         Setting("tied", bool, "Let input and output share the tokens' vectors.", shapes_model=True),
         Setting("chunk", int, "Tokens that the gradient goes back through.", least=1),
-        Setting("half_life", float, "Passes over the text in which the learning rate halves; 0 leaves it.", least=0),
-        Setting("clip", float, "The largest norm of the gradient."),
-        Setting("measure_interval", int, "Steps between two measurements of held-out text; 0 for none.", least=0),
+        HALF_LIFE,
+        CLIP,
+        MEASURE_INTERVAL,
     )
     shown = ("bits", "held_out")
 

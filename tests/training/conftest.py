@@ -22,6 +22,8 @@ NARROW = {
     "vocoder": {"width": 4, "latent_dim": 3},
     "ngram": {"order": 3},
     "char-rnn": {"hidden": 7, "embedding": 4},
+    "gpt2": {"hidden": 8, "num_layers": 2, "num_heads": 2, "context": 8},
+    "llama": {"hidden": 8, "num_layers": 2, "num_heads": 2, "context": 8},
 }
 
 

@@ -38,7 +38,8 @@ def steps_of(folder):
     return [int(path.stem.removeprefix("step-")) for path in sorted((folder / "checkpoints").iterdir())]
 
 
-SUFFIXES = {"vocoder": {"png", "wav"}, "ngram": {"txt", "txt.json"}, "char-rnn": {"txt", "txt.json"}}
+TEXTS = ("ngram", "char-rnn", "gpt2", "llama")
+SUFFIXES = {"vocoder": {"png", "wav"}, **{name: {"txt", "txt.json"} for name in TEXTS}}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,9 @@ from torch import Tensor
 from aigc_fast.models.base import Model, evaluating
 from aigc_fast.models.text.sampling import Sampling
 from aigc_fast.models.text.tokenizers import Tokenizer, tokenizer_from
+
+# What a tokenizer of words needs is longer; an alphabet seldom is.
+_LONG = 1000
 
 
 class TextModel(Model):
@@ -38,6 +42,15 @@ class TextModel(Model):
         known = tokenizer_from(tokenizer)
         super().__init__(tokenizer=known.config(), **config)
         self.tokenizer = known
+
+    @property
+    def brief_config(self) -> dict[str, Any]:
+        """`config`, for the records of what was generated: the SHA-256 of a long text stands for it."""
+        tokenizer = {
+            name: hashlib.sha256(value.encode()).hexdigest() if isinstance(value, str) and len(value) > _LONG else value
+            for name, value in self.config["tokenizer"].items()
+        }
+        return {**self.config, "tokenizer": tokenizer}
 
     def generate(
         self,
@@ -93,7 +106,7 @@ class TextModel(Model):
     ) -> Iterator[str]:
         """`generate`, piece by piece as the text comes; arguments, text and errors as there."""
         sampling = Sampling(length, temperature, top_k, top_p, stop)
-        context = [self.tokenizer.boundary, *self.tokenizer.encode(prompt)]
+        context = [self.tokenizer.start, *self.tokenizer.encode(prompt)]
         return before_stop(self._pieces(context, sampling, generator), sampling.stop)
 
     def _pieces(self, context: list[int], sampling: Sampling, generator: torch.Generator | None) -> Iterator[str]:

@@ -48,6 +48,15 @@ class Tokenizer(ABC):
     def boundary(self) -> int:
         """The token before the first and after the last of a document."""
 
+    @property
+    def start(self) -> int:
+        """The token before the first of a document, where it is another one than the `boundary`."""
+        return self.boundary
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """The text's tokens, with those before them that the tokenizer gives to every text; errors as of `encode`."""
+        return self.encode(text)
+
     def encode(self, text: str, *, strict: bool = True) -> list[int]:
         """The text's tokens, without a boundary; arguments and errors as of `encode_array`."""
         return self.encode_array(text, strict=strict).tolist()
@@ -220,10 +229,6 @@ class _ByteDecoder:
         return self._utf8.decode(bytes([token]))
 
 
-TOKENIZERS: dict[str, type[Tokenizer]] = {tokenizer.kind: tokenizer for tokenizer in (CharTokenizer, ByteTokenizer)}
-"""Every tokenizer by its kind."""
-
-
 def tokenizer_from(config: Mapping[str, Any] | Tokenizer) -> Tokenizer:
     """The tokenizer of a `config`; a tokenizer as it is.
 
@@ -232,6 +237,8 @@ def tokenizer_from(config: Mapping[str, Any] | Tokenizer) -> Tokenizer:
     """
     if isinstance(config, Tokenizer):
         return config
+    from aigc_fast.models.text import TOKENIZERS
+
     if not isinstance(config, Mapping) or config.get("kind") not in tuple(TOKENIZERS):
         raise UserError(
             f"tokenizer={config!r:.80}: expected a tokenizer, or the config of one: {', '.join(TOKENIZERS)}"

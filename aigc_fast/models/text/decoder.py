@@ -1,0 +1,660 @@
+"""What GPT-2 and Llama share: how they generate, on the native engine or in plain PyTorch, and how they score text."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from aigc_fast import functional
+from aigc_fast.errors import UserError
+from aigc_fast.models.base import check_counts, evaluating
+from aigc_fast.models.text.base import TextModel, before_stop
+from aigc_fast.models.text.decoding import Plan, Sequences, beam_search, sample
+from aigc_fast.models.text.options import Processor, options_of
+from aigc_fast.models.text.sampling import Sampling
+from aigc_fast.models.text.subwords import BPETokenizer
+from aigc_fast.models.text.tokenizers import Tokenizer
+from aigc_fast.ops.decode.engine import default_weights
+from aigc_fast.ops.decode.keeping import engine_of, unavailable
+from aigc_fast.ops.decode.reading import ACTIVATIONS, Refused, check_modules, exactly, parameter
+from aigc_fast.ops.decode.spec import Linear, Spec
+from aigc_fast.runtime.weights import check_weights
+
+log = logging.getLogger("aigc_fast")
+
+# Logits that are made in one call to score text, about; and how far is looked back for it, at most.
+_SCORED_AT_ONCE, _LONGEST_WINDOW = 1 << 25, 1024
+
+
+class Streamer(Protocol):
+    """Takes tokens as they come, as transformers' streamers do."""
+
+    def put(self, value: Tensor) -> None:
+        """The prompt's ids (rows, length), then new ones (rows,)."""
+
+    def end(self) -> None:
+        """There are no more."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a model generated.
+
+    Attributes:
+        tokens: new ones, of all sequences.
+        first: seconds to the first of them, the prompt and the packing of weights that changed included.
+        seconds: to the last.
+    """
+
+    tokens: int
+    first: float
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of those after the first; of all, where they come at once."""
+        after = self.tokens - 1 if self.seconds > self.first else self.tokens
+        return after / max(self.seconds - self.first if self.seconds > self.first else self.seconds, 1e-9)
+
+    def __str__(self) -> str:
+        return f"{self.tokens} tokens, {self.tokens_per_second:.0f} tokens/s, the first after {self.first:.2f} s"
+
+
+class Past:
+    """Keys and values of each layer, in PyTorch's own memory, for where the native engine does not run.
+
+    Attributes:
+        length: tokens that each sequence has been given.
+        seen: bool (slots, length), which are no padding; None for all.
+    """
+
+    def __init__(self, model: DecoderModel, slots: int) -> None:
+        self.model, self.slots, self.length = model, slots, 0
+        self.seen: Tensor | None = None
+        self._pairs: list[tuple[Tensor, Tensor] | None] = [None] * model.config["num_layers"]
+
+    def step(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """See `decoding.Sequences`."""
+        return self.extend(ids[:, None], positions[:, None], None, 1)[:, 0]
+
+    def extend(self, ids: Tensor, positions: Tensor, visible: Tensor | None, keep: int) -> Tensor:
+        """See `decoding.Sequences`."""
+        if visible is not None or self.seen is not None:
+            new = torch.ones_like(ids, dtype=torch.bool) if visible is None else visible
+            before = new.new_ones(self.slots, self.length) if self.seen is None else self.seen
+            self.seen = torch.cat([before, new], 1)
+        logits = self.model(ids, positions=positions, past=self, keep=keep)
+        self.length += ids.shape[1]
+        return logits.float()
+
+    def reorder(self, parents: Tensor) -> None:
+        """See `decoding.Sequences`."""
+        self._pairs = [(keys[parents], values[parents]) for keys, values in self._pairs]
+        self.seen = None if self.seen is None else self.seen[parents]
+
+    def add(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, with these at their end."""
+        if (before := self._pairs[layer]) is not None:
+            keys, values = torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)
+        self._pairs[layer] = keys, values
+        return keys, values
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, layer: int, past: Past | None, scale: float, dropout: float
+) -> Tensor:
+    """Causal attention, also to what came before.
+
+    Args:
+        query: (batch, heads, length, size).
+        key, value: (batch, kv_heads, length, size).
+        layer: its number.
+        past: of the sequences; None where they begin here.
+        scale: of the scores.
+        dropout: the share of attention weights to drop.
+
+    Returns:
+        (batch, length, heads * size).
+    """
+    seen = None
+    if past is not None:
+        key, value = past.add(layer, key, value)
+        seen = None if past.seen is None else past.seen[:, None, None, :]
+    found = functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        seen,
+        dropout,
+        is_causal=True,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+        alignment="lower_right",
+    )
+    return found.transpose(1, 2).flatten(2)
+
+
+def small(weight: Tensor, std: float = 0.02) -> None:
+    """Begins with normal numbers, where there is memory for them: without, PyTorch takes seconds for nothing."""
+    if not weight.is_meta:
+        nn.init.normal_(weight, std=std)
+
+
+def embedding_of(size: int, hidden: int) -> nn.Embedding:
+    """Vectors that begin small."""
+    found = nn.Embedding.from_pretrained(torch.empty(size, hidden), freeze=False)
+    small(found.weight)
+    return found
+
+
+_FUNCTIONS: dict[str, Callable[[], nn.Module]] = {
+    "GELU": nn.GELU,
+    "GELU_TANH": lambda: nn.GELU(approximate="tanh"),
+    "SILU": nn.SiLU,
+    "RELU": nn.ReLU,
+}
+
+
+def activation_of(name: str) -> nn.Module:
+    """An activation, as transformers calls it."""
+    return _FUNCTIONS[ACTIVATIONS[name]]()
+
+
+def linear_of(module: nn.Linear) -> Linear:
+    """A linear layer as the engine reads it."""
+    exactly(module, nn.Linear)
+    return Linear(parameter(module.weight), None if module.bias is None else parameter(module.bias))
+
+
+class DecoderModel(TextModel):
+    """A transformer that tells what comes next, of tokens that were there.
+
+    Args:
+        tokenizer: of its text.
+        context: positions that there are, or that it was made for.
+        vocab_size: of the embedding; None for the tokenizer's.
+        tied: whether the head's weight is the embedding's.
+        activation: of the inner units, as transformers calls it.
+        dropout: shares of elements that training drops, in [0, 1), by the constructor's arguments.
+        generation: defaults of `generate`'s options, as of a generation_config.json.
+        **config: the subclass's other constructor arguments.
+
+    Attributes:
+        vocab_size: of the embedding.
+        context: positions that there are, or that it was made for.
+        weights: how the engine keeps the weights: "fp32", "bf16", "int8" or "int4"; None for as they are.
+        speed: of what was generated last, or None.
+        head: the linear map to logits.
+
+    Raises:
+        ValueError: on sizes that are not positive or do not fit, or unknown settings.
+    """
+
+    family = "transformers"
+    trainer = "aigc_fast.training.decoders:DecoderTrainer"
+    data_defaults = MappingProxyType({"tokenizer": BPETokenizer.kind})
+    # Whether there are no positions beyond the context.
+    is_bounded: ClassVar[bool]
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer | Mapping[str, Any],
+        hidden: int,
+        num_layers: int,
+        num_heads: int,
+        context: int,
+        vocab_size: int | None,
+        tied: bool,
+        activation: str,
+        dropout: float,
+        generation: Mapping[str, Any] | None,
+        num_classes: None,
+        **config: Any,
+    ) -> None:
+        check_counts(hidden=hidden, num_layers=num_layers, num_heads=num_heads, context=context)
+        if context < 2:
+            raise ValueError(f"context={context}: expected at least 2 positions")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation={activation!r}: expected one of {', '.join(ACTIVATIONS)}")
+        for name, share in {"dropout": dropout, **config}.items():
+            if name.endswith("dropout") and share is not None and not 0 <= share < 1:
+                raise ValueError(f"{name}={share}: expected 0 to below 1")
+        super().__init__(
+            tokenizer=tokenizer,
+            hidden=hidden,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            context=context,
+            vocab_size=vocab_size,
+            tied=tied,
+            activation=activation,
+            dropout=dropout,
+            generation=None if generation is None else dict(generation),
+            num_classes=num_classes,
+            **config,
+        )
+        self.vocab_size, self.context, self.tied = vocab_size or self.tokenizer.vocab_size, context, tied
+        check_counts(vocab_size=self.vocab_size)
+        self.weights: str | None = None
+        self.speed: Speed | None = None
+        self.register_load_state_dict_post_hook(_tie_again)
+
+    @property
+    @abstractmethod
+    def embedding(self) -> nn.Embedding:
+        """Of the tokens."""
+
+    @property
+    @abstractmethod
+    def head(self) -> nn.Linear:
+        """The linear map to logits."""
+
+    def tie(self) -> None:
+        """Makes the head's weight the embedding's, where that is what the model is built for."""
+        if self.tied:
+            self.head.weight = self.embedding.weight
+
+    @abstractmethod
+    def forward(
+        self, tokens: Tensor, *, positions: Tensor | None = None, past: Past | None = None, keep: int | None = None
+    ) -> Tensor:
+        """Logits of what follows each token.
+
+        Args:
+            tokens: int64 (N, T).
+            positions: int64, broadcasts to (N, T); by default those after `past`.
+            past: of the sequences, which is added to; None where they begin here.
+            keep: of how many of the last tokens the logits are wanted; None for all.
+
+        Returns:
+            (N, T, vocab_size), or (N, keep, vocab_size).
+        """
+
+    @abstractmethod
+    def spec(self) -> Spec:
+        """The model as the engine reads it.
+
+        Raises:
+            Refused: where parts of it are not as they were built.
+        """
+
+    def positions_after(self, tokens: Tensor, past: Past | None) -> Tensor:
+        """(1, T), where tokens stand that come after what was there."""
+        before = 0 if past is None else past.length
+        return torch.arange(before, before + tokens.shape[1], device=tokens.device)[None]
+
+    # ---- generating
+
+    def generate(
+        self,
+        inputs: str | Tensor = "",
+        *,
+        length: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        attention_mask: Tensor | None = None,
+        logits_processor: Sequence[Processor] = (),
+        streamer: Streamer | None = None,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> str | list[str] | Tensor:
+        """Generates in eval mode and without gradients: by transformers' options, or with `length` as other models.
+
+        Args:
+            inputs: a text, or int64 ids (N, T).
+            length: the most tokens, for a text alone that follows `inputs`; the other arguments are those of `stream`
+                then. Without it they are those that follow.
+            stop: see `TextModel.generate`; with `length` alone.
+            attention_mask: (N, T), 0 for padding at the left; by default what is `pad_token_id` and no end.
+            logits_processor: what is done to scores, after the options and before temperature, top-k, top-p and min-p:
+                callables that take ids and scores and return scores.
+            streamer: takes ids as they come; not with beams.
+            generator: of draws; None for PyTorch's default one, with which `torch.manual_seed` gives transformers' ids.
+            seed: of draws, instead of a generator.
+            **options: see `Options`.
+
+        Returns:
+            With a text, it and what follows, or a list where several are asked for; with ids, ids (N, length) with the
+            prompt's; with `length`, see `TextModel.generate`.
+
+        Raises:
+            UserError: on options that are unknown, out of range or contradict each other, on a prompt that is empty
+                or too long, or ids out of range.
+        """
+        if seed is not None:
+            generator = torch.Generator(generator.device if generator else "cpu").manual_seed(seed)
+        if length is not None:
+            return "".join(self.stream(inputs, length=length, stop=stop, generator=generator, **options))
+        if stop is not None:
+            raise UserError("stop: expected length beside it")
+        is_text = isinstance(inputs, str)
+        ids = self._ids_of_text(inputs) if is_text else self._checked(inputs)
+        plan = self._plan(ids, attention_mask, logits_processor, generator, options)
+        with evaluating(self):
+            found = self._decoded(plan, streamer)
+        if not is_text:
+            return found
+        texts = [self.tokenizer.decode(row) for row in found.tolist()]
+        return texts if plan.options.num_return_sequences > 1 else texts[0]
+
+    def _ids_of_text(self, text: str) -> Tensor:
+        ids = self.tokenizer.encode_prompt(text) or [self.tokenizer.start]
+        return torch.tensor([ids], device=self.device)
+
+    def _checked(self, ids: Tensor) -> Tensor:
+        if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.dim() != 2 or 0 in ids.shape:
+            what = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+            raise UserError(f"inputs: expected a text, or int64 ids (N, T), not empty, got {what}")
+        lowest, highest = int(ids.min()), int(ids.max())
+        if lowest < 0 or highest >= self.vocab_size:
+            raise UserError(f"inputs: expected ids of 0 to {self.vocab_size - 1}, got {lowest} to {highest}")
+        return ids.to(self.device)
+
+    def _defaults(self) -> dict[str, Any]:
+        return {"eos_token_id": self.tokenizer.boundary, **(self.config["generation"] or {})}
+
+    def _plan(
+        self,
+        ids: Tensor,
+        mask: Tensor | None,
+        given: Sequence[Processor],
+        generator: torch.Generator | None,
+        options: Mapping[str, Any],
+    ) -> Plan:
+        known = options_of(self._defaults(), options)
+        self._check_options(known.ends, known.padding)
+        longest = known.longest(ids.shape[1], self.context)
+        if self.is_bounded and longest > self.context:
+            raise UserError(
+                f"inputs: {ids.shape[1]} tokens, and {longest - ids.shape[1]} to come, are more than the "
+                f"{self.context} that {self.name} has positions for: expected a shorter prompt, or a smaller max_length"
+            )
+        visible = self._visible(ids, mask, known.pad_token_id, known.ends)
+        copies = known.num_beams if known.num_beams > 1 else known.num_return_sequences
+        if copies > 1:
+            ids = ids.repeat_interleave(copies, 0)
+            visible = None if visible is None else visible.repeat_interleave(copies, 0)
+        return Plan(ids, visible, longest, known, tuple(given), generator)
+
+    def _check_options(self, ends: Sequence[int], padding: int | None) -> None:
+        for name, tokens in (("eos_token_id", ends), ("pad_token_id", () if padding is None else (padding,))):
+            if any(token >= self.vocab_size for token in tokens):
+                raise UserError(f"{name}={list(tokens)}: expected 0 to {self.vocab_size - 1}")
+
+    def _visible(self, ids: Tensor, mask: Tensor | None, padding: int | None, ends: Sequence[int]) -> Tensor | None:
+        if mask is None:
+            if padding is None or padding in ends:
+                return None
+            mask = ids != padding
+        elif not isinstance(mask, Tensor) or mask.shape != ids.shape:
+            what = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            raise UserError(f"attention_mask: expected {tuple(ids.shape)}, as inputs have, got {what}")
+        visible = (mask != 0).to(ids.device)
+        if not visible[:, -1].all():
+            raise UserError("attention_mask: hides the last token of a prompt: expected padding at the left")
+        return None if visible.all() else visible
+
+    def _decoded(self, plan: Plan, streamer: Streamer | None) -> Tensor:
+        began = time.perf_counter()
+        prompt, beams = plan.ids.shape[1], plan.options.num_beams
+        if beams > 1 and streamer is not None:
+            raise UserError("streamer: with beams nothing is certain before the end: expected num_beams=1")
+        state = self._begin(plan.ids.shape[0], plan.longest)
+        if beams > 1:
+            found = beam_search(state, plan)
+            seconds = time.perf_counter() - began
+            self.speed = Speed(found.shape[0] * (found.shape[1] - prompt), seconds, seconds)
+            return found
+        if streamer is not None:
+            streamer.put(plan.ids.cpu())
+        columns = []
+        for tokens in self._timed(sample(state, plan), began):
+            columns.append(tokens)
+            if streamer is not None:
+                streamer.put(tokens.cpu())
+        if streamer is not None:
+            streamer.end()
+        return torch.cat([plan.ids, torch.stack(columns, 1)], 1)
+
+    def _timed(self, steps: Iterator[Tensor], began: float) -> Iterator[Tensor]:
+        first, count = 0.0, 0
+        for tokens in steps:
+            now = time.perf_counter() - began
+            first, count = first or now, count + len(tokens)
+            self.speed = Speed(count, first, now)
+            yield tokens
+
+    def _begin(self, slots: int, steps: int, weights: str | None = None) -> Sequences:
+        """New sequences, on the engine where it runs."""
+        try:
+            if (reason := unavailable()) is not None:
+                raise Refused(reason)
+            check_modules(self)
+            spec = self.spec()
+            if len({tensor.dtype for tensor in spec.tensors() if tensor is not spec.frequencies}) > 1:
+                raise Refused("its weights are of several dtypes")
+        except Refused as refused:
+            _say_once(self.name, str(refused))
+            return Past(self, slots)
+        return engine_of(self, spec, weights or self.weights or default_weights(spec), steps).begin(slots)
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        length: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop: str | Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        no_repeat_ngram_size: int | None = None,
+        num_beams: int = 1,
+        weights: str | None = None,
+    ) -> Iterator[str]:
+        """See `TextModel.stream`. Text may be longer than the context: of what is left behind, the latter half stays.
+
+        Args:
+            prompt, length, temperature, top_k, top_p, stop, generator: see `TextModel.generate`.
+            min_p, repetition_penalty, no_repeat_ngram_size, num_beams: see `Options`. With several beams the text is
+                the most probable one that they find, comes in one piece and ends where the context does.
+            weights: how the engine keeps the weights for it; None for the attribute's way.
+        """
+        check_weights(weights)
+        sampling = Sampling(length, temperature, top_k, top_p, stop)
+        if not isinstance(prompt, str):
+            raise UserError(f"inputs is {type(prompt).__name__}: expected a text, where there is a length")
+        if num_beams != 1 and (top_k, top_p, min_p, temperature) != (None, None, None, 1.0):
+            raise UserError(
+                f"num_beams={num_beams}: beams take the most probable: expected no temperature, top_k, top_p or min_p"
+            )
+        options = {
+            "do_sample": temperature > 0 and num_beams == 1,
+            "temperature": temperature or 1.0,
+            "top_k": top_k or 0,
+            "top_p": top_p or 1.0,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty or 1.0,
+            "no_repeat_ngram_size": no_repeat_ngram_size or 0,
+            "num_beams": num_beams,
+            "eos_token_id": [self.tokenizer.boundary, *self._other_ends()],
+        }
+        options_of({}, options)
+        context = [self.tokenizer.start, *self.tokenizer.encode(prompt)]
+        if num_beams > 1 and len(context) >= self.context:
+            raise UserError(f"prompt: {len(context)} tokens leave no room in the {self.context} of {self.name}")
+        return before_stop(self._pieces(context, _Drawing(sampling, options, weights), generator), sampling.stop)
+
+    def _other_ends(self) -> list[int]:
+        ends = options_of(self._defaults(), {}).ends
+        return [end for end in ends if end != self.tokenizer.boundary]
+
+    def _draw(self, context: list[int], drawing: _Drawing, generator: torch.Generator | None) -> Iterator[list[int]]:
+        """See `TextModel._draw`."""
+        boundary, ends = self.tokenizer.boundary, drawing.options["eos_token_id"]
+        steps = self._tokens(context, drawing, generator)
+        for tokens in self._timed(steps, time.perf_counter()):
+            yield [boundary if token in ends else token for token in tokens.tolist()]
+
+    def _tokens(self, context: list[int], drawing: _Drawing, generator: torch.Generator | None) -> Iterator[Tensor]:
+        if drawing.options["num_beams"] > 1:
+            yield self._best(context, drawing)
+            return
+        while True:
+            context = context[-(self.context // 2) :] if len(context) >= self.context else context
+            ids = torch.tensor([context], device=self.device)
+            options = drawing.options | {"max_length": self.context}
+            plan = Plan(ids, None, self.context, options_of({}, options), (), generator)
+            for tokens in sample(self._begin(1, drawing.length, drawing.weights), plan):
+                context = [*context, int(tokens)]
+                yield tokens
+
+    def _best(self, context: list[int], drawing: _Drawing) -> Tensor:
+        room = self.context - len(context)
+        options = options_of({}, drawing.options | {"max_new_tokens": min(drawing.length, room)})
+        ids = torch.tensor([context] * options.num_beams, device=self.device)
+        plan = Plan(ids, None, options.longest(len(context), self.context), options)
+        found = beam_search(self._begin(len(ids), plan.longest, drawing.weights), plan)[0, len(context) :]
+        # Where the context ends the text does, too.
+        return torch.cat([found, found.new_tensor([self.tokenizer.boundary])])
+
+    # ---- scoring
+
+    def log_probabilities(self, tokens: Tensor) -> Tensor:
+        """See `TextModel.log_probabilities`; of a document longer than the context, or 1024 tokens, each token is
+        foreseen from at least half as many."""
+        self.check_tokens(tokens)
+        boundary = self.tokenizer.boundary
+        found = torch.zeros(len(tokens), dtype=self.dtype, device=tokens.device)
+        ends = [*((tokens == boundary).nonzero()[:, 0] + 1).tolist(), len(tokens)]
+        windows, first = [], 0
+        for end in dict.fromkeys(ends):
+            windows += self._windows(first, end)
+            first = end
+        windows.sort(key=lambda window: window[2] - window[0])
+        while windows:
+            longest = windows[-1][2] - windows[-1][0]
+            count = max(1, _SCORED_AT_ONCE // (longest * self.vocab_size))
+            self._score_windows(tokens, windows[-count:], found)
+            del windows[-count:]
+        return found
+
+    def _windows(self, first: int, end: int) -> list[tuple[int, int, int, bool]]:
+        """Parts of a document: where each begins, from where on its tokens are scored, its end, and whether what
+        begins it is the document's beginning."""
+        if end <= first:
+            return []
+        most = min(self.context, _LONGEST_WINDOW)
+        found = [(first, first, min(end, first + most), True)]
+        while found[-1][2] < end:
+            scored = found[-1][2]
+            begin = scored - most // 2
+            found.append((begin, scored, min(end, begin + most), False))
+        return found
+
+    def _score_windows(self, tokens: Tensor, windows: Sequence[tuple[int, int, int, bool]], found: Tensor) -> None:
+        longest = max(end - begin for begin, _, end, _ in windows)
+        inputs = tokens.new_zeros(len(windows), longest)
+        for row, (begin, _, end, is_first) in zip(inputs, windows, strict=True):
+            row[0] = self.tokenizer.start if is_first else tokens[begin - 1]
+            row[1 : end - begin] = tokens[begin : end - 1]
+        logarithms = self(inputs.to(self.device)).log_softmax(-1)
+        for row, (begin, scored, end, _) in zip(logarithms, windows, strict=True):
+            wanted = tokens[scored:end, None].to(row.device)
+            found[scored:end] = row[scored - begin : end - begin].gather(1, wanted)[:, 0].to(found)
+
+    # ---- files
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        weights: str | None = None,
+        dtype: torch.dtype | None = None,
+        tokenizer: Tokenizer | None = None,
+    ) -> DecoderModel:
+        """A model of a Hugging Face folder or a GGUF file, in eval mode on the CPU; nothing is executed.
+
+        Args:
+            path: the folder, with config.json, safetensors and the tokenizer's files; or the file.
+            weights: how the engine keeps the weights: "fp32", "bf16", "int8" or "int4"; None for as they are.
+            dtype: of the parameters; None for the file's, float32 for a GGUF file's.
+            tokenizer: instead of the one that is there.
+
+        Raises:
+            UserError: on files that are missing, truncated, pickled or not what they say, a model of another kind, or
+                settings that are not known.
+        """
+        from aigc_fast.models.text.pretrained import read_pretrained
+
+        check_weights(weights)
+        model = read_pretrained(path, cls, dtype, tokenizer)
+        model.weights = weights
+        return model
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Writes a Hugging Face folder that transformers loads, whole or not at all.
+
+        Args:
+            path: the folder; what this method wrote there before is replaced.
+
+        Raises:
+            UserError: when it can't be written, or holds files of others.
+        """
+        from aigc_fast.models.text.pretrained import write_pretrained
+
+        write_pretrained(self, path)
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """How text is drawn: the settings that all models share, and the options that come of them."""
+
+    sampling: Sampling
+    options: Mapping[str, Any]
+    weights: str | None
+
+    @property
+    def length(self) -> int:
+        return self.sampling.length
+
+
+def _tie_again(model: DecoderModel, keys: Any) -> None:
+    model.tie()
+
+
+@functools.cache
+def _say_once(name: str, reason: str) -> None:
+    log.warning("%s generates in plain PyTorch: %s", name, reason)
+
+
+def with_dropout(share: float | None, other: float) -> float:
+    """A dropout that is another one unless it is given."""
+    return other if share is None else share
+
+
+__all__ = [
+    "DecoderModel",
+    "Past",
+    "Speed",
+    "activation_of",
+    "attend",
+    "embedding_of",
+    "linear_of",
+    "small",
+    "with_dropout",
+]

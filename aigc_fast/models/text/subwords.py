@@ -1,0 +1,242 @@
+"""Tokenizers of other packages' models: the `tokenizers` library's, and none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from aigc_fast.checks import integer
+from aigc_fast.errors import UserError
+from aigc_fast.models.text.tokenizers import REPLACEMENT, Decoder, Tokenizer
+
+END = "<|endoftext|>"
+_LEAST = 257
+# Bytes of a character that are not all there may be so many tokens.
+_LONGEST_CHARACTER = 3
+
+
+def library() -> Any:
+    """The `tokenizers` package.
+
+    Raises:
+        UserError: where it is not installed.
+    """
+    try:
+        import tokenizers
+    except ImportError:
+        raise UserError("tokens of this model are the tokenizers package's: pip install aigc-fast[text]") from None
+    return tokenizers
+
+
+class BPETokenizer(Tokenizer):
+    """Pieces of words, as the `tokenizers` library finds them: byte pairs, or whatever a tokenizer.json says.
+
+    Args:
+        content: of a tokenizer.json.
+        boundary: the token where documents end.
+        start: the token before their first; None for `boundary`.
+
+    Raises:
+        UserError: where the library is not installed, or the content is none of a tokenizer.
+        ValueError: on a token out of range.
+    """
+
+    kind = "subwords"
+
+    def __init__(self, content: str, boundary: int, start: int | None = None) -> None:
+        if not isinstance(content, str):
+            raise TypeError(f"content is {type(content).__name__}: expected that of a tokenizer.json")
+        try:
+            self._tokenizer = library().Tokenizer.from_str(content)
+        except UserError:
+            raise
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(f"tokenizer: the content is none of a tokenizer.json: {error}") from None
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._content, self._size = content, self._tokenizer.get_vocab_size()
+        for name, token in (("boundary", boundary), ("start", start)):
+            if token is not None and integer(name, token, 0) >= self._size:
+                raise ValueError(f"{name}={token}: expected 0 to {self._size - 1}")
+        self._boundary, self._start = boundary, start
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int = 2048) -> BPETokenizer:
+        """Byte-level byte-pair encoding, as GPT-2's, of what comes up in texts; the same texts give the same.
+
+        Args:
+            texts: to count in.
+            vocab_size: tokens, those of the 256 bytes and of the boundary among them; fewer where there is little text.
+
+        Raises:
+            UserError: where the library is not installed, on a size that is too small, or a single string.
+
+        Source: Sennrich, Haddow and Birch, "Neural machine translation of rare words with subword units", 2016.
+        """
+        if isinstance(texts, str):
+            raise UserError("texts: expected several documents, got a single string: put it into a list")
+        if integer("vocab_size", vocab_size, 1) < _LEAST:
+            raise UserError(f"vocab_size={vocab_size}: expected at least {_LEAST}, of 256 bytes and the boundary")
+        found = byte_level(library().models.BPE())
+        alphabet = library().pre_tokenizers.ByteLevel.alphabet()
+        trainer = library().trainers.BpeTrainer(
+            vocab_size=vocab_size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+        )
+        found.train_from_iterator(texts, trainer)
+        return cls(found.to_str(), found.token_to_id(END))
+
+    @property
+    def vocab_size(self) -> int:
+        """See `Tokenizer.vocab_size`."""
+        return self._size
+
+    @property
+    def boundary(self) -> int:
+        """See `Tokenizer.boundary`."""
+        return self._boundary
+
+    @property
+    def start(self) -> int:
+        """See `Tokenizer.start`."""
+        return self._boundary if self._start is None else self._start
+
+    @property
+    def content(self) -> str:
+        """What a tokenizer.json holds."""
+        return self._content
+
+    def text_of(self, token: int) -> str | None:
+        """How a token is written in a tokenizer.json, as <|endoftext|>."""
+        return self._tokenizer.id_to_token(self.checked(token))
+
+    def encode_array(self, text: str, *, strict: bool = True) -> np.ndarray:
+        """See `Tokenizer.encode_array`; halves of surrogate pairs alone have no bytes."""
+        return np.array(self._encoded(text, False), np.int64)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """See `Tokenizer.encode_prompt`."""
+        return self._encoded(text, True)
+
+    def _encoded(self, text: str, is_prompt: bool) -> list[int]:
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=is_prompt).ids
+        except (TypeError, UnicodeEncodeError):
+            raise UserError("text: expected what UTF-8 can hold, got half of a surrogate pair") from None
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """See `Tokenizer.decode`."""
+        known = map(self.checked, tokens)
+        return self._tokenizer.decode([token for token in known if token != self._boundary])
+
+    def decoder(self) -> Decoder:
+        """See `Tokenizer.decoder`; of a character whose last bytes never come, nothing is told."""
+        return _SubwordDecoder(self)
+
+    def config(self) -> dict[str, Any]:
+        """See `Tokenizer.config`."""
+        return {"kind": self.kind, "content": self._content, "boundary": self._boundary, "start": self._start}
+
+
+class _SubwordDecoder:
+    """Decodes the last tokens, with those before them: how a token is written may depend on the one before."""
+
+    def __init__(self, tokenizer: BPETokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        self._told = 0
+
+    def push(self, token: int) -> str:
+        self._tokens.append(self._tokenizer.checked(token))
+        before = self._tokenizer.decode(self._tokens[: self._told])
+        text = self._tokenizer.decode(self._tokens)
+        if text.endswith(REPLACEMENT) and len(self._tokens) - self._told <= _LONGEST_CHARACTER:
+            return ""
+        self._tokens = self._tokens[self._told :]
+        self._told = len(self._tokens)
+        return text[len(before) :]
+
+
+def byte_level(model: Any, digits_alone: bool = False) -> Any:
+    """A tokenizer of the library that takes text for bytes, as GPT-2's does.
+
+    Args:
+        model: of the library.
+        digits_alone: whether each digit is a piece of its own.
+    """
+    parts = library()
+    found = parts.Tokenizer(model)
+    by_bytes = parts.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    by_digits = parts.pre_tokenizers.Digits(individual_digits=True)
+    found.pre_tokenizer = parts.pre_tokenizers.Sequence([by_digits, by_bytes]) if digits_alone else by_bytes
+    found.decoder = parts.decoders.ByteLevel()
+    return found
+
+
+class IdTokenizer(Tokenizer):
+    """For models that came without a tokenizer: text is the tokens' numbers, with spaces between them.
+
+    Args:
+        size: how many tokens there are.
+        boundary: the token where documents end.
+        start: the token before their first; None for `boundary`.
+
+    Raises:
+        ValueError: on a token out of range.
+    """
+
+    kind = "ids"
+
+    def __init__(self, size: int, boundary: int, start: int | None = None) -> None:
+        integer("size", size, 1)
+        for name, token in (("boundary", boundary), ("start", start)):
+            if token is not None and integer(name, token, 0) >= size:
+                raise ValueError(f"{name}={token}: expected 0 to {size - 1}")
+        self._size, self._boundary, self._start = size, boundary, start
+
+    @property
+    def vocab_size(self) -> int:
+        """See `Tokenizer.vocab_size`."""
+        return self._size
+
+    @property
+    def boundary(self) -> int:
+        """See `Tokenizer.boundary`."""
+        return self._boundary
+
+    @property
+    def start(self) -> int:
+        """See `Tokenizer.start`."""
+        return self._boundary if self._start is None else self._start
+
+    def encode_array(self, text: str, *, strict: bool = True) -> np.ndarray:
+        """See `Tokenizer.encode_array`."""
+        words = text.split()
+        for word in words:
+            if not (word.isascii() and word.isdecimal() and len(word) < 10 and int(word) < self._size):
+                raise UserError(
+                    f"text: unknown {word!r:.40}: the model has no tokenizer: expected tokens of 0 to "
+                    f"{self._size - 1}, with spaces between them"
+                )
+        return np.array(list(map(int, words)), np.int64)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """See `Tokenizer.decode`."""
+        return super().decode(tokens).removeprefix(" ")
+
+    def decoder(self) -> Decoder:
+        """See `Tokenizer.decoder`."""
+        return _IdDecoder(self)
+
+    def config(self) -> dict[str, Any]:
+        """See `Tokenizer.config`."""
+        return {"kind": self.kind, "size": self._size, "boundary": self._boundary, "start": self._start}
+
+
+class _IdDecoder:
+    def __init__(self, tokenizer: IdTokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def push(self, token: int) -> str:
+        return "" if self._tokenizer.checked(token) == self._tokenizer.boundary else f" {token}"

@@ -1,0 +1,54 @@
+"""Engines that live as long as the modules do whose weights they have packed."""
+
+from __future__ import annotations
+
+import threading
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from aigc_fast.ops.decode.engine import Engine
+from aigc_fast.ops.decode.spec import Spec
+from aigc_fast.runtime import backends, native
+
+_engines: WeakKeyDictionary[nn.Module, Engine] = WeakKeyDictionary()
+_packing = threading.Lock()
+
+
+def engine_of(module: nn.Module, spec: Spec, weights: str, steps: int) -> Engine:
+    """The module's engine, packed again where its weights changed.
+
+    Args:
+        module: whose it is.
+        spec: of the module as it is now.
+        weights: "fp32", "bf16", "int8" or "int4".
+        steps: that are about to be made.
+    """
+    with _packing:
+        engine = _engines.get(module)
+        if engine is None or not engine.is_current(spec, weights, steps):
+            # The old one's memory goes first.
+            del engine
+            _engines.pop(module, None)
+            engine = _engines[module] = Engine(spec, weights)
+        return engine
+
+
+def kept_bytes(module: nn.Module) -> int:
+    """Memory that the module's packed weights take now."""
+    return _engines[module].nbytes if module in _engines else 0
+
+
+def forget(module: nn.Module) -> None:
+    """Gives back the memory of the module's engine."""
+    _engines.pop(module, None)
+
+
+def unavailable() -> str | None:
+    """Why no engine may run here and now, or None."""
+    if backends.current() not in ("auto", "cpu"):
+        return f"the backend {backends.current()!r} is forced"
+    if (missing := native.cpu_reason()) is not None:
+        return missing
+    return "autocast is on" if torch.is_autocast_enabled("cpu") else None

@@ -1,0 +1,66 @@
+"""What modules are read by that become the parts of a `Spec`, and what is refused."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import aigc_fast.nn
+from aigc_fast.ops.decode.spec import Norm
+
+ACTIVATIONS = {
+    "gelu": "GELU",
+    "gelu_python": "GELU",
+    "gelu_new": "GELU_TANH",
+    "gelu_fast": "GELU_TANH",
+    "gelu_pytorch_tanh": "GELU_TANH",
+    "gelu_python_tanh": "GELU_TANH",
+    "gelu_accurate": "GELU_TANH",
+    "silu": "SILU",
+    "swish": "SILU",
+    "relu": "RELU",
+}
+"""The activations that there are, by what transformers' configurations call them."""
+
+_DROPOUTS = nn.Dropout, aigc_fast.nn.Dropout
+_TAKEN = torch.float32, torch.bfloat16, torch.float16
+_HOOKS = "_forward_hooks", "_forward_pre_hooks"
+
+
+class Refused(Exception):  # noqa: N818
+    """Why a model does not run on the engine."""
+
+
+def exactly(module: nn.Module, *classes: type[nn.Module]) -> None:
+    """Refuses a module of a class that is none of these: it may compute something else."""
+    if type(module) not in classes:
+        raise Refused(f"{type(module).__name__} stands where {classes[0].__name__} was")
+
+
+def parameter(tensor: Tensor) -> Tensor:
+    """A weight that the engine can read."""
+    if type(tensor) not in (nn.Parameter, Tensor):
+        raise Refused(f"a weight is a {type(tensor).__name__}, not a plain parameter")
+    if tensor.dtype not in _TAKEN or not tensor.is_cpu or tensor.layout is not torch.strided:
+        raise Refused(
+            f"a weight is {tensor.dtype} on {tensor.device}: the engine takes float32, bfloat16 and float16 on the CPU"
+        )
+    return tensor
+
+
+def norm(module: nn.Module) -> Norm:
+    """A norm's parameters."""
+    bias = getattr(module, "bias", None)
+    return Norm(parameter(module.weight), None if bias is None else parameter(bias))
+
+
+def check_modules(model: nn.Module) -> None:
+    """Refuses a model that computes more than its modules say: by hooks, replaced methods, or dropout."""
+    for name, module in model.named_modules():
+        own = vars(module)
+        if any(own[hooks] for hooks in _HOOKS):
+            raise Refused(f"{name or 'the model'} has hooks")
+        if "forward" in own or own.get("_compiled_call_impl") is not None:
+            raise Refused(f"{name or 'the model'} has a forward of its own")
+        if module.training and type(module) in _DROPOUTS and module.p > 0:
+            raise Refused("it is in training mode, with dropout")
