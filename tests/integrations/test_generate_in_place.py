@@ -312,6 +312,13 @@ def test_copies_pickles_and_files(pair: tuple[Any, Any], tmp_path: Any) -> None:
     assert torch.equal(read.generate(ids, max_new_tokens=6), wanted)
 
 
+def test_inference_mode_and_after_it(pair: tuple[Any, Any]) -> None:
+    for options in ({"min_new_tokens": 4}, {"num_beams": 2}):
+        with torch.inference_mode():
+            check(pair, prompts(2, 5), max_new_tokens=6, **options)
+        check(pair, prompts(2, 5), max_new_tokens=6, **options)
+
+
 def test_compiled_models_still_run(pair: tuple[Any, Any]) -> None:
     model, fast = pair
     compiled = torch.compile(fast, backend="eager")

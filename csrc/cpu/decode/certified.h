@@ -14,13 +14,8 @@ struct ColumnBounds {
 // Norms are rounded up by more than what their sums may have lost.
 constexpr float ROUNDED_UP = 1.0001f;
 
-static inline float norm_of(const float* x, const float* y, int64_t count) {
-    double sum = 0;
-    for (int64_t i = 0; i < count; ++i) {
-        const double off = double(x[i]) - (y ? y[i] : 0.0f);
-        sum += off * off;
-    }
-    return static_cast<float>(__builtin_sqrt(sum)) * ROUNDED_UP;
+static inline float norm_of(double sum_of_squares) {
+    return static_cast<float>(__builtin_sqrt(sum_of_squares)) * ROUNDED_UP;
 }
 
 // The bounds of a panel from its float and its int8 form.
@@ -38,8 +33,8 @@ static inline void bound_panel(const float* lines, const char* bytes, int64_t de
             of_off += difference * difference;
             of_length += x * x;
         }
-        off[c] = static_cast<float>(__builtin_sqrt(of_off)) * ROUNDED_UP;
-        length[c] = static_cast<float>(__builtin_sqrt(of_length)) * ROUNDED_UP;
+        off[c] = norm_of(of_off);
+        length[c] = norm_of(of_length);
     }
 }
 
@@ -49,14 +44,15 @@ struct RowBounds {
 
     RowBounds(const float* x, int64_t depth, const char* row) {
         const ByteRow places(depth);
-        double of_off = 0;
+        double of_off = 0, of_length = 0;
         for (int64_t k = 0; k < depth; ++k) {
-            const double difference =
-                x[k] - double(int8_t(places.bytes(row)[k])) * double(places.scales(row)[k / SCALED_GROUP]);
+            const double number = int8_t(places.bytes(row)[k]);
+            const double difference = x[k] - number * double(places.scales(row)[k / SCALED_GROUP]);
             of_off += difference * difference;
+            of_length += double(x[k]) * double(x[k]);
         }
-        off = static_cast<float>(__builtin_sqrt(of_off)) * ROUNDED_UP;
-        length = norm_of(x, nullptr, depth);
+        off = norm_of(of_off);
+        length = norm_of(of_length);
     }
     // How far a vector of columns' products by int8 may be from what the float ones come to in float arithmetic.
     vf of(const ColumnBounds& columns, int64_t column, int64_t depth) const {
