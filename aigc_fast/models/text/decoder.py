@@ -508,6 +508,8 @@ class DecoderModel(TextModel):
         steps = self._tokens(context, drawing, generator)
         for tokens in self._timed(steps, time.perf_counter()):
             yield [boundary if token in ends else token for token in tokens.tolist()]
+        # Beams end where the context does.
+        yield [boundary]
 
     def _tokens(self, context: list[int], drawing: _Drawing, generator: torch.Generator | None) -> Iterator[Tensor]:
         if drawing.options["num_beams"] > 1:
@@ -527,9 +529,7 @@ class DecoderModel(TextModel):
         options = options_of({}, drawing.options | {"max_new_tokens": min(drawing.length, room)})
         ids = torch.tensor([context] * options.num_beams, device=self.device)
         plan = Plan(ids, None, options.longest(len(context), self.context), options)
-        found = beam_search(self._begin(len(ids), plan.longest, drawing.weights), plan)[0, len(context) :]
-        # Where the context ends the text does, too.
-        return torch.cat([found, found.new_tensor([self.tokenizer.boundary])])
+        return beam_search(self._begin(len(ids), plan.longest, drawing.weights), plan)[0, len(context) :]
 
     # ---- scoring
 
