@@ -24,8 +24,9 @@ from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengt
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from aigc_fast.integrations.transformers_decoders import BUILDERS, Refused, spec_of
-from aigc_fast.ops.decode.engine import Engine, State, default_weights
+from aigc_fast.ops.decode.engine import MOST_GREEDY, Engine, State, default_weights
 from aigc_fast.ops.decode.keeping import engine_of, forget, kept_bytes, unavailable
+from aigc_fast.ops.decode.lookup import Lookup
 from aigc_fast.ops.decode.spec import Spec
 
 __all__ = ["Decision", "decision_of", "engine_bytes", "is_swapped", "last_decision", "put_back", "refusal", "swap"]
@@ -52,6 +53,8 @@ _OF_LOOPS = {
     "tokenizer",
 }
 _WEIGHTS_ATTRIBUTE = "generation_weights"
+# With the token before them, as many rows as share a reading of the weights.
+MOST_GUESSED = 7
 
 
 class Decision(NamedTuple):
@@ -191,7 +194,10 @@ def _decoding(cls: type[nn.Module], name: str) -> Callable[..., Any]:
             return theirs(self, input_ids, *args, **kwargs)
         engine = engine_of(self, spec, decision.weights, kwargs["generation_config"].max_length or 1)
         if decision.level == LOOP:
-            return _loop(self, engine, input_ids, kwargs)
+            if name != "_sample":
+                return _lookup_loop(self, engine, input_ids, kwargs)
+            bans = _bans(kwargs) if input_ids.shape[0] <= MOST_GREEDY and engine.certify(spec) else None
+            return _loop(self, engine, input_ids, kwargs, bans)
         return _decode(self, engine, theirs, None if name == "_assisted_decoding" else 1, input_ids, kwargs)
 
     return decode
@@ -233,29 +239,81 @@ def _loops(kwargs: dict[str, Any]) -> bool:
 _OTHER_CRITERIA = EosTokenCriteria, MaxTimeCriteria
 
 
-@torch.no_grad()
-def _loop(model: nn.Module, engine: Engine, ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
-    """transformers' `_sample` for ids alone."""
-    config, criteria, process = kwargs["generation_config"], kwargs["stopping_criteria"], kwargs["logits_processor"]
-    others = [each for each in criteria if type(each) in _OTHER_CRITERIA]
-    ends = any(type(each) is EosTokenCriteria for each in criteria)
+def _looks_up(ids: Tensor, kwargs: dict[str, Any]) -> bool:
+    """Whether candidates come from the prompt, and which ones changes no id."""
+    config, generator = kwargs["generation_config"], kwargs.get("candidate_generator")
+    from_prompt = generator is None or type(generator).__name__ == "PromptLookupCandidateGenerator"
+    plain = kwargs.get("assistant_model") is None and from_prompt and not config.do_sample and ids.shape[0] == 1
+    return bool(plain and getattr(config, "prompt_lookup_num_tokens", None))
+
+
+def _begun(engine: Engine, ids: Tensor, kwargs: dict[str, Any]) -> tuple[State, Tensor, Tensor]:
+    """Sequences that have had their prompts, the last tokens' positions, and the logits after them."""
     rows, count = ids.shape
-    mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
-    visible = _visible(mask, count)
+    visible, positions = _visible(kwargs.get("attention_mask"), count), kwargs.get("position_ids")
     if positions is None:
         seen = torch.ones_like(ids) if visible is None else visible.long()
         positions = (seen.cumsum(1) - 1).clamp_min(0)
     state = engine.begin(rows)
-    found = torch.empty(rows, max(criteria.max_length, count + 1), dtype=ids.dtype)
-    found[:, :count] = ids
-    unfinished, position = torch.ones(rows, dtype=torch.int64), positions[:, -1].clone()
     logits = state.extend(ids, positions.expand(rows, count), visible, 1)[:, 0]
-    while True:
-        scores = process(found[:, :count], logits) if process else logits
-        if config.do_sample:
-            tokens = torch.multinomial(torch.softmax(scores, -1), num_samples=1).squeeze(1)
+    return state, positions[:, -1].clone(), logits
+
+
+def _ended(model: nn.Module, state: State, found: Tensor, count: int, kwargs: dict[str, Any]) -> Tensor:
+    """The ids that were found; a cache that the caller gave is filled."""
+    given = kwargs[_CACHE]
+    if not getattr(given, "is_of_this_call", False):
+        _store(state, given, model.dtype)
+    return found[:, :count].clone() if count < found.shape[1] else found
+
+
+def _room(ids: Tensor, most: int) -> Tensor:
+    """The ids, and room for more of them."""
+    found = ids.new_empty(ids.shape[0], max(most, ids.shape[1] + 1))
+    found[:, : ids.shape[1]] = ids
+    return found
+
+
+def _bans(kwargs: dict[str, Any]) -> Callable[[int], Tensor] | None:
+    """Which tokens are out of question at a length, where nothing else is done to the logits of a greedy choice."""
+    lengths = []
+    for each in kwargs["logits_processor"]:
+        if type(each) is logits_process.MinLengthLogitsProcessor:
+            lengths.append((each.min_length, each.eos_token_id))
+        elif type(each) is logits_process.MinNewTokensLengthLogitsProcessor:
+            lengths.append((each.prompt_length_to_skip + each.min_new_tokens, each.eos_token_id))
         else:
-            tokens = scores.argmax(-1)
+            return None
+    if kwargs["generation_config"].do_sample:
+        return None
+    return lambda length: torch.cat([_NO_TOKENS, *(tokens.view(-1) for least, tokens in lengths if length < least)])
+
+
+_NO_TOKENS = torch.empty(0, dtype=torch.int64)
+
+
+@torch.no_grad()
+def _loop(
+    model: nn.Module,
+    engine: Engine,
+    ids: Tensor,
+    kwargs: dict[str, Any],
+    bans: Callable[[int], Tensor] | None,
+) -> Tensor:
+    """transformers' `_sample` for ids alone; with `bans` without logits."""
+    config, criteria, process = kwargs["generation_config"], kwargs["stopping_criteria"], kwargs["logits_processor"]
+    others = [each for each in criteria if type(each) in _OTHER_CRITERIA]
+    ends = any(type(each) is EosTokenCriteria for each in criteria)
+    (rows, count), found = ids.shape, _room(ids, criteria.max_length)
+    unfinished = torch.ones(rows, dtype=torch.int64)
+    state, position, logits = _begun(engine, ids, kwargs)
+    while True:
+        if logits is not None:
+            scores = process(found[:, :count], logits) if process else logits
+            if config.do_sample:
+                tokens = torch.multinomial(torch.softmax(scores, -1), num_samples=1).squeeze(1)
+            else:
+                tokens = scores.argmax(-1)
         if ends:
             tokens = tokens * unfinished + config._pad_token_tensor * (1 - unfinished)
         found[:, count] = tokens
@@ -263,13 +321,42 @@ def _loop(model: nn.Module, engine: Engine, ids: Tensor, kwargs: dict[str, Any])
         for each in others:
             unfinished = unfinished & ~each(found[:, :count], None)
         if count >= criteria.max_length or not unfinished.any():
-            break
+            return _ended(model, state, found, count, kwargs)
         position += 1
-        logits = state.step(tokens, position)
-    given = kwargs[_CACHE]
-    if not getattr(given, "is_of_this_call", False):
-        _store(state, given, model.dtype)
-    return found[:, :count].clone() if count < found.shape[1] else found
+        chosen = None if bans is None else state.greedy(tokens, position, bans(count))
+        logits = state.step(tokens, position) if chosen is None else None
+        tokens = tokens if chosen is None else chosen
+
+
+@torch.no_grad()
+def _lookup_loop(model: nn.Module, engine: Engine, ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    """The same for one greedy sequence, some tokens of which are guessed: as many steps' ids from one reading of the
+    weights as the guess was right for."""
+    config, criteria, process = kwargs["generation_config"], kwargs["stopping_criteria"], kwargs["logits_processor"]
+    others = [each for each in criteria if type(each) in _OTHER_CRITERIA]
+    count, found, lookup = ids.shape[1], _room(ids, criteria.max_length), Lookup(ids[0].tolist())
+    most = min(config.prompt_lookup_num_tokens, MOST_GUESSED)
+    state, position, logits = _begun(engine, ids, kwargs)
+    guess: list[int] = []
+    while True:
+        for row, guessed in zip(logits.split(1), [*guess, None], strict=True):
+            scores = process(found[:, :count], row) if process else row
+            token = int(scores.argmax())
+            found[0, count] = token
+            lookup.add(token)
+            count += 1
+            if count >= criteria.max_length or any(each(found[:, :count], None).any() for each in others):
+                state.crop(min(state.length, count - 1))
+                return _ended(model, state, found, count, kwargs)
+            if token != guessed:
+                break
+        # The last token was not read yet, and what was guessed wrong is forgotten.
+        state.crop(count - 1)
+        guess = lookup.following(min(most, criteria.max_length - count - 1))
+        offset = count - ids.shape[1]
+        tokens = torch.tensor([[token, *guess]])
+        positions = position + torch.arange(offset, offset + tokens.shape[1])
+        logits = state.extend(tokens, positions[None], None, tokens.shape[1])[0]
 
 
 def _pairs(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
@@ -308,6 +395,9 @@ def _decide(
     try:
         if args:
             raise Refused("it was called in an unknown way")
+        if kwargs.get(_CACHE) is None and kwargs.get("use_cache"):  # 5.0 leaves it to the model
+            kwargs[_CACHE] = DynamicCache()
+            kwargs[_CACHE].is_of_this_call = True
         _check_call(kwargs)
         if getattr(kwargs["generation_config"], "prefill_chunk_size", None) and not hasattr(cls, "_prefill"):
             raise Refused("this transformers computes prompts in chunks by the model's forward")
@@ -315,7 +405,8 @@ def _decide(
         spec = spec_of(model, cls)
     except Refused as refused:
         return None, Decision(LEFT, None, str(refused))
-    level = LOOP if name == "_sample" and _loops(kwargs) else STEP
+    looks_up = name == "_assisted_decoding" and _looks_up(ids, kwargs)
+    level = LOOP if (name == "_sample" or looks_up) and _loops(kwargs) else STEP
     return spec, Decision(level, vars(model).get(_WEIGHTS_ATTRIBUTE) or default_weights(spec), None)
 
 

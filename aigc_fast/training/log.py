@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from torch import Tensor
 
 from aigc_fast.errors import UserError
@@ -167,12 +168,13 @@ class ProgressBar:
     def __init__(self, name: str, total: int, unit: str, console: Console | None) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=12),
-            MofNCompleteColumn(),
+            # On a narrow terminal it gives way, not the numbers.
+            BarColumn(bar_width=None, table_column=Column(max_width=12)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[losses]}"),
             TextColumn(f"{{task.fields[rate]:.0f}} {unit}/s"),
             TextColumn("left"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=console,
             disable=console is None,
         )

@@ -42,7 +42,7 @@ class CharRNNConfig(TrainingConfig):
         UserError: on a value out of range.
     """
 
-    epochs: int = 30
+    epochs: int = 24
     batch_size: int = 32
     chunk: int = 64
     learning_rate: float = 5e-3

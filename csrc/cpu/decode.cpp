@@ -101,29 +101,67 @@ int64_t refusal_of(const Decoder& decoder, const Tokens& tokens) {
     return NONE;
 }
 
-// `tokens` (5, count), int64: ids, positions, slots, times, and whether later ones see it; those of a slot in succession
-// and in the order of times.
-// `outputs` (places), int64: the tokens whose logits are wanted, float32 (places, vocabulary). Gives a Refusal, with
-// nothing done.
-int64_t decode_forward(Decoder& decoder, Sequences& sequences, const Tensor* tokens, const Tensor* outputs,
-                       float* logits) {
+Tokens tokens_of(const Tensor* tokens, const Tensor* outputs) {
     const int64_t count = tokens->sizes[1];
     const auto* const rows = static_cast<const int64_t*>(tokens->data());
-    const Tokens given{count,
-                       rows,
-                       rows + count,
-                       rows + 2 * count,
-                       rows + 3 * count,
-                       rows + 4 * count,
-                       outputs->sizes[0],
-                       static_cast<const int64_t*>(outputs->data())};
+    return {count,
+            rows,
+            rows + count,
+            rows + 2 * count,
+            rows + 3 * count,
+            rows + 4 * count,
+            outputs->sizes[0],
+            static_cast<const int64_t*>(outputs->data())};
+}
+
+// `tokens` (5, count), int64: ids, positions, slots, times, and whether later ones see it; those of a slot in
+// succession and in the order of times. `outputs` (places), int64: the tokens whose logits are wanted, float32 (places,
+// vocabulary). Gives a Refusal, with nothing done.
+int64_t decode_forward(Decoder& decoder, Sequences& sequences, const Tensor* tokens, const Tensor* outputs,
+                       float* logits) {
+    const Tokens given = tokens_of(tokens, outputs);
     const int64_t refusal = refusal_of(decoder, given);
-    if (refusal != NONE || count == 0)
+    if (refusal != NONE || given.count == 0)
         return refusal;
     Scope scope;
     Forward(decoder, sequences, given, logits, scope).run();
     return NONE;
 }
+
+// Bounds of a head of float weights, of which there is an int8 form: (2, columns of all panels), float32.
+void decode_bounds(Decoder& decoder, const char* bytes, const Tensor* bounds) {
+    const Matrix& head = decoder.head;
+    const int64_t panel_bytes = compact_panel_bytes(INT8, head.depth), columns = head.panels() * COMPACT_WIDTH;
+    auto* const data = static_cast<float*>(bounds->data());
+    parallel_for(0, head.panels(), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t panel = begin; panel < end; ++panel)
+            bound_panel(reinterpret_cast<const float*>(head.panel(panel)), bytes + panel * panel_bytes, head.depth,
+                        data + panel * COMPACT_WIDTH, data + columns + panel * COMPACT_WIDTH);
+    });
+}
+
+// The same as decode_forward for the column of the greatest logit of each output, at most FEW_ROWS of them, the banned
+// ones left out; -1 where the logits may not be finite. The head is float, without a bias; `bytes` and `bounds` are its
+// int8 form's.
+int64_t decode_greedy(Decoder& decoder, Sequences& sequences, const Tensor* tokens, const Tensor* outputs,
+                      const char* bytes, const Tensor* bounds, const Tensor* banned, const Tensor* found) {
+    const Tokens given = tokens_of(tokens, outputs);
+    const int64_t refusal = refusal_of(decoder, given);
+    if (refusal != NONE)
+        return refusal;
+    const auto* const data = static_cast<const float*>(bounds->data());
+    const Certified certified{bytes,
+                              {data, data + decoder.head.panels() * COMPACT_WIDTH},
+                              banned->sizes[0],
+                              static_cast<const int64_t*>(banned->data()),
+                              static_cast<int64_t*>(found->data())};
+    Scope scope;
+    Forward(decoder, sequences, given, nullptr, scope, &certified).run();
+    return NONE;
+}
+
+// Columns of all panels of so many.
+int64_t decode_padded(int64_t columns) { return compact_panels(columns) * COMPACT_WIDTH; }
 
 void decode_reorder(Sequences& sequences, const Tensor* parents) {
     sequences.reorder(static_cast<const int64_t*>(parents->data()));
@@ -172,7 +210,8 @@ void decode_append(Sequences& sequences, const Tensor* places) {
 }
 
 AIGC_EXPORT(AIGC_KERNEL(decode_packed_size), AIGC_KERNEL(decode_pack), AIGC_KERNEL(decode_create),
-            AIGC_KERNEL(decode_begin), AIGC_KERNEL(decode_forward), AIGC_KERNEL(decode_reorder),
+            AIGC_KERNEL(decode_begin), AIGC_KERNEL(decode_forward), AIGC_KERNEL(decode_bounds),
+            AIGC_KERNEL(decode_greedy), AIGC_KERNEL(decode_padded), AIGC_KERNEL(decode_reorder),
             AIGC_KERNEL(decode_crop), AIGC_KERNEL(decode_bytes), AIGC_KERNEL(decode_export), AIGC_KERNEL(decode_import),
             AIGC_KERNEL(decode_append), AIGC_KERNEL_CODES(weights, Weights), AIGC_KERNEL_CODES(decode_norms, Norm),
             AIGC_KERNEL_CODES(decode_activations, Activation), AIGC_KERNEL_CODES(decode_refusals, Refusal))

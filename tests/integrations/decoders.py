@@ -55,7 +55,9 @@ _SCALED = (
 )
 MAKERS = {
     "gpt2": _gpt2,
-    "gpt2-scales": lambda: _gpt2(**_scaled(scale_attn_by_inverse_layer_idx=True), activation_function="relu", n_inner=50),
+    "gpt2-scales": lambda: _gpt2(
+        **_scaled(scale_attn_by_inverse_layer_idx=True), activation_function="relu", n_inner=50
+    ),
     "gpt2-gelu": lambda: _gpt2(
         **_scaled(scale_attn_weights=False), activation_function="gelu", tie_word_embeddings=False
     ),

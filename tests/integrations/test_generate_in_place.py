@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import importlib
 import io
-import logging
 import pickle
 import threading
 from typing import Any
@@ -94,8 +93,13 @@ def test_ids_are_transformers(pair: tuple[Any, Any], options: dict[str, Any]) ->
 
 
 def test_chunked_prompts(pair: tuple[Any, Any]) -> None:
-    results = [each.generate(prompts(1, 7), max_new_tokens=6, prefill_chunk_size=3) for each in pair]
-    assert torch.equal(*results)
+    model, fast = pair
+    options = {"max_new_tokens": 6, "prefill_chunk_size": 3}
+    try:
+        wanted = model.generate(prompts(1, 7), **options)
+    except ValueError as error:  # of 5.0
+        pytest.skip(f"this transformers takes no prompts in chunks: {error}")
+    assert torch.equal(fast.generate(prompts(1, 7), **options), wanted)
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3, "repetition_penalty": 1.2}, {"do_sample": True}])
@@ -240,6 +244,22 @@ def test_assisted(pair: tuple[Any, Any], options: dict[str, Any]) -> None:
     check(pair, ids, max_new_tokens=20, assistant_model=decoder("gpt2", seed=3), **options)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"repetition_penalty": 1.3, "min_new_tokens": 30}, {"eos_token_id": list(range(50))}]
+)
+def test_lookup_guesses_and_changes_nothing(pair: tuple[Any, Any], options: dict[str, Any]) -> None:
+    model, fast = pair
+    for seed in range(3):
+        ids = prompts(1, 6, seed=seed).repeat(1, 4)
+        options = {"max_new_tokens": 40, **options}
+        wanted = model.generate(ids, **options)
+        assert_same_ids(model, fast.generate(ids, prompt_lookup_num_tokens=5, **options), wanted)
+        assert "native loop" in level(fast)
+    cache = transformers.DynamicCache()
+    found = fast.generate(ids, prompt_lookup_num_tokens=5, **options, **{CACHE: cache})
+    assert cache.get_seq_length() == found.shape[1] - 1
+
+
 def test_guidance(pair: tuple[Any, Any]) -> None:
     check(pair, prompts(1, 6), max_new_tokens=8, guidance_scale=1.5, negative_prompt_ids=prompts(1, 3, seed=4))
 
@@ -292,6 +312,13 @@ def test_copies_pickles_and_files(pair: tuple[Any, Any], tmp_path: Any) -> None:
     assert torch.equal(read.generate(ids, max_new_tokens=6), wanted)
 
 
+def test_compiled_models_still_run(pair: tuple[Any, Any]) -> None:
+    model, fast = pair
+    compiled = torch.compile(fast, backend="eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(prompts(1, 5)).logits, model(prompts(1, 5)).logits)
+
+
 def test_restore(pair: tuple[Any, Any]) -> None:
     model, fast = pair
     fast.generate(prompts(1, 4), max_new_tokens=2)
@@ -324,11 +351,8 @@ LEFT = {
 
 
 @pytest.mark.parametrize("options", LEFT.values(), ids=LEFT.keys())
-def test_what_the_engine_does_not_know_is_left(
-    pair: tuple[Any, Any], options: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    model, fast = pair
-    ids = prompts(1, 6)
+def test_what_the_engine_does_not_know_is_left(pair: tuple[Any, Any], options: dict[str, Any]) -> None:
+    fast, ids = pair[1], prompts(1, 6)
     found = [each.generate(ids, max_new_tokens=5, **options) for each in pair]
     theirs, ours = (each if isinstance(each, Tensor) else each.sequences for each in found)
     assert torch.equal(theirs, ours)
@@ -375,8 +399,7 @@ def test_subclasses_are_left() -> None:
 @pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
 @pytest.mark.parametrize("level_name", native.levels())
 def test_smaller_weights_stay_near(pair: tuple[Any, Any], weights: str, level_name: str) -> None:
-    model, fast = pair
-    aigc_fast.optimize(fast, weights=weights)
+    fast = aigc_fast.optimize(pair[1], weights=weights)
     options = {"max_new_tokens": 1, "return_dict_in_generate": True, "output_logits": True}
     with native.use_level(level_name):
         ids = prompts(3, 30)
@@ -410,7 +433,7 @@ def test_threads_generate_at_once(pair: tuple[Any, Any]) -> None:
 
 
 def test_bad_input(pair: tuple[Any, Any]) -> None:
-    model, fast = pair
+    model = pair[0]
     for ids, options in (
         (torch.tensor([[5, VOCABULARY + 3]]), {}),
         (torch.tensor([[5, -3]]), {}),
@@ -420,7 +443,7 @@ def test_bad_input(pair: tuple[Any, Any]) -> None:
     ):
         errors = []
         for each in pair:
-            with pytest.raises(Exception) as caught:  # noqa: PT011
+            with pytest.raises(Exception) as caught:
                 each.generate(ids, **{"max_new_tokens": 3} | options)
             errors.append(caught.value)
         assert type(errors[0]) is type(errors[1])
@@ -454,7 +477,7 @@ def test_an_interrupt_is_heard(pair: tuple[Any, Any]) -> None:
     check(pair, prompts(1, 4), max_new_tokens=4)
 
 
-def test_explain_and_report(pair: tuple[Any, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_explain(pair: tuple[Any, Any]) -> None:
     model, fast = pair
     assert aigc_fast.explain("decode", model, prompts(1, 4)).chosen == "reference"
     explained = aigc_fast.explain("decode", fast, prompts(1, 4), num_beams=2, max_new_tokens=3)
@@ -467,5 +490,3 @@ def test_explain_and_report(pair: tuple[Any, Any], caplog: pytest.LogCaptureFixt
         aigc_fast.explain("decode", torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="weights='int3'"):
         aigc_fast.optimize(fast, weights="int3")
-    with caplog.at_level(logging.WARNING):
-        fast.generate(prompts(1, 4), max_new_tokens=2, use_cache=False)

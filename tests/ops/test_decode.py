@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aigc_fast.ops.decode import reference
 from aigc_fast.ops.decode.engine import Engine
+from aigc_fast.ops.decode.lookup import Lookup
 from aigc_fast.ops.decode.spec import WEIGHTS, Layer, Linear, Norm, Spec
 from aigc_fast.runtime import native
 
@@ -104,7 +105,7 @@ def _error(found: Tensor, exact: Tensor) -> float:
     return ((found.double() - exact).norm() / exact.norm()).item()
 
 
-def test_float32_is_as_exact_as_pytorch(spec: Spec, level: str) -> None:
+def test_float32_is_as_exact_as_pytorchs_on_every_level(spec: Spec, level: str) -> None:
     ids, positions = _given()
     exact = reference.logits(mapped(spec, Tensor.double), ids, positions)
     state = Engine(spec, "fp32").begin(3)
@@ -113,7 +114,7 @@ def test_float32_is_as_exact_as_pytorch(spec: Spec, level: str) -> None:
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_every_way_through_gives_the_same_bits(spec: Spec, level: str, weights: str) -> None:
+def test_every_way_through_gives_the_same_bits_on_every_level(spec: Spec, level: str, weights: str) -> None:
     ids, positions = _given(length=12)
     engine = Engine(spec, weights)
     whole = engine.begin(3).extend(ids, positions, None, 12)
@@ -148,7 +149,7 @@ def _fake_nibbles(weight: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
-def test_smaller_weights_are_what_they_are_rounded_to(spec: Spec, level: str, weights: str) -> None:
+def test_smaller_weights_are_what_they_are_rounded_to_on_every_level(spec: Spec, level: str, weights: str) -> None:
     fake = {"bf16": lambda weight: weight.bfloat16().float(), "int8": _fake_bytes, "int4": _fake_nibbles}[weights]
     head_fake = _fake_bytes if weights == "int4" else fake
 
@@ -229,7 +230,7 @@ def test_long_prompts_in_parts(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_not_finite_shows(spec: Spec, level: str) -> None:
+def test_what_is_not_finite_shows_on_every_level(spec: Spec, level: str) -> None:
     spec.embedding[7] = torch.nan
     ids, positions = _given(2, 3)
     ids[0], ids[1] = 5, 7
@@ -237,6 +238,49 @@ def test_what_is_not_finite_shows(spec: Spec, level: str) -> None:
         found = Engine(spec, weights).begin(2).extend(ids, positions, None, 1)
         assert found[0].isfinite().all()
         assert found[1].isnan().all()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_greedy_tokens_are_the_logits_greatest_on_every_level(spec: Spec, level: str, rows: int) -> None:
+    spec = spec._replace(head=Linear(_random(1500, spec.embedding.shape[1])))
+    # Some columns are alike, so that the first of equal ones is wanted.
+    spec.head.weight[900:] = spec.head.weight[:600]
+    engine = Engine(spec, "fp32")
+    assert engine.certify(spec)
+    assert engine.nbytes > Engine(spec, "fp32").nbytes
+    ids, positions = _given(rows, 20)
+    none = torch.empty(0, dtype=torch.int64)
+    plain, sure, banning = (engine.begin(rows) for _ in range(3))
+    for i in range(20):
+        logits = plain.step(ids[:, i], positions[:, i])
+        assert torch.equal(sure.greedy(ids[:, i], positions[:, i], none), logits.argmax(-1))
+        banned = logits.topk(3).indices[:, 0].unique()
+        logits[:, banned] = -torch.inf
+        assert torch.equal(banning.greedy(ids[:, i], positions[:, i], banned), logits.argmax(-1))
+    spec.embedding[5] = torch.inf
+    assert sure.greedy(torch.full((rows,), 5), positions[:, 0], none) is None
+    assert sure.length == 20
+
+
+def test_a_screen_needs_finite_weights(spec: Spec) -> None:
+    weight = _random(40, spec.embedding.shape[1])
+    weight[3, 2] = torch.inf
+    bad = spec._replace(head=Linear(weight))
+    assert not Engine(bad, "fp32").certify(bad)
+    assert not Engine(spec._replace(head=Linear(weight)), "int8").certify(bad)
+
+
+def test_lookup_takes_the_most_recent_of_the_longest_matches() -> None:
+    lookup = Lookup([1, 2, 3, 9, 7, 2, 3, 4, 5, 8, 2, 3, 6, 0, 3, 1, 2, 3])
+    assert lookup.following(3) == [9, 7, 2]  # after 1, 2, 3
+    lookup.add(8)
+    assert lookup.following(2) == [2, 3]
+    for token in (2, 3):
+        lookup.add(token)
+    assert lookup.following(9) == [6, 0, 3, 1, 2, 3, 8, 2, 3]
+    lookup.add(11)
+    assert lookup.following(4) == []
+    assert Lookup([5, 5]).following(4) == [5]
 
 
 def test_bad_ids_and_positions(spec: Spec) -> None:

@@ -18,6 +18,7 @@ from aigc_fast.errors import UserError
 from aigc_fast.generation import read_provenance
 from aigc_fast.models import MODELS, LatentModel, create, load
 from aigc_fast.training import TrainingInterrupted, VAETrainer, default_config, loop, make_trainer, train
+from aigc_fast.training.log import ProgressBar
 
 
 def stop_at(step, number=signal.SIGINT):
@@ -260,6 +261,13 @@ def test_the_progress_bar_shows_losses_and_speed(dataset, tmp_path):
     assert "3/3" in text
     assert "loss" in text
     assert "images/s" in text
+
+
+def test_on_a_narrow_terminal_the_bar_gives_way_and_not_the_numbers():
+    console = Console(width=80, record=True, force_terminal=True, file=io.StringIO())
+    with ProgressBar("char-rnn", 6150, "characters", console) as bar:
+        bar.show(6130, {"bits": 1.46, "held_out": 1.65}, 31338)
+    assert "6130/6150 bits 1.46  held_out 1.65 31338 characters/s left -:--:--" in console.export_text()
 
 
 @pytest.mark.parametrize("resume", [False, True])

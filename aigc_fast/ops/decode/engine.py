@@ -25,6 +25,8 @@ _TAKEN = torch.float32, torch.bfloat16
 # Tokens of a prompt that go through the layers together: enough for the products to be as fast as they get, and few
 # enough that an interrupt is heard soon.
 MOST_TOKENS = 1024
+# Sequences whose next tokens are found without most of the head.
+MOST_GREEDY = 8
 
 
 class Stamp(NamedTuple):
@@ -68,11 +70,12 @@ class Engine:
         self._addresses: list[int] = []
         self._packed = self._pack(spec)
         self._handle = self._create(spec)
+        self.screen: Screen | None = None
 
     @property
     def nbytes(self) -> int:
         """Of the packed weights."""
-        return footprint(self._packed.nbytes)
+        return footprint(self._packed.nbytes) + (0 if self.screen is None else self.screen.nbytes)
 
     def is_current(self, spec: Spec, weights: str, steps: int) -> bool:
         """Whether it still is what would be made of these.
@@ -135,9 +138,40 @@ class Engine:
         ]
         return self._kernels.decode_create(numbers, spec.epsilon, spec.rotation_scale, self._vectors, self._addresses)
 
+    def certify(self, spec: Spec) -> bool:
+        """Whether `State.greedy` can do without most of the head, of which another form is packed at the first time.
+
+        Args:
+            spec: what the engine was made of.
+        """
+        if self.screen is None and self.weights == "fp32" and spec.head.bias is None:
+            screen = Screen(self._kernels, self._handle, spec.head.weight)
+            self.screen = screen if screen.bounds.isfinite().all() else None
+        return self.screen is not None
+
     def begin(self, slots: int) -> State:
         """Sequences that have no tokens yet."""
         return State(self, self._kernels, self._handle, slots)
+
+
+class Screen:
+    """A head of float32 weights as int8, and how far that may be wrong.
+
+    Attributes:
+        packed: the head's int8 form.
+        bounds: (2, columns), float32: of each column the norms of what int8 leaves out, and of the weights.
+    """
+
+    def __init__(self, kernels: object, decoder: object, weight: Tensor) -> None:
+        code = WEIGHT_CODES["int8"]
+        self.packed = lasting(kernels.decode_packed_size(code, weight.shape[1], weight.shape[0]))
+        kernels.decode_pack([_readable(weight)], code, self.packed.data_ptr())
+        self.bounds = torch.empty(2, kernels.decode_padded(weight.shape[0]))
+        kernels.decode_bounds(decoder, self.packed.data_ptr(), self.bounds)
+
+    @property
+    def nbytes(self) -> int:
+        return footprint(self.packed.nbytes) + self.bounds.nbytes
 
 
 def _stamps(spec: Spec, whole: bool) -> list[Stamp]:
@@ -207,6 +241,30 @@ class State:
         self.length += 1
         return logits
 
+    def greedy(self, ids: Tensor, positions: Tensor, banned: Tensor) -> Tensor | None:
+        """The most likely tokens after one more token of each sequence, at most `MOST_GREEDY` of them.
+
+        Args:
+            ids: (slots,), int64.
+            positions: (slots,) or (1,), int64.
+            banned: (count,), int64: tokens that are out of question.
+
+        Returns:
+            (slots,), int64: those that `step` and `argmax` find; None, with no token taken, where logits may not be
+            finite.
+        """
+        tokens, screen = self._step, self.engine.screen
+        tokens[0], tokens[1] = ids, positions
+        tokens[3].fill_(self.length)
+        found = torch.empty(self.slots, dtype=torch.int64)
+        given = self._decoder, self._handle, tokens, self._all, screen.packed.data_ptr(), screen.bounds, banned, found
+        self._check(self._kernels.decode_greedy(*given))
+        if (found < 0).any():
+            self.crop(self.length)
+            return None
+        self.length += 1
+        return found
+
     def extend(self, ids: Tensor, positions: Tensor, visible: Tensor | None, keep: int) -> Tensor:
         """The logits after some more tokens of each sequence.
 
@@ -259,7 +317,10 @@ class State:
             done += inside.shape[0]
 
     def _forward(self, tokens: Tensor, places: Tensor, logits: Tensor) -> None:
-        refusal = self._kernels.decode_forward(self._decoder, self._handle, tokens, places, logits.data_ptr())
+        self._check(self._kernels.decode_forward(self._decoder, self._handle, tokens, places, logits.data_ptr()))
+
+    @staticmethod
+    def _check(refusal: int) -> None:
         if refusal != _FINE:
             raise IndexError("index out of range in self")  # as an embedding says it
 

@@ -5,6 +5,7 @@
 #include "core/parallel.h"
 #include "cpu/attention/forward.h"
 #include "cpu/decode/attention.h"
+#include "cpu/decode/certified.h"
 
 namespace aigc::AIGC_LEVEL::decode {
 
@@ -81,10 +82,21 @@ struct Tokens {
     const int64_t* places; // of the tokens whose logits are wanted
 };
 
+// A head of which only the greatest logit is wanted, of at most FEW_ROWS rows.
+struct Certified {
+    const char* bytes; // the head as int8
+    ColumnBounds columns;
+    int64_t banned_count;
+    const int64_t* banned; // columns that are out of question
+    int64_t* found;        // of each row the column; -1 where the row is not finite
+};
+
 class Forward {
   public:
-    Forward(const Decoder& decoder, Sequences& sequences, const Tokens& tokens, float* logits, Scope& scope)
-        : d_(decoder), s_(sequences), t_(tokens), logits_(logits), half_(d_.sizes.rotated / 2),
+    // Gives the logits, or what `certified` asks for in their place.
+    Forward(const Decoder& decoder, Sequences& sequences, const Tokens& tokens, float* logits, Scope& scope,
+            const Certified* certified = nullptr)
+        : d_(decoder), s_(sequences), t_(tokens), logits_(logits), certified_(certified), half_(d_.sizes.rotated / 2),
           group_(d_.sizes.heads / d_.sizes.kv_heads), x_(scope, tokens.count, d_.sizes.hidden),
           projected_(scope, tokens.count, d_.query_columns() + 2 * d_.key_columns()),
           attended_(scope, tokens.count, d_.query_columns()), units_(scope, tokens.count, d_.sizes.units),
@@ -112,14 +124,21 @@ class Forward {
 
     void run() {
         const int64_t wanted = d_.bytes() * ceil_div(t_.count, FEW_ROWS) / LEAST_BYTES;
-        team(most<int64_t>(1, wanted), [&](int64_t, int64_t members) {
+        Scope outer;
+        const int64_t threads = thread_count();
+        lower_ = outer.take<float>(threads * FEW_ROWS);
+        best_ = outer.take<Best>(threads * FEW_ROWS);
+        upper_ = outer.take<float>(certified_ ? FEW_ROWS * d_.head.panels() : 0);
+        team(most<int64_t>(1, wanted), [&](int64_t member, int64_t members) {
             Scope scope;
             Member self{members, scope.take<char>(rows_bytes(FEW_ROWS)),
                         scope.take<float>(2 * ROW_BLOCK * COMPACT_WIDTH),
                         scope.take<const char*>(most(t_.count, t_.outputs))};
             for (int64_t layer = 0; layer < d_.sizes.layers; ++layer)
                 run_layer(self, layer);
-            if (t_.outputs > 0)
+            if (certified_)
+                run_certified_head(self, member, scope.take<char>(rows_bytes(FEW_ROWS)));
+            else if (t_.outputs > 0)
                 run_head(self);
         });
     }
@@ -326,6 +345,85 @@ class Forward {
                      });
     }
 
+    bool is_banned(int64_t column) const {
+        for (int64_t i = 0; i < certified_->banned_count; ++i)
+            if (certified_->banned[i] == column)
+                return true;
+        return false;
+    }
+
+    // Two readings: of all columns as int8, for what bounds their logits, then of those that may be the greatest.
+    void run_certified_head(Member& self, int64_t member, char* bytes) {
+        const int64_t layers = d_.sizes.layers, rows = t_.outputs, depth = d_.head.depth, panels = d_.head.panels();
+        Scope scope;
+        RowBounds* const bounds = scope.take<RowBounds>(rows);
+        const char* byte_rows[FEW_ROWS];
+        prepare(
+            self, rows, [&](int64_t r) { return x_[t_.places[r]]; }, d_.head, &d_.last_norm, counter(layers, PREPARE));
+        bool finite = true;
+        for (int64_t r = 0; r < rows; ++r) {
+            char* const row = bytes + r * compact_row_bytes(INT8, depth);
+            const auto* const x = reinterpret_cast<const float*>(self.rows[r]);
+            prepare_row(INT8, x, depth, row);
+            byte_rows[r] = row;
+            bounds[r] = RowBounds(x, depth, row);
+            finite &= bounds[r].length < __FLT_MAX__ && bounds[r].off < __FLT_MAX__;
+            lower_[member * FEW_ROWS + r] = attention::MINUS_INFINITY;
+            best_[member * FEW_ROWS + r] = Best();
+        }
+        const Matrix screen{INT8, depth, d_.head.columns, certified_->bytes, nullptr};
+        Member screening{self.members, nullptr, self.products, byte_rows};
+        if (finite)
+            multiply_all(screening, rows, screen, nullptr, counter(layers, PROJECT),
+                         [&](int64_t r, int64_t first, const float* products, const float*) {
+                             bound_logits(r, first, products, bounds[r], lower_[member * FEW_ROWS + r]);
+                         });
+        wait(self);
+        float *c[FEW_ROWS], least_wanted[FEW_ROWS];
+        for (int64_t r = 0; r < rows; ++r) {
+            c[r] = self.products + r * COMPACT_WIDTH;
+            least_wanted[r] = lower_[r];
+            for (int64_t m = 1; m < self.members; ++m)
+                least_wanted[r] = most(least_wanted[r], lower_[m * FEW_ROWS + r]);
+        }
+        for (int64_t panel; finite && (panel = counter(layers, OUT).take()) < panels;) {
+            bool wanted = false;
+            for (int64_t r = 0; r < rows; ++r)
+                wanted |= !(upper_[r * panels + panel] < least_wanted[r]);
+            if (!wanted)
+                continue;
+            multiply_compact({d_.head.weights, depth, d_.head.panel(panel), self.rows, c}, rows);
+            for (int64_t r = 0; r < rows; ++r)
+                for (int64_t i = 0; i < COMPACT_WIDTH && panel * COMPACT_WIDTH + i < d_.head.columns; ++i)
+                    if (!is_banned(panel * COMPACT_WIDTH + i))
+                        best_[member * FEW_ROWS + r].take(c[r][i], panel * COMPACT_WIDTH + i);
+        }
+        wait(self);
+        for (int64_t r = 0; member == 0 && r < rows; ++r) {
+            Best best = best_[r];
+            for (int64_t m = 1; m < self.members; ++m)
+                if (best_[m * FEW_ROWS + r].column >= 0)
+                    best.take(best_[m * FEW_ROWS + r].logit, best_[m * FEW_ROWS + r].column);
+            certified_->found[r] = best.column;
+        }
+    }
+
+    void bound_logits(int64_t row, int64_t first, const float* products, const RowBounds& bounds, float& lower) const {
+        float greatest = attention::MINUS_INFINITY;
+        over_vectors(d_.head, first, [&](int64_t column, int64_t v, int64_t part) {
+            const vf logit = load(products + v), bound = bounds.of(certified_->columns, column, d_.head.depth);
+            const vf high = logit + bound, low = logit - bound;
+            for (int64_t i = 0; i < part; ++i)
+                if (low[i] > lower || high[i] > greatest) {
+                    if (certified_->banned_count && is_banned(column + i))
+                        continue;
+                    lower = most(lower, low[i]);
+                    greatest = most(greatest, high[i]);
+                }
+        });
+        upper_[row * d_.head.panels() + first / COMPACT_WIDTH] = greatest;
+    }
+
     // Turns a key head of a token, and the queries that share it, and keeps its key and its value.
     void keep(int64_t layer, int64_t row, int64_t head) const {
         float* const key = projected_[row] + d_.query_columns() + head * s_.size();
@@ -406,6 +504,7 @@ class Forward {
     Sequences& s_;
     const Tokens& t_;
     float* const logits_; // (outputs, columns of the head)
+    const Certified* const certified_;
     const int64_t half_;  // of the numbers that are rotated
     const int64_t group_; // heads that share a key head
     const Rows x_, projected_, attended_, units_;
@@ -416,6 +515,9 @@ class Forward {
     float *const cosines_, *const sines_;
     Counter* const counters_;
     char* const shared_rows_;
+    // What members leave for each other: of each member and row; of each row and panel.
+    float *lower_ = nullptr, *upper_ = nullptr;
+    Best* best_ = nullptr;
     bool alone_ = true; // whether no slot has two tokens
     Barrier barrier_;
 };

@@ -33,9 +33,9 @@ struct Pass {
     float *kept_gates, *kept_cells; // rows by gates by units, rows by units; null where nobody wants gradients
 };
 
-// Products of a row with a block, which compact weights make a panel wide.
+// Products of a row with a block, which compact weights make whole panels.
 template <int64_t MODE>
-constexpr int64_t ROW_WIDTH = BLOCK_WIDTH<MODE> > COMPACT_WIDTH ? BLOCK_WIDTH<MODE> : COMPACT_WIDTH;
+constexpr int64_t ROW_WIDTH = PANELS<MODE> * COMPACT_WIDTH;
 
 inline int64_t chunk_rows(int64_t batch) { return batch > CHUNK_ROWS ? batch : CHUNK_ROWS; }
 
@@ -98,11 +98,8 @@ class Forward {
                         float* const* out, int64_t count) const {
         constexpr int VECTORS = WIDTH / VF;
         if (is_compact())
-            return multiply_compact(
-                {p_.weights, depth,
-                 reinterpret_cast<const char*>(packed) + block * compact_panel_bytes(p_.weights, depth),
-                 reinterpret_cast<const char* const*>(rows), out},
-                count);
+            return multiply_compact_gates(reinterpret_cast<const char* const*>(rows),
+                                          reinterpret_cast<const char*>(packed), block, depth, out, count);
         const Factor<E>* const panel = packed + block * WIDTH * depth;
         const ProductOf<Factor<E>> p{rows, 1, &NOWHERE, panel, WIDTH, &NOWHERE, 1, depth, out, false};
         // One or two rows by a whole panel: enough sums at a time where registers are few as well.
@@ -112,6 +109,17 @@ class Forward {
             if (count == 2)
                 return multiply_tile<2, VECTORS>(p, 0, 0);
         multiply(p, count, VECTORS);
+    }
+
+    void multiply_compact_gates(const char* const* rows, const char* packed, int64_t block, int64_t depth,
+                                float* const* out, int64_t count) const {
+        const int64_t bytes = compact_panel_bytes(p_.weights, depth);
+        for (int64_t panel = 0; panel < PANELS<MODE>; ++panel) {
+            float* c[STEP_ROWS];
+            for (int64_t r = 0; r < count; ++r)
+                c[r] = out[r] + panel * COMPACT_WIDTH;
+            multiply_compact({p_.weights, depth, packed + (block * PANELS<MODE> + panel) * bytes, rows, c}, count);
+        }
     }
 
     E* output(int64_t place) const { return reinterpret_cast<E*>(p_.output[place]); }

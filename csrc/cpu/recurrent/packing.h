@@ -37,9 +37,13 @@ void pack_gates(const float* weight, int64_t hidden, int64_t depth, float* packe
     });
 }
 
+// Compact panels of a block.
+template <int64_t MODE>
+constexpr int64_t PANELS = (BLOCK_WIDTH<MODE> + COMPACT_WIDTH - 1) / COMPACT_WIDTH;
+
 template <int64_t MODE>
 int64_t compact_gates_bytes(int64_t weights, int64_t hidden, int64_t depth) {
-    return blocks_of(hidden, UNITS<MODE>) * compact_panel_bytes(weights, depth);
+    return blocks_of(hidden, UNITS<MODE>) * PANELS<MODE> * compact_panel_bytes(weights, depth);
 }
 
 // The same as compact panels, whose columns are the units of the gates.
@@ -56,8 +60,12 @@ void pack_compact_gates(int64_t weights, const float* weight, int64_t hidden, in
                 const float* const row = unit < hidden ? weight + (gate * hidden + unit) * depth : zeros;
                 columns[i] = reinterpret_cast<const char*>(row);
             }
-            pack_compact(weights, columns, BLOCK_WIDTH<MODE>, sizeof(float), depth, FLOAT32,
-                         packed + block * compact_panel_bytes(weights, depth));
+            for (int64_t panel = 0; panel < PANELS<MODE>; ++panel) {
+                const int64_t first = panel * COMPACT_WIDTH;
+                pack_compact(weights, columns + first, least(COMPACT_WIDTH, BLOCK_WIDTH<MODE> - first), sizeof(float),
+                             depth, FLOAT32,
+                             packed + (block * PANELS<MODE> + panel) * compact_panel_bytes(weights, depth));
+            }
         }
     });
 }
