@@ -14,7 +14,7 @@ from decoders import GPT2S, LLAMAS, VOCABULARY, decoder, prompts, transformers_t
 import aigc_fast
 from aigc_fast.errors import UserError
 from aigc_fast.models import GPT2, IdTokenizer, Llama, load, save
-from aigc_fast.models.text.decoder import Past
+from aigc_fast.models.text.layers import Past
 from aigc_fast.ops.decode.engine import State
 from aigc_fast.runtime import native
 

@@ -7,8 +7,8 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +140,6 @@ class Source:
     tensors: Callable[[], Iterator[tuple[str, Tensor]]]
     dtype: torch.dtype
     tokenizer: Callable[[int, int, int | None], Tokenizer | None]
-    ignored: Sequence[str] = field(default_factory=tuple)
 
 
 def classes() -> dict[str, type[DecoderModel]]:
