@@ -20,7 +20,7 @@ from aigc_fast.models.base import check_counts, evaluating
 from aigc_fast.models.text.base import TextModel, before_stop
 from aigc_fast.models.text.decoding import Plan, Sequences, beam_search, sample
 from aigc_fast.models.text.layers import Past
-from aigc_fast.models.text.options import Processor, options_of
+from aigc_fast.models.text.options import Options, Processor, options_of
 from aigc_fast.models.text.sampling import Sampling
 from aigc_fast.models.text.subwords import BPETokenizer
 from aigc_fast.models.text.tokenizers import Tokenizer
@@ -393,7 +393,7 @@ class DecoderModel(TextModel):
         return before_stop(self._pieces(context, _Drawing(sampling, options, weights), generator), sampling.stop)
 
     def _other_ends(self) -> list[int]:
-        ends = options_of(self._defaults(), {}).ends
+        ends = Options(eos_token_id=self._defaults()["eos_token_id"]).ends
         return [end for end in ends if end != self.tokenizer.boundary]
 
     def _draw(self, context: list[int], drawing: _Drawing, generator: torch.Generator | None) -> Iterator[list[int]]:
