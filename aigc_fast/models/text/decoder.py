@@ -385,6 +385,7 @@ class DecoderModel(TextModel):
             "no_repeat_ngram_size": no_repeat_ngram_size or 0,
             "num_beams": num_beams,
             "eos_token_id": [self.tokenizer.boundary, *self._other_ends()],
+            "suppress_tokens": None if self.tokenizer.unknown is None else [self.tokenizer.unknown],
         }
         options_of({}, options)
         context = [self.tokenizer.start, *self.tokenizer.encode(prompt)]
