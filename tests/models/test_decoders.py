@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from decoders import GPT2S, LLAMAS, VOCABULARY, decoder, prompts, transformers_twin
+from own_decoders import GPT2S, LLAMAS, VOCABULARY, decoder, prompts, transformers_twin
 
 import aigc_fast
 from aigc_fast.errors import UserError

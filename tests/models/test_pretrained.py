@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from decoders import GPT2S, LLAMAS, decoder, prompts
+from own_decoders import GPT2S, LLAMAS, decoder, prompts
 from safetensors.torch import load_file, save_file
 
 from aigc_fast.errors import UserError

@@ -12,8 +12,9 @@ from torch import Tensor
 from aigc_fast.ops.decode import reference
 from aigc_fast.ops.decode.engine import Engine
 from aigc_fast.ops.decode.lookup import Lookup
-from aigc_fast.ops.decode.spec import WEIGHTS, Layer, Linear, Norm, Spec
+from aigc_fast.ops.decode.spec import Layer, Linear, Norm, Spec
 from aigc_fast.runtime import native
+from aigc_fast.runtime.weights import WEIGHTS
 
 pytestmark = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 
