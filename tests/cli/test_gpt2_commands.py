@@ -96,6 +96,7 @@ def test_an_interrupted_training_goes_on(corpus, tmp_path, monkeypatch):
     [
         ["--temperature", "0.8", "--top-k", "9", "--repetition-penalty", "1.2", "--min-p", "0.01"],
         ["--num-beams", "5", "--no-repeat-ngram-size", "2"],
+        ["--weights", "int8", "--temperature", "0"],
     ],
 )
 def test_text_is_written_told_and_comes_again(request, tmp_path, subject, options):

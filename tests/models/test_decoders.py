@@ -13,8 +13,8 @@ from own_decoders import GPT2S, LLAMAS, VOCABULARY, decoder, prompts, transforme
 
 import aigc_fast
 from aigc_fast.errors import UserError
-from aigc_fast.models import GPT2, IdTokenizer, Llama, load, save
-from aigc_fast.models.text.decoder import Past
+from aigc_fast.models import GPT2, CharTokenizer, IdTokenizer, Llama, load, save
+from aigc_fast.models.text.layers import Past
 from aigc_fast.ops.decode.engine import State
 from aigc_fast.runtime import native
 
@@ -238,6 +238,15 @@ def test_text_goes_in_and_out():
     drawn = model.generate("5 6", length=30, generator=torch.Generator().manual_seed(0))
     assert drawn == "".join(model.stream("5 6", length=30, generator=torch.Generator().manual_seed(0)))
     assert drawn == model.generate("5 6", length=30, seed=0)
+
+
+def test_unknown_characters_are_never_drawn():
+    tokenizer = CharTokenizer("ab", unknown=True)
+    model = GPT2(tokenizer=tokenizer, hidden=8, num_layers=1, num_heads=2, context=16).eval()
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    assert set(model.generate(length=200, seed=1)) <= set("ab")
+    assert "\ufffd" not in model.generate("a", length=9, num_beams=2)
 
 
 def test_text_goes_on_beyond_the_context():

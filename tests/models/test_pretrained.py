@@ -218,6 +218,8 @@ def test_folders_that_lie_are_told(folder, damage, words):
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type is 'dynamic'"),
         ({"rope_scaling": {"type": "linear"}}, "factor is None"),
         ({"rope_theta": 0}, "rope_theta is 0.0"),
+        ({"rope_theta": 10**400}, "rope_theta is 1000"),
+        ({"head_dim": 10**12}, "expected at most 65536"),
         ({"hidden_act": "relu2"}, "hidden_act is 'relu2'"),
         ({"num_key_value_heads": 4}, "num_kv_heads=4"),
         ({"attention_bias": True}, "lacks the tensors model.layers.0.self_attn.k_proj.bias"),
@@ -229,6 +231,19 @@ def test_llamas_that_lie_are_told(tmp_path, facts, words):
     edit(tmp_path / "model" / "config.json", **facts)
     with pytest.raises(UserError, match=words):
         Llama.from_pretrained(tmp_path / "model")
+
+
+def test_what_generation_files_say_holds(folder):
+    edit(folder / "generation_config.json", pad_token_id=-1, do_sample=True, top_k=1, num_beams=1, max_new_tokens=7)
+    model, ids = GPT2.from_pretrained(folder), prompts(1, 5)
+    assert torch.equal(model.generate(ids), decoder("gpt2").generate(ids, max_new_tokens=7))
+    edit(folder / "generation_config.json", typical_p=0.5)
+    model = GPT2.from_pretrained(folder)
+    with pytest.raises(UserError, match=r"generation config: typical_p=0.5 is not supported"):
+        model.generate(ids)
+    assert model.generate("5 6", length=5)
+    (folder / "generation_config.json").unlink()
+    assert torch.equal(GPT2.from_pretrained(folder).generate(ids), decoder("gpt2").generate(ids))
 
 
 def test_models_of_another_class_are_told(folder):

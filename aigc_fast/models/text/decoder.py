@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
@@ -15,19 +15,19 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from aigc_fast import functional
 from aigc_fast.errors import UserError
 from aigc_fast.models.base import check_counts, evaluating
 from aigc_fast.models.text.base import TextModel, before_stop
 from aigc_fast.models.text.decoding import Plan, Sequences, beam_search, sample
-from aigc_fast.models.text.options import Processor, options_of
+from aigc_fast.models.text.layers import Past
+from aigc_fast.models.text.options import Options, Processor, options_of
 from aigc_fast.models.text.sampling import Sampling
 from aigc_fast.models.text.subwords import BPETokenizer
 from aigc_fast.models.text.tokenizers import Tokenizer
 from aigc_fast.ops.decode.engine import default_weights
 from aigc_fast.ops.decode.keeping import engine_of, unavailable
-from aigc_fast.ops.decode.reading import ACTIVATIONS, Refused, check_modules, exactly, parameter
-from aigc_fast.ops.decode.spec import Linear, Spec
+from aigc_fast.ops.decode.reading import ACTIVATIONS, Refused, check_modules
+from aigc_fast.ops.decode.spec import Spec
 from aigc_fast.runtime.weights import check_weights
 
 log = logging.getLogger("aigc_fast")
@@ -68,112 +68,6 @@ class Speed:
 
     def __str__(self) -> str:
         return f"{self.tokens} tokens, {self.tokens_per_second:.0f} tokens/s, the first after {self.first:.2f} s"
-
-
-class Past:
-    """Keys and values of each layer, in PyTorch's own memory, for where the native engine does not run.
-
-    Attributes:
-        length: tokens that each sequence has been given.
-        seen: bool (slots, length), which are no padding; None for all.
-    """
-
-    def __init__(self, model: DecoderModel, slots: int) -> None:
-        self.model, self.slots, self.length = model, slots, 0
-        self.seen: Tensor | None = None
-        self._pairs: list[tuple[Tensor, Tensor] | None] = [None] * model.config["num_layers"]
-
-    def step(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """See `decoding.Sequences`."""
-        return self.extend(ids[:, None], positions[:, None], None, 1)[:, 0]
-
-    def extend(self, ids: Tensor, positions: Tensor, visible: Tensor | None, keep: int) -> Tensor:
-        """See `decoding.Sequences`."""
-        if visible is not None or self.seen is not None:
-            new = torch.ones_like(ids, dtype=torch.bool) if visible is None else visible
-            before = new.new_ones(self.slots, self.length) if self.seen is None else self.seen
-            self.seen = torch.cat([before, new], 1)
-        logits = self.model(ids, positions=positions, past=self, keep=keep)
-        self.length += ids.shape[1]
-        return logits.float()
-
-    def reorder(self, parents: Tensor) -> None:
-        """See `decoding.Sequences`."""
-        self._pairs = [(keys[parents], values[parents]) for keys, values in self._pairs]
-        self.seen = None if self.seen is None else self.seen[parents]
-
-    def add(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer, with these at their end."""
-        if (before := self._pairs[layer]) is not None:
-            keys, values = torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)
-        self._pairs[layer] = keys, values
-        return keys, values
-
-
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, layer: int, past: Past | None, scale: float, dropout: float
-) -> Tensor:
-    """Causal attention, also to what came before.
-
-    Args:
-        query: (batch, heads, length, size).
-        key, value: (batch, kv_heads, length, size).
-        layer: its number.
-        past: of the sequences; None where they begin here.
-        scale: of the scores.
-        dropout: the share of attention weights to drop.
-
-    Returns:
-        (batch, length, heads * size).
-    """
-    seen = None
-    if past is not None:
-        key, value = past.add(layer, key, value)
-        seen = None if past.seen is None else past.seen[:, None, None, :]
-    found = functional.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        seen,
-        dropout,
-        is_causal=True,
-        scale=scale,
-        enable_gqa=query.shape[1] != key.shape[1],
-        alignment="lower_right",
-    )
-    return found.transpose(1, 2).flatten(2)
-
-
-def small(weight: Tensor, std: float = 0.02) -> None:
-    """Begins with normal numbers, where there is memory for them: without, PyTorch takes seconds for nothing."""
-    if not weight.is_meta:
-        nn.init.normal_(weight, std=std)
-
-
-def embedding_of(size: int, hidden: int) -> nn.Embedding:
-    """Vectors that begin small."""
-    found = nn.Embedding.from_pretrained(torch.empty(size, hidden), freeze=False)
-    small(found.weight)
-    return found
-
-
-_FUNCTIONS: dict[str, Callable[[], nn.Module]] = {
-    "GELU": nn.GELU,
-    "GELU_TANH": lambda: nn.GELU(approximate="tanh"),
-    "SILU": nn.SiLU,
-    "RELU": nn.ReLU,
-}
-
-
-def activation_of(name: str) -> nn.Module:
-    """An activation, as transformers calls it."""
-    return _FUNCTIONS[ACTIVATIONS[name]]()
-
-
-def linear_of(module: nn.Linear) -> Linear:
-    """A linear layer as the engine reads it."""
-    exactly(module, nn.Linear)
-    return Linear(parameter(module.weight), None if module.bias is None else parameter(module.bias))
 
 
 class DecoderModel(TextModel):
@@ -491,6 +385,7 @@ class DecoderModel(TextModel):
             "no_repeat_ngram_size": no_repeat_ngram_size or 0,
             "num_beams": num_beams,
             "eos_token_id": [self.tokenizer.boundary, *self._other_ends()],
+            "suppress_tokens": None if self.tokenizer.unknown is None else [self.tokenizer.unknown],
         }
         options_of({}, options)
         context = [self.tokenizer.start, *self.tokenizer.encode(prompt)]
@@ -499,7 +394,7 @@ class DecoderModel(TextModel):
         return before_stop(self._pieces(context, _Drawing(sampling, options, weights), generator), sampling.stop)
 
     def _other_ends(self) -> list[int]:
-        ends = options_of(self._defaults(), {}).ends
+        ends = Options(eos_token_id=self._defaults()["eos_token_id"]).ends
         return [end for end in ends if end != self.tokenizer.boundary]
 
     def _draw(self, context: list[int], drawing: _Drawing, generator: torch.Generator | None) -> Iterator[list[int]]:
@@ -508,6 +403,8 @@ class DecoderModel(TextModel):
         steps = self._tokens(context, drawing, generator)
         for tokens in self._timed(steps, time.perf_counter()):
             yield [boundary if token in ends else token for token in tokens.tolist()]
+        # Beams end where the context does.
+        yield [boundary]
 
     def _tokens(self, context: list[int], drawing: _Drawing, generator: torch.Generator | None) -> Iterator[Tensor]:
         if drawing.options["num_beams"] > 1:
@@ -527,9 +424,7 @@ class DecoderModel(TextModel):
         options = options_of({}, drawing.options | {"max_new_tokens": min(drawing.length, room)})
         ids = torch.tensor([context] * options.num_beams, device=self.device)
         plan = Plan(ids, None, options.longest(len(context), self.context), options)
-        found = beam_search(self._begin(len(ids), plan.longest, drawing.weights), plan)[0, len(context) :]
-        # Where the context ends the text does, too.
-        return torch.cat([found, found.new_tensor([self.tokenizer.boundary])])
+        return beam_search(self._begin(len(ids), plan.longest, drawing.weights), plan)[0, len(context) :]
 
     # ---- scoring
 
@@ -640,21 +535,3 @@ def _tie_again(model: DecoderModel, keys: Any) -> None:
 @functools.cache
 def _say_once(name: str, reason: str) -> None:
     log.warning("%s generates in plain PyTorch: %s", name, reason)
-
-
-def with_dropout(share: float | None, other: float) -> float:
-    """A dropout that is another one unless it is given."""
-    return other if share is None else share
-
-
-__all__ = [
-    "DecoderModel",
-    "Past",
-    "Speed",
-    "activation_of",
-    "attend",
-    "embedding_of",
-    "linear_of",
-    "small",
-    "with_dropout",
-]

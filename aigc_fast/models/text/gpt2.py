@@ -12,16 +12,8 @@ from torch import Tensor, nn
 
 from aigc_fast import nn as fast
 from aigc_fast.models.base import check_counts
-from aigc_fast.models.text.decoder import (
-    DecoderModel,
-    Past,
-    activation_of,
-    attend,
-    embedding_of,
-    linear_of,
-    small,
-    with_dropout,
-)
+from aigc_fast.models.text.decoder import DecoderModel
+from aigc_fast.models.text.layers import Past, activation_of, attend, embedding_of, linear_of, small, with_dropout
 from aigc_fast.models.text.tokenizers import Tokenizer
 from aigc_fast.ops.decode.reading import ACTIVATIONS, Refused, exactly, norm, parameter
 from aigc_fast.ops.decode.spec import Layer, Linear, Spec

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from aigc_fast.models.base import check_counts
-from aigc_fast.models.text.decoder import DecoderModel, Past, activation_of, attend, embedding_of, linear_of, small
+from aigc_fast.models.text.decoder import DecoderModel
+from aigc_fast.models.text.layers import Past, activation_of, attend, embedding_of, linear_of, small
 from aigc_fast.models.text.rotation import frequencies, rotated
 from aigc_fast.models.text.tokenizers import Tokenizer
 from aigc_fast.ops.decode.reading import ACTIVATIONS, Refused, exactly, norm, parameter

@@ -7,8 +7,8 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ _WRITTEN = {CONFIG, GENERATION, WEIGHTS, _TOKENIZER, _TOKENIZER_CONFIG, _OWN_TOK
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _HEAD = "lm_head.weight"
 _MOST_LAYERS = 10_000
+_GREATEST = 1e300
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -89,7 +90,7 @@ class Facts:
     def number(self, name: str, default: float) -> float:
         """A number that is not negative."""
         found = self.get(name, default, (int, float), "a number of 0 or more")
-        if not 0 <= found < float("inf"):
+        if not 0 <= found <= _GREATEST:
             raise self.wrong(name, "a number of 0 or more")
         return float(found)
 
@@ -140,7 +141,6 @@ class Source:
     tensors: Callable[[], Iterator[tuple[str, Tensor]]]
     dtype: torch.dtype
     tokenizer: Callable[[int, int, int | None], Tokenizer | None]
-    ignored: Sequence[str] = field(default_factory=tuple)
 
 
 def classes() -> dict[str, type[DecoderModel]]:
@@ -297,6 +297,9 @@ def _generation(path: Path, facts: Facts) -> dict[str, Any]:
     else:
         defaults = _SPECIAL_DEFAULTS[facts.facts["model_type"]]
         found = {name: facts.facts.get(name, defaults.get(name)) for name in _SPECIAL}
+    # Old files call it -1 where there is none.
+    if found.get("pad_token_id") == -1:
+        del found["pad_token_id"]
     return {"eos_token_id": [], **{name: value for name, value in found.items() if value is not None}}
 
 

@@ -13,6 +13,9 @@ KINDS = ("default", "linear", "llama3", "yarn")
 
 Settings = Mapping[str, Any]
 
+# Frequencies take memory, also of models that are built without.
+_LARGEST, _GREATEST = 1 << 16, 1e30
+
 
 def frequencies(rope: Settings, size: int, context: int) -> tuple[Tensor, float]:
     """What positions are multiplied by.
@@ -31,6 +34,8 @@ def frequencies(rope: Settings, size: int, context: int) -> tuple[Tensor, float]
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in KINDS:
         raise ValueError(f"rope: rope_type is {kind!r}: expected one of {', '.join(KINDS)}")
+    if size > _LARGEST:
+        raise ValueError(f"rope: heads of {size}: expected at most {_LARGEST}")
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise ValueError(f"rope: partial_rotary_factor is {rope['partial_rotary_factor']!r}: expected 1.0")
     # On the CPU where the model is built without memory, too.
@@ -98,7 +103,7 @@ _SCALINGS: dict[str, Callable[[Tensor, Settings, int, int], tuple[Tensor, float]
 def _number(rope: Settings, name: str, default: float | None = None) -> float:
     value = rope.get(name, default)
     value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < _GREATEST:
         raise ValueError(f"rope: {name} is {value!r}: expected a number above 0")
     return float(value)
 

@@ -237,6 +237,7 @@ def tokenizer_from(config: Mapping[str, Any] | Tokenizer) -> Tokenizer:
     """
     if isinstance(config, Tokenizer):
         return config
+    # Others build on this module.
     from aigc_fast.models.text import TOKENIZERS
 
     if not isinstance(config, Mapping) or config.get("kind") not in tuple(TOKENIZERS):
