@@ -260,6 +260,19 @@ class WindowFeed(DocumentFeed):
         return {"held_out": perplexity(model, self.dataset.held_out).bits_per_byte}
 
 
+def weights_kept(model: TextModel, weights: str) -> TextModel:
+    """The model, which keeps its weights so from then on.
+
+    Raises:
+        UserError: where it can't, or on an unknown name.
+    """
+    try:
+        model.keep_weights(weights)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return model
+
+
 class Text(Medium):
     """See `Medium`; items are texts, str."""
 
@@ -308,7 +321,7 @@ class Text(Medium):
         Setting("num_beams", int, "Find the most probable text by so many beams (transformers).", least=1),
         Setting("no_repeat_ngram_size", int, "Never say so many tokens in a row twice (transformers).", least=0),
         Setting("repetition_penalty", float, "Above 1, tokens that were there are less probable (transformers)."),
-        Setting("weights", str, f"How weights are kept: {', '.join(WEIGHTS)} (transformers)."),
+        Setting("weights", str, f"How weights are kept: {', '.join(WEIGHTS)}."),
         Setting("min_p", float, "Leave out what is less probable than this share of the best (transformers)."),
     )
     kinds = MappingProxyType({PASSAGE: 1, SINGLE: 4})
@@ -370,6 +383,8 @@ class Text(Medium):
     ) -> list[str]:
         """Texts with their prompts; `settings` as those of `TextModel.generate`. See `Medium.draw`."""
         known = inspect.signature(model.stream).parameters
+        if "weights" in settings and "weights" not in known:
+            weights_kept(model, settings.pop("weights"))
         if unknown := [name for name in settings if name not in known]:
             raise UserError(f"{unknown[0]}: {model.name} has no such setting")
         generator, texts = torch.Generator().manual_seed(seed), []

@@ -286,3 +286,29 @@ def test_a_folder_of_texts_is_measured_without_a_model(runs, corpus, tmp_path):
     assert shown.exit_code == 0, shown.output
     assert "Longest copied passage" in shown.stdout
     assert "Perplexity" not in shown.stdout
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8", "int4"])
+def test_how_weights_are_kept(runs, corpus, tmp_path, weights):
+    model = runs / "char-rnn" / "model.safetensors"
+    result = run("evaluate", model, "--data", corpus, "--count", "6", "--weights", weights, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["bits_per_character"] == pytest.approx(found["bits_per_character_as_they_are"], rel=0.05)
+    assert (found["bits_per_character"] == found["bits_per_character_as_they_are"]) == (weights == "fp32")
+    shown = run("evaluate", model, "--data", corpus, "--count", "6", "--weights", weights)
+    assert f"by weights as they are, {found['bits_per_character']:.4f} by {weights}" in shown.stdout
+    drawn = run("generate", model, "--weights", weights, "--length", "9", "--out", tmp_path / "a.txt")
+    assert drawn.exit_code == 0, drawn.output
+    assert f"--weights {weights}" in read_text_provenance(tmp_path / "a.txt").settings["command"]
+
+
+def test_weights_that_cannot_be_kept(runs, corpus, tmp_path):
+    model = runs / "char-rnn" / "model.safetensors"
+    for command in (["evaluate", "--count", "6", "--data", corpus], ["generate", "--out", tmp_path / "a.txt"]):
+        name, *options = command
+        assert_refused(run(name, model, *options, "--weights", "int3"), "weights='int3': expected None or one of")
+        ngram = run(name, runs / "ngram" / "model.safetensors", *options, "--weights", "int8")
+        assert_refused(ngram, "weights='int8': ngram uses its weights as they are")
+    folder = run("evaluate", corpus, "--data", corpus, "--weights", "int8")
+    assert_refused(folder, "is no model of texts")

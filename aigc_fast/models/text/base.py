@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aigc_fast.errors import UserError
 from aigc_fast.models.base import Model, evaluating
 from aigc_fast.models.text.sampling import Sampling
 from aigc_fast.models.text.tokenizers import Tokenizer, tokenizer_from
@@ -124,6 +125,18 @@ class TextModel(Model):
                 yield piece
             if ended:
                 return
+
+    def keep_weights(self, weights: str | None) -> None:
+        """Says how weights are kept for drawing and scoring in float32; the parameters stay what they are.
+
+        Args:
+            weights: "fp32", "bf16", "int8" or "int4"; None as they are.
+
+        Raises:
+            UserError: by a model that uses its weights as they are.
+            ValueError: on another name.
+        """
+        raise UserError(f"weights={weights!r}: {self.name} uses its weights as they are")
 
     @abstractmethod
     def _draw(self, context: list[int], sampling: Sampling, generator: torch.Generator | None) -> Iterator[list[int]]:

@@ -18,6 +18,7 @@ from aigc_fast.models.text.elman import ElmanCell
 from aigc_fast.models.text.sampling import Sampling
 from aigc_fast.models.text.tokenizers import Tokenizer
 from aigc_fast.ops.recurrent.sampling import sample_tokens
+from aigc_fast.runtime.weights import check_weights
 
 CELLS: dict[str, type[nn.RNNBase]] = {"rnn": fast.RNN, "lstm": fast.LSTM, "gru": fast.GRU}
 ELMAN = "elman"
@@ -118,6 +119,13 @@ class CharRNN(TextModel):
                 if name.startswith("bias_ih"):
                     with torch.no_grad():
                         bias.chunk(4)[1].fill_(1.0)
+
+    def keep_weights(self, weights: str | None) -> None:
+        """See `TextModel.keep_weights`: those of the layers and, for drawing, of the head; Elman's cell keeps its."""
+        check_weights(weights)
+        if isinstance(self.recurrent, ElmanCell):
+            super().keep_weights(weights)
+        self.recurrent.weights = weights
 
     def init_state(self, batch: int = 1) -> State:
         """The state before a document: zeros (num_layers, batch, hidden), two of them for an LSTM."""
