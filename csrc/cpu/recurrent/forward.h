@@ -49,9 +49,9 @@ class Forward {
             sums_of_row_[r] = sums_ + r * ROW_WIDTH<MODE>;
         rows_ = scope_.take<const Factor<E>*>(p_.room);
         places_ = scope_.take<int64_t>(p_.room);
-        if (!is_compact())
-            return;
-        row_bytes_ = compact_row_bytes(p_.weights, most(p_.depth, p_.size));
+        // The rows' distance is no power of two, so that they do not crowd each other out of the caches.
+        row_bytes_ = is_compact() ? compact_row_bytes(p_.weights, most(p_.depth, p_.size))
+                                  : round_up(most(p_.depth, p_.size) * int64_t(sizeof(E)), LINE_BYTES) + LINE_BYTES;
         bytes_ = scope_.take<char>(p_.room * row_bytes_);
     }
 
@@ -78,19 +78,28 @@ class Forward {
 
   private:
     static constexpr int64_t WIDTH = BLOCK_WIDTH<MODE>;
-    static constexpr int64_t NOWHERE = 0;
+    static constexpr int64_t NOWHERE = 0, LEAST_TOGETHER = 8;
 
     int64_t at(int64_t step) const { return p_.reversed ? p_.steps.steps - 1 - step : step; }
 
     bool is_compact() const { return IS_SAME<E, float> && p_.weights != FP32; }
 
-    // The first of `rows_` as products take them: compact weights want them prepared, once for all blocks.
+    // The first of `rows_` as products take them, once for all blocks: compact weights want them prepared, and several
+    // rows that lie far from each other are read sooner where they lie side by side.
     void prepare_rows(int64_t count, int64_t depth) {
+        if (!is_compact() && count < LEAST_TOGETHER)
+            return;
+        for (int64_t r = 0; r < count; ++r) {
+            char* const row = bytes_ + r * row_bytes_;
+            prepare(rows_[r], depth, row);
+            rows_[r] = reinterpret_cast<const Factor<E>*>(row);
+        }
+    }
+    void prepare(const Factor<E>* from, int64_t depth, char* row) const {
         if constexpr (IS_SAME<E, float>)
-            for (int64_t r = 0; is_compact() && r < count; ++r) {
-                prepare_row(p_.weights, rows_[r], depth, bytes_ + r * row_bytes_);
-                rows_[r] = reinterpret_cast<const float*>(bytes_ + r * row_bytes_);
-            }
+            if (is_compact())
+                return prepare_row(p_.weights, from, depth, row);
+        __builtin_memcpy(row, from, static_cast<size_t>(depth) * sizeof(Factor<E>));
     }
 
     // Rows by a block of packed gates.
