@@ -7,6 +7,7 @@
 
 #include "core/arena.h"
 #include "core/packed.h"
+#include "core/parallel.h"
 #include "core/simd_math.h"
 
 namespace aigc {
@@ -235,6 +236,22 @@ static inline void pack_compact(int64_t weights, const char* const* columns, int
         pack_bytes(lines, padded, panel);
     else
         pack_nibbles(lines, padded, panel);
+}
+
+// All panels of a matrix: column i begins at column_at(i), and all have their numbers `step` bytes apart.
+template <class F>
+static inline void pack_columns(int64_t weights, int64_t columns, int64_t step, int64_t depth, int64_t dtype,
+                                const F& column_at, char* packed) {
+    const int64_t bytes = compact_panel_bytes(weights, depth);
+    parallel_for(0, compact_panels(columns), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t panel = begin; panel < end; ++panel) {
+            const char* starts[COMPACT_WIDTH];
+            const int64_t first = panel * COMPACT_WIDTH, count = least(COMPACT_WIDTH, columns - first);
+            for (int64_t i = 0; i < count; ++i)
+                starts[i] = column_at(first + i);
+            pack_compact(weights, starts, count, step, depth, dtype, packed + panel * bytes);
+        }
+    });
 }
 
 // ---- rows

@@ -11,7 +11,6 @@ int64_t decode_packed_size(int64_t weights, int64_t depth, int64_t columns) {
 
 // `matrices`, each (columns, depth) of any strides and float32 or bfloat16, as one with the columns of all.
 void decode_pack(const Tensors& matrices, int64_t weights, char* packed) {
-    const int64_t depth = matrices.items[0]->sizes[1], bytes = compact_panel_bytes(weights, depth);
     int64_t columns = 0;
     for (int64_t i = 0; i < matrices.count; ++i)
         columns += matrices.items[i]->sizes[0];
@@ -22,16 +21,9 @@ void decode_pack(const Tensors& matrices, int64_t weights, char* packed) {
         const Tensor& matrix = *matrices.items[i];
         return static_cast<const char*>(matrix.data()) + column * matrix.strides[0] * ELEMENT_BYTES[matrix.dtype()];
     };
-    const int64_t dtype = matrices.items[0]->dtype(), step = matrices.items[0]->strides[1] * ELEMENT_BYTES[dtype];
-    parallel_for(0, compact_panels(columns), 1, [&](int64_t begin, int64_t end) {
-        for (int64_t panel = begin; panel < end; ++panel) {
-            const char* starts[COMPACT_WIDTH];
-            const int64_t first = panel * COMPACT_WIDTH, count = least(COMPACT_WIDTH, columns - first);
-            for (int64_t i = 0; i < count; ++i)
-                starts[i] = column_at(first + i);
-            pack_compact(weights, starts, count, step, depth, dtype, packed + panel * bytes);
-        }
-    });
+    const Tensor& first = *matrices.items[0];
+    pack_columns(weights, columns, first.strides[1] * ELEMENT_BYTES[first.dtype()], first.sizes[1], first.dtype(),
+                 column_at, packed);
 }
 
 // Takes what was given in the order in which it is asked for.

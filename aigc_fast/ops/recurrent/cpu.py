@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aigc_fast.ops.recurrent.limits import LEAST_STEP_WORK
 from aigc_fast.ops.recurrent.packing import packing, packing_of_head
-from aigc_fast.ops.recurrent.sizes import GRU, Kept, Options, Sizes, kept_of, params_of, sizes_of
+from aigc_fast.ops.recurrent.sizes import GRU, Drawing, Kept, Options, Sizes, kept_of, params_of, sizes_of
 from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.dtypes import UP_TO_FLOAT32
@@ -229,72 +229,50 @@ def recurrent(
     return True
 
 
-def sample_unsupported(
-    tokens: Tensor,
-    states: Sequence[Tensor],
-    embedding: Tensor,
-    params: Sequence[Tensor],
-    head: Sequence[Tensor],
-    *_: Any,
-) -> Reason:
+def sample_unsupported(asked: Drawing) -> Reason:
     """Why this backend cannot draw from such tensors, or None."""
-    for tensor in (embedding, *states, *params, *head):
+    for tensor in (asked.embedding, *asked.states, *asked.params, *asked.head):
         reason = devices.cpu(tensor, tensor.dtype, (torch.float32,))
         if reason is not None:
             return reason
     return None
 
 
-def recurrent_sample(
-    tokens: Tensor,
-    states: Sequence[Tensor],
-    embedding: Tensor,
-    params: Sequence[Tensor],
-    head: Sequence[Tensor],
-    key: Tensor,
-    position: int,
-    length: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    mode: int,
-    layers: int,
-    has_biases: bool,
-    weights: int,
-) -> tuple[Tensor, ...]:
+def recurrent_sample(asked: Drawing) -> tuple[Tensor, ...]:
     """The tokens that are drawn, from the first that cannot be on -1, and the last states."""
-    options = Options(mode, layers, False, has_biases, False)
-    sizes = sizes_of(embedding[None, :1], None, states, options)
-    uses = MANY_USES if len(tokens) + length >= MANY_USES else 1
-    each = len(params) // layers
+    options, params, head = asked.options, asked.params, _contiguous(asked.head)
+    sizes = sizes_of(asked.embedding[None, :1], None, asked.states, options)
+    uses = MANY_USES if len(asked.tokens) + asked.length >= MANY_USES else 1
+    each = len(params) // asked.layers
     packed = [
         one and one.kept(params[i // 2 * each + i % 2])
-        for i, one in enumerate(_packings(params, options, uses, weights))
+        for i, one in enumerate(_packings(params, options, uses, asked.weights))
     ]
-    weight, bias = (*_contiguous(head), None)[:2]
-    compact = weights != AS_THEY_ARE and head[0].is_contiguous()
-    packed.append(packing_of_head(native.level(), *weight.shape, uses, weights).kept(weight) if compact else None)
-    ids, last = tokens.new_empty(length), [state.new_empty(state.shape) for state in states]
+    compact = asked.weights != AS_THEY_ARE and asked.head[0].is_contiguous()
+    of_head = packing_of_head(native.level(), *head[0].shape, uses, asked.weights) if compact else None
+    packed.append(of_head and of_head.kept(head[0]))
+    ids = asked.tokens.new_empty(asked.length)
+    last = [state.new_empty(state.shape) for state in asked.states]
     drawn = native.kernels().recurrent_sample(
-        tokens.contiguous(),
-        _contiguous(states),
-        embedding.contiguous(),
+        asked.tokens.contiguous(),
+        _contiguous(asked.states),
+        asked.embedding.contiguous(),
         _contiguous(params),
         [0 if one is None else one.data_ptr() for one in packed],
-        weights,
-        [weight, bias],
-        key.data_ptr(),
-        position,
-        length,
-        temperature,
-        top_k,
-        top_p,
+        asked.weights,
+        (*head, None)[:2],
+        asked.key.data_ptr(),
+        asked.position,
+        asked.length,
+        asked.temperature,
+        asked.top_k,
+        asked.top_p,
         [ids, *last],
-        mode,
-        layers,
+        asked.mode,
+        asked.layers,
         sizes.hidden,
         sizes.projected,
-        has_biases,
+        asked.has_biases,
         LEAST_STEP_WORK,
     )
     ids[drawn:] = -1

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from aigc_fast.ops.random.operators import draw_key
 from aigc_fast.ops.random.philox import words
 from aigc_fast.ops.recurrent import cpu, reference
-from aigc_fast.ops.recurrent.sizes import CODES, LSTM, Options
+from aigc_fast.ops.recurrent.sizes import CODES, LSTM, Drawing, Options
 from aigc_fast.runtime.backends import Choice
 from aigc_fast.runtime.weights import weights_code
 
@@ -73,38 +73,23 @@ def draw_token(logits: Tensor, uniform: float, draw: Draw) -> int:
     return int(reached.to(torch.uint8).argmax())
 
 
-def _reference(
-    tokens: Tensor,
-    states: Sequence[Tensor],
-    embedding: Tensor,
-    params: Sequence[Tensor],
-    head: Sequence[Tensor],
-    key: Tensor,
-    position: int,
-    length: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    mode: int,
-    layers: int,
-    has_biases: bool,
-    weights: int,
-) -> tuple[Tensor, ...]:
+def _reference(asked: Drawing) -> tuple[Tensor, ...]:
     """The tokens that were drawn, by weights as they are, -1 for those that could not be, and the last states."""
-    options = Options(mode, layers, False, has_biases, False)
-    uniforms = (words(position + length, key.cpu()).flatten()[position : position + length] >> 8) * 2.0**-24
-    weight, bias = head[0], head[1] if len(head) > 1 else None
-    given, drawn = tokens.tolist(), []
+    options, states, embedding = asked.options, asked.states, asked.embedding
+    position, length, draw = asked.position, asked.length, Draw(asked.temperature, asked.top_k, asked.top_p)
+    uniforms = (words(position + length, asked.key.cpu()).flatten()[position : position + length] >> 8) * 2.0**-24
+    weight, bias = (*asked.head, None)[:2]
+    given, drawn = asked.tokens.tolist(), []
     for token in given[:-1]:
-        _, *states = _one_step(embedding[token], states, params, options)
+        _, *states = _one_step(embedding[token], states, asked.params, options)
     token = given[-1]
     for uniform in uniforms.tolist():
-        hidden, *states = _one_step(embedding[token], states, params, options)
-        token = draw_token(TF.linear(hidden, weight, bias), uniform, Draw(temperature, top_k, top_p))
+        hidden, *states = _one_step(embedding[token], states, asked.params, options)
+        token = draw_token(TF.linear(hidden, weight, bias), uniform, draw)
         drawn.append(token)
         if token < 0:
             break
-    ids = tokens.new_full((length,), -1)
+    ids = asked.tokens.new_full((length,), -1)
     ids[: len(drawn)] = torch.tensor(drawn, dtype=torch.int64)
     return ids, *(state.clone() for state in states)
 
@@ -208,9 +193,8 @@ def sample_tokens(
         parts = []
         while True:
             count = min(length, AT_ONCE)
-            args = tokens, states, weight, params, heads, key, position, count, *draw, *numbers
-            ids, *last = SAMPLE.runner(args).run(*args)
-            states = last
+            asked = Drawing(tokens, states, weight, params, heads, key, position, count, *draw, *numbers)
+            ids, *states = SAMPLE.runner((asked,)).run(asked)
             if count and int(ids[-1]) < 0:
                 made = sum(map(len, parts)) + int((ids >= 0).sum())
                 raise RuntimeError(f"token {made}: logits hold NaN or infinity, expected finite numbers")

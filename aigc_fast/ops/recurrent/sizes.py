@@ -121,3 +121,44 @@ def kept_of(kept: Tensor, sizes: Sizes, options: Options) -> Kept:
         outputs.append(kept[at : at + sizes.rows * width].view(sizes.rows, width))
         at += sizes.rows * width
     return Kept(gates, cells, outputs)
+
+
+class Drawing(NamedTuple):
+    """What a network is asked to draw.
+
+    Attributes:
+        tokens: the prompt, int64 (T,).
+        states: before it, of all layers.
+        embedding: (vocabulary, inputs).
+        params: of all layers.
+        head: its weight and, if it has one, its bias.
+        key: of the draws.
+        position: of the first draw.
+        length: tokens to draw.
+        temperature, top_k, top_p: as in `Draw`.
+        mode: of `MODES`, by its code.
+        layers: their number.
+        has_biases: whether each layer has two.
+        weights: how they are kept, by its code.
+    """
+
+    tokens: Tensor
+    states: Sequence[Tensor]
+    embedding: Tensor
+    params: Sequence[Tensor]
+    head: Sequence[Tensor]
+    key: Tensor
+    position: int
+    length: int
+    temperature: float
+    top_k: int
+    top_p: float
+    mode: int
+    layers: int
+    has_biases: bool
+    weights: int
+
+    @property
+    def options(self) -> Options:
+        """Those of the network."""
+        return Options(self.mode, self.layers, False, self.has_biases, False)

@@ -46,42 +46,26 @@ int64_t compact_gates_bytes(int64_t weights, int64_t hidden, int64_t depth) {
     return blocks_of(hidden, UNITS<MODE>) * PANELS<MODE> * compact_panel_bytes(weights, depth);
 }
 
-// The same as compact panels, whose columns are the units of the gates.
+// The same as compact panels, whose columns are the units of the gates, and zeros that fill up a block's last panel.
 template <int64_t MODE>
 void pack_compact_gates(int64_t weights, const float* weight, int64_t hidden, int64_t depth, char* packed) {
-    parallel_for(0, blocks_of(hidden, UNITS<MODE>), 1, [&](int64_t begin, int64_t end) {
-        Scope scope;
-        float* const zeros = scope.take<float>(depth);
-        clear(zeros, depth);
-        for (int64_t block = begin; block < end; ++block) {
-            const char* columns[BLOCK_WIDTH<MODE>];
-            for (int64_t i = 0; i < BLOCK_WIDTH<MODE>; ++i) {
-                const int64_t gate = i / UNITS<MODE>, unit = block * UNITS<MODE> + i % UNITS<MODE>;
-                const float* const row = unit < hidden ? weight + (gate * hidden + unit) * depth : zeros;
-                columns[i] = reinterpret_cast<const char*>(row);
-            }
-            for (int64_t panel = 0; panel < PANELS<MODE>; ++panel) {
-                const int64_t first = panel * COMPACT_WIDTH;
-                pack_compact(weights, columns + first, least(COMPACT_WIDTH, BLOCK_WIDTH<MODE> - first), sizeof(float),
-                             depth, FLOAT32,
-                             packed + (block * PANELS<MODE> + panel) * compact_panel_bytes(weights, depth));
-            }
-        }
-    });
+    constexpr int64_t COLUMNS = PANELS<MODE> * COMPACT_WIDTH;
+    Scope scope;
+    float* const zeros = scope.take<float>(depth);
+    clear(zeros, depth);
+    const auto column_at = [&](int64_t column) {
+        const int64_t i = column % COLUMNS, gate = i / UNITS<MODE>;
+        const int64_t unit = column / COLUMNS * UNITS<MODE> + i % UNITS<MODE>;
+        const bool is_there = gate < GATES<MODE> && unit < hidden;
+        return reinterpret_cast<const char*>(is_there ? weight + (gate * hidden + unit) * depth : zeros);
+    };
+    pack_columns(weights, blocks_of(hidden, UNITS<MODE>) * COLUMNS, sizeof(float), depth, FLOAT32, column_at, packed);
 }
 
 // Rows of a head as columns of compact panels.
 inline void pack_compact_head(int64_t weights, const float* weight, int64_t heads, int64_t depth, char* packed) {
-    parallel_for(0, compact_panels(heads), 1, [&](int64_t begin, int64_t end) {
-        for (int64_t panel = begin; panel < end; ++panel) {
-            const char* columns[COMPACT_WIDTH];
-            const int64_t first = panel * COMPACT_WIDTH, count = least(COMPACT_WIDTH, heads - first);
-            for (int64_t i = 0; i < count; ++i)
-                columns[i] = reinterpret_cast<const char*>(weight + (first + i) * depth);
-            pack_compact(weights, columns, count, sizeof(float), depth, FLOAT32,
-                         packed + panel * compact_panel_bytes(weights, depth));
-        }
-    });
+    const auto column_at = [&](int64_t column) { return reinterpret_cast<const char*>(weight + column * depth); };
+    pack_columns(weights, heads, sizeof(float), depth, FLOAT32, column_at, packed);
 }
 
 inline int64_t panels_floats(int64_t depth, int64_t columns) {
