@@ -1,14 +1,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# A process per processor, whose threads don't spin in each other's way; a file's fixtures are made once.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n logical --dist loadfile
 export AIGC_FAST_CUDA ?= $(if $(shell command -v nvcc),ON,OFF)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc aigc_fast aigc_fast_cli -type f -not -name '*.pyc' -not -name '*.so')
 
 .PHONY: test fuzz sweep demo bench hosts gpu dev lint clean
 
 test: $(VENV)/.installed $(VENV)/.emulated
-	$(BIN)/pytest -q
-	PYTHONPATH=$(VENV)/emulated $(BIN)/pytest -q tests/ops -k every_level
+	$(PYTEST)
+	PYTHONPATH=$(VENV)/emulated $(PYTEST) tests/ops -k every_level
 
 fuzz: $(VENV)/.installed
 	$(BIN)/python tests/fuzz.py 10
