@@ -1,6 +1,7 @@
 // Decoders, of which every call takes some tokens of some sequences through all layers: weights as they are packed
 // once, and the keys and values that sequences keep from one call to the next.
 #include "cpu/decode/forward.h"
+#include "cpu/decode/projection.h"
 
 namespace aigc::AIGC_LEVEL::decode {
 namespace {
@@ -45,41 +46,71 @@ struct Given {
     }
 };
 
-// `tensors`: the embedding; learned positions or None; the frequencies of a rotation or None; the scale of each layer's
-// scores; the last norm's weight and bias; of each layer the weights and biases of its norms, then the biases of its
-// matrices; the head's bias. `packed`: where each layer's matrices lie, projections, out, up, gate or 0, down; and the
-// head. All but the first two tensors are float32 and contiguous, and all outlive the decoder.
-Decoder* decode_create(const int64_t* numbers, double epsilon, double rotation_scale, const Tensors& tensors,
-                       const int64_t* packed) {
+// `numbers`: the sizes, then the window of each layer. `tensors`: the embedding; positions or None; the frequencies of
+// a rotation or None; the scales of each layer's scores, of tokens and of a memory; the last norm's weight and bias; of
+// each layer the weights and biases of its norms, of attention, units and memory, then the biases of its matrices; the
+// head's bias. `packed`: where each layer's matrices lie, or 0: projections, out, up, gate, down, and the memory's
+// query, projections and out; and the head. All but the first two tensors are float32 and contiguous, and all outlive
+// the decoder.
+Decoder* decode_create(const int64_t* numbers, double epsilon, double rotation_scale, double embedding_scale,
+                       const Tensors& tensors, const int64_t* packed) {
     Sizes sizes;
     __builtin_memcpy(&sizes, numbers, sizeof(sizes));
     auto* const decoder = new Decoder(sizes);
     Given given{tensors.items + 2, packed};
     decoder->epsilon = static_cast<float>(epsilon);
     decoder->rotation_scale = static_cast<float>(rotation_scale);
+    decoder->embedding_scale = static_cast<float>(embedding_scale);
     decoder->embedding = Table(tensors.items[0]);
     decoder->positions = Table(tensors.items[1]);
     decoder->frequencies = given.numbers();
     const float* const scales = given.numbers();
     decoder->last_norm = given.norm();
     const int64_t weights = sizes.weights, hidden = sizes.hidden, units = sizes.units;
-    const int64_t queries = decoder->query_columns();
+    const int64_t queries = decoder->query_columns(), keys = decoder->key_columns();
     for (int64_t i = 0; i < sizes.layers; ++i) {
         Layer& layer = decoder->layers[i];
-        layer.scale = scales[i];
-        layer.before_attention = given.norm();
-        layer.before_units = given.norm();
-        layer.projections = given.matrix(weights, hidden, queries + 2 * decoder->key_columns());
+        Cross& cross = layer.cross;
+        layer.window = numbers[SIZES + i];
+        layer.scale = scales[2 * i];
+        cross.scale = scales[2 * i + 1];
+        layer.attention_norm = given.norm();
+        layer.units_norm = given.norm();
+        cross.norm = given.norm();
+        layer.projections = given.matrix(weights, hidden, queries + 2 * keys);
         layer.out = given.matrix(weights, queries, hidden);
         layer.up = given.matrix(weights, hidden, units);
         layer.gate = given.matrix(weights, hidden, units);
         layer.down = given.matrix(weights, units, hidden);
+        cross.query = given.matrix(weights, hidden, queries);
+        cross.memory = given.matrix(weights, sizes.memory, 2 * keys);
+        cross.out = given.matrix(weights, queries, hidden);
     }
     decoder->head = given.matrix(sizes.head_weights, hidden, sizes.vocabulary);
     return decoder;
 }
 
 Sequences* decode_begin(Decoder& decoder, int64_t slots) { return new Sequences(decoder, slots); }
+
+// `lengths` (sources,), int64: tokens of each.
+Memory* decode_memory(Decoder& decoder, const Tensor* lengths) {
+    return new Memory(decoder, lengths->sizes[0], static_cast<const int64_t*>(lengths->data()));
+}
+
+// `encoded` (count, depth), float32 and contiguous: the memory's tokens from `first` on.
+void decode_project(Decoder& decoder, Memory& memory, const Tensor* encoded, int64_t first) {
+    if (encoded->sizes[0] == 0)
+        return;
+    Scope scope;
+    Projection(decoder, memory, static_cast<const float*>(encoded->data()), first, encoded->sizes[0], scope).run();
+}
+
+// `sources` (slots,), int64: which of the memory's each slot attends to.
+void decode_attach(Sequences& sequences, Memory& memory, const Tensor* sources) {
+    sequences.attach(memory, static_cast<const int64_t*>(sources->data()));
+}
+
+int64_t decode_memory_bytes(Memory& memory) { return memory.bytes(); }
 
 AIGC_CODES(Refusal, NONE, TOKEN, POSITION)
 
@@ -205,6 +236,8 @@ AIGC_EXPORT(AIGC_KERNEL(decode_packed_size), AIGC_KERNEL(decode_pack), AIGC_KERN
             AIGC_KERNEL(decode_begin), AIGC_KERNEL(decode_forward), AIGC_KERNEL(decode_bounds),
             AIGC_KERNEL(decode_greedy), AIGC_KERNEL(decode_padded), AIGC_KERNEL(decode_reorder),
             AIGC_KERNEL(decode_crop), AIGC_KERNEL(decode_bytes), AIGC_KERNEL(decode_export), AIGC_KERNEL(decode_import),
-            AIGC_KERNEL(decode_append), AIGC_KERNEL_CODES(weights, Weights), AIGC_KERNEL_CODES(decode_norms, Norm),
-            AIGC_KERNEL_CODES(decode_activations, Activation), AIGC_KERNEL_CODES(decode_refusals, Refusal))
+            AIGC_KERNEL(decode_append), AIGC_KERNEL(decode_memory), AIGC_KERNEL(decode_project),
+            AIGC_KERNEL(decode_attach), AIGC_KERNEL(decode_memory_bytes), AIGC_KERNEL_CODES(weights, Weights),
+            AIGC_KERNEL_CODES(decode_norms, Norm), AIGC_KERNEL_CODES(decode_activations, Activation),
+            AIGC_KERNEL_CODES(decode_orders, Order), AIGC_KERNEL_CODES(decode_refusals, Refusal))
 }

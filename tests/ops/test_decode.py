@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as TF
+from torch import Tensor, nn
 
 from aigc_fast.ops.decode import reference
-from aigc_fast.ops.decode.engine import Engine
+from aigc_fast.ops.decode.engine import Engine, State
 from aigc_fast.ops.decode.lookup import Lookup
-from aigc_fast.ops.decode.spec import Layer, Linear, Norm, Spec
+from aigc_fast.ops.decode.spec import Cross, Layer, Linear, Norm, Spec
 from aigc_fast.runtime import native
 from aigc_fast.runtime.weights import WEIGHTS
 
@@ -39,46 +40,87 @@ def _norm(hidden: int, bias: bool) -> Norm:
     return Norm(1 + _random(hidden, scale=0.1), _random(hidden, scale=0.1) if bias else None)
 
 
-def _spec(hidden: int, heads: int, kv_heads: int, size: int, units: int, kind: str) -> Spec:
-    """GPT-2's kind has one projection, biases and learned positions; Llama's three, a gate and a rotation."""
-    is_gpt2 = kind == "gpt2"
+def _cross(hidden: int, memory: int, heads: int, kv_heads: int, size: int, bias: bool) -> Cross:
+    return Cross(
+        _norm(hidden, bias),
+        _linear(heads * size, hidden, bias),
+        tuple(_linear(kv_heads * size, memory, bias) for _ in range(2)),
+        _linear(hidden, heads * size, bias),
+        0.9 * size**-0.5,
+    )
+
+
+def _spec(
+    hidden: int,
+    heads: int,
+    kv_heads: int,
+    size: int,
+    units: int,
+    *,
+    bias: bool = True,
+    is_gated: bool = False,
+    rotated: int = 0,
+    memory: int = 0,
+    window: int | None = None,
+    has_last_norm: bool = True,
+    is_tied: bool = False,
+    **changes: Any,
+) -> Spec:
+    """Two layers; learned positions, where none are rotated, and one projection then rather than three."""
     columns = heads * size, kv_heads * size, kv_heads * size
     layers = tuple(
         Layer(
-            _norm(hidden, is_gpt2),
-            _norm(hidden, is_gpt2),
-            tuple(_linear(count, hidden, is_gpt2) for count in ((sum(columns),) if is_gpt2 else columns)),
-            _linear(hidden, heads * size, is_gpt2),
-            _linear(units, hidden, is_gpt2),
-            None if is_gpt2 else _linear(units, hidden, False),
-            _linear(hidden, units, is_gpt2),
+            _norm(hidden, bias),
+            _norm(hidden, bias),
+            tuple(_linear(count, hidden, bias) for count in (columns if rotated else (sum(columns),))),
+            _linear(hidden, heads * size, bias),
+            _linear(units, hidden, bias),
+            _linear(units, hidden, bias) if is_gated else None,
+            _linear(hidden, units, bias),
             size**-0.5,
+            _cross(hidden, memory, heads, kv_heads, size, bias) if memory else None,
+            window if index else None,
         )
-        for _ in range(2)
+        for index in range(2)
     )
-    rotated = size // 2 - size // 2 % 2  # fewer than there are
-    return Spec(
-        _random(VOCABULARY, hidden),
-        _random(POSITIONS, hidden, scale=0.3) if is_gpt2 else None,
-        None if is_gpt2 else 10.0 ** -torch.linspace(0, 2, rotated // 2),
+    embedding = _random(VOCABULARY, hidden)
+    head = _linear(VOCABULARY, hidden, bias)
+    spec = Spec(
+        embedding,
+        None if rotated else _random(POSITIONS, hidden, scale=0.3),
+        10.0 ** -torch.linspace(0, 2, rotated // 2) if rotated else None,
         1.1,
         layers,
-        _norm(hidden, is_gpt2),
-        _linear(VOCABULARY, hidden, is_gpt2),
+        _norm(hidden, bias) if has_last_norm else None,
+        head._replace(weight=embedding) if is_tied else head,
         heads,
         kv_heads,
         size,
         1e-5,
-        "LAYER_NORM" if is_gpt2 else "RMS_NORM",
-        "GELU_TANH" if is_gpt2 else "SILU",
+        "LAYER_NORM" if bias else "RMS_NORM",
+        "GELU_TANH",
     )
+    return spec._replace(**changes)
 
 
+_LLAMA: dict[str, Any] = {"bias": False, "is_gated": True, "activation": "SILU"}
+_PAPER: dict[str, Any] = {
+    "order": "AFTER",
+    "activation": "RELU",
+    "embedding_scale": 1.7,
+    "has_last_norm": False,
+    "is_tied": True,
+}
 SPECS: dict[str, Callable[[], Spec]] = {
-    "gpt2": lambda: _spec(96, 6, 6, 16, 200, "gpt2"),
-    "gpt2-odd": lambda: _spec(37, 3, 3, 11, 71, "gpt2"),
-    "llama": lambda: _spec(64, 8, 2, 8, 96, "llama"),
-    "llama-odd": lambda: _spec(75, 9, 1, 13, 33, "llama"),
+    "gpt2": lambda: _spec(96, 6, 6, 16, 200),
+    "gpt2-odd": lambda: _spec(37, 3, 3, 11, 71),
+    "llama": lambda: _spec(64, 8, 2, 8, 96, rotated=4, **_LLAMA),
+    "llama-odd": lambda: _spec(75, 9, 1, 13, 33, rotated=6, **_LLAMA),
+    "mistral": lambda: _spec(64, 4, 2, 16, 50, rotated=16, window=7, **_LLAMA),
+    "neox": lambda: _spec(72, 4, 4, 18, 100, rotated=4, order="PARALLEL", activation="GELU"),
+    "paper": lambda: _spec(64, 4, 4, 16, 130, memory=64, **_PAPER),
+    "paper-odd": lambda: _spec(45, 5, 1, 9, 61, memory=23, **_PAPER | {"has_last_norm": True}),
+    "to-memory": lambda: _spec(48, 6, 3, 10, 90, memory=70, rotated=10, **_LLAMA),
 }
 
 
@@ -102,31 +144,56 @@ def _given(rows: int = 3, length: int = LENGTH) -> tuple[Tensor, Tensor]:
     return torch.randint(VOCABULARY, (rows, length)), torch.arange(length).expand(rows, length)
 
 
+LENGTHS = torch.tensor([9, 140, 0, 1, 33, 140, 17, 64])
+
+
+def _encoded(depth: int) -> Tensor:
+    """What an encoder may have given: the lengths of the rows are LENGTHS."""
+    return torch.randn(len(LENGTHS), 140, depth, generator=torch.Generator().manual_seed(8))
+
+
+def _begin(engine: Engine, rows: int, sources: Tensor | None = None) -> State:
+    """Sequences, each of its row of the memory where the decoder attends to one."""
+    if not engine.memory_depth:
+        return engine.begin(rows)
+    memory = engine.remember(_encoded(engine.memory_depth), LENGTHS)
+    return engine.begin(rows, memory, torch.arange(rows) if sources is None else sources)
+
+
+def _exact(spec: Spec, ids: Tensor, positions: Tensor, visible: Tensor | None = None) -> Tensor:
+    """The reference's logits."""
+    cross = spec.layers[0].cross
+    if cross is None:
+        return reference.logits(spec, ids, positions, visible)
+    encoded = _encoded(cross.projections[0].weight.shape[1]).to(spec.embedding.dtype)
+    return reference.logits(spec, ids, positions, visible, encoded[: len(ids)], LENGTHS[: len(ids)])
+
+
 def _error(found: Tensor, exact: Tensor) -> float:
     return ((found.double() - exact).norm() / exact.norm()).item()
 
 
 def test_float32_is_as_exact_as_pytorchs_on_every_level(spec: Spec, level: str) -> None:
     ids, positions = _given()
-    exact = reference.logits(mapped(spec, Tensor.double), ids, positions)
-    state = Engine(spec, "fp32").begin(3)
+    exact = _exact(mapped(spec, Tensor.double), ids, positions)
+    state = _begin(Engine(spec, "fp32"), 3)
     found = state.extend(ids, positions, None, LENGTH)
-    assert _error(found, exact) < 2 * _error(reference.logits(spec, ids, positions), exact) + 1e-7
+    assert _error(found, exact) < 2 * _error(_exact(spec, ids, positions), exact) + 1e-7
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_every_way_through_gives_the_same_bits_on_every_level(spec: Spec, level: str, weights: str) -> None:
     ids, positions = _given(length=12)
     engine = Engine(spec, weights)
-    whole = engine.begin(3).extend(ids, positions, None, 12)
-    by_steps, alone = engine.begin(3), engine.begin(1)
+    whole = _begin(engine, 3).extend(ids, positions, None, 12)
+    by_steps, alone = _begin(engine, 3), _begin(engine, 1, torch.tensor([2]))
     for i in range(12):
         assert torch.equal(by_steps.step(ids[:, i], positions[:, i]), whole[:, i])
     assert torch.equal(alone.extend(ids[2:], positions[2:], None, 12)[0], whole[2])
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        assert torch.equal(engine.begin(3).extend(ids, positions, None, 12), whole)
+        assert torch.equal(_begin(engine, 3).extend(ids, positions, None, 12), whole)
     finally:
         torch.set_num_threads(before)
 
@@ -160,14 +227,19 @@ def test_smaller_weights_are_what_they_are_rounded_to_on_every_level(spec: Spec,
     layers = [
         layer._replace(
             projections=tuple(map(rounded, layer.projections)),
+            cross=layer.cross
+            and layer.cross._replace(
+                projections=tuple(map(rounded, layer.cross.projections)),
+                **{name: rounded(getattr(layer.cross, name)) for name in ("query", "out")},
+            ),
             **{name: rounded(getattr(layer, name)) for name in ("out", "up", "gate", "down")},
         )
         for layer in spec.layers
     ]
     same = spec._replace(layers=tuple(layers), head=rounded(spec.head, head_fake))
     ids, positions = _given()
-    exact = reference.logits(mapped(same, Tensor.double), ids, positions)
-    found = Engine(spec, weights).begin(3).extend(ids, positions, None, LENGTH)
+    exact = _exact(mapped(same, Tensor.double), ids, positions)
+    found = _begin(Engine(spec, weights), 3).extend(ids, positions, None, LENGTH)
     # What is left is what activations are rounded to.
     assert _error(found, exact) < {"bf16": 2e-6, "int8": 0.04, "int4": 0.04}[weights]
 
@@ -176,8 +248,8 @@ def test_hidden_tokens_are_not_seen(spec: Spec) -> None:
     ids, positions = _given(3, 20)
     visible = torch.rand(3, 20) > 0.3
     visible[:, 0] = torch.tensor([True, False, False])
-    exact = reference.logits(mapped(spec, Tensor.double), ids, positions, visible)
-    state = Engine(spec, "fp32").begin(3)
+    exact = _exact(mapped(spec, Tensor.double), ids, positions, visible)
+    state = _begin(Engine(spec, "fp32"), 3)
     found = [state.extend(ids[:, :17], positions[:, :17], visible[:, :17], 3)]
     found += [state.extend(ids[:, 17:], positions[:, 17:], visible[:, 17:], 3)]
     assert _error(torch.cat(found, 1), exact[:, 14:]) < 2e-6
@@ -188,7 +260,7 @@ def test_sequences_part_and_go_back(spec: Spec) -> None:
     ids[:, :10] = ids[:1, :10]
     ids[2:, :10] = ids[2:3, :10] + 0
     engine = Engine(spec, "fp32")
-    state = engine.begin(4)
+    state = _begin(engine, 4)
     state.extend(ids[:, :10], positions[:, :10], None, 1)
     for i in range(10, 20):
         state.step(ids[:, i], positions[:, i])
@@ -196,12 +268,12 @@ def test_sequences_part_and_go_back(spec: Spec) -> None:
     state.reorder(parents)
     found = state.step(ids[:, 20], positions[:, 20])
     history = torch.cat([ids[parents, :20], ids[:, 20:21]], 1)
-    plain = engine.begin(4).extend(history, positions[:, :21], None, 1)[:, 0]
+    plain = _begin(engine, 4, parents).extend(history, positions[:, :21], None, 1)[:, 0]
     torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
     state.crop(15)
     assert state.length == 15
     again = state.step(history[:, 15], positions[:, 15])
-    plain = engine.begin(4).extend(history[:, :16], positions[:, :16], None, 1)[:, 0]
+    plain = _begin(engine, 4, parents).extend(history[:, :16], positions[:, :16], None, 1)[:, 0]
     torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-5)
 
 
@@ -210,33 +282,160 @@ def test_keys_and_values_go_out_and_in(spec: Spec, level: str) -> None:
     visible = torch.ones(2, 25, dtype=torch.bool)
     visible[1, :4] = False
     engine = Engine(spec, "fp32")
-    state = engine.begin(2)
+    state = _begin(engine, 2)
     state.extend(ids[:, :24], positions[:, :24], visible[:, :24], 1)
     layers = state.export()
     assert layers[0][0].shape == (2, spec.kv_heads, 24, spec.head_size)
     assert not layers[0][0][1, :, :4].any()
-    other = engine.begin(2)
+    other = _begin(engine, 2)
     other.load(layers, visible[:, :24])
     wanted, found = (each.step(ids[:, 24], positions[:, 24]) for each in (state, other))
     assert torch.equal(wanted, found)
     assert state.nbytes > 0
 
 
+def _of_torch(model: nn.TransformerDecoder, embedding: Tensor, positions: Tensor, bias: Tensor) -> Spec:
+    """PyTorch's decoder between an embedding and a head that is the same."""
+
+    def both(module: nn.Module) -> tuple[Tensor, Tensor]:
+        return module.weight, module.bias
+
+    def split(attention: nn.MultiheadAttention) -> tuple[Linear, ...]:
+        return tuple(map(Linear, attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)))
+
+    first = model.layers[0]
+    size = first.self_attn.head_dim
+    layers = tuple(
+        Layer(
+            Norm(*both(layer.norm1)),
+            Norm(*both(layer.norm3)),
+            split(layer.self_attn),
+            Linear(*both(layer.self_attn.out_proj)),
+            Linear(*both(layer.linear1)),
+            None,
+            Linear(*both(layer.linear2)),
+            size**-0.5,
+            Cross(
+                Norm(*both(layer.norm2)),
+                split(layer.multihead_attn)[0],
+                split(layer.multihead_attn)[1:],
+                Linear(*both(layer.multihead_attn.out_proj)),
+                size**-0.5,
+            ),
+        )
+        for layer in model.layers
+    )
+    heads, hidden = first.self_attn.num_heads, embedding.shape[1]
+    last = None if model.norm is None else Norm(*both(model.norm))
+    rest = last, Linear(embedding, bias), heads, heads, size, first.norm1.eps, "LAYER_NORM", "RELU"
+    order = "BEFORE" if first.norm_first else "AFTER"
+    return Spec(embedding, positions, None, 1.0, layers, *rest, order, hidden**0.5)
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("has_last_norm", [True, False])
+@torch.no_grad()
+def test_pytorchs_decoder_gives_the_same_on_every_level(level: str, norm_first: bool, has_last_norm: bool) -> None:
+    torch.manual_seed(1)
+    hidden, rows, beams, count = 48, 3, 4, 21
+    layer = nn.TransformerDecoderLayer(hidden, 4, 80, batch_first=True, norm_first=norm_first)
+    norm = nn.LayerNorm(hidden) if has_last_norm else None
+    model = nn.TransformerDecoder(layer, 2, norm).eval()
+    for parameter in model.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    embedding, table, bias = _random(VOCABULARY, hidden, scale=hidden**-0.5), _random(POSITIONS, hidden), _random(131)
+    encoded, lengths = _random(rows, 19, hidden), torch.tensor([19, 1, 8])
+
+    def logits(ids: Tensor) -> Tensor:
+        """Of beams by PyTorch, with all tokens at once."""
+        x = TF.embedding(ids, embedding) * hidden**0.5 + table[: ids.shape[1]]
+        mask = nn.Transformer.generate_square_subsequent_mask(ids.shape[1])
+        hides = torch.arange(19) >= lengths.repeat_interleave(beams)[:, None]
+        memory = encoded.repeat_interleave(beams, 0)
+        found = model(x, memory, mask, memory_key_padding_mask=hides, tgt_is_causal=True)
+        return TF.linear(found, embedding, bias)
+
+    engine = Engine(_of_torch(model, embedding, table, bias), "fp32")
+    memory = engine.remember(encoded, lengths)
+    assert memory.nbytes >= 4 * 2 * 2 * hidden * int(lengths.sum())
+    state = engine.begin(rows * beams, memory)
+    ids = torch.zeros(rows * beams, 1, dtype=torch.int64)
+    for i in range(count):
+        wanted, found = logits(ids)[:, -1], state.step(ids[:, -1], torch.tensor([i]))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        # Beams go on from others of their row.
+        parents = (torch.randint(beams, (rows, beams)) + torch.arange(rows)[:, None] * beams).view(-1)
+        state.reorder(parents)
+        ids = torch.cat([ids[parents], torch.randint(VOCABULARY, (rows * beams, 1))], 1)
+    whole = engine.begin(rows * beams, memory).extend(ids, torch.arange(count + 1).expand(ids.shape), None, 2)
+    torch.testing.assert_close(whole, logits(ids)[:, -2:], rtol=1e-4, atol=1e-4)
+
+
+def test_long_memories_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = SPECS["paper"]()
+    ids, positions = _given(8, 3)
+    engine = Engine(spec, "fp32")
+    whole = _begin(engine, 8).extend(ids, positions, None, 3)
+    monkeypatch.setattr("aigc_fast.ops.decode.engine.MOST_TOKENS", 37)
+    torch.testing.assert_close(_begin(engine, 8).extend(ids, positions, None, 3), whole, rtol=1e-4, atol=1e-5)
+    half = engine.remember(_encoded(64).bfloat16(), LENGTHS.int())
+    assert _error(engine.begin(8, half).extend(ids, positions, None, 3), whole.double()) < 0.02
+
+
+def test_bad_memories() -> None:
+    spec, alone = SPECS["paper"](), SPECS["gpt2"]()
+    engine = Engine(spec, "fp32")
+    encoded = _encoded(64)
+    memory = engine.remember(encoded)
+    with pytest.raises(ValueError, match="memory=None: expected what `remember` gave"):
+        engine.begin(8)
+    with pytest.raises(ValueError, match="expected a decoder that attends to one"):
+        Engine(alone, "fp32").begin(8, memory)
+    with pytest.raises(ValueError, match="attends to no memory"):
+        Engine(alone, "fp32").remember(encoded)
+    with pytest.raises(ValueError, match="one of this engine"):
+        Engine(spec, "fp32").begin(8, memory)
+    with pytest.raises(ValueError, match="slots=12: expected a multiple of the memory's 8 rows"):
+        engine.begin(12, memory)
+    for sources, error in ((torch.tensor([8]), "sources: expected 0 to 7, got 8 to 8"), (torch.zeros(2), "integers")):
+        with pytest.raises((ValueError, TypeError), match=error):
+            engine.begin(1, memory, sources)
+    for bad, error in ((encoded[..., :63], r"expected \(rows, length, 64\)"), (encoded.long(), "a floating dtype")):
+        with pytest.raises((ValueError, TypeError), match=error):
+            engine.remember(bad)
+    for lengths, error in (
+        (LENGTHS + 1, "lengths: expected 0 to 140, got 1 to 141"),
+        (LENGTHS[1:], r"expected \(8,\)"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            engine.remember(encoded, lengths)
+    first, second = spec.layers
+    for bad_spec in (
+        spec._replace(layers=(first, second._replace(cross=None))),
+        spec._replace(order="PARALLEL"),
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            Engine(bad_spec, "fp32")
+    nothing = engine.remember(encoded[:, :0])
+    assert engine.begin(8, nothing).step(torch.zeros(8, dtype=torch.int64), torch.tensor([0])).isfinite().all()
+
+
 def test_long_prompts_in_parts(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
     ids, positions = _given(2, 40)
     engine = Engine(spec, "fp32")
-    whole = engine.begin(2).extend(ids, positions, None, 6)
+    whole = _begin(engine, 2).extend(ids, positions, None, 6)
     monkeypatch.setattr("aigc_fast.ops.decode.engine.MOST_TOKENS", 13)
-    parts = engine.begin(2).extend(ids, positions, None, 6)
+    parts = _begin(engine, 2).extend(ids, positions, None, 6)
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_not_finite_shows_on_every_level(spec: Spec, level: str) -> None:
+    spec = spec._replace(embedding=spec.embedding.clone())  # the head may be the same
     spec.embedding[7] = torch.nan
     ids, positions = _given(2, 3)
     ids[0], ids[1] = 5, 7
     for weights in WEIGHTS:
-        found = Engine(spec, weights).begin(2).extend(ids, positions, None, 1)
+        found = _begin(Engine(spec, weights), 2).extend(ids, positions, None, 1)
         assert found[0].isfinite().all()
         assert found[1].isnan().all()
 
@@ -251,7 +450,7 @@ def test_greedy_tokens_are_the_logits_greatest_on_every_level(spec: Spec, level:
     assert engine.nbytes > Engine(spec, "fp32").nbytes
     ids, positions = _given(rows, 20)
     none = torch.empty(0, dtype=torch.int64)
-    plain, sure, banning = (engine.begin(rows) for _ in range(3))
+    plain, sure, banning = (_begin(engine, rows) for _ in range(3))
     for i in range(20):
         logits = plain.step(ids[:, i], positions[:, i])
         assert torch.equal(sure.greedy(ids[:, i], positions[:, i], none), logits.argmax(-1))
@@ -285,7 +484,7 @@ def test_lookup_takes_the_most_recent_of_the_longest_matches() -> None:
 
 
 def test_bad_ids_and_positions(spec: Spec) -> None:
-    state = Engine(spec, "fp32").begin(1)
+    state = _begin(Engine(spec, "fp32"), 1)
     zero = torch.zeros(1, dtype=torch.int64)
     for bad in (-1, VOCABULARY):
         with pytest.raises(IndexError, match="out of range"):

@@ -8,16 +8,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.decode.spec import Layer, Linear, Spec
+from aigc_fast.ops.decode.spec import Layer, Linear, Norm, Spec
 from aigc_fast.runtime import native
 from aigc_fast.runtime.kept import MANY_USES, fingerprint
 from aigc_fast.runtime.memory import footprint, lasting
 from aigc_fast.runtime.weights import CODES as WEIGHT_CODES
 
-_NORMS, _ACTIVATIONS = ("LAYER_NORM", "RMS_NORM"), ("GELU", "GELU_TANH", "SILU", "RELU")
-_CODES = dict(zip(_NORMS, native.codes("decode_norms", *_NORMS), strict=True)) | dict(
-    zip(_ACTIVATIONS, native.codes("decode_activations", *_ACTIVATIONS), strict=True)
-)
+_NAMES = {
+    "decode_norms": ("LAYER_NORM", "RMS_NORM"),
+    "decode_activations": ("GELU", "GELU_TANH", "SILU", "RELU"),
+    "decode_orders": ("BEFORE", "AFTER", "PARALLEL"),
+}
+_CODES = {
+    name: code for kind, names in _NAMES.items() for name, code in zip(names, native.codes(kind, *names), strict=True)
+}
 _FINE = native.codes("decode_refusals", "NONE")[0]
 # Of the bytes of float32 weights.
 _SHARES = {"fp32": 1.0, "bf16": 1 / 2, "int8": 1 / 4, "int4": 1 / 6}
@@ -58,12 +62,27 @@ class Engine:
     Args:
         spec: the decoder.
         weights: "fp32", "bf16", "int8" or "int4", whose head is int8.
+
+    Raises:
+        ValueError: when a spec contradicts itself.
+
+    Example:
+        A decoder that attends to what an encoder gave, (rows, source, depth), five beams for each row:
+
+        >>> engine = engine_of(model, model.spec(), "int8", steps=100)
+        >>> memory = engine.remember(encoded, lengths)
+        >>> state = engine.begin(5 * len(encoded), memory)  # or engine.begin(slots, memory, row_of_each_slot)
+        >>> logits = state.step(ids, positions)  # ids (slots,), positions (1,): logits (slots, vocabulary)
+        >>> state.reorder(parents)  # beams that go on from others
+        >>> logits = state.step(more, positions + 1)
     """
 
     def __init__(self, spec: Spec, weights: str) -> None:
+        _check(spec)
         self.weights, self.level = weights, native.level()
         self.vocabulary, self.embedded = spec.head.weight.shape[0], spec.embedding.shape[0]
         self.layers, self.kv_heads, self.head_size = len(spec.layers), spec.kv_heads, spec.head_size
+        self.memory_depth = _memory_depth(spec)
         self._stamps = {whole: _stamps(spec, whole) for whole in (False, True)}
         self._kernels = native.kernels()
         self._vectors: list[Tensor | None] = []
@@ -113,11 +132,12 @@ class Engine:
             _readable(spec.embedding),
             None if spec.positions is None else _readable(spec.positions),
             _vector(spec.frequencies),
-            torch.tensor([layer.scale for layer in spec.layers], dtype=torch.float32),
-            *map(_vector, spec.norm),
+            torch.tensor([_scales(layer) for layer in spec.layers], dtype=torch.float32),
+            *_norm(spec.norm),
         ]
         for layer in spec.layers:
-            self._vectors += map(_vector, (*layer.before_attention, *layer.before_units))
+            cross_norm = None if layer.cross is None else layer.cross.norm
+            self._vectors += (*_norm(layer.attention_norm), *_norm(layer.units_norm), *_norm(cross_norm))
             self._vectors += map(_bias, _matrices(layer))
         self._vectors.append(_vector(spec.head.bias))
         numbers = [
@@ -131,12 +151,16 @@ class Engine:
             self.vocabulary,
             0 if spec.positions is None else spec.positions.shape[0],
             0 if spec.frequencies is None else 2 * spec.frequencies.shape[0],
+            self.memory_depth,
             WEIGHT_CODES[self.weights],
             WEIGHT_CODES["int8" if self.weights == "int4" else self.weights],
             _CODES[spec.norm_kind],
             _CODES[spec.activation],
+            _CODES[spec.order],
+            *(layer.window or 0 for layer in spec.layers),
         ]
-        return self._kernels.decode_create(numbers, spec.epsilon, spec.rotation_scale, self._vectors, self._addresses)
+        scales = spec.epsilon, spec.rotation_scale, spec.embedding_scale
+        return self._kernels.decode_create(numbers, *scales, self._vectors, self._addresses)
 
     def certify(self, spec: Spec) -> bool:
         """Whether `State.greedy` can do without most of the head, of which another form is packed at the first time.
@@ -149,9 +173,39 @@ class Engine:
             self.screen = screen if screen.bounds.isfinite().all() else None
         return self.screen is not None
 
-    def begin(self, slots: int) -> State:
-        """Sequences that have no tokens yet."""
-        return State(self, self._kernels, self._handle, slots)
+    def remember(self, encoded: Tensor, lengths: Tensor | None = None) -> Memory:
+        """What an encoder gave, as the keys and values of all layers, made once for all steps.
+
+        Args:
+            encoded: (rows, length, depth), of a floating dtype, on the CPU.
+            lengths: (rows,), integers: how many tokens of each row there are, the first ones; None for all. A sequence
+                that attends to none gets zeros.
+
+        Raises:
+            ValueError: when the decoder attends to no memory, or on shapes that do not fit.
+            TypeError: on dtypes that do not.
+        """
+        return Memory(self, self._kernels, self._handle, encoded, lengths)
+
+    def begin(self, slots: int, memory: Memory | None = None, sources: Tensor | None = None) -> State:
+        """Sequences that have no tokens yet.
+
+        Args:
+            slots: how many.
+            memory: of this engine, where its decoder attends to one.
+            sources: (slots,), integers: the memory's row that each of them attends to; None for as many of each row,
+                one row after the other.
+
+        Raises:
+            ValueError: when a memory is missing, or there is none to attend to, or sources are out of range.
+        """
+        if (memory is None) != (self.memory_depth == 0):
+            expected = "a decoder that attends to one" if memory is not None else "what `remember` gave"
+            raise ValueError(f"memory={memory}: expected {expected}")
+        state = State(self, self._kernels, self._handle, slots)
+        if memory is not None:
+            state.attend_to(memory, sources)
+        return state
 
 
 class Screen:
@@ -174,15 +228,85 @@ class Screen:
         return footprint(self.packed.nbytes) + self.bounds.nbytes
 
 
+class Memory:
+    """Rows that sequences attend to: the keys and values of all layers.
+
+    Attributes:
+        engine: whose they are.
+        rows: how many.
+        handle: the native memory.
+    """
+
+    def __init__(
+        self, engine: Engine, kernels: object, decoder: object, encoded: Tensor, lengths: Tensor | None
+    ) -> None:
+        _check_encoded(encoded, engine.memory_depth)
+        lengths = torch.full(encoded.shape[:1], encoded.shape[1]) if lengths is None else lengths
+        _check_indices("lengths", lengths, encoded.shape[0], encoded.shape[1])
+        self.engine, self.rows = engine, encoded.shape[0]
+        self._kernels = kernels
+        self.handle = kernels.decode_memory(decoder, lengths.long().contiguous())
+        present = torch.arange(encoded.shape[1]) < lengths[:, None]
+        tokens = encoded.detach()[present].float()
+        for first in range(0, tokens.shape[0], MOST_TOKENS):
+            kernels.decode_project(decoder, self.handle, tokens[first : first + MOST_TOKENS], first)
+
+    @property
+    def nbytes(self) -> int:
+        """Of keys and values."""
+        return self._kernels.decode_memory_bytes(self.handle)
+
+
+def _check_encoded(encoded: Tensor, depth: int) -> None:
+    if not depth:
+        raise ValueError("the decoder attends to no memory: expected a spec whose layers have `cross`")
+    if encoded.dim() != 3 or encoded.shape[2] != depth:
+        raise ValueError(f"encoded: expected (rows, length, {depth}), got {tuple(encoded.shape)}")
+    if not encoded.is_floating_point() or not encoded.is_cpu:
+        raise TypeError(f"encoded: expected a floating dtype on the CPU, got {encoded.dtype} on {encoded.device}")
+
+
+def _check_indices(name: str, given: Tensor, count: int, greatest: int) -> None:
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool or not given.is_cpu:
+        raise TypeError(f"{name}: expected integers on the CPU, got {given.dtype} on {given.device}")
+    if given.shape != (count,):
+        raise ValueError(f"{name}: expected ({count},), got {tuple(given.shape)}")
+    if given.numel() and (given.min() < 0 or given.max() > greatest):
+        raise ValueError(f"{name}: expected 0 to {greatest}, got {given.min()} to {given.max()}")
+
+
+def _check(spec: Spec) -> None:
+    depths = {None if each.cross is None else each.cross.projections[0].weight.shape[1] for each in spec.layers}
+    if len(depths) != 1:
+        raise ValueError("layers: expected attention to one memory in all of them or in none")
+    if spec.order == "PARALLEL" and depths != {None}:
+        raise ValueError("order='PARALLEL': expected no attention to a memory")
+
+
+def _memory_depth(spec: Spec) -> int:
+    """Of what the decoder attends to besides its tokens; 0 of nothing."""
+    cross = spec.layers[0].cross
+    return 0 if cross is None else cross.projections[0].weight.shape[1]
+
+
 def _stamps(spec: Spec, whole: bool) -> list[Stamp]:
     tensors = {tensor.data_ptr(): tensor for tensor in spec.tensors()}
     return [Stamp.of(tensor, whole) for tensor in tensors.values()]
 
 
+def _scales(layer: Layer) -> tuple[float, float]:
+    return layer.scale, 0.0 if layer.cross is None else layer.cross.scale
+
+
+def _norm(norm: Norm | None) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if norm is None else (_vector(norm.weight), _vector(norm.bias))
+
+
 def _matrices(layer: Layer) -> tuple[tuple[Linear, ...], ...]:
     """What is packed as one each, in the kernel's order."""
     gate = () if layer.gate is None else (layer.gate,)
-    return layer.projections, (layer.out,), (layer.up,), gate, (layer.down,)
+    cross = ((), (), ()) if layer.cross is None else ((layer.cross.query,), layer.cross.projections, (layer.cross.out,))
+    return layer.projections, (layer.out,), (layer.up,), gate, (layer.down,), *cross
 
 
 def _readable(tensor: Tensor) -> Tensor:
@@ -208,12 +332,15 @@ class State:
         engine: whose they are.
         slots: how many sequences.
         length: tokens that each has been given, hidden ones among them.
+        memory: what they attend to besides their tokens, or None.
     """
 
     def __init__(self, engine: Engine, kernels: object, decoder: object, slots: int) -> None:
         self.engine, self.slots, self.length = engine, slots, 0
         self._kernels, self._decoder = kernels, decoder
         self._handle = kernels.decode_begin(decoder, slots)
+        self.memory: Memory | None = None
+        self._sources: Tensor | None = None
         self._step = torch.empty(5, slots, dtype=torch.int64)
         self._step[2] = self._all = torch.arange(slots)
         self._step[4] = 1
@@ -222,6 +349,18 @@ class State:
     def nbytes(self) -> int:
         """Of keys and values."""
         return self._kernels.decode_bytes(self._handle)
+
+    def attend_to(self, memory: Memory, sources: Tensor | None) -> None:
+        """Lets every sequence attend to a row of a memory; see `Engine.begin`."""
+        if memory.engine is not self.engine:
+            raise ValueError("memory: expected one of this engine")
+        if sources is None:
+            if not memory.rows or self.slots % memory.rows:
+                raise ValueError(f"slots={self.slots}: expected a multiple of the memory's {memory.rows} rows")
+            sources = torch.arange(memory.rows).repeat_interleave(self.slots // memory.rows)
+        _check_indices("sources", sources, self.slots, memory.rows - 1)
+        self.memory, self._sources = memory, sources.long().contiguous()
+        self._kernels.decode_attach(self._handle, memory.handle, self._sources)
 
     def step(self, ids: Tensor, positions: Tensor) -> Tensor:
         """The logits after one more token of each sequence.
@@ -303,6 +442,8 @@ class State:
         if self.length or self.slots == 1:
             return None
         differs = (kinds[:, 1:] != kinds[:, :-1]).any(-1).any(0)
+        if self._sources is not None:
+            differs |= self._sources[1:] != self._sources[:-1]
         if differs.all():
             return None
         first = torch.cat([differs.new_ones(1), differs])
@@ -331,6 +472,8 @@ class State:
             parents: (slots,), int64.
         """
         self._kernels.decode_reorder(self._handle, parents.long().contiguous())
+        if self._sources is not None:
+            self._sources = self._sources[parents]
 
     def crop(self, length: int) -> None:
         """Forgets all but the first tokens of each sequence."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
-from aigc_fast.ops.decode.spec import Layer, Linear, Norm, Spec
+from aigc_fast.ops.decode.spec import Cross, Layer, Linear, Norm, Spec
 
 _ACTIVATIONS = {
     "GELU": TF.gelu,
@@ -20,7 +22,9 @@ def _linear(x: Tensor, linear: Linear) -> Tensor:
     return TF.linear(x, linear.weight, linear.bias)
 
 
-def _norm(x: Tensor, norm: Norm, spec: Spec) -> Tensor:
+def _norm(x: Tensor, norm: Norm | None, spec: Spec) -> Tensor:
+    if norm is None:
+        return x
     if spec.norm_kind == "LAYER_NORM":
         return TF.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, spec.epsilon)
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + spec.epsilon) * norm.weight
@@ -36,20 +40,65 @@ def _rotate(x: Tensor, positions: Tensor, spec: Spec) -> Tensor:
     return torch.cat([first * cosines - second * sines, second * cosines + first * sines, rest], -1)
 
 
-def _attend(x: Tensor, layer: Layer, spec: Spec, positions: Tensor, seen: Tensor) -> Tensor:
-    rows, length = x.shape[:2]
-    projected = torch.cat([_linear(x, linear) for linear in layer.projections], -1)
-    heads = projected.view(rows, length, -1, spec.head_size).transpose(1, 2)
-    query, key, value = heads.split((spec.heads, spec.kv_heads, spec.kv_heads), 1)
-    query, key = _rotate(query, positions, spec), _rotate(key, positions, spec)
-    key, value = (each.repeat_interleave(spec.heads // spec.kv_heads, 1) for each in (key, value))
-    scores = (query @ key.transpose(-1, -2) * layer.scale).masked_fill(~seen, -torch.inf)
+def _heads(x: Tensor, linears: tuple[Linear, ...], spec: Spec) -> Tensor:
+    """(batch, heads of all, length, head_size)."""
+    projected = torch.cat([_linear(x, linear) for linear in linears], -1)
+    return projected.unflatten(-1, (-1, spec.head_size)).transpose(1, 2)
+
+
+def _weighted(query: Tensor, key: Tensor, value: Tensor, scale: float, seen: Tensor, out: Linear) -> Tensor:
+    shared = query.shape[1] // key.shape[1]
+    key, value = (each.repeat_interleave(shared, 1) for each in (key, value))
+    scores = (query @ key.transpose(-1, -2) * scale).masked_fill(~seen, -torch.inf)
     # A token that sees none attends to none.
     found = scores.softmax(-1).nan_to_num(0.0) @ value
-    return _linear(found.transpose(1, 2).reshape(rows, length, -1), layer.out)
+    return _linear(found.transpose(1, 2).flatten(2), out)
 
 
-def logits(spec: Spec, ids: Tensor, positions: Tensor, visible: Tensor | None = None) -> Tensor:
+def _attend(x: Tensor, layer: Layer, spec: Spec, positions: Tensor, seen: Tensor) -> Tensor:
+    heads = _heads(x, layer.projections, spec)
+    query, key, value = heads.split((spec.heads, spec.kv_heads, spec.kv_heads), 1)
+    query, key = _rotate(query, positions, spec), _rotate(key, positions, spec)
+    if layer.window is not None:
+        length = x.shape[1]
+        seen = seen & torch.ones(length, length, dtype=torch.bool).triu(1 - layer.window)
+    return _weighted(query, key, value, layer.scale, seen, layer.out)
+
+
+def _attend_to_memory(x: Tensor, cross: Cross, spec: Spec, memory: Tensor, present: Tensor) -> Tensor:
+    key, value = _heads(memory, cross.projections, spec).chunk(2, 1)
+    return _weighted(_heads(x, (cross.query,), spec), key, value, cross.scale, present, cross.out)
+
+
+def _units(x: Tensor, layer: Layer, spec: Spec) -> Tensor:
+    activation, up = _ACTIVATIONS[spec.activation], _linear(x, layer.up)
+    return _linear(activation(up) if layer.gate is None else activation(_linear(x, layer.gate)) * up, layer.down)
+
+
+def _part(x: Tensor, norm: Norm, spec: Spec, of: Callable[[Tensor], Tensor]) -> Tensor:
+    return _norm(x + of(x), norm, spec) if spec.order == "AFTER" else x + of(_norm(x, norm, spec))
+
+
+def _layer(
+    x: Tensor, layer: Layer, spec: Spec, attend: Callable[[Tensor], Tensor], memory: Tensor | None, present: Tensor
+) -> Tensor:
+    attended = _part(x, layer.attention_norm, spec, attend)
+    if spec.order == "PARALLEL":
+        return attended + _units(_norm(x, layer.units_norm, spec), layer, spec)
+    if layer.cross is not None:
+        cross = layer.cross
+        attended = _part(attended, cross.norm, spec, lambda y: _attend_to_memory(y, cross, spec, memory, present))
+    return _part(attended, layer.units_norm, spec, lambda y: _units(y, layer, spec))
+
+
+def logits(
+    spec: Spec,
+    ids: Tensor,
+    positions: Tensor,
+    visible: Tensor | None = None,
+    memory: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> Tensor:
     """What a decoder makes of whole sequences.
 
     Args:
@@ -57,6 +106,8 @@ def logits(spec: Spec, ids: Tensor, positions: Tensor, visible: Tensor | None = 
         ids: (batch, length), int64.
         positions: (batch, length), int64.
         visible: (batch, length), bool: the tokens that are seen; None for all.
+        memory: (batch, source, depth), what layers with `cross` attend to.
+        lengths: (batch,), int64: how many of the memory's tokens there are; None for all.
 
     Returns:
         (batch, length, vocabulary).
@@ -65,14 +116,13 @@ def logits(spec: Spec, ids: Tensor, positions: Tensor, visible: Tensor | None = 
     seen = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
     if visible is not None:
         seen = seen & visible[:, None, None, :]
-    x = TF.embedding(ids, spec.embedding)
+    present = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    if memory is not None and lengths is not None:
+        present = (torch.arange(memory.shape[1]) < lengths[:, None])[:, None, None]
+    x = TF.embedding(ids, spec.embedding) * spec.embedding_scale
     if spec.positions is not None:
         x = x + TF.embedding(positions, spec.positions)
-    activation = _ACTIVATIONS[spec.activation]
+
     for layer in spec.layers:
-        x = x + _attend(_norm(x, layer.before_attention, spec), layer, spec, positions, seen)
-        inner = _norm(x, layer.before_units, spec)
-        up = _linear(inner, layer.up)
-        units = activation(up) if layer.gate is None else activation(_linear(inner, layer.gate)) * up
-        x = x + _linear(units, layer.down)
+        x = _layer(x, layer, spec, lambda y, layer=layer: _attend(y, layer, spec, positions, seen), memory, present)
     return _linear(_norm(x, spec.norm, spec), spec.head)

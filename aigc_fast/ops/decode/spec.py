@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -27,25 +27,47 @@ class Norm(NamedTuple):
     bias: Tensor | None = None
 
 
-class Layer(NamedTuple):
-    """A layer, whose norms come before its parts.
+class Cross(NamedTuple):
+    """A layer's attention to a memory: what an encoder made of another sequence.
 
     Attributes:
-        before_attention, before_units: norms.
+        norm: of this part.
+        query: of the decoder's rows.
+        projections: keys and values, of one matrix or of several, in this order; made of the memory.
+        out: of the attention.
+        scale: of the scores.
+    """
+
+    norm: Norm
+    query: Linear
+    projections: tuple[Linear, ...]
+    out: Linear
+    scale: float
+
+
+class Layer(NamedTuple):
+    """A layer: attention, attention to a memory where there is one, and inner units, in this order.
+
+    Attributes:
+        attention_norm, units_norm: of these parts; `Spec.order` says where.
         projections: queries, keys and values, of one matrix or of several, in this order.
         out: of the attention.
         up, gate, down: of the inner part; `gate`, if there is one, is activated and multiplies `up`.
         scale: of the scores.
+        cross: attention to a memory, in all layers or in none.
+        window: tokens that one sees, itself among them; None for all before it.
     """
 
-    before_attention: Norm
-    before_units: Norm
+    attention_norm: Norm
+    units_norm: Norm
     projections: tuple[Linear, ...]
     out: Linear
     up: Linear
     gate: Linear | None
     down: Linear
     scale: float
+    cross: Cross | None = None
+    window: int | None = None
 
 
 class Spec(NamedTuple):
@@ -53,16 +75,19 @@ class Spec(NamedTuple):
 
     Attributes:
         embedding: (vocabulary, hidden).
-        positions: (positions, hidden), learned, or None.
+        positions: (positions, hidden), what is added to the embedding, learned or sinusoidal, or None.
         frequencies: (rotated / 2,), of a rotation of queries and keys by their positions, or None.
         rotation_scale: multiplies the rotation's cosines and sines.
         layers: the layers.
-        norm: the last one.
+        norm: the last one, or None.
         head: makes logits; its weight may be the embedding.
-        heads, kv_heads, head_size: of the attention.
+        heads, kv_heads, head_size: of every attention.
         epsilon: of the norms.
         norm_kind: "LAYER_NORM" or "RMS_NORM".
         activation: "GELU", "GELU_TANH", "SILU" or "RELU".
+        order: "BEFORE", x + part(norm(x)); "AFTER", norm(x + part(x)); or "PARALLEL", x + attention(norm(x)) +
+            units(norm(x)), without attention to a memory.
+        embedding_scale: multiplies what the embedding gives, before positions are added.
     """
 
     embedding: Tensor
@@ -70,7 +95,7 @@ class Spec(NamedTuple):
     frequencies: Tensor | None
     rotation_scale: float
     layers: tuple[Layer, ...]
-    norm: Norm
+    norm: Norm | None
     head: Linear
     heads: int
     kv_heads: int
@@ -78,12 +103,17 @@ class Spec(NamedTuple):
     epsilon: float
     norm_kind: str
     activation: str
+    order: str = "BEFORE"
+    embedding_scale: float = 1.0
 
     def tensors(self) -> Iterator[Tensor]:
         """All of them, each as often as it is used."""
-        stack = [self.embedding, self.positions, self.frequencies, *self.norm, *self.head]
-        for layer in self.layers:
-            for part in layer[:-1]:
-                linears = part if part and isinstance(part[0], tuple) else (part,)
-                stack += [tensor for linear in linears if linear is not None for tensor in linear]
-        return (tensor for tensor in stack if tensor is not None)
+        return _tensors_in(self)
+
+
+def _tensors_in(part: Any) -> Iterator[Tensor]:
+    if isinstance(part, Tensor):
+        yield part
+    elif isinstance(part, tuple):
+        for each in part:
+            yield from _tensors_in(each)

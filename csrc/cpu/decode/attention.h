@@ -1,4 +1,4 @@
-// A token's attention to what it sees: the heads that share a key head read its keys and values once.
+// Attention of a few rows of queries to keys and values that lie anywhere: all rows read them once.
 #pragma once
 
 #include "cpu/attention/rows_by_keys.h"
@@ -21,46 +21,52 @@ static inline void copy_head(float* to, const float* from, int64_t size, int64_t
     __builtin_memset(to + size, 0, static_cast<size_t>(width - size) * sizeof(float));
 }
 
-// `group` heads of a token: their queries, and what they make of the first `seen` entries, from `out` on.
-static inline void attend(const Sequences& sequences, int64_t layer, int64_t kv_head, const int32_t* entries,
-                          int64_t seen, const float* queries, int64_t group, float* out) {
+// The same of a query, so that its scores are in units of log2.
+static inline void copy_query(float* to, const float* from, int64_t size, int64_t width, float scale) {
+    copy_head(to, from, size, width);
+    for (int64_t c = 0; c < width; c += VF)
+        store(to + c, load(to + c) * (scale * attention::LOG2_E));
+}
+
+// Queries, each `width` after the other, and what they make of the first `seen` keys and values: at(0, j) and at(1, j).
+template <class At>
+static inline void attend(int64_t seen, int64_t size, int64_t width, const At& at, const float* queries, int64_t rows,
+                          float* const* out) {
     constexpr int64_t KEYS = 128, SCORE_ROW = KEYS + VF;
-    const int64_t size = sequences.size(), width = sequences.width();
     Scope scope;
-    float *const scores = scope.take<float>(group * SCORE_ROW), *const sums = scope.take<float>(group * width);
-    auto* const states = scope.take<attention::RowState>(group);
-    const float **const score_rows = scope.take<const float*>(group), *keys[KEYS];
-    float** const sum_rows = scope.take<float*>(group);
+    float *const scores = scope.take<float>(rows * SCORE_ROW), *const sums = scope.take<float>(rows * width);
+    auto* const states = scope.take<attention::RowState>(rows);
+    const float **const score_rows = scope.take<const float*>(rows), *keys[KEYS];
+    float** const sum_rows = scope.take<float*>(rows);
     int64_t value_offsets[KEYS], score_offsets[KEYS];
-    for (int64_t r = 0; r < group; ++r) {
+    for (int64_t r = 0; r < rows; ++r) {
         states[r] = {attention::MINUS_INFINITY, 0.0f};
         score_rows[r] = scores + r * SCORE_ROW;
         sum_rows[r] = sums + r * width;
     }
-    __builtin_memset(sums, 0, static_cast<size_t>(group * width) * sizeof(float));
+    __builtin_memset(sums, 0, static_cast<size_t>(rows * width) * sizeof(float));
     for (int64_t first = 0; first < seen; first += KEYS) {
         const int64_t count = least(KEYS, seen - first);
-        const float* const base = sequences.at(layer, 1, kv_head, entries[first]);
+        const float* const base = at(1, first);
         for (int64_t j = 0; j < count; ++j) {
-            keys[j] = sequences.at(layer, 0, kv_head, entries[first + j]);
-            value_offsets[j] = sequences.at(layer, 1, kv_head, entries[first + j]) - base;
+            keys[j] = at(0, first + j);
+            value_offsets[j] = at(1, first + j) - base;
             score_offsets[j] = j;
         }
         attention::multiply_by_keys<float>(
-            queries, width, group, [&](int64_t j) AIGC_INLINE { return keys[j]; }, count, width, scores, SCORE_ROW);
-        for (int64_t r = 0; r < group; ++r) {
+            queries, width, rows, [&](int64_t j) AIGC_INLINE { return keys[j]; }, count, width, scores, SCORE_ROW);
+        for (int64_t r = 0; r < rows; ++r) {
             for (int64_t j = count; j < round_up(count, VF); ++j)
                 scores[r * SCORE_ROW + j] = attention::MINUS_INFINITY;
             attention::softmax_row(scores + r * SCORE_ROW, count, states[r], sum_rows[r], width);
         }
         const Product product{score_rows, 1, score_offsets, base, 0, value_offsets, count, 1, sum_rows, true, 0};
-        multiply_wide(product, group, width / VF);
+        multiply_wide(product, rows, width / VF);
     }
-    for (int64_t r = 0; r < group; ++r) {
+    for (int64_t r = 0; r < rows; ++r) {
         const float factor = seen == 0 ? 0.0f : 1.0f / states[r].total;
-        for_each_vector(size, [&](int64_t i, int64_t part) AIGC_INLINE {
-            store_up_to(out + r * size + i, load(sum_rows[r] + i) * factor, part);
-        });
+        for_each_vector(size, [&](int64_t i, int64_t part)
+                                  AIGC_INLINE { store_up_to(out[r] + i, load(sum_rows[r] + i) * factor, part); });
     }
 }
 

@@ -1,28 +1,15 @@
-// Tokens through all layers, as one team: its members take panels of weights, rows and heads from counters, so that a
-// core that is slow takes fewer, and wait for each other five times in a layer.
+// Tokens through all layers, as one team that waits for each other five times in a layer.
 #pragma once
 
-#include "core/parallel.h"
 #include "cpu/attention/forward.h"
 #include "cpu/decode/attention.h"
 #include "cpu/decode/certified.h"
+#include "cpu/decode/products.h"
 
 namespace aigc::AIGC_LEVEL::decode {
 
-// So many rows are prepared by every member for itself, rather than by some for all, which would wait once more.
-constexpr int64_t FEW_ROWS = 8;
-// Rows that a panel's product takes at a time: their results stay in the first-level cache.
-constexpr int64_t ROW_BLOCK = 48;
 // Tokens of a sequence that begins attend together, so many at a time, from so many on.
 constexpr int64_t TOGETHER_TOKENS = 128, LEAST_TOGETHER = 16;
-// Fewer bytes of weights are not worth another thread.
-constexpr int64_t LEAST_BYTES = 1 << 18;
-
-struct alignas(64) Counter {
-    int64_t next;
-    int64_t take(int64_t count = 1) { return __atomic_fetch_add(&next, count, __ATOMIC_RELAXED); }
-};
-
 static inline float gelu(float x) { return 0.5f * x * (1.0f + __builtin_erff(x * 0.70710678118654752f)); }
 
 static inline vf activated(int64_t activation, vf x) {
@@ -91,22 +78,21 @@ struct Certified {
     int64_t* found;        // of each row the column; -1 where the row is not finite
 };
 
-class Forward {
+class Forward : Products {
   public:
     // Gives the logits, or what `certified` asks for in their place.
     Forward(const Decoder& decoder, Sequences& sequences, const Tokens& tokens, float* logits, Scope& scope,
             const Certified* certified = nullptr)
-        : d_(decoder), s_(sequences), t_(tokens), logits_(logits), certified_(certified), half_(d_.sizes.rotated / 2),
-          group_(d_.sizes.heads / d_.sizes.kv_heads), x_(scope, tokens.count, d_.sizes.hidden),
-          projected_(scope, tokens.count, d_.query_columns() + 2 * d_.key_columns()),
-          attended_(scope, tokens.count, d_.query_columns()), units_(scope, tokens.count, d_.sizes.units),
-          entries_(scope.take<int32_t>(tokens.count)), seen_(scope.take<int64_t>(tokens.count)),
-          segments_(scope.take<Segment>(tokens.count)), cosines_(scope.take<float>(tokens.count * half_)),
-          sines_(scope.take<float>(tokens.count * half_)),
-          counters_(scope.take<Counter>(PHASES * (d_.sizes.layers + 1))),
-          shared_rows_(most(t_.count, t_.outputs) > FEW_ROWS ? scope.take<char>(rows_bytes(most(t_.count, t_.outputs)))
-                                                             : nullptr) {
-        __builtin_memset(counters_, 0, sizeof(Counter) * static_cast<size_t>(PHASES * (d_.sizes.layers + 1)));
+        : Products(scope, most(tokens.count, tokens.outputs),
+                   most(most(decoder.sizes.hidden, decoder.query_columns()), decoder.sizes.units)),
+          d_(decoder), s_(sequences), t_(tokens), logits_(logits), certified_(certified), half_(d_.sizes.rotated / 2),
+          group_(d_.sizes.heads / d_.sizes.kv_heads), x_(scope, t_.count, d_.sizes.hidden),
+          normal_(scope, d_.sizes.order == AFTER ? most(t_.count, t_.outputs) : 0, d_.sizes.hidden),
+          projected_(scope, t_.count, d_.query_columns() + 2 * d_.key_columns()),
+          attended_(scope, t_.count, d_.query_columns()), units_(scope, t_.count, d_.sizes.units),
+          entries_(scope.take<int32_t>(t_.count)), seen_(scope.take<int64_t>(t_.count)),
+          segments_(scope.take<Segment>(t_.count)), cosines_(scope.take<float>(t_.count * half_)),
+          sines_(scope.take<float>(t_.count * half_)), counters_(take_counters(scope, PHASES * (d_.sizes.layers + 1))) {
         for (int64_t i = 0; i < t_.count; ++i) {
             entries_[i] = s_.append(t_.slots[i], t_.times[i], t_.visible[i] != 0);
             seen_[i] = s_.length(t_.slots[i]);
@@ -129,15 +115,14 @@ class Forward {
         lower_ = outer.take<float>(threads * FEW_ROWS);
         best_ = outer.take<Best>(threads * FEW_ROWS);
         upper_ = outer.take<float>(certified_ ? FEW_ROWS * d_.head.panels() : 0);
-        team(most<int64_t>(1, wanted), [&](int64_t member, int64_t members) {
+        team(most<int64_t>(1, wanted), [&](int64_t index, int64_t members) {
             Scope scope;
-            Member self{members, scope.take<char>(rows_bytes(FEW_ROWS)),
-                        scope.take<float>(2 * ROW_BLOCK * COMPACT_WIDTH),
-                        scope.take<const char*>(most(t_.count, t_.outputs))};
+            Runner self{member(scope, members), FloatRows(scope, FEW_ROWS, d_.sizes.hidden),
+                        scope.take<const float*>(t_.count), nullptr};
             for (int64_t layer = 0; layer < d_.sizes.layers; ++layer)
                 run_layer(self, layer);
             if (certified_)
-                run_certified_head(self, member, scope.take<char>(rows_bytes(FEW_ROWS)));
+                run_certified_head(self, index, scope.take<char>(rows_bytes(FEW_ROWS)));
             else if (t_.outputs > 0)
                 run_head(self);
         });
@@ -146,16 +131,23 @@ class Forward {
   private:
     // What is taken from counters in a layer; the head is one more layer.
     static constexpr int64_t NOT_TOGETHER = -1;
-    enum Phase { PREPARE, PROJECT, KEEP, ATTEND, PREPARE_OUT, OUT, PREPARE_UP, UP, PREPARE_DOWN, DOWN, PHASES };
-
-    // Rows of floats, each filled up to whole panels.
-    struct Rows {
-        float* data;
-        int64_t stride;
-        Rows(Scope& scope, int64_t count, int64_t columns)
-            : data(scope.take<float>(count * round_up(columns, COMPACT_WIDTH))),
-              stride(round_up(columns, COMPACT_WIDTH)) {}
-        float* operator[](int64_t row) const { return data + row * stride; }
+    enum Phase {
+        PREPARE,
+        PROJECT,
+        KEEP,
+        ATTEND,
+        PREPARE_OUT,
+        OUT,
+        PREPARE_QUERY,
+        QUERY,
+        ATTEND_TO_MEMORY,
+        PREPARE_OUT_OF_MEMORY,
+        OUT_OF_MEMORY,
+        PREPARE_UP,
+        UP,
+        PREPARE_DOWN,
+        DOWN,
+        PHASES
     };
 
     // Tokens of a slot that attend together, and the first of those that they see.
@@ -163,27 +155,13 @@ class Forward {
         int64_t first, count, begin;
     };
 
-    // The rows of a layer that anything depends on: those of `places`, or all.
-    struct Wanted {
-        int64_t count;
-        const int64_t* places;
-        int64_t operator[](int64_t i) const { return places ? places[i] : i; }
-    };
-
-    struct Member {
-        int64_t members;
-        char* own_rows;    // a few, as products take them
-        float* products;   // of two panels with a block of rows
-        const char** rows; // where those begin that the next product takes
+    struct Runner : Member {
+        FloatRows normal;           // of a few rows, what norms made of them
+        const float** begun;        // of each row, what the part of a layer that runs began with, and adds to
+        const NormWeights* pending; // what the sums of the last part are still to be normalised by, or null
     };
 
     Counter& counter(int64_t layer, Phase phase) const { return counters_[layer * PHASES + phase]; }
-    void wait(const Member& self) { barrier_.wait(self.members); }
-
-    int64_t rows_bytes(int64_t rows) const {
-        const int64_t widest = most(most(d_.sizes.hidden, d_.query_columns()), d_.sizes.units);
-        return rows * most(compact_row_bytes(FP32, widest), compact_row_bytes(INT4, widest));
-    }
 
     // Tokens of one slot: whether they are all that they see, so that keys and values lie as they were projected.
     void divide(int64_t begin, int64_t end) {
@@ -203,7 +181,7 @@ class Forward {
         };
         const int64_t position = t_.positions[i];
         for (int64_t c = 0; c < d_.sizes.hidden; c += VF) {
-            vf found = read(d_.embedding.row(t_.ids[i]), d_.embedding.dtype, c);
+            vf found = read(d_.embedding.row(t_.ids[i]), d_.embedding.dtype, c) * d_.embedding_scale;
             if (d_.positions.data)
                 found += read(d_.positions.row(position), d_.positions.dtype, c);
             store(x_[i] + c, found);
@@ -215,81 +193,73 @@ class Forward {
         }
     }
 
-    // Rows of floats as a product takes them, normalised where a norm is given.
-    template <class RowAt>
-    void prepare(Member& self, int64_t count, const RowAt& row_at, const Matrix& matrix, const NormWeights* norm,
-                 Counter& counter) {
-        const int64_t bytes = compact_row_bytes(matrix.weights, matrix.depth);
-        char* const rows = count <= FEW_ROWS ? self.own_rows : shared_rows_;
-        for (int64_t r = 0; r < count; ++r)
-            self.rows[r] = rows + r * bytes;
-        const auto prepare_one = [&](int64_t r) {
-            if (!norm)
-                return prepare_row(matrix.weights, row_at(r), matrix.depth, rows + r * bytes);
-            Scope scope;
-            float* const normal = scope.take<float>(round_up(matrix.depth, VF));
-            normalize(d_, *norm, row_at(r), normal);
-            prepare_row(matrix.weights, normal, matrix.depth, rows + r * bytes);
+    // The norm that comes before a part of a layer, if it does.
+    const NormWeights* before(const NormWeights& norm) const { return d_.sizes.order == AFTER ? nullptr : &norm; }
+
+    // What a part of a layer begins with, as products take it.
+    void begin(Runner& self, const Wanted& wanted, const Matrix& matrix, const NormWeights* norm, Counter& counter) {
+        const NormWeights* const pending = self.pending;
+        const auto begun = [&](int64_t r) {
+            return !pending ? x_[wanted[r]] : wanted.count <= FEW_ROWS ? self.normal[r] : normal_[r];
         };
-        if (count <= FEW_ROWS) {
-            for (int64_t r = 0; r < count; ++r)
-                prepare_one(r);
-            return;
-        }
-        for (int64_t r; (r = counter.take()) < count;)
-            prepare_one(r);
+        for (int64_t r = 0; r < wanted.count; ++r)
+            self.begun[wanted[r]] = begun(r);
+        prepare(self, wanted.count, matrix, counter, [&](int64_t r, float* made) -> const float* {
+            if (pending)
+                normalize(d_, *pending, x_[wanted[r]], begun(r));
+            if (!norm || !norm->weight)
+                return begun(r);
+            normalize(d_, *norm, begun(r), made);
+            return made;
+        });
+    }
+
+    // Adds what a part of a layer made to what it began with.
+    void end(Runner& self, const Wanted& wanted, const FloatRows& made, const Matrix& matrix, const NormWeights& norm,
+             Counter& preparing, Counter& multiplying) {
+        prepare(self, wanted.count, matrix, preparing, [&](int64_t r, float*) { return made[wanted[r]]; });
+        multiply_to(self, wanted, matrix, multiplying, x_, self.begun);
         wait(self);
+        self.pending = d_.sizes.order == AFTER ? &norm : nullptr;
     }
 
-    // Calls finish(row, column, products, products with the second matrix) for every row of the panels that this member
-    // takes.
-    template <class Finish>
-    void multiply_all(const Member& self, int64_t count, const Matrix& matrix, const Matrix* second, Counter& counter,
-                      const Finish& finish) const {
-        float *c[ROW_BLOCK], *c_of_second[ROW_BLOCK];
-        for (int64_t r = 0; r < ROW_BLOCK; ++r) {
-            c[r] = self.products + r * COMPACT_WIDTH;
-            c_of_second[r] = c[r] + ROW_BLOCK * COMPACT_WIDTH;
+    void run_layer(Runner& self, int64_t i) {
+        const Layer& layer = d_.layers[i];
+        const bool is_last = i + 1 == d_.sizes.layers && t_.outputs < t_.count;
+        const Wanted all{t_.count, nullptr}, wanted = is_last ? Wanted{t_.outputs, t_.places} : all;
+        begin(self, all, layer.projections, before(layer.attention_norm), counter(i, PREPARE));
+        multiply_to(self, all, layer.projections, counter(i, PROJECT), projected_);
+        wait(self);
+        if (!alone_) {
+            for (int64_t r; (r = counter(i, KEEP).take()) < t_.count;)
+                for (int64_t head = 0; head < d_.sizes.kv_heads; ++head)
+                    keep(i, r, head);
+            wait(self);
         }
-        for (int64_t panel; (panel = counter.take()) < matrix.panels();)
-            for (int64_t first = 0; first < count; first += ROW_BLOCK) {
-                const int64_t rows = least(ROW_BLOCK, count - first);
-                const char* const* const a = self.rows + first;
-                multiply_compact({matrix.weights, matrix.depth, matrix.panel(panel), a, c}, rows);
-                if (second)
-                    multiply_compact({second->weights, second->depth, second->panel(panel), a, c_of_second}, rows);
-                for (int64_t r = 0; r < rows; ++r)
-                    finish(first + r, panel * COMPACT_WIDTH, c[r], c_of_second[r]);
-            }
+        // Two parts that begin with the same: the second one begins before the first one ends.
+        if (d_.sizes.order == PARALLEL)
+            make_units(self, i, wanted);
+        if (is_last)
+            attend_one_by_one(self, i, wanted);
+        else
+            attend_in_segments(self, i);
+        wait(self);
+        end(self, wanted, attended_, layer.out, layer.attention_norm, counter(i, PREPARE_OUT), counter(i, OUT));
+        if (layer.has_cross())
+            attend_to_memory(self, i, wanted);
+        if (d_.sizes.order != PARALLEL) {
+            make_units(self, i, wanted);
+            wait(self);
+        }
+        end(self, wanted, units_, layer.down, layer.units_norm, counter(i, PREPARE_DOWN), counter(i, DOWN));
     }
 
-    // Calls f(column, its place in the panel, columns of the vector) for the vectors of a panel.
-    template <class F>
-    static void over_vectors(const Matrix& matrix, int64_t first, const F& f) {
-        for (int64_t v = 0; v < COMPACT_WIDTH && first + v < matrix.columns; v += VF)
-            f(first + v, v, least<int64_t>(VF, matrix.columns - first - v));
-    }
-    static vf with_bias(const Matrix& matrix, vf products, int64_t column, int64_t part) {
-        return matrix.bias ? products + load_up_to(matrix.bias + column, part) : products;
-    }
-
-    // A product that is stored, or added to what is there.
-    void multiply_to(const Member& self, const Wanted& wanted, const Matrix& matrix, Counter& counter, const Rows& out,
-                     bool adds) const {
-        multiply_all(self, wanted.count, matrix, nullptr, counter,
-                     [&](int64_t row, int64_t first, const float* products, const float*) {
-                         over_vectors(matrix, first, [&](int64_t column, int64_t v, int64_t part) {
-                             const vf found = with_bias(matrix, load(products + v), column, part);
-                             float* const to = out[wanted[row]] + column;
-                             store(to, adds ? load(to) + found : found);
-                         });
-                     });
-    }
-
-    void multiply_to_units(const Member& self, const Wanted& wanted, const Layer& layer, Counter& counter) const {
+    void make_units(Runner& self, int64_t i, const Wanted& wanted) {
+        const Layer& layer = d_.layers[i];
         const Matrix &up = layer.up, &gate = layer.gate;
         const int64_t activation = d_.sizes.activation;
-        multiply_all(self, wanted.count, up, gate.packed ? &gate : nullptr, counter,
+        begin(self, wanted, up, before(layer.units_norm), counter(i, PREPARE_UP));
+        multiply_all(self, wanted.count, up, gate.packed ? &gate : nullptr, counter(i, UP),
                      [&](int64_t row, int64_t first, const float* products, const float* gates) {
                          over_vectors(up, first, [&](int64_t column, int64_t v, int64_t part) {
                              const vf x = with_bias(up, load(products + v), column, part);
@@ -300,42 +270,9 @@ class Forward {
                      });
     }
 
-    void run_layer(Member& self, int64_t i) {
-        const Layer& layer = d_.layers[i];
-        const bool is_last = i + 1 == d_.sizes.layers && t_.outputs < t_.count;
-        const Wanted all{t_.count, nullptr}, wanted = is_last ? Wanted{t_.outputs, t_.places} : all;
-        const auto row_of = [&wanted](const Rows& rows) { return [&](int64_t r) { return rows[wanted[r]]; }; };
-        prepare(
-            self, t_.count, [&](int64_t r) { return x_[r]; }, layer.projections, &layer.before_attention,
-            counter(i, PREPARE));
-        multiply_to(self, all, layer.projections, counter(i, PROJECT), projected_, false);
-        wait(self);
-        if (!alone_) {
-            for (int64_t r; (r = counter(i, KEEP).take()) < t_.count;)
-                for (int64_t head = 0; head < d_.sizes.kv_heads; ++head)
-                    keep(i, r, head);
-            wait(self);
-        }
-        if (is_last)
-            attend_one_by_one(self, i, wanted);
-        else
-            attend_in_segments(self, i);
-        wait(self);
-        prepare(self, wanted.count, row_of(attended_), layer.out, nullptr, counter(i, PREPARE_OUT));
-        multiply_to(self, wanted, layer.out, counter(i, OUT), x_, true);
-        wait(self);
-        prepare(self, wanted.count, row_of(x_), layer.up, &layer.before_units, counter(i, PREPARE_UP));
-        multiply_to_units(self, wanted, layer, counter(i, UP));
-        wait(self);
-        prepare(self, wanted.count, row_of(units_), layer.down, nullptr, counter(i, PREPARE_DOWN));
-        multiply_to(self, wanted, layer.down, counter(i, DOWN), x_, true);
-        wait(self);
-    }
-
-    void run_head(Member& self) {
+    void run_head(Runner& self) {
         const int64_t head = d_.sizes.layers;
-        const auto row_at = [&](int64_t r) { return x_[t_.places[r]]; };
-        prepare(self, t_.outputs, row_at, d_.head, &d_.last_norm, counter(head, PREPARE));
+        begin(self, {t_.outputs, t_.places}, d_.head, &d_.last_norm, counter(head, PREPARE));
         multiply_all(self, t_.outputs, d_.head, nullptr, counter(head, PROJECT),
                      [&](int64_t row, int64_t first, const float* products, const float*) {
                          over_vectors(d_.head, first, [&](int64_t column, int64_t v, int64_t part) {
@@ -353,13 +290,12 @@ class Forward {
     }
 
     // Two readings: of all columns as int8, for what bounds their logits, then of those that may be the greatest.
-    void run_certified_head(Member& self, int64_t member, char* bytes) {
+    void run_certified_head(Runner& self, int64_t member, char* bytes) {
         const int64_t layers = d_.sizes.layers, rows = t_.outputs, depth = d_.head.depth, panels = d_.head.panels();
         Scope scope;
         RowBounds* const bounds = scope.take<RowBounds>(rows);
         const char* byte_rows[FEW_ROWS];
-        prepare(
-            self, rows, [&](int64_t r) { return x_[t_.places[r]]; }, d_.head, &d_.last_norm, counter(layers, PREPARE));
+        begin(self, {rows, t_.places}, d_.head, &d_.last_norm, counter(layers, PREPARE));
         bool finite = true;
         for (int64_t r = 0; r < rows; ++r) {
             char* const row = bytes + r * compact_row_bytes(INT8, depth);
@@ -461,21 +397,70 @@ class Forward {
         });
     }
 
+    // What a token sees in a layer: the last ones of so many entries.
+    int64_t first_seen(const int32_t* entries, int64_t row, int64_t window) const {
+        int64_t first = 0, end = seen_[row];
+        while (window > 0 && first < end) {
+            const int64_t middle = (first + end) / 2;
+            s_.time_of(entries[middle]) > t_.times[row] - window ? end = middle : first = middle + 1;
+        }
+        return first;
+    }
+
     void attend_to_cache(int64_t layer, int64_t row, int64_t head) const {
         const int64_t size = s_.size(), width = s_.width();
-        const float scale = d_.layers[layer].scale * attention::LOG2_E;
         if (alone_)
             keep(layer, row, head);
         Scope scope;
-        float* const queries = scope.take<float>(group_ * width);
+        float *const queries = scope.take<float>(group_ * width), **const out = scope.take<float*>(group_);
         for (int64_t h = 0; h < group_; ++h) {
-            float* const query = queries + h * width;
-            copy_head(query, projected_[row] + (head * group_ + h) * size, size, width);
-            for (int64_t c = 0; c < width; c += VF)
-                store(query + c, load(query + c) * scale);
+            const int64_t first = (head * group_ + h) * size;
+            copy_query(queries + h * width, projected_[row] + first, size, width, d_.layers[layer].scale);
+            out[h] = attended_[row] + first;
         }
-        attend(s_, layer, head, s_.entries(t_.slots[row]), seen_[row], queries, group_,
-               attended_[row] + head * group_ * size);
+        const int32_t* const all = s_.entries(t_.slots[row]);
+        const int64_t first = first_seen(all, row, d_.layers[layer].window);
+        const auto at = [&](int64_t which, int64_t j) AIGC_INLINE { return s_.at(layer, which, head, all[first + j]); };
+        attend(seen_[row] - first, size, width, at, queries, group_, out);
+    }
+
+    // Rows of the same source read its keys and values once.
+    void attend_to_memory(Runner& self, int64_t i, const Wanted& wanted) {
+        const Cross& cross = d_.layers[i].cross;
+        begin(self, wanted, cross.query, before(cross.norm), counter(i, PREPARE_QUERY));
+        multiply_to(self, wanted, cross.query, counter(i, QUERY), projected_);
+        wait(self);
+        over_heads(self, ceil_div(wanted.count, FEW_ROWS), counter(i, ATTEND_TO_MEMORY),
+                   [&](int64_t head, int64_t few) {
+                       const int64_t last = least((few + 1) * FEW_ROWS, wanted.count);
+                       const auto source_of = [&](int64_t r) { return s_.source(t_.slots[wanted[r]]); };
+                       for (int64_t first = few * FEW_ROWS, next; first < last; first = next) {
+                           for (next = first + 1; next < last && source_of(next) == source_of(first);)
+                               ++next;
+                           attend_to_source(i, head, source_of(first), wanted, first, next - first);
+                       }
+                   });
+        wait(self);
+        end(self, wanted, attended_, cross.out, cross.norm, counter(i, PREPARE_OUT_OF_MEMORY),
+            counter(i, OUT_OF_MEMORY));
+    }
+
+    void attend_to_source(int64_t layer, int64_t head, int64_t source, const Wanted& wanted, int64_t first,
+                          int64_t count) const {
+        const int64_t size = s_.size(), width = s_.width();
+        const Memory& memory = *s_.memory();
+        Scope scope;
+        float *const queries = scope.take<float>(count * group_ * width),
+                     **const out = scope.take<float*>(count * group_);
+        for (int64_t q = 0; q < count * group_; ++q) {
+            const int64_t row = wanted[first + q / group_], column = (head * group_ + q % group_) * size;
+            copy_query(queries + q * width, projected_[row] + column, size, width, d_.layers[layer].cross.scale);
+            out[q] = attended_[row] + column;
+        }
+        const float* const keys = memory.at(layer, 0, head, memory.begin(source));
+        const float* const values = memory.at(layer, 1, head, memory.begin(source));
+        const auto at = [&](int64_t which, int64_t j) AIGC_INLINE { return (which ? values : keys) + j * width; };
+        attend(memory.length(source), size, width, at, queries, count * group_, out);
     }
 
     // To keys and values where they were projected to.
@@ -488,7 +473,7 @@ class Forward {
         problem.queries = segment.count;
         problem.keys = before + segment.count;
         problem.size = problem.value_size = size;
-        problem.left = -1;
+        problem.left = d_.layers[layer].window - 1;
         problem.offset = before;
         problem.scale = d_.layers[layer].scale;
         problem.mask.kind = attention::NO_MASK;
@@ -507,19 +492,17 @@ class Forward {
     const Certified* const certified_;
     const int64_t half_;  // of the numbers that are rotated
     const int64_t group_; // heads that share a key head
-    const Rows x_, projected_, attended_, units_;
+    const FloatRows x_, normal_, projected_, attended_, units_;
     int32_t* const entries_; // of the tokens
     int64_t* const seen_;    // entries that each of them sees, itself among them
     Segment* const segments_;
     int64_t segment_count_ = 0;
     float *const cosines_, *const sines_;
     Counter* const counters_;
-    char* const shared_rows_;
     // What members leave for each other: of each member and row; of each row and panel.
     float *lower_ = nullptr, *upper_ = nullptr;
     Best* best_ = nullptr;
     bool alone_ = true; // whether no slot has two tokens
-    Barrier barrier_;
 };
 
 }

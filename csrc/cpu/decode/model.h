@@ -8,9 +8,12 @@ namespace aigc::AIGC_LEVEL::decode {
 
 AIGC_CODES(Norm, LAYER_NORM, RMS_NORM)
 AIGC_CODES(Activation, GELU, GELU_TANH, SILU, RELU)
+// Where the norms of a layer's parts are: before each of them, after what each adds to is added, or before both of two
+// that begin with the same.
+AIGC_CODES(Order, BEFORE, AFTER, PARALLEL)
 
 struct NormWeights {
-    const float *weight, *bias; // without a bias null
+    const float *weight, *bias; // without a bias null; both where there is no norm
 };
 
 // Columns that are made of `depth` numbers.
@@ -39,19 +42,32 @@ struct Table {
     const char* row(int64_t i) const { return data + i * stride; }
 };
 
+// Attention to a memory, or, without matrices, none.
+struct Cross {
+    NormWeights norm;
+    Matrix query;
+    Matrix memory; // keys and values, one after the other
+    Matrix out;
+    float scale;
+};
+
 struct Layer {
-    NormWeights before_attention, before_units;
+    NormWeights attention_norm, units_norm;
     Matrix projections; // queries, keys and values, one after the other
     Matrix out;
     Matrix up, gate; // without a gate null
     Matrix down;
-    float scale; // of the scores
+    Cross cross;
+    float scale;    // of the scores
+    int64_t window; // tokens that one sees, itself among them; 0 for all before it
+
+    bool has_cross() const { return cross.query.packed; }
 };
 
-// What the numbers of `decode_create` are, in their order.
+// What the first numbers of `decode_create` are, in their order.
 struct Sizes {
-    int64_t layers, hidden, heads, kv_heads, head_size, units, embedded, vocabulary, positions, rotated, weights,
-        head_weights, norm, activation;
+    int64_t layers, hidden, heads, kv_heads, head_size, units, embedded, vocabulary, positions, rotated, memory,
+        weights, head_weights, norm, activation, order;
 };
 constexpr int64_t SIZES = sizeof(Sizes) / sizeof(int64_t);
 
@@ -60,8 +76,8 @@ class Decoder {
     static constexpr const char* handle_name = "aigc_fast.Decoder";
 
     Sizes sizes;
-    float epsilon, rotation_scale;
-    Table embedding, positions; // learned positions, or none
+    float epsilon, rotation_scale, embedding_scale;
+    Table embedding, positions; // what is added for a position, or none
     const float* frequencies;   // of a rotation, or null
     NormWeights last_norm;
     Layer* layers;
@@ -80,8 +96,15 @@ class Decoder {
         for (int64_t i = 0; i < sizes.layers; ++i) {
             const Layer& layer = layers[i];
             total += layer.projections.bytes() + layer.out.bytes() + layer.up.bytes() + layer.gate.bytes() +
-                     layer.down.bytes();
+                     layer.down.bytes() + layer.cross.query.bytes() + layer.cross.out.bytes();
         }
+        return total;
+    }
+    // Of weights that a memory's projection reads.
+    int64_t memory_bytes() const {
+        int64_t total = 0;
+        for (int64_t i = 0; i < sizes.layers; ++i)
+            total += layers[i].cross.memory.bytes();
         return total;
     }
 };

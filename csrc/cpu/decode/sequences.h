@@ -4,7 +4,7 @@
 // no key is ever copied.
 #pragma once
 
-#include "cpu/decode/model.h"
+#include "cpu/decode/memory.h"
 
 namespace aigc::AIGC_LEVEL::decode {
 
@@ -14,11 +14,12 @@ class Sequences {
 
     Sequences(const Decoder& decoder, int64_t slots)
         : slots_(slots), layers_(decoder.sizes.layers), heads_(decoder.sizes.kv_heads), size_(decoder.sizes.head_size),
-          width_(round_up(size_, VF)), lengths_(new int64_t[static_cast<size_t>(slots)]) {
+          width_(round_up(size_, VF)), lengths_(new int64_t[static_cast<size_t>(slots)]),
+          sources_(new int64_t[static_cast<size_t>(slots)]) {
         while (int64_t(1) << slot_bits_ < slots_)
             ++slot_bits_;
         for (int64_t s = 0; s < slots_; ++s)
-            lengths_[s] = 0;
+            lengths_[s] = sources_[s] = 0;
     }
     ~Sequences() {
         for (int64_t i = 0; i < chunk_count_; ++i)
@@ -27,6 +28,7 @@ class Sequences {
         delete[] entries_;
         delete[] spare_;
         delete[] lengths_;
+        delete[] sources_;
     }
     Sequences(const Sequences&) = delete;
     Sequences& operator=(const Sequences&) = delete;
@@ -36,6 +38,8 @@ class Sequences {
     int64_t width() const { return width_; } // of a key in memory: whole vectors, with zeros at the end
     int64_t heads() const { return heads_; }
     int64_t length(int64_t slot) const { return lengths_[slot]; }
+    const Memory* memory() const { return memory_; } // or null
+    int64_t source(int64_t slot) const { return sources_[slot]; }
     const int32_t* entries(int64_t slot) const { return entries_ + slot * capacity_; }
     int64_t bytes() const { return chunk_count_ * chunk_floats() * int64_t(sizeof(float)); }
 
@@ -45,6 +49,13 @@ class Sequences {
         const int64_t time = time_of(entry), slot = entry - (time << slot_bits_);
         const int64_t plane = ((layer * 2 + which) * heads_ + head) * CHUNK_TIMES;
         return chunks_[time / CHUNK_TIMES] + ((plane + time % CHUNK_TIMES) * slots_ + slot) * width_;
+    }
+
+    // Lets every slot attend to a source of a memory, which outlives it.
+    void attach(const Memory& memory, const int64_t* sources) {
+        memory_ = &memory;
+        for (int64_t s = 0; s < slots_; ++s)
+            sources_[s] = sources[s];
     }
 
     // A token of a slot at a time, that comes after those that it sees; one that is not visible sees them as well.
@@ -58,13 +69,17 @@ class Sequences {
 
     // Every slot goes on from what `parents` of it has seen.
     void reorder(const int64_t* parents) {
-        int64_t* const lengths = new int64_t[static_cast<size_t>(slots_)];
+        auto* const lengths = new int64_t[static_cast<size_t>(slots_)];
+        auto* const sources = new int64_t[static_cast<size_t>(slots_)];
         for (int64_t s = 0; s < slots_; ++s) {
             lengths[s] = lengths_[parents[s]];
+            sources[s] = sources_[parents[s]];
             copy(spare_ + s * capacity_, entries(parents[s]), lengths[s]);
         }
         delete[] lengths_;
+        delete[] sources_;
         lengths_ = lengths;
+        sources_ = sources;
         int32_t* const other = entries_;
         entries_ = spare_;
         spare_ = other;
@@ -122,7 +137,8 @@ class Sequences {
 
     const int64_t slots_, layers_, heads_, size_, width_;
     int64_t slot_bits_ = 0; // of an entry; the time lies above them
-    int64_t* lengths_;
+    int64_t *lengths_, *sources_;
+    const Memory* memory_ = nullptr;
     int32_t *entries_ = nullptr, *spare_ = nullptr; // (slots, capacity)
     int64_t capacity_ = 0, chunk_count_ = 0, chunk_room_ = 0;
     float** chunks_ = nullptr;

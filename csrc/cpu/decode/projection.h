@@ -1,0 +1,52 @@
+// The keys and values of a memory, of all layers, from what an encoder gave.
+#pragma once
+
+#include "cpu/decode/attention.h"
+#include "cpu/decode/products.h"
+
+namespace aigc::AIGC_LEVEL::decode {
+
+class Projection : Products {
+  public:
+    // Rows (count, depth) of an encoder's output, which are the memory's tokens from `first` on.
+    Projection(const Decoder& decoder, Memory& memory, const float* encoded, int64_t first, int64_t count, Scope& scope)
+        : Products(scope, count, decoder.sizes.memory), d_(decoder), memory_(memory), encoded_(encoded), first_(first),
+          count_(count), projected_(scope, count, 2 * d_.key_columns()),
+          counters_(take_counters(scope, 2 * d_.sizes.layers + 1)) {}
+
+    void run() {
+        team(most<int64_t>(1, d_.memory_bytes() * ceil_div(count_, FEW_ROWS) / LEAST_BYTES),
+             [&](int64_t, int64_t members) {
+                 Scope scope;
+                 Member self = member(scope, members);
+                 Counter* counter = counters_;
+                 prepare(self, count_, d_.layers[0].cross.memory, *counter++,
+                         [&](int64_t r, float*) { return encoded_ + r * d_.sizes.memory; });
+                 for (int64_t layer = 0; layer < d_.sizes.layers; ++layer) {
+                     multiply_to(self, {count_, nullptr}, d_.layers[layer].cross.memory, *counter++, projected_);
+                     wait(self);
+                     keep(layer, *counter++);
+                     wait(self);
+                 }
+             });
+    }
+
+  private:
+    void keep(int64_t layer, Counter& counter) const {
+        const int64_t heads = d_.sizes.kv_heads, size = d_.sizes.head_size;
+        for (int64_t r; (r = counter.take()) < count_;)
+            for (int64_t which = 0; which < 2; ++which)
+                for (int64_t head = 0; head < heads; ++head)
+                    copy_head(memory_.at(layer, which, head, first_ + r), projected_[r] + (which * heads + head) * size,
+                              size, round_up(size, VF));
+    }
+
+    const Decoder& d_;
+    Memory& memory_;
+    const float* const encoded_;
+    const int64_t first_, count_;
+    const FloatRows projected_;
+    Counter* const counters_;
+};
+
+}
