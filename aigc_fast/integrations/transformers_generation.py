@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as TF
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.generation import logits_process
@@ -367,7 +368,10 @@ def _pairs(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
 
 
 def _load(state: State, given: DynamicCache, mask: Tensor | None) -> None:
-    state.load(_pairs(given), None if mask is None else mask[:, : given.get_seq_length()] != 0)
+    length = given.get_seq_length()
+    # Layers with a window have forgotten the first ones, and don't look at them.
+    pairs = [tuple(TF.pad(tensor, (0, 0, length - tensor.shape[2], 0)) for tensor in pair) for pair in _pairs(given)]
+    state.load(pairs, None if mask is None else mask[:, :length] != 0)
 
 
 def _store(state: State, given: DynamicCache, dtype: torch.dtype) -> None:
@@ -378,7 +382,12 @@ def _store(state: State, given: DynamicCache, dtype: torch.dtype) -> None:
         if not had:
             given.update(keys, values, index)
         elif hasattr(given, "layers"):
-            given.layers[index].keys, given.layers[index].values = keys, values
+            layer = given.layers[index]
+            window = getattr(layer, "sliding_window", None)
+            kept = slice(0 if window is None else max(0, state.length - window + 1), None)
+            layer.keys, layer.values = keys[:, :, kept], values[:, :, kept]
+            if window is not None:
+                layer.cumulative_length = state.length
         else:
             given.key_cache[index], given.value_cache[index] = keys, values
             given._seen_tokens = state.length
@@ -403,6 +412,7 @@ def _decide(
             raise Refused("this transformers computes prompts in chunks by the model's forward")
         _check_tensors(ids, kwargs)
         spec = spec_of(model, cls)
+        _check_windows(kwargs[_CACHE], spec)
     except Refused as refused:
         return None, Decision(LEFT, None, str(refused))
     looks_up = name == "_assisted_decoding" and _looks_up(ids, kwargs)
@@ -437,12 +447,23 @@ def _check_tensors(ids: Tensor, kwargs: dict[str, Any]) -> None:
     if cache is None:
         raise Refused("there is no cache")
     plain = type(cache) is DynamicCache and not getattr(cache, "offloading", False)
-    if not plain or any(type(layer).__name__ != "DynamicLayer" for layer in getattr(cache, "layers", ())):
+    if not plain or any(type(layer).__name__ not in _CACHE_LAYERS for layer in getattr(cache, "layers", ())):
         raise Refused(f"the cache is a {type(cache).__name__}, not a plain DynamicCache")
     if cache.get_seq_length():
         keys = _pairs(cache)[0][0]
         if keys.shape[0] != ids.shape[0] or not keys.is_cpu:
             raise Refused("the cache is of another batch or device")
+
+
+_CACHE_LAYERS = "DynamicLayer", "DynamicSlidingWindowLayer"
+
+
+def _check_windows(cache: DynamicCache, spec: Spec) -> None:
+    """Refuses a cache that keeps less than layers see."""
+    kept = [getattr(layer, "sliding_window", None) for layer in getattr(cache, "layers", ())]
+    seen = [layer.window for layer in spec.layers]
+    if len(kept) > len(seen) or any(one not in (None, other) for one, other in zip(kept, seen, strict=False)):
+        raise Refused("the cache is of a model with other windows")
 
 
 # ---- in place

@@ -12,12 +12,13 @@ from torch import nn
 from aigc_fast.optimize.reporting import Entry
 from aigc_fast.runtime.backends import NAMES, NOT_THERE, Explanation
 
-_FAMILIES = "gpt2", "llama"
+FAMILIES = "gpt2", "gpt_neox", "llama", "mistral", "qwen2"
+"""Of transformers' models, those that there are builders for."""
 
 
 def _integration() -> ModuleType | None:
     """What swaps decoders; None where nobody has imported one of their classes, so that there are none."""
-    names = (f"transformers.models.{family}.modeling_{family}" for family in _FAMILIES)
+    names = (f"transformers.models.{family}.modeling_{family}" for family in FAMILIES)
     if not any(name in sys.modules for name in names):
         return None
     return importlib.import_module("aigc_fast.integrations.transformers_generation")

@@ -37,6 +37,28 @@ def _llama(**changes: Any) -> Any:
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**_LLAMA | heads | changes))
 
 
+def _mistral(**changes: Any) -> Any:
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 5}
+    return transformers.MistralForCausalLM(transformers.MistralConfig(**_LLAMA | heads | changes))
+
+
+def _qwen2(**changes: Any) -> Any:
+    heads = {"num_attention_heads": 5, "num_key_value_heads": 5}
+    model = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**_LLAMA | heads | changes))
+    model.generation_config.eos_token_id = 1  # whatever versions make of the configuration's
+    return model
+
+
+_NEW_ROPE = hasattr(transformers.LlamaConfig(), "rope_parameters")
+
+
+def _gpt_neox(partial: float = 0.5, **changes: Any) -> Any:
+    part = {"rope_theta": 10000.0, "rope_type": "default", "partial_rotary_factor": partial}
+    rotation = {"rope_parameters": part} if _NEW_ROPE else {"rotary_pct": partial}
+    heads = {"num_attention_heads": 5, "intermediate_size": 90} | rotation
+    return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**_LLAMA | heads | changes))
+
+
 def _gpt2(**changes: Any) -> Any:
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(**_GPT2 | changes))
 
@@ -47,7 +69,6 @@ def _scaled(**changes: Any) -> dict[str, Any]:
 
 
 _ROTATION = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-_NEW_ROPE = hasattr(transformers.LlamaConfig(), "rope_parameters")
 _SCALED = (
     {"rope_parameters": {**_ROTATION, "rope_theta": 500.0, "original_max_position_embeddings": 32}}
     if _NEW_ROPE
@@ -72,6 +93,19 @@ MAKERS = {
         mlp_bias=True,
         **_SCALED,
     ),
+    "mistral": _mistral,
+    "mistral-wide": lambda: _mistral(sliding_window=None, head_dim=12, tie_word_embeddings=True),
+    "qwen2": _qwen2,
+    "qwen2-windows": lambda: _qwen2(
+        num_key_value_heads=1,
+        use_sliding_window=True,
+        sliding_window=6,
+        max_window_layers=1,
+        tie_word_embeddings=True,
+    ),
+    "gpt_neox": _gpt_neox,
+    "gpt_neox-series": lambda: _gpt_neox(1.0, use_parallel_residual=False, hidden_act="gelu_fast"),
+    "gpt_neox-tied": lambda: _gpt_neox(0.25, attention_bias=False, tie_word_embeddings=True),
 }
 
 

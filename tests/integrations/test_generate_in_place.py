@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import io
 import pickle
 import threading
@@ -11,16 +12,20 @@ from typing import Any
 
 import pytest
 import torch
-from decoders import VOCABULARY, assert_same_ids, decoder, prompts, transformers
+from decoders import MAKERS, VOCABULARY, assert_same_ids, decoder, prompts, transformers
 from torch import Tensor
 
 import aigc_fast
+from aigc_fast.integrations.transformers_decoders import BUILDERS, Refused, spec_of
+from aigc_fast.optimize.decoders import FAMILIES as FAMILIES_OF_OPTIMIZE
 from aigc_fast.runtime import native
 
 generation = importlib.import_module("aigc_fast.integrations.transformers_generation")
 pytestmark = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 
+# Of each kind of layers one, and all.
 FAMILIES = "gpt2", "llama"
+EVERY_FAMILY = *FAMILIES, "mistral", "qwen2", "gpt_neox"
 _FIELDS = transformers.modeling_outputs.CausalLMOutputWithPast.__dataclass_fields__
 CACHE = "cache" if "cache" in _FIELDS else "past_key_values"
 
@@ -28,6 +33,13 @@ CACHE = "cache" if "cache" in _FIELDS else "past_key_values"
 @pytest.fixture(params=FAMILIES)
 def pair(request: pytest.FixtureRequest) -> tuple[Any, Any]:
     """transformers' model and the same one, optimised."""
+    model = decoder(request.param)
+    return model, aigc_fast.optimize(copy.deepcopy(model))
+
+
+@pytest.fixture(params=EVERY_FAMILY)
+def every_pair(request: pytest.FixtureRequest) -> tuple[Any, Any]:
+    """The same of every family that there are builders for."""
     model = decoder(request.param)
     return model, aigc_fast.optimize(copy.deepcopy(model))
 
@@ -88,12 +100,12 @@ GRID = {
 
 
 @pytest.mark.parametrize("options", GRID.values(), ids=GRID.keys())
-def test_ids_are_transformers(pair: tuple[Any, Any], options: dict[str, Any]) -> None:
-    check(pair, prompts(1, 7), **{"max_new_tokens": 18} | options)
+def test_ids_are_transformers(every_pair: tuple[Any, Any], options: dict[str, Any]) -> None:
+    check(every_pair, prompts(1, 7), **{"max_new_tokens": 18} | options)
 
 
-def test_chunked_prompts(pair: tuple[Any, Any]) -> None:
-    model, fast = pair
+def test_chunked_prompts(every_pair: tuple[Any, Any]) -> None:
+    model, fast = every_pair
     options = {"max_new_tokens": 6, "prefill_chunk_size": 3}
     try:
         wanted = model.generate(prompts(1, 7), **options)
@@ -103,18 +115,18 @@ def test_chunked_prompts(pair: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3, "repetition_penalty": 1.2}, {"do_sample": True}])
-def test_left_padding_is_not_seen(pair: tuple[Any, Any], options: dict[str, Any]) -> None:
+def test_left_padding_is_not_seen(every_pair: tuple[Any, Any], options: dict[str, Any]) -> None:
     ids = torch.where(LEFT_PADDED > 0, prompts(3, 7), 2)
-    _, found = check(pair, ids, attention_mask=LEFT_PADDED, max_new_tokens=12, **options)
+    _, found = check(every_pair, ids, attention_mask=LEFT_PADDED, max_new_tokens=12, **options)
     assert found.shape[0] == 3
 
 
-def test_right_padding_is_what_transformers_makes_of_it(pair: tuple[Any, Any]) -> None:
+def test_right_padding_is_what_transformers_makes_of_it(every_pair: tuple[Any, Any]) -> None:
     mask = LEFT_PADDED.flip(1)
-    check(pair, torch.where(mask > 0, prompts(3, 7), 2), attention_mask=mask, max_new_tokens=9)
+    check(every_pair, torch.where(mask > 0, prompts(3, 7), 2), attention_mask=mask, max_new_tokens=9)
 
 
-@pytest.mark.parametrize("name", ["gpt2-scales", "gpt2-gelu", "llama-mha", "llama-gqa"])
+@pytest.mark.parametrize("name", sorted(set(MAKERS) - set(EVERY_FAMILY)))
 def test_configurations(name: str) -> None:
     model = decoder(name)
     fast = aigc_fast.optimize(copy.deepcopy(model))
@@ -148,8 +160,8 @@ def test_levels(pair: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.parametrize("length", [15, 16, 17, 60])
-def test_prompts_of_any_length(pair: tuple[Any, Any], length: int) -> None:
-    check(pair, prompts(2, length), max_new_tokens=4, return_dict_in_generate=True, output_logits=True)
+def test_prompts_of_any_length(every_pair: tuple[Any, Any], length: int) -> None:
+    check(every_pair, prompts(2, length), max_new_tokens=4, return_dict_in_generate=True, output_logits=True)
 
 
 def test_threads_and_batch_change_nothing(pair: tuple[Any, Any]) -> None:
@@ -208,29 +220,35 @@ def test_processors_streamers_and_criteria_are_the_users(pair: tuple[Any, Any]) 
     assert heard[1].ended
 
 
-def test_prefixes_and_caches(pair: tuple[Any, Any]) -> None:
-    model, fast = pair
+_WINDOWED = [] if "config" not in inspect.signature(transformers.DynamicCache).parameters else [True]
+
+
+@pytest.mark.parametrize("forgets", [False, *_WINDOWED])
+def test_prefixes_and_caches(every_pair: tuple[Any, Any], forgets: bool) -> None:
+    model, fast = every_pair
     ids, name = prompts(2, 12), CACHE
     found = []
     for each in (model, fast):
-        cache = transformers.DynamicCache()
+        cache = transformers.DynamicCache(**({"config": model.config} if forgets else {}))
         with torch.no_grad():
             model(ids[:, :8], use_cache=True, **{name: cache})
         first = each.generate(ids, max_new_tokens=6, return_dict_in_generate=True, **{name: cache})
         more = torch.cat([first.sequences, ids[:, :3]], 1)
         second = each.generate(more, max_new_tokens=6, return_dict_in_generate=True, **{name: first[name]})
         assert type(second[name]) is transformers.DynamicCache
+        assert second[name].get_seq_length() == second.sequences.shape[1] - 1
         found.append((first.sequences, second.sequences, second[name]))
     for theirs, ours in zip(found[0][:2], found[1][:2], strict=True):
         assert torch.equal(theirs, ours)
     theirs, ours = (generation._pairs(each[2]) for each in found)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert "native step" in level(fast)
 
 
-def test_a_users_cache_is_filled(pair: tuple[Any, Any]) -> None:
+def test_a_users_cache_is_filled(every_pair: tuple[Any, Any]) -> None:
     lengths = []
     name = CACHE
-    for each in pair:
+    for each in every_pair:
         cache = transformers.DynamicCache()
         each.generate(prompts(1, 5), max_new_tokens=4, min_new_tokens=4, **{name: cache})
         lengths.append(cache.get_seq_length())
@@ -260,18 +278,18 @@ def test_lookup_guesses_and_changes_nothing(pair: tuple[Any, Any], options: dict
     assert cache.get_seq_length() == found.shape[1] - 1
 
 
-def test_guidance(pair: tuple[Any, Any]) -> None:
-    check(pair, prompts(1, 6), max_new_tokens=8, guidance_scale=1.5, negative_prompt_ids=prompts(1, 3, seed=4))
+def test_guidance(every_pair: tuple[Any, Any]) -> None:
+    check(every_pair, prompts(1, 6), max_new_tokens=8, guidance_scale=1.5, negative_prompt_ids=prompts(1, 3, seed=4))
 
 
-def test_weights_are_followed(pair: tuple[Any, Any]) -> None:
-    model, fast = pair
+def test_weights_are_followed(every_pair: tuple[Any, Any]) -> None:
+    model, fast = every_pair
     ids, options = prompts(1, 6), {"max_new_tokens": 8}
     before = fast.generate(ids, **options)
 
     def both(change: Any) -> Tensor:
         change(model), change(fast)
-        _, found = check(pair, ids, **options)
+        _, found = check(every_pair, ids, **options)
         return found
 
     def embed(each: Any) -> Tensor:
@@ -279,7 +297,7 @@ def test_weights_are_followed(pair: tuple[Any, Any]) -> None:
 
     changed = both(lambda each: embed(each).data.mul_(torch.linspace(-2, 2, embed(each).numel()).view_as(embed(each))))
     assert not torch.equal(before, changed)
-    other = decoder("gpt2" if "GPT2" in type(model).__name__ else "llama", seed=9).state_dict()
+    other = decoder(model.config.model_type, seed=9).state_dict()
     assert not torch.equal(changed, both(lambda each: each.load_state_dict(other)))
 
     def train(each: Any) -> None:
@@ -294,8 +312,8 @@ def test_weights_are_followed(pair: tuple[Any, Any]) -> None:
     both(lambda each: each.resize_token_embeddings(VOCABULARY + 6, mean_resizing=False))
 
 
-def test_copies_pickles_and_files(pair: tuple[Any, Any], tmp_path: Any) -> None:
-    model, fast = pair
+def test_copies_pickles_and_files(every_pair: tuple[Any, Any], tmp_path: Any) -> None:
+    model, fast = every_pair
     aigc_fast.optimize(fast, weights="fp32")
     ids = prompts(1, 6)
     wanted = model.generate(ids, max_new_tokens=6)
@@ -394,6 +412,45 @@ def test_changed_modules_are_left(pair: tuple[Any, Any]) -> None:
     assert reason() is None
 
 
+REFUSED = {
+    "a window of one token": ("mistral", {"sliding_window": 1}, "sliding_window is 1"),
+    "a window that is no number": ("mistral", {"sliding_window": 2.5}, "sliding_window is 2.5"),
+    "layers of another kind": ("qwen2", {"layer_types": ["full_attention", "chunked_attention"]}, "chunked_attention"),
+    "an activation without a kernel": ("gpt_neox", {"hidden_act": "mish"}, "'mish' is not among"),
+}
+
+
+@pytest.mark.parametrize(("family", "changes", "reason"), REFUSED.values(), ids=REFUSED.keys())
+def test_configurations_that_are_left(family: str, changes: dict[str, Any], reason: str) -> None:
+    model = decoder(family)
+    vars(model.config).update(changes)
+    with pytest.raises(Refused, match=reason):
+        spec_of(model, type(model))
+
+
+def test_changed_parts_are_left(every_pair: tuple[Any, Any]) -> None:
+    _, fast = every_pair
+
+    def reason() -> str | None:
+        return aigc_fast.explain("decode", fast, prompts(1, 4), max_new_tokens=2).reasons["cpu"]
+
+    name, activation = next((n, m) for n, m in fast.named_modules() if n.endswith((".act", ".act_fn")))
+    fast.set_submodule(name, torch.nn.Tanh())
+    assert "Tanh stands where transformers has" in reason()
+    fast.set_submodule(name, activation)
+    attentions = [module for module in fast.modules() if hasattr(module, "attention_dropout")]
+    for attention in attentions:
+        attention.attention_dropout = 0.1
+    fast.train()
+    assert "training mode, with dropout" in reason()
+    fast.eval()
+    assert reason() is None
+
+
+def test_families_are_those_of_the_builders() -> None:
+    assert {cls.__module__.split(".")[2] for cls in BUILDERS} == set(FAMILIES_OF_OPTIMIZE)
+
+
 def test_subclasses_are_left() -> None:
     class Mine(transformers.GPT2LMHeadModel):
         pass
@@ -416,8 +473,8 @@ def test_smaller_weights_stay_near(pair: tuple[Any, Any], weights: str, level_na
     assert weights in level(fast)
 
 
-def test_bf16_models(pair: tuple[Any, Any]) -> None:
-    model, fast = pair
+def test_bf16_models(every_pair: tuple[Any, Any]) -> None:
+    model, fast = every_pair
     exact = copy.deepcopy(model).bfloat16().float()
     fast.bfloat16()
     options = {"max_new_tokens": 10}

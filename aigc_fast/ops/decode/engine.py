@@ -290,7 +290,9 @@ def _memory_depth(spec: Spec) -> int:
 
 
 def _stamps(spec: Spec, whole: bool) -> list[Stamp]:
-    tensors = {tensor.data_ptr(): tensor for tensor in spec.tensors()}
+    # Parts of a parameter are looked at as one.
+    parameters = (tensor if tensor._base is None else tensor._base for tensor in spec.tensors())
+    tensors = {tensor.data_ptr(): tensor for tensor in parameters}
     return [Stamp.of(tensor, whole) for tensor in tensors.values()]
 
 
