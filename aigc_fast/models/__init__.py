@@ -17,6 +17,7 @@ from aigc_fast.models.text import (
     NGram,
     TextModel,
     Tokenizer,
+    WordTokenizer,
     tokenizer_from,
 )
 from aigc_fast.models.vae import VAE, ConvVAE, ImageAutoencoder, VariationalAutoencoder
@@ -54,6 +55,7 @@ __all__ = [
     "VariationalAutoencoder",
     "VocoderFrames",
     "VocoderVAE",
+    "WordTokenizer",
     "create",
     "describe",
     "load",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aigc_fast.data import load_text
 from aigc_fast.errors import UserError
-from aigc_fast.models import MODELS, ByteTokenizer, CharTokenizer, NGram, load, save
+from aigc_fast.models import MODELS, BPETokenizer, ByteTokenizer, CharTokenizer, NGram, WordTokenizer, load, save
 from aigc_fast.models.storage import read_tensors, write_tensors
 from aigc_fast.models.text.arpa import words
 from aigc_fast.models.text.kneser_ney import FALLBACK_DISCOUNTS
@@ -441,3 +441,129 @@ class TestFiles:
         tokens = torch.tensor([*model.tokenizer.encode(text, strict=False), model.tokenizer.boundary])
         each = torch.tensor([log for log, *_ in peer.full_scores(sentence)])
         torch.testing.assert_close(model.log_probabilities(tokens) / math.log(10), each, rtol=1e-5, atol=1e-5)
+
+
+class TestWords:
+    """Files of words, as kenlm and SRILM write them."""
+
+    # After `the` and at the beginning what is left is shared out by the shorter n-grams: 0.2 / 0.7 and 0.3 / 0.6.
+    FILE = """
+\\data\\
+ngram  1=  5
+ngram  2=  3
+ngram  3=  1
+
+\\1-grams:
+-99\t<S>\t-0.30103
+-0.39794\tthe\t-0.544068
+-0.522879\tCat
+-0.69897\t</S>
+-1\t<UNK>
+
+\\2-grams:
+-0.154902\t<S> the\t-0.30103
+-0.09691\tthe Cat
+-0.30103\tCat </S>
+
+\\3-grams:
+-0.0457575\t<S> the Cat
+
+\\end\\
+"""
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        path = tmp_path / "model.arpa"
+        path.write_text(self.FILE)
+        return path
+
+    def test_a_file_is_read(self, path):
+        model = NGram.from_arpa(path)
+        assert model.tokenizer == WordTokenizer("the Cat", unknown=True)
+        # After `Cat`, which has no back-off weight, the shorter n-grams keep all of theirs.
+        for text, expected in (
+            ("the Cat", 0.7 * 0.9 * 0.5),
+            ("  the\tCat\n", 0.7 * 0.9 * 0.5),
+            ("the", 0.7 * 0.5 * 0.2 / 0.7 * 0.2),
+            ("Cat the", 0.5 * 0.3 * 0.4 * 0.2 / 0.7 * 0.2),
+            ("the dog the Cat", 0.7 * 0.5 * 0.2 / 0.7 * 0.1 * 0.4 * 0.8 * 0.5),
+            ("the cat", 0.7 * 0.5 * 0.2 / 0.7 * 0.1 * 0.2),
+            ("", 0.5 * 0.2),
+        ):
+            assert model.score(text) == pytest.approx(math.log(expected), abs=1e-5), text
+        for context in ("", "the", "dog", "dog the"):
+            assert probabilities(model, context).sum().item() == pytest.approx(1, abs=1e-5), context
+
+    def test_text_is_drawn_word_by_word(self, path):
+        model = NGram.from_arpa(path)
+        assert model.generate(length=9, temperature=0) == "the Cat"
+        assert model.generate("the", length=9, temperature=0) == " Cat"
+        assert model.generate("the ", length=9, temperature=0) == "Cat"
+        assert list(model.stream("Cat", length=9, temperature=0)) == []
+        drawn = model.generate(length=50, generator=torch.Generator().manual_seed(0))
+        assert set(drawn.split(" ")) <= {"the", "Cat"}
+        with pytest.raises(UserError, match="unknown 'dog'"):
+            model.generate("dog", length=1)
+
+    def test_a_fitted_model_is_written_read_and_saved(self, tmp_path, order):
+        lines = [line for text in RHYME for line in text.splitlines()]
+        model = NGram(tokenizer=WordTokenizer.of(lines, unknown=True), order=order).fit(lines)
+        reference = literal([words_of(model.tokenizer, line) for line in lines], order, model.tokenizer)
+        model.to_arpa(tmp_path / "model.arpa")
+        save(model, tmp_path / "model")
+        for again in (NGram.from_arpa(tmp_path / "model.arpa", "words"), load(tmp_path / "model")):
+            assert again.tokenizer == model.tokenizer
+            for name, value in model.state_dict().items():
+                assert torch.equal(again.state_dict()[name], value), name
+            for line in (*lines, "one sheep for the crow"):
+                found = [*words_of(model.tokenizer, line), END]
+                each = [reference.probability([BEGIN, *found[:i]], word) for i, word in enumerate(found)]
+                assert again.score(line) == pytest.approx(sum(map(math.log, each)), rel=1e-5), line
+        for context in ("", "one for", "the the", "crow"):
+            assert probabilities(model, context).sum().item() == pytest.approx(1, abs=1e-6), context
+
+    def test_what_the_words_are_can_be_said(self, path):
+        path.write_text(self.FILE.replace("the", "t").replace("Cat", "C"))
+        assert NGram.from_arpa(path).tokenizer == CharTokenizer("Ct", unknown=True)
+        assert NGram.from_arpa(path, "words").tokenizer == WordTokenizer("t C", unknown=True)
+        assert NGram.from_arpa(path, "bytes").tokenizer == ByteTokenizer()
+        with pytest.raises(UserError, match="tokenizer='letters': expected None or one of words, characters, bytes"):
+            NGram.from_arpa(path, "letters")
+        path.write_text(self.FILE)
+        with pytest.raises(UserError, match="line 9: expected a character or a byte as a word, got 'the'"):
+            NGram.from_arpa(path, "characters")
+
+    def test_without_unk_unknown_words_have_no_probability(self, path):
+        path.write_text(self.FILE.replace("-1\t<UNK>\n", "").replace("1=  5", "1=  4"))
+        model = NGram.from_arpa(path)
+        assert model.tokenizer == WordTokenizer("the Cat")
+        with pytest.raises(UserError, match="unknown 'dog' in 1 place"):
+            model.score("the dog")
+
+    def test_an_n_gram_may_lack_its_last_words(self, path):
+        """SRILM prunes those whose probability the shorter ones give as well."""
+        path.write_text(self.FILE.replace("-0.09691\tthe Cat\n", "").replace("2=  3", "2=  2"))
+        model = NGram.from_arpa(path)
+        assert model.score("the Cat") == pytest.approx(math.log(0.7 * 0.9 * 0.5), abs=1e-5)
+        assert model.score("Cat the Cat", end=False) == pytest.approx(
+            math.log(0.5 * 0.3 * 0.4 * 0.2 / 0.7 * 0.3), abs=1e-5
+        )
+
+    def test_words_that_stand_twice_are_told(self, path):
+        path.write_text(self.FILE.replace("-1\t<UNK>\n", "-1\t<UNK>\n-1\t<unk>\n").replace("1=  5", "1=  6"))
+        with pytest.raises(UserError, match="line 13: '<unk>' stands twice among the 1-grams"):
+            NGram.from_arpa(path)
+
+    def test_other_tokens_are_no_words(self, tmp_path):
+        pytest.importorskip("tokenizers")
+        model = NGram(tokenizer=BPETokenizer.train(RHYME, 260), order=2)
+        with pytest.raises(UserError, match="tokenizer='subwords': ARPA files are of words, characters, bytes"):
+            model.to_arpa(tmp_path / "model.arpa")
+
+    @pytest.mark.parametrize("text", ["the Cat", "Cat the dog", "the the Cat Cat", ""])
+    def test_scores_are_kenlms(self, path, text):
+        kenlm = pytest.importorskip("kenlm", reason="kenlm is not installed")
+        # Which knows the marks in lower case alone.
+        path.write_text(self.FILE.replace("S>", "s>"))
+        peer, model = kenlm.Model(str(path)), NGram.from_arpa(path)
+        assert model.score(text) / math.log(10) == pytest.approx(peer.score(text), rel=1e-5)

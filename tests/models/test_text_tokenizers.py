@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigc_fast.errors import UserError
-from aigc_fast.models import ByteTokenizer, CharTokenizer, tokenizer_from
+from aigc_fast.models import ByteTokenizer, CharTokenizer, IdTokenizer, WordTokenizer, tokenizer_from
 
 TEXTS = ["", "a", "hello\n", "Größe – 你好 🎈\0\t"]
 
@@ -125,3 +125,51 @@ def test_many_unknown_characters_are_told_in_a_line():
 def test_a_configuration_of_no_tokenizer_is_refused(config):
     with pytest.raises(UserError, match="tokenizer"):
         tokenizer_from(config)
+
+
+class TestWords:
+    tokenizer = WordTokenizer.of(["the cat\nsat", "\tthe mat\u00a0é  <s> <UNK>\r\n"], unknown=True)
+
+    def test_they_stand_between_spaces_tabs_and_ends_of_lines(self):
+        assert self.tokenizer.words == ("cat", "mat\u00a0é", "sat", "the")
+        assert (self.tokenizer.vocab_size, self.tokenizer.boundary, self.tokenizer.unknown) == (6, 4, 5)
+        assert self.tokenizer.encode("  the\tcat\r\nsat ") == [3, 0, 2]
+        assert self.tokenizer.encode(" \n") == []
+
+    def test_a_space_stands_between_two(self):
+        assert self.tokenizer.decode([4, 3, 0, 4, 2, 5]) == "the cat sat \ufffd"
+        for before, expected in (("", "the cat"), ("on", " the cat"), ("on ", "the cat"), ("on\n", "the cat")):
+            decoder = self.tokenizer.decoder(before)
+            assert "".join(decoder.push(token) for token in (4, 3, 0)) == expected
+        decoder = IdTokenizer(9, 1).decoder("5")
+        assert [decoder.push(token) for token in (6, 1, 7)] == [" 6", "", " 7"]
+        for wrong in (-1, 6):
+            with pytest.raises(ValueError, match=f"token {wrong}: expected 0 to 5"):
+                self.tokenizer.decode([wrong])
+
+    def test_a_configuration_makes_an_equal_one(self):
+        again = tokenizer_from(json.loads(json.dumps(self.tokenizer.config())))
+        assert again == self.tokenizer == WordTokenizer(list(self.tokenizer.words), unknown=True)
+        assert again.words == self.tokenizer.words
+        assert again != WordTokenizer(self.tokenizer.words)
+
+    def test_unknown_ones_are_named(self):
+        with pytest.raises(UserError, match=r"unknown 'dog', 'a' in 3 places: expected some of the 4 words known"):
+            self.tokenizer.encode("the dog a dog")
+        assert self.tokenizer.encode("the dog", strict=False) == [3, 5]
+        with pytest.raises(UserError, match="unknown 'dog'"):
+            WordTokenizer("the").encode("dog", strict=False)
+
+    @pytest.mark.parametrize(
+        ("words", "error", "message"),
+        [
+            ("a b a", ValueError, "expected each once"),
+            (["a b"], ValueError, "words: 'a b': expected a word without spaces"),
+            ([""], ValueError, "words: ''"),
+            ("a </S>", ValueError, "words: '</S>'"),
+            ([1], TypeError, "words is list"),
+        ],
+    )
+    def test_what_is_no_vocabulary_is_refused(self, words, error, message):
+        with pytest.raises(error, match=message):
+            WordTokenizer(words)

@@ -9,10 +9,10 @@ from aigc_fast.models.text.llama import Llama
 from aigc_fast.models.text.ngram import NGram
 from aigc_fast.models.text.sampling import Sampling
 from aigc_fast.models.text.subwords import BPETokenizer, IdTokenizer
-from aigc_fast.models.text.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, tokenizer_from
+from aigc_fast.models.text.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, tokenizer_from
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
-    tokenizer.kind: tokenizer for tokenizer in (CharTokenizer, ByteTokenizer, BPETokenizer, IdTokenizer)
+    tokenizer.kind: tokenizer for tokenizer in (CharTokenizer, ByteTokenizer, WordTokenizer, BPETokenizer, IdTokenizer)
 }
 """Every tokenizer by its kind."""
 
@@ -31,5 +31,6 @@ __all__ = [
     "Sampling",
     "TextModel",
     "Tokenizer",
+    "WordTokenizer",
     "tokenizer_from",
 ]

@@ -15,24 +15,42 @@ import numpy as np
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic
 from aigc_fast.models.text.kneser_ney import MAX_ORDER, Tables
-from aigc_fast.models.text.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer
-
-BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
+from aigc_fast.models.text.tokenizers import (
+    BEGIN,
+    END,
+    SPECIAL,
+    UNKNOWN,
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    WordTokenizer,
+    special,
+)
+from aigc_fast.wording import listed
 
 _NEVER = -99.0
 """What stands for the logarithm of 0."""
 _HEADER = re.compile(r"ngram[ \t]+(\d{1,3})[ \t]*=[ \t]*(\d{1,18})")
 _ESCAPED = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
 _SHOWN = 60
+_KINDS = WordTokenizer.kind, CharTokenizer.kind, ByteTokenizer.kind
 
 
 def words(tokenizer: Tokenizer) -> list[str]:
-    """The word that stands for each token in an ARPA file: the character or byte, or an escape where it is no visible
-    one; `</s>` for the boundary."""
-    if isinstance(tokenizer, ByteTokenizer):
+    """The word that stands for each token in an ARPA file: the word, or the character or byte, an escape where it is
+    no visible one; `</s>` for the boundary.
+
+    Raises:
+        UserError: on a tokenizer of something else.
+    """
+    if isinstance(tokenizer, WordTokenizer):
+        own = list(tokenizer.words)
+    elif isinstance(tokenizer, ByteTokenizer):
         own = [chr(byte) if 0x20 < byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in range(256)]
-    else:
+    elif isinstance(tokenizer, CharTokenizer):
         own = list(map(_word, tokenizer.characters))
+    else:
+        raise UserError(f"tokenizer={tokenizer.kind!r}: ARPA files are of {listed(_KINDS)}")
     return [*own, END, *([] if tokenizer.unknown is None else [UNKNOWN])]
 
 
@@ -96,16 +114,23 @@ class _Entries(NamedTuple):
     numbers: list[int]
 
 
-def read_arpa(path: str | os.PathLike[str]) -> tuple[Tables, Tokenizer]:
-    """The model of an ARPA file whose words are characters or bytes as `words` has them, and its tokenizer.
+def read_arpa(path: str | os.PathLike[str], kind: str | None = None) -> tuple[Tables, Tokenizer]:
+    """The model of an ARPA file and its tokenizer.
+
+    Args:
+        path: of the file.
+        kind: of the tokenizer, "words", "characters" or "bytes"; None for characters or bytes where all words are such,
+            or some are escaped as `words` has them, and words otherwise.
 
     Raises:
-        UserError: when the file is missing or damaged, with the line, or has other words.
+        UserError: when the file is missing or damaged, with the line, or has words of another kind.
     """
+    if kind not in (None, *_KINDS):
+        raise UserError(f"tokenizer={kind!r}: expected None or one of {listed(_KINDS)}")
     reader = _Reader(path)
     counts = _counts(reader)
     entries = _section(reader, 1, counts)
-    tokenizer, tokens = _vocabulary(reader, entries)
+    tokenizer, tokens = _vocabulary(reader, entries, kind)
     logs, backoffs = _unigrams(entries, tokens, tokenizer.vocab_size)
     tables = Tables([], [logs], [backoffs])
     for n in range(2, len(counts) + 1):
@@ -180,7 +205,7 @@ def _section(reader: _Reader, n: int, counts: list[int]) -> _Entries:
         fields = [field for field in line.replace("\t", " ").split(" ") if field]
         if len(fields) != n + 1 and (len(fields) != n + 2 or n == len(counts)):
             raise reader.wrong(f"expected a {n}-gram and its logarithms, got {line!r:.{_SHOWN}}")
-        entries.grams.append(fields[1 : n + 1])
+        entries.grams.append(list(map(special, fields[1 : n + 1])))
         entries.logs.append(_logarithm(reader, fields[0], 0))
         entries.backoffs.append(_logarithm(reader, fields[-1], math.inf) if len(fields) == n + 2 else 0.0)
         entries.numbers.append(reader.number)
@@ -197,26 +222,42 @@ def _logarithm(reader: _Reader, field: str, most: float) -> float:
     return max(value, _NEVER)
 
 
-def _vocabulary(reader: _Reader, entries: _Entries) -> tuple[Tokenizer, dict[str, int]]:
-    """The tokenizer of the 1-grams, of bytes where one is escaped as such, and the token of each word."""
-    found: dict[int | str, str] = {}
+def _vocabulary(reader: _Reader, entries: _Entries, kind: str | None) -> tuple[Tokenizer, dict[str, int]]:
+    """The tokenizer of the 1-grams, and the token of each word."""
+    lines = {}
     for (word,), number in zip(entries.grams, entries.numbers, strict=True):
-        code = word if word in (BEGIN, END, UNKNOWN) else _code(word)
-        if code is None:
-            raise reader.wrong(f"expected a character or a byte as a word, got {word!r:.{_SHOWN}}", number)
-        if code in found:
+        if word in lines:
             raise reader.wrong(f"{word!r} stands twice among the 1-grams", number)
-        found[code] = word
-    of_characters = {chr(code): word for code, word in found.items() if isinstance(code, int)}
-    if any(word.startswith("\\x") for word in of_characters.values()):
-        tokenizer = ByteTokenizer()
-        tokens = {word: ord(character) for character, word in of_characters.items() if ord(character) < 256}
+        lines[word] = number
+    own, unknown = [word for word in lines if word not in SPECIAL], UNKNOWN in lines
+    codes = {word: _code(word) for word in own}
+    if kind is None and None in codes.values() and not any(map(_ESCAPED.fullmatch, own)):
+        kind = WordTokenizer.kind
+    if kind == WordTokenizer.kind:
+        tokenizer: Tokenizer = WordTokenizer(own, unknown=unknown)
+        tokens = {word: token for token, word in enumerate(own)}
     else:
-        tokenizer = CharTokenizer("".join(sorted(of_characters)), unknown=UNKNOWN in found)
-        tokens = {of_characters[character]: token for token, character in enumerate(tokenizer.characters)}
+        tokenizer, tokens = _alphabet(reader, codes, lines, kind, unknown)
     if tokenizer.unknown is not None:
         tokens[UNKNOWN] = tokenizer.unknown
     return tokenizer, {**tokens, BEGIN: tokenizer.boundary, END: tokenizer.boundary}
+
+
+def _alphabet(
+    reader: _Reader, codes: dict[str, int | None], lines: dict[str, int], kind: str | None, unknown: bool
+) -> tuple[Tokenizer, dict[str, int]]:
+    """The tokenizer of words that are characters, or bytes where one is escaped as such, and the token of each."""
+    word_of: dict[str, str] = {}
+    for word, code in codes.items():
+        if code is None:
+            raise reader.wrong(f"expected a character or a byte as a word, got {word!r:.{_SHOWN}}", lines[word])
+        if chr(code) in word_of:
+            raise reader.wrong(f"{word!r} stands twice among the 1-grams", lines[word])
+        word_of[chr(code)] = word
+    if kind == ByteTokenizer.kind or (kind is None and any(word.startswith("\\x") for word in codes)):
+        return ByteTokenizer(), {word: code for word, code in codes.items() if code is not None and code < 256}
+    tokenizer = CharTokenizer("".join(sorted(word_of)), unknown=unknown)
+    return tokenizer, {word_of[character]: token for token, character in enumerate(tokenizer.characters)}
 
 
 def _code(word: str) -> int | None:

@@ -108,10 +108,12 @@ class TextModel(Model):
         """`generate`, piece by piece as the text comes; arguments, text and errors as there."""
         sampling = Sampling(length, temperature, top_k, top_p, stop)
         context = [self.tokenizer.start, *self.tokenizer.encode(prompt)]
-        return before_stop(self._pieces(context, sampling, generator), sampling.stop)
+        return before_stop(self._pieces(prompt, context, sampling, generator), sampling.stop)
 
-    def _pieces(self, context: list[int], sampling: Sampling, generator: torch.Generator | None) -> Iterator[str]:
-        decoder, drawn = self.tokenizer.decoder(), self._draw(context, sampling, generator)
+    def _pieces(
+        self, prompt: str, context: list[int], sampling: Sampling, generator: torch.Generator | None
+    ) -> Iterator[str]:
+        decoder, drawn = self.tokenizer.decoder(prompt), self._draw(context, sampling, generator)
         left = sampling.length
         while left > 0:
             # Between two pieces the caller's own modes hold.

@@ -391,7 +391,9 @@ class DecoderModel(TextModel):
         context = [self.tokenizer.start, *self.tokenizer.encode(prompt)]
         if num_beams > 1 and len(context) >= self.context:
             raise UserError(f"prompt: {len(context)} tokens leave no room in the {self.context} of {self.name}")
-        return before_stop(self._pieces(context, _Drawing(sampling, options, weights), generator), sampling.stop)
+        return before_stop(
+            self._pieces(prompt, context, _Drawing(sampling, options, weights), generator), sampling.stop
+        )
 
     def _other_ends(self) -> list[int]:
         ends = Options(eos_token_id=self._defaults()["eos_token_id"]).ends

@@ -47,6 +47,8 @@ class NGram(TextModel):
         >>> model = NGram(tokenizer=CharTokenizer.of(texts), order=6).fit(texts)
         >>> model.generate("The ", length=200, temperature=0.8)
 
+    With a `WordTokenizer` documents are lines, or whatever stands for sentences.
+
     Equivalent to `lmplz --discount_fallback` of kenlm for documents as lines and tokens as words, but for the one
     n-gram of each order that it reads last and counts another way. Source: Chen and Goodman, "An empirical study of
     smoothing techniques for language modeling", 1998.
@@ -174,23 +176,30 @@ class NGram(TextModel):
     def to_arpa(self, path: str | os.PathLike[str]) -> None:
         """Writes the model as an ARPA file, which kenlm, SRILM and `from_arpa` read.
 
-        Words are characters, or bytes; spaces, controls and backslashes as `\\u0020`, and bytes that are no visible
-        ASCII as `\\x20`.
+        Words are the tokenizer's: words as they are; characters or bytes, with spaces, controls and backslashes as
+        `\\u0020`, and bytes that are no visible ASCII as `\\x20`.
 
         Raises:
-            UserError: when the file can't be written.
+            UserError: when the file can't be written, or the tokenizer has no words.
         """
         write_arpa(path, self.tables(), self.tokenizer)
 
     @classmethod
-    def from_arpa(cls, path: str | os.PathLike[str]) -> NGram:
-        """The model of an ARPA file whose words are characters or bytes, as `to_arpa` writes them, in eval mode.
+    def from_arpa(cls, path: str | os.PathLike[str], tokenizer: str | None = None) -> NGram:
+        """The model of an ARPA file, as kenlm, SRILM and `to_arpa` write them, in eval mode.
+
+        Words that lack a back-off weight have none; `<S>`, `</S>` and `<UNK>` are `<s>`, `</s>` and `<unk>`.
+
+        Args:
+            path: of the file.
+            tokenizer: "words", "characters" or "bytes": what the file's words are; None for characters or bytes, as
+                `to_arpa` writes them, where all are such, and words otherwise.
 
         Raises:
-            UserError: when the file is missing, damaged or of other words, with the line.
+            UserError: when the file is missing, damaged or of other words, with the line; or on another tokenizer.
         """
-        tables, tokenizer = read_arpa(path)
-        model = cls(tokenizer=tokenizer, order=len(tables.logs))
+        tables, own = read_arpa(path, tokenizer)
+        model = cls(tokenizer=own, order=len(tables.logs))
         model._set(tables)
         return model.eval()
 

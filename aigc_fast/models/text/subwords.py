@@ -9,7 +9,7 @@ import numpy as np
 
 from aigc_fast.checks import integer
 from aigc_fast.errors import UserError
-from aigc_fast.models.text.tokenizers import REPLACEMENT, Decoder, Tokenizer
+from aigc_fast.models.text.tokenizers import REPLACEMENT, Decoder, SpacedDecoder, Tokenizer
 
 END = "<|endoftext|>"
 _LEAST = 257
@@ -130,7 +130,7 @@ class BPETokenizer(Tokenizer):
         known = map(self.checked, tokens)
         return self._tokenizer.decode([token for token in known if token != self._boundary])
 
-    def decoder(self) -> Decoder:
+    def decoder(self, before: str = "") -> Decoder:
         """See `Tokenizer.decoder`; of a character whose last bytes never come, nothing is told."""
         return _SubwordDecoder(self)
 
@@ -221,22 +221,14 @@ class IdTokenizer(Tokenizer):
                 )
         return np.array(list(map(int, words)), np.int64)
 
-    def decode(self, tokens: Iterable[int]) -> str:
-        """See `Tokenizer.decode`."""
-        return super().decode(tokens).removeprefix(" ")
-
-    def decoder(self) -> Decoder:
+    def decoder(self, before: str = "") -> Decoder:
         """See `Tokenizer.decoder`."""
-        return _IdDecoder(self)
+        return SpacedDecoder(self, before)
+
+    def text_of(self, token: int) -> str:
+        """The number; raises ValueError on one out of range."""
+        return str(self.checked(token))
 
     def config(self) -> dict[str, Any]:
         """See `Tokenizer.config`."""
         return {"kind": self.kind, "size": self._size, "boundary": self._boundary, "start": self._start}
-
-
-class _IdDecoder:
-    def __init__(self, tokenizer: IdTokenizer) -> None:
-        self._tokenizer = tokenizer
-
-    def push(self, token: int) -> str:
-        return "" if self._tokenizer.checked(token) == self._tokenizer.boundary else f" {token}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
@@ -14,6 +15,9 @@ from aigc_fast.wording import counted, listed
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 """What a token stands as that is no text."""
+
+BEGIN, END, UNKNOWN = SPECIAL = "<s>", "</s>", "<unk>"
+"""What stands for the boundary, where documents begin and where they end, and for all words that are not known."""
 
 _NAMED = 3
 
@@ -83,8 +87,12 @@ class Tokenizer(ABC):
         return "".join(map(decoder.push, tokens))
 
     @abstractmethod
-    def decoder(self) -> Decoder:
-        """A new decoder of a stream of tokens; its `push` raises ValueError on a token out of range."""
+    def decoder(self, before: str = "") -> Decoder:
+        """A new decoder of a stream of tokens; its `push` raises ValueError on a token out of range.
+
+        Args:
+            before: the text that the tokens follow.
+        """
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
@@ -165,7 +173,7 @@ class CharTokenizer(Tokenizer):
             tokens = np.where(known, tokens, self.unknown)
         return tokens
 
-    def decoder(self) -> Decoder:
+    def decoder(self, before: str = "") -> Decoder:
         """See `Tokenizer.decoder`."""
         return _CharDecoder(self)
 
@@ -209,7 +217,7 @@ class ByteTokenizer(Tokenizer):
         known = map(self.checked, tokens)
         return bytes(token for token in known if token != self.boundary).decode(errors="replace")
 
-    def decoder(self) -> Decoder:
+    def decoder(self, before: str = "") -> Decoder:
         """See `Tokenizer.decoder`; of a character whose last bytes never come, nothing is told."""
         return _ByteDecoder(self)
 
@@ -227,6 +235,106 @@ class _ByteDecoder:
         if self._tokenizer.checked(token) == self._tokenizer.boundary:
             return ""
         return self._utf8.decode(bytes([token]))
+
+
+class WordTokenizer(Tokenizer):
+    """A token for each word of a vocabulary; words are what stands between spaces, tabs and ends of lines.
+
+    Texts come back with one space between two words.
+
+    Args:
+        words: the vocabulary, each once, with spaces between them or as a list.
+        unknown: whether there is a token for all others.
+
+    Attributes:
+        words: in the order of their tokens, from 0 up; `boundary` and `unknown` follow.
+
+    Raises:
+        TypeError: where `words` is neither str nor a list of them, or `unknown` no bool.
+        ValueError: where a word is given twice, is none, or means something else in files: `<s>`, `</s>`, `<unk>`.
+    """
+
+    kind = "words"
+
+    def __init__(self, words: str | Sequence[str], *, unknown: bool = False) -> None:
+        given = _words_of(words) if isinstance(words, str) else words
+        if not all(isinstance(word, str) for word in given) or not isinstance(unknown, bool):
+            raise TypeError(
+                f"words is {type(words).__name__}, unknown is {type(unknown).__name__}: expected str, or a list of "
+                f"them, and bool"
+            )
+        self.words = tuple(given)
+        for word in self.words:
+            if special(word) in SPECIAL or _words_of(word) != [word]:
+                raise ValueError(f"words: {word!r:.40}: expected a word without spaces, and none of {listed(SPECIAL)}")
+        self._tokens = {word: token for token, word in enumerate(self.words)}
+        if len(self._tokens) != len(self.words):
+            raise ValueError("words: expected each once, got some twice")
+        self.unknown = len(self.words) + 1 if unknown else None
+
+    @classmethod
+    def of(cls, texts: Iterable[str], *, unknown: bool = False) -> WordTokenizer:
+        """A tokenizer of the words that occur in the texts, in Unicode's order."""
+        found = {word for text in texts for word in _words_of(text)}
+        return cls(sorted(word for word in found if special(word) not in SPECIAL), unknown=unknown)
+
+    @property
+    def vocab_size(self) -> int:
+        """See `Tokenizer.vocab_size`."""
+        return len(self.words) + 1 + (self.unknown is not None)
+
+    @property
+    def boundary(self) -> int:
+        """See `Tokenizer.boundary`."""
+        return len(self.words)
+
+    def encode_array(self, text: str, *, strict: bool = True) -> np.ndarray:
+        """See `Tokenizer.encode_array`."""
+        found = _words_of(text)
+        unknown = [word for word in found if word not in self._tokens]
+        if unknown and (strict or self.unknown is None):
+            names = listed([repr(word) for word in dict.fromkeys(unknown)], _NAMED)
+            raise UserError(
+                f"text: unknown {names} in {counted(len(unknown), 'places')}: expected some of the {len(self.words)} "
+                f"words known"
+            )
+        return np.array([self._tokens.get(word, self.unknown) for word in found], np.int64)
+
+    def decoder(self, before: str = "") -> Decoder:
+        """See `Tokenizer.decoder`."""
+        return SpacedDecoder(self, before)
+
+    def text_of(self, token: int) -> str:
+        """A word, or U+FFFD.
+
+        Raises:
+            ValueError: on a token out of range.
+        """
+        return self.words[token] if self.checked(token) < len(self.words) else REPLACEMENT
+
+    def config(self) -> dict[str, Any]:
+        """See `Tokenizer.config`."""
+        return {"kind": self.kind, "words": " ".join(self.words), "unknown": self.unknown is not None}
+
+
+class SpacedDecoder:
+    """Puts a space between two tokens, and before the first that follows other text.
+
+    Args:
+        tokenizer: has a `text_of` each token but the boundary.
+        before: the text that the tokens follow.
+    """
+
+    def __init__(self, tokenizer: WordTokenizer, before: str) -> None:
+        self._tokenizer = tokenizer
+        self._space = " " if _words_of(before[-1:]) else ""
+
+    def push(self, token: int) -> str:
+        """See `Decoder.push`."""
+        if self._tokenizer.checked(token) == self._tokenizer.boundary:
+            return ""
+        space, self._space = self._space, " "
+        return space + self._tokenizer.text_of(token)
 
 
 def tokenizer_from(config: Mapping[str, Any] | Tokenizer) -> Tokenizer:
@@ -249,6 +357,16 @@ def tokenizer_from(config: Mapping[str, Any] | Tokenizer) -> Tokenizer:
         return TOKENIZERS[config["kind"]](**settings)
     except (TypeError, ValueError) as error:
         raise UserError(f"tokenizer: {error}") from None
+
+
+def _words_of(text: str) -> list[str]:
+    return re.findall(r"[^ \t\n\v\f\r]+", text)
+
+
+def special(word: str) -> str:
+    """A word as it stands; of those that files of n-grams begin, end and know no others by, the one in lower case."""
+    lower = word.lower() if word.startswith("<") else word
+    return lower if lower in SPECIAL else word
 
 
 def _code_points(text: str) -> np.ndarray:
