@@ -166,6 +166,17 @@ void pause() {
 #endif
 }
 
+// At work for a while, then giving way to other threads.
+template <class F>
+void wait_until(const F& is_there) {
+    constexpr int SPINS = 1024;
+    for (int spin = 0; !is_there(); ++spin)
+        if (spin < SPINS)
+            pause();
+        else
+            std::this_thread::yield();
+}
+
 int64_t pool_size() {
     const char* asked = std::getenv("OMP_NUM_THREADS");
     const int64_t wanted = asked ? std::atoll(asked) : 0;
@@ -223,7 +234,6 @@ void team_run(int64_t wanted, MemberFunction function, void* context) {
 }
 
 void Barrier::wait(int64_t members) {
-    constexpr int SPINS = 1024;
     if (members <= 1)
         return;
     std::atomic_ref arrived(arrived_), passed(passed_);
@@ -233,11 +243,14 @@ void Barrier::wait(int64_t members) {
         passed.store(before + 1, std::memory_order_release);
         return;
     }
-    for (int spin = 0; passed.load(std::memory_order_acquire) == before; ++spin)
-        if (spin < SPINS)
-            pause();
-        else
-            std::this_thread::yield();
+    wait_until([&] { return passed.load(std::memory_order_acquire) != before; });
+}
+
+void Progress::reach(int64_t place) { std::atomic_ref(reached_).store(place, std::memory_order_release); }
+
+void Progress::wait_for(int64_t place) {
+    const std::atomic_ref reached(reached_);
+    wait_until([&] { return reached.load(std::memory_order_acquire) >= place; });
 }
 
 }

@@ -27,6 +27,17 @@ class alignas(64) Barrier {
   private:
     int64_t arrived_ = 0, passed_ = 0;
 };
+
+// How far some members of a team are, for others to wait as they do at a barrier.
+class alignas(64) Progress {
+  public:
+    void reach(int64_t place);
+    void wait_for(int64_t place);
+
+  private:
+    int64_t reached_ = 0;
+};
+
 const char* thread_pool_name();
 
 }

@@ -103,6 +103,13 @@ float* widened_rows(Scope& scope, const E* from, int64_t rows, int64_t size, int
     return to;
 }
 
+// Of a packed weight (gates * hidden, depth).
+template <int64_t MODE, class E>
+int64_t gates_bytes(int64_t weights, int64_t hidden, int64_t depth) {
+    return weights == FP32 ? packed_floats<MODE>(hidden, depth) * int64_t(sizeof(E))
+                           : compact_gates_bytes<MODE>(weights, hidden, depth);
+}
+
 // What a pass reads of a part of the network, and its working memory. `packed`: of each part, the addresses of its two
 // packed weights, 0 where this call packs them.
 template <int64_t MODE, class E>
@@ -151,11 +158,16 @@ void store_cells(const Pass<E>& p, int64_t part, const Tensors& results) {
 template <int64_t MODE, class E>
 void run_forward(const Tensor* input, bool batch_first, const Steps& steps, const Network& network,
                  const Tensors& states, const int64_t* packed, int64_t weights, const Tensors& results,
-                 const Tensors& kept, int64_t least_step_work, Scope& scope) {
+                 const Tensors& kept, const WorkLimits& limits, Scope& scope) {
     using Row = Factor<E>;
     const int64_t parts = network.layers * network.directions, hidden = network.hidden, size = network.size();
     const int64_t rows = steps.rows(), batch = steps.batch, blocks = blocks_of(hidden, UNITS<MODE>);
-    const int64_t width = network.directions * size;
+    const int64_t width = network.directions * size, step_work = batch * GATES<MODE> * hidden * size;
+    Barrier barriers[3];
+    const Teamwork work{network.directions, limits.least_step_work, barriers, steps.equal_rows()};
+    Wave wave{network.layers, chunk_steps(limits.wave_steps, batch)};
+    const int64_t bytes = gates_bytes<MODE, E>(weights, hidden, size);
+    const int64_t in_wave = wave.wanted(work, step_work, steps.steps, blocks, bytes, limits);
     Pass<E>* const passes = scope.take<Pass<E>>(parts);
     E* between[2] = {};
     for (int64_t layer = 0; layer < network.layers; ++layer) {
@@ -163,12 +175,16 @@ void run_forward(const Tensor* input, bool batch_first, const Steps& steps, cons
         E* out = nullptr;
         if (!is_last && kept.count)
             out = elements<E>(kept.items[2 * parts + layer]);
+        else if (!is_last && in_wave)
+            // The layer after the next begins while this one still reads its last steps.
+            out = scope.take<E>(rows * width);
         else if (!is_last)
             out = between[layer % 2] = between[layer % 2] ? between[layer % 2] : scope.take<E>(rows * width);
         for (int64_t d = 0; d < network.directions; ++d) {
             const int64_t part = layer * network.directions + d;
             Pass<E>& p = passes[part];
-            prepare<MODE>(p, steps, network, part, states, packed, weights, chunk_rows(batch), scope);
+            const int64_t room = in_wave ? wave.chunk * batch : chunk_rows(batch);
+            prepare<MODE>(p, steps, network, part, states, packed, weights, room, scope);
             p.reversed = d == 1;
             // Of both directions of the layer before.
             p.input = layer ? passes[(layer - 1) * network.directions].output
@@ -181,10 +197,15 @@ void run_forward(const Tensor* input, bool batch_first, const Steps& steps, cons
             p.kept_cells = kept.count ? elements<float>(kept.items[2 * part + 1]) : nullptr;
         }
     }
-    Barrier barriers[3];
-    const Teamwork work{network.directions, least_step_work, barriers, steps.equal_rows()};
-    const int64_t step_work = batch * GATES<MODE> * hidden * size;
-    team(work.wanted(step_work, steps.steps, blocks), [&](int64_t member, int64_t members) {
+    const auto of_layer = [&](int64_t layer, const Group& group) { return Forward<MODE, E>(passes[layer], group); };
+    team(in_wave ? in_wave : work.wanted(step_work, steps.steps, blocks), [&](int64_t member, int64_t members) {
+        if (in_wave) {
+            const auto run = [&](int64_t layer, const Group& group, int64_t step) {
+                return of_layer(layer, group).run_chunk(step, least(step + wave.chunk, steps.steps));
+            };
+            return wave.each_chunk(member, members, steps.steps, run,
+                                   [&](int64_t layer, const Group& group) { of_layer(layer, group).store_last(); });
+        }
         for (int64_t layer = 0; layer < network.layers; ++layer) {
             work.each_direction(member, members, [&](int64_t d, const Group& group) {
                 Forward<MODE, E>(passes[layer * network.directions + d], group).run();
@@ -202,17 +223,19 @@ void run_forward(const Tensor* input, bool batch_first, const Steps& steps, cons
 void recurrent(const Tensor* input, const int64_t* counts, int64_t is_packed, int64_t batch_first, int64_t steps,
                int64_t batch, const Tensors& states, const Tensors& params, const int64_t* packed, int64_t weights,
                const Tensors& results, const Tensors& kept, int64_t mode, int64_t layers, int64_t directions,
-               int64_t hidden, int64_t projected, int64_t has_biases, int64_t least_step_work) {
+               int64_t hidden, int64_t projected, int64_t has_biases, int64_t least_step_work, int64_t wait_work,
+               int64_t wave_steps, double wave_share) {
     Scope scope;
     const Steps of = steps_of(scope, is_packed ? counts : nullptr, steps, batch);
     const Network network{layers, directions, hidden, projected, has_biases != 0, params};
+    const WorkLimits limits{least_step_work, wait_work, wave_steps, wave_share};
     of_mode(mode, [&]<int64_t MODE>() {
         if (HAS_PAIRS && input->dtype() == BFLOAT16)
-            run_forward<MODE, bfloat16>(input, batch_first, of, network, states, packed, weights, results, kept,
-                                        least_step_work, scope);
+            run_forward<MODE, bfloat16>(input, batch_first, of, network, states, packed, weights, results, kept, limits,
+                                        scope);
         else
-            run_forward<MODE, float>(input, batch_first, of, network, states, packed, weights, results, kept,
-                                     least_step_work, scope);
+            run_forward<MODE, float>(input, batch_first, of, network, states, packed, weights, results, kept, limits,
+                                     scope);
     });
 }
 

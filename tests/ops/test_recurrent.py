@@ -24,7 +24,7 @@ from watching import launches
 
 import aigc_fast
 import aigc_fast.functional as AF
-from aigc_fast.ops.recurrent import reference
+from aigc_fast.ops.recurrent import cpu, reference
 from aigc_fast.ops.recurrent.operators import RECURRENT
 from aigc_fast.ops.recurrent.sizes import CODES
 from aigc_fast.runtime import native
@@ -207,6 +207,39 @@ def test_any_number_of_threads_gives_the_same_numbers(
     for run in runs[1:]:
         for one, other in zip(runs[0], run, strict=True):
             assert torch.equal(one, other)
+
+
+IN_TURN = [
+    *[Recurrent(mode, 5, 20, layers, steps=37, batch=2) for mode in CELL_GATES for layers in (2, 3, 5)],
+    Recurrent("LSTM", 40, 260, 4, batch_first=True, steps=33, batch=1),
+    Recurrent("LSTM", 5, 20, 3, projected=7, steps=20),
+    Recurrent("GRU", 5, 20, 3, steps=40, batch=5, counts=(5,) * 17 + (3,) * 16 + (1,) * 7),
+    Recurrent("GRU", 5, 20, 2, steps=3, batch=100),
+]
+
+
+@needs_native
+@pytest.mark.parametrize("case", IN_TURN, ids=str)
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_layers_in_turn_give_the_numbers_of_one_after_the_other(
+    case: Recurrent, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors, before = case.tensors(), torch.get_num_threads()
+    monkeypatch.setattr(cpu, "LEAST_STEP_WORK", 1 << 10)
+    monkeypatch.setattr(cpu, "WAIT_WORK", 1 << 40)
+    runs = []
+    try:
+        torch.set_num_threads(threads)
+        for share in (0.0, float("inf")):
+            monkeypatch.setattr(cpu, "WAVE_SHARE", share)
+            leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+            trained = case.network(AF)(*leaves)
+            gradients = torch.autograd.grad(trained[0].sum(), leaves[0])
+            runs.append([*case.network(AF)(*tensors), *trained, *gradients])
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(*runs, strict=True):
+        assert torch.equal(one, other)
 
 
 @needs_native

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.recurrent.limits import LEAST_STEP_WORK
+from aigc_fast.ops.recurrent.limits import LEAST_STEP_WORK, WAIT_WORK, WAVE_SHARE, WAVE_STEPS
 from aigc_fast.ops.recurrent.packing import packing, packing_of_head
 from aigc_fast.ops.recurrent.sizes import GRU, Drawing, Kept, Options, Sizes, kept_of, params_of, sizes_of
 from aigc_fast.runtime import devices, native
@@ -179,6 +179,9 @@ def _run(
         sizes.projected,
         options.has_biases,
         LEAST_STEP_WORK,
+        WAIT_WORK,
+        WAVE_STEPS,
+        WAVE_SHARE,
     )
 
 

@@ -6,6 +6,12 @@ from __future__ import annotations
 # for each other at every step.
 LEAST_STEP_WORK = 1 << 16
 
+# Layers of one direction go through a sequence together, each a chunk of so many steps behind the one below it, where
+# that takes less time by this: the waits of a divided step cost so many multiply-adds, and the first chunks are waited
+# for. A thread's part of a layer's hidden weights fills at most such a share of its second-level cache: what goes round
+# at every step is then read from there. 0 has layers follow each other always.
+WAIT_WORK, WAVE_STEPS, WAVE_SHARE = 1 << 13, 16, 0.5
+
 # Sequences in bfloat16 up to which weights, not products, take the time: of more, PyTorch multiplies them in tiles.
 MOST_ROUNDED_BATCH = 1
 

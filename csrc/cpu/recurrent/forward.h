@@ -38,6 +38,10 @@ template <int64_t MODE>
 constexpr int64_t ROW_WIDTH = PANELS<MODE> * COMPACT_WIDTH;
 
 inline int64_t chunk_rows(int64_t batch) { return batch > CHUNK_ROWS ? batch : CHUNK_ROWS; }
+// At most so many steps that their rows are no more than that.
+inline int64_t chunk_steps(int64_t steps, int64_t batch) {
+    return most<int64_t>(least(steps, CHUNK_ROWS / most<int64_t>(batch, 1)), 1);
+}
 
 template <int64_t MODE, class E>
 class Forward {
@@ -56,17 +60,33 @@ class Forward {
     }
 
     void run() {
-        const int64_t steps = p_.steps.steps;
-        for (int64_t done = 0; done < steps;) {
-            int64_t end = done, rows = 0;
-            for (; end < steps && rows + p_.steps.counts[at(end)] <= p_.room; ++end)
-                rows += p_.steps.counts[at(end)];
-            const int64_t lowest = p_.reversed ? at(end - 1) : at(done);
-            multiply_input(lowest, lowest + end - done);
-            for (; done < end; ++done)
-                run_step(at(done), p_.steps.offsets[lowest]);
-        }
+        for (int64_t done = 0; done < p_.steps.steps;)
+            done = run_chunk(done, p_.steps.steps);
         store_last();
+    }
+
+    // The steps from `done` on that there is room for, at most to `last`; returns the step after them.
+    int64_t run_chunk(int64_t done, int64_t last) {
+        int64_t end = done, rows = 0;
+        for (; end < last && rows + p_.steps.counts[at(end)] <= p_.room; ++end)
+            rows += p_.steps.counts[at(end)];
+        const int64_t lowest = p_.reversed ? at(end - 1) : at(done);
+        multiply_input(lowest, lowest + end - done);
+        for (; done < end; ++done)
+            run_step(at(done), p_.steps.offsets[lowest]);
+        return end;
+    }
+
+    void store_last() {
+        const Share rows(p_.steps.batch, group_.member, group_.members);
+        for (int64_t b = rows.first; b < rows.last; ++b) {
+            int64_t step = 0;
+            while (!p_.reversed && step + 1 < p_.steps.steps && p_.steps.counts[step + 1] > b)
+                ++step;
+            const E* const from = output(p_.steps.offsets[step] + b);
+            for (int64_t c = 0; c < p_.size; c += VF)
+                store_up_to(p_.last + b * p_.size + c, load_up_to(from + c, p_.size - c), p_.size - c);
+        }
     }
 
     // A pass of one step, without its `last`, and without its products of the input where these are there.
@@ -230,18 +250,6 @@ class Forward {
                     for (int64_t c = column; c < column + PANEL_WIDTH && c < p_.size; c += VF)
                         store_up_to(output(first + r + i) + c, load(sums_of_row_[i] + c - column), p_.size - c);
             }
-        }
-    }
-
-    void store_last() {
-        const Share rows(p_.steps.batch, group_.member, group_.members);
-        for (int64_t b = rows.first; b < rows.last; ++b) {
-            int64_t step = 0;
-            while (!p_.reversed && step + 1 < p_.steps.steps && p_.steps.counts[step + 1] > b)
-                ++step;
-            const E* const from = output(p_.steps.offsets[step] + b);
-            for (int64_t c = 0; c < p_.size; c += VF)
-                store_up_to(p_.last + b * p_.size + c, load_up_to(from + c, p_.size - c), p_.size - c);
         }
     }
 

@@ -6,8 +6,10 @@
 
 #include "core/arena.h"
 #include "core/codes.h"
+#include "core/cpu.h"
 #include "core/elements.h"
 #include "core/gemm.h"
+#include "core/integers.h"
 #include "core/kernel.h"
 #include "core/parallel.h"
 #include "core/simd_math.h"
@@ -97,6 +99,14 @@ struct Group {
     Share rows(int64_t count) const { return by_rows ? Share(count, member, members) : Share(count, 0, 1); }
 };
 
+// Where the members of a team are divided into groups, that of a member, and the members it goes with.
+struct Division {
+    int64_t group, first, last;
+    Division(int64_t member, int64_t members, int64_t groups)
+        : group(((member + 1) * groups - 1) / members), first(members * group / groups),
+          last(members * (group + 1) / groups) {}
+};
+
 // Both directions at the same time where there are members enough, otherwise one after the other.
 struct Teamwork {
     int64_t directions, least_step_work;
@@ -106,14 +116,20 @@ struct Teamwork {
     // Rows by which a member uses the weights as often as it must.
     static constexpr int64_t LEAST_ROWS = 12;
 
-    // `step_work`: multiply-adds of a step of one direction; `parts`: what these can be divided into.
+    // Members for a step of one direction. `step_work`: its multiply-adds; `parts`: what these can be divided into.
+    int64_t wanted_each(int64_t step_work, int64_t parts, int64_t available) const {
+        const int64_t each = step_work < least_step_work ? 1 : available;
+        return each < 1 ? 1 : each > parts ? parts : each;
+    }
+
     int64_t wanted(int64_t step_work, int64_t steps, int64_t parts) const {
         const int64_t available = thread_count();
-        int64_t each = step_work < least_step_work ? 1 : available / directions;
-        each = each < 1 ? 1 : each > parts ? parts : each;
+        const int64_t each = wanted_each(step_work, parts, available / directions);
         const bool together = step_work * steps >= least_step_work;
         return available < directions || !together ? each : each * directions;
     }
+
+    bool by_rows(int64_t members) const { return rows >= LEAST_ROWS * members; }
 
     // Calls f(direction, group) for the directions of this member.
     template <class F>
@@ -123,9 +139,68 @@ struct Teamwork {
                 f(d, Group{member, members, barriers + directions});
             return;
         }
-        const int64_t d = ((member + 1) * directions - 1) / members;
-        const int64_t first = members * d / directions, last = members * (d + 1) / directions;
-        f(d, Group{member - first, last - first, barriers + d, rows >= LEAST_ROWS * (last - first)});
+        const Division own(member, members, directions);
+        const int64_t count = own.last - own.first;
+        f(own.group, Group{member - own.first, count, barriers + own.group, by_rows(count)});
+    }
+};
+
+// What was measured of waiting for each other.
+struct WorkLimits {
+    int64_t least_step_work; // multiply-adds of a step of one direction below which its units are not divided
+    int64_t wait_work;       // what a wait costs, in multiply-adds
+    int64_t wave_steps;      // of a chunk in which layers follow each other
+    double wave_share;       // of a second-level cache that a member's part of a layer's hidden weights may fill then
+};
+
+// Layers of one direction at the same time: a chunk of steps goes from one group of members to the next, each of which
+// has some of the layers, whose weights stay in its caches. A group of one never waits within a chunk.
+struct Wave {
+    static constexpr int64_t MOST_GROUPS = 16;
+
+    int64_t layers, chunk; // chunk: of so many steps
+    Barrier barriers[MOST_GROUPS]{};
+    Progress done[MOST_GROUPS]{}; // steps that a group's last layer has made
+
+    int64_t groups(int64_t members) const { return least(least(layers, members), MOST_GROUPS); }
+
+    // Of the members that are there, how many groups of them take; 0 where one layer after the other takes no longer.
+    // `bytes`: of a layer's hidden weights.
+    int64_t wanted(const Teamwork& work, int64_t step_work, int64_t steps, int64_t parts, int64_t bytes,
+                   const WorkLimits& limits) const {
+        const int64_t available = thread_count(), count = groups(available);
+        if (work.directions > 1 || count < 2 || step_work * steps < work.least_step_work)
+            return 0;
+        const int64_t apart = work.wanted_each(step_work, parts, available);
+        const int64_t together = work.wanted_each(step_work, parts, available / count);
+        if (double(bytes) / double(together) > limits.wave_share * double(second_level_cache()))
+            return 0;
+        const auto step_time = [&](int64_t members, bool waits) {
+            return step_work / members + (members > 1 && waits ? limits.wait_work : 0);
+        };
+        const int64_t one_by_one = layers * steps * step_time(apart, !work.by_rows(apart));
+        const int64_t in_turn = blocks_of(layers, count) * (steps + (count - 1) * chunk) * step_time(together, true);
+        return in_turn < one_by_one ? together * count : 0;
+    }
+
+    // Calls run(layer, group, step), which makes a chunk from a step on and gives the step after it, for the layers of
+    // this member, then end(layer, group).
+    template <class Run, class End>
+    void each_chunk(int64_t member, int64_t members, int64_t steps, const Run& run, const End& end) {
+        const Division own(member, members, groups(members));
+        const Share of_layers(layers, own.group, groups(members));
+        const Group group{member - own.first, own.last - own.first, barriers + own.group};
+        for (int64_t step = 0, after = 0; step < steps; step = after) {
+            for (int64_t layer = of_layers.first; layer < of_layers.last; ++layer) {
+                if (layer == of_layers.first && layer > 0)
+                    done[own.group - 1].wait_for(least(step + chunk, steps));
+                after = run(layer, group, step);
+            }
+            if (group.member == 0)
+                done[own.group].reach(after);
+        }
+        for (int64_t layer = of_layers.first; layer < of_layers.last; ++layer)
+            end(layer, group);
     }
 };
 
