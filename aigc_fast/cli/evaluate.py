@@ -40,7 +40,6 @@ from aigc_fast.media import Medium, medium_of
 from aigc_fast.media.images import IMAGES
 from aigc_fast.media.medium import Report
 from aigc_fast.media.text import weights_kept
-from aigc_fast.metrics import perplexity
 from aigc_fast.models import Model, TextModel
 from aigc_fast.runtime.weights import WEIGHTS
 from aigc_fast.wording import counted, listed
@@ -75,7 +74,7 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help=f"Keep a character model's weights as {', '.join(WEIGHTS)}, and show what that changes.",
+        help=f"Keep a character model's or transformer's weights as {', '.join(WEIGHTS)}, and show what that changes.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
@@ -115,7 +114,7 @@ def evaluate(
     if subject.is_dir() and not has_model(subject):
         medium = _medium_of_folder(subject)
         _check_options(subject, medium, neighbours, reading)
-        model = change = None
+        model = None
         if weights is not None:
             raise UserError(f"--weights: {subject} is no model of texts")
         found, training = _items_of_folder(medium, subject, data, **reading)
@@ -126,31 +125,26 @@ def evaluate(
         chosen_class = class_of(model, label)
         _check_options(subject, medium, neighbours, reading)
         training = _training_of(model, data, **reading)
-        change = None if weights is None else _keep_weights(subject, model, weights, training)
+        if weights is not None:
+            _keep_weights(subject, model, weights)
         count = count or medium.evaluated
         found = medium.draw(model, count, seed, chosen_class)
         provenance = provenance_of(model, seed, count=count, training_data=training.name)
     report = _measured(subject, medium, found, training, model)
     tell(training, err=as_json)
     if as_json:
-        typer.echo(json.dumps({**report.as_dict(), **(change or {})}, indent=2))
+        typer.echo(json.dumps(report.as_dict(), indent=2))
     else:
         _show(report, training, medium)
-        if change is not None:
-            before, after = change["bits_per_character_as_they_are"], report.bits_per_character
-            console.print(f"Bits per character: {before:.4f} by weights as they are, {after:.4f} by {weights}")
     if neighbours is not None:
         write_png(neighbours, medium.beside_nearest(found, training), provenance, scale=2)
         typer.echo(f"Wrote {neighbours}", err=as_json)
 
 
-def _keep_weights(subject: Path, model: Model, weights: str, training: Dataset) -> dict[str, float]:
-    """What the model foresaw with its weights as they are, after which it keeps them otherwise."""
+def _keep_weights(subject: Path, model: Model, weights: str) -> None:
     if not isinstance(model, TextModel):
         raise UserError(f"--weights: {subject} is no model of texts")
-    before = perplexity(model, training.held_out).bits_per_character
     weights_kept(model, weights)
-    return {"bits_per_character_as_they_are": before}
 
 
 def _check_options(subject: Path, medium: Medium, neighbours: Path | None, reading: Mapping[str, Any]) -> None:

@@ -332,6 +332,7 @@ class Text(Medium):
         ("Perplexity per character", "perplexity_per_character", "{:.3f}", "1; of held-out text, as the next two"),
         ("Perplexity per byte", "perplexity_per_byte", "{:.3f}", "1"),
         ("Bits per character", "bits_per_character", "{:.3f}", "0"),
+        ("Bits per byte", "bits_per_byte", "{:.4f}", "0"),
         ("Distinct words", "distinct_1", "{:.2f}", "{distinct_1_of_held_out:.2f} in as much held-out text"),
         ("Distinct pairs of words", "distinct_2", "{:.2f}", "{distinct_2_of_held_out:.2f}"),
         (
@@ -341,6 +342,21 @@ class Text(Medium):
             "{copied_of_held_out:.2f}: of 20 characters, that the training text holds too",
         ),
         ("Longest copied passage", "longest_copied", "{}", "{longest_copied_of_held_out} characters"),
+        ("How weights are kept", "weights", "{}", "as they are"),
+        (
+            "Perplexity per token",
+            "perplexity_per_token",
+            "{:.4f}",
+            "{perplexity_per_token_as_they_are:.4f}, as they are",
+        ),
+        ("Bits per byte as they are", "bits_per_byte_as_they_are", "{:.4f}", "0"),
+        (
+            "Divergence in nats per token",
+            "divergence",
+            "{:.6f}",
+            "0: Kullback and Leibler's, from them",
+        ),
+        ("Same most probable token", "agreement", "{:.4f}", "1"),
     )
 
     def load(self, path: Path | None, **settings: Any) -> TextDataset:

@@ -15,7 +15,15 @@ from aigc_fast.metrics.neighbours import (
     precision_recall,
 )
 from aigc_fast.metrics.sounds import SoundReport, evaluate_sounds, pairwise_spectral_distance
-from aigc_fast.metrics.text import Perplexity, TextReport, distinct_n, evaluate_text, perplexity
+from aigc_fast.metrics.text import (
+    Perplexity,
+    TextReport,
+    WeightsChange,
+    distinct_n,
+    evaluate_text,
+    perplexity,
+    weights_change,
+)
 from aigc_fast.models.vocoder.spectral import multi_resolution_spectral_distance
 
 __all__ = [
@@ -29,6 +37,7 @@ __all__ = [
     "PrecisionRecall",
     "SoundReport",
     "TextReport",
+    "WeightsChange",
     "class_spread",
     "copied_share",
     "density_coverage",
@@ -46,4 +55,5 @@ __all__ = [
     "perplexity",
     "precision_recall",
     "train_classifier",
+    "weights_change",
 ]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from aigc_fast.checks import integer
 from aigc_fast.metrics.copies import COPIED_LENGTH, Passages, check_texts, longest_of, share_of
-from aigc_fast.models.text import TextModel
+from aigc_fast.models.base import evaluating
+from aigc_fast.models.text import NetworkTextModel, TextModel
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,76 @@ def perplexity(model: TextModel, texts: Sequence[str]) -> Perplexity:
         UserError: where there is no text, or it has characters that the model does not know and has no token for.
     """
     texts = check_texts("texts", texts)
-    return Perplexity(
-        nats=-model.score_all(texts),
-        characters=sum(map(len, texts)),
-        bytes=sum(len(text.encode(errors="surrogatepass")) for text in texts),
-    )
+    return _perplexity(-model.score_all(texts), texts)
+
+
+def _perplexity(nats: float, texts: Sequence[str]) -> Perplexity:
+    size = sum(len(text.encode(errors="surrogatepass")) for text in texts)
+    return Perplexity(nats, characters=sum(map(len, texts)), bytes=size)
+
+
+@dataclass(frozen=True)
+class WeightsChange:
+    """What it changes that a model keeps its weights in another form, where both read the same text.
+
+    Attributes:
+        weights: the form.
+        tokens: of the texts, each with its end.
+        divergence: from the probabilities by weights as they are, in nats a token (Kullback and Leibler).
+        agreement: the share of the places where the most probable token is the same.
+        before: how well the model foresees the texts by weights as they are.
+        after: the same by the kept ones.
+    """
+
+    weights: str
+    tokens: int
+    divergence: float
+    agreement: float
+    before: Perplexity
+    after: Perplexity
+
+
+def weights_change(model: NetworkTextModel, texts: Sequence[str], weights: str) -> WeightsChange:
+    """What it changes that a model keeps its weights so, as it does from then on.
+
+    Args:
+        model: a decoder or a character model.
+        texts: the documents, not all of them empty.
+        weights: "fp32", "bf16", "int8" or "int4".
+
+    Raises:
+        TypeError: on what is no sequence of strings.
+        UserError: as `perplexity`, or where the model can't keep them.
+        ValueError: on another name.
+    """
+    texts = check_texts("texts", texts)
+    tokens = model.tokens_of(texts).to(model.device)
+    before = after = divergence = same = 0.0
+    for places, wanted, found in _in_both_forms(model, tokens, weights):
+        own = tokens[places, None].to(wanted.device)
+        before -= wanted.gather(1, own).double().sum().item()
+        after -= found.gather(1, own).double().sum().item()
+        # What is impossible adds nothing.
+        divergence += (wanted.exp() * (wanted - found)).nan_to_num(0.0).double().sum().item()
+        same += (wanted.argmax(-1) == found.argmax(-1)).sum().item()
+    count = len(tokens)
+    parts = divergence / count, same / count
+    return WeightsChange(weights, count, *parts, _perplexity(before, texts), _perplexity(after, texts))
+
+
+def _in_both_forms(model: NetworkTextModel, tokens: Tensor, weights: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Places, and the logarithms of the probabilities there: by weights as they are, and by the kept ones."""
+    passes = {way: model.foreseen(tokens) for way in (None, weights)}
+    with evaluating(model):
+        while True:
+            found = []
+            for way, parts in passes.items():
+                model.keep_weights(way)
+                found.append(next(parts, None))
+            if found[0] is None:
+                return
+            (places, wanted), (_, kept) = found
+            yield places, wanted.float(), kept.float()
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
@@ -119,6 +187,14 @@ class TextReport:
         bits_per_byte: likewise.
         perplexity_per_character: likewise.
         perplexity_per_byte: likewise.
+        weights: how the model keeps its weights; None for as they are.
+        divergence: of the probabilities of held-out text from those by weights as they are, in nats a token; None
+            where they are.
+        agreement: the share of its places where both have the same most probable token; likewise.
+        perplexity_per_token: of held-out text, by the kept weights; likewise.
+        perplexity_per_token_as_they_are: by weights as they are; likewise.
+        bits_per_character_as_they_are: likewise.
+        bits_per_byte_as_they_are: likewise.
     """
 
     count: int
@@ -137,6 +213,13 @@ class TextReport:
     bits_per_byte: float | None = None
     perplexity_per_character: float | None = None
     perplexity_per_byte: float | None = None
+    weights: str | None = None
+    divergence: float | None = None
+    agreement: float | None = None
+    perplexity_per_token: float | None = None
+    perplexity_per_token_as_they_are: float | None = None
+    bits_per_character_as_they_are: float | None = None
+    bits_per_byte_as_they_are: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The attributes as a JSON-able dictionary."""
@@ -152,7 +235,7 @@ def evaluate_text(
         generated: the texts.
         training: the documents that the model was trained on.
         held_out: documents of the same kind that it was not trained on.
-        model: by which held-out text is foreseen.
+        model: by which held-out text is foreseen; where it keeps its weights in another form, by both.
 
     Returns:
         The report.
@@ -183,14 +266,28 @@ def evaluate_text(
     )
     if model is None:
         return report
-    found = perplexity(model, held_out)
+    change = None if model.weights is None else weights_change(model, held_out, model.weights)
+    found = perplexity(model, held_out) if change is None else change.after
     return replace(
         report,
         bits_per_character=found.bits_per_character,
         bits_per_byte=found.bits_per_byte,
         perplexity_per_character=found.per_character,
         perplexity_per_byte=found.per_byte,
+        **({} if change is None else _figures_of(change)),
     )
+
+
+def _figures_of(change: WeightsChange) -> dict[str, Any]:
+    return {
+        "weights": change.weights,
+        "divergence": change.divergence,
+        "agreement": change.agreement,
+        "perplexity_per_token": math.exp(change.after.nats / change.tokens),
+        "perplexity_per_token_as_they_are": math.exp(change.before.nats / change.tokens),
+        "bits_per_character_as_they_are": change.before.bits_per_character,
+        "bits_per_byte_as_they_are": change.before.bits_per_byte,
+    }
 
 
 def _beginning(texts: Sequence[str], characters: int) -> list[str]:

@@ -10,6 +10,7 @@ from commands import assert_goes_on, assert_refused, run
 
 from aigc_fast.generation import read_text_provenance
 from aigc_fast.models import GPT2, load
+from aigc_fast.runtime import native
 from aigc_fast.training.decoders import DecoderTrainer
 
 STORY = "The cat sat on the mat. The dog sat on the log.\n" * 20
@@ -111,6 +112,21 @@ def test_models_are_evaluated(request, corpus, subject):
     result = run("evaluate", request.getfixturevalue(subject), "--data", corpus, "--count", "6", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["perplexity_per_byte"] > 1
+
+
+@pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
+@pytest.mark.parametrize("subject", ["trained", "folder"])
+@pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
+def test_what_other_weights_change_is_told(request, corpus, subject, weights):
+    args = ["--data", corpus, "--count", "6", "--weights", weights]
+    result = run("evaluate", request.getfixturevalue(subject), *args, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["weights"] == weights
+    assert found["divergence"] > 0
+    assert 0 < found["agreement"] <= 1
+    assert found["bits_per_byte"] == pytest.approx(found["bits_per_byte_as_they_are"], rel=0.05)
+    assert found["perplexity_per_token"] == pytest.approx(found["perplexity_per_token_as_they_are"], rel=0.1)
 
 
 def test_gguf_files_are_models_too(trained, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shlex
 
 import pytest
@@ -280,7 +281,13 @@ def test_how_weights_are_kept(runs, corpus, tmp_path, weights):
     assert found["bits_per_character"] == pytest.approx(found["bits_per_character_as_they_are"], rel=0.05)
     assert (found["bits_per_character"] == found["bits_per_character_as_they_are"]) == (weights == "fp32")
     shown = run("evaluate", model, "--data", corpus, "--count", "6", "--weights", weights)
-    assert f"by weights as they are, {found['bits_per_character']:.4f} by {weights}" in shown.stdout
+    for name, value in (
+        ("How weights are kept", weights),
+        ("Perplexity per token", f"{found['perplexity_per_token']:.4f}"),
+        ("Divergence in nats per token", f"{found['divergence']:.6f}"),
+        ("Same most probable token", f"{found['agreement']:.4f}"),
+    ):
+        assert re.search(rf"{name} +{value} ", shown.stdout), shown.stdout
     drawn = run("generate", model, "--weights", weights, "--length", "9", "--out", tmp_path / "a.txt")
     assert drawn.exit_code == 0, drawn.output
     assert f"--weights {weights}" in read_text_provenance(tmp_path / "a.txt").settings["command"]

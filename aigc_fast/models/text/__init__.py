@@ -1,6 +1,6 @@
 """Models of text, and the tokenizers that are saved with them."""
 
-from aigc_fast.models.text.base import TextModel
+from aigc_fast.models.text.base import NetworkTextModel, TextModel
 from aigc_fast.models.text.char_rnn import CharRNN
 from aigc_fast.models.text.decoder import DecoderModel
 from aigc_fast.models.text.elman import ElmanCell
@@ -28,6 +28,7 @@ __all__ = [
     "IdTokenizer",
     "Llama",
     "NGram",
+    "NetworkTextModel",
     "Sampling",
     "TextModel",
     "Tokenizer",

@@ -30,12 +30,14 @@ class TextModel(Model):
 
     Attributes:
         tokenizer: of its text.
+        weights: how they are kept for drawing and scoring, see `keep_weights`; None for as they are.
 
     Raises:
         ValueError: on classes, or a tokenizer that is none.
     """
 
     medium = "aigc_fast.media.text:TEXT"
+    weights: str | None = None
 
     def __init__(self, *, tokenizer: Tokenizer | Mapping[str, Any], num_classes: None = None, **config: Any) -> None:
         if num_classes is not None:
@@ -187,7 +189,7 @@ class TextModel(Model):
             UserError: on characters that are not known, where the tokenizer has no token for them.
         """
         tokens = self.tokenizer.encode_array(text, strict=False)
-        return self._score([tokens, [self.tokenizer.boundary] * end])
+        return self._score(_joined([tokens, [self.tokenizer.boundary] * end]))
 
     def score_all(self, texts: Sequence[str]) -> float:
         """The sum of the `score` of documents, which a model may read side by side.
@@ -195,17 +197,52 @@ class TextModel(Model):
         Raises:
             UserError: as `score`.
         """
-        documents, boundary = (
-            [self.tokenizer.encode_array(text, strict=False) for text in texts],
-            [self.tokenizer.boundary],
-        )
-        return self._score([part for document in documents for part in (document, boundary)])
+        return self._score(self.tokens_of(texts))
 
-    def _score(self, parts: Sequence[Any]) -> float:
-        tokens = np.concatenate([np.asarray(part, np.int64) for part in parts])
+    def tokens_of(self, texts: Sequence[str]) -> Tensor:
+        """int64 (T,), documents one after the other, each with a boundary behind it.
+
+        Raises:
+            UserError: as `score`.
+        """
+        documents = [self.tokenizer.encode_array(text, strict=False) for text in texts]
+        return _joined([part for document in documents for part in (document, [self.tokenizer.boundary])])
+
+    def _score(self, tokens: Tensor) -> float:
         with evaluating(self):
-            found = self.log_probabilities(torch.from_numpy(tokens).to(self.device))
+            found = self.log_probabilities(tokens.to(self.device))
         return float(found.double().sum())
+
+
+def _joined(parts: Sequence[Any]) -> Tensor:
+    return torch.from_numpy(np.concatenate([np.asarray(part, np.int64) for part in parts]))
+
+
+class NetworkTextModel(TextModel):
+    """A model of text that finds the probabilities of all tokens at once, from weights that may be kept otherwise."""
+
+    @abstractmethod
+    def foreseen(self, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """What may stand where each token does, after those before it, before the first of which stands a boundary.
+
+        Args:
+            tokens: int64 (T,), of one document, or of several with a boundary between two.
+
+        Yields:
+            int64 (n,), places of some of the tokens, each once in all; and (n, vocab_size), the natural logarithms of
+            the probabilities there.
+
+        Raises:
+            ValueError: on another shape or dtype, or tokens out of range.
+        """
+
+    def log_probabilities(self, tokens: Tensor) -> Tensor:
+        """See `TextModel.log_probabilities`."""
+        found = torch.zeros(len(tokens), dtype=self.dtype, device=tokens.device)
+        for places, logarithms in self.foreseen(tokens):
+            wanted = tokens[places, None].to(logarithms.device)
+            found[places] = logarithms.gather(1, wanted)[:, 0].to(found)
+        return found
 
 
 def before_stop(pieces: Iterator[str], stop: Sequence[str]) -> Iterator[str]:

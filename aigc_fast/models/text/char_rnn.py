@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from aigc_fast import nn as fast
 from aigc_fast.models.base import check_counts
-from aigc_fast.models.text.base import TextModel
+from aigc_fast.models.text.base import NetworkTextModel
 from aigc_fast.models.text.elman import ElmanCell
 from aigc_fast.models.text.sampling import Sampling
 from aigc_fast.models.text.tokenizers import Tokenizer
@@ -31,7 +31,7 @@ _DRAWN_AT_ONCE = 32
 _SCORED_AT_ONCE = 16384
 
 
-class CharRNN(TextModel):
+class CharRNN(NetworkTextModel):
     """A recurrent network over characters or bytes (Karpathy, "The Unreasonable Effectiveness of Recurrent Neural
     Networks", 2015).
 
@@ -127,6 +127,11 @@ class CharRNN(TextModel):
             super().keep_weights(weights)
         self.recurrent.weights = weights
 
+    @property
+    def weights(self) -> str | None:
+        """How the layers' weights are kept; None for as they are."""
+        return getattr(self.recurrent, "weights", None)
+
     def init_state(self, batch: int = 1) -> State:
         """The state before a document: zeros (num_layers, batch, hidden), two of them for an LSTM."""
         layers, hidden = self.config["num_layers"], self.config["hidden"]
@@ -167,8 +172,8 @@ class CharRNN(TextModel):
         logits, last = self.recurrent.sequence(vectors.transpose(0, 1).flatten(0, 1), steps, hidden[0])
         return logits.unflatten(0, (length, batch)).transpose(0, 1), last[None]
 
-    def log_probabilities(self, tokens: Tensor) -> Tensor:
-        """See `TextModel.log_probabilities`; documents are read side by side."""
+    def foreseen(self, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `NetworkTextModel.foreseen`; documents are read side by side."""
         self.check_tokens(tokens)
         boundary = self.tokenizer.boundary
         text = torch.cat([tokens.new_tensor([boundary]), tokens])
@@ -176,18 +181,15 @@ class CharRNN(TextModel):
         lengths = torch.diff(starts, append=torch.tensor([len(tokens)]))
         order = lengths.argsort(descending=True, stable=True)
         starts, lengths = starts[order], lengths[order]
-        found, state = torch.zeros(len(tokens), dtype=self.dtype, device=tokens.device), None
-        done, step = 0, max(1, _SCORED_AT_ONCE // max(1, len(starts)))
+        done, state, step = 0, None, max(1, _SCORED_AT_ONCE // max(1, len(starts)))
         while len(starts):
             places, batch_sizes = packed_places(starts + done, (lengths - done).clamp(max=step))
             places = places.to(tokens.device)
             logits, state = self(PackedSequence(text[places], batch_sizes), state)
-            chosen = logits.data.log_softmax(-1).gather(1, text[places + 1][:, None])[:, 0]
-            found[places] = chosen
+            yield places, logits.data.log_softmax(-1)
             done += step
             longer = int((lengths > done).sum())
             starts, lengths, state = starts[:longer], lengths[:longer], _rows(state, slice(longer))
-        return found
 
     def _draw(self, context: list[int], sampling: Sampling, generator: torch.Generator | None) -> Iterator[list[int]]:
         if self.head is None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from aigc_fast.errors import UserError
 from aigc_fast.models.base import check_counts, evaluating
-from aigc_fast.models.text.base import TextModel, before_stop
+from aigc_fast.models.text.base import NetworkTextModel, before_stop
 from aigc_fast.models.text.decoding import Plan, Sequences, beam_search, sample
 from aigc_fast.models.text.layers import Past
 from aigc_fast.models.text.options import Options, Processor, options_of
@@ -70,7 +70,7 @@ class Speed:
         return f"{self.tokens} tokens, {self.tokens_per_second:.0f} tokens/s, the first after {self.first:.2f} s"
 
 
-class DecoderModel(TextModel):
+class DecoderModel(NetworkTextModel):
     """A transformer that tells what comes next, of tokens that were there.
 
     Args:
@@ -331,6 +331,14 @@ class DecoderModel(TextModel):
 
     def _begin(self, slots: int, steps: int, weights: str | None = None) -> Sequences:
         """New sequences, on the engine where it runs."""
+        spec = self._spec_or_reason()
+        if isinstance(spec, str):
+            _say_once(self.name, spec)
+            return Past(self, slots)
+        return engine_of(self, spec, weights or self.weights or default_weights(spec), steps).begin(slots)
+
+    def _spec_or_reason(self) -> Spec | str:
+        """The model as the engine reads it, or why it does not run."""
         try:
             if (reason := unavailable()) is not None:
                 raise Refused(reason)
@@ -339,9 +347,8 @@ class DecoderModel(TextModel):
             if len({tensor.dtype for tensor in spec.tensors() if tensor is not spec.frequencies}) > 1:
                 raise Refused("its weights are of several dtypes")
         except Refused as refused:
-            _say_once(self.name, str(refused))
-            return Past(self, slots)
-        return engine_of(self, spec, weights or self.weights or default_weights(spec), steps).begin(slots)
+            return str(refused)
+        return spec
 
     def stream(
         self,
@@ -430,12 +437,24 @@ class DecoderModel(TextModel):
 
     # ---- scoring
 
-    def log_probabilities(self, tokens: Tensor) -> Tensor:
-        """See `TextModel.log_probabilities`; of a document longer than the context, or 1024 tokens, each token is
+    def keep_weights(self, weights: str | None) -> None:
+        """See `TextModel.keep_weights`.
+
+        Raises:
+            UserError: where the engine does not run, which is what keeps them.
+        """
+        check_weights(weights)
+        with evaluating(self):
+            reason = self._spec_or_reason()
+        if weights is not None and isinstance(reason, str):
+            raise UserError(f"weights={weights!r}: {self.name} generates in plain PyTorch: {reason}")
+        self.weights = weights
+
+    def foreseen(self, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `NetworkTextModel.foreseen`; of a document longer than the context, or 1024 tokens, each token is
         foreseen from at least half as many."""
         self.check_tokens(tokens)
         boundary = self.tokenizer.boundary
-        found = torch.zeros(len(tokens), dtype=self.dtype, device=tokens.device)
         ends = [*((tokens == boundary).nonzero()[:, 0] + 1).tolist(), len(tokens)]
         windows, first = [], 0
         for end in dict.fromkeys(ends):
@@ -445,9 +464,8 @@ class DecoderModel(TextModel):
         while windows:
             longest = windows[-1][2] - windows[-1][0]
             count = max(1, _SCORED_AT_ONCE // (longest * self.vocab_size))
-            self._score_windows(tokens, windows[-count:], found)
+            yield self._foreseen_in(tokens, windows[-count:])
             del windows[-count:]
-        return found
 
     def _windows(self, first: int, end: int) -> list[tuple[int, int, int, bool]]:
         """Parts of a document: where each begins, from where on its tokens are scored, its end, and whether what
@@ -462,16 +480,25 @@ class DecoderModel(TextModel):
             found.append((begin, scored, min(end, begin + most), False))
         return found
 
-    def _score_windows(self, tokens: Tensor, windows: Sequence[tuple[int, int, int, bool]], found: Tensor) -> None:
+    def _foreseen_in(self, tokens: Tensor, windows: Sequence[tuple[int, int, int, bool]]) -> tuple[Tensor, Tensor]:
         longest = max(end - begin for begin, _, end, _ in windows)
         inputs = tokens.new_zeros(len(windows), longest)
         for row, (begin, _, end, is_first) in zip(inputs, windows, strict=True):
             row[0] = self.tokenizer.start if is_first else tokens[begin - 1]
             row[1 : end - begin] = tokens[begin : end - 1]
-        logarithms = self(inputs.to(self.device)).log_softmax(-1)
-        for row, (begin, scored, end, _) in zip(logarithms, windows, strict=True):
-            wanted = tokens[scored:end, None].to(row.device)
-            found[scored:end] = row[scored - begin : end - begin].gather(1, wanted)[:, 0].to(found)
+        logits = self._all_logits(inputs.to(self.device))
+        scored = [(row, begin, first, end) for row, (begin, first, end, _) in enumerate(windows)]
+        places = torch.cat([torch.arange(first, end) for _, _, first, end in scored])
+        rows = torch.cat([logits[row, first - begin : end - begin] for row, begin, first, end in scored])
+        return places.to(tokens.device), rows.log_softmax(-1)
+
+    def _all_logits(self, tokens: Tensor) -> Tensor:
+        """(N, T, vocab_size), of the engine where it keeps weights otherwise and nobody wants gradients."""
+        if self.weights is None or torch.is_grad_enabled():
+            return self(tokens)
+        state = self._begin(*tokens.shape)
+        positions = self.positions_after(tokens, None).expand_as(tokens)
+        return state.extend(tokens, positions, None, tokens.shape[1])
 
     # ---- files
 
