@@ -26,11 +26,11 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from aigc_fast.integrations.transformers_decoders import BUILDERS, Refused, spec_of
 from aigc_fast.ops.decode.engine import MOST_GREEDY, Engine, State, default_weights
-from aigc_fast.ops.decode.keeping import engine_of, forget, kept_bytes, unavailable
-from aigc_fast.ops.decode.lookup import Lookup
+from aigc_fast.ops.decode.keeping import engine_of, forget, unavailable
+from aigc_fast.ops.decode.lookup import MOST_GUESSED, Lookup
 from aigc_fast.ops.decode.spec import Spec
 
-__all__ = ["Decision", "decision_of", "engine_bytes", "is_swapped", "last_decision", "put_back", "refusal", "swap"]
+__all__ = ["Decision", "decision_of", "is_swapped", "last_decision", "put_back", "refusal", "swap"]
 
 log = logging.getLogger("aigc_fast")
 
@@ -54,8 +54,6 @@ _OF_LOOPS = {
     "tokenizer",
 }
 _WEIGHTS_ATTRIBUTE = "generation_weights"
-# With the token before them, as many rows as share a reading of the weights.
-MOST_GUESSED = 7
 
 
 class Decision(NamedTuple):
@@ -508,11 +506,6 @@ def put_back(model: nn.Module) -> None:
     vars(model).pop(_WEIGHTS_ATTRIBUTE, None)
     forget(model)
     _decisions.pop(model, None)
-
-
-def engine_bytes(model: nn.Module) -> int:
-    """Memory that the model's packed weights take now."""
-    return kept_bytes(model)
 
 
 def last_decision(model: nn.Module) -> Decision | None:

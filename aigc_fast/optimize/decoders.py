@@ -1,4 +1,4 @@
-"""transformers' decoders among a model's modules: which there are, what became of their `generate`, and the swap."""
+"""Decoders among a model's modules: transformers', what became of their `generate`, and the swap; and our own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from aigc_fast.ops.decode import keeping
 from aigc_fast.optimize.reporting import Entry
 from aigc_fast.runtime.backends import NAMES, NOT_THERE, Explanation
 
@@ -32,15 +33,29 @@ def found_in(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name or "(model)", module) for name, module in model.named_modules() if integration.concerns(module)]
 
 
+def _own_in(model: nn.Module) -> list[tuple[str, Any]]:
+    """Our own decoders in a model, by name, which generate on the engine anyway."""
+    room = sys.modules.get("aigc_fast.models.text.decoder")
+    if room is None:
+        return []
+    named = ((name or "(model)", module) for name, module in model.named_modules())
+    return [(name, module) for name, module in named if isinstance(module, room.DecoderModel)]
+
+
 def swap(model: nn.Module, weights: str | None) -> None:
     """Makes every decoder in a model that can be swapped generate on the engine."""
+    for _, module in _own_in(model):
+        module.weights = weights or module.weights
     for _, module in found_in(model):
         if _integration().refusal(module) is None:
             _integration().swap(module, weights)
 
 
 def put_back(model: nn.Module) -> None:
-    """Makes every decoder in a model transformers' own again."""
+    """Makes every decoder in a model transformers' own again, and ours as they were made."""
+    for _, module in _own_in(model):
+        module.weights = None
+        keeping.forget(module)
     for _, module in found_in(model):
         if _integration().is_swapped(module):
             _integration().put_back(module)
@@ -48,7 +63,8 @@ def put_back(model: nn.Module) -> None:
 
 def entries(model: nn.Module) -> tuple[Entry, ...]:
     """What became of a model's decoders, and how their last call of `generate` ran."""
-    return tuple(_entry(name, module) for name, module in found_in(model))
+    own = (Entry(name, type(module).__name__, True, _last(module.way)) for name, module in _own_in(model))
+    return (*(_entry(name, module) for name, module in found_in(model)), *own)
 
 
 def _entry(name: str, module: nn.Module) -> Entry:
@@ -56,28 +72,37 @@ def _entry(name: str, module: nn.Module) -> Entry:
     kind, swapped = integration.original_class(module).__name__, integration.is_swapped(module)
     if not swapped:
         return Entry(name, kind, False, integration.refusal(module) or "not optimized yet")
-    last = integration.last_decision(module)
-    return Entry(name, kind, True, "not called yet" if last is None else f"last call: {last}")
+    return Entry(name, kind, True, _last(integration.last_decision(module)))
+
+
+def _last(way: object) -> str:
+    return "not called yet" if way is None else f"last call: {way}"
 
 
 def nbytes(model: nn.Module) -> int:
     """Memory that the packed weights of a model's decoders take now."""
-    return sum(_integration().engine_bytes(module) for _, module in found_in(model))
+    return sum(keeping.kept_bytes(module) for _, module in (*found_in(model), *_own_in(model)))
 
 
 def explain(model: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
     """How `model.generate(*args, **kwargs)` would run; nothing is generated.
 
     Raises:
-        TypeError: when `model` is not one of transformers' models that generate.
+        TypeError: when `model` is not a model that generates.
         Exception: whatever `generate` raises on bad arguments.
     """
     if not (isinstance(model, nn.Module) and hasattr(model, "generate")):
-        raise TypeError(f"model: expected one of transformers' models that generate, got {type(model).__name__}")
+        raise TypeError(f"model: expected a model that generates, got {type(model).__name__}")
     reasons = dict.fromkeys(NAMES[1:], NOT_THERE) | {"reference": None}
+    if any(module is model for _, module in _own_in(model)):
+        found = model.way_of(*args, **kwargs)
+        return _explained(reasons, found.reason, str(found))
     if not any(module is model for _, module in found_in(model)):
         reason = f"there is no builder for {type(model).__name__}"
         return Explanation("decode", "reference", reasons | {"cpu": reason}, "transformers' own generate")
     found = _integration().decision_of(model, *args, **kwargs)
-    chosen = "cpu" if found.reason is None else "reference"
-    return Explanation("decode", chosen, reasons | {"cpu": found.reason}, str(found))
+    return _explained(reasons, found.reason, str(found))
+
+
+def _explained(reasons: dict[str, str | None], reason: str | None, text: str) -> Explanation:
+    return Explanation("decode", "cpu" if reason is None else "reference", reasons | {"cpu": reason}, text)

@@ -14,7 +14,6 @@ from own_decoders import GPT2S, LLAMAS, VOCABULARY, decoder, prompts, transforme
 import aigc_fast
 from aigc_fast.errors import UserError
 from aigc_fast.models import GPT2, CharTokenizer, IdTokenizer, Llama, load, save
-from aigc_fast.models.text.layers import Past
 from aigc_fast.ops.decode.engine import State
 from aigc_fast.runtime import native
 
@@ -119,7 +118,8 @@ def test_without_the_engine_ids_are_the_same(pairs, name, options, caplog):
     found = {}
     for backend in ("auto", "reference"):
         with aigc_fast.backend(backend):
-            assert isinstance(model._begin(1, 5), Past) == (backend == "reference" or native.cpu_reason() is not None)
+            is_plain = model.way_of(ids).weights is None
+            assert is_plain == (backend == "reference" or native.cpu_reason() is not None)
             torch.manual_seed(2)
             found[backend] = model.generate(ids, attention_mask=mask, pad_token_id=2, **OPTIONS[options])
     assert torch.equal(found["auto"], found["reference"])
@@ -129,7 +129,7 @@ def test_without_the_engine_ids_are_the_same(pairs, name, options, caplog):
 def test_the_engine_follows_the_weights_and_leaves_what_it_cannot_read(caplog):
     model, ids = decoder("llama"), prompts(1, 5)
     before = model.generate(ids, max_new_tokens=8)
-    assert isinstance(model._begin(1, 5), State)
+    assert model.way.reason is None
     with torch.no_grad():
         model.lm_head.weight.data.mul_(-1)
     after = model.generate(ids, max_new_tokens=8)
@@ -184,7 +184,7 @@ def test_replaced_parts_are_not_the_engine():
     ):
         model = decoder("gpt2")
         change(model)
-        assert isinstance(model._begin(1, 5), Past)
+        assert model.way_of(ids).reason is not None
         with torch.no_grad():
             wanted = model(ids)[:, -1].argmax(-1)
         assert torch.equal(model.generate(ids, max_new_tokens=1)[:, -1], wanted)
@@ -211,9 +211,106 @@ def test_weights_are_kept_as_asked(weights):
     model = decoder("gpt2")
     assert model.generate("5 6", length=8, temperature=0, weights=weights)
     if native.cpu_reason() is None:
-        assert model._begin(1, 5, weights).engine.weights == weights
+        assert model.way.weights == weights
     with pytest.raises(ValueError, match="weights='fp8'"):
         model.stream("5", length=3, weights="fp8")
+
+
+GUESSED = {
+    "greedy": {},
+    "sample": {"do_sample": True, "temperature": 0.3},
+    "trigrams": {"no_repeat_ngram_size": 3},
+    "min-length": {"min_length": 30, "eos_token_id": list(range(1, 60))},
+}
+
+
+@pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+@pytest.mark.parametrize("options", GUESSED)
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_guessed_tokens_change_nothing(name, options, weights):
+    model, ids = decoder(name), prompts(1, 12).repeat(1, 2)
+    model.weights = weights
+    options = {"max_new_tokens": 50, "seed": 3, **GUESSED[options]}
+    wanted = model.generate(ids, **options)
+    for count in (1, 4, 20):
+        found = model.generate(ids, prompt_lookup_num_tokens=count, **options)
+        assert model.way.loop == "prompt lookup"
+        assert torch.equal(found, wanted)
+    assert model.speed.tokens == wanted.shape[1] - ids.shape[1]
+
+
+@pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
+def test_guesses_save_steps(monkeypatch):
+    model, ids, read = decoder("gpt2", generation={"eos_token_id": []}), prompts(1, 6), []
+    extend = State.extend
+    monkeypatch.setattr(State, "extend", lambda self, ids, *rest: read.append(ids.shape[1]) or extend(self, ids, *rest))
+    with torch.no_grad():
+        for parameter in model.transformer["h"].parameters():
+            parameter.zero_()
+    # Nothing but the last token and its place is looked at: soon all comes again.
+    with torch.no_grad():
+        model.transformer["wpe"].weight.zero_()
+    found = model.generate(ids, max_new_tokens=60, prompt_lookup_num_tokens=7)
+    assert torch.equal(found, model.generate(ids, max_new_tokens=60))
+    assert len(read) < 40
+
+
+@pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gpt2-untied"])
+@pytest.mark.parametrize(
+    "options", [{}, {"suppress_tokens": list(range(20, 60))}, {"min_new_tokens": 9, "eos_token_id": list(range(1, 60))}]
+)
+def test_the_most_probable_tokens_are_found_without_most_of_the_head(name, options):
+    model, ids = decoder(name), prompts(3, 7)
+    mask = torch.ones_like(ids)
+    mask[1, :3] = 0
+    options = {"max_new_tokens": 25, "attention_mask": mask, **options}
+    found = model.generate(ids, **options)
+    assert model.way.loop == "steps without most of the head"
+    assert torch.equal(found, model.generate(ids, certified_head=False, **options))
+    assert model.way.loop == "steps"
+
+
+@pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
+def test_how_it_generates_is_told():
+    model, ids = decoder("gpt2"), prompts(1, 6)
+    assert "not called yet" in str(aigc_fast.report(model))
+    for options, text in (
+        ({}, "steps without most of the head on the engine, fp32 weights"),
+        ({"do_sample": True}, "steps on the engine, fp32 weights"),
+        ({"repetition_penalty": 1.2}, "steps on the engine, fp32 weights"),
+        ({"num_beams": 3}, "beams on the engine, fp32 weights"),
+        ({"prompt_lookup_num_tokens": 3}, "prompt lookup on the engine, fp32 weights"),
+    ):
+        explained = aigc_fast.explain("decode", model, ids, max_new_tokens=4, **options)
+        assert (explained.op, explained.chosen) == ("decode", "cpu")
+        assert text in str(explained)
+        model.generate(ids, max_new_tokens=4, **options)
+        (entry,) = aigc_fast.report(model).decoders
+        assert (entry.name, entry.layer, entry.swapped, entry.note) == ("(model)", "GPT2", True, f"last call: {text}")
+    assert aigc_fast.report(model).kept_bytes > 0
+    with aigc_fast.backend("reference"):
+        explained = aigc_fast.explain("decode", model, ids, max_new_tokens=4)
+    assert explained.chosen == "reference"
+    assert "forced" in explained.reasons["cpu"]
+    with pytest.raises(UserError, match="num_beams=0"):
+        aigc_fast.explain("decode", model, ids, num_beams=0)
+
+
+@pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
+def test_optimize_says_how_weights_are_kept():
+    model, ids = decoder("llama"), prompts(1, 6)
+    assert aigc_fast.optimize(model, weights="int8").weights == "int8"
+    holder = torch.nn.ModuleDict({"text": model})
+    model.generate(ids, max_new_tokens=3)
+    (entry,) = aigc_fast.report(holder).decoders
+    assert (entry.name, entry.layer) == ("text", "Llama")
+    assert "int8 weights" in entry.note
+    assert "int8 weights" in str(aigc_fast.explain("decode", model, ids))
+    aigc_fast.restore(holder)
+    assert model.weights is None
+    assert aigc_fast.report(holder).kept_bytes == 0
 
 
 def test_seeds_and_modes():
@@ -305,6 +402,9 @@ def test_gradients_reach_all_weights_and_files_keep_them(tmp_path, name):
         ({"top_k": -1}, "top_k=-1"),
         ({"early_stopping": "always"}, "early_stopping='always'"),
         ({"bad_words_ids": [[]]}, "bad_words_ids"),
+        ({"prompt_lookup_num_tokens": 0}, "prompt_lookup_num_tokens=0: expected 1 or more tokens"),
+        ({"prompt_lookup_num_tokens": 3, "num_beams": 2}, "prompt_lookup_num_tokens=3: expected num_beams=1"),
+        ({"certified_head": 1}, "certified_head=1: expected True or False"),
         ({"eos_token_id": 97}, r"eos_token_id=\[97\]: expected 0 to 96"),
         ({"penalty_alpha": 0.5}, "penalty_alpha: no such option"),
         ({"attention_mask": torch.ones(1, 5)}, r"attention_mask: expected \(1, 6\)"),

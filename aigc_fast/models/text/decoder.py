@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from aigc_fast.errors import UserError
 from aigc_fast.models.base import check_counts, evaluating
 from aigc_fast.models.text.base import NetworkTextModel, before_stop
-from aigc_fast.models.text.decoding import Plan, Sequences, beam_search, sample
+from aigc_fast.models.text.decoding import Plan, Sequences, beam_search, look_up, sample
 from aigc_fast.models.text.layers import Past
 from aigc_fast.models.text.options import Options, Processor, options_of
 from aigc_fast.models.text.sampling import Sampling
 from aigc_fast.models.text.subwords import BPETokenizer
 from aigc_fast.models.text.tokenizers import Tokenizer
-from aigc_fast.ops.decode.engine import default_weights
+from aigc_fast.ops.decode.engine import MOST_GREEDY, default_weights
 from aigc_fast.ops.decode.keeping import engine_of, unavailable
 from aigc_fast.ops.decode.reading import ACTIVATIONS, Refused, check_modules
 from aigc_fast.ops.decode.spec import Spec
@@ -44,6 +44,27 @@ class Streamer(Protocol):
 
     def end(self) -> None:
         """There are no more."""
+
+
+class Way(NamedTuple):
+    """How a model generates.
+
+    Attributes:
+        loop: "steps", "steps without most of the head", "prompt lookup" or "beams".
+        weights: how the engine keeps them; None where it does not run.
+        reason: why it does not, or None.
+    """
+
+    loop: str
+    weights: str | None
+    reason: str | None
+
+    def __str__(self) -> str:
+        where = f"the engine, {self.weights} weights" if self.reason is None else f"plain PyTorch: {self.reason}"
+        return f"{self.loop} on {where}"
+
+
+STEPS, GREEDY, LOOKUP, BEAMS = "steps", "steps without most of the head", "prompt lookup", "beams"
 
 
 @dataclass(frozen=True)
@@ -88,6 +109,7 @@ class DecoderModel(NetworkTextModel):
         context: positions that there are, or that it was made for.
         weights: how the engine keeps the weights: "fp32", "bf16", "int8" or "int4"; None for as they are.
         speed: of what was generated last, or None.
+        way: how that was generated, or None.
         head: the linear map to logits.
 
     Raises:
@@ -142,6 +164,7 @@ class DecoderModel(NetworkTextModel):
         check_counts(vocab_size=self.vocab_size)
         self.weights: str | None = None
         self.speed: Speed | None = None
+        self.way: Way | None = None
         self.register_load_state_dict_post_hook(_tie_again)
 
     @property
@@ -267,6 +290,10 @@ class DecoderModel(NetworkTextModel):
         options: Mapping[str, Any],
     ) -> Plan:
         known = options_of(self._defaults(), options)
+        if known.prompt_lookup_num_tokens is not None and ids.shape[0] > 1:
+            raise UserError(
+                f"prompt_lookup_num_tokens={known.prompt_lookup_num_tokens}: expected one prompt, got {ids.shape[0]}"
+            )
         self._check_options(known.ends, known.padding)
         longest = known.longest(ids.shape[1], self.context)
         if self.is_bounded and longest > self.context:
@@ -304,16 +331,15 @@ class DecoderModel(NetworkTextModel):
         prompt, beams = plan.ids.shape[1], plan.options.num_beams
         if beams > 1 and streamer is not None:
             raise UserError("streamer: with beams nothing is certain before the end: expected num_beams=1")
-        state = self._begin(plan.ids.shape[0], plan.longest)
         if beams > 1:
-            found = beam_search(state, plan)
+            found = beam_search(self._begin(plan), plan)
             seconds = time.perf_counter() - began
             self.speed = Speed(found.shape[0] * (found.shape[1] - prompt), seconds, seconds)
             return found
         if streamer is not None:
             streamer.put(plan.ids.cpu())
         columns = []
-        for tokens in self._timed(sample(state, plan), began):
+        for tokens in self._timed(self._steps(plan), began):
             columns.append(tokens)
             if streamer is not None:
                 streamer.put(tokens.cpu())
@@ -329,13 +355,35 @@ class DecoderModel(NetworkTextModel):
             self.speed = Speed(count, first, now)
             yield tokens
 
-    def _begin(self, slots: int, steps: int, weights: str | None = None) -> Sequences:
+    def _steps(self, plan: Plan, weights: str | None = None) -> Iterator[Tensor]:
+        state = self._begin(plan, weights)
+        if self.way.loop == LOOKUP:
+            return look_up(state, plan)
+        return sample(state, plan, plan.bans() if self.way.loop == GREEDY else None)
+
+    def _begin(self, plan: Plan, weights: str | None = None) -> Sequences:
         """New sequences, on the engine where it runs."""
-        spec = self._spec_or_reason()
+        spec, self.way = self._way(plan, weights)
+        if spec is None:
+            _say_once(self.name, self.way.reason)
+            return Past(self, plan.ids.shape[0])
+        engine = engine_of(self, spec, self.way.weights, plan.longest)
+        if self.way.loop == GREEDY and not engine.certify(spec):
+            self.way = self.way._replace(loop=STEPS)
+        return engine.begin(plan.ids.shape[0])
+
+    def _way(self, plan: Plan, weights: str | None = None) -> tuple[Spec | None, Way]:
+        spec, options = self._spec_or_reason(), plan.options
         if isinstance(spec, str):
-            _say_once(self.name, spec)
-            return Past(self, slots)
-        return engine_of(self, spec, weights or self.weights or default_weights(spec), steps).begin(slots)
+            return None, Way(BEAMS if options.num_beams > 1 else STEPS, None, spec)
+        weights = weights or self.weights or default_weights(spec)
+        if options.num_beams > 1:
+            return spec, Way(BEAMS, weights, None)
+        if options.prompt_lookup_num_tokens is not None:
+            return spec, Way(LOOKUP, weights, None)
+        is_sure = options.certified_head and weights == "fp32" and spec.head.bias is None
+        is_greedy = is_sure and plan.ids.shape[0] <= MOST_GREEDY and plan.bans() is not None
+        return spec, Way(GREEDY if is_greedy else STEPS, weights, None)
 
     def _spec_or_reason(self) -> Spec | str:
         """The model as the engine reads it, or why it does not run."""
@@ -349,6 +397,27 @@ class DecoderModel(NetworkTextModel):
         except Refused as refused:
             return str(refused)
         return spec
+
+    def way_of(
+        self,
+        inputs: str | Tensor = "",
+        *,
+        attention_mask: Tensor | None = None,
+        logits_processor: Sequence[Processor] = (),
+        streamer: Streamer | None = None,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> Way:
+        """How `generate` would run with these arguments; nothing is computed.
+
+        Raises:
+            UserError: as `generate`.
+        """
+        ids = self._ids_of_text(inputs) if isinstance(inputs, str) else self._checked(inputs)
+        plan = self._plan(ids, attention_mask, logits_processor, None, options)
+        with evaluating(self):
+            return self._way(plan)[1]
 
     def stream(
         self,
@@ -424,7 +493,7 @@ class DecoderModel(NetworkTextModel):
             ids = torch.tensor([context], device=self.device)
             options = drawing.options | {"max_length": self.context}
             plan = Plan(ids, None, self.context, options_of({}, options), (), generator)
-            for tokens in sample(self._begin(1, drawing.length, drawing.weights), plan):
+            for tokens in self._steps(plan, drawing.weights):
                 context = [*context, int(tokens)]
                 yield tokens
 
@@ -433,7 +502,7 @@ class DecoderModel(NetworkTextModel):
         options = options_of({}, drawing.options | {"max_new_tokens": min(drawing.length, room)})
         ids = torch.tensor([context] * options.num_beams, device=self.device)
         plan = Plan(ids, None, options.longest(len(context), self.context), options)
-        return beam_search(self._begin(len(ids), plan.longest, drawing.weights), plan)[0, len(context) :]
+        return beam_search(self._begin(plan, drawing.weights), plan)[0, len(context) :]
 
     # ---- scoring
 
@@ -496,7 +565,11 @@ class DecoderModel(NetworkTextModel):
         """(N, T, vocab_size), of the engine where it keeps weights otherwise and nobody wants gradients."""
         if self.weights is None or torch.is_grad_enabled():
             return self(tokens)
-        state = self._begin(*tokens.shape)
+        spec = self._spec_or_reason()
+        if isinstance(spec, str):
+            _say_once(self.name, spec)
+            return self(tokens)
+        state = engine_of(self, spec, self.weights, tokens.shape[1]).begin(tokens.shape[0])
         positions = self.positions_after(tokens, None).expand_as(tokens)
         return state.extend(tokens, positions, None, tokens.shape[1])
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from aigc_fast.models.text.options import Options, Processor
+from aigc_fast.models.text.options import Never, Options, Processor
+from aigc_fast.ops.decode.engine import State
+from aigc_fast.ops.decode.lookup import MOST_GUESSED, Lookup
 
 # Below any sum of logarithms of probabilities.
 _WORST = -1.0e9
@@ -59,11 +61,23 @@ class Plan:
         hidden = None if self.visible is None else self.visible.int().argmax(1)
         return self.options.processors(self.given, self.ids.shape[1], hidden)
 
+    def bans(self) -> Callable[[int], Tensor] | None:
+        """Which tokens are out of question where there are so many ids; None where more is done to the scores than to
+        take the greatest of the others."""
+        processors = self.processors()
+        if self.options.do_sample or any(type(each) is not Never for each in processors):
+            return None
+        return lambda length: torch.tensor([token for each in processors for token in each.tokens_at(length)]).long()
+
     def begin(self, state: Sequences) -> tuple[Tensor, Tensor]:
         """The logits after the prompts, and the positions of their last tokens."""
         seen = torch.ones_like(self.ids) if self.visible is None else self.visible.long()
         positions = (seen.cumsum(1) - 1).clamp(min=0)
         return state.extend(self.ids, positions, self.visible, 1)[:, 0], positions[:, -1].clone()
+
+    def next(self, scores: Tensor) -> Tensor:
+        """(rows,), the next token of each row, drawn or the most probable one."""
+        return self.draw(scores, 1)[:, 0] if self.options.do_sample else scores.argmax(-1)
 
     def draw(self, scores: Tensor, count: int) -> Tensor:
         """So many tokens, none twice, by the probabilities that the scores stand for."""
@@ -81,12 +95,13 @@ def processed(processors: Sequence[Processor], ids: Tensor, scores: Tensor) -> T
     return scores
 
 
-def sample(state: Sequences, plan: Plan) -> Iterator[Tensor]:
+def sample(state: Sequences, plan: Plan, bans: Callable[[int], Tensor] | None = None) -> Iterator[Tensor]:
     """Tokens one after the other, drawn or the most probable ones.
 
     Args:
         state: as many sequences as the plan has rows, which have no tokens yet.
         plan: what is wanted, `num_beams` apart.
+        bans: the plan's, where the state finds the most probable tokens without logits.
 
     Yields:
         int64 (rows,), padding in rows that ended; until all have, or there are as many as wanted.
@@ -98,9 +113,10 @@ def sample(state: Sequences, plan: Plan) -> Iterator[Tensor]:
     ends = torch.tensor(options.ends, dtype=torch.int64, device=ids.device)
     going = torch.ones(rows, dtype=torch.bool, device=ids.device)
     logits, positions = plan.begin(state)
+    tokens = None
     while True:
-        scores = processed(processors, ids[:, :count], logits)
-        tokens = plan.draw(scores, 1)[:, 0] if options.do_sample else scores.argmax(-1)
+        if tokens is None:
+            tokens = plan.next(processed(processors, ids[:, :count], logits))
         if len(ends):
             tokens = tokens.where(going, options.padding)
             going &= ~torch.isin(tokens, ends)
@@ -110,7 +126,47 @@ def sample(state: Sequences, plan: Plan) -> Iterator[Tensor]:
         if count == plan.longest or not going.any():
             return
         positions += 1
-        logits = state.step(tokens, positions)
+        last, tokens = tokens, None if bans is None else state.greedy(tokens, positions, bans(count))
+        if tokens is None:
+            logits = state.step(last, positions)
+
+
+def look_up(state: State, plan: Plan) -> Iterator[Tensor]:
+    """The same for one sequence, some tokens of which are guessed: as many steps' tokens from one reading of the
+    weights as the guess was right for.
+
+    Args:
+        state: one sequence, which has no tokens yet.
+        plan: what is wanted.
+
+    Yields:
+        int64 (1,).
+    """
+    options, processors = plan.options, plan.processors()
+    prompt = count = plan.ids.shape[1]
+    ids = plan.ids.new_empty(1, plan.longest)
+    ids[:, :count] = plan.ids
+    lookup, guess = Lookup(plan.ids[0].tolist()), []
+    logits, last = plan.begin(state)
+    while True:
+        for row, guessed in zip(logits.split(1), [*guess, None], strict=True):
+            tokens = plan.next(processed(processors, ids[:, :count], row))
+            token = int(tokens)
+            ids[:, count] = tokens
+            lookup.add(token)
+            count += 1
+            yield tokens
+            if count == plan.longest or token in options.ends:
+                return
+            if token != guessed:
+                break
+        # The last token was not read yet, and what was guessed wrong is forgotten.
+        state.crop(count - 1)
+        most = min(options.prompt_lookup_num_tokens, MOST_GUESSED)
+        guess = lookup.following(min(most, plan.longest - count - 1))
+        read = torch.tensor([[token, *guess]])
+        positions = last + torch.arange(count - prompt, count - prompt + read.shape[1])
+        logits = state.extend(read, positions[None], None, read.shape[1])[0]
 
 
 class _Beams:

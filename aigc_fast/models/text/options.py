@@ -30,8 +30,10 @@ class Options:
         min_new_tokens: of the new ones; it goes before `min_length`.
         do_sample: draws tokens; otherwise the most probable ones are taken.
         temperature: divides the scores, where tokens are drawn.
-        top_k: of how many of the most probable tokens one is drawn; 0 of all.
-        top_p: one is drawn of the most probable tokens only whose probabilities sum up to this.
+        top_k: of how many of the most probable tokens one is drawn, and of those that equal the least of them; 0 of
+            all.
+        top_p: one is drawn of the fewest most probable tokens whose probabilities sum up to this, of equals those that
+            `torch.sort` puts last, as in transformers.
         min_p: tokens are left out that are less probable than this share of the most probable one.
         repetition_penalty: divides the scores of tokens that are there already, or multiplies negative ones.
         no_repeat_ngram_size: no n-gram of this size comes twice; 0 for no such rule.
@@ -45,6 +47,10 @@ class Options:
         bad_words_ids: sequences of tokens that never come up.
         suppress_tokens: tokens that never come up.
         begin_suppress_tokens: tokens that are never the first.
+        prompt_lookup_num_tokens: how many tokens, at most, are guessed from what followed the last ones before, and
+            verified together, of one sequence and without beams; the ids are the same. None guesses nothing.
+        certified_head: whether the most probable token may be found without most of the head's weights, where it is
+            certain; not in transformers. The ids are the same, and an int8 form of the head is kept besides.
 
     Raises:
         UserError: on a value out of range, or options that contradict each other.
@@ -70,6 +76,8 @@ class Options:
     bad_words_ids: Sequence[Sequence[int]] | None = None
     suppress_tokens: Sequence[int] | None = None
     begin_suppress_tokens: Sequence[int] | None = None
+    prompt_lookup_num_tokens: int | None = None
+    certified_head: bool = True
 
     def __post_init__(self) -> None:
         for names, holds, expected in _RULES:
@@ -81,6 +89,11 @@ class Options:
             raise UserError(
                 f"num_return_sequences={self.num_return_sequences}: expected at most num_beams={self.num_beams}, "
                 "or do_sample=True"
+            )
+        if self.prompt_lookup_num_tokens is not None and max(self.num_beams, self.num_return_sequences) > 1:
+            raise UserError(
+                f"prompt_lookup_num_tokens={self.prompt_lookup_num_tokens}: expected num_beams=1 and "
+                f"num_return_sequences=1, got {self.num_beams} and {self.num_return_sequences}"
             )
         if self.num_return_sequences > self.num_beams > 1:
             raise UserError(
@@ -174,7 +187,8 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("top_p",), _number(0, 1, above=True), "a number above 0, at most 1"),
     (("min_p",), _number(0, 1), "a number of 0 to 1"),
     (("length_penalty",), _number(-math.inf, math.inf), "a number"),
-    (("do_sample",), lambda value: isinstance(value, bool), "True or False"),
+    (("prompt_lookup_num_tokens",), _integer(1), "1 or more tokens"),
+    (("do_sample", "certified_head"), lambda value: isinstance(value, bool), "True or False"),
     (("early_stopping",), lambda value: isinstance(value, bool) or value == "never", 'True, False or "never"'),
     (("eos_token_id",), lambda value: _integer(0)(value) or _tokens(value), "a token, or a list of them"),
     (("suppress_tokens", "begin_suppress_tokens"), _tokens, "a list of tokens"),
@@ -289,10 +303,13 @@ class Never:
     def __init__(self, tokens: Sequence[int], since: int, until: int | None) -> None:
         self.tokens, self.since, self.until = list(tokens), since, until
 
+    def tokens_at(self, length: int) -> list[int]:
+        """Those that are excluded where there are so many ids."""
+        return [] if length < self.since or (self.until is not None and length >= self.until) else self.tokens
+
     def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
-        if ids.shape[1] < self.since or (self.until is not None and ids.shape[1] >= self.until):
-            return scores
-        return scores.index_fill(1, torch.tensor(self.tokens, device=scores.device, dtype=torch.int64), _NEVER)
+        tokens = torch.tensor(self.tokens_at(ids.shape[1]), device=scores.device, dtype=torch.int64)
+        return scores.index_fill(1, tokens, _NEVER) if len(tokens) else scores
 
 
 def top_k(scores: Tensor, count: int) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
+# With the token before them, as many rows as share a reading of the weights.
+MOST_GUESSED = 7
 # Longer matches are as good as these.
 LONGEST_MATCH = 16
 
