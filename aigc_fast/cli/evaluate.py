@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from aigc_fast.cli.options import (
     Device,
     Overwrite,
     Seed,
+    all_settings,
     as_parameter,
     chosen,
     chosen_device,
@@ -80,10 +81,13 @@ Weights = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 
 
-_READING = [setting for medium in MEDIA.values() for setting in medium.reading_settings]
+_READING, _MEASURING = all_settings("reading_settings"), all_settings("measuring_settings")
 
 
-@offering(count=[as_parameter(setting, setting.default) for setting in _READING])
+@offering(
+    count=[as_parameter(setting, setting.default) for setting in _READING],
+    weights=[as_parameter(setting, setting.default) for setting in _MEASURING],
+)
 def evaluate(
     subject: Measured,
     data: Data = None,
@@ -110,10 +114,10 @@ def evaluate(
         if neighbours.suffix.lower() != ".png":
             raise UserError(f"{neighbours}: expected the name of a PNG file")
         new_file(neighbours, overwrite)
-    place, reading = chosen_device(device), chosen(given, _READING)
+    place, reading, measuring = chosen_device(device), chosen(given, _READING), chosen(given, _MEASURING)
     if subject.is_dir() and not has_model(subject):
         medium = _medium_of_folder(subject)
-        _check_options(subject, medium, neighbours, reading)
+        _check_options(subject, medium, neighbours, [*reading, *measuring])
         model = None
         if weights is not None:
             raise UserError(f"--weights: {subject} is no model of texts")
@@ -123,12 +127,12 @@ def evaluate(
         model = load_model(subject, place)
         medium = medium_of(model)
         chosen_class = class_of(model, label)
-        _check_options(subject, medium, neighbours, reading)
+        _check_options(subject, medium, neighbours, [*reading, *measuring])
         training = _training_of(model, data, **reading)
         if weights is not None:
             _keep_weights(subject, model, weights)
         count = count or medium.evaluated
-        found = medium.draw(model, count, seed, chosen_class)
+        found = medium.draw_to_measure(model, training, count, seed, chosen_class, **measuring)
         provenance = provenance_of(model, seed, count=count, training_data=training.name)
     report = _measured(subject, medium, found, training, model)
     tell(training, err=as_json)
@@ -147,18 +151,18 @@ def _keep_weights(subject: Path, model: Model, weights: str) -> None:
     weights_kept(model, weights)
 
 
-def _check_options(subject: Path, medium: Medium, neighbours: Path | None, reading: Mapping[str, Any]) -> None:
+def _check_options(subject: Path, medium: Medium, neighbours: Path | None, names: Iterable[str]) -> None:
     """Refuses options that are of another medium."""
     if neighbours is not None and not medium.pictured:
         raise _not_of(medium, subject, "neighbours", IMAGES)
-    for name in reading:
-        owner = next(other for other in MEDIA.values() if _reads(other, name))
-        if not _reads(medium, name):
+    for name in names:
+        owner = next(other for other in MEDIA.values() if _takes(other, name))
+        if not _takes(medium, name):
             raise _not_of(medium, subject, name, owner)
 
 
-def _reads(medium: Medium, name: str) -> bool:
-    return any(setting.name == name for setting in medium.reading_settings)
+def _takes(medium: Medium, name: str) -> bool:
+    return any(setting.name == name for setting in (*medium.reading_settings, *medium.measuring_settings))
 
 
 def _not_of(medium: Medium, subject: Path, option: str, owner: Medium) -> UserError:

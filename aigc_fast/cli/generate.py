@@ -18,6 +18,7 @@ from aigc_fast.cli.options import (
     Overwrite,
     Seed,
     Subject,
+    all_settings,
     as_parameter,
     chosen,
     chosen_device,
@@ -36,6 +37,7 @@ from aigc_fast.media import Kind, Medium, Wanted, medium_of
 from aigc_fast.media.kinds import GRID, INTERPOLATION, MANIFOLD, SINGLE
 from aigc_fast.models import Model
 from aigc_fast.models.text.tokenizers import REPLACEMENT
+from aigc_fast.settings import Setting
 from aigc_fast.training import MODEL_FILE
 from aigc_fast.wording import counted, listed
 
@@ -122,14 +124,17 @@ Columns = Annotated[
     ),
 ]
 Scale = Annotated[int, typer.Option(min=1, max=64, help="Draw each pixel as a square of this side.")]
-_DRAWING = {medium: medium.drawing_settings for medium in MEDIA.values() if medium.drawing_settings}
+_DRAWING = all_settings("drawing_settings")
+
+
+def _owners(setting: Setting) -> str:
+    return " and ".join(medium.name for medium in MEDIA.values() if setting in medium.drawing_settings)
 
 
 @offering(
     device=[
-        as_parameter(setting, setting.default, f"{medium.name.capitalize()} only")
-        for medium, settings in _DRAWING.items()
-        for setting in settings
+        as_parameter(setting, setting.default, f"{_owners(setting).capitalize()} only")
+        for setting in sorted(_DRAWING, key=_owners)
     ]
 )
 def generate(
@@ -189,12 +194,12 @@ def _drawing(model: Model, given: Mapping[str, Any], options: Mapping[str, Any])
     for name in Medium.arrangement:
         if options[name] is not None and name not in medium_of(model).arrangement:
             raise UserError(f"--{name}: {model.name} makes {medium_of(model).unit}, which have none")
-    for medium, settings in _DRAWING.items():
-        if medium is not medium_of(model):
-            for name in chosen(given, settings):
-                raise UserError(
-                    f"--{name.replace('_', '-')}: {model.name} makes {medium_of(model).unit}, not {medium.name}"
-                )
+    for setting in _DRAWING:
+        if setting not in medium_of(model).drawing_settings and chosen(given, [setting]):
+            raise UserError(
+                f"--{setting.name.replace('_', '-')}: {model.name} makes {medium_of(model).unit}, not "
+                f"{_owners(setting)}"
+            )
     return chosen(given, medium_of(model).drawing_settings)
 
 

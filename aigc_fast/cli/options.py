@@ -76,6 +76,11 @@ def offering(**added: Iterable[inspect.Parameter]) -> Callable[[Callable[..., No
     return decorate
 
 
+def all_settings(kind: str) -> list[Setting]:
+    """What the media declare under a name, as drawing_settings, each once."""
+    return list(dict.fromkeys(setting for medium in MEDIA.values() for setting in getattr(medium, kind)))
+
+
 def chosen(given: Mapping[str, Any], settings: Iterable[Setting]) -> dict[str, Any]:
     """Those of the settings that were given."""
     values = {setting.name: given[setting.name] for setting in settings}

@@ -16,6 +16,7 @@ from aigc_fast.cli.options import (
     RUNS,
     Data,
     Device,
+    all_settings,
     as_parameter,
     checked_seed,
     chosen,
@@ -106,11 +107,6 @@ def _options(settings: Iterable[Setting], panel: str | None = None) -> list[insp
     return found
 
 
-def _all(settings: str) -> list[Setting]:
-    """What the media declare under a name."""
-    return [setting for medium in MEDIA.values() for setting in getattr(medium, settings)]
-
-
 _OF_FAMILIES = _panels()
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=f"One of: {', '.join(MODELS)}.")]
@@ -143,9 +139,9 @@ Seed = Annotated[
 
 
 @offering(
-    seed=_options([*_COMMON, *_all("training_settings")]),
+    seed=_options([*_COMMON, *all_settings("training_settings")]),
     out=[
-        *_options(_all("data_settings")),
+        *_options(all_settings("data_settings")),
         *(as_parameter(setting, _of_models(setting.name), _MODEL) for setting in _SHAPE),
         *(option for panel, settings in _OF_FAMILIES.items() for option in _options(settings, panel)),
     ],
@@ -174,9 +170,9 @@ def train(
     of_models = [setting for setting in of_families if setting.shapes_model]
     of_training = [setting for setting in of_families if not setting.shapes_model]
     place = chosen_device(device)
-    dataset = _load(model, data, chosen(given, _all("data_settings")))
+    dataset = _load(model, data, chosen(given, all_settings("data_settings")))
     network = _new_model(model, dataset, conditional, seed, chosen(given, [*_SHAPE, *of_models])).to(place)
-    settings = chosen(given, [*_COMMON, *_all("training_settings"), *of_training, *_INTERVALS])
+    settings = chosen(given, [*_COMMON, *all_settings("training_settings"), *of_training, *_INTERVALS])
     config = default_config(network, seed=seed, tensorboard=tensorboard or None, **settings)
     folder = out or RUNS / model
     try:

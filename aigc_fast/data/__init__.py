@@ -1,7 +1,9 @@
-"""Training data: images (digits, MNIST's files, a folder), sounds (vowels and strings, a folder of WAV files), text."""
+"""Training data: images (digits, MNIST's files, a folder), sounds (vowels and strings, a folder of WAV files), text,
+pairs of texts."""
 
 from aigc_fast.data.audio import read_wav, resample
 from aigc_fast.data.dataset import Dataset, ImageDataset, shift
+from aigc_fast.data.pairs import PairDataset, load_pairs
 from aigc_fast.data.readers import digits, load
 from aigc_fast.data.sounds import SoundDataset, load_sounds, vowels_and_strings
 from aigc_fast.data.text import TextDataset, load_text
@@ -9,10 +11,12 @@ from aigc_fast.data.text import TextDataset, load_text
 __all__ = [
     "Dataset",
     "ImageDataset",
+    "PairDataset",
     "SoundDataset",
     "TextDataset",
     "digits",
     "load",
+    "load_pairs",
     "load_sounds",
     "load_text",
     "read_wav",

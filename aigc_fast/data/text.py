@@ -234,7 +234,7 @@ def _read(path: Path, encoding: str | None) -> tuple[tuple[str, ...], str, tuple
 def _document(path: Path, encoding: str | None, notes: Notes) -> str | None:
     """A file's text; None where it is none, or empty."""
     content = path.read_bytes()
-    text = _decoded(content, path, encoding)
+    text = decoded(content, path, encoding)
     if text is None or "\0" in text:
         notes.add("left out, no text", path)
         return None
@@ -244,7 +244,7 @@ def _document(path: Path, encoding: str | None, notes: Notes) -> str | None:
     return text
 
 
-def _decoded(content: bytes, path: Path, encoding: str | None) -> str | None:
+def decoded(content: bytes, path: Path, encoding: str | None) -> str | None:
     """The text, with line ends as Python has them; None where the content is binary.
 
     Raises:

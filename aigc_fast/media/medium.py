@@ -37,9 +37,11 @@ class Feed(ABC):
         step_size: how many of them it trains on.
         epoch_steps: steps of one pass over the data.
         measure_interval: steps between two measurements of data that is held out; 0 where none is.
+        notes: what was left out of the data because it does not suit the model, in lines for people.
     """
 
     measure_interval: int = 0
+    notes: tuple[str, ...] = ()
 
     def __init__(self, model: Model, dataset: Dataset, config: TrainingConfig) -> None:
         self.model, self.dataset, self.config = model, dataset, config
@@ -159,6 +161,7 @@ class Medium(ABC):
         reading_settings: those of them that any model's data takes, whatever the model's shape.
         training_settings: those of `TrainingConfig` that are the medium's.
         drawing_settings: what is asked for when items are drawn, besides what every medium has.
+        measuring_settings: what is asked for when items are drawn to be measured.
         batch_unit: what a batch is made of, in the plural; None where it is items.
         kinds: what can be made, and how many by default; the first is made unless asked otherwise.
         pictured: whether items can be seen beside others, in one picture.
@@ -181,6 +184,7 @@ class Medium(ABC):
     batch_unit: ClassVar[str | None] = None
     training_settings: ClassVar[tuple[Setting, ...]] = ()
     drawing_settings: ClassVar[tuple[Setting, ...]] = ()
+    measuring_settings: ClassVar[tuple[Setting, ...]] = ()
     kinds: ClassVar[Mapping[Kind, int]]
     pictured: ClassVar[bool] = False
     arrangement: ClassVar[tuple[str, ...]] = ("columns", "scale")
@@ -237,6 +241,18 @@ class Medium(ABC):
             **settings: some of `drawing_settings`.
         """
         return draw(model, count, seed=seed, labels=labels)
+
+    def draw_to_measure(
+        self, model: Any, training: Dataset, count: int, seed: int, labels: Labels | None, **settings: Any
+    ) -> Any:
+        """Items as `measure` takes them beside the training data.
+
+        Args:
+            model, count, seed, labels: as for `draw`.
+            training: data of the model's shape.
+            **settings: some of `measuring_settings`.
+        """
+        return self.draw(model, count, seed, labels)
 
     def pace(self, model: Any) -> str:
         """How fast the model drew last, to be told behind what was written; empty where nobody asks."""

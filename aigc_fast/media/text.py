@@ -36,12 +36,68 @@ if TYPE_CHECKING:
     from aigc_fast.training.text import CharRNNConfig
 
 DEFAULT_LENGTH = 1000
+BEAMS = 4
+"""By how many answers are found unless it is said."""
 
 _LONGEST_SHOWN = 200
 _BETWEEN = "\n\n* * *\n\n"
-_ENCODING = Setting("encoding", str, "How text files are encoded, as Python calls it.", default="utf-8", metavar="NAME")
-_HELD_OUT = Setting(
+
+# Pairs of texts have them, too.
+ENCODING = Setting("encoding", str, "How text files are encoded, as Python calls it.", default="utf-8", metavar="NAME")
+HELD_OUT_SHARE = Setting(
     "held_out", float, "The share of the text that training does not see.", default=str(HELD_OUT), least=0, most=1
+)
+TOKENS = (
+    Setting(
+        "tokenizer",
+        str,
+        f"What a text model reads one by one: {' or '.join(data.text.TOKENIZERS)}.",
+        default=f"{CharTokenizer.kind}; {BPETokenizer.kind} for transformers",
+        shapes_model=True,
+    ),
+    Setting(
+        "vocab_size",
+        int,
+        f"Tokens, at most, where they are {BPETokenizer.kind}.",
+        default=str(data.text.VOCAB_SIZE),
+        least=1,
+        shapes_model=True,
+    ),
+)
+PROMPT = Setting(
+    "prompt",
+    str,
+    "What the text begins with, or what is to be answered.",
+    default="nothing: the beginning of a document, or examples",
+)
+LENGTH = Setting(
+    "length",
+    int,
+    "Characters, or tokens, after the prompt, unless the document or answer ends sooner.",
+    default=f"{DEFAULT_LENGTH}, for answers what there are positions for",
+    least=1,
+)
+DRAWING = (
+    Setting(
+        "temperature",
+        float,
+        "Below 1 for more of the probable, above for less; 0 for that alone.",
+        default="1.0, for answers 0",
+    ),
+    Setting("top_k", int, "Draw of so many of the most probable characters only.", least=1),
+    Setting("top_p", float, "Draw of the most probable characters only that have this probability together."),
+    Setting("min_p", float, "Leave out what is less probable than this share of the best (transformers)."),
+)
+DECODING = (
+    Setting(
+        "num_beams",
+        int,
+        "Find the most probable text by so many beams (transformers).",
+        default=f"1, for answers {BEAMS}",
+        least=1,
+    ),
+    Setting("no_repeat_ngram_size", int, "Never say so many tokens in a row twice (transformers).", least=0),
+    Setting("repetition_penalty", float, "Above 1, tokens that were there are less probable (transformers)."),
 )
 
 
@@ -284,45 +340,15 @@ class Text(Medium):
     files = "for text a file of it, or a folder of them"
     embedded = "the help topics of Python"
     batch_unit = "places in the text"
-    reading_settings = (_ENCODING, _HELD_OUT)
-    data_settings = (
-        *reading_settings,
-        Setting(
-            "tokenizer",
-            str,
-            f"What a text model reads one by one: {' or '.join(data.text.TOKENIZERS)}.",
-            default=f"{CharTokenizer.kind}; {BPETokenizer.kind} for transformers",
-            shapes_model=True,
-        ),
-        Setting(
-            "vocab_size",
-            int,
-            f"Tokens, at most, where they are {BPETokenizer.kind}.",
-            default=str(data.text.VOCAB_SIZE),
-            least=1,
-            shapes_model=True,
-        ),
-    )
+    reading_settings = (ENCODING, HELD_OUT_SHARE)
+    data_settings = (*reading_settings, *TOKENS)
     drawing_settings = (
-        Setting("prompt", str, "What the text begins with.", default="nothing: the beginning of a document"),
-        Setting(
-            "length",
-            int,
-            "Characters, or bytes, after the prompt, unless the document ends sooner.",
-            default=str(DEFAULT_LENGTH),
-            least=1,
-        ),
-        Setting(
-            "temperature", float, "Below 1 for more of the probable, above for less; 0 for that alone.", default="1.0"
-        ),
-        Setting("top_k", int, "Draw of so many of the most probable characters only.", least=1),
-        Setting("top_p", float, "Draw of the most probable characters only that have this probability together."),
+        PROMPT,
+        LENGTH,
+        *DRAWING,
         Setting("stop", str, "End before this, where it comes up."),
-        Setting("num_beams", int, "Find the most probable text by so many beams (transformers).", least=1),
-        Setting("no_repeat_ngram_size", int, "Never say so many tokens in a row twice (transformers).", least=0),
-        Setting("repetition_penalty", float, "Above 1, tokens that were there are less probable (transformers)."),
+        *DECODING,
         Setting("weights", str, f"How weights are kept: {', '.join(WEIGHTS)}."),
-        Setting("min_p", float, "Leave out what is less probable than this share of the best (transformers)."),
     )
     kinds = MappingProxyType({PASSAGE: 1, SINGLE: 4})
     streamed = companion = True

@@ -14,6 +14,7 @@ from aigc_fast.metrics.neighbours import (
     pairing_grid,
     precision_recall,
 )
+from aigc_fast.metrics.pairs import PairReport, evaluate_pairs
 from aigc_fast.metrics.sounds import SoundReport, evaluate_sounds, pairwise_spectral_distance
 from aigc_fast.metrics.text import (
     Perplexity,
@@ -32,6 +33,7 @@ __all__ = [
     "ImageClassifier",
     "ImageReport",
     "Neighbours",
+    "PairReport",
     "Passage",
     "Perplexity",
     "PrecisionRecall",
@@ -43,6 +45,7 @@ __all__ = [
     "density_coverage",
     "distinct_n",
     "evaluate_images",
+    "evaluate_pairs",
     "evaluate_sounds",
     "evaluate_text",
     "frechet_distance",

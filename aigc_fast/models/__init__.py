@@ -15,6 +15,7 @@ from aigc_fast.models.text import (
     IdTokenizer,
     Llama,
     NGram,
+    Seq2SeqTransformer,
     TextModel,
     Tokenizer,
     WordTokenizer,
@@ -23,7 +24,7 @@ from aigc_fast.models.text import (
 from aigc_fast.models.vae import VAE, ConvVAE, ImageAutoencoder, VariationalAutoencoder
 from aigc_fast.models.vocoder import SourceFilterVocoder, VocoderFrames, VocoderVAE
 
-register(MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE, NGram, Llama, GPT2, CharRNN)
+register(MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE, NGram, Llama, GPT2, CharRNN, Seq2SeqTransformer)
 
 __all__ = [
     "DCGAN",
@@ -48,6 +49,7 @@ __all__ = [
     "Llama",
     "Model",
     "NGram",
+    "Seq2SeqTransformer",
     "SoundModel",
     "SourceFilterVocoder",
     "TextModel",

@@ -6,6 +6,7 @@ from aigc_fast.training.gan import GANConfig, GANTrainer
 from aigc_fast.training.loop import TrainingInterrupted, TrainingResult, train
 from aigc_fast.training.losses import LOSSES, AdversarialLoss, diversity, gradient_penalty
 from aigc_fast.training.ngram import NGramConfig, NGramTrainer
+from aigc_fast.training.seq2seq import Seq2SeqConfig, Seq2SeqTrainer
 from aigc_fast.training.text import CharRNNConfig, CharRNNTrainer
 from aigc_fast.training.trainer import Trainer, default_config, make_trainer
 from aigc_fast.training.vae import VAEConfig, VAETrainer
@@ -20,6 +21,8 @@ __all__ = [
     "GANTrainer",
     "NGramConfig",
     "NGramTrainer",
+    "Seq2SeqConfig",
+    "Seq2SeqTrainer",
     "Trainer",
     "TrainingConfig",
     "TrainingInterrupted",

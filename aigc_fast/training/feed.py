@@ -16,6 +16,8 @@ def feed_of(model: Model, dataset: Dataset, config: TrainingConfig) -> Feed:
         UserError: when the data set is of another medium, its items of another shape than the model's, or its classes
             not as many.
     """
+    if dataset.unit != medium_of(model).unit:
+        raise UserError(f"{dataset.name}: holds {dataset.unit}, which {model.name} does not make")
     for name, value in dataset.shape.items():
         if not hasattr(model, name):
             raise UserError(f"{dataset.name}: holds {dataset.unit}, which {model.name} does not make")

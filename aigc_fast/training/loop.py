@@ -160,8 +160,13 @@ class _Run:
             "training": dataclasses.asdict(config),
             "data": dataset.record(),
             "classes": list(dataset.class_names),
-            "notes": list(dataset.notes),
+            "notes": list(self.notes),
         }
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out of the data, and why."""
+        return (*self.dataset.notes, *self.feed.notes)
 
     def _check_total(self) -> None:
         for name in self.trainer.optimizers:
@@ -209,7 +214,7 @@ class _Run:
 
     def go(self, callbacks: tuple[Callback, ...], console: Console | None) -> TrainingResult:
         if console is not None:
-            for line in (self.dataset.summary, *(f"Note: {note}" for note in self.dataset.notes)):
+            for line in (self.dataset.summary, *(f"Note: {note}" for note in self.notes)):
                 console.print(line, soft_wrap=True, markup=False)
         bar = ProgressBar(self.model.name, self.total, self.feed.unit, console)
         with _interruptions() as interrupted, bar:

@@ -79,6 +79,26 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
 
 
+def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """The mean cross-entropy of classes of which all others, and they themselves, are wanted a little.
+
+    Szegedy et al., "Rethinking the Inception architecture for computer vision", 2016, §7; as
+    `torch.nn.functional.cross_entropy` has it with `label_smoothing`.
+
+    Args:
+        logits: (N, classes).
+        targets: int64 (N,).
+        smoothing: the share of the probability that is wanted of all classes alike, in [0, 1).
+
+    Returns:
+        The loss, and what it is without smoothing, which has no gradient.
+    """
+    logarithms = logits.log_softmax(-1)
+    nats = torch.nn.functional.nll_loss(logarithms, targets)
+    loss = (1 - smoothing) * nats - smoothing * logarithms.mean() if smoothing else nats
+    return loss, nats.detach()
+
+
 def diversity(fake: Tensor, real: Tensor) -> Tensor:
     """A sign of mode collapse: how far generated images lie from each other, in units of how far real ones do.
 

@@ -8,6 +8,7 @@ from aigc_fast.models.text.gpt2 import GPT2
 from aigc_fast.models.text.llama import Llama
 from aigc_fast.models.text.ngram import NGram
 from aigc_fast.models.text.sampling import Sampling
+from aigc_fast.models.text.seq2seq import Seq2SeqTransformer
 from aigc_fast.models.text.subwords import BPETokenizer, IdTokenizer
 from aigc_fast.models.text.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, tokenizer_from
 
@@ -30,6 +31,7 @@ __all__ = [
     "NGram",
     "NetworkTextModel",
     "Sampling",
+    "Seq2SeqTransformer",
     "TextModel",
     "Tokenizer",
     "WordTokenizer",

@@ -20,8 +20,8 @@ from aigc_fast.models.text.tokenizers import Tokenizer, tokenizer_from
 _LONG = 1000
 
 
-class TextModel(Model):
-    """A model that tells how probable each token is after those before it, and so draws text.
+class TokenModel(Model):
+    """A model that reads or writes text by a tokenizer, which is saved with it.
 
     Args:
         tokenizer: a `Tokenizer` or its `config`, which is what files keep.
@@ -30,14 +30,10 @@ class TextModel(Model):
 
     Attributes:
         tokenizer: of its text.
-        weights: how they are kept for drawing and scoring, see `keep_weights`; None for as they are.
 
     Raises:
         ValueError: on classes, or a tokenizer that is none.
     """
-
-    medium = "aigc_fast.media.text:TEXT"
-    weights: str | None = None
 
     def __init__(self, *, tokenizer: Tokenizer | Mapping[str, Any], num_classes: None = None, **config: Any) -> None:
         if num_classes is not None:
@@ -54,6 +50,17 @@ class TextModel(Model):
             for name, value in self.config["tokenizer"].items()
         }
         return {**self.config, "tokenizer": tokenizer}
+
+
+class TextModel(TokenModel):
+    """A model that tells how probable each token is after those before it, and so draws text; see `TokenModel`.
+
+    Attributes:
+        weights: how they are kept for drawing and scoring, see `keep_weights`; None for as they are.
+    """
+
+    medium = "aigc_fast.media.text:TEXT"
+    weights: str | None = None
 
     def generate(
         self,

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from aigc_fast.errors import UserError
 from aigc_fast.models.base import check_counts, evaluating
 from aigc_fast.models.text.base import NetworkTextModel, before_stop
 from aigc_fast.models.text.decoding import Plan, Sequences, beam_search, look_up, sample
+from aigc_fast.models.text.generating import Decoding, Streamer
 from aigc_fast.models.text.layers import Past
 from aigc_fast.models.text.options import Options, Processor, options_of
 from aigc_fast.models.text.sampling import Sampling
@@ -34,16 +35,6 @@ log = logging.getLogger("aigc_fast")
 
 # Logits that are made in one call to score text, about; and how far is looked back for it, at most.
 _SCORED_AT_ONCE, _LONGEST_WINDOW = 1 << 25, 1024
-
-
-class Streamer(Protocol):
-    """Takes tokens as they come, as transformers' streamers do."""
-
-    def put(self, value: Tensor) -> None:
-        """The prompt's ids (rows, length), then new ones (rows,)."""
-
-    def end(self) -> None:
-        """There are no more."""
 
 
 class Way(NamedTuple):
@@ -67,31 +58,7 @@ class Way(NamedTuple):
 STEPS, GREEDY, LOOKUP, BEAMS = "steps", "steps without most of the head", "prompt lookup", "beams"
 
 
-@dataclass(frozen=True)
-class Speed:
-    """How fast a model generated.
-
-    Attributes:
-        tokens: new ones, of all sequences.
-        first: seconds to the first of them, the prompt and the packing of weights that changed included.
-        seconds: to the last.
-    """
-
-    tokens: int
-    first: float
-    seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Of those after the first; of all, where they come at once."""
-        after = self.tokens - 1 if self.seconds > self.first else self.tokens
-        return after / max(self.seconds - self.first if self.seconds > self.first else self.seconds, 1e-9)
-
-    def __str__(self) -> str:
-        return f"{self.tokens} tokens, {self.tokens_per_second:.0f} tokens/s, the first after {self.first:.2f} s"
-
-
-class DecoderModel(NetworkTextModel):
+class DecoderModel(Decoding, NetworkTextModel):
     """A transformer that tells what comes next, of tokens that were there.
 
     Args:
@@ -163,7 +130,6 @@ class DecoderModel(NetworkTextModel):
         self.vocab_size, self.context, self.tied = vocab_size or self.tokenizer.vocab_size, context, tied
         check_counts(vocab_size=self.vocab_size)
         self.weights: str | None = None
-        self.speed: Speed | None = None
         self.way: Way | None = None
         self.register_load_state_dict_post_hook(_tie_again)
 
@@ -259,7 +225,7 @@ class DecoderModel(NetworkTextModel):
         ids = self._ids_of_text(inputs) if is_text else self._checked(inputs)
         plan = self._plan(ids, attention_mask, logits_processor, generator, options)
         with evaluating(self):
-            found = self._decoded(plan, streamer)
+            found = self._decoded(plan, streamer, lambda: self._begin(plan))
         if not is_text:
             return found
         texts = [self.tokenizer.decode(row) for row in found.tolist()]
@@ -268,15 +234,6 @@ class DecoderModel(NetworkTextModel):
     def _ids_of_text(self, text: str) -> Tensor:
         ids = self.tokenizer.encode_prompt(text) or [self.tokenizer.start]
         return torch.tensor([ids], device=self.device)
-
-    def _checked(self, ids: Tensor) -> Tensor:
-        if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.dim() != 2 or 0 in ids.shape:
-            what = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
-            raise UserError(f"inputs: expected a text, or int64 ids (N, T), not empty, got {what}")
-        lowest, highest = int(ids.min()), int(ids.max())
-        if lowest < 0 or highest >= self.vocab_size:
-            raise UserError(f"inputs: expected ids of 0 to {self.vocab_size - 1}, got {lowest} to {highest}")
-        return ids.to(self.device)
 
     def _defaults(self) -> dict[str, Any]:
         return {"eos_token_id": self.tokenizer.boundary, **(self.config["generation"] or {})}
@@ -308,11 +265,6 @@ class DecoderModel(NetworkTextModel):
             visible = None if visible is None else visible.repeat_interleave(copies, 0)
         return Plan(ids, visible, longest, known, tuple(given), generator)
 
-    def _check_options(self, ends: Sequence[int], padding: int | None) -> None:
-        for name, tokens in (("eos_token_id", ends), ("pad_token_id", () if padding is None else (padding,))):
-            if any(token >= self.vocab_size for token in tokens):
-                raise UserError(f"{name}={list(tokens)}: expected 0 to {self.vocab_size - 1}")
-
     def _visible(self, ids: Tensor, mask: Tensor | None, padding: int | None, ends: Sequence[int]) -> Tensor | None:
         if mask is None:
             if padding is None or padding in ends:
@@ -326,37 +278,7 @@ class DecoderModel(NetworkTextModel):
             raise UserError("attention_mask: hides the last token of a prompt: expected padding at the left")
         return None if visible.all() else visible
 
-    def _decoded(self, plan: Plan, streamer: Streamer | None) -> Tensor:
-        began = time.perf_counter()
-        prompt, beams = plan.ids.shape[1], plan.options.num_beams
-        if beams > 1 and streamer is not None:
-            raise UserError("streamer: with beams nothing is certain before the end: expected num_beams=1")
-        if beams > 1:
-            found = beam_search(self._begin(plan), plan)
-            seconds = time.perf_counter() - began
-            self.speed = Speed(found.shape[0] * (found.shape[1] - prompt), seconds, seconds)
-            return found
-        if streamer is not None:
-            streamer.put(plan.ids.cpu())
-        columns = []
-        for tokens in self._timed(self._steps(plan), began):
-            columns.append(tokens)
-            if streamer is not None:
-                streamer.put(tokens.cpu())
-        if streamer is not None:
-            streamer.end()
-        return torch.cat([plan.ids, torch.stack(columns, 1)], 1)
-
-    def _timed(self, steps: Iterator[Tensor], began: float) -> Iterator[Tensor]:
-        first, count = 0.0, 0
-        for tokens in steps:
-            now = time.perf_counter() - began
-            first, count = first or now, count + len(tokens)
-            self.speed = Speed(count, first, now)
-            yield tokens
-
-    def _steps(self, plan: Plan, weights: str | None = None) -> Iterator[Tensor]:
-        state = self._begin(plan, weights)
+    def _steps(self, state: Sequences, plan: Plan) -> Iterator[Tensor]:
         if self.way.loop == LOOKUP:
             return look_up(state, plan)
         return sample(state, plan, plan.bans() if self.way.loop == GREEDY else None)
@@ -493,7 +415,7 @@ class DecoderModel(NetworkTextModel):
             ids = torch.tensor([context], device=self.device)
             options = drawing.options | {"max_length": self.context}
             plan = Plan(ids, None, self.context, options_of({}, options), (), generator)
-            for tokens in self._steps(plan, drawing.weights):
+            for tokens in self._steps(self._begin(plan, drawing.weights), plan):
                 context = [*context, int(tokens)]
                 yield tokens
 

@@ -1,0 +1,335 @@
+"""Pairs of texts to train on: functions and what they do, sequences and what becomes of them, or files of pairs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import string
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aigc_fast.data.dataset import Dataset
+from aigc_fast.data.docstrings import described_functions
+from aigc_fast.data.notes import some, text_of
+from aigc_fast.data.text import HELD_OUT, TOKENIZERS, decoded
+from aigc_fast.errors import UserError
+from aigc_fast.models.text import BPETokenizer, CharTokenizer, Tokenizer
+from aigc_fast.wording import counted
+
+Pair = tuple[str, str]
+
+SOURCE, TARGET = "source", "target"
+"""What the columns of a TSV and the fields of JSON are called."""
+EXAMPLES = 8
+"""How many sources are recorded with a model, at most, to be answered where none is given."""
+
+_SHOWN_DIGITS = 12
+_JSON = (".jsonl", ".json", ".ndjson")
+_SEQUENCES = 10_000
+_SHORTEST, _LONGEST = 3, 12
+
+
+@dataclass(frozen=True)
+class PairDataset(Dataset):
+    """Sources and targets to train on, and others of the same kind to measure by.
+
+    Attributes:
+        training: (source, target) each, to train on; they are the items.
+        held_out: those that training doesn't see; empty where none were wanted.
+        tokenizer: of sources and targets.
+        sha256: of all pairs in the order read, whatever the split: 64 hexadecimal digits.
+        name: where the pairs come from, for logs and provenance.
+        notes: what was left out when they were read, in lines for people.
+        share: of the pairs, about, that was to be held out.
+    """
+
+    unit = "pairs"
+    training: tuple[Pair, ...]
+    held_out: tuple[Pair, ...]
+    tokenizer: Tokenizer
+    sha256: str
+    name: str
+    notes: tuple[str, ...] = ()
+    share: float = HELD_OUT
+    labels: None = None
+    class_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.training)
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """`{"tokenizer": the tokenizer}`."""
+        return {"tokenizer": self.tokenizer}
+
+    @property
+    def summary(self) -> str:
+        """How many pairs, and their checksum, in a line for people."""
+        return f"{counted(len(self), self.unit)} of {self.name}, {self._form()}"
+
+    def record(self) -> dict[str, Any]:
+        """See `Dataset.record`."""
+        examples = [source for source, _ in self.examples]
+        return {**super().record(), "held_out": self.share, "sha256": self.sha256, "examples": examples}
+
+    @property
+    def examples(self) -> tuple[Pair, ...]:
+        """A few pairs to be looked at, of those that are held out where there are any."""
+        pairs = self.held_out or self.training
+        return pairs[:: -(-len(pairs) // EXAMPLES)]
+
+    def _form(self) -> str:
+        held = counted(len(self.held_out), self.unit)
+        kinds = f"{self.tokenizer.vocab_size} {self.tokenizer.kind}"
+        return f"{kinds}; held out {held}; SHA-256 {self.sha256[:_SHOWN_DIGITS]}…"
+
+    def _content(self) -> Tensor:
+        content = b"\0\0".join(_joined(part) for part in (self.training, self.held_out))
+        return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+def _joined(pairs: Sequence[Pair]) -> bytes:
+    return b"\0".join(text.encode(errors="surrogatepass") for pair in pairs for text in pair)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Pairs as they were read.
+
+    Attributes:
+        pairs: all.
+        groups: of each pair, what it shares with others that go with it to the same side of the split.
+        name: where they come from.
+        notes: what was left out.
+    """
+
+    pairs: list[Pair]
+    groups: list[str]
+    name: str
+    notes: tuple[str, ...] = ()
+
+
+def load_pairs(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    targets: str | os.PathLike[str] | None = None,
+    source_field: str = SOURCE,
+    target_field: str = TARGET,
+    encoding: str | None = None,
+    held_out: float = HELD_OUT,
+    seed: int = 0,
+    tokenizer: str | Tokenizer | None = None,
+    vocab_size: int | None = None,
+) -> PairDataset:
+    """Training pairs.
+
+    Args:
+        path: None for the functions of the installed standard library and torch, their names with their signatures,
+            and the first lines of their documentation, which differ between versions; "reverse" or "sort" for
+            sequences of letters and what becomes of them, where no such file is; a file whose name ends in .jsonl, of
+            JSON objects, one a line, or in .json, of a list of them; else a file of lines with a source, a tab and a
+            target, whose first line may name the columns.
+        targets: a file of targets, a line each, where `path` is one of as many sources.
+        source_field, target_field: of JSON objects, and of a file with named columns.
+        encoding: of the files, as Python names it; None for UTF-8.
+        held_out: the share of the pairs, about, that training doesn't see: of functions whole modules, otherwise all
+            pairs of a source; one at least is left to train on.
+        seed: of the choice.
+        tokenizer: "subwords", "characters" or "bytes", of the training pairs; or one that is there already; None for
+            "subwords", and for "characters" of sequences.
+        vocab_size: tokens, at most, of "subwords"; None for 2048.
+
+    Returns:
+        The pairs; its `notes` tell what was left out.
+
+    Raises:
+        UserError: when a file is missing, holds no pairs, is not of the encoding, or damaged; when the files are of
+            different lengths, when there is nothing to hold out, or on a setting that is none.
+    """
+    if not 0 <= held_out < 1:
+        raise UserError(f"held_out={held_out}: expected a share of 0 or more, below 1")
+    found = _found(path, targets, (source_field, target_field), encoding)
+    training, held = _split(found, held_out, seed)
+    if tokenizer is None:
+        tokenizer = CharTokenizer.kind if path is not None and _is_task(path) else BPETokenizer.kind
+    if not isinstance(tokenizer, Tokenizer) and tokenizer not in TOKENIZERS:
+        raise UserError(f"tokenizer={tokenizer!r}: expected one of {', '.join(TOKENIZERS)}")
+    if vocab_size is not None and tokenizer != BPETokenizer.kind:
+        raise UserError(f"vocab_size={vocab_size}: expected tokenizer={BPETokenizer.kind!r} (--tokenizer) with it")
+    if not isinstance(tokenizer, Tokenizer):
+        tokenizer = TOKENIZERS[tokenizer]([text for pair in training for text in pair], vocab_size)
+    return PairDataset(
+        training=training,
+        held_out=held,
+        tokenizer=tokenizer,
+        sha256=hashlib.sha256(_joined(found.pairs)).hexdigest(),
+        name=found.name,
+        notes=found.notes,
+        share=held_out,
+    )
+
+
+def _is_task(path: str | os.PathLike[str]) -> bool:
+    return str(path) in TASKS and not Path(path).exists()
+
+
+def _found(
+    path: str | os.PathLike[str] | None,
+    targets: str | os.PathLike[str] | None,
+    fields: tuple[str, str],
+    encoding: str | None,
+) -> _Found:
+    if targets is not None and (path is None or _is_task(path)):
+        raise UserError(f"targets={str(targets)!r}: expected a file of sources beside it (--data)")
+    if path is None:
+        return _functions()
+    if _is_task(path):
+        return _sequences(str(path))
+    path = Path(path)
+    if targets is not None:
+        pairs = _side_by_side(path, Path(targets), encoding)
+    elif path.suffix.lower() in _JSON:
+        pairs = _of_json(_text(path, encoding), path, fields)
+    else:
+        pairs = _of_columns(_text(path, encoding).split("\n"), path, fields)
+    return _without_empty(pairs, path)
+
+
+# ---- what comes with the package
+
+
+@cache
+def _functions() -> _Found:
+    modules: dict[Pair, str] = {}
+    for one in described_functions():
+        modules.setdefault((one.source, one.target), one.module)
+    return _Found(list(modules), list(modules.values()), "the functions of Python and torch")
+
+
+TASKS: dict[str, Callable[[str], str]] = {
+    "reverse": lambda text: text[::-1],
+    "sort": lambda text: "".join(sorted(text)),
+}
+"""What becomes of sequences of letters, by the name that `load_pairs` takes for a path."""
+
+
+def _sequences(name: str) -> _Found:
+    draw = random.Random(name)
+    sources: dict[str, None] = {}
+    while len(sources) < _SEQUENCES:
+        letters = draw.choices(string.ascii_lowercase, k=draw.randint(_SHORTEST, _LONGEST))
+        sources["".join(letters)] = None
+    return _Found([(source, TASKS[name](source)) for source in sources], list(sources), f"sequences to {name}")
+
+
+# ---- files
+
+
+def _text(path: Path, encoding: str | None) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    text = decoded(content, path, encoding)
+    if text is None or "\0" in text:
+        raise UserError(f"{path}: holds no text")
+    return text.removesuffix("\n")
+
+
+def _side_by_side(path: Path, targets: Path, encoding: str | None) -> list[Pair]:
+    sources, answers = (_text(file, encoding).split("\n") for file in (path, targets))
+    if len(sources) != len(answers):
+        raise UserError(
+            f"{targets}: has {counted(len(answers), 'lines')}: expected {len(sources)}, one for each of {path}"
+        )
+    return list(zip(sources, answers, strict=True))
+
+
+def _of_columns(lines: list[str], path: Path, fields: tuple[str, str]) -> list[Pair]:
+    names = lines[0].split("\t")
+    places, first = ((names.index(fields[0]), names.index(fields[1])), 1) if set(fields) <= set(names) else ((0, 1), 0)
+    found = []
+    for number, line in enumerate(lines[first:], first + 1):
+        columns = line.split("\t")
+        if not line.strip():
+            columns = [""] * (max(places) + 1)
+        elif len(columns) != (len(names) if first else 2):
+            raise UserError(
+                f"{path}: line {number} has {counted(len(columns), 'columns')}: expected "
+                f"{len(names) if first else 'a source and a target with a tab between them'}, or sources alone and a "
+                "file of targets beside (--targets)"
+            )
+        found.append((columns[places[0]], columns[places[1]]))
+    return found
+
+
+def _of_json(text: str, path: Path, fields: tuple[str, str]) -> list[Pair]:
+    return [_of_object(value, place, path, fields) for place, value in _objects(text, path)]
+
+
+def _objects(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """What the lines hold, or a list of all; each with the place where it stands."""
+    try:
+        if text.lstrip().startswith("["):
+            yield from ((f"item {number}", value) for number, value in enumerate(json.loads(text), 1))
+            return
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                yield f"line {number}", json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = number if not text.lstrip().startswith("[") else getattr(error, "lineno", 1)
+        raise UserError(f"{path}: line {where} is no JSON: {getattr(error, 'msg', error)}") from None
+
+
+def _of_object(value: Any, place: str, path: Path, fields: tuple[str, str]) -> Pair:
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: {place} is no JSON object: expected one with {' and '.join(map(repr, fields))}")
+    for name in fields:
+        if not isinstance(value.get(name), str):
+            what = f"{name!r} is {type(value[name]).__name__}" if name in value else f"{name!r} is not there"
+            raise UserError(
+                f"{path}: {place}: {what}: expected texts in {' and '.join(map(repr, fields))} (--source-field, "
+                "--target-field)"
+            )
+    return value[fields[0]], value[fields[1]]
+
+
+def _without_empty(pairs: list[Pair], path: Path) -> _Found:
+    kept = [pair for pair in pairs if all(map(str.strip, pair))]
+    if not kept:
+        raise UserError(f"{path}: holds no pairs")
+    empty = [str(number) for number, pair in enumerate(pairs, 1) if not all(map(str.strip, pair))]
+    notes = (f"{counted(len(empty), 'pairs')} left out, with an empty side: number {some(empty)}",) if empty else ()
+    return _Found(kept, [source for source, _ in kept], text_of(path.name), notes)
+
+
+def _split(found: _Found, held_out: float, seed: int) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+    """Parts pairs, those of a group together, into those to train on and those held out, each in the order given."""
+    if held_out == 0:
+        return tuple(found.pairs), ()
+    groups = dict.fromkeys(found.groups)
+    if len(groups) < 2:
+        raise UserError(f"held_out={held_out}: expected at least 2 pairs of different sources to part, got 1")
+    sizes = dict.fromkeys(groups, 0)
+    for group in found.groups:
+        sizes[group] += 1
+    names = list(groups)
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
+    room, chosen = round(held_out * len(found.pairs)), set()
+    for place in order[1:]:
+        if sizes[names[place]] <= room:
+            chosen.add(names[place])
+            room -= sizes[names[place]]
+    chosen = chosen or {min(names[1:], key=sizes.__getitem__)}
+    parts: tuple[list[Pair], list[Pair]] = ([], [])
+    for pair, group in zip(found.pairs, found.groups, strict=True):
+        parts[group in chosen].append(pair)
+    return tuple(parts[0]), tuple(parts[1])

@@ -1,0 +1,118 @@
+"""Training of encoder-decoder transformers: settings and the steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from aigc_fast.models import Seq2SeqTransformer
+from aigc_fast.models.text.seq2seq import Pairs
+from aigc_fast.models.text.stacks import ACTIVATIONS
+from aigc_fast.settings import Setting
+from aigc_fast.training.config import TrainingConfig, require
+from aigc_fast.training.losses import smoothed_cross_entropy
+from aigc_fast.training.text import CLIP, MEASURE_INTERVAL
+from aigc_fast.training.trainer import Trainer
+
+SCHEDULES: dict[str, Callable[[int, int], float]] = {
+    "inverse_sqrt": lambda step, warm_up: (max(1, warm_up) / step) ** 0.5,
+    "constant": lambda step, warm_up: 1.0,
+}
+"""How the learning rate falls once it has warmed up, by name: its share of the peak in a step, from 1, after so many
+steps in which it grew. "inverse_sqrt" is the paper's (Vaswani et al., "Attention is all you need", 2017, §5.3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqConfig(TrainingConfig):
+    """Training of an encoder-decoder by pairs, as in "Attention is all you need".
+
+    Attributes:
+        batch_size: pairs a step.
+        learning_rate: Adam's at its peak, when it has warmed up; None for the paper's, 1 / √(d_model · warm_up).
+        warm_up: steps in which the learning rate grows.
+        schedule: how it falls then: "inverse_sqrt" as in the paper, or "constant".
+        label_smoothing: the share of the probability that is wanted of all tokens alike, in [0, 1).
+        clip: the largest norm of the gradient; a longer one is shortened to it.
+        measure_interval: steps between two measurements of the held-out pairs; 0 for none.
+
+    Raises:
+        UserError: on a value out of range.
+    """
+
+    epochs: int = 20
+    batch_size: int = 32
+    learning_rate: float | None = None
+    warm_up: int = 400
+    schedule: str = "inverse_sqrt"
+    label_smoothing: float = 0.1
+    clip: float = 1.0
+    measure_interval: int = 200
+    sample_interval: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rate = self.learning_rate
+        require(rate is None or 0 < rate < math.inf, "learning_rate", rate, "above 0 and finite")
+        require(0 < self.clip < math.inf, "clip", self.clip, "above 0 and finite")
+        for name in ("warm_up", "measure_interval"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
+        smoothing = self.label_smoothing
+        require(0 <= smoothing < 1, "label_smoothing", smoothing, "0 or more, below 1")
+
+
+class Seq2SeqTrainer(Trainer):
+    """Adam on the cross-entropy of the targets' tokens with smoothed labels, with the paper's betas and schedule.
+
+    Args:
+        model: a `Seq2SeqTransformer`.
+        config: its settings.
+    """
+
+    config_type = Seq2SeqConfig
+    settings = (
+        Setting("d_model", int, "Size of a token's vector.", least=1, shapes_model=True),
+        Setting("nhead", int, "Heads of the attention, a divisor of d_model.", least=1, shapes_model=True),
+        Setting("num_encoder_layers", int, "Layers of the encoder.", least=1, shapes_model=True),
+        Setting("num_decoder_layers", int, "Layers of the decoder.", least=1, shapes_model=True),
+        Setting("dim_feedforward", int, "Units of the inner layer.", least=1, shapes_model=True),
+        Setting("activation", str, f"Of the inner layer: {' or '.join(ACTIVATIONS)}.", shapes_model=True),
+        Setting("norm_first", bool, "Norms before the parts of layers, not after them.", shapes_model=True),
+        Setting("max_positions", int, "Tokens of a source or target, with its end.", least=2, shapes_model=True),
+        Setting("warm_up", int, "Steps in which the learning rate grows.", least=0),
+        Setting("schedule", str, f"How the learning rate falls then: {', '.join(SCHEDULES)}."),
+        Setting("label_smoothing", float, "The share of probability wanted of all tokens alike.", least=0, most=1),
+        CLIP,
+        MEASURE_INTERVAL,
+    )
+    shown = ("loss", "held_out")
+
+    def __init__(self, model: Seq2SeqTransformer, config: Seq2SeqConfig) -> None:
+        super().__init__(model, config)
+        peak = (model.config["d_model"] * max(1, config.warm_up)) ** -0.5
+        self.peak = peak if config.learning_rate is None else config.learning_rate
+        self.optimizers["model"] = torch.optim.Adam(
+            model.parameters(), lr=self.peak, betas=(0.9, 0.98), eps=1e-9, fused=True
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        """Adam's in the step under way."""
+        step, warm_up = self.step_count + 1, self.config.warm_up
+        return self.peak * (step / warm_up if step < warm_up else SCHEDULES[self.config.schedule](step, warm_up))
+
+    def _step(self, inputs: Pairs, labels: Tensor | None) -> Mapping[str, Tensor | float]:
+        hidden = self.model.hidden(inputs.sources, inputs.of_sources, inputs.inputs, inputs.of_inputs)
+        loss, nats = smoothed_cross_entropy(self.model.logits(hidden), inputs.answers, self.config.label_smoothing)
+        optimizer, rate = self.optimizers["model"], self.learning_rate
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        optimizer.step()
+        return {"loss": loss.detach(), "perplexity": nats.exp(), "gradient": norm, "learning_rate": rate}
