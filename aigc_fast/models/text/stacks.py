@@ -84,13 +84,19 @@ class Sublayer(Protocol):
 
 
 class _Layer(nn.Module):
-    """What the layers of both stacks share: the inner layer, and how norms and dropout stand to the parts."""
+    """What the layers of both stacks share: the inner layer, and how norms and dropout stand to the parts.
 
-    def __init__(self, sizes: Sizes) -> None:
+    Args:
+        sizes: of its parts.
+        attentions: what they are called.
+    """
+
+    def __init__(self, sizes: Sizes, *attentions: str) -> None:
         super().__init__()
         self.norm_first, self.p = sizes.norm_first, sizes.dropout
         self.activation = ACTIVATIONS[sizes.activation]
-        self.self_attn = Attention(sizes)
+        for name in attentions:
+            self.add_module(name, Attention(sizes))
         self.linear1 = nn.Linear(sizes.d_model, sizes.dim_feedforward, bias=sizes.bias)
         self.linear2 = nn.Linear(sizes.dim_feedforward, sizes.d_model, bias=sizes.bias)
 
@@ -112,7 +118,7 @@ class EncoderLayer(_Layer):
     """`torch.nn.TransformerEncoderLayer`."""
 
     def __init__(self, sizes: Sizes) -> None:
-        super().__init__(sizes)
+        super().__init__(sizes, "self_attn")
         self.norm1, self.norm2 = sizes.norm(), sizes.norm()
 
     def forward(self, x: Tensor, lengths: Lengths) -> Tensor:
@@ -124,8 +130,7 @@ class DecoderLayer(_Layer):
     """`torch.nn.TransformerDecoderLayer`."""
 
     def __init__(self, sizes: Sizes) -> None:
-        super().__init__(sizes)
-        self.multihead_attn = Attention(sizes)
+        super().__init__(sizes, "self_attn", "multihead_attn")
         self.norm1, self.norm2, self.norm3 = sizes.norm(), sizes.norm(), sizes.norm()
 
     def forward(self, x: Tensor, lengths: Lengths, memory: Tensor, of_memory: Lengths) -> Tensor:
