@@ -26,6 +26,7 @@ OPTIONAL = {
     "scikit-learn": "the embedded digits",
     "soundfile": "reading WAV files",
     "tensorboard": "train --tensorboard",
+    "imageio-ffmpeg": "video files",
     "triton": "Triton kernels",
 }
 

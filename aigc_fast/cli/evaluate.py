@@ -1,4 +1,4 @@
-"""`aigc-fast evaluate`: how good, how varied and how original images, sounds or texts are."""
+"""`aigc-fast evaluate`: how good, how varied and how original images, sounds, texts or clips are."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Measured = Annotated[
     typer.Argument(
         metavar="SUBJECT",
         help=f"A model file, a run's folder, a Hugging Face folder or GGUF file, a medium ({' or '.join(MEDIA)}: its "
-        "newest model), or a folder of images, WAV files or texts.",
+        "newest model), or a folder of images, WAV files, texts or animations.",
     ),
 ]
 Count = Annotated[
@@ -101,12 +101,13 @@ def evaluate(
     as_json: AsJson = False,
     **given: Any,
 ) -> None:
-    """Measure a model's images, sounds or texts, or a folder of them, against the training data.
+    """Measure a model's images, sounds, texts or clips, or a folder of them, against the training data.
 
-    A model that was not trained on the digits or sounds of the package, or on Python's help, needs --data.
+    A model that was not trained on the digits, sounds or clips of the package, or on Python's help, needs --data.
     Images by the features of a small digit classifier, sounds by the distance of their spectra at several resolutions,
-    texts by how often they repeat themselves and the training text; a text model besides by how well it foretells text
-    that was held out. Figures compare models on the same data, not across data.
+    texts by how often they repeat themselves and the training text, clips by the features of a small network that sees
+    what moves; a text or video model besides by how well it foretells what was held out. Figures compare models on the
+    same data, not across data.
 
     Example:  aigc-fast evaluate runs/dcgan/model.safetensors --neighbours out/nearest.png
     """

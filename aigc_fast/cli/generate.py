@@ -1,4 +1,4 @@
-"""`aigc-fast generate`: images, sounds or text from a model file, each with its provenance."""
+"""`aigc-fast generate`: images, sounds, text or video from a model file, each with its provenance."""
 
 from __future__ import annotations
 
@@ -64,10 +64,6 @@ def _first(medium: Medium) -> Kind:
     return next(iter(medium.kinds))
 
 
-def _format(medium: Medium) -> str:
-    return medium.suffixes[0][1:].upper()
-
-
 def _alternatives(words: Iterable[str]) -> str:
     return " or ".join(dict.fromkeys(words))
 
@@ -83,7 +79,7 @@ Out = Annotated[
     Path | None,
     typer.Option(
         help=with_default(
-            f"{_alternatives(_format(medium) for medium in MEDIA.values())} file to write; a folder for single.",
+            f"{_alternatives(medium.formats for medium in MEDIA.values())} file to write; a folder for single.",
             f"out/RUN-WHAT{_alternatives(medium.suffixes[0] for medium in MEDIA.values())}, with the options given "
             "that change it",
         ),
@@ -96,10 +92,10 @@ Count = Annotated[
         min=1,
         max=100_000,
         help=with_default(
-            "Images in the grid, sounds in the sequence, texts of the passage, files, walks, or images per side of the "
-            "manifold.",
-            "8 of each class, or 64; one of each class, or 6, for a sequence; 1 text; 8 files, or 6 for audio and 4 "
-            "for text; 8 walks, or 1 for audio; 15",
+            "Images in the grid, sounds in the sequence, texts of the passage, clips in the film, files, walks, or "
+            "images per side of the manifold.",
+            "8 of each class, or 64; one of each class, or 6, for a sequence or a film; 1 text; 8 files, or 6 for "
+            "audio and 4 for text and video; 8 walks, or 1 for audio; 15",
         ),
         show_default=False,
     ),
@@ -118,7 +114,7 @@ Columns = Annotated[
     typer.Option(
         min=1,
         help=with_default(
-            "Images per row of the grid, or steps of each walk.", "one for each class up to 16, or square; 10"
+            "Images or clips per row, or steps of each walk.", "one for each class up to 16, or square; 10"
         ),
         show_default=False,
     ),
@@ -151,11 +147,12 @@ def generate(
     overwrite: Overwrite = False,
     **given: Any,
 ) -> None:
-    """Generate images, sounds or text with a trained model.
+    """Generate images, sounds, text or video with a trained model.
 
-    A sound is a WAV file, and a PNG of its spectrogram beside it. Text is shown as it is made. Every file records the
-    model, its settings, the seed and the command in its metadata, or, where it has none, in a .json beside it:
-    aigc-fast provenance FILE shows them.
+    A sound is a WAV file, and a PNG of its spectrogram beside it; a video an APNG, a GIF or an MP4, as the name of
+    --out ends, and a PNG of its frames beside it. Text is shown as it is made. Every file records the model, its
+    settings, the seed and the command in its metadata, or, where it has none, in a .json beside it: aigc-fast
+    provenance FILE shows them.
 
     Example:  aigc-fast generate runs/dcgan/model.safetensors --what grid --seed 7
     """
@@ -254,8 +251,9 @@ def _targets(target: Path, wanted: Wanted, medium: Medium, overwrite: bool) -> l
     else:
         files = [target]
     if files[0].suffix.lower() not in medium.suffixes and not target.is_dir():
-        raise UserError(f"{target}: expected the name of a {_format(medium)} file")
+        raise UserError(f"{target}: expected a file name that ends in {' or '.join(medium.suffixes)}")
     for file in files:
+        medium.check_target(file, wanted.settings)
         new_file(file, overwrite)
         for beside in medium.beside:
             new_file(file.with_suffix(beside), overwrite)

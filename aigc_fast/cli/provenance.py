@@ -12,9 +12,11 @@ import typer
 from aigc_fast.errors import UserError
 from aigc_fast.media import read_provenance
 
+File = Annotated[Path, typer.Argument(help="A PNG, WAV, text, APNG, GIF or MP4 file that aigc-fast wrote.")]
 
-def provenance(file: Annotated[Path, typer.Argument(help="A PNG, WAV or text file that aigc-fast wrote.")]) -> None:
-    """Show which model, version, seed and command made a PNG, a WAV or a text file."""
+
+def provenance(file: File) -> None:
+    """Show which model, version, seed and command made a PNG, a WAV, a text or a video file."""
     try:
         text = json.dumps(asdict(read_provenance(file)), indent=2, ensure_ascii=False)
     except RecursionError:

@@ -1,4 +1,4 @@
-"""`aigc-fast train`: train a model on images, sounds or text."""
+"""`aigc-fast train`: train a model on images, sounds, text or video."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def train(
     device: Device = None,
     **given: Any,
 ) -> None:
-    """Train a model on the embedded digits or sounds or Python's help, or on your own images, sounds or text.
+    """Train a model on the digits, sounds or clips of the package or Python's help, or on your own.
 
     The folder gets model.safetensors, samples as training goes, checkpoints and a log. Ctrl-C, SIGTERM, SIGHUP and
     SIGUSR1 (SLURM's warning, --signal=USR1@60) leave a checkpoint and end the run; --resume latest goes on from it.

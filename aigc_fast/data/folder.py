@@ -55,7 +55,7 @@ def find_files(
         _leave_out(notes, f"left out, in subfolders beside {kind}s without a class", [path for path, _ in inside])
         inside = [(path, None) for path in here]
     else:
-        _check_classes(folder, classes, kind)
+        check_classes(folder, classes, kind)
         _leave_out(notes, "left out, beside the class folders", here)
         for subfolder in subfolders if inside else ():
             if subfolder not in classes:
@@ -93,7 +93,7 @@ def _leave_out(notes: Notes, why: str, paths: list[Path]) -> None:
         notes.add(why, path)
 
 
-def _check_classes(folder: Path, classes: dict[Path, list[Path]], kind: str) -> None:
+def check_classes(folder: Path, classes: dict[Path, list[Path]], kind: str) -> None:
     """Raises UserError where the subfolders with files are something else than classes."""
     parts = [subfolder for subfolder in classes if _PART.fullmatch(subfolder.name.casefold())]
     if len(parts) > 1 or (parts and len(classes) == 1):

@@ -158,16 +158,23 @@ def _plain(picture: Image.Image, background: str, path: Path, notes: Notes) -> _
     """The picture in mode L, RGB or F, without transparency."""
     if picture.mode[0] in "IF":
         return _deep(picture, background, path, notes)
+    flat, seen_through = opaque(picture, background)
+    if seen_through:
+        notes.add(f"with transparency, put on a background of {background}", path)
+    return _Picture(flat)
+
+
+def opaque(picture: Image.Image, background: str) -> tuple[Image.Image, bool]:
+    """A picture of bytes in mode L or RGB, and whether some of the background shows through it."""
     mode = "L" if picture.mode in _GREY_MODES else "RGB"
     if not _has_alpha(picture):
-        return _Picture(picture.convert(mode))
+        return picture.convert(mode), False
     seen = picture.convert("RGBA")
     if seen.getchannel("A").getextrema()[0] == 255:
-        return _Picture(seen.convert(mode))
-    notes.add(f"with transparency, put on a background of {background}", path)
+        return seen.convert(mode), False
     colour = colour_of(background)
     flat = Image.alpha_composite(Image.new("RGBA", seen.size, colour), seen)
-    return _Picture(flat.convert(mode if len(set(colour)) == 1 else "RGB"))
+    return flat.convert(mode if len(set(colour)) == 1 else "RGB"), True
 
 
 def _has_alpha(picture: Image.Image) -> bool:

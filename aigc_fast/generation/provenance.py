@@ -42,7 +42,7 @@ class Describable(Protocol):
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where an image or a sound comes from.
+    """Where an image, a sound, a text or a clip comes from.
 
     Attributes:
         model: the model's registered name.
@@ -93,9 +93,10 @@ def software_of(provenance: Provenance) -> str:
     return f"{RECORD} {provenance.version}"
 
 
-def _chunks(provenance: Provenance) -> PngImagePlugin.PngInfo:
+def png_chunks(provenance: Provenance, label: str = LABEL) -> PngImagePlugin.PngInfo:
+    """The metadata of a PNG file that was generated; `label` says what it shows."""
     chunks = PngImagePlugin.PngInfo()
-    chunks.add_text("Description", LABEL)
+    chunks.add_text("Description", label)
     chunks.add_text("Software", software_of(provenance))
     chunks.add_text("Source", f"{provenance.model}, seed {provenance.seed}")
     chunks.add_text(RECORD, to_record(provenance))
@@ -123,7 +124,7 @@ def write_png(path: str | os.PathLike[str], image: Tensor, provenance: Provenanc
     if scale != 1:
         picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     with atomic(path) as temporary:
-        picture.save(temporary, "PNG", pnginfo=_chunks(provenance))
+        picture.save(temporary, "PNG", pnginfo=png_chunks(provenance))
     return Path(path)
 
 

@@ -12,6 +12,7 @@ from aigc_fast import data
 from aigc_fast.data import ImageDataset, shift
 from aigc_fast.data.pictures import BACKGROUND, MAX_PIXELS, picture_suffixes
 from aigc_fast.data.readers import DEFAULT_SIZE
+from aigc_fast.data.videos import DEFAULT_SIZE as VIDEO_SIZE
 from aigc_fast.errors import UserError
 from aigc_fast.generation import Provenance, class_columns, draw, image_grid, read_provenance, write_png
 from aigc_fast.media.kinds import GRID, INTERPOLATION, MANIFOLD, SINGLE
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 PAIRS = 30
 
-_READING = (
+# Frames of video are read likewise.
+READING = (
     Setting(
         "background",
         str,
@@ -33,6 +35,23 @@ _READING = (
         metavar="COLOUR",
     ),
     Setting("max_pixels", int, f"The most that an image file may have; {MAX_PIXELS} unless given.", least=1),
+)
+SIZE = Setting(
+    "size",
+    int,
+    "Scale the images to this many pixels a side; a multiple of 4 for dcgan, conv-vae and video.",
+    default=f"{DEFAULT_SIZE}, or {VIDEO_SIZE} for video; an array's own for an npz and for IDX files",
+    least=1,
+    shapes_model=True,
+)
+CHANNELS = Setting(
+    "channels",
+    int,
+    "1 for grey images, 3 for colour.",
+    default="what the images are",
+    least=1,
+    most=3,
+    shapes_model=True,
 )
 
 
@@ -77,27 +96,8 @@ class Images(Medium):
         "classes"
     )
     embedded = "the digits"
-    reading_settings = _READING
-    data_settings = (
-        Setting(
-            "size",
-            int,
-            "Scale the images to this many pixels a side; a multiple of 4 for dcgan and conv-vae.",
-            default=f"{DEFAULT_SIZE}; an array's own for an npz and for IDX files",
-            least=1,
-            shapes_model=True,
-        ),
-        Setting(
-            "channels",
-            int,
-            "1 for grey images, 3 for colour.",
-            default="what the images are",
-            least=1,
-            most=3,
-            shapes_model=True,
-        ),
-        *_READING,
-    )
+    reading_settings = READING
+    data_settings = (SIZE, CHANNELS, *READING)
     training_settings = (Setting("shift", int, "Move each image at random by up to so many pixels.", least=0),)
     kinds = MappingProxyType({GRID: 64, SINGLE: 8, INTERPOLATION: 8, MANIFOLD: 15})
     pictured = True

@@ -71,6 +71,7 @@ def _map(model: LatentModel, wanted: Wanted, seed: int) -> Tensor:
 
 GRID = Kind("grid", "one PNG of many images, a class in each column", _draw, each=8)
 SEQUENCE = Kind("sequence", "one WAV of many sounds", _draw, each=1)
+FILM = Kind("film", "one animation of many clips side by side", _draw, each=1)
 PASSAGE = Kind("passage", "one text", _draw)
 ANSWERS = Kind("answers", "one text of answers, a line each", _draw)
 SINGLE = Kind("single", "one file each", _draw)

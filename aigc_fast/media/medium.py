@@ -193,6 +193,11 @@ class Medium(ABC):
     evaluated: ClassVar[int]
     rows: ClassVar[tuple[tuple[str, str, str, str], ...]]
 
+    @property
+    def formats(self) -> str:
+        """What files that are written are called, in words."""
+        return self.suffixes[0][1:].upper()
+
     @abstractmethod
     def load(self, path: Path | None, **settings: Any) -> Dataset:
         """Training data; None for what comes with the package."""
@@ -261,6 +266,18 @@ class Medium(ABC):
     @abstractmethod
     def joined(self, model: Model, items: Any, columns: int | None) -> Any:
         """Items in one piece to write."""
+
+    def check_target(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """Checks, before any work is done, that `write` can write such a file.
+
+        Args:
+            path: the file.
+            settings: those of `drawing_settings` that were given.
+
+        Raises:
+            UserError: when it can't.
+        """
+        return
 
     @abstractmethod
     def write(self, path: Path, piece: Any, model: Model, provenance: Provenance, scale: int) -> None:

@@ -1,4 +1,4 @@
-"""How good, how varied and how original generated images and texts are, and how near generated sounds."""
+"""How good, how varied and how original generated images and texts are, how near generated sounds, how clips move."""
 
 from aigc_fast.metrics.classifier import ImageClassifier, load_classifier, train_classifier
 from aigc_fast.metrics.copies import Passage, copied_share, longest_copied
@@ -25,6 +25,8 @@ from aigc_fast.metrics.text import (
     perplexity,
     weights_change,
 )
+from aigc_fast.metrics.video import VideoReport, evaluate_videos, psnr, ssim
+from aigc_fast.metrics.video_classifier import VideoClassifier, load_video_classifier, train_video_classifier
 from aigc_fast.models.vocoder.spectral import multi_resolution_spectral_distance
 
 __all__ = [
@@ -39,6 +41,8 @@ __all__ = [
     "PrecisionRecall",
     "SoundReport",
     "TextReport",
+    "VideoClassifier",
+    "VideoReport",
     "WeightsChange",
     "class_spread",
     "copied_share",
@@ -48,8 +52,10 @@ __all__ = [
     "evaluate_pairs",
     "evaluate_sounds",
     "evaluate_text",
+    "evaluate_videos",
     "frechet_distance",
     "load_classifier",
+    "load_video_classifier",
     "longest_copied",
     "multi_resolution_spectral_distance",
     "nearest_neighbours",
@@ -57,6 +63,9 @@ __all__ = [
     "pairwise_spectral_distance",
     "perplexity",
     "precision_recall",
+    "psnr",
+    "ssim",
     "train_classifier",
+    "train_video_classifier",
     "weights_change",
 ]

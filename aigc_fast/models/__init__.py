@@ -1,7 +1,7 @@
 """Generative models that train and sample on the package's kernels."""
 
 from aigc_fast.models.ar import ARModel
-from aigc_fast.models.base import ImageModel, LatentModel, Model, SoundModel
+from aigc_fast.models.base import ImageModel, LatentModel, Model, SoundModel, VideoModel
 from aigc_fast.models.gan import DCGAN, GAN, MLPGAN, Discriminator
 from aigc_fast.models.registry import MODELS, create, describe, load, register, save
 from aigc_fast.models.text import (
@@ -22,9 +22,11 @@ from aigc_fast.models.text import (
     tokenizer_from,
 )
 from aigc_fast.models.vae import VAE, ConvVAE, ImageAutoencoder, VariationalAutoencoder
+from aigc_fast.models.video import VideoRNN
 from aigc_fast.models.vocoder import SourceFilterVocoder, VocoderFrames, VocoderVAE
 
 register(MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE, NGram, Llama, GPT2, CharRNN, Seq2SeqTransformer)
+register(MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE, NGram, Llama, GPT2, CharRNN, VideoRNN)
 
 __all__ = [
     "DCGAN",
@@ -55,6 +57,8 @@ __all__ = [
     "TextModel",
     "Tokenizer",
     "VariationalAutoencoder",
+    "VideoModel",
+    "VideoRNN",
     "VocoderFrames",
     "VocoderVAE",
     "WordTokenizer",

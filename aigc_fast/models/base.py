@@ -248,3 +248,52 @@ class SoundModel(LatentModel):
         check_counts(length=length, sample_rate=sample_rate)
         super().__init__(length=length, sample_rate=sample_rate, **config)
         self.length, self.sample_rate = length, sample_rate
+
+
+class VideoModel(LatentModel):
+    """A model that turns latent vectors into clips (N, frames, channels, height, width) in [-1, 1].
+
+    Args:
+        frame_shape: (channels, height, width) of one frame.
+        frames: of one clip.
+        given: frames that a prediction begins from.
+        **config: as for `LatentModel`.
+
+    Raises:
+        ValueError: on a size or a number that is not positive, or fewer than 2 frames.
+    """
+
+    medium = "aigc_fast.media.video:VIDEO"
+    decoded_at_once = 16
+
+    def __init__(self, *, frame_shape: Sequence[int], frames: int, given: int, **config: Any) -> None:
+        if len(frame_shape) != 3 or min(frame_shape) < 1:
+            raise ValueError(f"frame_shape={tuple(frame_shape)}: expected (channels, height, width), all positive")
+        if type(frames) is int and frames < 2:
+            raise ValueError(f"frames={frames}: expected at least 2")
+        super().__init__(frame_shape=list(frame_shape), frames=frames, given=given, **config)
+        self.frame_shape, self.frames, self.given = tuple(frame_shape), frames, given
+
+    @abstractmethod
+    def predict(
+        self,
+        given: Tensor,
+        frames: int,
+        *,
+        labels: Labels | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """How clips go on, in eval mode and without gradients.
+
+        Args:
+            given: (N, K, channels, height, width), their first frames, K at least 1.
+            frames: how many to predict.
+            labels: for a conditional model, one class for all or N classes; None where nobody knows them.
+            generator: makes what is drawn repeatable; None uses PyTorch's default generator.
+
+        Returns:
+            (N, frames, channels, height, width), what comes after the given ones.
+
+        Raises:
+            ValueError: when the frames or labels do not fit.
+        """

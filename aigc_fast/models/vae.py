@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from aigc_fast import functional
 from aigc_fast import nn as fast
 from aigc_fast.models.base import ImageModel, Labels, LatentModel, evaluating, quarter_sides
-
-LIKELIHOODS = ("bernoulli", "gaussian")
-_LOG_2PI = math.log(2 * math.pi)
+from aigc_fast.models.likelihood import check_likelihood, pixel_log_likelihood, pixel_mean
 
 
 class VariationalAutoencoder(LatentModel):
@@ -65,10 +63,7 @@ class ImageAutoencoder(VariationalAutoencoder, ImageModel):
     """A variational autoencoder of images.
 
     Args:
-        likelihood: "bernoulli": each pixel, scaled to [0, 1], is the success of a coin whose logit the decoder gives;
-            "gaussian": each pixel in [-1, 1] is normal about the tanh of the decoder's output, with one standard
-            deviation for all, learned along (Rybkin et al., "Simple and Effective VAE Training with Calibrated
-            Decoders", 2021).
+        likelihood: one of `aigc_fast.models.likelihood.LIKELIHOODS`.
         **config: as for `ImageModel`.
 
     Attributes:
@@ -85,12 +80,10 @@ class ImageAutoencoder(VariationalAutoencoder, ImageModel):
     decoder: nn.Sequential
 
     def __init__(self, *, likelihood: str, **config: Any) -> None:
-        if likelihood not in LIKELIHOODS:
-            raise ValueError(f"likelihood={likelihood!r}: expected one of {', '.join(LIKELIHOODS)}")
+        check_likelihood(likelihood)
         super().__init__(likelihood=likelihood, **config)
         self.likelihood = likelihood
-        if likelihood == "gaussian":
-            self.log_scale = nn.Parameter(torch.zeros(()))
+        self.log_scale = nn.Parameter(torch.zeros(())) if likelihood == "gaussian" else None
 
     def encode(self, inputs: Tensor, labels: Labels | None = None) -> tuple[Tensor, Tensor]:
         """μ and log σ² of q(z|x), each (N, latent_dim), of images (N, channels, height, width) in [-1, 1]."""
@@ -100,24 +93,12 @@ class ImageAutoencoder(VariationalAutoencoder, ImageModel):
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """The mean of p(x|z). See `LatentModel.decode`."""
-        return self._mean(self.decoder(self.with_classes(z, labels)))
-
-    def _mean(self, decoded: Tensor) -> Tensor:
-        # 2·sigmoid(a) − 1 = tanh(a / 2): the Bernoulli mean scaled from [0, 1] to [-1, 1].
-        return torch.tanh(decoded / 2 if self.likelihood == "bernoulli" else decoded)
+        return pixel_mean(self.decoder(self.with_classes(z, labels)), self.likelihood)
 
     def log_likelihood(self, inputs: Tensor, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Summed over pixels; for the Bernoulli decoder the cross-entropy of grey levels.
-
-        See `VariationalAutoencoder.log_likelihood`.
-        """
+        """Summed over pixels. See `VariationalAutoencoder.log_likelihood`."""
         decoded = self.decoder(self.with_classes(z, labels))
-        if self.likelihood == "bernoulli":
-            loss = nn.functional.binary_cross_entropy_with_logits(decoded, (inputs + 1) / 2, reduction="none")
-            return -loss.flatten(1).sum(1)
-        squares = (inputs - self._mean(decoded)).square().flatten(1).sum(1)
-        pixels = math.prod(self.image_shape)
-        return -0.5 * squares * torch.exp(-2 * self.log_scale) - pixels * (self.log_scale + 0.5 * _LOG_2PI)
+        return pixel_log_likelihood(decoded, inputs, self.likelihood, self.log_scale)
 
 
 class VAE(ImageAutoencoder):

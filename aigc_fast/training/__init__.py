@@ -10,6 +10,7 @@ from aigc_fast.training.seq2seq import Seq2SeqConfig, Seq2SeqTrainer
 from aigc_fast.training.text import CharRNNConfig, CharRNNTrainer
 from aigc_fast.training.trainer import Trainer, default_config, make_trainer
 from aigc_fast.training.vae import VAEConfig, VAETrainer
+from aigc_fast.training.video import VideoConfig, VideoTrainer
 
 __all__ = [
     "LOSSES",
@@ -29,6 +30,8 @@ __all__ = [
     "TrainingResult",
     "VAEConfig",
     "VAETrainer",
+    "VideoConfig",
+    "VideoTrainer",
     "default_config",
     "diversity",
     "gradient_penalty",

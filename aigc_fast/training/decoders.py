@@ -13,7 +13,7 @@ from aigc_fast.media.text import Windows
 from aigc_fast.models import DecoderModel
 from aigc_fast.settings import Setting
 from aigc_fast.training.config import TrainingConfig, require
-from aigc_fast.training.text import CLIP, HALF_LIFE, MEASURE_INTERVAL, NUM_LAYERS
+from aigc_fast.training.text import CLIP, HALF_LIFE, MEASURE_INTERVAL, NUM_LAYERS, WARM_UP
 from aigc_fast.training.trainer import Trainer
 
 
@@ -66,7 +66,7 @@ class DecoderTrainer(Trainer):
         NUM_LAYERS,
         Setting("num_heads", int, "Of the attention, a divisor of the hidden units.", least=1, shapes_model=True),
         Setting("context", int, "Tokens that it sees at once.", least=2, shapes_model=True),
-        Setting("warm_up", int, "Steps in which the learning rate grows.", least=0),
+        WARM_UP,
         HALF_LIFE,
         Setting("weight_decay", float, "By which matrices shrink, as a share of the learning rate.", least=0),
         CLIP,

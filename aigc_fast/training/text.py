@@ -20,6 +20,7 @@ from aigc_fast.training.trainer import Trainer, adam
 # Other models of text have them, too.
 NUM_LAYERS = Setting("num_layers", int, "Layers.", least=1, shapes_model=True)
 HALF_LIFE = Setting("half_life", float, "Passes over the text in which the learning rate halves; 0 leaves it.", least=0)
+WARM_UP = Setting("warm_up", int, "Steps in which the learning rate grows.", least=0)
 CLIP = Setting("clip", float, "The largest norm of the gradient.")
 MEASURE_INTERVAL = Setting(
     "measure_interval", int, "Steps between two measurements of held-out text; 0 for none.", least=0

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aigc_fast import functional
 from aigc_fast.models import VariationalAutoencoder
-from aigc_fast.models.vae import LIKELIHOODS
+from aigc_fast.models.likelihood import LIKELIHOODS
 from aigc_fast.settings import Setting
 from aigc_fast.training.config import TrainingConfig, require
 from aigc_fast.training.losses import free_bits_kl
@@ -79,21 +79,28 @@ class VAETrainer(Trainer):
         return self.config.beta * min(1.0, (self.step_count + 1) / self.config.warmup)
 
     def _step(self, inputs: Any, labels: Tensor | None) -> Mapping[str, Tensor | float]:
-        log_likelihood, kl, mu, logvar = self.model(inputs, labels)
+        loss, values = self._loss(*self.model(inputs, labels))
+        optimizer = self.optimizers["model"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return values
+
+    def _loss(
+        self, log_likelihood: Tensor, kl: Tensor, mu: Tensor, logvar: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """What to descend, and the values to show, of what the model gives."""
         reconstruction, divergence, beta = -log_likelihood.mean(), kl.mean(), self.beta()
         counted = divergence
         if self.config.free_bits:
             per_dimension = functional.kl_standard_normal(mu.t(), logvar.t()) / len(mu)
             counted = free_bits_kl(per_dimension, self.config.free_bits)
         loss = reconstruction + beta * counted
-        optimizer = self.optimizers["model"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return {
+        values = {
             "loss": loss.detach(),
             "reconstruction": reconstruction.detach(),
             "kl": divergence.detach(),
             "elbo": -(reconstruction + divergence).detach(),
             "beta": beta,
         }
+        return loss, values

@@ -1,0 +1,360 @@
+"""Clips to train on: digits that move and bounce, which the package makes itself, or files of moving pictures."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aigc_fast import functional
+from aigc_fast.data.animations import (
+    ANIMATED_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Recorded,
+    Source,
+    find_clips,
+    moves,
+    read_source,
+)
+from aigc_fast.data.dataset import Dataset
+from aigc_fast.data.folder import entries, files_below, indexed
+from aigc_fast.data.notes import Notes, some, text_of
+from aigc_fast.data.pictures import BACKGROUND, MAX_PIXELS, colour_of, picture_suffixes
+from aigc_fast.data.readers import digits as still_digits
+from aigc_fast.errors import UserError
+from aigc_fast.wording import counted, sized
+
+DEFAULT_SIZE = 32
+DEFAULT_FRAMES = 15
+DEFAULT_FPS = 10.0
+HELD_OUT = 0.1
+"""The share of the clips that training does not see."""
+
+CLIPS = 2000
+MOST_DIGITS = 2
+MAX_FRAMES = 2000
+"""The most frames that are read of a file."""
+
+# Of all clips together.
+_MOST_BYTES = 4 << 30
+
+# Of the frames' side: how large a digit is, and how far it goes in a step.
+_DIGIT, _SLOWEST, _FASTEST = 0.4375, 0.03, 0.09
+
+
+@dataclass(frozen=True)
+class VideoDataset(Dataset):
+    """Clips of one length and size, held as bytes, and some of their kind that training does not see.
+
+    Attributes:
+        frames: uint8 (N, T, channels, height, width).
+        labels: int64 (N,), or None without classes.
+        class_names: what the classes are called, in the labels' order; empty without classes.
+        held_out: uint8 (M, T, channels, height, width).
+        held_out_labels: int64 (M,), or None without classes.
+        fps: frames a second.
+        name: where the clips come from, for logs and provenance.
+        notes: what was left out, changed or put right when they were read, in lines for people.
+        digits: how many digits move in each clip; None where they are other clips.
+        paths: where the digits of `frames` are, (N, T, digits, 2): row and column of their middle in pixels; None where
+            nobody knows.
+        held_out_paths: likewise of `held_out`.
+    """
+
+    unit = "clips"
+    frames: Tensor
+    labels: Tensor | None
+    class_names: tuple[str, ...]
+    held_out: Tensor
+    held_out_labels: Tensor | None
+    fps: float
+    name: str
+    notes: tuple[str, ...] = ()
+    digits: int | None = None
+    paths: Tensor | None = None
+    held_out_paths: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """`{"frame_shape": (channels, height, width), "frames": of each clip}`."""
+        return {"frame_shape": tuple(self.frames.shape[2:]), "frames": self.frames.shape[1]}
+
+    def _form(self) -> str:
+        _, length, channels, height, width = self.frames.shape
+        return f"{length} frames of {width} × {height} pixels in {'grey' if channels == 1 else 'colour'}"
+
+    def record(self) -> dict[str, Any]:
+        """See `Dataset.record`."""
+        return {**super().record(), "fps": self.fps, "digits": self.digits}
+
+    def _content(self) -> Tensor:
+        return self.frames
+
+    def batch(self, indices: Tensor | slice = slice(None)) -> Tensor:
+        """The clips at `indices`, float32 (n, T, channels, height, width) in [-1, 1]."""
+        return as_floats(self.frames[indices])
+
+
+def as_floats(frames: Tensor) -> Tensor:
+    """Bytes as float32 in [-1, 1]."""
+    return frames.float() / 127.5 - 1
+
+
+def load_videos(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    size: int = DEFAULT_SIZE,
+    channels: int | None = None,
+    frames: int = DEFAULT_FRAMES,
+    digits: int | None = None,
+    background: str = BACKGROUND,
+    max_pixels: int = MAX_PIXELS,
+    max_frames: int = MAX_FRAMES,
+) -> VideoDataset:
+    """Training clips.
+
+    Args:
+        path: None for `moving_digits`; an animation (GIF, APNG, WebP) or, where imageio-ffmpeg is installed, a video
+            file; or a folder of them and of folders of frames, whose subfolders are classes. Each is cut into clips;
+            what is left at its end is left out. A tenth of the clips is held out.
+        size: side of the frames in pixels, to which each one's middle square is scaled.
+        channels: 1 for grey, 3 for colour; None for what the frames are.
+        frames: of each clip, at least 2.
+        digits: that move in each clip which the package makes, 1 or 2; None for 1.
+        background: a colour that `PIL.ImageColor` knows, on which what is transparent is put.
+        max_pixels: the most that a frame may have.
+        max_frames: the most that are read of a file.
+
+    Returns:
+        The clips; their `notes` tell what was left out, scaled, repeated or put on the background.
+
+    Raises:
+        UserError: when the data is missing, damaged, too short, too large or of no layout from above.
+    """
+    for name, value, least in (("size", size, 1), ("frames", frames, 2), ("max_frames", max_frames, 2)):
+        if value < least:
+            raise UserError(f"{name}={value}: expected at least {least}")
+    if channels not in (None, 1, 3):
+        raise UserError(f"channels={channels}: expected 1 or 3")
+    colour_of(background)
+    if path is None:
+        return moving_digits(digits=digits or 1, size=size, frames=frames, channels=channels or 1)
+    if digits is not None:
+        raise UserError(f"digits={digits}: {path} holds other clips than digits that the package moves")
+    path = Path(path)
+    notes = Notes(path if path.is_dir() else path.parent)
+    reading = {"background": background, "max_pixels": max_pixels, "max_frames": max_frames, "notes": notes}
+    try:
+        sources = _sources(path, notes)
+        recorded = _read(sources, size, channels, frames, reading)
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from None
+    return _dataset(path, sources, recorded, frames, notes)
+
+
+def _sources(path: Path, notes: Notes) -> list[tuple[Source, str | None]]:
+    if path.is_dir():
+        found = find_clips(path, notes)
+        if not found:
+            there = [text_of(file.relative_to(path)) for file in files_below(path)]
+            but = f", but {counted(len(there), 'files')}: {some(there)}" if there else ""
+            raise UserError(f"{path}: holds no clips ({_known()}, or folders of frames){but}")
+        return found
+    if not path.is_file():
+        raise UserError(f"{path}: no such file or folder")
+    if not moves(path):
+        raise UserError(f"{path}: expected an animation or a video ({_known()}), or a folder of them")
+    return [(Source(path), None)]
+
+
+def _known() -> str:
+    return ", ".join((*ANIMATED_SUFFIXES, *VIDEO_SUFFIXES))
+
+
+def _read(
+    sources: list[tuple[Source, str | None]], size: int, channels: int | None, frames: int, reading: dict[str, Any]
+) -> list[Recorded]:
+    """What each source holds, in as many channels as are asked for, or as there are in any."""
+    recorded, held = [], 0
+    for source, _ in sources:
+        found = read_source(source, size, channels or 3, **reading)
+        if channels is None and _is_grey(found.frames):
+            found = Recorded(found.frames[:, :1].clone(), found.fps)
+        held += found.frames.numel()
+        if held > _MOST_BYTES:
+            raise UserError(
+                f"{source.path}: with it, clips take more than {sized(_MOST_BYTES)}: expected fewer of them, a smaller "
+                "size (--size), or fewer frames of each (--max-frames)"
+            )
+        recorded.append(found)
+    most = max((one.frames.shape[1] for one in recorded if len(one.frames) >= frames), default=1)
+    return [Recorded(one.frames.expand(-1, max(most, one.frames.shape[1]), -1, -1), one.fps) for one in recorded]
+
+
+def _is_grey(frames: Tensor) -> bool:
+    return bool((frames[:, :1] == frames).all())
+
+
+def _dataset(
+    path: Path, sources: list[tuple[Source, str | None]], recorded: list[Recorded], frames: int, notes: Notes
+) -> VideoDataset:
+    clips, classes, rates = [], [], []
+    for (source, label), found in zip(sources, recorded, strict=True):
+        count, rest = divmod(len(found.frames), frames)
+        if len(found.frames) == 1:
+            notes.add("of one frame, left out", source.path)
+        elif 0 < len(found.frames) < frames:
+            notes.add(f"shorter than a clip of {frames} frames, left out", source.path, str(len(found.frames)))
+        elif rest:
+            notes.add("whose last frames do not fill a clip and were left out", source.path, str(rest))
+        clips += found.frames[: count * frames].unflatten(0, (count, frames)) if count else []
+        classes += [label] * count
+        rates += [found.fps] * bool(count and found.fps)
+    if len(clips) < 2:
+        longest = max(len(found.frames) for found in recorded)
+        raise UserError(
+            f"{path}: expected at least 2 clips of {frames} frames, got {len(clips)}; the longest of "
+            f"{counted(len(sources), 'sources')} has {counted(longest, 'frames')}: try a smaller --frames"
+        )
+    labels, names = indexed(classes)
+    order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(0))
+    held = order[: max(1, round(HELD_OUT * len(clips)))].sort().values
+    seen = order[len(held) :].sort().values
+    stacked = torch.stack(clips)
+    labelled = [None if labels is None else labels[part] for part in (seen, held)]
+    fps = sorted(rates)[len(rates) // 2] if rates else DEFAULT_FPS
+    return VideoDataset(
+        stacked[seen], labelled[0], names, stacked[held], labelled[1], fps, text_of(path.name), notes.lines
+    )
+
+
+def first_frames(path: Path, frame_shape: tuple[int, int, int], most: int) -> Tensor:
+    """What a clip can begin with.
+
+    Args:
+        path: a picture, an animation, a video file, or a folder of frames.
+        frame_shape: (channels, side, side) of the result.
+        most: how many frames are read at most.
+
+    Returns:
+        (T, channels, side, side) in [-1, 1], T at least 1.
+
+    Raises:
+        UserError: when there are none, or they can't be read.
+    """
+    channels, height, width = frame_shape
+    if height != width:
+        raise UserError(f"{path}: frames of {width} × {height} pixels can't be read, only square ones")
+    notes = Notes(path.parent)
+    if path.is_dir():
+        source = Source(path, tuple(file for file in entries(path)[0] if file.suffix.lower() in picture_suffixes()))
+        if not source.stills:
+            raise UserError(f"{path}: holds no pictures")
+    elif path.is_file():
+        source = Source(path)
+    else:
+        raise UserError(f"{path}: no such file or folder")
+    reading = {"background": BACKGROUND, "max_pixels": MAX_PIXELS, "max_frames": most, "notes": notes}
+    frames = read_source(source, height, channels, **reading).frames
+    if not len(frames):
+        raise UserError(f"{path}: expected frames of one size, got several")
+    return as_floats(frames)
+
+
+def moving_digits(
+    count: int = CLIPS,
+    *,
+    digits: int = 1,
+    size: int = DEFAULT_SIZE,
+    frames: int = DEFAULT_FRAMES,
+    channels: int = 1,
+    seed: int = 0,
+) -> VideoDataset:
+    """Clips of handwritten digits that move at a steady pace and bounce off the borders; the same for the same
+    arguments.
+
+    The digits are those of `aigc_fast.data.digits`; a tenth of them moves in the held-out clips alone. Classes are the
+    digits, and where two move, their pairs: 3+8.
+
+    Args:
+        count: of the clips to train on; a tenth as many are held out.
+        digits: 1 or 2 that move in each clip.
+        size: side of the frames in pixels, at least 16.
+        frames: of each clip, at least 2.
+        channels: 1 for grey, 3 for colour.
+        seed: of which digits move where.
+
+    Raises:
+        UserError: on a value out of range.
+
+    Method: Srivastava, Mansimov and Salakhutdinov, "Unsupervised Learning of Video Representations using LSTMs", 2015.
+    """
+    for name, value, least in (("count", count, 1), ("size", size, 16), ("frames", frames, 2)):
+        if value < least:
+            raise UserError(f"{name}={value}: expected at least {least}")
+    if not 1 <= digits <= MOST_DIGITS:
+        raise UserError(f"digits={digits}: expected 1 to {MOST_DIGITS}")
+    side = round(_DIGIT * size)
+    stills = still_digits(side)
+    images, classes = stills.images[:, 0], stills.labels
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(images), generator=generator)
+    held, known = order.split([len(order) // 10, len(order) - len(order) // 10])
+    names = _class_names(digits)
+    parts = []
+    for pool, number in ((known, count), (held, max(1, count // 10))):
+        chosen = pool[torch.randint(len(pool), (number, digits), generator=generator)]
+        corners = _paths(number, digits, frames, size, size - side, generator)
+        clips = _drawn(images[chosen], corners, size)
+        if channels == 3:
+            clips = clips.expand(-1, -1, 3, -1, -1).contiguous()
+        parts.append((clips, _labels(classes[chosen], names), corners + (side - 1) / 2))
+    (clips, labels, paths), (held_out, held_out_labels, held_out_paths) = parts
+    what = "moving digits" if digits == 1 else "pairs of moving digits"
+    facts = {"digits": digits, "paths": paths, "held_out_paths": held_out_paths}
+    return VideoDataset(clips, labels, names, held_out, held_out_labels, DEFAULT_FPS, what, **facts)
+
+
+def _class_names(digits: int) -> tuple[str, ...]:
+    return tuple("+".join(map(str, pair)) for pair in combinations_with_replacement(range(10), digits))
+
+
+def _labels(classes: Tensor, names: tuple[str, ...]) -> Tensor:
+    places = {name: index for index, name in enumerate(names)}
+    return torch.tensor([places["+".join(map(str, sorted(row)))] for row in classes.tolist()])
+
+
+def _paths(number: int, digits: int, frames: int, size: int, room: int, generator: torch.Generator) -> Tensor:
+    """The digits' upper left corners in whole pixels, (number, frames, digits, 2), each within 0 to `room`."""
+    begin, turn, pace = functional.rand(3, number, digits, 2, generator=generator)
+    angle = 2 * math.pi * turn[..., :1]
+    speed = size * (_SLOWEST + (_FASTEST - _SLOWEST) * pace[..., :1])
+    velocity = speed * torch.cat([angle.sin(), angle.cos()], -1)
+    straight = room * begin[:, None] + velocity[:, None] * torch.arange(frames)[:, None, None]
+    # Folded at both borders.
+    along = straight.remainder(2 * room)
+    return torch.minimum(along, 2 * room - along).round().long()
+
+
+def _drawn(images: Tensor, corners: Tensor, size: int) -> Tensor:
+    """Frames (N, T, 1, size, size) of digits (N, digits, side, side) with their corners at (N, T, digits, 2)."""
+    number, length, digits, _ = corners.shape
+    side = images.shape[-1]
+    frames = images.new_zeros(number, length, size, size)
+    clip = torch.arange(number)[:, None, None, None]
+    time = torch.arange(length)[:, None, None]
+    for digit in range(digits):
+        rows = corners[:, :, digit, 0, None, None] + torch.arange(side)[:, None]
+        columns = corners[:, :, digit, 1, None, None] + torch.arange(side)
+        place = clip, time, rows, columns
+        frames[place] = torch.maximum(frames[place], images[:, None, digit])
+    return frames[:, :, None]

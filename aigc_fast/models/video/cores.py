@@ -1,0 +1,217 @@
+"""What remembers from frame to frame: a ConvLSTM, or an LSTM with latent vectors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from aigc_fast import nn as fast
+from aigc_fast.models.video.latents import Latents, split
+
+PRIORS = ("learned", "fixed")
+# Frames of a clip that its start code is inferred from: where things are, and how they move.
+_STARTING = 3
+
+
+class Core(nn.Module, ABC):
+    """Goes from the features of frames to maps of which the next frames are decoded.
+
+    Sequences come time first. A class is (N, num_classes): weights, all 0 where nobody knows it.
+
+    Attributes:
+        stepwise: whether each step has a latent vector; else the clip has one, and may begin without.
+        maps: channels of what it gives to the decoder.
+        latent_dim: size of a latent vector.
+    """
+
+    stepwise: ClassVar[bool]
+    maps: int
+    latent_dim: int
+
+    @abstractmethod
+    def latents_of(self, frames: int) -> int:
+        """How many latent vectors so many frames of a clip have."""
+
+    @abstractmethod
+    def seen(self, frames: int) -> int:
+        """How many first frames of a clip its posterior reads."""
+
+    @abstractmethod
+    def infer(self, features: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """μ and log σ² of the posterior, (steps, N, latent_dim), of the features (T, N, F, h, w) of seen frames."""
+
+    @abstractmethod
+    def begin(self, latents: Latents | None, classes: Tensor, told: int) -> Any:
+        """The state before N clips, `told` of which, the first, have latents that say how they begin."""
+
+    @abstractmethod
+    def forward(self, inputs: Tensor, state: Any, latents: Latents, classes: Tensor) -> tuple[Tensor, Any]:
+        """Maps (T, N, maps, h, w) of the features (T, N, F, h, w) of the frames before, and the state after them."""
+
+
+class ConvLSTM(nn.Module):
+    """An LSTM whose state is maps, and whose products are convolutions 3×3.
+
+    Args:
+        inputs: channels of the inputs.
+        hidden: channels of the state.
+
+    Method: Shi et al., "Convolutional LSTM Network: A Machine Learning Approach for Precipitation Nowcasting", 2015;
+    without peepholes.
+    """
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.of_input = fast.Conv2d(inputs, 4 * hidden, 3, padding=1)
+        self.of_state = fast.Conv2d(hidden, 4 * hidden, 3, padding=1, bias=False)
+        with torch.no_grad():
+            # Remembers until it learns to forget (Jozefowicz et al., "An Empirical Exploration of Recurrent Network
+            # Architectures", 2015).
+            self.of_input.bias[hidden : 2 * hidden] += 1
+
+    def forward(self, inputs: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Outputs (T, N, hidden, h, w) of inputs (T, N, C, h, w), and the state (hidden, cell) after them."""
+        hidden, cell = state
+        outputs = []
+        for of_input in self.of_input(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2]):
+            gates = of_input + self.of_state(hidden)
+            enter, keep, leave = gates[:, : 3 * self.hidden].sigmoid().chunk(3, dim=1)
+            cell = keep * cell + enter * gates[:, 3 * self.hidden :].tanh()
+            hidden = leave * cell.tanh()
+            outputs.append(hidden)
+        return torch.stack(outputs), (hidden, cell)
+
+
+class ConvLSTMCore(Core):
+    """A `ConvLSTM`, whose state begins with a latent vector for the whole clip, or with nothing.
+
+    Args:
+        features: channels of the frames' features.
+        side: (height, width) of the features.
+        hidden: channels of the state.
+        latent_dim: size of the latent vector.
+        classes: number of classes, 0 for none.
+    """
+
+    stepwise = False
+
+    def __init__(self, features: int, side: tuple[int, int], hidden: int, latent_dim: int, classes: int) -> None:
+        super().__init__()
+        self.maps, self.latent_dim, self.side = hidden, latent_dim, side
+        cells = side[0] * side[1]
+        self.code = nn.Sequential(
+            nn.Linear(_STARTING * features * cells + classes, 2 * hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(2 * hidden, 2 * latent_dim),
+        )
+        self.start = nn.Sequential(
+            nn.Linear(latent_dim + classes, 2 * hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(2 * hidden, 2 * hidden * cells),
+        )
+        self.recurrent = ConvLSTM(features, hidden)
+
+    def latents_of(self, frames: int) -> int:
+        """See `Core`: one, for all of them."""
+        return 1
+
+    def seen(self, frames: int) -> int:
+        """See `Core.seen`."""
+        return min(_STARTING, frames)
+
+    def infer(self, features: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Core.infer`."""
+        missing = _STARTING - len(features)
+        first = torch.cat([features, features[-1:].expand(missing, *features.shape[1:])]) if missing > 0 else features
+        flat = first[:_STARTING].transpose(0, 1).flatten(1)
+        mu, logvar = split(self.code(torch.cat([flat, classes], dim=1)))
+        return mu[None], logvar[None]
+
+    def begin(self, latents: Latents | None, classes: Tensor, told: int) -> tuple[Tensor, Tensor]:
+        """See `Core.begin`."""
+        state = classes.new_zeros(len(classes), 2, self.maps, *self.side)
+        if told:
+            prior = classes.new_zeros(1, told, self.latent_dim)
+            code = torch.cat([latents.take(prior, prior)[0], classes[:told]], dim=1)
+            begun = self.start(code).unflatten(1, state.shape[1:])
+            state = torch.cat([begun, state[told:]])
+        return state[:, 0].tanh(), state[:, 1].contiguous()
+
+    def forward(
+        self, inputs: Tensor, state: tuple[Tensor, Tensor], latents: Latents, classes: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """See `Core.forward`; the latents have had their say when it began."""
+        return self.recurrent(inputs, state)
+
+
+class LatentCore(Core):
+    """LSTMs over frames as vectors: one foresees with a latent vector for each step, one infers these from the frames
+    that come, and one says what they may be from those that came before.
+
+    Args:
+        features: channels of the frames' features.
+        side: (height, width) of the features.
+        hidden: units of each LSTM.
+        latent_dim: size of a latent vector.
+        classes: number of classes, 0 for none.
+        prior: one of `PRIORS`; "fixed" for N(0, I) at every step.
+
+    Method: Denton and Fergus, "Stochastic Video Generation with a Learned Prior", 2018.
+    """
+
+    stepwise = True
+
+    def __init__(
+        self, features: int, side: tuple[int, int], hidden: int, latent_dim: int, classes: int, prior: str
+    ) -> None:
+        super().__init__()
+        self.maps, self.latent_dim, self.side = features, latent_dim, side
+        cells = side[0] * side[1]
+        self.read = nn.Sequential(nn.Linear(features * cells, hidden), nn.Tanh())
+        self.posterior = fast.LSTM(hidden + classes, hidden)
+        self.code = nn.Linear(hidden, 2 * latent_dim)
+        self.prior = self.prior_code = None
+        if prior == "learned":
+            self.prior = fast.LSTM(hidden + classes, hidden)
+            self.prior_code = nn.Linear(hidden, 2 * latent_dim)
+        self.predictor = fast.LSTM(hidden + latent_dim + classes, hidden)
+        self.spread = nn.Sequential(nn.Linear(hidden, features * cells), nn.LeakyReLU(0.2))
+
+    def latents_of(self, frames: int) -> int:
+        """See `Core`: one for each."""
+        return frames
+
+    def seen(self, frames: int) -> int:
+        """See `Core.seen`: all."""
+        return frames
+
+    def infer(self, features: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Core.infer`."""
+        return split(self.code(self.posterior(_with_classes(self.read(features.flatten(2)), classes))[0]))
+
+    def begin(self, latents: Latents | None, classes: Tensor, told: int) -> tuple[Any, Any]:
+        """See `Core.begin`: nothing; all is said step by step."""
+        zeros = classes.new_zeros(1, len(classes), self.predictor.hidden_size)
+        return (zeros, zeros), (zeros, zeros)
+
+    def forward(
+        self, inputs: Tensor, state: tuple[Any, Any], latents: Latents, classes: Tensor
+    ) -> tuple[Tensor, tuple[Any, Any]]:
+        """See `Core.forward`."""
+        of_prior, of_predictor = state
+        read = _with_classes(self.read(inputs.flatten(2)), classes)
+        if self.prior is None:
+            mu = logvar = read.new_zeros(*read.shape[:2], self.latent_dim)
+        else:
+            known, of_prior = self.prior(read, of_prior)
+            mu, logvar = split(self.prior_code(known))
+        foreseen, of_predictor = self.predictor(torch.cat([read, latents.take(mu, logvar)], dim=-1), of_predictor)
+        return self.spread(foreseen).unflatten(-1, (self.maps, *self.side)), (of_prior, of_predictor)
+
+
+def _with_classes(sequence: Tensor, classes: Tensor) -> Tensor:
+    return torch.cat([sequence, classes.expand(len(sequence), -1, -1)], dim=-1)

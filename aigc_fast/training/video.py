@@ -1,0 +1,121 @@
+"""Training of generators of video: settings and the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from aigc_fast.models import VideoRNN
+from aigc_fast.models.video.cores import PRIORS
+from aigc_fast.models.video.rnn import CORES
+from aigc_fast.settings import Setting
+from aigc_fast.training.config import require
+from aigc_fast.training.text import CLIP, WARM_UP
+from aigc_fast.training.vae import VAEConfig, VAETrainer
+
+SCHEDULES = ("linear", "exponential", "inverse-sigmoid", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoConfig(VAEConfig):
+    """Training of a `VideoRNN`: the VAE's loss, in nats a frame, with scheduled sampling (Bengio, Vinyals, Jaitly and
+    Shazeer, "Scheduled Sampling for Sequence Prediction with Recurrent Neural Networks", 2015).
+
+    After the given frames, each step reads the model's own frame instead of the true one with a probability that grows
+    from 0 as the schedule says.
+
+    Attributes:
+        schedule: how that probability grows: one of `SCHEDULES`; "none" for true frames throughout.
+        schedule_steps: the steps after which it has grown to about `own_share`.
+        own_share: the most that it becomes.
+        warm_up: steps in which the learning rate grows.
+        halving: steps in which the learning rate halves afterwards; 0 leaves it.
+        clip: the largest norm of the gradient; a longer one is shortened to it.
+
+    Raises:
+        UserError: on a value out of range.
+    """
+
+    schedule: str = "linear"
+    schedule_steps: int = 400
+    own_share: float = 1.0
+    warm_up: int = 50
+    halving: int = 400
+    clip: float = 50.0
+    epochs: int = 10
+    log_interval: int = 10
+    sample_interval: int = 200
+    checkpoint_interval: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
+        require(self.schedule_steps >= 1, "schedule_steps", self.schedule_steps, "at least 1")
+        require(0 <= self.own_share <= 1, "own_share", self.own_share, "0 to 1")
+        for name in ("warm_up", "halving"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(0 < self.clip < math.inf, "clip", self.clip, "above 0 and finite")
+
+
+class VideoTrainer(VAETrainer):
+    """Maximises the evidence lower bound of clips, ever more of whose frames are the model's own.
+
+    Args:
+        model: a `VideoRNN`.
+        config: its settings.
+    """
+
+    model: VideoRNN
+    config: VideoConfig
+    config_type = VideoConfig
+    settings = (
+        *VAETrainer.settings,
+        Setting("core", str, f"What remembers: {' or '.join(CORES)}.", shapes_model=True),
+        Setting("prior", str, f"Of the latent core: {' or '.join(PRIORS)}.", shapes_model=True),
+        Setting("given", int, "Frames that it is given, and that are always true.", least=1, shapes_model=True),
+        Setting("schedule", str, f"How the model's own frames come in: {', '.join(SCHEDULES)}."),
+        Setting("schedule_steps", int, "Steps until they have.", least=1),
+        Setting("own_share", float, "The share of them after that."),
+        WARM_UP,
+        Setting("halving", int, "Steps in which the learning rate halves afterwards; 0 leaves it.", least=0),
+        CLIP,
+    )
+    shown = ("loss", "kl")
+
+    def own_probability(self) -> float:
+        """Of a step of the coming batch, after the given frames, to read the model's own frame."""
+        done = self.step_count / self.config.schedule_steps
+        grown = {
+            "none": 0.0,
+            "linear": min(1.0, done),
+            "exponential": 1 - 0.01 ** min(1.0, done),
+            # Half way in the middle, 0.7 % from either end at the ends.
+            "inverse-sigmoid": 1 / (1 + math.exp(10 * (0.5 - min(1.0, done)))),
+        }
+        return self.config.own_share * grown[self.config.schedule]
+
+    def learning_rate(self) -> float:
+        """Adam's in the coming step."""
+        warm = min(1.0, (self.step_count + 1) / self.config.warm_up) if self.config.warm_up else 1.0
+        halvings = self.step_count / self.config.halving if self.config.halving else 0.0
+        return self.config.learning_rate * warm * 2.0**-halvings
+
+    def _step(self, inputs: Tensor, labels: Tensor | None) -> Mapping[str, Tensor | float]:
+        probability, rate = self.own_probability(), self.learning_rate()
+        after = range(self.model.given, inputs.shape[1])
+        own = [
+            step for step, chance in zip(after, torch.rand(len(after)).tolist(), strict=True) if chance < probability
+        ]
+        loss, values = self._loss(*self.model(inputs, labels, own))
+        optimizer = self.optimizers["model"]
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        optimizer.step()
+        return {**values, "own": len(own) / len(after), "gradient": norm, "learning_rate": rate}
