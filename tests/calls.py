@@ -93,6 +93,7 @@ CASES = {name: small_call(name) for name in examples()}
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 HALVES = FLOATS[1:]
+ALL_BUT_FLOAT32 = (*HALVES, torch.float64)
 # Steps of a recursion, beyond which the reference, a loop, is not differentiated.
 MOST_STEPS = 301
 
@@ -278,10 +279,11 @@ def _calls(
     cases: Sequence[Any],
     few: Sequence[Any] = (),
     interpreted: Sequence[Any] = (),
+    dtypes: Sequence[torch.dtype] = HALVES,
     **options: Any,
 ) -> list[Call]:
-    """Of all these cases in float32, and of a few in 16 bits; some of them in the interpreter too."""
-    pairs = [(case, torch.float32) for case in cases] + [(case, dtype) for case in few for dtype in HALVES]
+    """Of all these cases in float32, and of a few in other dtypes; some of them in the interpreter too."""
+    pairs = [(case, torch.float32) for case in cases] + [(case, dtype) for case in few for dtype in dtypes]
     return [
         Call(
             function, str(case).replace(" ", ""), partial(make, case), dtype, interpreted=case in interpreted, **options
@@ -322,10 +324,14 @@ CALLS = [
     *_calls("ar_recursion", _recursion, _LONG, differentiated=False),
     *(Call(name, "small", partial(_small, name), interpreted=True) for name in ("sample_wise_lpc", "lfilter")),
     *(Call(name, "small", partial(_small, name)) for name in RECURRENT),
-    *_calls("randn", partial(_numbers, AF.randn), _SIZES, _FEW_SIZES, _FEW_SIZES),
-    *_calls("rand", partial(_numbers, AF.rand), _SIZES, _FEW_SIZES, _FEW_SIZES),
-    *_calls("dropout", _dropout, _SIZES, _FEW_SIZES, _FEW_SIZES),
-    *(call for name in _LATENT for call in _calls(name, partial(_latents, name), LATENTS, LATENTS, _FEW_LATENTS)),
+    *_calls("randn", partial(_numbers, AF.randn), _SIZES, _FEW_SIZES, _FEW_SIZES, ALL_BUT_FLOAT32),
+    *_calls("rand", partial(_numbers, AF.rand), _SIZES, _FEW_SIZES, _FEW_SIZES, ALL_BUT_FLOAT32),
+    *_calls("dropout", _dropout, _SIZES, _FEW_SIZES, _FEW_SIZES, ALL_BUT_FLOAT32),
+    *(
+        call
+        for name in _LATENT
+        for call in _calls(name, partial(_latents, name), LATENTS, LATENTS, _FEW_LATENTS, ALL_BUT_FLOAT32)
+    ),
 ]
 EXAMPLES = [Call(name, "example", partial(_example, name), differentiated=name not in SLOW) for name in examples()]
 # The first call of each function.

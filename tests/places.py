@@ -20,6 +20,13 @@ from aigc_fast.runtime.backends import NOT_THERE
 from aigc_fast.runtime.operator import operators
 
 
+class Order(NamedTuple):
+    """In which emulated blocks, warps and lanes run, and how many blocks at a time."""
+
+    seed: int
+    resident_blocks: int
+
+
 class Place(NamedTuple):
     """A backend that is forced, or "auto", with tensors on a device.
 
@@ -27,15 +34,19 @@ class Place(NamedTuple):
         backend: as `aigc_fast.backend` takes it.
         device: of the tensors.
         level: the CPU's instruction-set level; None for the machine's.
+        order: in which the CPU emulates the CUDA kernels' threads; None for all else.
     """
 
     backend: str
     device: str = "cpu"
     level: str | None = None
+    order: Order | None = None
 
     def __str__(self) -> str:
         if self.backend == "triton" and self.device == "cpu":
             return "triton-interpreted"
+        if self.order is not None:
+            return f"cuda-emulated-{self.order.seed}-{self.order.resident_blocks}"
         return "-".join(dict.fromkeys(filter(None, (self.backend, self.level, self.device))))
 
     @property
@@ -48,6 +59,8 @@ class Place(NamedTuple):
         if self.backend == "cuda" and native.cuda is None:
             pytest.skip(native.cuda_reason())
         level = native.use_level(self.level) if self.level else nullcontext()
+        if self.order is not None:
+            native.cuda.set_order(*self.order)
         # By PyTorch's context manager: its own test helpers, once imported, forbid to set the flag.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), aigc_fast.backend(self.backend), level:
             yield
@@ -63,11 +76,13 @@ _has_native = native.cpu_reason() is None
 # On this machine's CPU, at its level.
 HERE = [Place("auto"), Place("reference"), *([Place("cpu")] if _has_native else [])]
 LEVELS = [Place("cpu", level=level) for level in (native.levels() if _has_native else ())]
-# On a card, and Triton's kernels in its interpreter, which has a process of its own.
+# Processes of their own have Triton's kernels in its interpreter, and the CUDA kernels as the CPU emulates them.
 INTERPRETER = Place("triton", "cpu")
+EMULATOR = [Place("cuda", "cpu", order=Order(*order)) for order in ((0, 1), (1, 3), (2, 8))]
 ELSEWHERE = [
     *(Place(backend, "cuda") for backend in ("auto", "reference", "cuda", "triton")),
     *([INTERPRETER] if INTERPRETED else []),
+    *(EMULATOR if native.is_emulated and native.cuda is not None else []),
 ]
 
 

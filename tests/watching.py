@@ -20,6 +20,8 @@ from aigc_fast.runtime import native
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # Kernels that tell whether they took a call.
 MAY_REFUSE = {"attention", "attention_backward", "dropout", "reparameterize", "reparameterize_backward"}
+# What the CUDA module has besides.
+NO_KERNELS = {"build_info", "probe", "reparameterize_workspace", "set_order", "last_launch"}
 
 _watchers: list[Callable[[str], None]] = []
 
@@ -49,7 +51,7 @@ def _watch_cpu() -> None:
 
 def _watch_cuda() -> None:
     for name, kernel in list(vars(native.cuda).items()):
-        if callable(kernel):
+        if callable(kernel) and name not in NO_KERNELS:
             setattr(native.cuda, name, _watched(name, kernel, "cuda"))
 
 

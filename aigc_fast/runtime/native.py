@@ -7,6 +7,7 @@ import os
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from operator import index
 from types import ModuleType, SimpleNamespace
 
@@ -15,6 +16,7 @@ import torch
 from aigc_fast.environment import setting
 
 ISA_VARIABLE = "AIGC_FAST_CPU_ISA"
+HOST_VARIABLE = "AIGC_FAST_CUDA_HOST"
 MINIMUM_TORCH = (2, 6)
 
 
@@ -27,7 +29,7 @@ def _check_torch() -> None:
 _check_torch()
 
 
-_COMPILERS = {"_C": "C++", "_C_cuda": "CUDA"}
+_COMPILERS = {"_C": "C++", "_C_cuda": "CUDA", "_C_cuda_host": "C++"}
 
 
 def _load(name: str) -> tuple[ModuleType | None, str | None]:
@@ -40,7 +42,10 @@ def _load(name: str) -> tuple[ModuleType | None, str | None]:
 
 
 _C, cpu_error = _load("_C")
-cuda, cuda_error = _load("_C_cuda")
+# Whether the CUDA kernels are those that the CPU emulates: they take its tensors.
+is_emulated = setting(HOST_VARIABLE, ("0", "1"), "0") == "1"
+_CUDA = "_C_cuda_host" if is_emulated else "_C_cuda"
+cuda, cuda_error = _load(_CUDA)
 # All that csrc/core/levels.def has, lowest first; without `_C` there are none.
 LEVELS: tuple[str, ...] = _C.LEVELS if _C else ()
 
@@ -185,9 +190,19 @@ def cpu_reason() -> str | None:
 
 
 def cuda_reason() -> str | None:
-    """Why the native CUDA library can't run, or None when it can."""
+    """Why the native CUDA library can't run, or None when it can, as far as no device is asked."""
     if cuda is None:
-        return f"aigc_fast._C_cuda: {cuda_error}"
+        return f"aigc_fast.{_CUDA}: {cuda_error}"
+    return None
+
+
+@cache
+def device_reason(ordinal: int) -> str | None:
+    """Why this CUDA device, with its driver, can't run the native CUDA library, or None when it can; asked once."""
+    try:
+        cuda.probe(ordinal)
+    except RuntimeError as error:
+        return str(error)
     return None
 
 

@@ -14,7 +14,7 @@ AIGC_CODES(Factors, EXACT, ROUNDED, SPLIT)
 
 }
 
-#if defined(AIGC_LEVEL) && !defined(__CUDACC__)
+#if defined(AIGC_LEVEL) && !defined(__CUDACC__) && !defined(AIGC_CUDA_HOST)
 #include "core/simd.h"
 
 namespace aigc::AIGC_LEVEL {

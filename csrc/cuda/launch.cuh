@@ -1,35 +1,28 @@
-// What every kernel's launch shares: element types, the size of the grid, and the check of its error.
+// What kernels share: element types, groups of elements that move at once, and the size of the grid.
 //
-// A kernel takes device pointers, enqueues on `stream` (a cudaStream_t) and returns. `key` points to two integers on
+// A kernel's function takes device pointers, enqueues on a device's stream and returns. `key` points to two integers on
 // the device: a captured CUDA graph reads a new key at every replay.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
-#include <stdexcept>
-#include <string>
-
 #include "core/dtypes.h"
 #include "core/kernel.h"
+#include "cuda/device.cuh"
 
 namespace aigc::cuda {
 
-constexpr int THREADS = 256;
+constexpr int THREADS = 256, WARP = 32;
 
-inline unsigned blocks_for(int64_t threads) {
+__host__ __device__ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+inline int64_t blocks_for(int64_t threads) {
     // More threads than this walk the rest in strides of the grid.
     constexpr int64_t MOST = 1 << 16;
-    const int64_t blocks = (threads + THREADS - 1) / THREADS;
-    return static_cast<unsigned>(blocks < MOST ? blocks : MOST);
+    const int64_t blocks = ceil_div(threads, THREADS);
+    return blocks < MOST ? blocks : MOST;
 }
 
-inline void check_launch(const char* kernel) {
-    const cudaError_t error = cudaGetLastError();
-    if (error != cudaSuccess)
-        throw std::runtime_error(std::string("CUDA kernel ") + kernel + ": " + cudaGetErrorString(error));
-}
+__device__ inline int64_t thread_of_grid() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
+__device__ inline int64_t threads_of_grid() { return int64_t(gridDim.x) * blockDim.x; }
 
 // The type that elements are computed in.
 template <class T>
@@ -43,40 +36,68 @@ struct Compute<double> {
 template <class T>
 using compute_t = typename Compute<T>::type;
 
-// Four neighbours, moved at once where the address allows it.
+// Elements that move by accesses of 16 bytes: whole blocks of Philox.
 template <class T>
-struct alignas(4 * sizeof(T)) Four {
-    T at[4];
+constexpr int GROUP = sizeof(T) < 4 ? 8 : 4;
+
+// The group at `first`, of which the elements from `from` to `to` are meant.
+struct Span {
+    int64_t first, from, to;
 };
 
 template <class T>
-__device__ inline bool is_aligned(const T* p) {
-    return reinterpret_cast<uintptr_t>(p) % sizeof(Four<T>) == 0;
+__device__ inline bool moves_at_once(const T* base, const Span& span) {
+    return span.first >= span.from && span.first + GROUP<T> <= span.to &&
+           reinterpret_cast<uintptr_t>(base + span.first) % sizeof(uint4) == 0;
+}
+
+// Zeros where none are meant.
+template <class T>
+__device__ inline void load(const T* base, const Span& span, compute_t<T> (&out)[GROUP<T>]) {
+    constexpr int EACH = sizeof(uint4) / sizeof(T);
+    if (moves_at_once(base, span)) {
+        const auto* const at = reinterpret_cast<const uint4*>(base + span.first);
+#pragma unroll
+        for (int part = 0; part < GROUP<T> / EACH; ++part) {
+            const uint4 bits = at[part];
+            T elements[EACH];
+            memcpy(elements, &bits, sizeof bits);
+#pragma unroll
+            for (int i = 0; i < EACH; ++i)
+                out[part * EACH + i] = static_cast<compute_t<T>>(elements[i]);
+        }
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < GROUP<T>; ++i) {
+        const int64_t at = span.first + i;
+        out[i] = at >= span.from && at < span.to ? static_cast<compute_t<T>>(base[at]) : compute_t<T>(0);
+    }
 }
 
 template <class T>
-__device__ inline void load_four(const T* p, int64_t left, compute_t<T> (&out)[4]) {
-    if (left >= 4 && is_aligned(p)) {
-        const Four<T> four = *reinterpret_cast<const Four<T>*>(p);
-        for (int i = 0; i < 4; ++i)
-            out[i] = static_cast<compute_t<T>>(four.at[i]);
+__device__ inline void store(T* base, const Span& span, const compute_t<T> (&in)[GROUP<T>]) {
+    constexpr int EACH = sizeof(uint4) / sizeof(T);
+    if (moves_at_once(base, span)) {
+        auto* const at = reinterpret_cast<uint4*>(base + span.first);
+#pragma unroll
+        for (int part = 0; part < GROUP<T> / EACH; ++part) {
+            T elements[EACH];
+#pragma unroll
+            for (int i = 0; i < EACH; ++i)
+                elements[i] = static_cast<T>(in[part * EACH + i]);
+            uint4 bits;
+            memcpy(&bits, elements, sizeof bits);
+            at[part] = bits;
+        }
         return;
     }
-    for (int i = 0; i < 4; ++i)
-        out[i] = i < left ? static_cast<compute_t<T>>(p[i]) : compute_t<T>(0);
-}
-
-template <class T>
-__device__ inline void store_four(T* p, int64_t left, const compute_t<T> (&in)[4]) {
-    if (left >= 4 && is_aligned(p)) {
-        Four<T> four;
-        for (int i = 0; i < 4; ++i)
-            four.at[i] = static_cast<T>(in[i]);
-        *reinterpret_cast<Four<T>*>(p) = four;
-        return;
+#pragma unroll
+    for (int i = 0; i < GROUP<T>; ++i) {
+        const int64_t at = span.first + i;
+        if (at >= span.from && at < span.to)
+            base[at] = static_cast<T>(in[i]);
     }
-    for (int i = 0; i < 4 && i < left; ++i)
-        p[i] = static_cast<T>(in[i]);
 }
 
 // Calls f with a null pointer of the element type that `dtype` names.

@@ -2,8 +2,6 @@
 // csrc/core/philox.h, to the rounding of the elementary functions.
 #pragma once
 
-#include <cstdint>
-
 #include "cuda/launch.cuh"
 
 namespace aigc::cuda {
@@ -37,8 +35,30 @@ __device__ inline float exponential(float x) { return expf(x); }
 __device__ inline double exponential(double x) { return exp(x); }
 __device__ inline float root(float x) { return sqrtf(x); }
 __device__ inline double root(double x) { return sqrt(x); }
-__device__ inline void sine_cosine(float x, float* sine, float* cosine) { sincosf(x, sine, cosine); }
-__device__ inline void sine_cosine(double x, double* sine, double* cosine) { sincos(x, sine, cosine); }
+
+// Of x in [-pi/4, pi/4]; the library's functions bring any angle there first, by way of local memory.
+__device__ inline void sine_cosine(float x, float& sine, float& cosine) {
+    const float square = x * x;
+    const float s = (square * -1.9515295891e-4f + 8.3321608736e-3f) * square - 1.6666654611e-1f;
+    const float c = (square * 2.443315711809948e-5f - 1.388731625493765e-3f) * square + 4.166664568298827e-2f;
+    sine = s * (square * x) + x;
+    cosine = c * (square * square) + (1.0f - square * 0.5f);
+}
+__device__ inline void sine_cosine(double x, double& sine, double& cosine) {
+    const double square = x * x;
+    double s = square * 1.58969099521155010221e-10 - 2.50507602534068634195e-8;
+    s = s * square + 2.75573137070700676789e-6;
+    s = s * square - 1.98412698298579493134e-4;
+    s = s * square + 8.33333333332248946124e-3;
+    s = s * square - 1.66666666666666324348e-1;
+    double c = square * -1.13596475577881948265e-11 + 2.08757232129817482790e-9;
+    c = c * square - 2.75573143513906633035e-7;
+    c = c * square + 2.48015872894767294178e-5;
+    c = c * square - 1.38888888888741095749e-3;
+    c = c * square + 4.16666666666666019037e-2;
+    sine = s * (square * x) + x;
+    cosine = c * (square * square) + (1.0 - square * 0.5);
+}
 
 template <class C>
 __device__ inline void box_muller(uint32_t radius_word, uint32_t angle_word, C& first, C& second) {
@@ -48,7 +68,7 @@ __device__ inline void box_muller(uint32_t radius_word, uint32_t angle_word, C& 
     const uint32_t turned = angle_word + 0x20000000u;
     const float rest = static_cast<float>(static_cast<int32_t>(angle_word << 2) >> 2);
     C sine, cosine;
-    sine_cosine(C(rest) * C(1.46291807926715968105e-9), &sine, &cosine);
+    sine_cosine(C(rest) * C(1.46291807926715968105e-9), sine, cosine);
     const bool swapped = turned >> 30 & 1;
     first = radius * (swapped ? sine : cosine);
     second = radius * (swapped ? cosine : sine);
@@ -58,22 +78,38 @@ __device__ inline void box_muller(uint32_t radius_word, uint32_t angle_word, C& 
         second = -second;
 }
 
-template <class C>
-__device__ inline void four_normals(const uint64_t* key, uint64_t block, C (&out)[4]) {
-    const Words words = philox(key, block);
-    box_muller(words.at[0], words.at[1], out[0], out[1]);
-    box_muller(words.at[2], words.at[3], out[2], out[3]);
+// Calls f(words, i) for every four elements i, i + 1, ... of the group at `first`.
+template <int N, class F>
+__device__ inline void for_each_four(const uint64_t* key, int64_t first, const F& f) {
+#pragma unroll
+    for (int i = 0; i < N; i += 4)
+        f(philox(key, static_cast<uint64_t>(first + i) / 4), i);
 }
 
-__device__ inline void four_uniforms(const uint64_t* key, uint64_t block, float (&out)[4]) {
-    const Words words = philox(key, block);
-    for (int i = 0; i < 4; ++i)
-        out[i] = static_cast<float>(words.at[i] >> 8) * 0x1p-24f;
+template <class C, int N>
+__device__ inline void normals(const uint64_t* key, int64_t first, C (&out)[N]) {
+    for_each_four<N>(key, first, [&](const Words& words, int i) {
+        box_muller(words.at[0], words.at[1], out[i], out[i + 1]);
+        box_muller(words.at[2], words.at[3], out[i + 2], out[i + 3]);
+    });
 }
-__device__ inline void four_uniforms(const uint64_t* key, uint64_t block, double (&out)[4]) {
-    const Words high = philox(key, block), low = philox(key, block, 1);
-    for (int i = 0; i < 4; ++i)
-        out[i] = static_cast<double>(uint64_t(high.at[i]) << 21 | low.at[i] >> 11) * 0x1p-53;
+
+template <int N>
+__device__ inline void uniforms(const uint64_t* key, int64_t first, float (&out)[N]) {
+    for_each_four<N>(key, first, [&](const Words& words, int i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+            out[i + j] = static_cast<float>(words.at[j] >> 8) * 0x1p-24f;
+    });
+}
+template <int N>
+__device__ inline void uniforms(const uint64_t* key, int64_t first, double (&out)[N]) {
+    for_each_four<N>(key, first, [&](const Words& high, int i) {
+        const Words low = philox(key, static_cast<uint64_t>(first + i) / 4, 1);
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+            out[i + j] = static_cast<double>(uint64_t(high.at[j]) << 21 | low.at[j] >> 11) * 0x1p-53;
+    });
 }
 
 }

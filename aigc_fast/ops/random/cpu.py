@@ -70,7 +70,8 @@ def fill(kernel: str, size: tuple[int | Sequence[int], ...]) -> Tensor | None:
 
 
 def _fill(kernel: Callable[..., object], out: Tensor, key: Tensor) -> bool:
-    kernel(out.data_ptr(), out.numel(), DTYPES[out.dtype], key.contiguous().data_ptr())
+    key = key.contiguous()
+    kernel(out.data_ptr(), out.numel(), DTYPES[out.dtype], key.data_ptr())
     return True
 
 

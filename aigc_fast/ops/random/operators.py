@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast.ops.random import cpu, cuda, reference
-from aigc_fast.ops.random.philox import KEY_LIMIT
+from aigc_fast.ops.random.philox import KEY_LIMIT, keyed
 from aigc_fast.runtime import devices
 from aigc_fast.runtime.devices import Reason, lazily
 from aigc_fast.runtime.operator import LIBRARY, Operator, decompose_for_onnx, is_compiling
@@ -46,13 +46,18 @@ def draw_key(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
         int64, shape (2,), on the device of `like`: seed and offset.
 
     Raises:
-        RuntimeError: if the generator is of another device.
+        RuntimeError: if the generator is of another device, or of the CPU while a CUDA graph is captured.
     """
     if generator is None:
         return torch.ops.aigc_fast.random_key(like) if is_compiling() else _draw(like)
     source, device = generator.device, like.device
     if source.type not in ("cpu", device.type):
         raise RuntimeError(f"generator: got one of device {source}, expected one of {device} or of the cpu")
+    if source != device and device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"generator: got one of device {source} while a CUDA graph is captured, which would replay its numbers: "
+            f"expected one of {device}"
+        )
     key = torch.randint(KEY_LIMIT, (2,), device=source, generator=generator)
     return key if source == device else key.to(device)
 
@@ -92,14 +97,21 @@ DROPOUT = Operator(
 
 
 def _triton_fills(size: Sequence[int], key: Tensor, dtype: torch.dtype) -> Reason:
-    return devices.triton(key, dtype)
+    return devices.triton(dtype, key)
 
 
 def _triton_drops(input: Tensor, key: Tensor, p: float) -> Reason:
-    return devices.triton(input, input.dtype)
+    return devices.triton(input.dtype, input, key)
 
 
-for _op, _triton_unsupported in ((NORMAL, _triton_fills), (UNIFORM, _triton_fills), (DROPOUT, _triton_drops)):
-    _op.register("cpu", getattr(cpu, _op.name), getattr(cpu, f"{_op.name}_unsupported"))
-    _op.register("cuda", getattr(cuda, _op.name), getattr(cuda, f"{_op.name}_unsupported"))
-    _op.register("triton", lazily(f"{__package__}.triton", _op.name), _triton_unsupported)
+for _op, _triton_unsupported, _beside in (
+    (NORMAL, _triton_fills, None),
+    (UNIFORM, _triton_fills, None),
+    (DROPOUT, _triton_drops, 0),
+):
+    for _name, _fill, _unsupported in (
+        ("cpu", getattr(cpu, _op.name), getattr(cpu, f"{_op.name}_unsupported")),
+        ("cuda", getattr(cuda, _op.name), getattr(cuda, f"{_op.name}_unsupported")),
+        ("triton", lazily(f"{__package__}.triton", _op.name), _triton_unsupported),
+    ):
+        _op.register(_name, _fill, keyed(_unsupported, 1, _beside))

@@ -6,10 +6,13 @@ compute the same words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from aigc_fast.runtime.devices import Reason
 
 # Each word of a key is drawn from [0, KEY_LIMIT).
 KEY_LIMIT = 2**63 - 1
@@ -44,6 +47,28 @@ def philox4x32(counter: Sequence[Tensor], key: Sequence[Tensor], rounds: int = 1
     return [c0, c1, c2, c3]
 
 
+def check_key(key: Tensor, beside: Tensor | None = None) -> None:
+    """Refuses a key that kernels would read beyond, or on another device than the tensor that its numbers are for.
+
+    Raises:
+        RuntimeError: for a key of another type, size or device.
+    """
+    if key.dtype is not torch.int64 or key.shape != (2,):
+        raise RuntimeError(f"philox_key: got {key.dtype} of shape {list(key.shape)}, expected torch.int64 of shape [2]")
+    if beside is not None and key.device != beside.device:
+        raise RuntimeError(f"philox_key: got device {key.device}, expected that of the tensors, {beside.device}")
+
+
+def keyed(unsupported: Callable[..., Reason], place: int, beside: int | None = None) -> Callable[..., Reason]:
+    """`unsupported`, which first looks at the key among the arguments, and at the tensor that it should be beside."""
+
+    def reason(*args: Any) -> Reason:
+        check_key(args[place], None if beside is None else args[beside])
+        return unsupported(*args)
+
+    return reason
+
+
 def words(n: int, key: Tensor, stream: int = 0) -> Tensor:
     """The random words of elements 0 to n - 1, rounded up to whole blocks: int64, shape (ceil(n / 4), 4).
 
@@ -53,7 +78,11 @@ def words(n: int, key: Tensor, stream: int = 0) -> Tensor:
         n: number of elements.
         key: int64, shape (2,): seed and offset.
         stream: an independent set of words for the same key.
+
+    Raises:
+        RuntimeError: for a key of another type or size.
     """
+    check_key(key)
     seed, offset = key[0], key[1]
     position = offset + torch.arange((n + 3) // 4, device=key.device)
     zero = torch.zeros_like(position)

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from aigc_fast.runtime import devices, native
-from aigc_fast.runtime.devices import Reason, current_stream
+from aigc_fast.runtime.devices import Reason, queue
 from aigc_fast.runtime.dtypes import DTYPES
 from aigc_fast.runtime.memory import fill_densely
 
 
-def unsupported(tensor: Tensor, *others: Tensor) -> Reason:
+def unsupported(tensor: Tensor, *others: Tensor | None) -> Reason:
     """Why this backend cannot take these arguments, or None."""
-    return devices.cuda(tensor, tensor.dtype)
+    return devices.cuda(tensor.dtype, tensor, *others)
 
 
 def _address(tensor: Tensor | None) -> int | None:
@@ -27,21 +27,20 @@ def _run(z: Tensor | None, kl: Tensor | None, mu: Tensor, logvar: Tensor, key: T
             kl.zero_()
         return
     rows = 1 if kl is None else kl.numel()
-    with torch.cuda.device(mu.device):
-        doubles = native.cuda.reparameterize_workspace(rows, n // rows) if kl is not None else 0
-        workspace = torch.empty(doubles, dtype=torch.float64, device=mu.device) if doubles else None
-        native.cuda.reparameterize(
-            _address(z),
-            _address(kl),
-            mu.data_ptr(),
-            logvar.data_ptr(),
-            rows,
-            n // rows,
-            DTYPES[mu.dtype],
-            _address(key),
-            _address(workspace),
-            current_stream(mu),
-        )
+    doubles = native.cuda.reparameterize_workspace(rows, n // rows) if kl is not None else 0
+    workspace = torch.empty(doubles, dtype=torch.float64, device=mu.device) if doubles else None
+    native.cuda.reparameterize(
+        _address(z),
+        _address(kl),
+        mu.data_ptr(),
+        logvar.data_ptr(),
+        rows,
+        n // rows,
+        DTYPES[mu.dtype],
+        _address(key),
+        _address(workspace),
+        *queue(mu),
+    )
 
 
 def _run_backward(
@@ -56,21 +55,20 @@ def _run_backward(
     n = logvar.numel()
     if n == 0:
         return
-    with torch.cuda.device(logvar.device):
-        native.cuda.reparameterize_backward(
-            _address(grad_mu),
-            grad_logvar.data_ptr(),
-            grad_z.data_ptr(),
-            _address(grad_kl),
-            0 if grad_kl is None else grad_kl.stride(0),
-            _address(mu),
-            logvar.data_ptr(),
-            n,
-            n if grad_kl is None else n // grad_kl.numel(),
-            DTYPES[logvar.dtype],
-            key.data_ptr(),
-            current_stream(logvar),
-        )
+    rows = 1 if grad_kl is None else grad_kl.numel()
+    native.cuda.reparameterize_backward(
+        _address(grad_mu),
+        grad_logvar.data_ptr(),
+        grad_z.data_ptr(),
+        _address(grad_kl),
+        _address(mu),
+        logvar.data_ptr(),
+        rows,
+        n // rows,
+        DTYPES[logvar.dtype],
+        key.data_ptr(),
+        *queue(logvar),
+    )
 
 
 def sample(results: tuple[Tensor | None, Tensor | None], mu: Tensor, logvar: Tensor, key: Tensor | None) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aigc_fast.ops.random.philox import keyed
 from aigc_fast.ops.reparameterize import cpu, cuda, reference
 from aigc_fast.runtime import devices
 from aigc_fast.runtime.devices import Reason, lazily
@@ -68,7 +69,7 @@ def _sample_kl_gradient_backward(ctx: Any, to_mu: Tensor, to_logvar: Tensor) -> 
 
 
 def _triton_unsupported(tensor: Tensor, *others: Tensor) -> Reason:
-    return devices.triton(tensor, tensor.dtype)
+    return devices.triton(tensor.dtype, tensor, *others)
 
 
 def _empty_kl(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -137,4 +138,4 @@ for _name, _unsupported, _functions in (
     ("triton", _triton_unsupported, _of_triton),
 ):
     for _op, _fill in _fills(*_functions).items():
-        _op.register(_name, _fill, _unsupported)
+        _op.register(_name, _fill, _unsupported if _op is KL_STANDARD_NORMAL else keyed(_unsupported, -1, 0))

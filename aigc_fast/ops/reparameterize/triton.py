@@ -7,63 +7,83 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from aigc_fast.ops.random.triton import normals
+from aigc_fast.ops.random.triton import load_part, normals, store_part
+from aigc_fast.runtime.devices import current
 from aigc_fast.runtime.memory import fill_densely
 
 _LARGEST_BLOCK = 1024
+_MOST_PROGRAMS = 2**31 - 1  # on a grid's first axis
 
 
 @triton.jit
-def _elements(columns, SIZE: tl.constexpr):
-    """This program's elements: those of its row within its block, whose first one is a multiple of four."""
-    row = tl.program_id(0).to(tl.int64)
-    first = row * columns // 4 * 4 + tl.program_id(1).to(tl.int64) * SIZE
+def _elements(rows, columns, blocks, SIZE: tl.constexpr):
+    """This program's row, block, first element, a multiple of four, and all: whether each, and all, are its row's."""
+    unit = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
+    row = unit // blocks
+    begin, end = row * columns, tl.where(row < rows, (row + 1) * columns, 0)
+    first = tl.multiple_of(begin // 4 * 4 + unit % blocks * SIZE, 4)
     at = first + tl.arange(0, SIZE)
-    return row, first, at, (at >= row * columns) & (at < (row + 1) * columns)
+    return unit, row, first, at, (at >= begin) & (at < end), (first >= begin) & (first + SIZE <= end)
 
 
-@triton.jit
-def _forward(z, parts, mu, logvar, columns, key, SIZE: tl.constexpr, WITH_Z: tl.constexpr, WITH_KL: tl.constexpr):
-    row, first, at, mine = _elements(columns, SIZE)
-    m = tl.load(mu + at, mask=mine, other=0.0).to(tl.float32)
-    l = tl.load(logvar + at, mask=mine, other=0.0).to(tl.float32)
+@triton.jit(do_not_specialize=["rows", "columns", "blocks"])
+def _forward(
+    z,
+    parts,
+    mu,
+    logvar,
+    rows,
+    columns,
+    blocks,
+    key,
+    SIZE: tl.constexpr,
+    WITH_Z: tl.constexpr,
+    WITH_KL: tl.constexpr,
+):
+    unit, row, first, at, mine, whole = _elements(rows, columns, blocks, SIZE)
+    m = load_part(mu, at, mine, whole)
+    l = load_part(logvar, at, mine, whole)
     sigma = tl.exp(0.5 * l)
     if WITH_Z:
-        tl.store(z + at, m + sigma * normals(key, first // 4 + tl.arange(0, SIZE // 4)), mask=mine)
+        store_part(z, at, mine, whole, m + sigma * normals(key, first // 4 + tl.arange(0, SIZE // 4)))
     if WITH_KL:
         terms = tl.where(mine, m * m + ((sigma * sigma - 1.0) - l), 0.0)
-        tl.store(parts + row * tl.num_programs(1) + tl.program_id(1), tl.sum(terms.to(tl.float64)))
+        tl.store(parts + unit, tl.sum(terms.to(tl.float64)), mask=row < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "columns", "blocks"])
 def _backward(
     grad_mu,
     grad_logvar,
     grad_z,
     grad_kl,
-    kl_stride,
     mu,
     logvar,
+    rows,
     columns,
+    blocks,
     key,
     SIZE: tl.constexpr,
     WITH_KL: tl.constexpr,
 ):
-    row, first, at, mine = _elements(columns, SIZE)
-    gz = tl.load(grad_z + at, mask=mine, other=0.0).to(tl.float32)
-    sigma = tl.exp(0.5 * tl.load(logvar + at, mask=mine, other=0.0).to(tl.float32))
+    _, row, first, at, mine, whole = _elements(rows, columns, blocks, SIZE)
+    gz = load_part(grad_z, at, mine, whole)
+    sigma = tl.exp(0.5 * load_part(logvar, at, mine, whole))
     to_logvar = gz * normals(key, first // 4 + tl.arange(0, SIZE // 4)) * sigma
     if WITH_KL:
-        g = tl.load(grad_kl + row * kl_stride).to(tl.float32)
+        g = tl.load(grad_kl + row, mask=row < rows, other=0.0).to(tl.float32)
         to_logvar += (sigma * sigma - 1.0) * g
-        tl.store(grad_mu + at, gz + tl.load(mu + at, mask=mine, other=0.0).to(tl.float32) * g, mask=mine)
-    tl.store(grad_logvar + at, 0.5 * to_logvar, mask=mine)
+        store_part(grad_mu, at, mine, whole, gz + load_part(mu, at, mine, whole) * g)
+    store_part(grad_logvar, at, mine, whole, 0.5 * to_logvar)
 
 
-def _blocks(rows: int, columns: int) -> tuple[tuple[int, int], int]:
-    """The grid and the block size."""
-    size = min(_LARGEST_BLOCK, triton.next_power_of_2(max(16, columns + 3)))
-    return (rows, triton.cdiv(columns + 3, size)), size
+def _blocks(rows: int, columns: int) -> tuple[tuple[int, int], int, int]:
+    """The grid, the blocks of each row and their size; a row that begins within a group of four ends within one more."""
+    reach = columns + 3 if columns % 4 and rows > 1 else columns
+    size = min(_LARGEST_BLOCK, triton.next_power_of_2(max(16, reach)))
+    blocks = triton.cdiv(reach, size)
+    on_first_axis = min(rows * blocks, _MOST_PROGRAMS)
+    return (on_first_axis, triton.cdiv(rows * blocks, on_first_axis)), blocks, size
 
 
 def _run(z: Tensor | None, kl: Tensor | None, mu: Tensor, logvar: Tensor, key: Tensor | None) -> None:
@@ -73,9 +93,11 @@ def _run(z: Tensor | None, kl: Tensor | None, mu: Tensor, logvar: Tensor, key: T
             kl.zero_()
         return
     rows = 1 if kl is None else kl.numel()
-    grid, size = _blocks(rows, n // rows)
-    parts = None if kl is None else torch.empty(grid, dtype=torch.float64, device=mu.device)
-    _forward[grid](z, parts, mu, logvar, n // rows, key, SIZE=size, WITH_Z=z is not None, WITH_KL=kl is not None)
+    grid, blocks, size = _blocks(rows, n // rows)
+    parts = None if kl is None else torch.empty(rows, blocks, dtype=torch.float64, device=mu.device)
+    sizes = rows, n // rows, blocks
+    with current(mu):
+        _forward[grid](z, parts, mu, logvar, *sizes, key, SIZE=size, WITH_Z=z is not None, WITH_KL=kl is not None)
     if kl is not None:
         kl.copy_(0.5 * parts.sum(1))
 
@@ -92,10 +114,11 @@ def _run_backward(
     n = logvar.numel()
     if n == 0:
         return
-    rows, stride = (1, 0) if grad_kl is None else (grad_kl.numel(), grad_kl.stride(0))
-    grid, size = _blocks(rows, n // rows)
-    outputs = grad_mu, grad_logvar, grad_z, grad_kl, stride
-    _backward[grid](*outputs, mu, logvar, n // rows, key, SIZE=size, WITH_KL=grad_kl is not None)
+    rows = 1 if grad_kl is None else grad_kl.numel()
+    grid, blocks, size = _blocks(rows, n // rows)
+    tensors = grad_mu, grad_logvar, grad_z, grad_kl, mu, logvar
+    with current(logvar):
+        _backward[grid](*tensors, rows, n // rows, blocks, key, SIZE=size, WITH_KL=grad_kl is not None)
 
 
 def sample(results: tuple[Tensor | None, Tensor | None], mu: Tensor, logvar: Tensor, key: Tensor | None) -> bool:
