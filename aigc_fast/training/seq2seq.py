@@ -34,7 +34,7 @@ class Seq2SeqConfig(TrainingConfig):
         batch_size: pairs a step.
         learning_rate: Adam's at its peak, when it has warmed up; None for the paper's, 1 / √(d_model · warm_up).
         warm_up: steps in which the learning rate grows.
-        schedule: how it falls then: "inverse_sqrt" as in the paper, or "constant".
+        learning_rate_schedule: how it falls then: "inverse_sqrt" as in the paper, or "constant".
         label_smoothing: the share of the probability that is wanted of all tokens alike, in [0, 1).
         clip: the largest norm of the gradient; a longer one is shortened to it.
         measure_interval: steps between two measurements of the held-out pairs; 0 for none.
@@ -47,7 +47,7 @@ class Seq2SeqConfig(TrainingConfig):
     batch_size: int = 32
     learning_rate: float | None = None
     warm_up: int = 400
-    schedule: str = "inverse_sqrt"
+    learning_rate_schedule: str = "inverse_sqrt"
     label_smoothing: float = 0.1
     clip: float = 1.0
     measure_interval: int = 200
@@ -60,7 +60,12 @@ class Seq2SeqConfig(TrainingConfig):
         require(0 < self.clip < math.inf, "clip", self.clip, "above 0 and finite")
         for name in ("warm_up", "measure_interval"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        require(self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
+        require(
+            self.learning_rate_schedule in SCHEDULES,
+            "learning_rate_schedule",
+            self.learning_rate_schedule,
+            f"one of {', '.join(SCHEDULES)}",
+        )
         smoothing = self.label_smoothing
         require(0 <= smoothing < 1, "label_smoothing", smoothing, "0 or more, below 1")
 
@@ -84,7 +89,7 @@ class Seq2SeqTrainer(Trainer):
         Setting("norm_first", bool, "Norms before the parts of layers, not after them.", shapes_model=True),
         Setting("max_positions", int, "Tokens of a source or target, with its end.", least=2, shapes_model=True),
         Setting("warm_up", int, "Steps in which the learning rate grows.", least=0),
-        Setting("schedule", str, f"How the learning rate falls then: {', '.join(SCHEDULES)}."),
+        Setting("learning_rate_schedule", str, f"How the learning rate falls then: {', '.join(SCHEDULES)}."),
         Setting("label_smoothing", float, "The share of probability wanted of all tokens alike.", least=0, most=1),
         CLIP,
         MEASURE_INTERVAL,
@@ -103,7 +108,9 @@ class Seq2SeqTrainer(Trainer):
     def learning_rate(self) -> float:
         """Adam's in the step under way."""
         step, warm_up = self.step_count + 1, self.config.warm_up
-        return self.peak * (step / warm_up if step < warm_up else SCHEDULES[self.config.schedule](step, warm_up))
+        return self.peak * (
+            step / warm_up if step < warm_up else SCHEDULES[self.config.learning_rate_schedule](step, warm_up)
+        )
 
     def _step(self, inputs: Pairs, labels: Tensor | None) -> Mapping[str, Tensor | float]:
         hidden = self.model.hidden(inputs.sources, inputs.of_sources, inputs.inputs, inputs.of_inputs)
