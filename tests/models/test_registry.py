@@ -47,7 +47,7 @@ def test_every_model_declares_a_medium_and_a_trainer(name):
 @pytest.mark.usefixtures("_registered")
 def test_a_family_without_a_latent_is_trained_saved_and_loaded(tmp_path):
     assert not issubclass(Bigram, LatentModel)
-    assert list(all_media()) == ["images", "audio", "text", "pairs", "verse"]
+    assert list(all_media()) == ["images", "audio", "text", "pairs", "video", "verse"]
     model, config = Bigram(), default_config(Bigram, steps=6, sample_interval=3, checkpoint_interval=2)
     assert type(config) is BigramConfig
     assert type(make_trainer(model, config)) is BigramTrainer
@@ -70,7 +70,7 @@ def test_the_command_line_reads_what_a_family_declares(tmp_path):
         "bigrams only",
         "--decay",
         "--line-length",
-        "[default: 64; 16 for vocoder and transformers; 32 for character models and encoder-decoders; 8 for bigrams]",
+        "[default: 64; 16 for vocoder and transformers and video; 32 for character models and encoder-decoders; 8 for bigrams]",
     ):
         assert " ".join(words.split()) in " ".join(shown.replace("│", " ").split()), words
     trained = command(tmp_path, "train", "bigram", "--steps", "4", "--decay", "0", "--line-length", "6")
