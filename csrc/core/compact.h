@@ -173,26 +173,35 @@ static inline void pack_bytes(const float* lines, int64_t depth, char* panel) {
             }
 }
 
+// What a scale makes of a group of each column: the sum of squares of what it leaves out, and the scale at which the
+// same nibbles leave out the least.
+struct GroupFit {
+    vf error, better;
+};
+
 // The nibbles of a group of one vector of columns: 0 to 15 for -8 to 7 steps of a scale.
-static inline vf pack_group(const float* lines, vf scale, uint32_t* words) {
+static inline GroupFit pack_group(const float* lines, vf scale, uint32_t* words) {
     const vf inverse = scale != 0.0f ? 1.0f / scale : vf{};
-    vf error{};
+    vf error{}, along{}, square{};
     for (int64_t j = 0; j < GROUP_WORDS<INT4>; ++j) {
         vu word{};
         for (int64_t p = 0; p < 8; ++p) {
             const vf x = load(lines + (8 * j + p) * COMPACT_WIDTH);
             const vi found = within(nearest(x * inverse), -NIBBLE_OFFSET, 15 - NIBBLE_OFFSET);
-            const vf off = x - as_float(found) * scale;
+            const vf steps = as_float(found), off = x - steps * scale;
             error += off * off;
+            along += steps * x;
+            square += steps * steps;
             // Four numbers in the lower halves of the bytes, the next four in the upper ones.
             word |= vu(found + NIBBLE_OFFSET) << uint32_t(8 * (p % 4) + 4 * (p / 4));
         }
         store(words + j * VF, word);
     }
-    return error;
+    return {error, square != 0.0f ? along / square : vf{}};
 }
 
-// What is farthest from zero becomes -8 steps, or fewer where all of the group comes nearer to itself by that.
+// What is farthest from zero becomes -8 steps, or fewer where all of the group comes nearer to itself by that; of the
+// best scale's nibbles the least squares give a last one.
 static inline void pack_nibbles(const float* lines, int64_t depth, char* panel) {
     constexpr int64_t WORDS = GROUP_WORDS<INT4> * VF;
     constexpr float STEPS[] = {-8.0f, -8.5f, -7.5f, -7.0f, 7.0f, 7.5f};
@@ -206,14 +215,19 @@ static inline void pack_nibbles(const float* lines, int64_t depth, char* panel) 
                 farthest = magnitude(x) > magnitude(farthest) ? x : farthest;
             }
             uint32_t* const out = words + v / VF * WORDS;
-            vf best{}, least_error{};
-            for (const float steps : STEPS) {
-                store(scales + v, farthest / steps);
-                const vf scale = load(scales + v), error = pack_group(lines + v, scale, out);
-                const vi better = steps == STEPS[0] ? vi{} == 0 : error < least_error;
-                best = better ? scale : best;
-                least_error = better ? error : least_error;
-            }
+            vf best{};
+            GroupFit least{vf{} + __builtin_inff(), {}};
+            const auto weigh = [&](vf wanted) {
+                store(scales + v, wanted);
+                const vf scale = load(scales + v);
+                const GroupFit fit = pack_group(lines + v, scale, out);
+                const vi is_better = fit.error < least.error;
+                best = is_better ? scale : best;
+                least = {is_better ? fit.error : least.error, is_better ? fit.better : least.better};
+            };
+            for (const float steps : STEPS)
+                weigh(farthest / steps);
+            weigh(least.better);
             store(scales + v, best);
             pack_group(lines + v, best, out);
         }

@@ -6,7 +6,8 @@
 
 namespace aigc::AIGC_LEVEL {
 
-// `temperature` 0 takes the greatest logit; `top_k` 0 and `top_p` 1 cut nothing off.
+// `temperature` 0 takes the greatest logit, the first of equals; `top_k` 0 and `top_p` 1 cut nothing off. What equals
+// the least of the `top_k` stays too; of what equals the least that `top_p` needs, as many of the first as it needs.
 struct Sampling {
     double temperature, top_p;
     int64_t top_k;
@@ -80,15 +81,23 @@ static inline int64_t sample_token(const float* logits, int64_t count, float uni
         return sum;
     };
     int32_t least_probable = 0;
+    int64_t equals = count;
+    double whole = mass(0);
     if (how.top_p < 1) {
-        const double wanted = how.top_p * mass(0);
+        const double wanted = how.top_p * whole;
         least_probable = threshold([&](int32_t at) { return mass(at) >= wanted; });
+        whole = mass(least_probable + 1);
+        float least_kept;
+        __builtin_memcpy(&least_kept, &least_probable, sizeof(least_kept));
+        for (equals = 0; whole < wanted && equals < count; ++equals)
+            whole += double(least_kept);
     }
-    const double drawn = double(uniform) * mass(least_probable);
+    const double drawn = double(uniform) * whole;
     double sum = 0;
     int64_t token = best;
     for (int64_t i = 0; i < count; ++i) {
-        if (ordered(scratch[i]) < least_probable || scratch[i] == 0.0f)
+        const int32_t place = ordered(scratch[i]);
+        if (place < least_probable || scratch[i] == 0.0f || (place == least_probable && --equals < 0))
             continue;
         token = i;
         sum += double(scratch[i]);

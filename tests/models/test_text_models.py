@@ -182,4 +182,3 @@ def test_what_must_not_be_drawn_is_not_and_the_first_of_equals_is():
     logs = np.array([-np.inf, 0.0, 0.0, -np.inf])
     assert Sampling(1, temperature=0).choose(logs, 0.99) == 1
     assert [Sampling(1).choose(logs, uniform) for uniform in (0.0, 0.49, 0.5, 1 - 2**-53)] == [1, 1, 2, 2]
-    assert Sampling(1, top_k=1).choose(logs, 0.99) == 1

@@ -80,7 +80,7 @@ class TextModel(TokenModel):
             length: the most tokens, characters or bytes as the tokenizer has them. The text is shorter where the
                 document ends, or at a `stop`.
             temperature: above 1 for more variety, below for less; 0 takes the most probable token each time.
-            top_k: draw of so many of the most probable tokens only.
+            top_k: draw of so many of the most probable tokens only, and of those that equal the least of them.
             top_p: draw of the fewest most probable tokens only whose probabilities sum up to this.
             stop: a string, or several, at whose first occurrence the text ends, before it.
             generator: makes the draw repeatable; None uses PyTorch's default generator.

@@ -26,8 +26,10 @@ class Sampling:
     Attributes:
         length: the most tokens.
         temperature: divides the logarithms of the probabilities; 0 takes the most probable token.
-        top_k: of how many of the most probable tokens one is drawn; None of all.
-        top_p: one is drawn of the fewest most probable tokens whose probabilities sum up to this; None of all.
+        top_k: of how many of the most probable tokens one is drawn, and of those that equal the least of them; None of
+            all.
+        top_p: one is drawn of the fewest most probable tokens whose probabilities sum up to this, of equals the first;
+            None of all.
         stop: strings at whose first occurrence the text ends, before it; given as one, as several or as None.
 
     Raises:
@@ -68,18 +70,17 @@ class Sampling:
         Returns:
             float64 (V,), whose sum is 1.
         """
-        # The greedy choice is the one of the most probable token, the first of equals.
         scaled = logarithms.astype(np.float64) - logarithms.max()
-        kept = np.exp(scaled / (self.temperature or 1))
-        most = 1 if self.temperature == 0 else self.top_k
-        if most is not None or self.top_p is not None:
-            order = np.argsort(-kept, kind="stable")[:most]
-            if self.top_p is not None:
-                sums = np.cumsum(kept[order])
-                order = order[: 1 + int(np.searchsorted(sums, self.top_p * sums[-1]))]
-            chosen = np.zeros_like(kept)
-            chosen[order] = kept[order]
-            kept = chosen
+        if self.temperature == 0:
+            # The first of equals.
+            return np.eye(1, len(scaled), scaled.argmax())[0]
+        kept = np.exp(scaled / self.temperature)
+        if self.top_k is not None and self.top_k < len(scaled):
+            kept[scaled < np.partition(scaled, -self.top_k)[-self.top_k]] = 0
+        if self.top_p is not None:
+            order = np.argsort(-kept, kind="stable")
+            sums = np.cumsum(kept[order])
+            kept[order[1 + int(np.searchsorted(sums, self.top_p * sums[-1])) :]] = 0
         return kept / kept.sum()
 
     def choose(self, logarithms: np.ndarray, uniform: float) -> int:

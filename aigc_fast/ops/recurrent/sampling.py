@@ -30,8 +30,8 @@ class Draw(NamedTuple):
     Attributes:
         temperature: what logits are divided by; 0 takes the greatest.
         top_k: how many of the greatest logits may be drawn, and those that equal the least of them; 0 for all.
-        top_p: the likeliest tokens may be drawn that have so much of the probability together, and those that equal
-            the least of them; 1 for all.
+        top_p: the fewest of the likeliest tokens may be drawn that have so much of the probability together, of equals
+            the first; 1 for all.
     """
 
     temperature: float = 1.0
@@ -66,9 +66,10 @@ def draw_token(logits: Tensor, uniform: float, draw: Draw) -> int:
         scaled = scaled.masked_fill(logits < logits.topk(draw.top_k).values[-1], float("-inf"))
     probabilities = scaled.exp()
     if draw.top_p < 1:
-        falling = probabilities.sort(descending=True).values
-        enough = int((falling.cumsum(0) < draw.top_p * falling.sum()).sum())
-        probabilities = probabilities * (probabilities >= falling[min(enough, falling.numel() - 1)])
+        falling, order = probabilities.sort(descending=True, stable=True)
+        sums = falling.cumsum(0)
+        enough = int((sums < draw.top_p * sums[-1]).sum())
+        probabilities[order[enough + 1 :]] = 0
     reached = probabilities.cumsum(0) > uniform * probabilities.sum()
     return int(reached.to(torch.uint8).argmax())
 
@@ -164,8 +165,9 @@ def sample_tokens(
         state: before the prompt, as that of `recurrent` of one sequence; zeros by default.
         length: tokens to draw.
         temperature: what logits are divided by; 0 takes the likeliest token.
-        top_k: draw among so many of the likeliest; all by default.
-        top_p: draw among the likeliest that have so much of the probability together; all by default.
+        top_k: draw among so many of the likeliest, and those that equal the least of them; all by default.
+        top_p: draw among the fewest of the likeliest that have so much of the probability together, of equals the
+            first; all by default.
         generator: source of the key; by default torch's default generator of the device.
         key: of the draws, int64 (2,), instead of one from the generator.
         position: of the first draw among those of `key`: to go on after others.
