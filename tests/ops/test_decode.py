@@ -207,13 +207,20 @@ def _fake_nibbles(weight: Tensor) -> Tensor:
     depth = weight.shape[1]
     groups = torch.nn.functional.pad(weight, (0, -depth % 32)).unflatten(1, (-1, 32))
     farthest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
-    tried = []
-    for steps in (-8.0, -8.5, -7.5, -7.0, 7.0, 7.5):
-        scale = (farthest / steps).half().float()
-        tried.append((groups / scale).nan_to_num(0).round().clamp(-8, 7) * scale)
-    stacked = torch.stack(tried)
-    best = (stacked - groups).square().sum(-1, keepdim=True).argmin(0, keepdim=True)
-    return stacked.gather(0, best.expand(1, *groups.shape))[0].flatten(1)[:, :depth]
+
+    def rounded(scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """By a scale; the error, and the scale that suits the same steps best."""
+        scale = scale.half().float()
+        steps = (groups / scale).nan_to_num(0).round().clamp(-8, 7)
+        better = (steps * groups).sum(-1, keepdim=True) / steps.square().sum(-1, keepdim=True)
+        return steps * scale, (steps * scale - groups).square().sum(-1, keepdim=True), better.nan_to_num(0)
+
+    def best(*tried: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
+        chosen = torch.stack([error for _, error, _ in tried]).argmin(0, keepdim=True)
+        return tuple(torch.stack(parts).take_along_dim(chosen, 0)[0] for parts in zip(*tried, strict=True))
+
+    found = best(*(rounded(farthest / steps) for steps in (-8.0, -8.5, -7.5, -7.0, 7.0, 7.5)))
+    return best(found, rounded(found[2]))[0].flatten(1)[:, :depth]
 
 
 @pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
