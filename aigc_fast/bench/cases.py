@@ -9,6 +9,8 @@ from aigc_fast.ops.examples import Example, examples
 
 FORWARD, TRAINING = "forward", "training"
 FLOAT32, BFLOAT16, FLOAT64 = "float32", "bfloat16", "float64"
+# How a decoder's weights are kept.
+INT8, INT4 = "int8", "int4"
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,47 @@ class Sampled:
 
 
 @dataclass(frozen=True)
+class Decoder:
+    """A transformer that generates, of random weights.
+
+    Attributes:
+        family: "gpt2", "llama", or "smollm2": SmolLM2-135M-Instruct, its own weights where the package is installed.
+        units: of the inner part.
+        context: positions.
+    """
+
+    family: str
+    hidden: int = 0
+    layers: int = 0
+    heads: int = 0
+    kv_heads: int = 0
+    units: int = 0
+    vocabulary: int = 0
+    context: int = 0
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Tokens that a decoder generates.
+
+    Attributes:
+        prompt: tokens before them.
+        new: how many; of 1, it is the prompt that takes the time.
+        options: of `generate`.
+        extra: "processor" or "streamer": one of the user's own, in Python.
+        against: what of ours another way of ours is compared with: "one row", "native loop", "int8" or "loading".
+    """
+
+    decoder: Decoder
+    prompt: int
+    new: int
+    batch: int = 1
+    options: tuple[tuple[str, object], ...] = ()
+    extra: str | None = None
+    against: str | None = None
+
+
+@dataclass(frozen=True)
 class Shape:
     """A tensor's shape, and a probability for dropout."""
 
@@ -169,7 +212,9 @@ class Case:
 
     op: str
     name: str
-    call: Convolution | Attention | Recursion | Sequences | Sampled | Shape | WholeModel | Example = field(repr=False)
+    call: Convolution | Attention | Recursion | Sequences | Sampled | Decoded | Shape | WholeModel | Example = field(
+        repr=False
+    )
     dtype: str = FLOAT32
     mode: str = FORWARD
     in_readme: bool = False
@@ -333,6 +378,29 @@ _SAMPLED = {
     "LSTM 512, 1000 characters": Sampled("LSTM", 512, 1000),
     "GRU 256, 1000 characters": Sampled("GRU", 256, 1000),
 }
+GPT2_SMALL = Decoder("gpt2", 768, 12, 12, 12, 3072, 50257, 1024)
+SMOLLM2 = Decoder("llama", 576, 30, 9, 3, 1536, 49152, 2048)
+SMOLLM2_INSTRUCT = Decoder("smollm2")
+_BEAMS = (("num_beams", 5), ("no_repeat_ngram_size", 2))
+_DECODED = {
+    "GPT-2 small, 64 tokens": Decoded(GPT2_SMALL, 32, 64),
+    "GPT-2 small, 48 tokens by 5 beams": Decoded(GPT2_SMALL, 32, 48, options=_BEAMS),
+    "GPT-2 small, 32 tokens drawn, batch 8": Decoded(
+        GPT2_SMALL, 32, 32, 8, options=(("do_sample", True), ("top_k", 50))
+    ),
+    "GPT-2 small, 64 tokens with a processor": Decoded(GPT2_SMALL, 32, 64, extra="processor"),
+    "GPT-2 small, 64 tokens with a streamer": Decoded(GPT2_SMALL, 32, 64, extra="streamer"),
+    "GPT-2 small, a prompt of 512": Decoded(GPT2_SMALL, 512, 1),
+    "SmolLM2's shape, 48 tokens": Decoded(SMOLLM2, 32, 48),
+    "SmolLM2-135M-Instruct, 48 tokens": Decoded(SMOLLM2_INSTRUCT, 32, 48),
+}
+_COSTS = {
+    "a step of 5 rows, against one": Decoded(GPT2_SMALL, 32, 1, 5, against="one row"),
+    "a processor, against the native loop": Decoded(GPT2_SMALL, 32, 64, extra="processor", against="native loop"),
+    "a streamer, against the native loop": Decoded(GPT2_SMALL, 32, 64, extra="streamer", against="native loop"),
+    "int4, against int8": Decoded(GPT2_SMALL, 32, 64, against="int8"),
+    "loading and packing": Decoded(GPT2_SMALL, 2, 1, against="loading"),
+}
 _LATENTS = {
     "64×2": Shape((64, 2)),
     "128×20": Shape((128, 20)),
@@ -352,8 +420,9 @@ _MODELS = {
     "ConvVAE, a training step": WholeModel("vae", "step"),
 }
 _OF_STEPS = ("DCGAN, a training step", "WGAN-GP, a training step of the critic", "ConvVAE, a training step")
+_ALSO_INT4 = ("GPT-2 small, 64 tokens", "SmolLM2's shape, 48 tokens", "SmolLM2-135M-Instruct, 48 tokens")
 # What the README shows: these ops, and these cases of the others.
-_WHOLE = ("dropout", "models", "sampling")
+_WHOLE = ("dropout", "models", "sampling", "decode", "decode_costs")
 IN_README = {
     "DCGAN 512→256, 4×4, batch 16",
     "DCGAN 256→128, 8×8, batch 16",
@@ -419,6 +488,13 @@ CASES: tuple[Case, ...] = (
     *_all("recurrent", _TRAINED_RECURRENT, (FLOAT32, TRAINING)),
     *_chosen("recurrent", _TRAINED_RECURRENT, ("LSTM 256, 128 steps, batch 32",), BFLOAT16, TRAINING),
     *_all("sampling", _SAMPLED, (FLOAT32, FORWARD)),
+    *_chosen("decode", _DECODED, tuple(_DECODED)[:-1], FLOAT32, FORWARD),
+    *_chosen("decode", _DECODED, ("GPT-2 small, 64 tokens", "GPT-2 small, a prompt of 512"), BFLOAT16, FORWARD),
+    *_chosen("decode", _DECODED, ("GPT-2 small, 64 tokens", "GPT-2 small, 48 tokens by 5 beams"), INT8, FORWARD),
+    *_chosen("decode", _DECODED, _ALSO_INT4, INT4, FORWARD),
+    *_chosen("decode_costs", _COSTS, tuple(_COSTS)[:3], FLOAT32, FORWARD),
+    *_chosen("decode_costs", _COSTS, ("a step of 5 rows, against one", "loading and packing"), INT8, FORWARD),
+    *_chosen("decode_costs", _COSTS, ("int4, against int8",), INT4, FORWARD),
     *_all("reparameterize", _LATENTS, (FLOAT32, FORWARD), (FLOAT32, TRAINING)),
     *_chosen("reparameterize", _LATENTS, ("64×4×128×128",), BFLOAT16, FORWARD),
     *_all("dropout", _DROPOUTS, (FLOAT32, TRAINING)),

@@ -27,6 +27,7 @@ class Contest:
         gate: checks the results; the worst error of ours against float64, and PyTorch's.
         work: what the call takes at least; None where no limit is told.
         absent: peers that would take part and are not installed.
+        peak: measures the most memory that ours takes, over what it keeps; None where nobody asks.
     """
 
     ours: dict[str, Call]
@@ -34,6 +35,7 @@ class Contest:
     gate: Callable[[], tuple[float, float]]
     work: Work | None = None
     absent: tuple[str, ...] = ()
+    peak: Callable[[], float] | None = None
 
 
 def against_float64(

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
+import subprocess
+import sys
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +22,15 @@ from torch import Tensor
 COMPILE = "AIGC_FAST_BENCH_COMPILE"
 """The environment variable that, set to 1, lets torch.compile take part: it takes seconds a line."""
 
-PACKAGES = {"ONNX Runtime": "onnxruntime", "scipy": "scipy", "numba": "numba", "torchlpc": "torchlpc"}
+PACKAGES = {
+    "ONNX Runtime": "onnxruntime",
+    "scipy": "scipy",
+    "numba": "numba",
+    "torchlpc": "torchlpc",
+    "transformers": "transformers",
+    "CTranslate2": "ctranslate2",
+    "ik_llama.cpp": "ik-llama-cpp-python",
+}
 _IR_VERSION = 10
 
 Recur = Callable[[Tensor, Tensor], Tensor]
@@ -105,6 +118,88 @@ def onnx_runtime(
         return (output,)
 
     return run
+
+
+Generate = Callable[..., Tensor]
+_LLAMA = """
+import sys
+from ik_llama_cpp import IkLlama
+model = IkLlama(sys.argv[1], n_ctx=1024, n_threads=int(sys.argv[2]), verbose=False)
+for line in sys.stdin:
+    count, *tokens = map(int, line.split())
+    print("ids", *model.generate(tokens, max_tokens=count), flush=True)
+"""
+
+
+def ctranslate2(folder: Path, dtype: str, vocabulary: int) -> Generate | None:
+    """CTranslate2's generator of a Hugging Face folder, which is converted beside it.
+
+    Args:
+        folder: of a model without a tokenizer.
+        dtype: "float32" or "int8".
+        vocabulary: tokens.
+    """
+    module = optional("ctranslate2")
+    if module is None or optional("transformers") is None:
+        return None
+    converted = folder.parent / f"ctranslate2-{dtype}"
+    if not converted.exists():
+        named = _with_words(folder, vocabulary)
+        module.converters.TransformersConverter(str(named)).convert(str(converted), quantization=dtype)
+    generator = module.Generator(str(converted), compute_type=dtype, intra_threads=torch.get_num_threads())
+
+    def generate(ids: Tensor, new: int, beams: int, ban: int) -> Tensor:
+        words = [[f"t{token}" for token in row] for row in ids.tolist()]
+        found = generator.generate_batch(
+            words,
+            max_length=new,
+            min_length=new,
+            beam_size=beams,
+            no_repeat_ngram_size=ban,
+            include_prompt_in_result=False,
+        )
+        return torch.tensor([each.sequences_ids[0] for each in found])
+
+    return generate
+
+
+def _with_words(folder: Path, vocabulary: int) -> Path:
+    """The same folder with words for the tokens' numbers: CTranslate2 takes words alone."""
+    named = folder.parent / "words"
+    if named.exists():
+        return named
+    named.mkdir()
+    for path in folder.iterdir():
+        (named / path.name).symlink_to(path)
+    transformers, tokenizers = optional("transformers"), optional("tokenizers")
+    words = {f"t{token}": token for token in range(vocabulary)}
+    last = f"t{vocabulary - 1}"
+    model = tokenizers.models.WordLevel(words, unk_token=last)
+    special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), last)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(model), **special)
+    fast.save_pretrained(named)
+    return named
+
+
+def llama_cpp(path: Path) -> Generate | None:
+    """ik_llama.cpp on a GGUF file, in a process of its own: it brings its own OpenMP. None where it does not begin."""
+    if importlib.util.find_spec("ik_llama_cpp") is None:
+        return None
+    command = [sys.executable, "-c", _LLAMA, str(path), str(torch.get_num_threads())]
+    child = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1
+    )
+
+    def generate(ids: Tensor, new: int) -> Tensor:
+        child.stdin.write(" ".join(map(str, [new, *ids[0].tolist()])) + "\n")
+        child.stdin.flush()
+        for line in child.stdout:
+            if line.startswith("ids"):
+                return torch.tensor([[int(word) for word in line.split()[1:]]])
+        raise RuntimeError(f"ik_llama.cpp ended with {child.wait()}")
+
+    weakref.finalize(generate, child.terminate)
+    return generate
 
 
 def torchlpc(varying: bool) -> Recur | None:

@@ -16,6 +16,7 @@ import torch
 
 from aigc_fast.bench.cases import Case, label
 from aigc_fast.bench.contest import OURS, PYTORCH, Contest
+from aigc_fast.bench.decode import costs, generated
 from aigc_fast.bench.machine import probe
 from aigc_fast.bench.models import whole_model
 from aigc_fast.bench.ops import attention, convolution, dropout, recursion, reparameterize
@@ -35,6 +36,8 @@ CONTESTS: dict[str, Callable[[Case], Contest]] = {
     "recursion": recursion,
     "recurrent": sequences,
     "sampling": sampled,
+    "decode": generated,
+    "decode_costs": costs,
     "reparameterize": reparameterize,
     "dropout": dropout,
     "examples": example,
@@ -58,6 +61,7 @@ class Row:
         share: of the machine's limit that our fastest way reaches; None where none is told.
         limit: which limit.
         absent: peers that would have taken part and are not installed.
+        peak: the most memory that ours took, over what it keeps; None where that was not measured.
     """
 
     op: str
@@ -72,6 +76,7 @@ class Row:
     share: float | None = None
     limit: str | None = None
     absent: tuple[str, ...] = ()
+    peak: float | None = None
 
     @property
     def label(self) -> str:
@@ -210,4 +215,5 @@ def row_of(
         share=None if work is None else work.share(timings[way].median, limits),
         limit=None if work is None else work.limit,
         absent=contest.absent,
+        peak=None if contest.peak is None else contest.peak(),
     )

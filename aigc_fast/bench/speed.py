@@ -35,6 +35,16 @@ TITLES = {
         "Drawing characters",
         "64 characters, an embedding and a head: one call of `sample` against loops that end in `torch.multinomial`.",
     ),
+    "decode": (
+        "Decoding",
+        "transformers' own objects after `optimize`, or our models, the faster of the two; random weights but "
+        "SmolLM2-135M-Instruct's. Smaller weights stand against transformers in float32, bfloat16 against bfloat16.",
+    ),
+    "decode_costs": (
+        "What decoding costs",
+        "GPT-2 small, one way of ours against another: speed 0.80× is a step of 5 rows that takes 1.25 times as long "
+        "as one of one row. Loading, packing included, stands against transformers' loading.",
+    ),
     "reparameterize": ("Reparameterised sampling", "`reparameterize_kl` against the formula in PyTorch's operators."),
     "dropout": ("Dropout", "Forward and backward."),
     "models": ("Whole models", "Stock PyTorch against the same model after `optimize`."),

@@ -66,7 +66,9 @@ def speed(row: Row) -> str:
 
 
 def share(row: Row) -> str:
-    """The share of the limit that was reached, and which limit it is."""
+    """The share of the limit that was reached, and which limit it is; or the most memory that was taken."""
+    if row.peak is not None:
+        return f"memory at most {row.peak:.2f}× what is kept"
     return "" if row.share is None else f"{row.share:.0%}, {LIMITS[row.limit]}"
 
 

@@ -10,8 +10,19 @@ import pytest
 import torch
 
 from aigc_fast import functional
-from aigc_fast.bench import machine
-from aigc_fast.bench.cases import CASES, OPS, Attention, Case, Convolution, Recursion, Shape, WholeModel
+from aigc_fast.bench import decode, machine
+from aigc_fast.bench.cases import (
+    CASES,
+    OPS,
+    Attention,
+    Case,
+    Convolution,
+    Decoded,
+    Decoder,
+    Recursion,
+    Shape,
+    WholeModel,
+)
 from aigc_fast.bench.contest import Contest, against_float64
 from aigc_fast.bench.machine import Work
 from aigc_fast.bench.parity import ParityError, check_parity
@@ -21,6 +32,7 @@ from aigc_fast.bench.tables import cells, tables
 from aigc_fast.errors import UserError
 from aigc_fast.functional import __all__ as functions
 from aigc_fast.ops.examples import Example, examples, given
+from aigc_fast.runtime import native
 from aigc_fast.runtime.backends import current
 from aigc_fast.runtime.timing import Timing
 
@@ -58,6 +70,58 @@ def small_cases():
             yield Case("examples", name, Example(form, form), "float32", mode)
     for model, work in (("dcgan", "step"), ("dcgan", "penalised step"), ("dcgan", "generate"), ("vae", "step")):
         yield Case("models", work, WholeModel(model, work, 2), "float32", "training")
+
+
+def decoded_cases():
+    decoders = Decoder("gpt2", 36, 2, 3, 3, 72, 97, 64), Decoder("llama", 48, 2, 6, 2, 72, 97, 64)
+    beams, drawn = (("num_beams", 3), ("no_repeat_ngram_size", 2)), (("do_sample", True), ("top_k", 9))
+    for decoder in decoders:
+        for dtype in ("float32", "bfloat16", "int8", "int4"):
+            yield Case("decode", "greedy", Decoded(decoder, 5, 6), dtype)
+        yield Case("decode", "beams", Decoded(decoder, 5, 6, options=beams), "float32")
+    gpt2, _ = decoders
+    yield Case("decode", "drawn", Decoded(gpt2, 5, 6, 3, options=drawn), "float32")
+    yield Case("decode", "prompt", Decoded(gpt2, 40, 1), "float32")
+    for extra in ("processor", "streamer"):
+        yield Case("decode", extra, Decoded(gpt2, 5, 6, extra=extra), "float32")
+        yield Case("decode_costs", extra, Decoded(gpt2, 5, 6, extra=extra, against="native loop"), "float32")
+    yield Case("decode_costs", "rows", Decoded(gpt2, 5, 1, 4, against="one row"), "int8")
+    yield Case("decode_costs", "bytes", Decoded(gpt2, 5, 6, against="int8"), "int4")
+    yield Case("decode_costs", "loading", Decoded(gpt2, 2, 1, against="loading"), "int8")
+
+
+@pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
+@pytest.mark.parametrize("case", decoded_cases(), ids=lambda case: f"{case.label}, {case.call.decoder.family}")
+def test_every_kind_of_decoding_passes_its_gate_and_runs(case, monkeypatch):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    monkeypatch.setitem(decode.MOST_OFF, "int4", 0.5)
+    torch.manual_seed(0)
+    contest = CONTESTS[case.op](case)
+    contest.gate()
+    ways = contest.ours | contest.peers
+    assert len(ways) > 1
+    for call in ways.values():
+        call()
+    assert (contest.work is not None) == (case.name in ("greedy", "prompt"))
+
+
+@pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
+def test_decoding_that_finds_other_ids_is_refused(monkeypatch):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    case = next(case for case in decoded_cases() if case.name == "beams")
+    contest = CONTESTS[case.op](case)
+    found = contest.ours["aigc_fast"]()[0]
+    wrong = found.clone()
+    wrong[0, -1] = (wrong[0, -1] + 1) % 90 + 3
+    for name in contest.ours:
+        monkeypatch.setitem(contest.ours, name, lambda: (wrong,))
+    with pytest.raises(ParityError, match="differs from transformers'"):
+        contest.gate()
+
+
+def test_the_most_memory_is_told():
+    found = dataclasses.replace(row(), peak=1.234)
+    assert cells(found)[5] == "memory at most 1.23× what is kept"
 
 
 @pytest.mark.parametrize("case", small_cases(), ids=lambda case: f"{case.label}, {case.call.__class__.__name__}")
