@@ -33,6 +33,10 @@ _BYTES = {"float32": (4, 4), "bfloat16": (2, 2), "int8": (1, 1), "int4": (0.5625
 _WEIGHTS = {"float32": "fp32", "bfloat16": "bf16"}
 _SPREAD = 2.5  # Random logits lie too near to each other for ids to mean something.
 _SEED = 5
+_STORY = (
+    "Once upon a time, in a village between the mountains and the sea, there lived an old clockmaker who had never "
+    "once been late. Every morning he walked down to the harbour, where the fishermen"
+)
 
 
 class Models(NamedTuple):
@@ -110,10 +114,16 @@ def _setting(case: Case, models: Models) -> Setting:
     own = copy.deepcopy(models.own)
     own.weights = weights
     stock = copy.deepcopy(models.stock).bfloat16() if case.dtype == "bfloat16" else models.stock
-    ids = torch.randint(3, models.own.vocab_size - 3, (1, call.prompt)).repeat(call.batch, 1)
+    ids = _prompt(call, models.own).repeat(call.batch, 1)
     # A sequence that ends sooner would be less work for whoever finds it.
     length = {"max_new_tokens": call.new, "min_new_tokens": call.new}
     return Setting(fast, own, stock, ids, length | dict(call.options))
+
+
+def _prompt(call: Decoded, model: DecoderModel) -> Tensor:
+    if call.decoder.family == "smollm2":
+        return torch.tensor([model.tokenizer.encode_prompt(_STORY)[: call.prompt]])
+    return torch.randint(3, model.vocab_size - 3, (1, call.prompt))
 
 
 class _Shift:

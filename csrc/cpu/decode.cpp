@@ -6,6 +6,8 @@
 namespace aigc::AIGC_LEVEL::decode {
 namespace {
 
+int64_t decode_kept_as(int64_t weights, int64_t layer, int64_t layers) { return kept_as(weights, layer, layers); }
+
 int64_t decode_packed_size(int64_t weights, int64_t depth, int64_t columns) {
     return compact_bytes(weights, depth, columns);
 }
@@ -66,9 +68,10 @@ Decoder* decode_create(const int64_t* numbers, double epsilon, double rotation_s
     decoder->frequencies = given.numbers();
     const float* const scales = given.numbers();
     decoder->last_norm = given.norm();
-    const int64_t weights = sizes.weights, hidden = sizes.hidden, units = sizes.units;
+    const int64_t hidden = sizes.hidden, units = sizes.units;
     const int64_t queries = decoder->query_columns(), keys = decoder->key_columns();
     for (int64_t i = 0; i < sizes.layers; ++i) {
+        const int64_t weights = kept_as(sizes.weights, i, sizes.layers);
         Layer& layer = decoder->layers[i];
         Cross& cross = layer.cross;
         layer.window = numbers[SIZES + i];
@@ -232,12 +235,13 @@ void decode_append(Sequences& sequences, const Tensor* places) {
 
 }
 
-AIGC_EXPORT(AIGC_KERNEL(decode_packed_size), AIGC_KERNEL(decode_pack), AIGC_KERNEL(decode_create),
-            AIGC_KERNEL(decode_begin), AIGC_KERNEL(decode_forward), AIGC_KERNEL(decode_bounds),
-            AIGC_KERNEL(decode_greedy), AIGC_KERNEL(decode_padded), AIGC_KERNEL(decode_reorder),
-            AIGC_KERNEL(decode_crop), AIGC_KERNEL(decode_bytes), AIGC_KERNEL(decode_export), AIGC_KERNEL(decode_import),
-            AIGC_KERNEL(decode_append), AIGC_KERNEL(decode_memory), AIGC_KERNEL(decode_project),
-            AIGC_KERNEL(decode_attach), AIGC_KERNEL(decode_memory_bytes), AIGC_KERNEL_CODES(weights, Weights),
+AIGC_EXPORT(AIGC_KERNEL(decode_kept_as), AIGC_KERNEL(decode_packed_size), AIGC_KERNEL(decode_pack),
+            AIGC_KERNEL(decode_create), AIGC_KERNEL(decode_begin), AIGC_KERNEL(decode_forward),
+            AIGC_KERNEL(decode_bounds), AIGC_KERNEL(decode_greedy), AIGC_KERNEL(decode_padded),
+            AIGC_KERNEL(decode_reorder), AIGC_KERNEL(decode_crop), AIGC_KERNEL(decode_bytes),
+            AIGC_KERNEL(decode_export), AIGC_KERNEL(decode_import), AIGC_KERNEL(decode_append),
+            AIGC_KERNEL(decode_memory), AIGC_KERNEL(decode_project), AIGC_KERNEL(decode_attach),
+            AIGC_KERNEL(decode_memory_bytes), AIGC_KERNEL_CODES(weights, Weights),
             AIGC_KERNEL_CODES(decode_norms, Norm), AIGC_KERNEL_CODES(decode_activations, Activation),
             AIGC_KERNEL_CODES(decode_orders, Order), AIGC_KERNEL_CODES(decode_refusals, Refusal))
 }

@@ -15,6 +15,7 @@ from aigc_fast.ops.decode.engine import Engine, State
 from aigc_fast.ops.decode.lookup import Lookup
 from aigc_fast.ops.decode.spec import Cross, Layer, Linear, Norm, Spec
 from aigc_fast.runtime import native
+from aigc_fast.runtime.weights import CODES as WEIGHT_CODES
 from aigc_fast.runtime.weights import WEIGHTS
 
 pytestmark = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
@@ -510,3 +511,35 @@ def test_engines_follow_their_weights(spec: Spec) -> None:
     assert not engine.is_current(spec, "fp32", 1)
     spec.layers[1].down.weight.data[0, 0] += 1
     assert not engine.is_current(spec, "int8", 10**6)
+
+
+@pytest.mark.parametrize(("layers", "first"), [(1, 0), (2, 0), (3, 0), (12, 1), (24, 2), (30, 7), (32, 8), (48, 12)])
+def test_the_first_layers_of_deep_decoders_and_the_head_are_int8_where_others_are_int4(layers: int, first: int) -> None:
+    kernels, codes = native.kernels(), WEIGHT_CODES
+    kept = [kernels.decode_kept_as(codes["int4"], index, layers) for index in range(layers + 1)]
+    assert kept == [codes["int8"]] * first + [codes["int4"]] * (layers - first) + [codes["int8"]]
+    for weights in ("fp32", "bf16", "int8"):
+        assert {kernels.decode_kept_as(codes[weights], index, layers) for index in range(layers + 1)} == {
+            codes[weights]
+        }
+
+
+def test_a_deep_decoder_by_int4_runs_its_first_layer_by_int8(level: str) -> None:
+    spec = _spec(48, 3, 3, 16, 64)
+    spec = spec._replace(layers=spec.layers * 6)
+    ids, positions = _given(1, 9)
+
+    def rounded(layer: Layer, by: Callable[[Tensor], Tensor]) -> Layer:
+        parts = {name: getattr(layer, name) for name in ("out", "up", "gate", "down")}
+        parts = {name: part and part._replace(weight=by(part.weight)) for name, part in parts.items()}
+        projections = tuple(part._replace(weight=by(part.weight)) for part in layer.projections)
+        return layer._replace(projections=projections, **parts)
+
+    head = spec.head._replace(weight=_fake_bytes(spec.head.weight))
+    found = Engine(spec, "int4").begin(1).extend(ids, positions, None, 9)
+    errors = []
+    for first in (0, 1, 2):
+        layers = [rounded(layer, _fake_bytes if i < first else _fake_nibbles) for i, layer in enumerate(spec.layers)]
+        same = spec._replace(layers=tuple(layers), head=head)
+        errors.append(_error(found, reference.logits(mapped(same, Tensor.double), ids, positions)))
+    assert 2 * errors[1] < min(errors[0], errors[2])

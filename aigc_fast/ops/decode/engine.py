@@ -61,7 +61,7 @@ class Engine:
 
     Args:
         spec: the decoder.
-        weights: "fp32", "bf16", "int8" or "int4", whose head is int8.
+        weights: "fp32", "bf16", "int8" or "int4"; of the last the head is int8, and of deep decoders the first layers.
 
     Raises:
         ValueError: when a spec contradicts itself.
@@ -106,11 +106,15 @@ class Engine:
         whole = steps * _SHARES[weights] >= MANY_USES
         return (self.weights, self.level) == (weights, native.level()) and self._stamps[whole] == _stamps(spec, whole)
 
+    def _kept_as(self, index: int) -> int:
+        """How a layer's weights are kept, or, after the last one, the head's."""
+        return self._kernels.decode_kept_as(WEIGHT_CODES[self.weights], index, self.layers)
+
     def _pack(self, spec: Spec) -> Tensor:
-        parts = [part for layer in spec.layers for part in _matrices(layer)] + [(spec.head,)]
-        kinds = [WEIGHT_CODES[self.weights]] * (len(parts) - 1) + [
-            WEIGHT_CODES["int8" if self.weights == "int4" else self.weights]
-        ]
+        parts, kinds = [], []
+        for index, matrices in enumerate((*map(_matrices, spec.layers), ((spec.head,),))):
+            parts += matrices
+            kinds += [self._kept_as(index)] * len(matrices)
         sizes = [
             self._kernels.decode_packed_size(kind, part[0].weight.shape[1], sum(p.weight.shape[0] for p in part))
             if part
@@ -153,7 +157,7 @@ class Engine:
             0 if spec.frequencies is None else 2 * spec.frequencies.shape[0],
             self.memory_depth,
             WEIGHT_CODES[self.weights],
-            WEIGHT_CODES["int8" if self.weights == "int4" else self.weights],
+            self._kept_as(self.layers),
             _CODES[spec.norm_kind],
             _CODES[spec.activation],
             _CODES[spec.order],

@@ -12,6 +12,15 @@ AIGC_CODES(Activation, GELU, GELU_TANH, SILU, RELU)
 // that begin with the same.
 AIGC_CODES(Order, BEFORE, AFTER, PARALLEL)
 
+// How the weights of a layer are kept that asks for these, or, as the last one, of the head. What int4 leaves out in
+// the first layers grows in all that follow: of deep decoders up to a quarter of the layers are int8, so that no more
+// than some two dozen follow that are not.
+static inline int64_t kept_as(int64_t weights, int64_t layer, int64_t layers) {
+    constexpr int64_t MOST_INT4 = 23;
+    const int64_t first = least(layers / 4, most(layers / 12, layers - MOST_INT4));
+    return weights == INT4 && (layer < first || layer == layers) ? int64_t(INT8) : weights;
+}
+
 struct NormWeights {
     const float *weight, *bias; // without a bias null; both where there is no norm
 };
