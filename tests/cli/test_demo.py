@@ -28,7 +28,7 @@ def test_demo_in_short(tmp_path, monkeypatch):
     assert html.count("<h1>") == 1
     assert html.count("data:image/png;base64,") == 13
     assert html.count("data:audio/wav;base64,") == html.count("<audio controls") == 5
-    assert html.count("<svg") == html.count("</svg>") == 7
+    assert html.count("<svg") == html.count("</svg>") == 8
     assert not re.search(r'(src|href)="(?!data:)', html)
     assert "identical" in html
     for name in ("dcgan-samples", "conv-vae-manifold"):
@@ -42,11 +42,21 @@ def test_demo_in_short(tmp_path, monkeypatch):
             == read_text_provenance(out / f"{name}.txt").settings["config"]
         )
         assert re.search(rf"<figcaption>{name}: \d\.\d\d bits", html)
+    for name in ("gpt2", "gpt2-beams"):
+        record = read_text_provenance(out / f"{name}.txt")
+        assert (record.model, record.settings["command"]) == ("gpt2", "aigc-fast demo")
+        assert (out / f"{name}.txt").read_text(encoding="utf-8").startswith("The value of")
+    model = load(out / "gpt2" / "model.safetensors")
+    said = model.generate("The value of", max_length=50, num_beams=5, no_repeat_ngram_size=2)
+    assert (out / "gpt2-beams.txt").read_text(encoding="utf-8") == said
+    for words in ("max_length=50, num_beams=5, no_repeat_ngram_size=2", "bits per byte", "tokens a second, by 5 beams"):
+        assert words in html
     assert "SHA-256" in html
 
 
 @pytest.mark.parametrize(
-    "name", ["index.html", "dcgan-samples.png", "vocoder-walk.wav", "ngram.txt.json", "dcgan/log.jsonl"]
+    "name",
+    ["index.html", "dcgan-samples.png", "vocoder-walk.wav", "ngram.txt.json", "gpt2-beams.txt", "dcgan/log.jsonl"],
 )
 def test_a_demo_replaces_nothing_unless_asked(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -14,11 +14,14 @@ from aigc_fast.cli.demo import sections
 from aigc_fast.cli.demo.compare import Comparison, Row, compare
 from aigc_fast.cli.demo.learn import PICTURES, learn
 from aigc_fast.cli.demo.listen import SOUNDS, listen
+from aigc_fast.cli.demo.speak import NAME as GPT2
+from aigc_fast.cli.demo.speak import SAYINGS, speak
 from aigc_fast.cli.demo.write import TEXTS, write
 from aigc_fast.cli.options import Device, Overwrite, chosen_device, new_file
 from aigc_fast.data import digits, load_sounds, load_text
 from aigc_fast.files import make_folder
 from aigc_fast.generation.text import record_path
+from aigc_fast.models import BPETokenizer
 from aigc_fast.training.folder import RunFolder
 
 GAN_STEPS = 850
@@ -27,11 +30,14 @@ GAN_TRAINING = {"loss": "hinge", "learning_rate": 1e-3, "discriminator_learning_
 VAE_STEPS = 750
 VOCODER_STEPS = 150
 TEXT_STEPS = 600
+GPT2_STEPS = 250
+GPT2_VOCABULARY = 1024
 SECONDS_PER_ROW = 1.0
 QUICK_STEPS = 10
 QUICK_SECONDS = 0.02
 QUICK_BATCH = 8
 QUICK_SOUND = 0.1
+QUICK_VOCABULARY = 300
 PAGE = "index.html"
 
 Out = Annotated[Path, typer.Option(help="Folder for the page, the images and the models.")]
@@ -39,6 +45,7 @@ GanSteps = Annotated[int, typer.Option(min=10, help="Training steps of the DCGAN
 VaeSteps = Annotated[int, typer.Option(min=10, help="Training steps of the ConvVAE.")]
 VocoderSteps = Annotated[int, typer.Option(min=10, help="Training steps of the vocoder.")]
 TextSteps = Annotated[int, typer.Option(min=10, help="Training steps of each character model.")]
+Gpt2Steps = Annotated[int, typer.Option(min=10, help="Training steps of the GPT-2.")]
 Seconds = Annotated[float, typer.Option(min=0.01, max=60, help="Time to measure each line of the table for.")]
 Quick = Annotated[
     bool, typer.Option("--quick", help="Only try that everything runs: ten steps, small batches, rough times.")
@@ -51,6 +58,7 @@ def demo(
     vae_steps: VaeSteps = VAE_STEPS,
     vocoder_steps: VocoderSteps = VOCODER_STEPS,
     text_steps: TextSteps = TEXT_STEPS,
+    gpt2_steps: Gpt2Steps = GPT2_STEPS,
     seconds_per_row: Seconds = SECONDS_PER_ROW,
     quick: Quick = False,
     device: Device = None,
@@ -64,7 +72,7 @@ def demo(
     _check_free(out, overwrite)
     batch = BATCH
     if quick:
-        gan_steps = vae_steps = vocoder_steps = text_steps = QUICK_STEPS
+        gan_steps = vae_steps = vocoder_steps = text_steps = gpt2_steps = QUICK_STEPS
         seconds_per_row, batch = QUICK_SECONDS, QUICK_BATCH
     start = time.perf_counter()
     folder, dataset, sounds = make_folder(out), digits(), load_sounds(seconds=QUICK_SOUND if quick else 1.0)
@@ -80,6 +88,9 @@ def demo(
     heard = listen(sounds, vocoder_steps, folder, console, place)
     console.rule("Training on text")
     written = write(texts, text_steps, folder, console, place, seconds_per_row)
+    vocabulary = QUICK_VOCABULARY if quick else GPT2_VOCABULARY
+    subwords = load_text(tokenizer=BPETokenizer.kind, vocab_size=vocabulary)
+    spoken = speak(subwords, gpt2_steps, folder, console, place, seconds_per_row)
     page = sections.new_page(place)
     sections.add_comparison(page, comparison)
     sections.add_gan(page, gan, dataset)
@@ -87,7 +98,8 @@ def demo(
     sections.add_quality(page, gan, vae)
     sections.add_sounds(page, heard, sounds)
     sections.add_text(page, written, texts)
-    sections.add_commands(page, gan, vae, heard, written, time.perf_counter() - start)
+    sections.add_gpt2(page, spoken, subwords)
+    sections.add_commands(page, gan, vae, heard, written, spoken, time.perf_counter() - start)
     page.write(folder / PAGE)
     console.rule(f"{time.perf_counter() - start:.0f} seconds")
     console.print(f"Open {folder / PAGE}", soft_wrap=True)
@@ -97,10 +109,10 @@ def _check_free(folder: Path, overwrite: bool) -> None:
     """Checks, before any work is done, that nothing of anybody's is in the way."""
     files = [f"{model}-{name}.png" for model, names in PICTURES.items() for name in names]
     files += [f"vocoder-{name}.{kind}" for name in SOUNDS for kind in ("wav", "png")]
-    files += [path.name for name in TEXTS for path in (Path(f"{name}.txt"), record_path(f"{name}.txt"))]
+    files += [path.name for name in (*TEXTS, *SAYINGS) for path in (Path(f"{name}.txt"), record_path(f"{name}.txt"))]
     for name in (PAGE, *files):
         new_file(folder / name, overwrite)
-    for model in (*PICTURES, "vocoder", *TEXTS):
+    for model in (*PICTURES, "vocoder", *TEXTS, GPT2):
         RunFolder(folder / model).check_free(overwrite)
 
 

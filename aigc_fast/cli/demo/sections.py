@@ -23,6 +23,8 @@ from aigc_fast.cli.demo.page import (
     player,
     timing_table,
 )
+from aigc_fast.cli.demo.speak import BEAMS, CALL, NAME, PROMPT, Spoken
+from aigc_fast.cli.demo.speak import TIMED as SPOKEN
 from aigc_fast.cli.demo.write import CELLS, NGRAM, TIMED, Written, run_name
 from aigc_fast.data import ImageDataset, SoundDataset, TextDataset
 from aigc_fast.media.audio import AUDIO
@@ -237,7 +239,43 @@ def _text_curves(written: Written) -> str:
     return line_chart(steps, lines, "Bits per held-out character", smooth=False)
 
 
-def add_commands(page: Page, gan: Learned, vae: Learned, heard: Heard, written: Written, seconds: float) -> None:
+def add_gpt2(page: Page, spoken: Spoken, dataset: TextDataset) -> None:
+    """What the GPT-2 learned."""
+    page.heading("A small GPT-2 learns to speak")
+    model, result = spoken.result.model, spoken.result
+    page.paragraph(
+        f"A GPT-2 of {sum(each.numel() for each in model.parameters()) / 1e6:.1f} million parameters and "
+        f"{dataset.tokenizer.vocab_size} byte-level subwords, on the same text: {result.steps} steps took "
+        f"{result.seconds:.0f} s. Its weights are those of transformers' GPT2LMHeadModel; it generates on the same "
+        "engine that aigc_fast.optimize puts under transformers' own models."
+    )
+    rates = {name: 1000 * SPOKEN / timing.median for name, timing in spoken.speed.items()}
+    facts = [
+        (f"{spoken.perplexity.bits_per_byte:.2f}", "bits per byte of text that was held out"),
+        (f"{spoken.perplexity.per_byte:.2f}", "its perplexity per byte"),
+    ]
+    for name, words in (("greedy", "one by one"), ("beams", f"by {CALL['num_beams']} beams")):
+        theirs = rates.get(f"{name}, transformers")
+        compared = "" if theirs is None else f", {rates[name] / theirs:.1f}× transformers' {theirs:,.0f}"
+        facts.append((f"{rates[name]:,.0f}", f"tokens a second, {words}{compared}"))
+    asked = ", ".join(f"{name}={value}" for name, value in CALL.items())
+    captions = {BEAMS: f"generate({PROMPT!r}, {asked})", NAME: "Drawn at temperature 0.7"}
+    page.add(
+        cards(facts),
+        figures([_held_out_curve(result)]),
+        figures([passage(spoken.texts[name], caption) for name, caption in captions.items()]),
+    )
+
+
+def _held_out_curve(result: TrainingResult) -> str:
+    measured = [row for row in result.rows if "held_out" in row]
+    lines = {"GPT-2": [row["held_out"] for row in measured]}
+    return line_chart([row["step"] for row in measured], lines, "Bits per held-out byte", smooth=False)
+
+
+def add_commands(
+    page: Page, gan: Learned, vae: Learned, heard: Heard, written: Written, spoken: Spoken, seconds: float
+) -> None:
     """How to go on."""
     page.heading("Go on from here")
     page.paragraph(
@@ -249,10 +287,12 @@ def add_commands(page: Page, gan: Learned, vae: Learned, heard: Heard, written: 
         f"aigc-fast generate {vae.result.model_path} --what manifold",
         f"aigc-fast generate {heard.result.model_path} --seed 1",
         f"aigc-fast generate {written.results[run_name('lstm')].model_path} --prompt 'The ' --temperature 0.7",
+        f"aigc-fast generate {spoken.result.model_path} --prompt '{PROMPT}' --num-beams 5 --no-repeat-ngram-size 2",
         f"aigc-fast evaluate {gan.result.model_path}",
         f"aigc-fast provenance {gan.pictures['samples']}",
         "aigc-fast train dcgan --conditional",
         "aigc-fast train char-rnn",
+        "aigc-fast train gpt2",
         "aigc-fast doctor",
     ]
     page.add(f"<pre>{escape(chr(10).join(commands))}</pre>")
