@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
-import torch.nn.functional as TF
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from aigc_fast.ops.random.functional import dropout
+from aigc_fast.nn.recurrent import Stepwise, forward
 
 
-class LayerNormLSTM(nn.Module):
+class LayerNormLSTM(Stepwise, nn.Module):
     """A stack of layer-normalized LSTMs (Ba, Kiros and Hinton, "Layer normalization", 2016, equations 20 to 22).
 
     With LN the normalization over its last dimension, with a gain and a bias of its own each:
@@ -24,16 +25,22 @@ class LayerNormLSTM(nn.Module):
         dropout: probability with which elements of the output of all layers but the last are dropped in training.
         eps: added to variances.
         device, dtype: of the parameters.
+        bidirectional: whether each layer reads its input backwards too, with parameters of their own.
 
     Attributes:
         weight_ih_l[k], weight_hh_l[k], bias_ih_l[k], bias_hh_l[k]: of torch.nn.LSTM's shapes; the biases are the
             normalizations', (4 * hidden_size,).
         gain_ih_l[k], gain_hh_l[k]: the normalizations' gains, (4 * hidden_size,).
         gain_c_l[k], bias_c_l[k]: those of the cells, (hidden_size,).
+        weight_ih_l[k]_reverse, ...: the same of the other direction.
+        weights: as that of `aigc_fast.nn.LSTM`.
 
     Raises:
         ValueError: on a size that is not positive, or a probability outside of [0, 1].
     """
+
+    # What PyTorch's recurrent modules have besides.
+    mode, bias, proj_size = "LAYER_NORM_LSTM", True, 0
 
     def __init__(
         self,
@@ -45,6 +52,7 @@ class LayerNormLSTM(nn.Module):
         eps: float = 1e-5,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        bidirectional: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
@@ -54,18 +62,20 @@ class LayerNormLSTM(nn.Module):
             raise ValueError(f"dropout={dropout!r}: expected a probability, 0 to 1")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.batch_first, self.dropout, self.eps = batch_first, float(dropout), eps
-        gates = 4 * hidden_size
-        for layer in range(num_layers):
+        self.bidirectional = bidirectional
+        gates, directions = 4 * hidden_size, 2 if bidirectional else 1
+        self._all_weights = []
+        for layer, suffix in itertools.product(range(num_layers), ("", "_reverse")[:directions]):
             shapes = {
-                "weight_ih": (gates, hidden_size if layer else input_size),
+                "weight_ih": (gates, directions * hidden_size if layer else input_size),
                 "weight_hh": (gates, hidden_size),
                 **{name: (gates,) for name in ("bias_ih", "bias_hh", "gain_ih", "gain_hh")},
                 **{name: (hidden_size,) for name in ("gain_c", "bias_c")},
             }
             for name, shape in shapes.items():
-                self.register_parameter(
-                    f"{name}_l{layer}", nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-                )
+                parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+                self.register_parameter(f"{name}_l{layer}{suffix}", parameter)
+            self._all_weights.append([f"{name}_l{layer}{suffix}" for name in shapes])
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -80,66 +90,45 @@ class LayerNormLSTM(nn.Module):
     def extra_repr(self) -> str:
         """The constructor's arguments."""
         shown = f"{self.input_size}, {self.hidden_size}"
-        for name, default in (("num_layers", 1), ("batch_first", False), ("dropout", 0.0)):
+        for name, default in (("num_layers", 1), ("batch_first", False), ("dropout", 0.0), ("bidirectional", False)):
             value = getattr(self, name)
             shown += f", {name}={value}" if value != default else ""
         return shown
 
-    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """As torch.nn.LSTM's of sequences that are not packed.
+    def check_forward_args(self, input: Tensor, hidden: tuple[Tensor, Tensor], batch_sizes: Tensor | None) -> None:
+        """Raises ValueError for an input or states whose shapes do not fit."""
+        if input.shape[-1] != self.input_size:
+            raise ValueError(f"input: got shape {tuple(input.shape)}, expected {self.input_size} last")
+        if batch_sizes is None and not input.shape[1 if self.batch_first else 0]:
+            raise ValueError(f"input: got shape {tuple(input.shape)}, expected a step or more")
+        batch = input.shape[0 if self.batch_first else 1] if batch_sizes is None else int(batch_sizes[0])
+        shape = (self.num_layers * (2 if self.bidirectional else 1), batch, self.hidden_size)
+        for state in hidden:
+            if state.shape != shape:
+                raise ValueError(f"hx: got shape {tuple(state.shape)}, expected {shape}")
+
+    permute_hidden = nn.LSTM.permute_hidden
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
+        """As torch.nn.LSTM's.
+
+        On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one
+        for each layer; in bfloat16 too, of one sequence without gradients, where the processor multiplies it; else by
+        PyTorch's operators, step by step.
 
         Args:
-            input: (T, B, input_size), (B, T, input_size) with `batch_first`, or (T, input_size) of a single sequence.
-            hx: the hidden states and the cells before, (num_layers, B, hidden_size), or (num_layers, hidden_size);
-                zeros by default.
+            input: (T, B, input_size), (B, T, input_size) with `batch_first`, (T, input_size) of a single sequence, or a
+                PackedSequence.
+            hx: the hidden states and the cells before, (num_layers * directions, B, hidden_size), or
+                (num_layers * directions, hidden_size); zeros by default.
 
         Returns:
             The hidden states of the last layer, of the input's layout, and the states after the last step.
 
         Raises:
             ValueError: for shapes that do not fit, or no step.
+            RuntimeError: for dtypes or devices that do not fit.
         """
-        is_batched, time = input.dim() == 3, 1 if self.batch_first and input.dim() == 3 else 0
-        if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
-            raise ValueError(
-                f"input: got shape {tuple(input.shape)}, expected 2 or 3 dimensions, {self.input_size} last"
-            )
-        if not input.shape[time]:
-            raise ValueError(f"input: got shape {tuple(input.shape)}, expected a step or more")
-        x = input if is_batched else input.unsqueeze(1)
-        x = x.transpose(0, 1) if time else x
-        shape = (self.num_layers, *([x.shape[1]] if is_batched else []), self.hidden_size)
-        if hx is None:
-            hx = x.new_zeros(shape), x.new_zeros(shape)
-        for state in hx:
-            if state.shape != shape:
-                raise ValueError(f"hx: got shape {tuple(state.shape)}, expected {shape}")
-        hidden, cells = hx if is_batched else (state.unsqueeze(1) for state in hx)
-        last = []
-        for layer in range(self.num_layers):
-            if layer and self.dropout:
-                x = dropout(x, self.dropout, self.training)
-            x, *ended = self._layer(x, hidden[layer], cells[layer], f"_l{layer}")
-            last.append(ended)
-        output = x.transpose(0, 1) if time else x
-        states = tuple(torch.stack(each) for each in zip(*last, strict=True))
-        if is_batched:
-            return output, states
-        return output.squeeze(1), tuple(state.squeeze(1) for state in states)
-
-    def _normalized(self, x: Tensor, kind: str) -> Tensor:
-        gain, bias = getattr(self, f"gain{kind}"), getattr(self, f"bias{kind}")
-        return TF.layer_norm(x, gain.shape, gain, bias, self.eps)
-
-    def _layer(self, x: Tensor, hidden: Tensor, cell: Tensor, layer: str) -> tuple[Tensor, Tensor, Tensor]:
-        """The hidden states of all steps, and the states after the last one."""
-        of_hidden = getattr(self, f"weight_hh{layer}")
-        given = self._normalized(TF.linear(x, getattr(self, f"weight_ih{layer}")), f"_ih{layer}")
-        found = []
-        for of_input in given.unbind(0):
-            sums = of_input + self._normalized(TF.linear(hidden, of_hidden), f"_hh{layer}")
-            i, f, g, o = sums.chunk(4, -1)
-            cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-            hidden = o.sigmoid() * self._normalized(cell, f"_c{layer}").tanh()
-            found.append(hidden)
-        return torch.stack(found), hidden, cell
+        return forward(self, input, hx)

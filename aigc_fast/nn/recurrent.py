@@ -13,28 +13,32 @@ from aigc_fast.nn.drop_in import drop_in, overloaded
 from aigc_fast.ops.recurrent import choice
 from aigc_fast.ops.recurrent.functional import recur, recur_known, step, step_known
 from aigc_fast.ops.recurrent.sampling import sample_tokens
-from aigc_fast.ops.recurrent.sizes import CODES, Options
+from aigc_fast.ops.recurrent.sizes import CODES, WITH_CELLS, Options
 from aigc_fast.runtime.weights import weights_code
+
+
+def _has_cells(module: torch.nn.Module) -> bool:
+    return CODES[module.mode] in WITH_CELLS
 
 
 def _zeros(module: torch.nn.RNNBase, input: Tensor, batch: int) -> Any:
     parts = module.num_layers * (2 if module.bidirectional else 1)
     hidden = torch.zeros(parts, batch, module.proj_size or module.hidden_size, dtype=input.dtype, device=input.device)
-    if module.mode != "LSTM":
+    if not _has_cells(module):
         return hidden
     return hidden, torch.zeros(parts, batch, module.hidden_size, dtype=input.dtype, device=input.device)
 
 
 def _unsqueezed(module: torch.nn.RNNBase, hx: Any, is_batched: bool) -> Any:
     """The states with a dimension for the batch."""
-    states, dim = hx if module.mode == "LSTM" else (hx,), 3 if is_batched else 2
+    states, dim = hx if _has_cells(module) else (hx,), 3 if is_batched else 2
     if any(state.dim() != dim for state in states):
         shown = ", ".join(f"{state.dim()}-D" for state in states)
         kind = "batched 3-D" if is_batched else "unbatched 2-D"
         raise RuntimeError(f"For {kind} input, hx should also be {dim}-D but got {shown}")
     if is_batched:
         return hx
-    return tuple(state.unsqueeze(1) for state in states) if module.mode == "LSTM" else hx.unsqueeze(1)
+    return tuple(state.unsqueeze(1) for state in states) if _has_cells(module) else hx.unsqueeze(1)
 
 
 def _params(module: torch.nn.RNNBase) -> list[Tensor]:
@@ -42,21 +46,25 @@ def _params(module: torch.nn.RNNBase) -> list[Tensor]:
     return [getattr(module, name) for names in module._all_weights for name in names]
 
 
+def _eps(module: torch.nn.Module) -> float:
+    return getattr(module, "eps", 0.0)
+
+
 def _known(module: torch.nn.RNNBase, input: Tensor, hx: Any) -> tuple[Any, Any] | None:
     """What a call like one before gives, where nothing drops elements."""
     if module.training and module.dropout:
         return None
-    is_lstm = module.mode == "LSTM"
-    numbers = module.num_layers, module.bidirectional, module.bias, module.batch_first
-    options, states = Options(CODES[module.mode], *numbers), hx if is_lstm else (hx,)
+    has_cells = _has_cells(module)
+    numbers = module.num_layers, module.bidirectional, module.bias, module.batch_first, _eps(module)
+    options, states = Options(CODES[module.mode], *numbers), hx if has_cells else (hx,)
     found = recur_known(input, states, _params(module), options, weights_code(module))
-    return found and (found[0], found[1:] if is_lstm else found[1])
+    return found and (found[0], found[1:] if has_cells else found[1])
 
 
-def _forward(module: torch.nn.RNNBase, input: Any, hx: Any) -> tuple[Any, Any]:
-    """PyTorch's forward of the three modules around the op."""
-    is_packed, is_lstm = isinstance(input, PackedSequence), module.mode == "LSTM"
-    if hx is not None and type(input) is Tensor and type(hx) is (tuple if is_lstm else Tensor):
+def forward(module: torch.nn.Module, input: Any, hx: Any) -> tuple[Any, Any]:
+    """PyTorch's forward of its recurrent modules, and of such as have the same attributes, around the op."""
+    is_packed, has_cells = isinstance(input, PackedSequence), _has_cells(module)
+    if hx is not None and type(input) is Tensor and type(hx) is (tuple if has_cells else Tensor):
         found = _known(module, input, hx)
         if found is not None:
             return found
@@ -75,15 +83,15 @@ def _forward(module: torch.nn.RNNBase, input: Any, hx: Any) -> tuple[Any, Any]:
     module.check_forward_args(data, hx, batch_sizes)
     numbers = module.bias, module.num_layers, module.dropout, module.training, module.bidirectional, module.batch_first
     tensors, weights = (data, batch_sizes, hx, _params(module)), weights_code(module)
-    output, *last = recur(CODES[module.mode], *tensors, *numbers, weights=weights)
+    output, *last = recur(CODES[module.mode], *tensors, *numbers, weights=weights, eps=_eps(module))
     if is_packed:
         output = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
     elif not is_batched:
         output, last = output.squeeze(batch_dim), [state.squeeze(1) for state in last]
-    return output, module.permute_hidden(tuple(last) if is_lstm else last[0], unsorted_indices)
+    return output, module.permute_hidden(tuple(last) if has_cells else last[0], unsorted_indices)
 
 
-class _Stepwise:
+class Stepwise:
     """What a network of one direction does a step at a time.
 
     Attributes:
@@ -124,36 +132,36 @@ class _Stepwise:
 @welcome
 @overloaded
 @drop_in
-class RNN(torch.nn.RNN, _Stepwise):
+class RNN(torch.nn.RNN, Stepwise):
     """`torch.nn.RNN`: the same constructor, parameters, `state_dict` keys and numbers, by one call for all layers."""
 
     def forward(self, input: Tensor | PackedSequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         """See torch.nn.RNN."""
-        return _forward(self, input, hx)
+        return forward(self, input, hx)
 
 
 @welcome
 @overloaded
 @drop_in
-class LSTM(torch.nn.LSTM, _Stepwise):
+class LSTM(torch.nn.LSTM, Stepwise):
     """`torch.nn.LSTM`: the same constructor, parameters, `state_dict` keys and numbers, by one call for all layers."""
 
     def forward(
         self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Any, tuple[Tensor, Tensor]]:
         """See torch.nn.LSTM."""
-        return _forward(self, input, hx)
+        return forward(self, input, hx)
 
 
 @welcome
 @overloaded
 @drop_in
-class GRU(torch.nn.GRU, _Stepwise):
+class GRU(torch.nn.GRU, Stepwise):
     """`torch.nn.GRU`: the same constructor, parameters, `state_dict` keys and numbers, by one call for all layers."""
 
     def forward(self, input: Tensor | PackedSequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         """See torch.nn.GRU."""
-        return _forward(self, input, hx)
+        return forward(self, input, hx)
 
 
 def _cell(mode: str, module: torch.nn.RNNCellBase, input: Tensor, hx: Any) -> tuple[Tensor, ...] | None:

@@ -14,6 +14,8 @@ auto of_mode(int64_t mode, const F& f) {
         return f.template operator()<RNN_RELU>();
     case LSTM:
         return f.template operator()<LSTM>();
+    case LAYER_NORM_LSTM:
+        return f.template operator()<LAYER_NORM_LSTM>();
     default:
         return f.template operator()<GRU>();
     }
@@ -55,20 +57,27 @@ T** rows_of(Scope& scope, int64_t count, E* data, int64_t stride) {
     return rows;
 }
 
-// The tensors of a network, by layers and directions.
+// The tensors of a network, by layers and directions. A normalized one has the gains of its input's and its hidden
+// sums, then the gain and the bias of its cells, behind the biases.
 struct Network {
     int64_t layers, directions, hidden, projected; // 0 where hidden states are not projected
     bool has_biases;
+    double epsilon; // of normalizations
     const Tensors& params;
 
     int64_t size() const { return projected ? projected : hidden; }
-    int64_t per_part() const { return 2 + 2 * has_biases + (projected != 0); }
+    int64_t per_part() const { return params.count / (layers * directions); }
     const Tensor* param(int64_t part, int64_t which) const { return params.items[part * per_part() + which]; }
     // Of bfloat16, pairs are moved as floats.
     const float* weight(int64_t part, int64_t which) const { return elements<const float>(param(part, which)); }
     template <class E>
     const E* bias(int64_t part, int64_t which) const {
         return has_biases ? elements<const E>(param(part, 2 + which)) : nullptr;
+    }
+    template <class E>
+    Norms<E> norms(int64_t part) const {
+        return {elements<const E>(param(part, 4)), elements<const E>(param(part, 5)), elements<const E>(param(part, 6)),
+                elements<const E>(param(part, 7))};
     }
     const float* projection(int64_t part) const {
         return projected ? elements<const float>(param(part, per_part() - 1)) : nullptr;
@@ -135,7 +144,13 @@ void prepare(Pass<E>& p, const Steps& steps, const Network& network, int64_t par
     float* const bias = scope.take<float>(blocks * BIAS_WIDTH<MODE>);
     pack_bias<MODE>(network.bias<E>(part, 0), network.bias<E>(part, 1), hidden, bias);
     p.bias = bias;
-    if constexpr (MODE == LSTM)
+    if constexpr (MODE == LAYER_NORM_LSTM) {
+        pack_norms<MODE>(network.norms<E>(part), hidden, bias);
+        p.epsilon = static_cast<float>(network.epsilon);
+        p.units = scope.take<float>(batch * padded);
+        p.hidden_products = scope.take<float>(blocks * batch * ROW_WIDTH<MODE>);
+    }
+    if constexpr (HAS_CELLS<MODE>)
         p.cells =
             widened_rows(scope, elements<const E>(states.items[1]) + part * batch * hidden, batch, hidden, padded);
     p.room = room;
@@ -146,7 +161,7 @@ void prepare(Pass<E>& p, const Steps& steps, const Network& network, int64_t par
 template <int64_t MODE, class E>
 void store_cells(const Pass<E>& p, int64_t part, const Tensors& results) {
     const int64_t padded = blocks_of(p.hidden, UNITS<MODE>) * UNITS<MODE>, batch = p.steps.batch;
-    for (int64_t row = 0; MODE == LSTM && row < batch; ++row) {
+    for (int64_t row = 0; HAS_CELLS<MODE> && row < batch; ++row) {
         E* const cells = elements<E>(results.items[2]) + (part * batch + row) * p.hidden;
         for (int64_t c = 0; c < p.hidden; c += VF)
             store_up_to(cells + c, load(p.cells + row * padded + c), p.hidden - c);
@@ -164,10 +179,10 @@ void run_forward(const Tensor* input, bool batch_first, const Steps& steps, cons
     const int64_t rows = steps.rows(), batch = steps.batch, blocks = blocks_of(hidden, UNITS<MODE>);
     const int64_t width = network.directions * size, step_work = batch * GATES<MODE> * hidden * size;
     Barrier barriers[3];
-    const Teamwork work{network.directions, limits.least_step_work, barriers, steps.equal_rows()};
+    const Teamwork work{network.directions, limits.least_step_work * STEP_WAITS<MODE>, barriers, steps.equal_rows()};
     Wave wave{network.layers, chunk_steps(limits.wave_steps, batch)};
     const int64_t bytes = gates_bytes<MODE, E>(weights, hidden, size);
-    const int64_t in_wave = wave.wanted(work, step_work, steps.steps, blocks, bytes, limits);
+    const int64_t in_wave = wave.wanted(work, step_work, steps.steps, blocks, bytes, STEP_WAITS<MODE>, limits);
     Pass<E>* const passes = scope.take<Pass<E>>(parts);
     E* between[2] = {};
     for (int64_t layer = 0; layer < network.layers; ++layer) {
@@ -223,11 +238,11 @@ void run_forward(const Tensor* input, bool batch_first, const Steps& steps, cons
 void recurrent(const Tensor* input, const int64_t* counts, int64_t is_packed, int64_t batch_first, int64_t steps,
                int64_t batch, const Tensors& states, const Tensors& params, const int64_t* packed, int64_t weights,
                const Tensors& results, const Tensors& kept, int64_t mode, int64_t layers, int64_t directions,
-               int64_t hidden, int64_t projected, int64_t has_biases, int64_t least_step_work, int64_t wait_work,
-               int64_t wave_steps, double wave_share) {
+               int64_t hidden, int64_t projected, int64_t has_biases, double epsilon, int64_t least_step_work,
+               int64_t wait_work, int64_t wave_steps, double wave_share) {
     Scope scope;
     const Steps of = steps_of(scope, is_packed ? counts : nullptr, steps, batch);
-    const Network network{layers, directions, hidden, projected, has_biases != 0, params};
+    const Network network{layers, directions, hidden, projected, has_biases != 0, epsilon, params};
     const WorkLimits limits{least_step_work, wait_work, wave_steps, wave_share};
     of_mode(mode, [&]<int64_t MODE>() {
         if (HAS_PAIRS && input->dtype() == BFLOAT16)
@@ -267,7 +282,7 @@ int64_t run_sampling(Draw& draw, const Network& network, const Tensors& states, 
     float* const remembered = scope.take<float>((draw.slots + 1) * row_floats);
     draw.logits = scope.take<float>(round_up(draw.heads, COMPACT_WIDTH));
     Barrier barriers[2];
-    const Teamwork work{1, least_step_work, barriers, 1};
+    const Teamwork work{1, least_step_work * STEP_WAITS<MODE>, barriers, 1};
     const int64_t members_wanted = work.wanted(GATES<MODE> * network.hidden * size, used, blocks);
     int32_t* const slots_of = scope.take<int32_t>(members_wanted * draw.vocabulary);
     float* const scratch = scope.take<float>(members_wanted * draw.heads);
@@ -296,9 +311,9 @@ int64_t recurrent_sample(const Tensor* tokens, const Tensors& states, const Tens
                          const int64_t* packed, int64_t weights, const Tensors& head, const uint64_t* key,
                          int64_t position, int64_t length, double temperature, int64_t top_k, double top_p,
                          const Tensors& results, int64_t mode, int64_t layers, int64_t hidden, int64_t projected,
-                         int64_t has_biases, int64_t least_step_work) {
+                         int64_t has_biases, double epsilon, int64_t least_step_work) {
     Scope scope;
-    const Network network{layers, 1, hidden, projected, has_biases != 0, params};
+    const Network network{layers, 1, hidden, projected, has_biases != 0, epsilon, params};
     Draw draw{};
     draw.tokens = elements<const int64_t>(tokens);
     draw.prompt = tokens->sizes[0], draw.length = length;
@@ -337,6 +352,9 @@ void copy_before(const Steps& steps, bool reversed, const float* const* output, 
     });
 }
 
+// Of each direction.
+constexpr int64_t BACKWARD_RESULTS = 7;
+
 template <int64_t MODE>
 void run_backward(const Steps& steps, const Network& network, int64_t layer, const Tensor* grads, const Tensor* output,
                   const Tensors& states, const Tensors& kept, const Tensors& results, int64_t least_step_work,
@@ -345,14 +363,14 @@ void run_backward(const Steps& steps, const Network& network, int64_t layer, con
     BackwardPass* const passes = scope.take<BackwardPass>(network.directions);
     for (int64_t d = 0; d < network.directions; ++d) {
         const int64_t part = layer * network.directions + d;
-        const Tensor* const* const out = results.items + 6 * d;
+        const Tensor* const* const out = results.items + BACKWARD_RESULTS * d;
         BackwardPass& p = passes[d];
         p.steps = steps;
         p.reversed = d == 1;
         p.hidden = hidden, p.size = size;
         p.grads = rows_of<const float>(scope, steps, grads, false, elements<const float>(grads) + d * size);
         p.gates = elements<const float>(kept.items[2 * d]), p.cells = elements<const float>(kept.items[2 * d + 1]);
-        p.start_cells = MODE == LSTM ? elements<const float>(states.items[1]) + part * batch * hidden : nullptr;
+        p.start_cells = HAS_CELLS<MODE> ? elements<const float>(states.items[1]) + part * batch * hidden : nullptr;
         float* const panels = scope.take<float>(panels_floats(GATES<MODE> * hidden, size));
         pack_panels(network.weight(part, 1), size, 1, GATES<MODE> * hidden, size, panels);
         p.of_gates = panels;
@@ -366,13 +384,19 @@ void run_backward(const Steps& steps, const Network& network, int64_t layer, con
         float* const before = elements<float>(out[1]);
         p.to_hidden = elements<float>(out[2]), p.to_cells = elements<float>(out[3]);
         p.to_shown = elements<float>(out[4]), p.shown = elements<float>(out[5]);
+        p.to_normalized = elements<float>(out[6]);
+        if constexpr (MODE == LAYER_NORM_LSTM) {
+            const auto norms = network.norms<const float>(part);
+            p.hidden_gain = norms.hidden_gain, p.cell_gain = norms.cell_gain, p.cell_bias = norms.cell_bias;
+            p.epsilon = static_cast<float>(network.epsilon);
+        }
         copy_before(steps, p.reversed,
                     rows_of<const float>(scope, steps, output, false, elements<const float>(output) + d * size),
                     elements<const float>(states.items[0]) + part * batch * size, size, before);
         p.before = rows_of<const float>(scope, steps.rows(), before, size);
     }
     Barrier barriers[3];
-    const Teamwork work{network.directions, least_step_work, barriers, steps.equal_rows()};
+    const Teamwork work{network.directions, least_step_work * STEP_WAITS<MODE>, barriers, steps.equal_rows()};
     const int64_t step_work = batch * GATES<MODE> * hidden * size;
     team(work.wanted(step_work, steps.steps, blocks_of(hidden, PANEL_WIDTH)), [&](int64_t member, int64_t members) {
         work.each_direction(member, members,
@@ -383,14 +407,16 @@ void run_backward(const Steps& steps, const Network& network, int64_t layer, con
 // Of one layer, all of whose tensors are contiguous, those of the rows of a sequence apart: `grads`, of its output, and
 // `output`. `kept`: of each direction its gates and cells. `results`: of each direction the gradients of the gates'
 // sums (rows, kept gates, hidden); the hidden state before each row's step; the gradients of the hidden states and of
-// the cells, at first of the last ones; of projected states their gradients and what was projected.
+// the cells, at first of the last ones; of projected states their gradients and what was projected; of normalized
+// cells their gradients (rows, hidden). `layers`: of the network.
 void recurrent_backward(const Tensor* grads, const Tensor* output, const int64_t* counts, int64_t is_packed,
                         int64_t steps, int64_t batch, const Tensors& states, const Tensors& params, const Tensors& kept,
-                        const Tensors& results, int64_t layer, int64_t mode, int64_t directions, int64_t hidden,
-                        int64_t projected, int64_t has_biases, int64_t least_step_work) {
+                        const Tensors& results, int64_t layer, int64_t mode, int64_t layers, int64_t directions,
+                        int64_t hidden, int64_t projected, int64_t has_biases, double epsilon,
+                        int64_t least_step_work) {
     Scope scope;
     const Steps of = steps_of(scope, is_packed ? counts : nullptr, steps, batch);
-    const Network network{layer + 1, directions, hidden, projected, has_biases != 0, params};
+    const Network network{layers, directions, hidden, projected, has_biases != 0, epsilon, params};
     of_mode(mode, [&]<int64_t MODE>() {
         run_backward<MODE>(of, network, layer, grads, output, states, kept, results, least_step_work, scope);
     });

@@ -172,7 +172,7 @@ def test_reference(case: Recurrent) -> None:
     with quiet():
         exact = case.network(torch._VF)(*tensors)
     states, counts = 2 if case.mode == "LSTM" else 1, None if case.counts is None else torch.tensor(case.counts)
-    numbers = CODES[case.mode], case.layers, case.bidirectional, case.bias, case.batch_first
+    numbers = CODES[case.mode], case.layers, case.bidirectional, case.bias, case.batch_first, 0.0
     inputs = tensors[0], counts, tensors[1 : 1 + states], tensors[1 + states :]
     found = reference.recurrent(*inputs, *numbers, False)
     for ours, theirs in zip(found, exact, strict=False):
@@ -265,7 +265,7 @@ def test_weights_are_kept_packed_until_they_change() -> None:
 def test_second_gradients(mode: str) -> None:
     case = Recurrent(mode, 3, 4, 2, True, steps=3, batch=2)
     tensors = [tensor.requires_grad_() for tensor in case.tensors(torch.float64)]
-    numbers = CODES[mode], 2, True, True, False, True
+    numbers = CODES[mode], 2, True, True, False, 0.0, True
     states = 2 if mode == "LSTM" else 1
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:

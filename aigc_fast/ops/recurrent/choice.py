@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aigc_fast.ops.recurrent import cpu
 from aigc_fast.ops.recurrent.limits import HEAVY_STEP, LIGHT_STEP, MOST_ROUNDED_BATCH
-from aigc_fast.ops.recurrent.sizes import GATES, LSTM, Options, sizes_of
+from aigc_fast.ops.recurrent.sizes import GATES, LAYER_NORM_LSTM, Options, sizes_of
 from aigc_fast.runtime import native
 from aigc_fast.runtime.autocast import has_autocast
 from aigc_fast.runtime.backends import is_automatic
@@ -27,7 +27,10 @@ def _shapes_of_params(options: Options, hidden: int, size: int, depth: int) -> I
         yield f"weight_hh_{suffix}", (gates, size)
         for name in ("bias_ih", "bias_hh") if options.has_biases else ():
             yield f"{name}_{suffix}", (gates,)
-        if size != hidden:
+        if options.mode == LAYER_NORM_LSTM:
+            yield from ((f"{name}_{suffix}", (gates,)) for name in ("gain_ih", "gain_hh"))
+            yield from ((f"{name}_{suffix}", (hidden,)) for name in ("gain_c", "bias_c"))
+        elif size != hidden:
             yield f"weight_hr_{suffix}", (size, hidden)
 
 
@@ -80,7 +83,7 @@ def misfit(
         input, batch_sizes, states, params, options: the op's.
         cast: whether PyTorch's call casts them to one dtype.
     """
-    count = 1 + (options.mode == LSTM)
+    count = options.states
     if len(states) != count:
         return f"hx has {len(states)} tensors: expected {count}"
     reason = _misfit_of_types(input, batch_sizes, states, params, cast)

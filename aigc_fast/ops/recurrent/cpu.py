@@ -11,7 +11,17 @@ from torch import Tensor
 
 from aigc_fast.ops.recurrent.limits import LEAST_STEP_WORK, WAIT_WORK, WAVE_SHARE, WAVE_STEPS
 from aigc_fast.ops.recurrent.packing import packing, packing_of_head
-from aigc_fast.ops.recurrent.sizes import GRU, Drawing, Kept, Options, Sizes, kept_of, params_of, sizes_of
+from aigc_fast.ops.recurrent.sizes import (
+    GRU,
+    LAYER_NORM_LSTM,
+    Drawing,
+    Kept,
+    Options,
+    Sizes,
+    kept_of,
+    params_of,
+    sizes_of,
+)
 from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.dtypes import UP_TO_FLOAT32
@@ -178,6 +188,7 @@ def _run(
         sizes.hidden,
         sizes.projected,
         options.has_biases,
+        options.eps,
         LEAST_STEP_WORK,
         WAIT_WORK,
         WAVE_STEPS,
@@ -276,6 +287,7 @@ def recurrent_sample(asked: Drawing) -> tuple[Tensor, ...]:
         sizes.hidden,
         sizes.projected,
         asked.has_biases,
+        asked.eps,
         LEAST_STEP_WORK,
     )
     ids[drawn:] = -1
@@ -380,20 +392,29 @@ def _differentiate(
         [tensor for tensors in work for tensor in tensors],
         layer,
         options.mode,
+        options.layers,
         options.directions,
         sizes.hidden,
         sizes.projected,
         options.has_biases,
+        options.eps,
         LEAST_STEP_WORK,
     )
     to_input = torch.zeros_like(input) if wants_input else None
-    for part, (to_gates, before, _, _, to_shown, shown) in zip(parts, work, strict=True):
-        _fill_params(call.to_params[part], to_gates.flatten(1), input, before, options)
+    of_parts = params_of(call.params, options)
+    for part, (to_gates, before, _, _, to_shown, shown, to_normalized) in zip(parts, work, strict=True):
+        to_sums = to_gates.flatten(1)
+        if to_normalized is not None:
+            to_cells = to_normalized, call.kept.cells[part]
+            given = to_sums, call.kept.gates[part].flatten(1), *to_cells, input, before
+            to_sums = _fill_normalized(call.to_params[part], of_parts[part], *given, options.eps)
+        else:
+            _fill_params(call.to_params[part], to_sums, input, before, options)
         if shown is not None:
             torch.mm(to_shown.t(), shown, out=call.to_params[part][-1])
         if to_input is not None:
-            weight = params_of(call.params, options)[part][0]
-            to_input.addmm_(to_gates.flatten(1)[:, : weight.shape[0]], weight)
+            weight = of_parts[part][0]
+            to_input.addmm_(to_sums[:, : weight.shape[0]], weight)
     return to_input
 
 
@@ -408,6 +429,7 @@ def _workspace(call: _Backward, part: int) -> tuple[Tensor | None, ...]:
         to_hidden,
         to_cells[0] if to_cells else None,
         *(shape and like.new_empty(shape) for shape in of_projection),
+        like.new_empty(sizes.rows, sizes.hidden) if call.options.mode == LAYER_NORM_LSTM else None,
     )
 
 
@@ -429,3 +451,51 @@ def _fill_params(
         torch.mm(to_gates[:, count:].t(), before, out=of_hidden[same:])
         if options.has_biases:
             torch.sum(to_gates[:, count:], 0, out=biases[1][same:])
+
+
+def _fill_normalized(
+    to_params: Sequence[Tensor],
+    params: Sequence[Tensor],
+    to_sums: Tensor,
+    kept: Tensor,
+    to_normalized: Tensor,
+    cells: Tensor,
+    input: Tensor,
+    before: Tensor,
+    eps: float,
+) -> Tensor:
+    """The gradients of a normalized LSTM's parameters, from those of the sums, and then of the products with the hidden
+    state, in all rows; returns those of the products with the input.
+
+    Args:
+        to_params, params: of the direction.
+        to_sums: (rows, 8 * hidden).
+        kept: (rows, 8 * hidden), the products in its second half.
+        to_normalized: (rows, hidden), the gradients of the normalized cells.
+        cells: (rows, hidden).
+        input, before: of the two products.
+        eps: added to variances.
+    """
+    count = to_sums.shape[1] // 2
+    to_sums, to_products = to_sums[:, :count], to_sums[:, count:]
+    of_input, of_hidden, bias_input, bias_hidden, gain_input, gain_hidden, gain_cells, bias_cells = to_params
+    to_input_products = _normalized_backward(
+        to_sums, torch.mm(input, params[0].t()), params[4], eps, (gain_input, bias_input), True
+    )
+    _normalized_backward(to_sums, kept[:, count:], params[5], eps, (gain_hidden, bias_hidden))
+    _normalized_backward(to_normalized, cells, params[6], eps, (gain_cells, bias_cells))
+    torch.mm(to_input_products.t(), input, out=of_input)
+    torch.mm(to_products.t(), before, out=of_hidden)
+    return to_input_products
+
+
+def _normalized_backward(
+    grad: Tensor, x: Tensor, gain: Tensor, eps: float, results: tuple[Tensor, Tensor], to_x: bool = False
+) -> Tensor | None:
+    """Fills the gradients of a gain and a bias; returns those of what is normalized, where they are wanted."""
+    x, grad = x.contiguous(), grad.contiguous()
+    _, mean, scale = torch.native_layer_norm(x, gain.shape, None, None, eps)
+    found = torch.ops.aten.native_layer_norm_backward(grad, x, gain.shape, mean, scale, gain, gain, [to_x, True, True])
+    for result, part in zip(results, found[1:], strict=True):
+        result.copy_(part)
+    return found[0]

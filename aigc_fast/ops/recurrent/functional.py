@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from aigc_fast.ops.random.functional import dropout as drop
-from aigc_fast.ops.recurrent import choice, cpu
+from aigc_fast.ops.recurrent import choice, cpu, reference
 from aigc_fast.ops.recurrent.operators import RECURRENT
-from aigc_fast.ops.recurrent.sizes import GRU, LSTM, RNN_RELU, RNN_TANH, Options, params_of
+from aigc_fast.ops.recurrent.sizes import GRU, LSTM, RNN_RELU, RNN_TANH, WITH_CELLS, Options, params_of
 from aigc_fast.runtime import native
 from aigc_fast.runtime.autocast import autocast, has_autocast
 from aigc_fast.runtime.backends import leave_to_pytorch
@@ -66,24 +66,29 @@ def recur(
     batch_first: bool,
     own: Callable[[], Any] | None = None,
     weights: int = AS_THEY_ARE,
+    eps: float = 0.0,
 ) -> tuple[Tensor, ...]:
     """What torch._VF gives for a mode's arguments; of packed sequences where `batch_sizes` are given.
 
     Args:
         own: PyTorch's own call, where that is another than torch._VF's.
+        eps: of a normalized LSTM, which PyTorch lacks: the reference stands for its own.
         weights: how weights are kept, by its code, for a call of float32 that wants no gradients and nothing else.
     """
 
     def pytorchs() -> tuple[Tensor, ...]:
         if own is not None:
             return own()
+        if mode not in PYTORCHS:
+            run = reference.recurrent
+            return _by_layers(run, input, batch_sizes, states, params, options, False, dropout if drops else 0.0)
         first = (input,) if batch_sizes is None else (input, batch_sizes)
         last = (batch_first,) if batch_sizes is None else ()
         numbers = has_biases, num_layers, dropout, train, bidirectional
         return PYTORCHS[mode](*first, hx, params, *numbers, *last)
 
-    options = Options(mode, num_layers, bool(bidirectional), bool(has_biases), bool(batch_first))
-    states = tuple(hx) if mode == LSTM else (hx,)
+    options = Options(mode, num_layers, bool(bidirectional), bool(has_biases), bool(batch_first), eps)
+    states = tuple(hx) if mode in WITH_CELLS else (hx,)
     drops = bool(dropout) and train and num_layers > 1
     key = None
     if not drops and kind_of_call(input, batch_sizes, *states, *params) == PLAIN:
@@ -113,7 +118,7 @@ def recur(
         RECURRENT.choice.remember(key, plan)
         return cpu.recur_at_once(plan, input, batch_sizes, states, params)
     if drops:
-        return _with_dropout(input, batch_sizes, states, params, options, keep, dropout)
+        return _by_layers(RECURRENT, input, batch_sizes, states, params, options, keep, dropout)
     found = RECURRENT(input, batch_sizes, list(states), list(params), *options, keep)
     return found[: 1 + len(states)]
 
@@ -148,7 +153,8 @@ def step(
     return tuple(state[0] for state in found[1:])
 
 
-def _with_dropout(
+def _by_layers(
+    run: Callable[..., tuple[Tensor, ...]],
     input: Tensor,
     batch_sizes: Tensor | None,
     states: Sequence[Tensor],
@@ -157,14 +163,14 @@ def _with_dropout(
     keep: bool,
     p: float,
 ) -> tuple[Tensor, ...]:
-    """Layer by layer, with elements dropped of the output of all but the last."""
+    """Layer by layer, each by `run`, with elements dropped of the output of all but the last."""
     of_layer, last = options._replace(layers=1), []
     for layer in range(options.layers):
-        if layer:
+        if layer and p:
             input = drop(input, p)
         parts = slice(layer * options.directions, (layer + 1) * options.directions)
         own_params = [param for part in params_of(params, options)[parts] for param in part]
-        found = RECURRENT(input, batch_sizes, [state[parts] for state in states], own_params, *of_layer, keep)
+        found = run(input, batch_sizes, [state[parts] for state in states], own_params, *of_layer, keep)
         input = found[0]
         last.append(found[1 : 1 + len(states)])
     return input, *(torch.cat(each) for each in zip(*last, strict=True))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast.ops.recurrent import cpu, reference
-from aigc_fast.ops.recurrent.sizes import LSTM, Options, kept_size, sizes_of
+from aigc_fast.ops.recurrent.sizes import Options, kept_size, sizes_of
 from aigc_fast.runtime.derivatives import own_variable
 from aigc_fast.runtime.operator import Operator
 
@@ -23,7 +23,7 @@ def _empty(
     options = Options(*rest)
     sizes = sizes_of(input, batch_sizes, states, options)
     output = input.new_empty((*input.shape[:-1], options.directions * sizes.size))
-    cells = input.new_empty(states[1].shape if options.mode == LSTM else 0)
+    cells = input.new_empty(states[1].shape if options.states == 2 else 0)
     kept = input.new_empty(kept_size(sizes, options) if keep else 0, dtype=torch.float32)
     return output, input.new_empty(states[0].shape), cells, kept
 
@@ -42,7 +42,7 @@ def _backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
     given = input, batch_sizes, tensors[:states], tensors[states:]
     to_input = ctx.needs_input_grad[0]
     found = RECURRENT_BACKWARD(list(grads[: 1 + states]), *given, output, kept, *ctx.numbers, to_input)
-    return found[0] if to_input else None, None, list(found[1 : 1 + states]), list(found[1 + states :]), *[None] * 6
+    return found[0] if to_input else None, None, list(found[1 : 1 + states]), list(found[1 + states :]), *[None] * 7
 
 
 def _empty_gradients(
@@ -82,11 +82,11 @@ def _double_backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
         )
         found = torch.autograd.grad(first, inputs, upstream, create_graph=keep_graph, allow_unused=True)
     to_rest = list(found[grads + 1 :])
-    return list(found[:grads]), found[grads], None, to_rest[:states], to_rest[states:], *[None] * 8
+    return list(found[:grads]), found[grads], None, to_rest[:states], to_rest[states:], *[None] * 9
 
 
 _GIVEN = "Tensor input, Tensor? batch_sizes, Tensor[] states, Tensor[] params"
-_NUMBERS = "int mode, int layers, bool bidirectional, bool has_biases, bool batch_first"
+_NUMBERS = "int mode, int layers, bool bidirectional, bool has_biases, bool batch_first, float eps"
 
 RECURRENT = Operator(
     "recurrent",

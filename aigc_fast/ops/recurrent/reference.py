@@ -9,13 +9,32 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
-from aigc_fast.ops.recurrent.sizes import GRU, LSTM, RNN_TANH, Options, kept_size, params_of, sizes_of
+from aigc_fast.ops.recurrent.sizes import GRU, LAYER_NORM_LSTM, LSTM, RNN_TANH, Options, kept_size, params_of, sizes_of
 from aigc_fast.runtime.derivatives import own_variable, recording
 
 
-def _step(mode: int, x: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], has_biases: bool) -> Any:
-    """The states after a step; `x` is the input's product already, with its bias."""
-    hidden = states[0]
+def _normalized_step(x: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], eps: float) -> Any:
+    """The states after a step of a normalized LSTM; `x` is the input's product already, normalized."""
+    hidden, cell = states
+    _, of_hidden, _, bias, _, gain, *of_cells = params
+    sums = x + TF.layer_norm(TF.linear(hidden, of_hidden), gain.shape, gain, bias, eps)
+    i, f, g, o = sums.chunk(4, -1)
+    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+    return o.sigmoid() * TF.layer_norm(cell, cell.shape[-1:], *of_cells, eps).tanh(), cell
+
+
+def _product(x: Tensor, params: Sequence[Tensor], options: Options) -> Tensor:
+    """The input's product with its bias, or normalized."""
+    if options.mode != LAYER_NORM_LSTM:
+        return TF.linear(x, params[0], params[2] if options.has_biases else None)
+    return TF.layer_norm(TF.linear(x, params[0]), params[2].shape, params[4], params[2], options.eps)
+
+
+def _step(x: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], options: Options) -> Any:
+    """The states after a step; `x` is the input's `_product` already."""
+    mode, has_biases, hidden = options.mode, options.has_biases, states[0]
+    if mode == LAYER_NORM_LSTM:
+        return _normalized_step(x, states, params, options.eps)
     h = TF.linear(hidden, params[1], params[3] if has_biases else None)
     if mode == LSTM:
         i, f, g, o = (x + h).chunk(4, -1)
@@ -43,8 +62,7 @@ def _direction(
             now = tuple(state[:count] for state in now)
         elif count > going_on:
             now = tuple(torch.cat([state, first[going_on:count]]) for state, first in zip(now, states, strict=True))
-        x = TF.linear(x, params[0], params[2] if options.has_biases else None)
-        now = _step(options.mode, x, now, params, options.has_biases)
+        now = _step(_product(x, params, options), now, params, options)
         found.append(now[0])
     last = tuple(torch.cat(parts) for parts in zip(now, *reversed(ended), strict=True)) if ended else now
     return found[::-1] if reversed_ else found, last

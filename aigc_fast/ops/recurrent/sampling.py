@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from aigc_fast.ops.random.operators import draw_key
 from aigc_fast.ops.random.philox import words
 from aigc_fast.ops.recurrent import cpu, reference
-from aigc_fast.ops.recurrent.sizes import CODES, LSTM, Drawing, Options
+from aigc_fast.ops.recurrent.sizes import CODES, WITH_CELLS, Drawing, Options
 from aigc_fast.runtime.backends import Choice
 from aigc_fast.runtime.weights import weights_code
 
@@ -97,7 +97,7 @@ def _reference(asked: Drawing) -> tuple[Tensor, ...]:
 
 def _one_step(x: Tensor, states: Sequence[Tensor], params: Sequence[Tensor], options: Options) -> tuple[Tensor, ...]:
     output, hidden, cells, _ = reference.recurrent(x[None, None], None, states, params, *options, False)
-    return output[0, 0], hidden, *([cells] if options.mode == LSTM else [])
+    return output[0, 0], hidden, *([cells] if options.states == 2 else [])
 
 
 SAMPLE = Choice("recurrent_sample")
@@ -126,10 +126,11 @@ def _checked(
     lowest, highest = int(tokens.min()), int(tokens.max())
     if lowest < 0 or highest >= embedding.num_embeddings:
         raise IndexError(f"tokens: expected 0 to {embedding.num_embeddings - 1}, got {lowest} to {highest}")
-    shapes = [(recurrent.num_layers, width) for width in (size, hidden)[: 1 + (recurrent.mode == "LSTM")]]
+    has_cells = CODES[recurrent.mode] in WITH_CELLS
+    shapes = [(recurrent.num_layers, width) for width in (size, hidden)[: 1 + has_cells]]
     if state is None:
         return tuple(embedding.weight.new_zeros(layers, 1, width) for layers, width in shapes)
-    states = tuple(state) if recurrent.mode == "LSTM" else (state,)
+    states = tuple(state) if has_cells else (state,)
     for given, (layers, width) in zip(states, shapes, strict=True):
         if given.shape not in ((layers, 1, width), (layers, width)):
             raise ValueError(f"state: got shape {tuple(given.shape)}, expected ({layers}, 1, {width})")
@@ -157,8 +158,8 @@ def sample_tokens(
     The tokens are the same for any number of threads.
 
     Args:
-        recurrent: an nn.RNN, LSTM or GRU of one direction, of any number of layers; an attribute `weights`, as
-            `optimize` sets it, says how its weights and those of `head` are kept.
+        recurrent: an nn.RNN, LSTM, GRU or LayerNormLSTM of one direction, of any number of layers; an attribute
+            `weights`, as `optimize` sets it, says how its weights and those of `head` are kept.
         embedding: of its input.
         head: from its output to logits, of at most as many tokens as `embedding` has.
         tokens: the prompt, int64 (T,), T at least 1.
@@ -191,11 +192,12 @@ def sample_tokens(
         weight = embedding.weight if embedding.max_norm is None else embedding(torch.arange(embedding.num_embeddings))
         params = [getattr(recurrent, name) for names in recurrent._all_weights for name in names]
         heads = [head.weight] if head.bias is None else [head.weight, head.bias]
-        numbers = CODES[recurrent.mode], recurrent.num_layers, recurrent.bias, weights_code(recurrent)
+        numbers = CODES[recurrent.mode], recurrent.num_layers, recurrent.bias
+        last = getattr(recurrent, "eps", 0.0), weights_code(recurrent)
         parts = []
         while True:
             count = min(length, AT_ONCE)
-            asked = Drawing(tokens, states, weight, params, heads, key, position, count, *draw, *numbers)
+            asked = Drawing(tokens, states, weight, params, heads, key, position, count, *draw, *numbers, *last)
             ids, *states = SAMPLE.runner((asked,)).run(asked)
             if count and int(ids[-1]) < 0:
                 made = sum(map(len, parts)) + int((ids >= 0).sum())
@@ -205,4 +207,4 @@ def sample_tokens(
             if not length:
                 break
             tokens = ids[-1:]
-    return torch.cat(parts) if len(parts) > 1 else parts[0], tuple(states) if recurrent.mode == "LSTM" else states[0]
+    return torch.cat(parts) if len(parts) > 1 else parts[0], tuple(states) if len(states) > 1 else states[0]

@@ -9,13 +9,15 @@ from torch import Tensor
 
 from aigc_fast.runtime import native
 
-MODES = "RNN_TANH", "RNN_RELU", "LSTM", "GRU"
+MODES = "RNN_TANH", "RNN_RELU", "LSTM", "GRU", "LAYER_NORM_LSTM"
 CODES = dict(zip(MODES, native.codes("recurrent_modes", *MODES), strict=True))
-RNN_TANH, RNN_RELU, LSTM, GRU = CODES.values()
-GATES = {RNN_TANH: 1, RNN_RELU: 1, LSTM: 4, GRU: 3}
+RNN_TANH, RNN_RELU, LSTM, GRU, LAYER_NORM_LSTM = CODES.values()
+GATES = {RNN_TANH: 1, RNN_RELU: 1, LSTM: 4, GRU: 3, LAYER_NORM_LSTM: 4}
+# Those with a second state.
+WITH_CELLS = frozenset((LSTM, LAYER_NORM_LSTM))
 # Numbers of a hidden unit that a step leaves for backward: its activated gates, of a GRU the product within its reset
-# gate besides.
-KEPT_GATES = {RNN_TANH: 1, RNN_RELU: 1, LSTM: 4, GRU: 4}
+# gate besides, of a normalized LSTM the products with the hidden state.
+KEPT_GATES = {RNN_TANH: 1, RNN_RELU: 1, LSTM: 4, GRU: 4, LAYER_NORM_LSTM: 8}
 
 
 class Options(NamedTuple):
@@ -27,6 +29,7 @@ class Options(NamedTuple):
         bidirectional: whether each layer has a second direction.
         has_biases: whether each direction of a layer has two.
         batch_first: whether input and output are (batch, steps, size) rather than (steps, batch, size).
+        eps: added to the variances of a normalized LSTM.
     """
 
     mode: int
@@ -34,10 +37,16 @@ class Options(NamedTuple):
     bidirectional: bool
     has_biases: bool
     batch_first: bool
+    eps: float = 0.0
 
     @property
     def directions(self) -> int:
         return 2 if self.bidirectional else 1
+
+    @property
+    def states(self) -> int:
+        """How many states there are, one or two."""
+        return 1 + (self.mode in WITH_CELLS)
 
     @property
     def parts(self) -> int:
@@ -86,7 +95,7 @@ def params_of(params: Sequence[Tensor], options: Options) -> list[Sequence[Tenso
 
 def kept_size(sizes: Sizes, options: Options) -> int:
     """Numbers that forward leaves for backward."""
-    of_part = KEPT_GATES[options.mode] * sizes.hidden + (sizes.hidden if options.mode == LSTM else 0)
+    of_part = KEPT_GATES[options.mode] * sizes.hidden + (options.states - 1) * sizes.hidden
     between = (options.layers - 1) * options.directions * sizes.size
     return sizes.rows * (options.parts * of_part + between)
 
@@ -112,7 +121,7 @@ def kept_of(kept: Tensor, sizes: Sizes, options: Options) -> Kept:
     for _ in range(options.parts):
         gates.append(kept[at : at + sizes.rows * count * sizes.hidden].view(sizes.rows, count, sizes.hidden))
         at += sizes.rows * count * sizes.hidden
-        if options.mode != LSTM:
+        if options.states == 1:
             cells.append(None)
             continue
         cells.append(kept[at : at + sizes.rows * sizes.hidden].view(sizes.rows, sizes.hidden))
@@ -139,6 +148,7 @@ class Drawing(NamedTuple):
         mode: of `MODES`, by its code.
         layers: their number.
         has_biases: whether each layer has two.
+        eps: added to the variances of a normalized LSTM.
         weights: how they are kept, by its code.
     """
 
@@ -156,9 +166,10 @@ class Drawing(NamedTuple):
     mode: int
     layers: int
     has_biases: bool
+    eps: float
     weights: int
 
     @property
     def options(self) -> Options:
         """Those of the network."""
-        return Options(self.mode, self.layers, False, self.has_biases, False)
+        return Options(self.mode, self.layers, False, self.has_biases, False, self.eps)

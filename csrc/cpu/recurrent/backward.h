@@ -22,6 +22,11 @@ struct BackwardPass {
     float *to_hidden, *to_cells; // of the states after the last step; at the end before the first
     float* to_shown;             // rows by size: of the hidden states that the projection gave
     float* shown;                // rows by hidden: what was projected
+    // Of a normalized LSTM: gains of the hidden sums, gain and bias of the cells, and, rows by hidden, the gradients of
+    // normalized cells.
+    const float *hidden_gain, *cell_gain, *cell_bias;
+    float epsilon;
+    float* to_normalized;
 };
 
 template <int64_t MODE>
@@ -32,7 +37,7 @@ class Backward {
           columns_(group.units(blocks_of(pass.size, PANEL_WIDTH))) {
         for (int64_t gate = 0; gate < GATES<MODE>; ++gate) {
             // Of a GRU's new gate the product with the hidden state lies within the reset gate.
-            const int64_t kept = MODE == GRU && gate == 2 ? 3 : gate;
+            const int64_t kept = MODE == LAYER_NORM_LSTM ? gate + 4 : MODE == GRU && gate == 2 ? 3 : gate;
             in_gates_[gate] = kept * p_.hidden;
             in_panel_[gate] = gate * p_.hidden * PANEL_WIDTH;
         }
@@ -48,8 +53,11 @@ class Backward {
                 add_output(step);
                 group_.wait();
             }
-            for (int64_t block = units_.first; block < units_.last; ++block)
-                differentiate_units(step, block * PANEL_WIDTH);
+            if constexpr (MODE == LAYER_NORM_LSTM)
+                differentiate_normalized(step);
+            else
+                for (int64_t block = units_.first; block < units_.last; ++block)
+                    differentiate_units(step, block * PANEL_WIDTH);
             group_.wait();
             multiply_gates(step);
             group_.wait();
@@ -120,6 +128,96 @@ class Backward {
             store_up_to(p_.to_cells + row * p_.hidden + unit, to_cell, left);
         if constexpr (MODE == GRU)
             store_up_to(to_hidden, past, left);
+    }
+
+    // Calls f(row, its place, unit, units left) for this member's vectors of units of a step, then begin(place) before
+    // those of each row.
+    template <class Begin, class F>
+    void each_vector(int64_t step, const Begin& begin, const F& f) {
+        const Share own = group_.rows(p_.steps.counts[step]);
+        const int64_t last = least(units_.last * PANEL_WIDTH, p_.hidden);
+        for (int64_t row = own.first; row < own.last; ++row) {
+            const int64_t place = p_.steps.offsets[step] + row;
+            const auto of_row = begin(place);
+            for (int64_t unit = units_.first * PANEL_WIDTH; unit < last; unit += VF)
+                f(row, place, unit, p_.hidden - unit, of_row);
+        }
+    }
+
+    // What normalizing a row's numbers leaves of the gradients `given(i)` of normalized ones `x(i)`, but for the scale:
+    // given(i) - mean - x(i) * slope.
+    struct Rest {
+        Statistics of;
+        float mean, slope;
+        vf from(vf given, vf x) const { return of.scale * (given - mean - x * slope); }
+    };
+    template <class Given, class X>
+    static Rest rest_of(const Statistics& of, int64_t count, const Given& given, const X& x) {
+        const float mean = total<1>(count, [&](int64_t i, int) { return given(i); }) / static_cast<float>(count);
+        const float slope =
+            total<1>(count, [&](int64_t i, int) { return given(i) * x(i); }) / static_cast<float>(count);
+        return {of, mean, slope};
+    }
+
+    // From the hidden states to the normalized cells, from these to the sums, and from these to the products.
+    void differentiate_normalized(int64_t step) {
+        const int64_t hidden = p_.hidden;
+        const auto gate_at = [&](int64_t place, int64_t gate) { return (place * KEPT<MODE> + gate) * hidden; };
+        const auto of_cells = [&](int64_t place) {
+            return statistics<1>(p_.cells + place * hidden, VF, hidden, p_.epsilon);
+        };
+        each_vector(step, of_cells, [&](int64_t row, int64_t place, int64_t unit, int64_t left, const Statistics& of) {
+            const vf given =
+                load_up_to(p_.grads[place] + unit, left) + load_up_to(p_.to_hidden + row * hidden + unit, left);
+            const vf out = load_up_to(p_.gates + gate_at(place, 3) + unit, left);
+            const vf cell = of.of(load_up_to(p_.cells + place * hidden + unit, left));
+            const vf shown = tanh(cell * load_up_to(p_.cell_gain + unit, left) + load_up_to(p_.cell_bias + unit, left));
+            store_up_to(p_.to_normalized + place * hidden + unit, given * out * (1.0f - shown * shown), left);
+            store_up_to(p_.to_gates + gate_at(place, 3) + unit, given * shown * out * (1.0f - out), left);
+        });
+        group_.wait();
+        const auto to_cell = [&](int64_t place, int64_t unit) {
+            const int64_t left = hidden - unit;
+            return load_up_to(p_.to_normalized + place * hidden + unit, left) * load_up_to(p_.cell_gain + unit, left);
+        };
+        const auto rest_of_cells = [&](int64_t place) {
+            const Statistics of = of_cells(place);
+            const float* const cells = p_.cells + place * hidden;
+            return rest_of(
+                of, hidden, [&](int64_t i) { return to_cell(place, i); },
+                [&](int64_t i) { return of.of(load_up_to(cells + i, hidden - i)); });
+        };
+        each_vector(step, rest_of_cells, [&](int64_t row, int64_t place, int64_t unit, int64_t left, const Rest& rest) {
+            const auto gate = [&](int64_t which) { return load_up_to(p_.gates + gate_at(place, which) + unit, left); };
+            const vf in = gate(0), forget = gate(1), fresh = gate(2);
+            const vf cell = rest.of.of(load_up_to(p_.cells + place * hidden + unit, left));
+            float* const later = p_.to_cells + row * hidden + unit;
+            const vf sum = load_up_to(later, left) + rest.from(to_cell(place, unit), cell);
+            const vf before = load_up_to(cells_before(step, row) + unit, left);
+            float* const to = p_.to_gates + gate_at(place, 0) + unit;
+            store_up_to(to, sum * fresh * in * (1.0f - in), left);
+            store_up_to(to + hidden, sum * before * forget * (1.0f - forget), left);
+            store_up_to(to + 2 * hidden, sum * in * (1.0f - fresh * fresh), left);
+            store_up_to(later, sum * forget, left);
+        });
+        group_.wait();
+        const auto rest_of_sums = [&](int64_t place) {
+            const float *const given = p_.to_gates + gate_at(place, 0), *const products = p_.gates + gate_at(place, 4);
+            const int64_t count = 4 * hidden;
+            const Statistics of = statistics<1>(products, VF, count, p_.epsilon);
+            return rest_of(
+                of, count,
+                [&](int64_t i) { return load_up_to(given + i, count - i) * load_up_to(p_.hidden_gain + i, count - i); },
+                [&](int64_t i) { return of.of(load_up_to(products + i, count - i)); });
+        };
+        each_vector(step, rest_of_sums, [&](int64_t, int64_t place, int64_t unit, int64_t left, const Rest& rest) {
+            for (int64_t gate = 0; gate < 4; ++gate) {
+                float* const given = p_.to_gates + gate_at(place, gate) + unit;
+                const vf product = rest.of.of(load_up_to(p_.gates + gate_at(place, gate + 4) + unit, left));
+                const vf gain = load_up_to(p_.hidden_gain + gate * hidden + unit, left);
+                store_up_to(given + 4 * hidden, rest.from(load_up_to(given, left) * gain, product), left);
+            }
+        });
     }
 
     const float* cells_before(int64_t step, int64_t row) const {

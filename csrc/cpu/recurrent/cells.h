@@ -6,7 +6,7 @@
 namespace aigc::AIGC_LEVEL::recurrent {
 namespace {
 
-// A vector of units in one row: `gates` are what backward reads.
+// A vector of units in one row: `gates` are what backward reads of them.
 template <int64_t MODE>
 struct Activated {
     vf gates[KEPT<MODE>];
@@ -38,6 +38,50 @@ inline Activated<MODE> activate(const float* input, const float* recurrent, cons
         found.gates[0] = found.hidden;
     }
     return found;
+}
+
+// Of a normalization.
+struct Statistics {
+    float mean, scale; // scale: one over the standard deviation
+    vf of(vf x) const { return (x - mean) * scale; }
+};
+
+// The first `count` numbers, then zeros.
+inline vf up_to(vf x, int64_t count) {
+    if (count >= VF)
+        return x;
+    float numbers[VF];
+    store(numbers, x);
+    return load_up_to(numbers, count);
+}
+
+// The sum of f(unit, v), vectors from a unit on, over v < VECTORS and all units.
+template <int VECTORS, class F>
+float total(int64_t units, const F& f) {
+    vf sums[VECTORS]{};
+    for (int64_t unit = 0; unit < units; unit += VF)
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; ++v)
+            sums[v] += up_to(f(unit, v), units - unit);
+    float found = 0;
+    for (int v = 0; v < VECTORS; ++v)
+        for (int i = 0; i < VF; ++i)
+            found += sums[v][i];
+    return found;
+}
+
+// Of all gates of a row, or of its cells: of each vector of units VECTORS vectors, one after the other, and those of
+// the next ones `stride` further.
+template <int VECTORS>
+Statistics statistics(const float* first, int64_t stride, int64_t units, float epsilon) {
+    const auto at = [&](int64_t unit, int v) { return load_up_to(first + unit / VF * stride + v * VF, units - unit); };
+    const float count = static_cast<float>(VECTORS * units);
+    const float mean = total<VECTORS>(units, at) / count;
+    const float squares = total<VECTORS>(units, [&](int64_t unit, int v) {
+        const vf apart = at(unit, v) - mean;
+        return apart * apart;
+    });
+    return {mean, 1.0f / __builtin_sqrtf(squares / count + epsilon)};
 }
 
 // The gradients of the sums, in place of `gates`; of the cell before, in place of `to_cell`; returns what of

@@ -26,7 +26,10 @@ struct Pass {
     const float* of_projection;           // packed; null without one
     const float* bias;
     float* cells;                   // of an LSTM, batch by blocks of units: at first those before the first step
-    float* units;                   // likewise of a GRU its hidden units, of an LSTM those that are projected
+    float* units;                   // likewise of a GRU its hidden units, of an LSTM those that are projected, of a
+                                    // normalized one its output gates
+    float epsilon;                  // of normalizations
+    float* hidden_products;         // of a normalized LSTM, blocks by batch by ROW_WIDTH
     int64_t room;                   // rows of a chunk
     float* products;                // blocks by rows of a chunk by ROW_WIDTH
     E* last;                        // the hidden state of each sequence after its last step
@@ -193,13 +196,25 @@ class Forward {
             const int64_t block = step % 2 ? blocks_.first + blocks_.last - 1 - i : i;
             for (int64_t r = own.first; r < own.last; r += STEP_ROWS) {
                 const int64_t count = own.last - r < STEP_ROWS ? own.last - r : STEP_ROWS;
+                if constexpr (MODE == LAYER_NORM_LSTM)
+                    for (int64_t i = 0; i < count; ++i)
+                        sums_of_row_[i] = hidden_products_of(block, r + i);
                 multiply_gates(rows_ + (r - own.first), p_.of_hidden, block, depth, sums_of_row_, count);
-                for (int64_t row = r; row < r + count; ++row)
-                    finish(block, row, first + row, products_of(block, first + row - first_of_chunk),
-                           sums_of_row_[row - r]);
+                if constexpr (MODE != LAYER_NORM_LSTM)
+                    for (int64_t row = r; row < r + count; ++row)
+                        finish(block, row, first + row, products_of(block, first + row - first_of_chunk),
+                               sums_of_row_[row - r]);
             }
         }
         group_.wait();
+        if constexpr (MODE == LAYER_NORM_LSTM) {
+            for (int64_t row = own.first; row < own.last; ++row)
+                update_cells(row, first + row, first + row - first_of_chunk);
+            group_.wait();
+            for (int64_t row = own.first; row < own.last; ++row)
+                show_cells(row, first + row);
+            group_.wait();
+        }
         if (p_.of_projection) {
             project(first, own);
             group_.wait();
@@ -230,6 +245,50 @@ class Forward {
                 store(p_.units + padded, found.hidden);
             if (!p_.of_projection)
                 store_up_to(output(place) + unit, found.hidden, left);
+        }
+    }
+
+    float* hidden_products_of(int64_t block, int64_t row) const {
+        return p_.hidden_products + (block * p_.steps.batch + row) * ROW_WIDTH<MODE>;
+    }
+
+    // The cells of a row, and its output gates, once all of its products are there; `in_chunk`: its place there.
+    void update_cells(int64_t row, int64_t place, int64_t in_chunk) {
+        const int64_t width = ROW_WIDTH<MODE>;
+        const auto of_input = statistics<4>(products_of(0, in_chunk), p_.room * width, p_.hidden, p_.epsilon);
+        const auto of_hidden = statistics<4>(hidden_products_of(0, row), p_.steps.batch * width, p_.hidden, p_.epsilon);
+        for (int64_t block = blocks_.first; block < blocks_.last; ++block) {
+            const float *const input = products_of(block, in_chunk), *const hidden = hidden_products_of(block, row);
+            const float* const bias = p_.bias + block * BIAS_WIDTH<MODE>;
+            const auto sum = [&](int64_t gate) {
+                const vf from_input = of_input.of(load(input + gate * VF)) * load(bias + (INPUT_GAIN + gate) * VF);
+                const vf from_hidden = of_hidden.of(load(hidden + gate * VF)) * load(bias + (HIDDEN_GAIN + gate) * VF);
+                return (from_input + from_hidden) + load(bias + gate * VF);
+            };
+            const int64_t unit = block * VF, left = p_.hidden - unit, padded = row * padded_ + unit;
+            const vf gates[4] = {sigmoid(sum(0)), sigmoid(sum(1)), tanh(sum(2)), sigmoid(sum(3))};
+            const vf cell = gates[1] * load(p_.cells + padded) + gates[0] * gates[2];
+            store(p_.cells + padded, cell);
+            store(p_.units + padded, gates[3]);
+            if (p_.kept_cells)
+                store_up_to(p_.kept_cells + place * p_.hidden + unit, cell, left);
+            for (int64_t gate = 0; p_.kept_gates && gate < 4; ++gate) {
+                float* const kept = p_.kept_gates + (place * KEPT<MODE> + gate) * p_.hidden + unit;
+                store_up_to(kept, gates[gate], left);
+                store_up_to(kept + 4 * p_.hidden, load(hidden + gate * VF), left);
+            }
+        }
+    }
+
+    // The hidden state of a row whose cells are all there.
+    void show_cells(int64_t row, int64_t place) {
+        const auto of_cells = statistics<1>(p_.cells + row * padded_, VF, p_.hidden, p_.epsilon);
+        for (int64_t block = blocks_.first; block < blocks_.last; ++block) {
+            const float* const bias = p_.bias + block * BIAS_WIDTH<MODE>;
+            const int64_t unit = block * VF, padded = row * padded_ + unit;
+            const vf cell = of_cells.of(load(p_.cells + padded)) * load(bias + CELL_GAIN * VF);
+            const vf hidden = load(p_.units + padded) * tanh(cell + load(bias + CELL_BIAS * VF));
+            store_up_to(output(place) + unit, hidden, p_.hidden - unit);
         }
     }
 

@@ -94,6 +94,12 @@ inline void pack_panels(const float* matrix, int64_t row, int64_t column, int64_
     });
 }
 
+// The first of the biases of a block's unit; those of a kind are UNITS apart.
+template <int64_t MODE>
+int64_t bias_place(int64_t unit) {
+    return unit / UNITS<MODE> * BIAS_WIDTH<MODE> + unit % UNITS<MODE>;
+}
+
 // What is added to the sums of each block, gate by gate; of a GRU's new gate the input's and the hidden bias stay
 // apart.
 template <int64_t MODE, class E>
@@ -102,13 +108,34 @@ void pack_bias(const E* of_input, const E* of_hidden, int64_t hidden, float* pac
     clear(packed, blocks * BIAS_WIDTH<MODE>);
     if (!of_input)
         return;
-    for (int64_t kept = 0; kept < KEPT<MODE>; ++kept)
+    for (int64_t kept = 0; kept < GATES<MODE> + (MODE == GRU); ++kept)
         for (int64_t unit = 0; unit < hidden; ++unit) {
             float sum = to_float(kept < GATES<MODE> ? of_input[kept * hidden + unit] : of_hidden[2 * hidden + unit]);
             if (MODE != GRU || kept < 2)
                 sum += to_float(of_hidden[kept * hidden + unit]);
-            packed[unit / UNITS<MODE> * BIAS_WIDTH<MODE> + kept * UNITS<MODE> + unit % UNITS<MODE>] = sum;
+            packed[bias_place<MODE>(unit) + kept * UNITS<MODE>] = sum;
         }
+}
+
+// What a normalized LSTM has in a block behind the biases of the gates.
+constexpr int64_t INPUT_GAIN = 4, HIDDEN_GAIN = 8, CELL_GAIN = 12, CELL_BIAS = 13;
+
+template <class E>
+struct Norms {
+    const E *input_gain, *hidden_gain, *cell_gain, *cell_bias; // of four gates, of four gates, of the cell
+};
+
+template <int64_t MODE, class E>
+void pack_norms(const Norms<E>& norms, int64_t hidden, float* packed) {
+    const auto pack = [&](const E* from, int64_t place, int64_t gates) {
+        for (int64_t gate = 0; gate < gates; ++gate)
+            for (int64_t unit = 0; unit < hidden; ++unit)
+                packed[bias_place<MODE>(unit) + (place + gate) * UNITS<MODE>] = to_float(from[gate * hidden + unit]);
+    };
+    pack(norms.input_gain, INPUT_GAIN, 4);
+    pack(norms.hidden_gain, HIDDEN_GAIN, 4);
+    pack(norms.cell_gain, CELL_GAIN, 1);
+    pack(norms.cell_bias, CELL_BIAS, 1);
 }
 
 }

@@ -17,15 +17,29 @@
 namespace aigc::AIGC_LEVEL::recurrent {
 namespace {
 
-AIGC_CODES(Mode, RNN_TANH, RNN_RELU, LSTM, GRU)
+AIGC_CODES(Mode, RNN_TANH, RNN_RELU, LSTM, GRU, LAYER_NORM_LSTM)
 
-// Gates in a row of weights, gates that backward reads, and biases that are added apart from each other.
 template <int64_t MODE>
-constexpr int GATES = MODE == LSTM  ? 4
-                      : MODE == GRU ? 3
-                                    : 1;
+constexpr bool HAS_CELLS = MODE == LSTM || MODE == LAYER_NORM_LSTM;
+
+// Gates in a row of weights, and numbers of each unit that backward reads: the gates, of a GRU the product within its
+// reset gate, of a normalized LSTM the products with the hidden state.
 template <int64_t MODE>
-constexpr int KEPT = MODE == LSTM || MODE == GRU ? 4 : 1;
+constexpr int GATES = HAS_CELLS<MODE> ? 4
+                      : MODE == GRU   ? 3
+                                      : 1;
+template <int64_t MODE>
+constexpr int KEPT = MODE == LAYER_NORM_LSTM       ? 8
+                     : MODE == LSTM || MODE == GRU ? 4
+                                                   : 1;
+
+// What is added to the sums of a unit; of a normalized LSTM the gains besides.
+template <int64_t MODE>
+constexpr int BIASES = MODE == LAYER_NORM_LSTM ? 14 : KEPT<MODE>;
+
+// Times that members wait for each other in a step.
+template <int64_t MODE>
+constexpr int64_t STEP_WAITS = MODE == LAYER_NORM_LSTM ? 3 : 1;
 
 // The hidden units of a block, whose gates lie side by side in a row of the packed weights, are so many vectors: three
 // or four of a row, enough sums at a time for a single row not to wait for each of them.
@@ -36,7 +50,7 @@ constexpr int64_t UNITS = UNIT_VECTORS<MODE> * VF;
 template <int64_t MODE>
 constexpr int64_t BLOCK_WIDTH = GATES<MODE> * UNITS<MODE>;
 template <int64_t MODE>
-constexpr int64_t BIAS_WIDTH = KEPT<MODE> * UNITS<MODE>;
+constexpr int64_t BIAS_WIDTH = BIASES<MODE> * UNITS<MODE>;
 
 // What products take of rows of these elements: floats, or bfloat16 by twos.
 template <class E>
@@ -165,8 +179,8 @@ struct Wave {
     int64_t groups(int64_t members) const { return least(least(layers, members), MOST_GROUPS); }
 
     // Of the members that are there, how many groups of them take; 0 where one layer after the other takes no longer.
-    // `bytes`: of a layer's hidden weights.
-    int64_t wanted(const Teamwork& work, int64_t step_work, int64_t steps, int64_t parts, int64_t bytes,
+    // `bytes`: of a layer's hidden weights; `waits`: of a divided step.
+    int64_t wanted(const Teamwork& work, int64_t step_work, int64_t steps, int64_t parts, int64_t bytes, int64_t waits,
                    const WorkLimits& limits) const {
         const int64_t available = thread_count(), count = groups(available);
         if (work.directions > 1 || count < 2 || step_work * steps < work.least_step_work)
@@ -175,8 +189,8 @@ struct Wave {
         const int64_t together = work.wanted_each(step_work, parts, available / count);
         if (double(bytes) / double(together) > limits.wave_share * double(second_level_cache()))
             return 0;
-        const auto step_time = [&](int64_t members, bool waits) {
-            return step_work / members + (members > 1 && waits ? limits.wait_work : 0);
+        const auto step_time = [&](int64_t members, bool by_units) {
+            return step_work / members + (members > 1 && by_units ? waits * limits.wait_work : 0);
         };
         const int64_t one_by_one = layers * steps * step_time(apart, !work.by_rows(apart));
         const int64_t in_turn = blocks_of(layers, count) * (steps + (count - 1) * chunk) * step_time(together, true);
