@@ -78,7 +78,7 @@ def _backward(
 
 
 def _blocks(rows: int, columns: int) -> tuple[tuple[int, int], int, int]:
-    """The grid, the blocks of each row and their size; a row that begins within a group of four ends within one more."""
+    """The grid, the blocks of each row and their size; a row that begins within a group ends within one more."""
     reach = columns + 3 if columns % 4 and rows > 1 else columns
     size = min(_LARGEST_BLOCK, triton.next_power_of_2(max(16, reach)))
     blocks = triton.cdiv(reach, size)

@@ -46,6 +46,18 @@ constexpr const char* OPERATIONS[] = {"__syncwarp", "a shuffle", "a vote", "mult
 
 struct Block;
 
+// What orders memory for ThreadSanitizer at successive meetings: who goes on early must not order what others did before
+// by what it does next.
+class Meetings {
+  public:
+    void* next() { return &at_[++count_ % sizeof at_]; }
+    void* now() { return &at_[count_ % sizeof at_]; }
+
+  private:
+    char at_[8] = {};
+    unsigned count_ = 0;
+};
+
 struct Fiber : Thread {
     Context context;
     Stack stack;
@@ -58,6 +70,7 @@ struct Fiber : Thread {
     const void* in;
     void* out;
     int bytes, source_lane;
+    void* meeting;
     float (*to_float)(uint16_t);
 
     unsigned warp() const { return thread.x / WARP; }
@@ -74,6 +87,8 @@ struct Block {
     Index index{};
     std::vector<std::unique_ptr<Fiber>> fibers;
     std::vector<unsigned> ready; // fibers of each warp
+    Meetings barriers;
+    std::vector<Meetings> syncs; // of each warp
     void* shared = nullptr;
     unsigned at_barrier = 0, ended = 0;
     ~Block() { std::free(shared); }
@@ -107,14 +122,13 @@ class Scheduler {
 
     void run() {
         tsan_ = __tsan_get_current_fiber ? __tsan_get_current_fiber() : nullptr;
-        release(this);
         order_blocks();
         while (failure_.empty() && (next_ < what_.blocks || !active_.empty())) {
             while (next_ < what_.blocks && int64_t(active_.size()) < resident)
                 begin_block();
             step();
         }
-        acquire(this);
+        acquire(&ends_);
         if (failure_.empty())
             return;
         for (auto& block : active_)
@@ -123,9 +137,10 @@ class Scheduler {
     }
 
     void thread() {
-        acquire(this);
+        acquire(&begins_);
         body_(of_);
-        release(this);
+        current->copies.clear();
+        release(&ends_);
         Block& block = *current->block_of;
         ++block.ended;
         stop(ENDED);
@@ -147,17 +162,19 @@ class Scheduler {
 
     void barrier() {
         Block& block = *current->block_of;
-        release(&block);
+        void* const meeting = block.barriers.now();
+        release(meeting);
         if (++block.at_barrier < block.size()) {
             stop(AT_BARRIER);
         } else {
             block.at_barrier = 0;
+            block.barriers.next();
             for (auto& fiber : block.fibers)
                 block.set(*fiber, READY);
             // The last to come has no right to go on first.
             stop(READY);
         }
-        acquire(&block);
+        acquire(meeting);
     }
 
     void together(Operation operation, unsigned mask) {
@@ -170,22 +187,26 @@ class Scheduler {
             fail(std::string(OPERATIONS[operation]) + " whose mask lacks the lane that calls it");
         fiber.operation = operation;
         fiber.mask = mask;
-        if (operation == SYNC)
-            release(&block.ready[fiber.warp()]);
+        fiber.meeting = nullptr;
+        bool complete = true;
         for (unsigned l = 0; l < lanes; ++l) {
             const Fiber& other = block.lane(fiber.warp(), l);
-            if (mask >> l & 1 && &other != &fiber &&
-                !(other.state == IN_WARP && other.mask == mask && other.operation == operation)) {
-                stop(IN_WARP);
-                break;
-            }
-            if (l + 1 == lanes) {
-                complete(block, fiber);
-                stop(READY);
-            }
+            if (!(mask >> l & 1) || &other == &fiber)
+                continue;
+            if (other.state == IN_WARP && other.mask == mask && other.operation == operation)
+                fiber.meeting = other.meeting;
+            else
+                complete = false;
         }
+        if (!fiber.meeting)
+            fiber.meeting = block.syncs[fiber.warp()].next();
         if (operation == SYNC)
-            acquire(&block.ready[fiber.warp()]);
+            release(fiber.meeting);
+        if (complete)
+            finish(block, fiber);
+        stop(complete ? READY : IN_WARP);
+        if (operation == SYNC)
+            acquire(fiber.meeting);
     }
 
   private:
@@ -211,15 +232,30 @@ class Scheduler {
         if (what_.shared > 0) {
             if (posix_memalign(&block->shared, ALIGNMENT, what_.shared) != 0)
                 throw std::bad_alloc();
-            std::memset(block->shared, 0xff, what_.shared);
+            fill_with_nan(block->shared, what_.shared);
         }
         block->fibers.reserve(what_.threads);
         for (unsigned i = 0; i < what_.threads; ++i)
             block->fibers.push_back(fiber_of(*block, i));
         block->ready.resize(block->warps());
+        block->syncs.resize(block->warps());
         for (unsigned w = 0; w < block->warps(); ++w)
             block->ready[w] = block->lanes(w);
         active_.push_back(std::move(block));
+        release(&begins_);
+    }
+
+    // Bytewise, as ThreadSanitizer looks into memset and memcpy.
+    static void fill_with_nan(void* to, size_t bytes) {
+        auto* out = static_cast<volatile unsigned char*>(to);
+        for (size_t i = 0; i < bytes; ++i)
+            out[i] = 0xff;
+    }
+    static void move(const void* from, void* to, int bytes) {
+        const auto* in = static_cast<const volatile unsigned char*>(from);
+        auto* out = static_cast<volatile unsigned char*>(to);
+        for (int i = 0; i < bytes; ++i)
+            out[i] = in[i];
     }
 
     std::unique_ptr<Fiber> fiber_of(Block& block, unsigned thread) {
@@ -236,7 +272,6 @@ class Scheduler {
         fiber->threads = {what_.threads, 1, 1};
         fiber->blocks = {static_cast<unsigned>(what_.blocks), 1, 1};
         fiber->shared = block.shared;
-        fiber->copies.clear();
         fiber->block_of = &block;
         fiber->state = READY;
         fiber->context.begin(fiber->stack, [] { scheduler->thread(); });
@@ -290,6 +325,9 @@ class Scheduler {
         looks_ = 0;
         for (auto& fiber : active_[at]->fibers)
             idle.push_back(std::move(fiber));
+        // To give memory back would be an access that nothing orders after those of its threads.
+        if (__tsan_release)
+            ended_.push_back(std::move(active_[at]));
         active_.erase(active_.begin() + static_cast<std::ptrdiff_t>(at));
     }
 
@@ -309,8 +347,8 @@ class Scheduler {
             failure_ = "all blocks that are resident wait for others";
     }
 
-    // Completes what all lanes of the mask have come to.
-    void complete(Block& block, Fiber& last_to_come) {
+    // Does what all lanes of the mask have come to.
+    void finish(Block& block, Fiber& last_to_come) {
         const unsigned warp = last_to_come.warp(), mask = last_to_come.mask;
         Fiber* lanes[WARP] = {};
         unsigned votes = 0;
@@ -351,14 +389,6 @@ class Scheduler {
             }
             move(source->in, lane->out, lane->bytes);
         }
-    }
-
-    // Bytewise, as ThreadSanitizer looks into memcpy.
-    static void move(const void* from, void* to, int bytes) {
-        const auto* in = static_cast<const volatile unsigned char*>(from);
-        auto* out = static_cast<volatile unsigned char*>(to);
-        for (int i = 0; i < bytes; ++i)
-            out[i] = in[i];
     }
 
     // A is 16x16, of rows lane / 4 and 8 further down, B 16x8 of columns lane / 4; each word holds two neighbours in k.
@@ -414,7 +444,8 @@ class Scheduler {
     std::mt19937_64 random_;
     Context main_;
     void* tsan_ = nullptr;
-    std::vector<std::unique_ptr<Block>> active_;
+    std::vector<std::unique_ptr<Block>> active_, ended_;
+    char begins_ = 0, ends_ = 0; // what orders the threads' memory after the launch and before its end
     int64_t next_ = 0, first_ = 0, stride_ = 1;
     int looks_ = 0;
     std::string failure_;

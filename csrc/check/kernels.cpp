@@ -1,0 +1,127 @@
+// Runs the CUDA kernels of an op as the CPU emulates them, on ugly sizes, from and to memory that ends where its
+// elements do: for sanitizers to look at. What they compute is tested in Python.
+//
+// Usage: built with -DAIGC_CUDA_HOST -DAIGC_LEVEL=cuda -Icsrc and a sanitizer, the sources of csrc/cuda, and
+// cuda/emulate/emulate.cpp without; run with the name of an op.
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "core/dtypes.h"
+#include "core/kernel.h"
+#include "cuda/emulate/device.h"
+
+namespace aigc::cuda {
+namespace random {
+extern const Kernel kernels[];
+}
+namespace reparameterize {
+extern const Kernel kernels[];
+}
+}
+
+namespace {
+
+using namespace aigc;
+
+// The bytes of `count` elements, or, of none, no memory.
+class Elements {
+  public:
+    Elements(int64_t count, int64_t dtype = FLOAT32)
+        : memory_(new char[static_cast<size_t>(count * ELEMENT_BYTES[dtype])]) {
+        std::memset(memory_.get(), 0, static_cast<size_t>(count * ELEMENT_BYTES[dtype]));
+    }
+    operator void*() const { return memory_.get(); }
+
+  private:
+    std::unique_ptr<char[]> memory_;
+};
+
+Arg argument(void* pointer) {
+    Arg arg;
+    arg.pointer = pointer;
+    return arg;
+}
+Arg argument(std::nullptr_t) { return argument(static_cast<void*>(nullptr)); }
+Arg argument(const Elements& elements) { return argument(static_cast<void*>(elements)); }
+Arg argument(int64_t integer) {
+    Arg arg;
+    arg.integer = integer;
+    return arg;
+}
+Arg argument(double real) {
+    Arg arg;
+    arg.real = real;
+    return arg;
+}
+
+template <class... A>
+int64_t call(const Kernel* kernels, const char* name, const A&... arguments) {
+    const Arg args[] = {argument(arguments)...};
+    for (; kernels->name; ++kernels)
+        if (std::strcmp(kernels->name, name) == 0 && std::strlen(kernels->types) == sizeof...(A))
+            return kernels->run(args);
+    throw std::invalid_argument(std::string("there is no kernel ") + name + " of so many arguments");
+}
+
+constexpr int64_t DTYPES[] = {FLOAT32, BFLOAT16, FLOAT16, FLOAT64};
+constexpr int64_t DEVICE = 0;
+constexpr std::nullptr_t STREAM = nullptr;
+uint64_t key[] = {1, (uint64_t(1) << 32) - 2};
+
+void run_random() {
+    for (const int64_t dtype : DTYPES)
+        for (const int64_t n : {1, 7, 8, 1021, 2049}) {
+            const Elements out(n, dtype), in(n, dtype);
+            const auto* kernels = cuda::random::kernels;
+            call(kernels, "uniform", out, n, dtype, static_cast<void*>(key), DEVICE, STREAM);
+            call(kernels, "normal", out, n, dtype, static_cast<void*>(key), DEVICE, STREAM);
+            call(kernels, "dropout", out, in, n, dtype, static_cast<void*>(key), int64_t(1) << 31, 2.0, DEVICE, STREAM);
+        }
+}
+
+void run_reparameterize() {
+    struct Shape {
+        int64_t rows, columns;
+    };
+    const auto* kernels = cuda::reparameterize::kernels;
+    for (const int64_t dtype : DTYPES)
+        for (const auto [rows, columns] : {Shape{1, 1}, {7, 3}, {33, 17}, {2, 4097}, {3, 64}}) {
+            const int64_t n = rows * columns;
+            const Elements z(n, dtype), mu(n, dtype), logvar(n, dtype), to_mu(n, dtype), to_logvar(n, dtype);
+            const Elements kl(rows, dtype);
+            const Elements parts(call(kernels, "reparameterize_workspace", rows, columns), FLOAT64);
+            void* const keys = key;
+            call(kernels, "reparameterize", z, kl, mu, logvar, rows, columns, dtype, keys, parts, DEVICE, STREAM);
+            call(kernels, "reparameterize", nullptr, kl, mu, logvar, rows, columns, dtype, nullptr, parts, DEVICE, STREAM);
+            call(kernels, "reparameterize", z, nullptr, mu, logvar, int64_t(1), n, dtype, keys, nullptr, DEVICE, STREAM);
+            call(kernels, "reparameterize_backward", to_mu, to_logvar, z, kl, mu, logvar, rows, columns, dtype, keys,
+                 DEVICE, STREAM);
+            call(kernels, "reparameterize_backward", nullptr, to_logvar, z, nullptr, nullptr, logvar, int64_t(1), n,
+                 dtype, keys, DEVICE, STREAM);
+        }
+}
+
+struct Op {
+    const char* name;
+    void (*run)();
+};
+constexpr Op OPS[] = {{"random", run_random}, {"reparameterize", run_reparameterize}};
+
+}
+
+int main(int count, char** arguments) {
+    for (const Op& op : OPS)
+        if (count == 2 && op.name == std::string(arguments[1])) {
+            for (uint64_t seed = 0; seed < 2; ++seed) {
+                emulate::set_order(seed, 1 + 3 * static_cast<int64_t>(seed));
+                op.run();
+            }
+            return 0;
+        }
+    std::printf("there is no such op\n");
+    return 2;
+}
