@@ -6,6 +6,7 @@ import ast
 import os
 import sysconfig
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +47,8 @@ class Described(NamedTuple):
     target: str
 
 
-def described_functions() -> list[Described]:
+@cache
+def described_functions() -> tuple[Described, ...]:
     """Those of the installed standard library and torch whose first line of documentation is whole.
 
     Sources are read and parsed, nothing is imported or run; the order and the result depend on the versions alone.
@@ -54,7 +56,7 @@ def described_functions() -> list[Described]:
     standard = Path(sysconfig.get_path("stdlib"))
     parts = [(standard, _below(standard)), (Path(torch.__file__).parent.parent, _of_torch())]
     found = [one for root, files in parts for path in files for one in _of_file(path, root)]
-    return list(dict.fromkeys(found))
+    return tuple(dict.fromkeys(found))
 
 
 def _below(folder: Path) -> list[Path]:

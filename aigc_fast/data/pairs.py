@@ -9,7 +9,6 @@ import random
 import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +205,6 @@ def _found(
 # ---- what comes with the package
 
 
-@cache
 def _functions() -> _Found:
     modules: dict[Pair, str] = {}
     for one in described_functions():

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from aigc_fast.data import ImageDataset, SoundDataset, TextDataset
+from aigc_fast.data import ImageDataset, PairDataset, SoundDataset, TextDataset
 from aigc_fast.media import medium_of
 from aigc_fast.models import MODELS, CharTokenizer, create
 from aigc_fast.training import default_config, train
@@ -24,6 +24,14 @@ NARROW = {
     "char-rnn": {"hidden": 7, "embedding": 4},
     "gpt2": {"hidden": 8, "num_layers": 2, "num_heads": 2, "context": 8},
     "llama": {"hidden": 8, "num_layers": 2, "num_heads": 2, "context": 8},
+    "seq2seq": {
+        "d_model": 8,
+        "nhead": 2,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 2,
+        "dim_feedforward": 12,
+        "max_positions": 12,
+    },
 }
 
 
@@ -61,10 +69,17 @@ def texts():
     return TextDataset(training, ("the dog sat on the cat.\n", "that is that"), tokenizer, "0" * 64, "sayings")
 
 
+@pytest.fixture(scope="session")
+def pairs():
+    words = [f"{first}{second}{third}" for first in "abc" for second in "def" for third in "ghi"]
+    found = tuple((word, word[::-1]) for word in words)
+    return PairDataset(found[:20], found[20:], CharTokenizer("abcdefghi", unknown=True), "0" * 64, "words")
+
+
 @pytest.fixture
-def data_of(dataset, sounds, texts):
+def data_of(dataset, sounds, texts, pairs):
     """A data set that suits a model, by the model's name."""
-    of_medium = {SoundDataset.unit: sounds, TextDataset.unit: texts}
+    of_medium = {SoundDataset.unit: sounds, TextDataset.unit: texts, PairDataset.unit: pairs}
     return lambda name: of_medium.get(medium_of(MODELS[name]).unit, dataset)
 
 
