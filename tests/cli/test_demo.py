@@ -52,11 +52,22 @@ def test_demo_in_short(tmp_path, monkeypatch):
     for words in ("max_length=50, num_beams=5, no_repeat_ngram_size=2", "bits per byte", "tokens a second, by 5 beams"):
         assert words in html
     assert "SHA-256" in html
+    assert read_text_provenance(out / "seq2seq.txt").settings["command"] == "aigc-fast demo"
+    assert load(out / "seq2seq" / "model.safetensors").config["d_model"] == 128
+    assert html.count("<tr><td><code>") == 10
 
 
 @pytest.mark.parametrize(
     "name",
-    ["index.html", "dcgan-samples.png", "vocoder-walk.wav", "ngram.txt.json", "gpt2-beams.txt", "dcgan/log.jsonl"],
+    [
+        "index.html",
+        "dcgan-samples.png",
+        "vocoder-walk.wav",
+        "ngram.txt.json",
+        "gpt2-beams.txt",
+        "seq2seq.txt",
+        "dcgan/log.jsonl",
+    ],
 )
 def test_a_demo_replaces_nothing_unless_asked(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -87,7 +87,8 @@ def test_sources_are_read_and_not_run(tmp_path, monkeypatch):
     )
     written(
         tmp_path / "stdlib" / "a.py",
-        'class C:\n  async def m(self):\n    """Has two words.\n\n    More."""\n  def _m(self):\n    """Is private."""\n'
+        'class C:\n  async def m(self):\n    """Has two words.\n\n    More."""\n'
+        '  def _m(self):\n    """Is private."""\n'
         'def cut():\n  """A sentence that\n  goes on."""\ndef no():\n  pass\ndef g(x):\n  """ Takes an x of it. """',
     )
     written(tmp_path / "stdlib" / "broken.py", 'def h(:\n  """Not to be read."""')
@@ -188,9 +189,9 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     three, two = written(tmp_path / "a", "a\nb\nc\n"), written(tmp_path / "b", "a\nb\n")
     with pytest.raises(UserError, match=r"b: has 2 lines: expected 3, one for each of .*a"):
         load_pairs(three, targets=two)
-    with pytest.raises(UserError, match="targets=.*: expected a file of sources beside it"):
+    with pytest.raises(UserError, match=r"targets=.*: expected a file of sources beside it"):
         load_pairs(targets=two)
-    with pytest.raises(UserError, match="targets=.*: expected a file of sources beside it"):
+    with pytest.raises(UserError, match=r"targets=.*: expected a file of sources beside it"):
         load_pairs("sort", targets=two)
     with pytest.raises(UserError, match="missing: cannot be read"):
         load_pairs(tmp_path / "missing")
@@ -219,6 +220,6 @@ def test_settings_that_are_none_are_refused(settings, words):
 
 def test_a_single_source_can_not_be_parted(tmp_path):
     path = written(tmp_path / "a.tsv", "a\tb\na\tc\n")
-    with pytest.raises(UserError, match="held_out=0.1: expected at least 2 pairs of different sources"):
+    with pytest.raises(UserError, match=r"held_out=0\.1: expected at least 2 pairs of different sources"):
         load_pairs(path)
     assert len(load_pairs(path, held_out=0, tokenizer="bytes")) == 2

@@ -114,7 +114,7 @@ def test_another_transformer_is_refused(ours, torchs, words):
     sizes = {name: value for name, value in SMALL.items() if name != "max_positions"}
     with pytest.raises(ValueError, match=words):
         model.load_transformer(nn.Transformer(**{**sizes, **torchs}, batch_first=True))
-    with pytest.raises(ValueError, match="is Linear: expected torch.nn.Transformer"):
+    with pytest.raises(ValueError, match=r"is Linear: expected torch\.nn\.Transformer"):
         model.load_transformer(nn.Linear(2, 2))
 
 

@@ -11,6 +11,7 @@ import typer
 from aigc_fast.bench.stock import BATCH
 from aigc_fast.cli.app import console
 from aigc_fast.cli.demo import sections
+from aigc_fast.cli.demo.answer import ANSWERS, RUN, answer
 from aigc_fast.cli.demo.compare import Comparison, Row, compare
 from aigc_fast.cli.demo.learn import PICTURES, learn
 from aigc_fast.cli.demo.listen import SOUNDS, listen
@@ -18,7 +19,7 @@ from aigc_fast.cli.demo.speak import NAME as GPT2
 from aigc_fast.cli.demo.speak import SAYINGS, speak
 from aigc_fast.cli.demo.write import TEXTS, write
 from aigc_fast.cli.options import Device, Overwrite, chosen_device, new_file
-from aigc_fast.data import digits, load_sounds, load_text
+from aigc_fast.data import digits, load_pairs, load_sounds, load_text
 from aigc_fast.files import make_folder
 from aigc_fast.generation.text import record_path
 from aigc_fast.models import BPETokenizer
@@ -32,6 +33,7 @@ VOCODER_STEPS = 150
 TEXT_STEPS = 600
 GPT2_STEPS = 250
 GPT2_VOCABULARY = 1024
+ANSWER_STEPS = 1000
 SECONDS_PER_ROW = 1.0
 QUICK_STEPS = 10
 QUICK_SECONDS = 0.02
@@ -46,6 +48,7 @@ VaeSteps = Annotated[int, typer.Option(min=10, help="Training steps of the ConvV
 VocoderSteps = Annotated[int, typer.Option(min=10, help="Training steps of the vocoder.")]
 TextSteps = Annotated[int, typer.Option(min=10, help="Training steps of each character model.")]
 Gpt2Steps = Annotated[int, typer.Option(min=10, help="Training steps of the GPT-2.")]
+AnswerSteps = Annotated[int, typer.Option(min=10, help="Training steps of the encoder-decoder.")]
 Seconds = Annotated[float, typer.Option(min=0.01, max=60, help="Time to measure each line of the table for.")]
 Quick = Annotated[
     bool, typer.Option("--quick", help="Only try that everything runs: ten steps, small batches, rough times.")
@@ -59,6 +62,7 @@ def demo(
     vocoder_steps: VocoderSteps = VOCODER_STEPS,
     text_steps: TextSteps = TEXT_STEPS,
     gpt2_steps: Gpt2Steps = GPT2_STEPS,
+    answer_steps: AnswerSteps = ANSWER_STEPS,
     seconds_per_row: Seconds = SECONDS_PER_ROW,
     quick: Quick = False,
     device: Device = None,
@@ -72,7 +76,7 @@ def demo(
     _check_free(out, overwrite)
     batch = BATCH
     if quick:
-        gan_steps = vae_steps = vocoder_steps = text_steps = gpt2_steps = QUICK_STEPS
+        gan_steps = vae_steps = vocoder_steps = text_steps = gpt2_steps = answer_steps = QUICK_STEPS
         seconds_per_row, batch = QUICK_SECONDS, QUICK_BATCH
     start = time.perf_counter()
     folder, dataset, sounds = make_folder(out), digits(), load_sounds(seconds=QUICK_SOUND if quick else 1.0)
@@ -91,6 +95,8 @@ def demo(
     vocabulary = QUICK_VOCABULARY if quick else GPT2_VOCABULARY
     subwords = load_text(tokenizer=BPETokenizer.kind, vocab_size=vocabulary)
     spoken = speak(subwords, gpt2_steps, folder, console, place, seconds_per_row)
+    console.rule("Training on pairs of texts")
+    answered = answer(load_pairs(), answer_steps, folder, console, place)
     page = sections.new_page(place)
     sections.add_comparison(page, comparison)
     sections.add_gan(page, gan, dataset)
@@ -99,7 +105,8 @@ def demo(
     sections.add_sounds(page, heard, sounds)
     sections.add_text(page, written, texts)
     sections.add_gpt2(page, spoken, subwords)
-    sections.add_commands(page, gan, vae, heard, written, spoken, time.perf_counter() - start)
+    sections.add_answers(page, answered)
+    sections.add_commands(page, gan, vae, heard, written, spoken, answered, time.perf_counter() - start)
     page.write(folder / PAGE)
     console.rule(f"{time.perf_counter() - start:.0f} seconds")
     console.print(f"Open {folder / PAGE}", soft_wrap=True)
@@ -110,9 +117,10 @@ def _check_free(folder: Path, overwrite: bool) -> None:
     files = [f"{model}-{name}.png" for model, names in PICTURES.items() for name in names]
     files += [f"vocoder-{name}.{kind}" for name in SOUNDS for kind in ("wav", "png")]
     files += [path.name for name in (*TEXTS, *SAYINGS) for path in (Path(f"{name}.txt"), record_path(f"{name}.txt"))]
+    files += [path.name for path in (Path(ANSWERS), record_path(ANSWERS))]
     for name in (PAGE, *files):
         new_file(folder / name, overwrite)
-    for model in (*PICTURES, "vocoder", *TEXTS, GPT2):
+    for model in (*PICTURES, "vocoder", *TEXTS, GPT2, RUN):
         RunFolder(folder / model).check_free(overwrite)
 
 

@@ -108,7 +108,8 @@ def table(head: Sequence[str], rows: Sequence[str]) -> str:
     return f'<div class="scroll"><table><tr>{cells}</tr>{"".join(rows)}</table></div>'
 
 
-def _row(cells: Sequence[str]) -> str:
+def row(cells: Sequence[str]) -> str:
+    """A row of a table; `cells` are HTML."""
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
@@ -149,7 +150,7 @@ def timing_table(rows: Sequence[Row]) -> str:
             lines.append(f'<tr class="group"><td colspan="{len(head)}">{escape(group)}</td></tr>')
         times = [_milliseconds(timing) for timing in (row.fast, row.stock, row.channels_last)]
         errors = f"{_error(row.error)} <small>({_error(row.stock_error)})</small>"
-        lines.append(_row([escape(row.name), _ratio(row), *times, errors]))
+        lines.append(row([escape(row.name), _ratio(row), *times, errors]))
     return table(head, lines)
 
 

@@ -8,6 +8,7 @@ from html import escape
 import torch
 
 from aigc_fast import __version__
+from aigc_fast.cli.demo.answer import Answered
 from aigc_fast.cli.demo.chart import bar_chart, line_chart
 from aigc_fast.cli.demo.compare import Comparison
 from aigc_fast.cli.demo.learn import Learned
@@ -21,6 +22,8 @@ from aigc_fast.cli.demo.page import (
     passage,
     picture,
     player,
+    row,
+    table,
     timing_table,
 )
 from aigc_fast.cli.demo.speak import BEAMS, CALL, NAME, PROMPT, Spoken
@@ -273,8 +276,36 @@ def _held_out_curve(result: TrainingResult) -> str:
     return line_chart([row["step"] for row in measured], lines, "Bits per held-out byte", smooth=False)
 
 
+def add_answers(page: Page, answered: Answered) -> None:
+    """What the encoder-decoder learned."""
+    result, dataset = answered.result, answered.dataset
+    page.heading("An encoder-decoder says what functions do")
+    page.paragraph(
+        f"A Transformer, of {result.model.config['num_encoder_layers']} and "
+        f"{result.model.config['num_decoder_layers']} layers, on {dataset.summary}: from the name and the signature of "
+        f"a function to the first line of its documentation. {_how_long(result)} Below, functions of modules that it "
+        "has not seen. It has never seen more words than these documentations have: what it says sounds right more "
+        "often than it is."
+    )
+    rows = [
+        row([f"<code>{escape(source)}</code>", *map(escape, (target, greedy, beams))])
+        for (source, target), greedy, beams in zip(answered.pairs, answered.greedy, answered.beams, strict=True)
+    ]
+    page.add(
+        figures([_curves(result, ("loss",), "Loss of the encoder-decoder, with smoothed labels")]),
+        table(("function", "its documentation", "greedy", f"{answered.width} beams"), rows),
+    )
+
+
 def add_commands(
-    page: Page, gan: Learned, vae: Learned, heard: Heard, written: Written, spoken: Spoken, seconds: float
+    page: Page,
+    gan: Learned,
+    vae: Learned,
+    heard: Heard,
+    written: Written,
+    spoken: Spoken,
+    answered: Answered,
+    seconds: float,
 ) -> None:
     """How to go on."""
     page.heading("Go on from here")
@@ -288,11 +319,13 @@ def add_commands(
         f"aigc-fast generate {heard.result.model_path} --seed 1",
         f"aigc-fast generate {written.results[run_name('lstm')].model_path} --prompt 'The ' --temperature 0.7",
         f"aigc-fast generate {spoken.result.model_path} --prompt '{PROMPT}' --num-beams 5 --no-repeat-ngram-size 2",
+        f"aigc-fast generate {answered.result.model_path} --prompt 'sort(key=None)' --num-beams 4",
         f"aigc-fast evaluate {gan.result.model_path}",
         f"aigc-fast provenance {gan.pictures['samples']}",
         "aigc-fast train dcgan --conditional",
         "aigc-fast train char-rnn",
         "aigc-fast train gpt2",
+        "aigc-fast train seq2seq",
         "aigc-fast doctor",
     ]
     page.add(f"<pre>{escape(chr(10).join(commands))}</pre>")
