@@ -54,7 +54,7 @@ def test_demo_in_short(tmp_path, monkeypatch):
     assert "SHA-256" in html
     assert read_text_provenance(out / "seq2seq.txt").settings["command"] == "aigc-fast demo"
     assert load(out / "seq2seq" / "model.safetensors").config["d_model"] == 128
-    assert html.count("<tr><td><code>") == 10
+    assert html.count('<td class="text"><code>') == 10
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
@@ -108,8 +108,19 @@ def table(head: Sequence[str], rows: Sequence[str]) -> str:
     return f'<div class="scroll"><table><tr>{cells}</tr>{"".join(rows)}</table></div>'
 
 
-def row(cells: Sequence[str]) -> str:
-    """A row of a table; `cells` are HTML."""
+def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of texts, the first of each row as code."""
+    cells = "".join(f"<th{_LEFT}>{escape(text)}</th>" for text in head)
+    lines = [
+        f'<tr><td class="text"><code>{escape(first)}</code></td>'
+        + "".join(f'<td class="text">{escape(text)}</td>' for text in others)
+        + "</tr>"
+        for first, *others in rows
+    ]
+    return f'<div class="scroll"><table><tr>{cells}</tr>{"".join(lines)}</table></div>'
+
+
+def _row(cells: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
@@ -150,7 +161,7 @@ def timing_table(rows: Sequence[Row]) -> str:
             lines.append(f'<tr class="group"><td colspan="{len(head)}">{escape(group)}</td></tr>')
         times = [_milliseconds(timing) for timing in (row.fast, row.stock, row.channels_last)]
         errors = f"{_error(row.error)} <small>({_error(row.stock_error)})</small>"
-        lines.append(row([escape(row.name), _ratio(row), *times, errors]))
+        lines.append(_row([escape(row.name), _ratio(row), *times, errors]))
     return table(head, lines)
 
 

@@ -22,8 +22,7 @@ from aigc_fast.cli.demo.page import (
     passage,
     picture,
     player,
-    row,
-    table,
+    text_table,
     timing_table,
 )
 from aigc_fast.cli.demo.speak import BEAMS, CALL, NAME, PROMPT, Spoken
@@ -283,17 +282,17 @@ def add_answers(page: Page, answered: Answered) -> None:
     page.paragraph(
         f"A Transformer, of {result.model.config['num_encoder_layers']} and "
         f"{result.model.config['num_decoder_layers']} layers, on {dataset.summary}: from the name and the signature of "
-        f"a function to the first line of its documentation. {_how_long(result)} Below, functions of modules that it "
-        "has not seen. It has never seen more words than these documentations have: what it says sounds right more "
-        "often than it is."
+        f"a function to the first line of its documentation. {_how_long(result)}. Below, functions of modules that it "
+        "has not seen. What it says sounds right more often than it is, for it has never read anything but such "
+        "lines."
     )
     rows = [
-        row([f"<code>{escape(source)}</code>", *map(escape, (target, greedy, beams))])
+        (source, target, greedy, beams)
         for (source, target), greedy, beams in zip(answered.pairs, answered.greedy, answered.beams, strict=True)
     ]
     page.add(
         figures([_curves(result, ("loss",), "Loss of the encoder-decoder, with smoothed labels")]),
-        table(("function", "its documentation", "greedy", f"{answered.width} beams"), rows),
+        text_table(("function", "its documentation", "greedy", f"{answered.width} beams"), rows),
     )
 
 
