@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import logging
 
 import pytest
 import torch
 from torch import nn
 
+import aigc_fast
 from aigc_fast.errors import UserError
 from aigc_fast.models import BPETokenizer, ByteTokenizer, CharTokenizer, Seq2SeqTransformer, create, load, save
 from aigc_fast.models.text.packed import Lengths, attend
-from aigc_fast.models.text.seq2seq import sinusoids
+from aigc_fast.models.text.seq2seq import Answers, sinusoids
+from aigc_fast.runtime import native
 
 SMALL = {
     "d_model": 16,
@@ -357,3 +360,66 @@ def test_bad_sizes_are_refused(config, words):
 def test_a_sequence_beyond_the_positions_is_refused():
     with pytest.raises(ValueError, match="13 tokens in a row: expected at most max_positions=12"):
         model_of()(torch.zeros(1, 13, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.int64))
+
+
+# ---- the engine
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("how", WAYS)
+def test_without_the_engine_ids_are_the_same(how, norm_first):
+    model, sources = model_of(norm_first=norm_first), torch.randint(0, 8, (3, 6))
+    mask = torch.arange(6) < torch.tensor([[6], [3], [1]])
+    found = {}
+    for backend in ("auto", "reference"):
+        with aigc_fast.backend(backend):
+            state = model._begin(*Lengths.of([model.source_of("ab")], model.device), 1, 5)
+            assert isinstance(state, Answers) == (backend == "reference" or native.cpu_reason() is not None)
+            found[backend] = model.generate(sources, attention_mask=mask, **how)
+    assert torch.equal(found["auto"], found["reference"])
+
+
+@pytest.mark.parametrize(("norm_first", "bias", "activation"), itertools.product(*BOTH.values()))
+def test_the_engines_logits_are_pytorchs(norm_first, bias, activation):
+    model = model_of(norm_first=norm_first, bias=bias, activation=activation, final_norm=not norm_first)
+    sources = Lengths.of(list(map(model.source_of, ("abc", "h", "gfedcba"))), model.device)
+    ids, logits = torch.randint(0, 8, (6, 5)), {}
+    for backend in ("auto", "reference"):
+        with aigc_fast.backend(backend), torch.no_grad():
+            state = model._begin(*sources, 2, 5)
+            for place in range(5):
+                logits[backend] = state.step(ids[:, place], torch.full((6,), place))
+                state.reorder(torch.tensor([1, 0, 2, 2, 5, 4]))
+    torch.testing.assert_close(logits["auto"], logits["reference"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(native.cpu_reason() is not None, reason="no native library")
+def test_the_engine_follows_the_weights_and_leaves_what_it_cannot_read(caplog):
+    model, sources = model_of(), ["abc", "h", "gfedcba"]
+    before = model.generate(sources)
+    with torch.no_grad():
+        model.embedding.weight.neg_()
+    after = model.generate(sources)
+    with aigc_fast.backend("reference"):
+        assert model.generate(sources) == after != before
+    changes = (
+        (lambda: model.transformer.decoder.layers[1].linear1.register_forward_hook(lambda *args: None), "has hooks"),
+        (lambda: setattr(model.transformer.decoder, "norm", nn.RMSNorm(16)), "RMSNorm stands where LayerNorm was"),
+        (lambda: setattr(model.transformer.decoder.layers[0], "activation", torch.tanh), "an activation of its own"),
+    )
+    for change, words in changes:
+        model = model_of()
+        change()
+        with caplog.at_level(logging.WARNING, logger="aigc_fast"):
+            model.generate("abc")
+        assert words in caplog.text
+
+
+@pytest.mark.skipif(native.cpu_reason() is not None, reason="no native library")
+@pytest.mark.parametrize("weights", ["bf16", "int8"])
+def test_weights_may_be_kept_otherwise(weights):
+    model = model_of()
+    model.weights = weights
+    state = model._begin(*Lengths.of([model.source_of("ab")], model.device), 1, 5)
+    assert state.engine.weights == weights
+    assert isinstance(model.generate("ab", num_beams=2), str)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 import os
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,44 +16,19 @@ from torch import Tensor, nn
 from aigc_fast.errors import UserError
 from aigc_fast.models.base import check_counts, evaluating
 from aigc_fast.models.text.base import NetworkTextModel, before_stop
-from aigc_fast.models.text.decoding import Plan, Sequences, beam_search, look_up, sample
-from aigc_fast.models.text.generating import Decoding, Streamer
+from aigc_fast.models.text.decoding import Plan, Sequences, beam_search
+from aigc_fast.models.text.generating import Decoding, Streamer, Way, say_once
 from aigc_fast.models.text.layers import Past
 from aigc_fast.models.text.options import Options, Processor, options_of
 from aigc_fast.models.text.sampling import Sampling
 from aigc_fast.models.text.subwords import BPETokenizer
 from aigc_fast.models.text.tokenizers import Tokenizer
-from aigc_fast.ops.decode.engine import MOST_GREEDY, default_weights
-from aigc_fast.ops.decode.keeping import engine_of, unavailable
-from aigc_fast.ops.decode.reading import ACTIVATIONS, Refused, check_modules
-from aigc_fast.ops.decode.spec import Spec
+from aigc_fast.ops.decode.keeping import engine_of
+from aigc_fast.ops.decode.reading import ACTIVATIONS
 from aigc_fast.runtime.weights import check_weights
-
-log = logging.getLogger("aigc_fast")
 
 # Logits that are made in one call to score text, about; and how far is looked back for it, at most.
 _SCORED_AT_ONCE, _LONGEST_WINDOW = 1 << 25, 1024
-
-
-class Way(NamedTuple):
-    """How a model generates.
-
-    Attributes:
-        loop: "steps", "steps without most of the head", "prompt lookup" or "beams".
-        weights: how the engine keeps them; None where it does not run.
-        reason: why it does not, or None.
-    """
-
-    loop: str
-    weights: str | None
-    reason: str | None
-
-    def __str__(self) -> str:
-        where = f"the engine, {self.weights} weights" if self.reason is None else f"plain PyTorch: {self.reason}"
-        return f"{self.loop} on {where}"
-
-
-STEPS, GREEDY, LOOKUP, BEAMS = "steps", "steps without most of the head", "prompt lookup", "beams"
 
 
 class DecoderModel(Decoding, NetworkTextModel):
@@ -74,9 +47,6 @@ class DecoderModel(Decoding, NetworkTextModel):
     Attributes:
         vocab_size: of the embedding.
         context: positions that there are, or that it was made for.
-        weights: how the engine keeps the weights: "fp32", "bf16", "int8" or "int4"; None for as they are.
-        speed: of what was generated last, or None.
-        way: how that was generated, or None.
         head: the linear map to logits.
 
     Raises:
@@ -129,8 +99,6 @@ class DecoderModel(Decoding, NetworkTextModel):
         )
         self.vocab_size, self.context, self.tied = vocab_size or self.tokenizer.vocab_size, context, tied
         check_counts(vocab_size=self.vocab_size)
-        self.weights: str | None = None
-        self.way: Way | None = None
         self.register_load_state_dict_post_hook(_tie_again)
 
     @property
@@ -162,14 +130,6 @@ class DecoderModel(Decoding, NetworkTextModel):
 
         Returns:
             (N, T, vocab_size), or (N, keep, vocab_size).
-        """
-
-    @abstractmethod
-    def spec(self) -> Spec:
-        """The model as the engine reads it.
-
-        Raises:
-            Refused: where parts of it are not as they were built.
         """
 
     def positions_after(self, tokens: Tensor, past: Past | None) -> Tensor:
@@ -278,47 +238,10 @@ class DecoderModel(Decoding, NetworkTextModel):
             raise UserError("attention_mask: hides the last token of a prompt: expected padding at the left")
         return None if visible.all() else visible
 
-    def _steps(self, state: Sequences, plan: Plan) -> Iterator[Tensor]:
-        if self.way.loop == LOOKUP:
-            return look_up(state, plan)
-        return sample(state, plan, plan.bans() if self.way.loop == GREEDY else None)
-
     def _begin(self, plan: Plan, weights: str | None = None) -> Sequences:
         """New sequences, on the engine where it runs."""
-        spec, self.way = self._way(plan, weights)
-        if spec is None:
-            _say_once(self.name, self.way.reason)
-            return Past(self, plan.ids.shape[0])
-        engine = engine_of(self, spec, self.way.weights, plan.longest)
-        if self.way.loop == GREEDY and not engine.certify(spec):
-            self.way = self.way._replace(loop=STEPS)
-        return engine.begin(plan.ids.shape[0])
-
-    def _way(self, plan: Plan, weights: str | None = None) -> tuple[Spec | None, Way]:
-        spec, options = self._spec_or_reason(), plan.options
-        if isinstance(spec, str):
-            return None, Way(BEAMS if options.num_beams > 1 else STEPS, None, spec)
-        weights = weights or self.weights or default_weights(spec)
-        if options.num_beams > 1:
-            return spec, Way(BEAMS, weights, None)
-        if options.prompt_lookup_num_tokens is not None:
-            return spec, Way(LOOKUP, weights, None)
-        is_sure = options.certified_head and weights == "fp32" and spec.head.bias is None
-        is_greedy = is_sure and plan.ids.shape[0] <= MOST_GREEDY and plan.bans() is not None
-        return spec, Way(GREEDY if is_greedy else STEPS, weights, None)
-
-    def _spec_or_reason(self) -> Spec | str:
-        """The model as the engine reads it, or why it does not run."""
-        try:
-            if (reason := unavailable()) is not None:
-                raise Refused(reason)
-            check_modules(self)
-            spec = self.spec()
-            if len({tensor.dtype for tensor in spec.tensors() if tensor is not spec.frequencies}) > 1:
-                raise Refused("its weights are of several dtypes")
-        except Refused as refused:
-            return str(refused)
-        return spec
+        engine, rows = self._engine(plan, weights), plan.ids.shape[0]
+        return Past(self, rows) if engine is None else engine.begin(rows)
 
     def way_of(
         self,
@@ -428,19 +351,6 @@ class DecoderModel(Decoding, NetworkTextModel):
 
     # ---- scoring
 
-    def keep_weights(self, weights: str | None) -> None:
-        """See `TextModel.keep_weights`.
-
-        Raises:
-            UserError: where the engine does not run, which is what keeps them.
-        """
-        check_weights(weights)
-        with evaluating(self):
-            reason = self._spec_or_reason()
-        if weights is not None and isinstance(reason, str):
-            raise UserError(f"weights={weights!r}: {self.name} generates in plain PyTorch: {reason}")
-        self.weights = weights
-
     def foreseen(self, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """See `NetworkTextModel.foreseen`; of a document longer than the context, or 1024 tokens, each token is
         foreseen from at least half as many."""
@@ -489,7 +399,7 @@ class DecoderModel(Decoding, NetworkTextModel):
             return self(tokens)
         spec = self._spec_or_reason()
         if isinstance(spec, str):
-            _say_once(self.name, spec)
+            say_once(self.name, spec)
             return self(tokens)
         state = engine_of(self, spec, self.weights, tokens.shape[1]).begin(tokens.shape[0])
         positions = self.positions_after(tokens, None).expand_as(tokens)
@@ -554,8 +464,3 @@ class _Drawing:
 
 def _tie_again(model: DecoderModel, keys: Any) -> None:
     model.tie()
-
-
-@functools.cache
-def _say_once(name: str, reason: str) -> None:
-    log.warning("%s generates in plain PyTorch: %s", name, reason)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from aigc_fast.errors import UserError
-from aigc_fast.models.text.decoding import Plan, Sequences, beam_search, sample
+from aigc_fast.models.base import evaluating
+from aigc_fast.models.text.base import TokenModel
+from aigc_fast.models.text.decoding import Plan, Sequences, beam_search, look_up, sample
+from aigc_fast.ops.decode.engine import MOST_GREEDY, Engine, default_weights
+from aigc_fast.ops.decode.keeping import engine_of, unavailable
+from aigc_fast.ops.decode.reading import Refused, check_modules
+from aigc_fast.ops.decode.spec import Spec
+from aigc_fast.runtime.weights import check_weights
+
+log = logging.getLogger("aigc_fast")
 
 
 class Streamer(Protocol):
@@ -48,16 +60,102 @@ class Speed:
         return f"{self.tokens} tokens, {self.tokens_per_second:.0f} tokens/s, the first after {self.first:.2f} s"
 
 
-class Decoding:
-    """A model that decodes by a `Plan`.
+class Way(NamedTuple):
+    """How a model generates.
+
+    Attributes:
+        loop: "steps", "steps without most of the head", "prompt lookup" or "beams".
+        weights: how the engine keeps them; None where it does not run.
+        reason: why it does not, or None.
+    """
+
+    loop: str
+    weights: str | None
+    reason: str | None
+
+    def __str__(self) -> str:
+        where = f"the engine, {self.weights} weights" if self.reason is None else f"plain PyTorch: {self.reason}"
+        return f"{self.loop} on {where}"
+
+
+STEPS, GREEDY, LOOKUP, BEAMS = "steps", "steps without most of the head", "prompt lookup", "beams"
+
+
+class Decoding(TokenModel):
+    """A model that decodes by a `Plan`, on the native engine where that runs.
 
     Attributes:
         vocab_size: of the embedding.
+        weights: how the engine keeps the weights: "fp32", "bf16", "int8" or "int4"; None for as they are.
         speed: of what was generated last, or None.
+        way: how that was generated, or None.
     """
 
     vocab_size: int
+    weights: str | None = None
     speed: Speed | None = None
+    way: Way | None = None
+
+    @abstractmethod
+    def spec(self) -> Spec:
+        """The model as the engine reads it.
+
+        Raises:
+            Refused: where parts of it are not as they were built.
+        """
+
+    def _engine(self, plan: Plan, weights: str | None = None) -> Engine | None:
+        """The engine of a plan, which keeps the weights so; None where it does not run."""
+        spec, self.way = self._way(plan, weights)
+        if spec is None:
+            say_once(self.name, self.way.reason)
+            return None
+        engine = engine_of(self, spec, self.way.weights, plan.longest)
+        if self.way.loop == GREEDY and not engine.certify(spec):
+            self.way = self.way._replace(loop=STEPS)
+        return engine
+
+    def _way(self, plan: Plan, weights: str | None = None) -> tuple[Spec | None, Way]:
+        spec, options = self._spec_or_reason(), plan.options
+        if isinstance(spec, str):
+            return None, Way(BEAMS if options.num_beams > 1 else STEPS, None, spec)
+        weights = weights or self.weights or default_weights(spec)
+        if options.num_beams > 1:
+            return spec, Way(BEAMS, weights, None)
+        if options.prompt_lookup_num_tokens is not None:
+            return spec, Way(LOOKUP, weights, None)
+        is_sure = options.certified_head and weights == "fp32" and spec.head.bias is None
+        is_greedy = is_sure and plan.ids.shape[0] <= MOST_GREEDY and plan.bans() is not None
+        return spec, Way(GREEDY if is_greedy else STEPS, weights, None)
+
+    def _spec_or_reason(self) -> Spec | str:
+        """The model as the engine reads it, or why it does not run."""
+        try:
+            if (reason := unavailable()) is not None:
+                raise Refused(reason)
+            check_modules(self)
+            spec = self.spec()
+            if len({tensor.dtype for tensor in spec.tensors() if tensor is not spec.frequencies}) > 1:
+                raise Refused("its weights are of several dtypes")
+        except Refused as refused:
+            return str(refused)
+        return spec
+
+    def keep_weights(self, weights: str | None) -> None:
+        """Says how the engine keeps the weights; the parameters stay what they are.
+
+        Args:
+            weights: "fp32", "bf16", "int8" or "int4"; None as they are.
+
+        Raises:
+            UserError: where the engine does not run, which is what keeps them.
+        """
+        check_weights(weights)
+        with evaluating(self):
+            reason = self._spec_or_reason()
+        if weights is not None and isinstance(reason, str):
+            raise UserError(f"weights={weights!r}: {self.name} generates in plain PyTorch: {reason}")
+        self.weights = weights
 
     def _checked(self, ids: Tensor) -> Tensor:
         if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.dim() != 2 or 0 in ids.shape:
@@ -98,7 +196,9 @@ class Decoding:
 
     def _steps(self, state: Sequences, plan: Plan) -> Iterator[Tensor]:
         """New tokens (rows,) of a plan without beams, one after the other."""
-        return sample(state, plan)
+        if self.way.loop == LOOKUP:
+            return look_up(state, plan)
+        return sample(state, plan, plan.bans() if self.way.loop == GREEDY else None)
 
     def _timed(self, steps: Iterator[Tensor], began: float) -> Iterator[Tensor]:
         first, count = 0.0, 0
@@ -107,3 +207,8 @@ class Decoding:
             first, count = first or now, count + len(tokens)
             self.speed = Speed(count, first, now)
             yield tokens
+
+
+@functools.cache
+def say_once(name: str, reason: str) -> None:
+    log.warning("%s generates in plain PyTorch: %s", name, reason)

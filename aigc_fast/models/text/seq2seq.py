@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from aigc_fast import functional
 from aigc_fast.errors import UserError
 from aigc_fast.models.base import check_counts, evaluating
-from aigc_fast.models.text.base import TokenModel
 from aigc_fast.models.text.decoding import Plan, Sequences
 from aigc_fast.models.text.generating import Decoding, Streamer
 from aigc_fast.models.text.options import Options, Processor, options_of
 from aigc_fast.models.text.packed import Lengths
-from aigc_fast.models.text.stacks import ACTIVATIONS, Sizes, Stacks, packed, unpacked
+from aigc_fast.models.text.stacks import ACTIVATIONS, Sizes, Stack, Stacks, norm_of, packed, unpacked
 from aigc_fast.models.text.tokenizers import Tokenizer
+from aigc_fast.ops.decode.reading import ACTIVATIONS as CODES
+from aigc_fast.ops.decode.reading import Refused, exactly, parameter
+from aigc_fast.ops.decode.spec import Linear, Spec
 
 # Sources that are answered in one call, and tokens that are scored in one.
 _ANSWERED_AT_ONCE, _SCORED_AT_ONCE = 64, 4096
@@ -55,7 +57,7 @@ def sinusoids(positions: int, size: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :size].float()
 
 
-class Seq2SeqTransformer(Decoding, TokenModel):
+class Seq2SeqTransformer(Decoding):
     """The Transformer with an encoder and a decoder (Vaswani et al., "Attention is all you need", 2017): it answers a
     source text by a target text, as in a translation.
 
@@ -393,11 +395,41 @@ class Seq2SeqTransformer(Decoding, TokenModel):
             )
         plan = Plan(ids, None, longest, options, given, generator)
         with evaluating(self):
-            return self._decoded(plan, streamer, lambda: self._begin(tokens, lengths, copies, longest))
+            return self._decoded(plan, streamer, lambda: self._begin(tokens, lengths, copies, plan))
 
-    def _begin(self, tokens: Tensor, lengths: Lengths, copies: int, steps: int) -> Sequences:
-        """New sequences that answer packed sources, each of them `copies` times."""
-        return Answers(self, self.encode(tokens, lengths), lengths, copies)
+    def _begin(self, tokens: Tensor, lengths: Lengths, copies: int, plan: Plan) -> Sequences:
+        """New sequences that answer packed sources, each of them `copies` times, on the engine where it runs."""
+        memory = self.encode(tokens, lengths)
+        if (engine := self._engine(plan)) is None:
+            return Answers(self, memory, lengths, copies)
+        kept = engine.remember(lengths.padded(memory), torch.tensor(lengths.each))
+        return engine.begin(len(lengths.each) * copies, kept)
+
+    def spec(self) -> Spec:
+        """See `Decoding.spec`: of the decoder."""
+        config, decoder = self.config, self.transformer.decoder
+        if type(self).forward is not Seq2SeqTransformer.forward:
+            raise Refused(f"{type(self).__name__} has a forward of its own")
+        for part, cls in ((self.embedding, nn.Embedding), (self.transformer, Stacks), (decoder, Stack)):
+            exactly(part, cls)
+        embedding = parameter(self.embedding.weight)
+        return Spec(
+            embedding=embedding,
+            positions=parameter(self.positions),
+            frequencies=None,
+            rotation_scale=1.0,
+            layers=tuple(layer.spec() for layer in decoder.layers),
+            norm=None if decoder.norm is None else norm_of(decoder.norm),
+            head=Linear(embedding),
+            heads=config["nhead"],
+            kv_heads=config["nhead"],
+            head_size=config["d_model"] // config["nhead"],
+            epsilon=config["layer_norm_eps"],
+            norm_kind="LAYER_NORM",
+            activation=CODES[config["activation"]],
+            order="BEFORE" if config["norm_first"] else "AFTER",
+            embedding_scale=self.scale,
+        )
 
 
 class Answers:

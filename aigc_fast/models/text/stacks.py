@@ -10,7 +10,10 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from aigc_fast import functional
+from aigc_fast.models.text.layers import linear_of
 from aigc_fast.models.text.packed import Lengths, attend
+from aigc_fast.ops.decode.reading import Refused, exactly, norm, parameter
+from aigc_fast.ops.decode.spec import Cross, Layer, Linear, Norm
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": TF.relu, "gelu": TF.gelu}
 """Of the inner layer, by PyTorch's names."""
@@ -74,6 +77,13 @@ class Attention(nn.Module):
         dropped = self.dropped if self.training else 0.0
         found = attend(query, key, value, lengths, of_memory, is_causal=is_causal, dropout=dropped)
         return self.out_proj(found)
+
+    def spec(self, first: int, last: int) -> Linear:
+        """Some of the projections, as for `projected`, as the engine reads them."""
+        size = self.out_proj.in_features
+        rows = slice(first * size, (last + 1) * size)
+        bias = None if self.in_proj_bias is None else parameter(self.in_proj_bias)[rows]
+        return Linear(parameter(self.in_proj_weight)[rows], bias)
 
 
 class Sublayer(Protocol):
@@ -140,6 +150,31 @@ class DecoderLayer(_Layer):
             lambda x: self.multihead_attn(x, lengths, memory, of_memory),
         )
 
+    def spec(self) -> Layer:
+        """The layer as the engine reads it."""
+        for part, cls in ((self, DecoderLayer), (self.self_attn, Attention), (self.multihead_attn, Attention)):
+            exactly(part, cls)
+        if self.activation not in ACTIVATIONS.values():
+            raise Refused("a layer has an activation of its own")
+        scale = (self.self_attn.out_proj.in_features // self.self_attn.heads) ** -0.5
+        return Layer(
+            attention_norm=norm_of(self.norm1),
+            units_norm=norm_of(self.norm3),
+            projections=(self.self_attn.spec(0, 2),),
+            out=linear_of(self.self_attn.out_proj),
+            up=linear_of(self.linear1),
+            gate=None,
+            down=linear_of(self.linear2),
+            scale=scale,
+            cross=Cross(
+                norm=norm_of(self.norm2),
+                query=self.multihead_attn.spec(0, 0),
+                projections=(self.multihead_attn.spec(1, 2),),
+                out=linear_of(self.multihead_attn.out_proj),
+                scale=scale,
+            ),
+        )
+
     def parts(self, x: Tensor, to_itself: Sublayer, to_memory: Sublayer) -> Tensor:
         """The layer by how it attends to what came before, and to the memory."""
         x = self.added(x, to_itself, self.norm1)
@@ -178,9 +213,9 @@ class Stacks(nn.Module):
         norms = [sizes.norm() if final_norm else None for _ in range(2)]
         self.encoder = Stack([EncoderLayer(sizes) for _ in range(num_encoder_layers)], norms[0])
         self.decoder = Stack([DecoderLayer(sizes) for _ in range(num_decoder_layers)], norms[1])
-        for parameter in self.parameters():
-            if parameter.dim() > 1 and not parameter.is_meta:
-                nn.init.xavier_uniform_(parameter)
+        for weight in self.parameters():
+            if weight.dim() > 1 and not weight.is_meta:
+                nn.init.xavier_uniform_(weight)
 
     def forward(
         self,
@@ -205,6 +240,12 @@ class Stacks(nn.Module):
         target, of_target = packed(tgt, tgt_key_padding_mask)
         found = self.decoder(target, of_target, self.encoder(source, of_source), of_source)
         return unpacked(found, tgt, tgt_key_padding_mask)
+
+
+def norm_of(module: nn.LayerNorm) -> Norm:
+    """A norm as the engine reads it."""
+    exactly(module, nn.LayerNorm)
+    return norm(module)
 
 
 def packed(x: Tensor, padding: Tensor | None) -> tuple[Tensor, Lengths]:
