@@ -197,6 +197,41 @@ class WholeModel:
 
 
 @dataclass(frozen=True)
+class Answering:
+    """An encoder-decoder on sources and targets of various lengths.
+
+    Attributes:
+        work: "step" of training, "greedy" or "beams": answers of the longest target's length.
+        batch: pairs, or sources.
+        source: tokens of the longest source; the shortest has an eighth of it.
+        target: likewise.
+        size: of a token's vector.
+        layers: of the encoder, and of the decoder.
+        vocabulary: tokens.
+        beams: how many.
+        dropout: the share of elements that training drops.
+    """
+
+    work: str
+    batch: int
+    source: int = 64
+    target: int = 64
+    size: int = 256
+    layers: int = 4
+    vocabulary: int = 4096
+    beams: int = 4
+    dropout: float = 0.1
+
+    def lengths(self, longest: int) -> list[int]:
+        """Of sources or targets, evenly from the longest to an eighth of it."""
+        least = max(1, longest // 8)
+        return [round(longest - (longest - least) * i / max(1, self.batch - 1)) for i in range(self.batch)]
+
+
+Call = Convolution | Attention | Recursion | Sequences | Sampled | Decoded | Shape | WholeModel | Answering | Example
+
+
+@dataclass(frozen=True)
 class Case:
     """A line of the table.
 
@@ -212,9 +247,9 @@ class Case:
 
     op: str
     name: str
-    call: Convolution | Attention | Recursion | Sequences | Sampled | Decoded | Shape | WholeModel | Example = field(
-        repr=False
-    )
+    call: (
+        Convolution | Attention | Recursion | Sequences | Sampled | Decoded | Shape | WholeModel | Answering | Example
+    ) = field(repr=False)
     dtype: str = FLOAT32
     mode: str = FORWARD
     in_readme: bool = False
@@ -419,10 +454,16 @@ _MODELS = {
     "WGAN-GP, a training step of the critic": WholeModel("dcgan", "penalised step"),
     "ConvVAE, a training step": WholeModel("vae", "step"),
 }
+_ANSWERING = {
+    "d 256, 4 + 4 layers, dropout, 32 pairs of 8 to 64 tokens": Answering("step", 32),
+    "greedy, 16 answers of 64 tokens": Answering("greedy", 16),
+    "4 beams, one answer of 64 tokens": Answering("beams", 1),
+    "4 beams, 16 answers of 64 tokens": Answering("beams", 16),
+}
 _OF_STEPS = ("DCGAN, a training step", "WGAN-GP, a training step of the critic", "ConvVAE, a training step")
 _ALSO_INT4 = ("GPT-2 small, 64 tokens", "SmolLM2's shape, 48 tokens", "SmolLM2-135M-Instruct, 48 tokens")
 # What the README shows: these ops, and these cases of the others.
-_WHOLE = ("dropout", "models", "sampling", "decode", "decode_costs")
+_WHOLE = ("dropout", "models", "sampling", "decode", "decode_costs", "seq2seq")
 IN_README = {
     "DCGAN 512→256, 4×4, batch 16",
     "DCGAN 256→128, 8×8, batch 16",
@@ -502,6 +543,8 @@ CASES: tuple[Case, ...] = (
     *_all("examples", examples(), (FLOAT32, FORWARD)),
     *_all("examples", {n: c for n, c in examples().items() if n not in _NOT_TRAINED}, (FLOAT32, TRAINING)),
     *_chosen("models", _MODELS, _OF_STEPS, FLOAT32, TRAINING),
+    *_all("seq2seq", {n: c for n, c in _ANSWERING.items() if c.work == "step"}, (FLOAT32, TRAINING)),
+    *_all("seq2seq", {n: c for n, c in _ANSWERING.items() if c.work != "step"}, (FLOAT32, FORWARD)),
     *_chosen("models", _MODELS, ("DCGAN, images generated",), FLOAT32, FORWARD),
 )
 OPS = tuple(dict.fromkeys(case.op for case in CASES))

@@ -23,6 +23,7 @@ from aigc_fast.bench.ops import attention, convolution, dropout, recursion, repa
 from aigc_fast.bench.parity import ParityError
 from aigc_fast.bench.peers import versions
 from aigc_fast.bench.recurrent import sampled, sequences
+from aigc_fast.bench.seq2seq import answering
 from aigc_fast.bench.typical import example
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic
@@ -42,6 +43,7 @@ CONTESTS: dict[str, Callable[[Case], Contest]] = {
     "dropout": dropout,
     "examples": example,
     "models": whole_model,
+    "seq2seq": answering,
 }
 # Seconds that thread pools take at most, after their work, to let go of their cores.
 _PAUSE = 0.01

@@ -47,6 +47,11 @@ TITLES = {
     ),
     "reparameterize": ("Reparameterised sampling", "`reparameterize_kl` against the formula in PyTorch's operators."),
     "dropout": ("Dropout", "Forward and backward."),
+    "seq2seq": (
+        "Encoder-decoder",
+        "A training step of `Seq2SeqTransformer` against the same on `torch.nn.Transformer`; answers against loops "
+        "that keep keys and values, over the weights of `torch.nn.TransformerDecoderLayer`, the encoder included.",
+    ),
     "models": ("Whole models", "Stock PyTorch against the same model after `optimize`."),
     "examples": (
         "Each public function",

@@ -32,7 +32,7 @@ EXAMPLES = 8
 
 _SHOWN_DIGITS = 12
 _JSON = (".jsonl", ".json", ".ndjson")
-_SEQUENCES = 10_000
+_SEQUENCES = 30_000
 _SHORTEST, _LONGEST = 3, 12
 
 

@@ -14,6 +14,7 @@ from aigc_fast.bench import decode, machine
 from aigc_fast.bench.cases import (
     CASES,
     OPS,
+    Answering,
     Attention,
     Case,
     Convolution,
@@ -68,6 +69,8 @@ def small_cases():
             # PyTorch's attention has no window.
             form = given(*[(2, 4, 9, 8)] * 3, is_causal=True) if name.startswith("scaled") else found.small
             yield Case("examples", name, Example(form, form), "float32", mode)
+    for work in ("step", "greedy", "beams"):
+        yield Case("seq2seq", work, Answering(work, 3, 9, 6, 64, 2, 50, 3), "float32", "training")
     for model, work in (("dcgan", "step"), ("dcgan", "penalised step"), ("dcgan", "generate"), ("vae", "step")):
         yield Case("models", work, WholeModel(model, work, 2), "float32", "training")
 

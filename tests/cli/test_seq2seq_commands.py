@@ -64,10 +64,10 @@ def test_two_files_and_settings_of_the_training(tmp_path):
 def test_sequences_by_name(tmp_path):
     result = run("train", "seq2seq", *SMALL[:-1], "1", "--data", "sort", "--out", tmp_path)
     assert result.exit_code == 0, result.output
-    assert "9000 pairs of sequences to sort" in result.stdout
+    assert "27000 pairs of sequences to sort" in result.stdout
     result = run("evaluate", tmp_path, "--count", "6", "--num-beams", "1")
     assert result.exit_code == 0, result.output
-    assert "6 pairs against 9000 of sequences to sort" in result.stdout
+    assert "6 pairs against 27000 of sequences to sort" in result.stdout
 
 
 @pytest.mark.parametrize("options", [[], ["--num-beams", "1"], ["--temperature", "1.5", "--top-k", "4"]])

@@ -64,11 +64,11 @@ def test_functions_are_the_same_each_time(functions):
 @pytest.mark.parametrize("name", TASKS)
 def test_sequences_and_what_becomes_of_them(name):
     found = load_pairs(name)
-    assert (len(found), len(found.held_out)) == (9000, 1000)
+    assert (len(found), len(found.held_out)) == (27_000, 3000)
     assert found.tokenizer == CharTokenizer("abcdefghijklmnopqrstuvwxyz", unknown=True)
     for source, target in found.held_out[:20]:
         assert target == {"reverse": source[::-1], "sort": "".join(sorted(source))}[name]
-    assert len({source for source, _ in all_of(found)}) == 10_000
+    assert len({source for source, _ in all_of(found)}) == 30_000
 
 
 def test_a_file_of_a_tasks_name_goes_before_it(tmp_path, monkeypatch):

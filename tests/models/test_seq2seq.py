@@ -239,7 +239,7 @@ def test_kept_keys_and_values_change_no_ids(how, norm_first, monkeypatch):
     def anew(tokens, lengths, copies, steps):
         return Anew(model, sources, padding, copies)
 
-    monkeypatch.setattr(model, "_begin", anew)
+    monkeypatch.setattr(model, "begin", anew)
     assert torch.equal(found, model.generate(sources, attention_mask=~padding, **how))
     assert (found[:, 0] == LETTERS.boundary).all()
 
@@ -373,7 +373,7 @@ def test_without_the_engine_ids_are_the_same(how, norm_first):
     found = {}
     for backend in ("auto", "reference"):
         with aigc_fast.backend(backend):
-            state = model._begin(*Lengths.of([model.source_of("ab")], model.device), 1, 5)
+            state = model.begin(*Lengths.of([model.source_of("ab")], model.device), 1, 5)
             assert isinstance(state, Answers) == (backend == "reference" or native.cpu_reason() is not None)
             found[backend] = model.generate(sources, attention_mask=mask, **how)
     assert torch.equal(found["auto"], found["reference"])
@@ -386,7 +386,7 @@ def test_the_engines_logits_are_pytorchs(norm_first, bias, activation):
     ids, logits = torch.randint(0, 8, (6, 5)), {}
     for backend in ("auto", "reference"):
         with aigc_fast.backend(backend), torch.no_grad():
-            state = model._begin(*sources, 2, 5)
+            state = model.begin(*sources, 2, 5)
             for place in range(5):
                 logits[backend] = state.step(ids[:, place], torch.full((6,), place))
                 state.reorder(torch.tensor([1, 0, 2, 2, 5, 4]))
@@ -420,6 +420,6 @@ def test_the_engine_follows_the_weights_and_leaves_what_it_cannot_read(caplog):
 def test_weights_may_be_kept_otherwise(weights):
     model = model_of()
     model.weights = weights
-    state = model._begin(*Lengths.of([model.source_of("ab")], model.device), 1, 5)
+    state = model.begin(*Lengths.of([model.source_of("ab")], model.device), 1, 5)
     assert state.engine.weights == weights
     assert isinstance(model.generate("ab", num_beams=2), str)

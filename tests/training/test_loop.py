@@ -38,7 +38,7 @@ def steps_of(folder):
     return [int(path.stem.removeprefix("step-")) for path in sorted((folder / "checkpoints").iterdir())]
 
 
-TEXTS = ("ngram", "char-rnn", "gpt2", "llama")
+TEXTS = ("ngram", "char-rnn", "gpt2", "llama", "seq2seq")
 SUFFIXES = {"vocoder": {"png", "wav"}, **{name: {"txt", "txt.json"} for name in TEXTS}}
 
 

@@ -17,13 +17,12 @@ from aigc_fast.errors import UserError
 from aigc_fast.models.base import check_counts, evaluating
 from aigc_fast.models.text.base import NetworkTextModel, before_stop
 from aigc_fast.models.text.decoding import Plan, Sequences, beam_search
-from aigc_fast.models.text.generating import Decoding, Streamer, Way, say_once
+from aigc_fast.models.text.generating import Decoding, Streamer, Way
 from aigc_fast.models.text.layers import Past
 from aigc_fast.models.text.options import Options, Processor, options_of
 from aigc_fast.models.text.sampling import Sampling
 from aigc_fast.models.text.subwords import BPETokenizer
 from aigc_fast.models.text.tokenizers import Tokenizer
-from aigc_fast.ops.decode.keeping import engine_of
 from aigc_fast.ops.decode.reading import ACTIVATIONS
 from aigc_fast.runtime.weights import check_weights
 
@@ -397,11 +396,9 @@ class DecoderModel(Decoding, NetworkTextModel):
         """(N, T, vocab_size), of the engine where it keeps weights otherwise and nobody wants gradients."""
         if self.weights is None or torch.is_grad_enabled():
             return self(tokens)
-        spec = self._spec_or_reason()
-        if isinstance(spec, str):
-            say_once(self.name, spec)
+        if (engine := self._engine_or_none(tokens.shape[1])) is None:
             return self(tokens)
-        state = engine_of(self, spec, self.weights, tokens.shape[1]).begin(tokens.shape[0])
+        state = engine.begin(tokens.shape[0])
         positions = self.positions_after(tokens, None).expand_as(tokens)
         return state.extend(tokens, positions, None, tokens.shape[1])
 

@@ -108,12 +108,20 @@ class Decoding(TokenModel):
         """The engine of a plan, which keeps the weights so; None where it does not run."""
         spec, self.way = self._way(plan, weights)
         if spec is None:
-            say_once(self.name, self.way.reason)
+            _say_once(self.name, self.way.reason)
             return None
         engine = engine_of(self, spec, self.way.weights, plan.longest)
         if self.way.loop == GREEDY and not engine.certify(spec):
             self.way = self.way._replace(loop=STEPS)
         return engine
+
+    def _engine_or_none(self, steps: int) -> Engine | None:
+        """The engine for so many steps; None where it does not run."""
+        spec = self._spec_or_reason()
+        if isinstance(spec, str):
+            _say_once(self.name, spec)
+            return None
+        return engine_of(self, spec, self.weights or default_weights(spec), steps)
 
     def _way(self, plan: Plan, weights: str | None = None) -> tuple[Spec | None, Way]:
         spec, options = self._spec_or_reason(), plan.options
@@ -210,5 +218,5 @@ class Decoding(TokenModel):
 
 
 @functools.cache
-def say_once(name: str, reason: str) -> None:
+def _say_once(name: str, reason: str) -> None:
     log.warning("%s generates in plain PyTorch: %s", name, reason)

@@ -21,6 +21,7 @@ from aigc_fast.models.text.options import Options, Processor, options_of
 from aigc_fast.models.text.packed import Lengths
 from aigc_fast.models.text.stacks import ACTIVATIONS, Sizes, Stack, Stacks, norm_of, packed, unpacked
 from aigc_fast.models.text.tokenizers import Tokenizer
+from aigc_fast.ops.decode.engine import Engine
 from aigc_fast.ops.decode.reading import ACTIVATIONS as CODES
 from aigc_fast.ops.decode.reading import Refused, exactly, parameter
 from aigc_fast.ops.decode.spec import Linear, Spec
@@ -395,12 +396,22 @@ class Seq2SeqTransformer(Decoding):
             )
         plan = Plan(ids, None, longest, options, given, generator)
         with evaluating(self):
-            return self._decoded(plan, streamer, lambda: self._begin(tokens, lengths, copies, plan))
+            return self._decoded(plan, streamer, lambda: self._begin(tokens, lengths, copies, self._engine(plan)))
 
-    def _begin(self, tokens: Tensor, lengths: Lengths, copies: int, plan: Plan) -> Sequences:
-        """New sequences that answer packed sources, each of them `copies` times, on the engine where it runs."""
+    def begin(self, tokens: Tensor, lengths: Lengths, copies: int, steps: int) -> Sequences:
+        """New answers, on the native engine where it runs.
+
+        Args:
+            tokens: int64 (S,), packed sources.
+            lengths: of them.
+            copies: answers to each source, in succession.
+            steps: that are about to be made, about.
+        """
+        return self._begin(tokens, lengths, copies, self._engine_or_none(steps))
+
+    def _begin(self, tokens: Tensor, lengths: Lengths, copies: int, engine: Engine | None) -> Sequences:
         memory = self.encode(tokens, lengths)
-        if (engine := self._engine(plan)) is None:
+        if engine is None:
             return Answers(self, memory, lengths, copies)
         kept = engine.remember(lengths.padded(memory), torch.tensor(lengths.each))
         return engine.begin(len(lengths.each) * copies, kept)
