@@ -250,7 +250,7 @@ class _FrameReader:
                     self._tell(count + 1, most)
                     break
                 frames.append(self._fitted(Image.frombuffer("RGB", facts["size"], content)))
-        except (OSError, RuntimeError, StopIteration) as error:
+        except (OSError, RuntimeError, LookupError, StopIteration) as error:
             raise UserError(f"{self.source.path}: cannot be read as a video: {_last_line(error)}") from None
         finally:
             reader.close()

@@ -193,6 +193,7 @@ class Video(Medium):
             "above {psnr_of_copies:.1f} dB, of the last frame again",
         ),
         ("SSIM of foretold frames", "ssim", "{:.3f}", "1; above {ssim_of_copies:.3f}"),
+        ("Centre of brightness, off by", "drift", "{:.2f} pixels", "0; below {drift_of_copies:.2f}"),
     )
 
     def load(self, path: Path | None, **settings: Any) -> VideoDataset:
@@ -285,9 +286,9 @@ class Video(Medium):
     def remarks(self, report: VideoReport) -> list[str]:
         """See `Medium.remarks`."""
         told = []
-        if report.psnr_by_frame:
-            steps = "  ".join(f"{step}: {value:.1f}" for step, value in enumerate(report.psnr_by_frame, 1))
-            told.append(f"PSNR by the foretold frame, dB:  {steps}")
+        for name, values in (("PSNR, dB", report.psnr_by_frame), ("Off by, pixels", report.drift_by_frame)):
+            if values:
+                told.append(f"{name}, by the foretold frame:  {'  '.join(f'{value:.1f}' for value in values)}")
         if report.still > max(0.5, 2 * report.still_of_training):
             told.append(f"{report.still:.0%} of the frames stand still")
         return told

@@ -41,8 +41,11 @@ class VideoReport:
         ssim: likewise.
         psnr_of_copies: of the last given frame over and over; what stands still has that.
         ssim_of_copies: likewise.
+        drift: how far the centre of brightness of a predicted frame is from that of the true one, in pixels.
+        drift_of_copies: of the last given frame over and over.
         psnr_by_frame: of the first, second, ... predicted frame.
         ssim_by_frame: likewise.
+        drift_by_frame: likewise.
     """
 
     count: int
@@ -55,10 +58,13 @@ class VideoReport:
     still_of_training: float
     psnr: float | None = None
     ssim: float | None = None
+    drift: float | None = None
     psnr_of_copies: float | None = None
     ssim_of_copies: float | None = None
+    drift_of_copies: float | None = None
     psnr_by_frame: tuple[float, ...] = ()
     ssim_by_frame: tuple[float, ...] = ()
+    drift_by_frame: tuple[float, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The attributes as a JSON-able dictionary."""
@@ -72,15 +78,13 @@ class VideoReport:
             truth: likewise.
             last: (N, C, H, W), the last frames that were given.
         """
+        found: dict[str, Any] = {}
         copies = last[:, None].expand_as(truth)
-        by_frame = {"psnr": psnr(foretold, truth).mean(0), "ssim": ssim(foretold, truth).mean(0)}
-        return dataclasses.replace(
-            self,
-            **{name: values.mean().item() for name, values in by_frame.items()},
-            **{f"{name}_by_frame": tuple(values.tolist()) for name, values in by_frame.items()},
-            psnr_of_copies=psnr(copies, truth).mean().item(),
-            ssim_of_copies=ssim(copies, truth).mean().item(),
-        )
+        for name, measure in (("psnr", psnr), ("ssim", ssim), ("drift", drift)):
+            by_frame = measure(foretold, truth).mean(0)
+            found[name], found[f"{name}_by_frame"] = by_frame.mean().item(), tuple(by_frame.tolist())
+            found[f"{name}_of_copies"] = measure(copies, truth).mean().item()
+        return dataclasses.replace(self, **found)
 
 
 def evaluate_videos(generated: Tensor, training: Tensor, *, classifier: VideoClassifier | None = None) -> VideoReport:
@@ -180,6 +184,36 @@ def ssim(frames: Tensor, reference: Tensor) -> Tensor:
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     similarity = similarity / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
     return similarity.mean((-3, -2, -1)).view(shape[:-2]).mean(-1)
+
+
+def drift(frames: Tensor, reference: Tensor) -> Tensor:
+    """How far the centre of brightness of each frame is from that of another one, in pixels.
+
+    Args:
+        frames: (..., C, H, W) in [-1, 1], floating-point.
+        reference: of the same shape.
+
+    Returns:
+        (...), float64. Where nothing is bright the middle of the frame is taken.
+
+    Raises:
+        ValueError: on other shapes.
+    """
+    _check_frames(frames, reference)
+    return torch.linalg.vector_norm(centre(frames) - centre(reference), dim=-1)
+
+
+def centre(frames: Tensor) -> Tensor:
+    """(..., 2): row and column of the centre of brightness of frames (..., C, H, W) in [-1, 1], in pixels."""
+    bright = (frames.double().mean(-3) + 1).clamp(min=0)
+    # Of a grey level in all.
+    total = bright.sum((-2, -1)).clamp(min=_RANGE / 255)
+    offsets = [
+        torch.arange(side, dtype=bright.dtype, device=bright.device) - (side - 1) / 2 for side in bright.shape[-2:]
+    ]
+    moments = [(bright.sum(-1 - dim) * offset).sum(-1) for dim, offset in enumerate(offsets)]
+    middle = bright.new_tensor([(side - 1) / 2 for side in bright.shape[-2:]])
+    return torch.stack(moments, -1) / total[..., None] + middle
 
 
 def _blurred(images: Tensor) -> Tensor:

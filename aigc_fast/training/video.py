@@ -106,7 +106,8 @@ class VideoTrainer(VAETrainer):
 
     def _step(self, inputs: Tensor, labels: Tensor | None) -> Mapping[str, Tensor | float]:
         probability, rate = self.own_probability(), self.learning_rate()
-        after = range(self.model.given, inputs.shape[1])
+        # A step reads the frame before it: the first after the given ones reads the last of those.
+        after = range(self.model.given + 1, inputs.shape[1])
         own = [
             step for step, chance in zip(after, torch.rand(len(after)).tolist(), strict=True) if chance < probability
         ]
@@ -118,4 +119,4 @@ class VideoTrainer(VAETrainer):
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         optimizer.step()
-        return {**values, "own": len(own) / len(after), "gradient": norm, "learning_rate": rate}
+        return {**values, "own": len(own) / max(1, len(after)), "gradient": norm, "learning_rate": rate}

@@ -24,8 +24,8 @@ class VideoRNN(VideoModel):
     """Foretells the frames of a clip one after the other, each from those before; for sides that are multiples of 4.
 
     Encoder: two Conv 4×4 of stride 2 with LeakyReLU, over a frame and the one before it. Decoder: two ConvTranspose 4×4
-    of stride 2 with LeakyReLU, then Conv 3×3; it sees what the core says and the features of the frame before, of both
-    sizes. The core is one of
+    of stride 2 with LeakyReLU, then Conv 3×3, of what the core says and the features of the frame before, drawn upon
+    the pixels of that frame, which move as the core says. The core is one of
 
     - "convlstm": a convolutional LSTM. A clip begins with a latent vector, from which the state is made, or with frames
       that are given, of which it foretells one future.
@@ -95,7 +95,7 @@ class VideoRNN(VideoModel):
         shape = width, tuple(side), hidden, latent_dim, num_classes or 0
         self.core = ConvLSTMCore(*shape) if core == "convlstm" else LatentCore(*shape, prior)
         self.encoder = Encoder(2 * channels, half, width)
-        self.decoder = Decoder(self.core.maps + width, width, half, channels)
+        self.decoder = Decoder(self.core.maps + width, width, half, channels, max(frame_shape[1:]))
         self.log_scale = nn.Parameter(torch.zeros(())) if likelihood == "gaussian" else None
         self.latent_dim = latent_dim * self.core.latents_of(frames)
 
@@ -212,13 +212,13 @@ class VideoRNN(VideoModel):
         """Frames (T, N, ...) before the likelihood's squashing, of the features of those before, and the state."""
         maps, state = self.core(inputs.coarse, state, latents, classes)
         coarse = torch.cat([maps, inputs.coarse], dim=2).flatten(0, 1)
-        decoded = self.decoder(coarse, inputs.fine.flatten(0, 1))
+        decoded = self.decoder(coarse, inputs.fine.flatten(0, 1), inputs.frames.flatten(0, 1))
         return decoded.unflatten(0, maps.shape[:2]), state
 
     def _read(self, frame: Tensor, before: Tensor) -> Features:
         """The features of a frame (N, channels, height, width) that comes after another."""
         fine, coarse = self.encoder(torch.cat([frame, before], dim=1))
-        return Features(fine[None], coarse[None])
+        return Features(frame[None], fine[None], coarse[None])
 
     def _drawn(self, z: Tensor) -> Drawn:
         return Drawn(z.unflatten(1, (-1, self.core.latent_dim)).transpose(0, 1))
@@ -233,6 +233,7 @@ class VideoRNN(VideoModel):
         fine, coarse = self.encoder.widths
         options = {"dtype": self.dtype, "device": self.device}
         return Features(
+            self._no_frame(count)[None],
             torch.zeros(1, count, fine, height // 2, width // 2, **options),
             torch.zeros(1, count, coarse, height // 4, width // 4, **options),
         )
@@ -265,7 +266,8 @@ class _Features:
         pairs = torch.cat([truth, torch.cat([model._no_frame(count)[None], truth[:-1]])], dim=2)
         chosen = pairs if len(read) == length else pairs[read]
         fine, coarse = model.encoder(chosen.flatten(0, 1))
-        self._all = Features(*(part.unflatten(0, (len(read), count)) for part in (fine, coarse)))
+        found = (part.unflatten(0, (len(read), count)) for part in (fine, coarse))
+        self._all = Features(truth if len(read) == length else truth[read], *found)
 
     def of(self, begin: int, end: int) -> Features:
         """Of the frames from `begin` to before `end`, all of which something reads."""

@@ -1,0 +1,224 @@
+"""VideoRNN: what its pass of training computes, what it draws, and its latent vectors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Independent, Normal, kl_divergence
+
+from aigc_fast import nn as fast
+from aigc_fast.models import VideoRNN
+from aigc_fast.models.likelihood import pixel_log_likelihood
+from aigc_fast.models.video import ConvLSTM
+from aigc_fast.models.video.latents import Drawn, Expected, Inferred
+
+CORES = {
+    "convlstm": {},
+    "learned": {"core": "latent"},
+    "fixed": {"core": "latent", "prior": "fixed"},
+}
+SMALL = {"frame_shape": (1, 8, 12), "frames": 7, "given": 3, "width": 4, "hidden": 5, "latent_dim": 3}
+
+
+def model_of(name, **config):
+    return VideoRNN(**{**SMALL, **CORES[name], **config})
+
+
+def clips_of(model, count=4, frames=7):
+    return torch.rand(count, frames, *model.frame_shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.fixture(params=list(CORES))
+def core(request):
+    return request.param
+
+
+def log_likelihood(model, means, truth):
+    """Of frames, by the means of their pixels."""
+    logits = torch.atanh(means) * (2 if model.likelihood == "bernoulli" else 1)
+    return pixel_log_likelihood(logits, truth, model.likelihood, model.log_scale)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize("own", [(), (4, 5, 6), (6,)])
+def test_training_counts_what_predictions_of_the_same_frames_would(own, likelihood):
+    """The second of two clips, of which nothing is told, frame by frame and side by side."""
+    model = model_of("convlstm", likelihood=likelihood).double().eval()
+    clips = clips_of(model, 2).double()
+    found, kl, _, _ = model(clips, own=own)
+    expected, shown = 0.0, clips[1:].clone()
+    for step in range(1, 7):
+        # Steps of their own read what the model foretold of the frame before, as predictions go on by themselves.
+        begin = step
+        while begin in own:
+            begin -= 1
+        mean = model.predict(clips[1:, :begin], step - begin + 1)[:, -1]
+        expected = expected + log_likelihood(model, mean, shown[:, step]) / 7
+    torch.testing.assert_close(found[1:], expected)
+    assert kl[1] == 0 < kl[0]
+
+
+def test_steps_side_by_side_are_those_one_after_the_other(core):
+    """By a core whose state goes from call to call."""
+    model = model_of(core).double()
+    inputs = torch.randn(6, 2, 4, 2, 3, dtype=torch.float64)
+    classes, noise = torch.zeros(2, 0, dtype=torch.float64), torch.randn(7, 2, 3, dtype=torch.float64)
+    whole, parts = Drawn(noise), Drawn(noise)
+    state = again = model.core.begin(None, classes, 0)
+    together, state = model.core(inputs, state, whole, classes)
+    found = []
+    for step in inputs:
+        maps, again = model.core(step[None], again, parts, classes)
+        found.append(maps)
+    torch.testing.assert_close(torch.cat(found), together)
+    torch.testing.assert_close(again, state)
+
+
+@pytest.mark.parametrize("num_classes", [None, 3])
+@pytest.mark.parametrize("own", [(), (4, 6)])
+def test_gradients_reach_every_parameter(core, num_classes, own):
+    model = model_of(core, num_classes=num_classes, likelihood="gaussian")
+    found, kl, mu, logvar = model(clips_of(model, 5), None if num_classes is None else torch.arange(5) % 3, own)
+    (kl.mean() - found.mean()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+    assert mu.shape == logvar.shape == (3 if core == "convlstm" else 5 * 7, 3)
+    assert (kl[:3] > 0).all()
+    assert bool((kl[3:] > 0).all()) == (core != "convlstm")
+
+
+@pytest.mark.parametrize("frames", [1, 4, 9])
+@pytest.mark.parametrize("given", [1, 2, 5])
+def test_predictions_have_the_frames_that_were_asked_for(core, frames, given):
+    model = model_of(core)
+    found = model.predict(clips_of(model)[:, :given], frames)
+    assert found.shape == (4, frames, *model.frame_shape)
+    assert found.abs().max() <= 1
+    assert not found.requires_grad
+    assert model.training
+
+
+def test_a_latent_core_draws_several_futures_and_a_convlstm_foretells_one(core):
+    model = model_of(core)
+    given = clips_of(model)[:1, :3].expand(3, -1, -1, -1, -1)
+    first, again, other = (
+        model.predict(given, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    same = core == "convlstm"
+    assert torch.allclose(first[0], first[1]) == same
+    assert torch.allclose(first, other) == same
+
+
+def test_the_first_frames_of_a_longer_prediction_are_those_of_a_shorter_one(core):
+    model = model_of(core)
+    given = clips_of(model)[:1, :3]
+    short, long = (model.predict(given, n, generator=torch.Generator().manual_seed(2)) for n in (2, 5))
+    torch.testing.assert_close(long[:, :2], short)
+
+
+def test_a_class_changes_what_is_drawn_of_nothing(core):
+    model = model_of(core, num_classes=3)
+    z = model.prior(1, generator=torch.Generator().manual_seed(0))
+    clips = [model.sample(1, labels=label, z=z) for label in range(3)]
+    assert clips[0].shape == (1, 7, *model.frame_shape)
+    assert not torch.allclose(clips[0], clips[1])
+    with pytest.raises(ValueError, match="3 classes"):
+        model(clips_of(model))
+
+
+def test_clips_of_another_length_are_drawn(core):
+    model = model_of(core)
+    z = model.prior(2, frames=11)
+    assert model.decode(z, frames=11).shape == (2, 11, *model.frame_shape)
+    assert model.latent_dim == (3 if core == "convlstm" else 21)
+
+
+def test_the_convlstm_is_its_formula():
+    torch.manual_seed(1)
+    layer = ConvLSTM(2, 3).double()
+    inputs = torch.randn(4, 2, 2, 5, 6, dtype=torch.float64)
+    hidden = cell = torch.zeros(2, 3, 5, 6, dtype=torch.float64)
+    outputs, (last, memory) = layer(inputs, (hidden, cell))
+    for step, x in enumerate(inputs):
+        gates = nn.functional.conv2d(x, layer.of_input.weight, layer.of_input.bias, padding=1)
+        gates = gates + nn.functional.conv2d(hidden, layer.of_state.weight, padding=1)
+        i, f, o, g = gates.chunk(4, 1)
+        cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+        hidden = torch.sigmoid(o) * torch.tanh(cell)
+        torch.testing.assert_close(outputs[step], hidden)
+    torch.testing.assert_close((last, memory), (hidden, cell))
+
+
+def test_pixels_move_as_the_decoder_says():
+    """Of a decoder that draws nothing, whose cells all say two rows up and one column to the right."""
+    decoder = VideoRNN(frame_shape=(1, 32, 32), width=4, hidden=5).decoder
+    assert decoder.reach == 3
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.zero_()
+        decoder.contrast.fill_(1.0)
+        # Pixels come from two below and one to the left.
+        decoder.whence.bias.view(2, 7)[[0, 1], [3 + 2, 3 - 1]] = 50.0
+        frames = torch.rand(2, 1, 32, 32)
+        moved = decoder(torch.randn(2, 9, 8, 8), torch.randn(2, 2, 16, 16), frames)
+    torch.testing.assert_close(moved[:, :, :-2, 1:], frames[:, :, 2:, :-1])
+
+
+def test_latents_of_the_posterior_are_drawn_and_measured_against_the_prior():
+    generator = torch.Generator().manual_seed(0)
+    mu, logvar, prior_mu, prior_logvar = torch.randn(4, 5, 20000, 3, dtype=torch.float64, generator=generator)
+    latents = Inferred(mu, logvar)
+    z = torch.cat([latents.take(prior_mu[:2], prior_logvar[:2]), latents.take(prior_mu[2:], prior_logvar[2:])])
+    posterior = Normal(mu, (logvar / 2).exp())
+    prior = Normal(prior_mu, (prior_logvar / 2).exp())
+    expected = kl_divergence(Independent(posterior, 1), Independent(prior, 1))
+    torch.testing.assert_close(torch.cat(latents.kl), expected)
+    unit = (z - mu) / posterior.scale
+    assert unit.mean().abs() < 0.01
+    assert (unit.var() - 1).abs() < 0.02
+    in_units = latents.in_units_of_prior()
+    torch.testing.assert_close(in_units[0].view_as(mu), (mu - prior_mu) / prior.scale)
+
+
+def test_latents_of_chance_and_of_what_was_seen_are_taken_in_order():
+    noise, zeros = torch.randn(5, 2, 3), torch.zeros(2, 2, 3)
+    drawn = Drawn(noise)
+    drawn.take(zeros[:1], zeros[:1])
+    torch.testing.assert_close(drawn.take(zeros + 1, zeros), 1 + noise[1:3])
+    assert torch.equal(Expected(noise).take(zeros, zeros), noise[:2])
+
+
+def test_its_layers_are_the_package_s():
+    for core, kinds in (("convlstm", (fast.Conv2d, fast.ConvTranspose2d)), ("learned", (fast.LSTM,))):
+        layers = {type(module) for module in model_of(core).modules()}
+        assert set(kinds) <= layers
+        assert not layers & {nn.Conv2d, nn.ConvTranspose2d, nn.LSTM}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"core": "gru"}, "core='gru': expected one of convlstm, latent"),
+        ({"prior": "none"}, "prior='none'"),
+        ({"likelihood": "poisson"}, "likelihood='poisson'"),
+        ({"given": 7}, "given=7: expected fewer than frames=7"),
+        ({"frames": 1}, "frames=1: expected at least 2"),
+        ({"frame_shape": (1, 10, 8)}, "multiples of 4"),
+        ({"frame_shape": (8, 8)}, "frame_shape=(8, 8): expected (channels, height, width)"),
+        ({"hidden": 0}, "hidden=0"),
+    ],
+)
+def test_what_cannot_be_built_is_told(config, words):
+    with pytest.raises(ValueError) as error:
+        VideoRNN(**{**SMALL, **config})
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("given", [torch.zeros(2, 3, 1, 8, 8), torch.zeros(3, 1, 8, 12), torch.zeros(2, 0, 1, 8, 12)])
+def test_frames_that_do_not_fit_are_told(given):
+    with pytest.raises(ValueError, match=r"given: expected \(N, K, 1, 8, 12\)"):
+        model_of("convlstm").predict(given, 2)
