@@ -11,6 +11,7 @@ from aigc_fast import nn as fast
 from aigc_fast.models import VideoRNN
 from aigc_fast.models.likelihood import pixel_log_likelihood
 from aigc_fast.models.video import ConvLSTM
+from aigc_fast.models.video.frames import Features, matches
 from aigc_fast.models.video.latents import Drawn, Expected, Inferred
 
 CORES = {
@@ -62,7 +63,7 @@ def test_training_counts_what_predictions_of_the_same_frames_would(own, likeliho
 def test_steps_side_by_side_are_those_one_after_the_other(core):
     """By a core whose state goes from call to call."""
     model = model_of(core).double()
-    inputs = torch.randn(6, 2, 4, 2, 3, dtype=torch.float64)
+    inputs = torch.randn(6, 2, model.encoder.coarse, 2, 3, dtype=torch.float64)
     classes, noise = torch.zeros(2, 0, dtype=torch.float64), torch.randn(7, 2, 3, dtype=torch.float64)
     whole, parts = Drawn(noise), Drawn(noise)
     state = again = model.core.begin(None, classes, 0)
@@ -104,9 +105,7 @@ def test_predictions_have_the_frames_that_were_asked_for(core, frames, given):
 def test_a_latent_core_draws_several_futures_and_a_convlstm_foretells_one(core):
     model = model_of(core)
     given = clips_of(model)[:1, :3].expand(3, -1, -1, -1, -1)
-    first, again, other = (
-        model.predict(given, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
-    )
+    first, again, other = (model.predict(given, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     same = core == "convlstm"
     assert torch.allclose(first[0], first[1]) == same
@@ -163,9 +162,22 @@ def test_pixels_move_as_the_decoder_says():
         decoder.contrast.fill_(1.0)
         # Pixels come from two below and one to the left.
         decoder.whence.bias.view(2, 7)[[0, 1], [3 + 2, 3 - 1]] = 50.0
-        frames = torch.rand(2, 1, 32, 32)
-        moved = decoder(torch.randn(2, 9, 8, 8), torch.randn(2, 2, 16, 16), frames)
-    torch.testing.assert_close(moved[:, :, :-2, 1:], frames[:, :, 2:, :-1])
+        frames = torch.rand(1, 2, 1, 32, 32)
+        before = Features(frames, *(torch.randn(1, 2, *shape) for shape in ((2, 16, 16), (6, 8, 8), (49, 8, 8))))
+        moved = decoder(torch.randn(1, 2, 5, 8, 8), before)
+    torch.testing.assert_close(moved[..., :-2, 1:], frames[..., 2:, :-1])
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_matches_find_how_a_picture_moved(side):
+    step = side // 32
+    picture = torch.nn.functional.interpolate(torch.rand(1, 1, side // 2, side // 2), scale_factor=2)
+    found = matches(picture.roll((2 * step, -step), (2, 3)), picture)
+    assert found.shape == (1, 49, side // 4, side // 4)
+    # What was two steps above and one to the right: of moves from -3 to 3 the second of rows, the fifth of columns.
+    assert (found[0, :, 2:-2, 2:-2].argmax(0) == 7 * (3 - 2) + 3 + 1).all()
+    still = torch.zeros(2, 3, side, side)
+    assert not matches(still, still).any()
 
 
 def test_latents_of_the_posterior_are_drawn_and_measured_against_the_prior():

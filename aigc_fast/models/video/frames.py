@@ -12,6 +12,11 @@ from aigc_fast import nn as fast
 _SLOPE = 0.2
 _CELL = 4
 """Pixels of a frame to the side of a coarse feature."""
+_MOVES = 3
+MATCHES = (2 * _MOVES + 1) ** 2
+"""How many moves a frame is compared by."""
+_STEPS = 32
+_SHARPNESS = 5.0
 # Of the frames' side: how far pixels may move in a step.
 _REACH = 0.1
 _CONTRAST = 3.0
@@ -24,11 +29,13 @@ class Features(NamedTuple):
         frames: themselves, (T, N, channels, height, width).
         fine: (T, N, C, height / 2, width / 2).
         coarse: (T, N, C, height / 4, width / 4).
+        matches: (T, N, 49, height / 4, width / 4).
     """
 
     frames: Tensor
     fine: Tensor
     coarse: Tensor
+    matches: Tensor
 
     def part(self, begin: int, end: int) -> Features:
         """Those from one place to before another."""
@@ -40,24 +47,58 @@ class Features(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Two convolutions of half the sides each.
+    """Two convolutions of half the sides each over a frame and the one before it, and what moved between them.
 
     Args:
-        inputs: channels of what it reads.
-        fine: channels of the larger features.
-        coarse: channels of the smaller ones.
+        channels: of a frame.
+        fine: channels of the larger features; of the smaller ones that tell of motion as many.
+        coarse: channels of the smaller ones that tell of the frame.
     """
 
-    def __init__(self, inputs: int, fine: int, coarse: int) -> None:
+    def __init__(self, channels: int, fine: int, coarse: int) -> None:
         super().__init__()
-        self.widths = fine, coarse
-        self.first = nn.Sequential(fast.Conv2d(inputs, fine, 4, 2, 1), nn.LeakyReLU(_SLOPE))
+        self.fine, self.coarse = fine, coarse + fine
+        self.first = nn.Sequential(fast.Conv2d(2 * channels, fine, 4, 2, 1), nn.LeakyReLU(_SLOPE))
         self.second = nn.Sequential(fast.Conv2d(fine, coarse, 4, 2, 1), nn.LeakyReLU(_SLOPE))
+        self.motion = nn.Sequential(fast.Conv2d(MATCHES, fine, 1), nn.LeakyReLU(_SLOPE))
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, inputs, H, W) to the fine and the coarse features, (N, fine, H/2, W/2) and (N, coarse, H/4, W/4)."""
-        fine = self.first(frames)
-        return fine, self.second(fine)
+    def forward(self, frames: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames and those before them, (N, channels, H, W) each, to the fine and the coarse features and the matches,
+        (N, fine, H/2, W/2), (N, coarse, H/4, W/4) and (N, 49, H/4, W/4)."""
+        fine, found = self.first(torch.cat([frames, before], dim=1)), matches(frames, before)
+        return fine, torch.cat([self.second(fine), self.motion(found)], dim=1), found
+
+
+@torch.no_grad()
+def matches(frames: Tensor, before: Tensor) -> Tensor:
+    """How well each cell and what is around it match the frame before, moved by up to 3 steps either way, each of a
+    thirty-second of the side or a pixel.
+
+    Args:
+        frames: (N, C, H, W).
+        before: likewise.
+
+    Returns:
+        (N, 49, H/4, W/4): by how much the mean difference is smaller than by all moves on average; 0 where all match
+        alike. Without gradients.
+
+    Method: of block matching and cost volumes: Dosovitskiy et al., "FlowNet: Learning Optical Flow with Convolutional
+    Networks", 2015.
+    """
+    step = max(1, round(max(frames.shape[2:]) / _STEPS))
+    grey, earlier = (each.mean(1, keepdim=True) for each in (frames, before))
+    padded = nn.functional.pad(earlier, [_MOVES * step] * 4, mode="replicate")
+    height, width = frames.shape[2:]
+    moved = torch.cat(
+        [
+            padded[:, :, down : down + height, right : right + width]
+            for down in range(0, (2 * _MOVES + 1) * step, step)
+            for right in range(0, (2 * _MOVES + 1) * step, step)
+        ],
+        dim=1,
+    )
+    around = nn.functional.avg_pool2d(moved.sub_(grey).abs_(), 2 * _CELL, _CELL, _CELL // 2, count_include_pad=False)
+    return _SHARPNESS * (around.mean(1, keepdim=True) - around)
 
 
 class Decoder(nn.Module):
@@ -68,7 +109,7 @@ class Decoder(nn.Module):
     rows and over columns.
 
     Args:
-        coarse: channels of the coarse maps.
+        coarse: channels of a core's maps and the coarse features together.
         hidden: channels between.
         fine: channels of the larger features, and of the last maps.
         channels: of frames.
@@ -87,17 +128,20 @@ class Decoder(nn.Module):
             fast.Conv2d(fine, channels, 3, 1, 1),
         )
         self.reach = max(1, round(_REACH * side))
-        self.whence = fast.Conv2d(coarse, 2 * (2 * self.reach + 1), 1)
+        self.whence = fast.Conv2d(coarse + MATCHES, 2 * (2 * self.reach + 1), 1)
         self.contrast = nn.Parameter(torch.tensor(_CONTRAST))
         with torch.no_grad():
             # Nothing moves at first.
             self.whence.bias.zero_().view(2, -1)[:, self.reach] = 2.0
 
-    def forward(self, coarse: Tensor, fine: Tensor, frames: Tensor) -> Tensor:
-        """(N, coarse, H/4, W/4), (N, fine, H/2, W/2) and the frames before to those that come, (N, channels, H, W),
-        before any squashing."""
-        drawn = self.second(torch.cat([self.first(coarse), fine], dim=1))
-        return drawn + self.contrast * self._moved(frames, *self.whence(coarse).chunk(2, dim=1))
+    def forward(self, maps: Tensor, before: Features) -> Tensor:
+        """Maps (T, N, C, H/4, W/4) that a core makes of features, and these, to the frames that come,
+        (T, N, channels, H, W), before any squashing."""
+        frames, fine, coarse, found = (each.flatten(0, 1) for each in before)
+        said = torch.cat([maps.flatten(0, 1), coarse], dim=1)
+        drawn = self.second(torch.cat([self.first(said), fine], dim=1))
+        rows, columns = self.whence(torch.cat([said, found], dim=1)).chunk(2, dim=1)
+        return (drawn + self.contrast * self._moved(frames, rows, columns)).unflatten(0, maps.shape[:2])
 
     def _moved(self, frames: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         for dim, logits in ((2, rows), (3, columns)):

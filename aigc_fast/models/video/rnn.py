@@ -14,7 +14,7 @@ from aigc_fast import functional
 from aigc_fast.models.base import Labels, VideoModel, check_counts, evaluating, quarter_sides
 from aigc_fast.models.likelihood import check_likelihood, pixel_log_likelihood, pixel_mean
 from aigc_fast.models.video.cores import PRIORS, ConvLSTMCore, LatentCore
-from aigc_fast.models.video.frames import Decoder, Encoder, Features
+from aigc_fast.models.video.frames import MATCHES, Decoder, Encoder, Features
 from aigc_fast.models.video.latents import Drawn, Expected, Inferred, Latents
 
 CORES = ("convlstm", "latent")
@@ -23,9 +23,10 @@ CORES = ("convlstm", "latent")
 class VideoRNN(VideoModel):
     """Foretells the frames of a clip one after the other, each from those before; for sides that are multiples of 4.
 
-    Encoder: two Conv 4×4 of stride 2 with LeakyReLU, over a frame and the one before it. Decoder: two ConvTranspose 4×4
-    of stride 2 with LeakyReLU, then Conv 3×3, of what the core says and the features of the frame before, drawn upon
-    the pixels of that frame, which move as the core says. The core is one of
+    Encoder: two Conv 4×4 of stride 2 with LeakyReLU, over a frame and the one before it, and how well these match when
+    one is moved. Decoder: two ConvTranspose 4×4 of stride 2 with LeakyReLU, then Conv 3×3, of what the core says and
+    the features of the frame before, drawn upon the pixels of that frame, which move as the core says. The core is one
+    of
 
     - "convlstm": a convolutional LSTM. A clip begins with a latent vector, from which the state is made, or with frames
       that are given, of which it foretells one future.
@@ -92,10 +93,10 @@ class VideoRNN(VideoModel):
         self.likelihood = likelihood
         channels, *side = quarter_sides(frame_shape)
         half = max(1, width // 2)
-        shape = width, tuple(side), hidden, latent_dim, num_classes or 0
+        self.encoder = Encoder(channels, half, width)
+        shape = self.encoder.coarse, tuple(side), hidden, latent_dim, num_classes or 0
         self.core = ConvLSTMCore(*shape) if core == "convlstm" else LatentCore(*shape, prior)
-        self.encoder = Encoder(2 * channels, half, width)
-        self.decoder = Decoder(self.core.maps + width, width, half, channels, max(frame_shape[1:]))
+        self.decoder = Decoder(self.core.maps + self.encoder.coarse, width, half, channels, max(frame_shape[1:]))
         self.log_scale = nn.Parameter(torch.zeros(())) if likelihood == "gaussian" else None
         self.latent_dim = latent_dim * self.core.latents_of(frames)
 
@@ -211,14 +212,11 @@ class VideoRNN(VideoModel):
     def _steps(self, inputs: Features, state: Any, latents: Latents, classes: Tensor) -> tuple[Tensor, Any]:
         """Frames (T, N, ...) before the likelihood's squashing, of the features of those before, and the state."""
         maps, state = self.core(inputs.coarse, state, latents, classes)
-        coarse = torch.cat([maps, inputs.coarse], dim=2).flatten(0, 1)
-        decoded = self.decoder(coarse, inputs.fine.flatten(0, 1), inputs.frames.flatten(0, 1))
-        return decoded.unflatten(0, maps.shape[:2]), state
+        return self.decoder(maps, inputs), state
 
     def _read(self, frame: Tensor, before: Tensor) -> Features:
         """The features of a frame (N, channels, height, width) that comes after another."""
-        fine, coarse = self.encoder(torch.cat([frame, before], dim=1))
-        return Features(frame[None], fine[None], coarse[None])
+        return Features(frame[None], *(each[None] for each in self.encoder(frame, before)))
 
     def _drawn(self, z: Tensor) -> Drawn:
         return Drawn(z.unflatten(1, (-1, self.core.latent_dim)).transpose(0, 1))
@@ -230,13 +228,10 @@ class VideoRNN(VideoModel):
     def _nothing(self, count: int) -> Features:
         """The features of what comes before the first frame."""
         _, height, width = self.frame_shape
-        fine, coarse = self.encoder.widths
-        options = {"dtype": self.dtype, "device": self.device}
-        return Features(
-            self._no_frame(count)[None],
-            torch.zeros(1, count, fine, height // 2, width // 2, **options),
-            torch.zeros(1, count, coarse, height // 4, width // 4, **options),
-        )
+        nothing = self._no_frame(count)
+        fine = nothing.new_zeros(1, count, self.encoder.fine, height // 2, width // 2)
+        coarse = nothing.new_zeros(1, count, self.encoder.coarse, height // 4, width // 4)
+        return Features(nothing[None], fine, coarse, nothing.new_zeros(1, count, MATCHES, height // 4, width // 4))
 
     def _weights(self, labels: Tensor | None, count: int) -> Tensor:
         """(N, num_classes): the classes of N clips, all 0 where nobody knows them."""
@@ -263,11 +258,11 @@ class _Features:
         fed = set(range(length)) - {step - 1 for step in own}
         read = sorted({*range(model.core.seen(length)), *fed})
         self._place = {frame: place for place, frame in enumerate(read)}
-        pairs = torch.cat([truth, torch.cat([model._no_frame(count)[None], truth[:-1]])], dim=2)
-        chosen = pairs if len(read) == length else pairs[read]
-        fine, coarse = model.encoder(chosen.flatten(0, 1))
-        found = (part.unflatten(0, (len(read), count)) for part in (fine, coarse))
-        self._all = Features(truth if len(read) == length else truth[read], *found)
+        before = torch.cat([model._no_frame(count)[None], truth[:-1]])
+        if len(read) < length:
+            truth, before = truth[read], before[read]
+        found = model.encoder(truth.flatten(0, 1), before.flatten(0, 1))
+        self._all = Features(truth, *(each.unflatten(0, truth.shape[:2]) for each in found))
 
     def of(self, begin: int, end: int) -> Features:
         """Of the frames from `begin` to before `end`, all of which something reads."""
