@@ -189,7 +189,8 @@ class Shape:
 
 @dataclass(frozen=True)
 class WholeModel:
-    """A model of `aigc_fast.bench.stock` and what is done with it: "step", "penalised step" or "generate"."""
+    """A model of `aigc_fast.bench.stock`, or a `VideoRNN`, and what is done with it: "step", "penalised step" or
+    "generate"."""
 
     model: str
     work: str
@@ -453,6 +454,8 @@ _MODELS = {
     "DCGAN, images generated": WholeModel("dcgan", "generate"),
     "WGAN-GP, a training step of the critic": WholeModel("dcgan", "penalised step"),
     "ConvVAE, a training step": WholeModel("vae", "step"),
+    "VideoRNN, ConvLSTM, a training step": WholeModel("video", "step", 16),
+    "VideoRNN, latent LSTM, a training step": WholeModel("video-latent", "step", 16),
 }
 _ANSWERING = {
     "d 256, 4 + 4 layers, dropout, 32 pairs of 8 to 64 tokens": Answering("step", 32),
@@ -460,7 +463,7 @@ _ANSWERING = {
     "4 beams, one answer of 64 tokens": Answering("beams", 1),
     "4 beams, 16 answers of 64 tokens": Answering("beams", 16),
 }
-_OF_STEPS = ("DCGAN, a training step", "WGAN-GP, a training step of the critic", "ConvVAE, a training step")
+_OF_STEPS = tuple(name for name in _MODELS if "a training step" in name)
 _ALSO_INT4 = ("GPT-2 small, 64 tokens", "SmolLM2's shape, 48 tokens", "SmolLM2-135M-Instruct, 48 tokens")
 # What the README shows: these ops, and these cases of the others.
 _WHOLE = ("dropout", "models", "sampling", "decode", "decode_costs", "seq2seq")

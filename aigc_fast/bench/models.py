@@ -14,6 +14,7 @@ from aigc_fast.bench import stock
 from aigc_fast.bench.cases import Case, WholeModel
 from aigc_fast.bench.contest import CHANNELS_LAST, OURS, PYTORCH, Contest
 from aigc_fast.bench.parity import check_parity, comparable, in_float64
+from aigc_fast.bench.video import video_model
 from aigc_fast.optimize import optimize
 from aigc_fast.training import gradient_penalty
 
@@ -26,6 +27,8 @@ Loss = Callable[[nn.Module, Tensor, Tensor], Sequence[Tensor]]
 def whole_model(case: Case) -> Contest:
     """A step of training, or a batch generated."""
     call: WholeModel = case.call
+    if call.model not in _KINDS:
+        return video_model(case)
     plain = _KINDS[call.model]()
     fast = optimize(copy.deepcopy(plain))
     images = torch.rand(call.batch, 1, 28, 28) * 2 - 1

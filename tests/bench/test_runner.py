@@ -71,7 +71,8 @@ def small_cases():
             yield Case("examples", name, Example(form, form), "float32", mode)
     for work in ("step", "greedy", "beams"):
         yield Case("seq2seq", work, Answering(work, 3, 9, 6, 64, 2, 50, 3), "float32", "training")
-    for model, work in (("dcgan", "step"), ("dcgan", "penalised step"), ("dcgan", "generate"), ("vae", "step")):
+    works = [("dcgan", "step"), ("dcgan", "penalised step"), ("dcgan", "generate"), ("vae", "step")]
+    for model, work in [*works, ("video", "step"), ("video-latent", "step")]:
         yield Case("models", work, WholeModel(model, work, 2), "float32", "training")
 
 

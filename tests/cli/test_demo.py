@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from commands import TINY, assert_refused, run, tree
+from PIL import Image
 
 from aigc_fast.cli.demo.page import Page
-from aigc_fast.generation import read_provenance, read_text_provenance
+from aigc_fast.cli.demo.watch import VIDEOS
+from aigc_fast.generation import read_provenance, read_text_provenance, read_video_provenance
 from aigc_fast.models import load
 
 
@@ -26,7 +28,7 @@ def test_demo_in_short(tmp_path, monkeypatch):
         assert (out / name).read_bytes() == b"mine"
     html = (out / "index.html").read_text(encoding="utf-8")
     assert html.count("<h1>") == 1
-    assert html.count("data:image/png;base64,") == 13
+    assert html.count("data:image/png;base64,") == 16
     assert html.count("data:audio/wav;base64,") == html.count("<audio controls") == 5
     assert html.count("<svg") == html.count("</svg>") == 8
     assert not re.search(r'(src|href)="(?!data:)', html)
@@ -35,6 +37,11 @@ def test_demo_in_short(tmp_path, monkeypatch):
         assert read_provenance(out / f"{name}.png").settings["command"] == "aigc-fast demo"
     assert load(out / "dcgan" / "model.safetensors").num_classes == 10
     assert load(out / "vocoder" / "model.safetensors").num_classes == 6
+    for name in VIDEOS:
+        with Image.open(out / f"video-{name}.apng") as animation:
+            assert animation.n_frames == 12
+        assert read_video_provenance(out / f"video-{name}.apng").settings["command"] == "aigc-fast demo"
+        assert read_provenance(out / f"video-{name}.png").model == "video"
     for name in ("char-rnn-rnn", "char-rnn-lstm", "char-rnn-gru", "ngram"):
         assert read_text_provenance(out / f"{name}.txt").settings["command"] == "aigc-fast demo"
         assert (

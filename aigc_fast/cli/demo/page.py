@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aigc_fast.cli.demo.compare import Comparison, Parity, Row
 from aigc_fast.files import atomic
-from aigc_fast.metrics import ImageReport, SoundReport
+from aigc_fast.metrics import ImageReport, SoundReport, VideoReport
 from aigc_fast.runtime.timing import Timing
 
 IDEAL = "ideal"
@@ -67,7 +67,7 @@ class Page:
 
 
 def picture(path: Path, caption: str) -> str:
-    """An image file, embedded, with a caption."""
+    """An image file, which may be an APNG, embedded, with a caption."""
     data = base64.b64encode(path.read_bytes()).decode()
     text = escape(caption)
     return f'<figure><img src="data:image/png;base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
@@ -186,7 +186,9 @@ def _state_verdict(parity: Parity) -> str:
     return "identical" if parity.same_keys and parity.same_values and parity.loads_back else "differs"
 
 
-def metrics_table(reports: Mapping[str, ImageReport | SoundReport], rows: Sequence[tuple[str, str, str, str]]) -> str:
+def metrics_table(
+    reports: Mapping[str, ImageReport | SoundReport | VideoReport], rows: Sequence[tuple[str, str, str, str]]
+) -> str:
     """The metrics of several models side by side, with what would be ideal; rows as those of `Medium`."""
     first = next(iter(reports.values())).as_dict()
     lines = []

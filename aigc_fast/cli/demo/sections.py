@@ -27,10 +27,12 @@ from aigc_fast.cli.demo.page import (
 )
 from aigc_fast.cli.demo.speak import BEAMS, CALL, NAME, PROMPT, Spoken
 from aigc_fast.cli.demo.speak import TIMED as SPOKEN
+from aigc_fast.cli.demo.watch import Watched
 from aigc_fast.cli.demo.write import CELLS, NGRAM, TIMED, Written, run_name
-from aigc_fast.data import ImageDataset, SoundDataset, TextDataset
+from aigc_fast.data import ImageDataset, SoundDataset, TextDataset, VideoDataset
 from aigc_fast.media.audio import AUDIO
 from aigc_fast.media.images import IMAGES
+from aigc_fast.media.video import VIDEO
 from aigc_fast.runtime import native
 from aigc_fast.runtime.machine import processor_name
 from aigc_fast.training import TrainingResult
@@ -296,6 +298,40 @@ def add_answers(page: Page, answered: Answered) -> None:
     )
 
 
+def add_video(page: Page, watched: Watched, dataset: VideoDataset) -> None:
+    """What the generator of video learned."""
+    page.heading("A ConvLSTM foretells where digits go")
+    result, given, report = watched.result, watched.result.model.given, watched.report
+    page.paragraph(
+        f"Convolutions, a recurrent core and transposed convolutions on {len(dataset)} clips of {dataset.name}, which "
+        f"the package makes itself: {_how_long(result)}. Of clips that it has never seen it is given {given} frames "
+        "and goes on by itself: the centre of what it draws is off by "
+        f"{_pixels(report.drift_by_frame)} pixels in the frames that follow."
+    )
+    page.add(
+        figures(
+            [
+                picture(watched.videos["foretold"], f"Above, what came; below, what it foretold after {given} frames"),
+                picture(watched.videos["drawn"], "Clips of nothing but chance"),
+            ]
+        ),
+        figures(
+            [
+                picture(
+                    watched.videos["foretold"].with_suffix(".png"),
+                    "Frame by frame: a clip, and below it what was foretold",
+                ),
+                _curves(result, ("reconstruction",), "Reconstruction error, nats per frame"),
+            ]
+        ),
+        metrics_table({"video": report}, VIDEO.rows),
+    )
+
+
+def _pixels(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.1f}" for value in values)
+
+
 def add_commands(
     page: Page,
     gan: Learned,
@@ -304,13 +340,14 @@ def add_commands(
     written: Written,
     spoken: Spoken,
     answered: Answered,
+    watched: Watched,
     seconds: float,
 ) -> None:
     """How to go on."""
     page.heading("Go on from here")
     page.paragraph(
-        "The models are beside this page; every PNG and WAV carries its model, seed and settings in it, a text in a "
-        ".json beside it."
+        "The models are beside this page; every PNG, WAV and APNG carries its model, seed and settings in it, a text "
+        "in a .json beside it."
     )
     commands = [
         f"aigc-fast generate {gan.result.model_path} --class 7 --seed 1",
@@ -319,16 +356,18 @@ def add_commands(
         f"aigc-fast generate {written.results[run_name('lstm')].model_path} --prompt 'The ' --temperature 0.7",
         f"aigc-fast generate {spoken.result.model_path} --prompt '{PROMPT}' --num-beams 5 --no-repeat-ngram-size 2",
         f"aigc-fast generate {answered.result.model_path} --prompt 'sort(key=None)' --num-beams 4",
+        f"aigc-fast generate {watched.result.model_path} --out out/video.gif",
         f"aigc-fast evaluate {gan.result.model_path}",
         f"aigc-fast provenance {gan.pictures['samples']}",
         "aigc-fast train dcgan --conditional",
         "aigc-fast train char-rnn",
         "aigc-fast train gpt2",
         "aigc-fast train seq2seq",
+        "aigc-fast train video",
         "aigc-fast doctor",
     ]
     page.add(f"<pre>{escape(chr(10).join(commands))}</pre>")
     page.add(
-        f"<footer>All of it took {seconds:.0f} seconds. Images, sounds and texts on this page are AI-generated."
+        f"<footer>All of it took {seconds:.0f} seconds. Images, sounds, texts and clips on this page are AI-generated."
         "</footer>"
     )
