@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from aigc_fast.nn.drop_in import drop_in, overloaded
 from aigc_fast.ops.recurrent import choice
 from aigc_fast.ops.recurrent.functional import recur, recur_known, step, step_known
 from aigc_fast.ops.recurrent.sampling import sample_tokens
-from aigc_fast.ops.recurrent.sizes import CODES, WITH_CELLS, Options
-from aigc_fast.runtime.weights import weights_code
+from aigc_fast.ops.recurrent.sizes import CODES, WITH_CELLS
+from aigc_fast.runtime.weights import AS_THEY_ARE, weights_code
 
 
 def _has_cells(module: torch.nn.Module) -> bool:
@@ -41,23 +42,24 @@ def _unsqueezed(module: torch.nn.RNNBase, hx: Any, is_batched: bool) -> Any:
     return tuple(state.unsqueeze(1) for state in states) if _has_cells(module) else hx.unsqueeze(1)
 
 
-def _params(module: torch.nn.RNNBase) -> list[Tensor]:
-    # By name: the list that the module keeps misses what parametrizations compute.
-    return [getattr(module, name) for names in module._all_weights for name in names]
+def _params(module: torch.nn.Module, names: Sequence[Sequence[str]]) -> list[Tensor]:
+    # By name: the list that a module keeps misses what parametrizations compute, whose names are no parameters' then.
+    own = module._parameters
+    try:
+        return [own[name] for part in names for name in part]
+    except KeyError:
+        return [getattr(module, name) for part in names for name in part]
 
 
-def _eps(module: torch.nn.Module) -> float:
-    return getattr(module, "eps", 0.0)
-
-
-def _known(module: torch.nn.RNNBase, input: Tensor, hx: Any) -> tuple[Any, Any] | None:
+def _known(module: torch.nn.Module, input: Tensor, hx: Any, has_cells: bool) -> tuple[Any, Any] | None:
     """What a call like one before gives, where nothing drops elements."""
     if module.training and module.dropout:
         return None
-    has_cells = _has_cells(module)
-    numbers = module.num_layers, module.bidirectional, module.bias, module.batch_first, _eps(module)
-    options, states = Options(CODES[module.mode], *numbers), hx if has_cells else (hx,)
-    found = recur_known(input, states, _params(module), options, weights_code(module))
+    # Equal to `Options`, which take longer to make.
+    numbers = module.num_layers, module.bidirectional, module.bias, module.batch_first, module.eps
+    options, states = (CODES[module.mode], *numbers), hx if has_cells else (hx,)
+    weights = AS_THEY_ARE if module.weights is None else weights_code(module)
+    found = recur_known(input, states, _params(module, module._all_weights), options, weights)
     return found and (found[0], found[1:] if has_cells else found[1])
 
 
@@ -65,7 +67,7 @@ def forward(module: torch.nn.Module, input: Any, hx: Any) -> tuple[Any, Any]:
     """PyTorch's forward of its recurrent modules, and of such as have the same attributes, around the op."""
     is_packed, has_cells = isinstance(input, PackedSequence), _has_cells(module)
     if hx is not None and type(input) is Tensor and type(hx) is (tuple if has_cells else Tensor):
-        found = _known(module, input, hx)
+        found = _known(module, input, hx, has_cells)
         if found is not None:
             return found
     data, batch_sizes, sorted_indices, unsorted_indices = input if is_packed else (input, None, None, None)
@@ -82,8 +84,8 @@ def forward(module: torch.nn.Module, input: Any, hx: Any) -> tuple[Any, Any]:
         hx = module.permute_hidden(hx, sorted_indices)
     module.check_forward_args(data, hx, batch_sizes)
     numbers = module.bias, module.num_layers, module.dropout, module.training, module.bidirectional, module.batch_first
-    tensors, weights = (data, batch_sizes, hx, _params(module)), weights_code(module)
-    output, *last = recur(CODES[module.mode], *tensors, *numbers, weights=weights, eps=_eps(module))
+    tensors, weights = (data, batch_sizes, hx, _params(module, module._all_weights)), weights_code(module)
+    output, *last = recur(CODES[module.mode], *tensors, *numbers, weights=weights, eps=module.eps)
     if is_packed:
         output = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
     elif not is_batched:
@@ -97,9 +99,11 @@ class Stepwise:
     Attributes:
         weights: "fp32", "bf16", "int8" or "int4": how its weights are kept for calls in float32 that want no gradients;
             None as they are. The parameters stay what they are.
+        eps: added to the variances of what is normalized.
     """
 
     weights: str | None = None
+    eps: float = 0.0
 
     def step(self, input: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One step of all layers, as a sequence of one step would make it.
@@ -164,14 +168,15 @@ class GRU(torch.nn.GRU, Stepwise):
         return forward(self, input, hx)
 
 
+_CELL_WEIGHTS = ("weight_ih", "weight_hh"), ("bias_ih", "bias_hh")
+
+
 def _cell(mode: str, module: torch.nn.RNNCellBase, input: Tensor, hx: Any) -> tuple[Tensor, ...] | None:
     """The states after one step; None where PyTorch's cell had better make it, or say what does not fit."""
     dim, code = input.dim(), CODES[mode]
     if dim not in (1, 2):
         return None
-    params = [module.weight_ih, module.weight_hh]
-    if module.bias:
-        params += [module.bias_ih, module.bias_hh]
+    params = _params(module, _CELL_WEIGHTS if module.bias else _CELL_WEIGHTS[:1])
     if dim == 2 and hx is not None:
         found = step_known(code, input, hx if mode == "LSTM" else (hx,), params)
         if found is not None:

@@ -42,9 +42,12 @@ def fingerprint(tensor: Tensor, uses: int) -> int:
         uses: multiplications with each element in the call. Where there are so few that to read all elements would
             take as long as the call, a few cache lines in every page stand for the rest.
     """
-    elements = tensor.numel()
-    whole = elements <= READ_WHOLE or uses >= MANY_USES
-    return native.kernels().digest(tensor.data_ptr(), elements * tensor.element_size(), whole)
+    return native.kernels().digest(tensor.data_ptr(), *_read_of(tensor, uses))
+
+
+def _read_of(tensor: Tensor, uses: int) -> tuple[int, bool]:
+    """The tensor's bytes, and whether a fingerprint reads all of them."""
+    return tensor.nbytes, tensor.numel() <= READ_WHOLE or uses >= MANY_USES
 
 
 class Slot:
@@ -105,9 +108,10 @@ class Store:
         self._calls = itertools.count(1)
         self._admission = threading.RLock()
 
-    def slot_of(self, weight: Tensor, key: Hashable) -> Slot:
-        """The slot of a weight under a key, marked as used."""
-        pointer = weight.data_ptr()
+    def slot_of(self, weight: Tensor, key: Hashable, pointer: int | None = None) -> Slot:
+        """The slot of a weight under a key, marked as used; `pointer`: where the weight lies, for who knows it."""
+        if pointer is None:
+            pointer = weight.data_ptr()
         entry = self._entries.get(pointer)
         if entry is None:
             entry = self._begin(weight, pointer)
@@ -206,6 +210,15 @@ def _memory(nbytes: int) -> Tensor:
     return buffer
 
 
+_numbers: dict[Hashable, int] = {}
+_new_numbers = itertools.count()
+
+
+def _number(key: Hashable) -> int:
+    """A key's number: every call looks it up, and a tuple is hashed anew each time."""
+    return _numbers.setdefault(key, next(_new_numbers))
+
+
 class Packing:
     """How one algorithm wants weights of one shape, strides and dtype.
 
@@ -221,8 +234,10 @@ class Packing:
     def __init__(
         self, key: Hashable, nbytes: int, fill: Callable[[Tensor, int], Any], uses: int, dense: bool = True
     ) -> None:
-        self._key, self._nbytes, self._fill, self._uses, self._dense = key, nbytes, fill, uses, dense
+        self._key, self._nbytes, self._fill, self._uses, self._dense = _number(key), nbytes, fill, uses, dense
         self._room = footprint(nbytes)
+        # Of the weights, which the first one tells: what a fingerprint reads of them.
+        self._read: tuple[int, bool] | None = None
 
     def of(self, weight: Tensor) -> Tensor | None:
         """The packed weight, kept or packed for this call; None where it can't be packed or has no room."""
@@ -254,10 +269,13 @@ class Packing:
             return None
         if self._room > store.cap:
             return REFUSED
-        slot = store.slot_of(weight, self._key)
+        pointer = weight.data_ptr()
+        slot = store.slot_of(weight, self._key, pointer)
         if slot.refused is not None and not store.hold(slot, self._room):
             return REFUSED
-        now = weight._version, fingerprint(weight, self._uses)
+        if self._read is None:
+            self._read = _read_of(weight, self._uses)
+        now = weight._version, native.kernels().digest(pointer, *self._read)
         if slot.stamp == now:
             return slot.value
         if slot.seen == now:

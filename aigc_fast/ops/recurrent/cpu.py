@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -35,17 +36,22 @@ class Plan(NamedTuple):
 
     Attributes:
         output: the output's shape.
-        packings: of the two weights of each direction of each layer; None of those that every call packs.
+        is_large: whether the output is worth huge pages.
+        packings: of the two weights of each direction of each layer, with their places among the parameters; None of
+            those that every call packs.
         dense: whether the kernel takes all tensors as they lie.
         weights: how the two weights are kept, by its code.
+        numbers: the kernel's last ones but for the limits.
     """
 
     options: Options
     sizes: Sizes
     output: tuple[int, ...]
-    packings: tuple[Packing | None, ...]
+    is_large: bool
+    packings: tuple[tuple[int, Packing | None], ...]
     dense: bool
     weights: int
+    numbers: tuple[Any, ...]
 
 
 def unsupported(input: Tensor, *rest: object) -> Reason:
@@ -141,16 +147,36 @@ def plan_of(
     packings = _packings(params, options, uses, weights)
     dense = input.dtype == torch.float32 and (input.stride(-1) == 1 or input.shape[-1] == 1)
     dense = dense and all(tensor.is_contiguous() for tensor in (*states, *params))
-    return Plan(options, sizes, (*input.shape[:-1], options.directions * sizes.size), packings, dense, weights)
+    output = *input.shape[:-1], options.directions * sizes.size
+    is_large = math.prod(output) * input.element_size() >= MAPPED_ANEW
+    of_sizes = sizes.hidden, sizes.projected
+    numbers = options.mode, options.layers, options.directions, *of_sizes, options.has_biases, options.eps
+    return Plan(options, sizes, output, is_large, packings, dense, weights, numbers)
 
 
-def _packings(params: Sequence[Tensor], options: Options, uses: int, weights: int) -> tuple[Packing | None, ...]:
-    level, of_parts = native.level(), params_of(params, options)
+def _packings(
+    params: Sequence[Tensor], options: Options, uses: int, weights: int
+) -> tuple[tuple[int, Packing | None], ...]:
+    level, each = native.level(), len(params) // options.parts
+    places = [part * each + i for part in range(options.parts) for i in (0, 1)]
     return tuple(
-        packing(level, options.mode, weight.dtype, *weight.shape, uses, weights) if weight.is_contiguous() else None
-        for part in of_parts
-        for weight in part[:2]
+        (
+            place,
+            packing(level, options.mode, params[place].dtype, *params[place].shape, uses, weights)
+            if params[place].is_contiguous()
+            else None,
+        )
+        for place in places
     )
+
+
+def _kept(packings: Sequence[tuple[int, Packing | None]], params: Sequence[Tensor]) -> list[Tensor | None]:
+    """What is kept of the weights, which must live until the kernel has read it."""
+    return [one and one.kept(params[place]) for place, one in packings]
+
+
+def _addresses(packed: Sequence[Tensor | None]) -> list[int]:
+    return [0 if one is None else one.data_ptr() for one in packed]
 
 
 def _run(
@@ -164,9 +190,7 @@ def _run(
     params: Sequence[Tensor],
 ) -> None:
     options, sizes = plan.options, plan.sizes
-    each = len(params) // options.parts
-    # What is kept packed is not freed before the kernel has read it.
-    packed = [packing and packing.kept(params[i // 2 * each + i % 2]) for i, packing in enumerate(plan.packings)]
+    packed = _kept(plan.packings, params)
     if not plan.dense:
         input, states, params = _dense_rows(input), _contiguous(states), _contiguous(params)
     native.kernels().recurrent(
@@ -178,17 +202,11 @@ def _run(
         sizes.batch,
         states,
         params,
-        [0 if weight is None else weight.data_ptr() for weight in packed],
+        _addresses(packed),
         plan.weights,
         [output, *last],
         kept,
-        options.mode,
-        options.layers,
-        options.directions,
-        sizes.hidden,
-        sizes.projected,
-        options.has_biases,
-        options.eps,
+        *plan.numbers,
         LEAST_STEP_WORK,
         WAIT_WORK,
         WAVE_STEPS,
@@ -196,13 +214,20 @@ def _run(
     )
 
 
+def _like(states: Sequence[Tensor], dense: bool) -> list[Tensor]:
+    """Contiguous results of the states' shapes; `dense`: whether these are contiguous, which takes less asking."""
+    if dense:
+        return [torch.empty_like(state) for state in states]
+    return [torch.empty_like(state, memory_format=torch.contiguous_format) for state in states]
+
+
 def recur_at_once(
     plan: Plan, input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], params: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
     """The output and the last states of a plain call whose plan is known."""
     output = input.new_empty(plan.output)
-    last = [torch.empty_like(state, memory_format=torch.contiguous_format) for state in states]
-    if output.nbytes >= MAPPED_ANEW:
+    last = _like(states, plan.dense)
+    if plan.is_large:
         on_huge_pages(output)
     _run(plan, output, last, [], input, batch_sizes, states, params)
     return output, *last
@@ -210,7 +235,7 @@ def recur_at_once(
 
 def step_at_once(plan: Plan, input: Tensor, states: Sequence[Tensor], params: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The states after a step of (B, I), of a plain call whose plan, that of one step, is known."""
-    found = [torch.empty_like(state, memory_format=torch.contiguous_format) for state in states]
+    found = _like(states, plan.dense)
     _run(plan, found[0], found, [], input, None, states, params)
     return tuple(found)
 
@@ -257,11 +282,7 @@ def recurrent_sample(asked: Drawing) -> tuple[Tensor, ...]:
     options, params, head = asked.options, asked.params, _contiguous(asked.head)
     sizes = sizes_of(asked.embedding[None, :1], None, asked.states, options)
     uses = MANY_USES if len(asked.tokens) + asked.length >= MANY_USES else 1
-    each = len(params) // asked.layers
-    packed = [
-        one and one.kept(params[i // 2 * each + i % 2])
-        for i, one in enumerate(_packings(params, options, uses, asked.weights))
-    ]
+    packed = _kept(_packings(params, options, uses, asked.weights), params)
     compact = asked.weights != AS_THEY_ARE and asked.head[0].is_contiguous()
     of_head = packing_of_head(native.level(), *head[0].shape, uses, asked.weights) if compact else None
     packed.append(of_head and of_head.kept(head[0]))
@@ -272,7 +293,7 @@ def recurrent_sample(asked: Drawing) -> tuple[Tensor, ...]:
         _contiguous(asked.states),
         asked.embedding.contiguous(),
         _contiguous(params),
-        [0 if one is None else one.data_ptr() for one in packed],
+        _addresses(packed),
         asked.weights,
         (*head, None)[:2],
         asked.key.data_ptr(),

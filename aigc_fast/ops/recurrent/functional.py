@@ -32,24 +32,14 @@ _PACKED = "data", "batch_sizes", "hx", "params", "has_biases", "num_layers", "dr
 
 
 def recur_known(
-    input: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], options: Options, weights: int
+    input: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], options: tuple[Any, ...], weights: int
 ) -> tuple[Tensor, ...] | None:
     """The output and the last states of a call like one before, whose arguments need no other look; else None."""
     if kind_of_call(input, *states, *params) != PLAIN:
         return None
-    plan = RECURRENT.choice.remembered(_key(options, weights, input, None, states, params))
+    key = options, weights, native.level(), native.signature(input, None, *states, *params)
+    plan = RECURRENT.choice.remembered(key)
     return plan and cpu.recur_at_once(plan, input, None, states, params)
-
-
-def _key(
-    options: Options,
-    weights: int,
-    input: Tensor,
-    batch_sizes: Tensor | None,
-    states: tuple[Tensor, ...],
-    params: Sequence[Tensor],
-) -> Any:
-    return options, weights, native.level(), native.signature(input, batch_sizes, *states, *params)
 
 
 def recur(
@@ -93,7 +83,7 @@ def recur(
     key = None
     if not drops and kind_of_call(input, batch_sizes, *states, *params) == PLAIN:
         weights = weights if input.dtype == torch.float32 else AS_THEY_ARE
-        key = _key(options, weights, input, batch_sizes, states, params)
+        key = options, weights, native.level(), native.signature(input, batch_sizes, *states, *params)
         plan = RECURRENT.choice.remembered(key)
         if plan is not None:
             return cpu.recur_at_once(plan, input, batch_sizes, states, params)

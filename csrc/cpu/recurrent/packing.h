@@ -94,27 +94,30 @@ inline void pack_panels(const float* matrix, int64_t row, int64_t column, int64_
     });
 }
 
-// The first of the biases of a block's unit; those of a kind are UNITS apart.
-template <int64_t MODE>
-int64_t bias_place(int64_t unit) {
-    return unit / UNITS<MODE> * BIAS_WIDTH<MODE> + unit % UNITS<MODE>;
+// Vectors of units that lie side by side: f(vector of a block's units, where it goes, units left from it on).
+template <int64_t MODE, class F>
+void each_bias(int64_t hidden, float* packed, const F& f) {
+    for (int64_t unit = 0; unit < hidden; unit += VF)
+        f(unit, packed + unit / UNITS<MODE> * BIAS_WIDTH<MODE> + unit % UNITS<MODE>, hidden - unit);
 }
 
 // What is added to the sums of each block, gate by gate; of a GRU's new gate the input's and the hidden bias stay
 // apart.
 template <int64_t MODE, class E>
 void pack_bias(const E* of_input, const E* of_hidden, int64_t hidden, float* packed) {
-    const int64_t blocks = blocks_of(hidden, UNITS<MODE>);
-    clear(packed, blocks * BIAS_WIDTH<MODE>);
+    clear(packed, blocks_of(hidden, UNITS<MODE>) * BIAS_WIDTH<MODE>);
     if (!of_input)
         return;
-    for (int64_t kept = 0; kept < GATES<MODE> + (MODE == GRU); ++kept)
-        for (int64_t unit = 0; unit < hidden; ++unit) {
-            float sum = to_float(kept < GATES<MODE> ? of_input[kept * hidden + unit] : of_hidden[2 * hidden + unit]);
-            if (MODE != GRU || kept < 2)
-                sum += to_float(of_hidden[kept * hidden + unit]);
-            packed[bias_place<MODE>(unit) + kept * UNITS<MODE>] = sum;
+    each_bias<MODE>(hidden, packed, [&](int64_t unit, float* to, int64_t left) {
+        for (int64_t gate = 0; gate < GATES<MODE>; ++gate) {
+            const vf input = load_up_to(of_input + gate * hidden + unit, left);
+            const vf past = load_up_to(of_hidden + gate * hidden + unit, left);
+            const bool apart = MODE == GRU && gate == 2;
+            store(to + gate * UNITS<MODE>, apart ? input : input + past);
+            if (apart)
+                store(to + 3 * UNITS<MODE>, past);
         }
+    });
 }
 
 // What a normalized LSTM has in a block behind the biases of the gates.
@@ -127,15 +130,17 @@ struct Norms {
 
 template <int64_t MODE, class E>
 void pack_norms(const Norms<E>& norms, int64_t hidden, float* packed) {
-    const auto pack = [&](const E* from, int64_t place, int64_t gates) {
-        for (int64_t gate = 0; gate < gates; ++gate)
-            for (int64_t unit = 0; unit < hidden; ++unit)
-                packed[bias_place<MODE>(unit) + (place + gate) * UNITS<MODE>] = to_float(from[gate * hidden + unit]);
-    };
-    pack(norms.input_gain, INPUT_GAIN, 4);
-    pack(norms.hidden_gain, HIDDEN_GAIN, 4);
-    pack(norms.cell_gain, CELL_GAIN, 1);
-    pack(norms.cell_bias, CELL_BIAS, 1);
+    each_bias<MODE>(hidden, packed, [&](int64_t unit, float* to, int64_t left) {
+        const auto pack = [&](const E* from, int64_t place) {
+            store(to + place * UNITS<MODE>, load_up_to(from + unit, left));
+        };
+        for (int64_t gate = 0; gate < 4; ++gate) {
+            pack(norms.input_gain + gate * hidden, INPUT_GAIN + gate);
+            pack(norms.hidden_gain + gate * hidden, HIDDEN_GAIN + gate);
+        }
+        pack(norms.cell_gain, CELL_GAIN);
+        pack(norms.cell_bias, CELL_BIAS);
+    });
 }
 
 }
