@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import mmap
 import os
 import zlib
 from collections.abc import Iterator, Mapping
@@ -103,6 +105,56 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Any]:
             yield file
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: the file is damaged or no safetensors file: {error}") from None
+
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+
+class MappedFile:
+    """A safetensors file whose tensors are read as they are looked at, and copied as they are written to.
+
+    Args:
+        path: the file, which must not be written to while tensors of it live; that another takes its place is fine.
+
+    Raises:
+        UserError: when it is missing or damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        with opened(path), open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            self._header = json.loads(file.read(size))
+            self._begin = 8 + size
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._path, self._length = path, len(self._bytes)
+        self._address = torch.frombuffer(self._bytes, dtype=torch.uint8, count=1).data_ptr()
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor of the file, which is mapped where it is of floating-point numbers."""
+        entry = self._header[name]
+        shape, dtype = entry["shape"], _DTYPES.get(entry["dtype"])
+        begin = self._begin + entry["data_offsets"][0]
+        if dtype is None or begin % dtype.itemsize or 0 in shape:
+            with opened(self._path) as file:
+                return file.get_tensor(name)
+        return torch.frombuffer(self._bytes, dtype=dtype, count=math.prod(shape), offset=begin).view(shape)
+
+    def release(self, tensor: Tensor) -> None:
+        """Gives back the memory of a tensor that was read and not written to; it is read again when it is looked at.
+
+        Args:
+            tensor: of this file, or another, of which nothing is given back.
+        """
+        begin = tensor.data_ptr() - self._address
+        if not hasattr(mmap, "MADV_DONTNEED") or not 0 <= begin < self._length:
+            return
+        first = begin // mmap.PAGESIZE * mmap.PAGESIZE
+        self._bytes.madvise(mmap.MADV_DONTNEED, first, begin + tensor.nbytes - first)
 
 
 def _metadata(path: str | os.PathLike[str], header: Mapping[str, str] | None) -> dict[str, Any]:

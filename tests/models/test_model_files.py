@@ -218,3 +218,39 @@ def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match="cannot write"):
         save(VAE(hidden=4), tmp_path / "no" / "model.safetensors")
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_mapped_tensors_are_read_again_after_their_memory_was_given_back(tmp_path, padding):
+    from aigc_fast.models.storage import MappedFile
+
+    path = tmp_path / "some.safetensors"
+    tensors = {
+        "long": torch.randn(300, 70),
+        "short": torch.randn(5).bfloat16(),
+        "whole": torch.arange(7),
+        "none": torch.empty(0, 3),
+        "number": torch.tensor(2.5, dtype=torch.float64),
+    }
+    save_file(tensors, path)
+    content = path.read_bytes()
+    # A header of another length, after which no number begins at a multiple of its size.
+    size = int.from_bytes(content[:8], "little") + padding
+    content = (
+        size.to_bytes(8, "little") + content[8 : size + 8 - padding] + b" " * padding + content[size + 8 - padding :]
+    )
+    path.write_bytes(content)
+    file = MappedFile(path)
+    for name, tensor in tensors.items():
+        found = file.tensor(name)
+        for _ in range(2):
+            assert found.dtype == tensor.dtype
+            assert torch.equal(found, tensor)
+            file.release(found)
+        file.release(torch.ones(3))
+    changed = file.tensor("long")
+    changed[0] = 7
+    assert (changed[0] == 7).all()
+    del file
+    assert torch.equal(changed[1:], tensors["long"][1:])
+    assert path.read_bytes() == content

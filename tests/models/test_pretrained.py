@@ -15,8 +15,12 @@ import torch
 from own_decoders import GPT2S, LLAMAS, decoder, prompts
 from safetensors.torch import load_file, save_file
 
+from aigc_fast import backend
 from aigc_fast.errors import UserError
 from aigc_fast.models import GPT2, BPETokenizer, ByteTokenizer, DecoderModel, IdTokenizer, Llama
+from aigc_fast.ops.decode.keeping import kept_bytes
+from aigc_fast.runtime import native
+from aigc_fast.runtime.weights import WEIGHTS
 
 TEXTS = ["The cat sat on the mat. The dog sat on the log.\n" * 5, "Ein Bär, 熊 🐻 und 12 Hunde.\n" * 3]
 
@@ -69,6 +73,30 @@ def test_weights_are_kept_as_asked(folder, weights):
     assert model.generate(prompts(1, 5), max_new_tokens=5).shape == (1, 10)
     with pytest.raises(ValueError, match="weights='fp8': expected None or one of"):
         GPT2.from_pretrained(folder, weights="fp8")
+
+
+@pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_parameters_stay_in_the_file_beside_packed_ones(folder, weights):
+    content = (folder / "model.safetensors").read_bytes()
+    model, plain = GPT2.from_pretrained(folder, weights=weights), GPT2.from_pretrained(folder)
+    assert kept_bytes(model) > 0
+    assert kept_bytes(plain) == 0
+    plain.weights, ids = weights, prompts(2, 9)
+    assert torch.equal(model.generate(ids, max_new_tokens=9), plain.generate(ids, max_new_tokens=9))
+    for each in (model, plain):
+        optimizer = torch.optim.SGD(each.parameters(), 0.1)
+        each(ids).square().mean().backward()
+        optimizer.step()
+    assert torch.equal(model(ids), plain(ids))
+    assert torch.equal(model.generate(ids, max_new_tokens=9), plain.generate(ids, max_new_tokens=9))
+    assert (folder / "model.safetensors").read_bytes() == content
+    model.save_pretrained(folder)
+    assert torch.equal(GPT2.from_pretrained(folder)(ids), model(ids))
+    half = GPT2.from_pretrained(folder, weights=weights, dtype=torch.bfloat16)
+    assert half.dtype == torch.bfloat16
+    with backend("reference"):
+        assert kept_bytes(GPT2.from_pretrained(folder, weights=weights)) == 0
 
 
 def test_old_names_of_tensors_are_known(folder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -237,6 +237,15 @@ class DecoderModel(Decoding, NetworkTextModel):
             raise UserError("attention_mask: hides the last token of a prompt: expected padding at the left")
         return None if visible.all() else visible
 
+    def pack(self, release: Callable[[Tensor], None] | None = None) -> None:
+        """Packs the weights for the engine now rather than when something is generated first, where it runs.
+
+        Args:
+            release: called with a parameter that was read, any number of times: its memory may be given back, where
+                it can be read again.
+        """
+        self._engine_or_none(1, release)
+
     def _begin(self, plan: Plan, weights: str | None = None) -> Sequences:
         """New sequences, on the engine where it runs."""
         engine, rows = self._engine(plan, weights), plan.ids.shape[0]
@@ -417,7 +426,10 @@ class DecoderModel(Decoding, NetworkTextModel):
 
         Args:
             path: the folder, with config.json, safetensors and the tokenizer's files; or the file.
-            weights: how the engine keeps the weights: "fp32", "bf16", "int8" or "int4"; None for as they are.
+            weights: how the engine keeps the weights: "fp32", "bf16", "int8" or "int4". They are packed at once, and
+                parameters of safetensors files of the same dtype stay in these, and take no memory of the process's
+                own before they are changed: the files must not be overwritten in place meanwhile. None for as they
+                are, packed when something is generated.
             dtype: of the parameters; None for the file's, float32 for a GGUF file's.
             tokenizer: instead of the one that is there.
 
@@ -428,9 +440,7 @@ class DecoderModel(Decoding, NetworkTextModel):
         from aigc_fast.models.text.pretrained import read_pretrained
 
         check_weights(weights)
-        model = read_pretrained(path, cls, dtype, tokenizer)
-        model.weights = weights
-        return model
+        return read_pretrained(path, cls, dtype, tokenizer, weights)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Writes a Hugging Face folder that transformers loads, whole or not at all.

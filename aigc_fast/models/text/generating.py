@@ -115,13 +115,13 @@ class Decoding(TokenModel):
             self.way = self.way._replace(loop=STEPS)
         return engine
 
-    def _engine_or_none(self, steps: int) -> Engine | None:
-        """The engine for so many steps; None where it does not run."""
+    def _engine_or_none(self, steps: int, release: Callable[[Tensor], None] | None = None) -> Engine | None:
+        """The engine for so many steps; None where it does not run. `release`: see `Engine`."""
         spec = self._spec_or_reason()
         if isinstance(spec, str):
             _say_once(self.name, spec)
             return None
-        return engine_of(self, spec, self.weights or default_weights(spec), steps)
+        return engine_of(self, spec, self.weights or default_weights(spec), steps, release)
 
     def _way(self, plan: Plan, weights: str | None = None) -> tuple[Spec | None, Way]:
         spec, options = self._spec_or_reason(), plan.options

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aigc_fast.errors import UserError
-from aigc_fast.models.storage import contiguous, opened
+from aigc_fast.models.storage import MappedFile, contiguous, opened
 from aigc_fast.models.text.subwords import BPETokenizer, IdTokenizer, byte_level, library
 from aigc_fast.models.text.tokenizers import Tokenizer, tokenizer_from
 from aigc_fast.ops.decode.reading import ACTIVATIONS
@@ -131,6 +131,7 @@ class Source:
         tensors: reads them, one at a time.
         dtype: of the parameters as they are there.
         tokenizer: takes the size of the vocabulary and gives the tokenizer that is there, or None.
+        release: gives back the memory of a tensor that nobody wrote to, where it can be read again.
     """
 
     path: Path
@@ -141,6 +142,7 @@ class Source:
     tensors: Callable[[], Iterator[tuple[str, Tensor]]]
     dtype: torch.dtype
     tokenizer: Callable[[int, int, int | None], Tokenizer | None]
+    release: Callable[[Tensor], None] = lambda tensor: None
 
 
 def classes() -> dict[str, type[DecoderModel]]:
@@ -161,6 +163,7 @@ def read_pretrained(
     cls: type[DecoderModel],
     dtype: torch.dtype | None = None,
     tokenizer: Tokenizer | None = None,
+    weights: str | None = None,
 ) -> DecoderModel:
     """See `DecoderModel.from_pretrained`.
 
@@ -169,6 +172,7 @@ def read_pretrained(
         cls: what is expected: one of `classes`, or what they have in common.
         dtype: of the parameters; None for the file's.
         tokenizer: instead of the one that is there.
+        weights: how the engine keeps them, which packs them at once; None for later, and as they are.
 
     Raises:
         UserError: on files that are missing, damaged, pickled, or not what they say.
@@ -186,10 +190,16 @@ def read_pretrained(
     kind = classes()[source.name]
     if not issubclass(kind, cls):
         raise UserError(f"{path}: holds a {kind.__name__}: expected a {cls.__name__}")
-    return _built(source, kind, dtype or source.dtype, tokenizer)
+    model = _built(source, kind, dtype or source.dtype, tokenizer, copies=weights is None)
+    if weights is not None:
+        model.weights = weights
+        model.pack(source.release)
+    return model
 
 
-def _built(source: Source, kind: type[DecoderModel], dtype: torch.dtype, tokenizer: Tokenizer | None) -> DecoderModel:
+def _built(
+    source: Source, kind: type[DecoderModel], dtype: torch.dtype, tokenizer: Tokenizer | None, copies: bool
+) -> DecoderModel:
     size = source.config["vocab_size"]
     ends = _listed(source, "eos_token_id", size)
     begins = _listed(source, "bos_token_id", size)
@@ -205,7 +215,7 @@ def _built(source: Source, kind: type[DecoderModel], dtype: torch.dtype, tokeniz
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise UserError(f"{source.path}: {error}") from None
     _check_shapes(source, model)
-    checksum = _fill(source, model, dtype)
+    checksum = _fill(source, model, dtype, copies)
     model.metadata = {"source": source.path.name, "checksum": f"{checksum:08x}"}
     return model.eval()
 
@@ -230,14 +240,15 @@ def _check_shapes(source: Source, model: DecoderModel) -> None:
             raise UserError(f"{source.path}: {name} is {shape}: expected {expected[name]}, as its configuration says")
 
 
-def _fill(source: Source, model: DecoderModel, dtype: torch.dtype) -> int:
-    """Puts the tensors into the model, read one after the other; a checksum of them."""
+def _fill(source: Source, model: DecoderModel, dtype: torch.dtype, copies: bool) -> int:
+    """Puts the tensors into the model, read one after the other, or copies of them; a checksum of them."""
     found, checksum = {}, 0
     for name, tensor in source.tensors():
         if not tensor.is_floating_point():
             raise UserError(f"{source.path}: {name} is {tensor.dtype}: expected floating-point numbers")
-        found[name] = kept = tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
+        found[name] = kept = tensor.to(dtype, copy=copies, memory_format=torch.contiguous_format)
         checksum = zlib.crc32(kept.view(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), checksum))
+        source.release(tensor)
     if model.tied:
         embedding = found[_name_of_embedding(model)]
         if not torch.equal(found.setdefault(_HEAD, embedding), embedding):
@@ -271,12 +282,17 @@ def _folder(path: Path) -> Source:
     if layers > min(len(files), _MOST_LAYERS):
         raise UserError(f"{path / CONFIG}: says {layers} layers, and there are {len(files)} tensors in all")
 
+    mapped = {file: MappedFile(file) for file in headers}
+
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for file in headers:
-            with opened(file) as shard:
-                for raw in headers[file]:
-                    if raw in kept:
-                        yield kept[raw], shard.get_tensor(raw)
+            for raw in headers[file]:
+                if raw in kept:
+                    yield kept[raw], mapped[file].tensor(raw)
+
+    def release(tensor: Tensor) -> None:
+        for file in mapped.values():
+            file.release(tensor)
 
     return Source(
         path=path,
@@ -287,6 +303,7 @@ def _folder(path: Path) -> Source:
         tensors=tensors,
         dtype=_dtype_of(path, headers),
         tokenizer=lambda size, boundary, start: _tokenizer_of(path, size, boundary, start),
+        release=release,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -62,6 +62,7 @@ class Engine:
     Args:
         spec: the decoder.
         weights: "fp32", "bf16", "int8" or "int4"; of the last the head is int8, and of deep decoders the first layers.
+        release: called with each tensor that was read, each time, so that its memory may be given back in between.
 
     Raises:
         ValueError: when a spec contradicts itself.
@@ -77,17 +78,18 @@ class Engine:
         >>> logits = state.step(more, positions + 1)
     """
 
-    def __init__(self, spec: Spec, weights: str) -> None:
+    def __init__(self, spec: Spec, weights: str, release: Callable[[Tensor], None] | None = None) -> None:
         _check(spec)
+        release = release or (lambda tensor: None)
         self.weights, self.level = weights, native.level()
         self.vocabulary, self.embedded = spec.head.weight.shape[0], spec.embedding.shape[0]
         self.layers, self.kv_heads, self.head_size = len(spec.layers), spec.kv_heads, spec.head_size
         self.memory_depth = _memory_depth(spec)
-        self._stamps = {whole: _stamps(spec, whole) for whole in (False, True)}
+        self._stamps = {whole: _stamps(spec, whole, release) for whole in (False, True)}
         self._kernels = native.kernels()
         self._vectors: list[Tensor | None] = []
         self._addresses: list[int] = []
-        self._packed = self._pack(spec)
+        self._packed = self._pack(spec, release)
         self._handle = self._create(spec)
         self.screen: Screen | None = None
 
@@ -110,7 +112,7 @@ class Engine:
         """How a layer's weights are kept, or, after the last one, the head's."""
         return self._kernels.decode_kept_as(WEIGHT_CODES[self.weights], index, self.layers)
 
-    def _pack(self, spec: Spec) -> Tensor:
+    def _pack(self, spec: Spec, release: Callable[[Tensor], None]) -> Tensor:
         parts, kinds = [], []
         for index, matrices in enumerate((*map(_matrices, spec.layers), ((spec.head,),))):
             parts += matrices
@@ -128,6 +130,8 @@ class Engine:
             self._addresses.append(address if part else 0)
             if part:
                 self._kernels.decode_pack([_readable(linear.weight) for linear in part], kind, address)
+                for linear in part:
+                    release(linear.weight)
             address += -(-size // 64) * 64
         return packed
 
@@ -293,11 +297,15 @@ def _memory_depth(spec: Spec) -> int:
     return 0 if cross is None else cross.projections[0].weight.shape[1]
 
 
-def _stamps(spec: Spec, whole: bool) -> list[Stamp]:
+def _stamps(spec: Spec, whole: bool, release: Callable[[Tensor], None] = lambda tensor: None) -> list[Stamp]:
     # Parts of a parameter are looked at as one.
     parameters = (tensor if tensor._base is None else tensor._base for tensor in spec.tensors())
     tensors = {tensor.data_ptr(): tensor for tensor in parameters}
-    return [Stamp.of(tensor, whole) for tensor in tensors.values()]
+    found = []
+    for tensor in tensors.values():
+        found.append(Stamp.of(tensor, whole))
+        release(tensor)
+    return found
 
 
 def _scales(layer: Layer) -> tuple[float, float]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from aigc_fast.ops.decode.engine import Engine
 from aigc_fast.ops.decode.spec import Spec
@@ -16,7 +17,9 @@ _engines: WeakKeyDictionary[nn.Module, Engine] = WeakKeyDictionary()
 _packing = threading.Lock()
 
 
-def engine_of(module: nn.Module, spec: Spec, weights: str, steps: int) -> Engine:
+def engine_of(
+    module: nn.Module, spec: Spec, weights: str, steps: int, release: Callable[[Tensor], None] | None = None
+) -> Engine:
     """The module's engine, packed again where its weights changed.
 
     Args:
@@ -24,6 +27,7 @@ def engine_of(module: nn.Module, spec: Spec, weights: str, steps: int) -> Engine
         spec: of the module as it is now.
         weights: "fp32", "bf16", "int8" or "int4".
         steps: that are about to be made.
+        release: see `Engine`.
     """
     with _packing:
         engine = _engines.get(module)
@@ -31,7 +35,7 @@ def engine_of(module: nn.Module, spec: Spec, weights: str, steps: int) -> Engine
             # The old one's memory goes first.
             del engine
             _engines.pop(module, None)
-            engine = _engines[module] = Engine(spec, weights)
+            engine = _engines[module] = Engine(spec, weights, release)
         return engine
 
 
