@@ -524,22 +524,20 @@ def test_the_first_layers_of_deep_decoders_and_the_head_are_int8_where_others_ar
         }
 
 
-def test_a_deep_decoder_by_int4_runs_its_first_layer_by_int8(level: str) -> None:
-    spec = _spec(48, 3, 3, 16, 64)
+@pytest.mark.parametrize("memory", [0, 40])
+def test_a_deep_decoder_by_int4_runs_its_first_layer_by_int8(level: str, memory: int) -> None:
+    spec = _spec(48, 3, 3, 16, 64, memory=memory)
     spec = spec._replace(layers=spec.layers * 6)
     ids, positions = _given(1, 9)
 
-    def rounded(layer: Layer, by: Callable[[Tensor], Tensor]) -> Layer:
-        parts = {name: getattr(layer, name) for name in ("out", "up", "gate", "down")}
-        parts = {name: part and part._replace(weight=by(part.weight)) for name, part in parts.items()}
-        projections = tuple(part._replace(weight=by(part.weight)) for part in layer.projections)
-        return layer._replace(projections=projections, **parts)
+    def rounded(part: Any, by: Callable[[Tensor], Tensor]) -> Any:
+        return mapped(part, lambda tensor: by(tensor) if tensor.dim() == 2 else tensor)
 
     head = spec.head._replace(weight=_fake_bytes(spec.head.weight))
-    found = Engine(spec, "int4").begin(1).extend(ids, positions, None, 9)
+    found = _begin(Engine(spec, "int4"), 1).extend(ids, positions, None, 9)
     errors = []
     for first in (0, 1, 2):
         layers = [rounded(layer, _fake_bytes if i < first else _fake_nibbles) for i, layer in enumerate(spec.layers)]
         same = spec._replace(layers=tuple(layers), head=head)
-        errors.append(_error(found, reference.logits(mapped(same, Tensor.double), ids, positions)))
+        errors.append(_error(found, _exact(mapped(same, Tensor.double), ids, positions)))
     assert 2 * errors[1] < min(errors[0], errors[2])

@@ -12,7 +12,7 @@ class Projection : Products {
     Projection(const Decoder& decoder, Memory& memory, const float* encoded, int64_t first, int64_t count, Scope& scope)
         : Products(scope, count, decoder.sizes.memory), d_(decoder), memory_(memory), encoded_(encoded), first_(first),
           count_(count), projected_(scope, count, 2 * d_.key_columns()),
-          counters_(take_counters(scope, 2 * d_.sizes.layers + 1)) {}
+          counters_(take_counters(scope, 3 * d_.sizes.layers)) {}
 
     void run() {
         team(most<int64_t>(1, d_.memory_bytes() * ceil_div(count_, FEW_ROWS) / LEAST_BYTES),
@@ -20,10 +20,15 @@ class Projection : Products {
                  Scope scope;
                  Member self = member(scope, members);
                  Counter* counter = counters_;
-                 prepare(self, count_, d_.layers[0].cross.memory, *counter++,
-                         [&](int64_t r, float*) { return encoded_ + r * d_.sizes.memory; });
+                 int64_t prepared_for = -1;
                  for (int64_t layer = 0; layer < d_.sizes.layers; ++layer) {
-                     multiply_to(self, {count_, nullptr}, d_.layers[layer].cross.memory, *counter++, projected_);
+                     const Matrix& matrix = d_.layers[layer].cross.memory;
+                     Counter& preparing = *counter++;
+                     if (matrix.weights != prepared_for)
+                         prepare(self, count_, matrix, preparing,
+                                 [&](int64_t r, float*) { return encoded_ + r * d_.sizes.memory; });
+                     prepared_for = matrix.weights;
+                     multiply_to(self, {count_, nullptr}, matrix, *counter++, projected_);
                      wait(self);
                      keep(layer, *counter++);
                      wait(self);
