@@ -38,8 +38,8 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
 
     Args:
         op: a name in `aigc_fast.functional`, as "conv_transpose2d" or "reparameterize_kl", or "attention", or "decode".
-        *args: what the function would be called with; of "decode" a model of transformers, then what its `generate`
-            would be called with.
+        *args: what the function would be called with; of "decode" a model of transformers or of ours, then what its
+            `generate` would be called with.
         **kwargs: likewise.
 
     Returns:

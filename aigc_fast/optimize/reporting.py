@@ -38,7 +38,7 @@ class Report:
         others: how many layers of each further type the model holds; aigc_fast has no drop-in for them.
         timed: what was timed: "forward", "forward + backward", or None.
         kept_bytes: memory that the packed and folded forms of the model's weights took when the report was made.
-        decoders: every model of transformers whose `generate` can run on the engine.
+        decoders: every model of transformers whose `generate` can run on the engine, and every one of ours.
     """
 
     layers: tuple[Entry, ...]

@@ -13,11 +13,11 @@ AIGC_CODES(Activation, GELU, GELU_TANH, SILU, RELU)
 AIGC_CODES(Order, BEFORE, AFTER, PARALLEL)
 
 // How the weights of a layer are kept that asks for these, or, as the last one, of the head. What int4 leaves out in
-// the first layers grows in all that follow: of deep decoders up to a quarter of the layers are int8, so that no more
-// than some two dozen follow that are not.
+// the first layers grows in all that follow: of deep decoders up to a third of the layers are int8, so that no more
+// than twenty or so follow that are not.
 static inline int64_t kept_as(int64_t weights, int64_t layer, int64_t layers) {
-    constexpr int64_t MOST_INT4 = 23;
-    const int64_t first = least(layers / 4, most(layers / 12, layers - MOST_INT4));
+    constexpr int64_t MOST_INT4 = 20;
+    const int64_t first = least(layers / 3, most(layers / 12, layers - MOST_INT4));
     return weights == INT4 && (layer < first || layer == layers) ? int64_t(INT8) : weights;
 }
 
