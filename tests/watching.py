@@ -21,7 +21,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # Kernels that tell whether they took a call.
 MAY_REFUSE = {"attention", "attention_backward", "dropout", "reparameterize", "reparameterize_backward"}
 # What the CUDA module has besides.
-NO_KERNELS = {"build_info", "probe", "reparameterize_workspace", "set_order", "last_launch"}
+NO_KERNELS = {"build_info", "probe", "set_order", "last_launch"}
 
 _watchers: list[Callable[[str], None]] = []
 
@@ -51,7 +51,7 @@ def _watch_cpu() -> None:
 
 def _watch_cuda() -> None:
     for name, kernel in list(vars(native.cuda).items()):
-        if callable(kernel) and name not in NO_KERNELS:
+        if callable(kernel) and name not in NO_KERNELS and not name.endswith("_workspace"):
             setattr(native.cuda, name, _watched(name, kernel, "cuda"))
 
 

@@ -18,6 +18,9 @@ namespace aigc::cuda {
 namespace random {
 extern const Kernel kernels[];
 }
+namespace recursion {
+extern const Kernel kernels[];
+}
 namespace reparameterize {
 extern const Kernel kernels[];
 }
@@ -52,6 +55,7 @@ Arg argument(int64_t integer) {
     arg.integer = integer;
     return arg;
 }
+Arg argument(const Arg& arg) { return arg; }
 Arg argument(double real) {
     Arg arg;
     arg.real = real;
@@ -96,8 +100,10 @@ void run_reparameterize() {
             const Elements parts(call(kernels, "reparameterize_workspace", rows, columns), FLOAT64);
             void* const keys = key;
             call(kernels, "reparameterize", z, kl, mu, logvar, rows, columns, dtype, keys, parts, DEVICE, STREAM);
-            call(kernels, "reparameterize", nullptr, kl, mu, logvar, rows, columns, dtype, nullptr, parts, DEVICE, STREAM);
-            call(kernels, "reparameterize", z, nullptr, mu, logvar, int64_t(1), n, dtype, keys, nullptr, DEVICE, STREAM);
+            call(kernels, "reparameterize", nullptr, kl, mu, logvar, rows, columns, dtype, nullptr, parts, DEVICE,
+                 STREAM);
+            call(kernels, "reparameterize", z, nullptr, mu, logvar, int64_t(1), n, dtype, keys, nullptr, DEVICE,
+                 STREAM);
             call(kernels, "reparameterize_backward", to_mu, to_logvar, z, kl, mu, logvar, rows, columns, dtype, keys,
                  DEVICE, STREAM);
             call(kernels, "reparameterize_backward", nullptr, to_logvar, z, nullptr, nullptr, logvar, int64_t(1), n,
@@ -105,11 +111,39 @@ void run_reparameterize() {
         }
 }
 
+void run_recursion() {
+    struct Shape {
+        int64_t count, length, order;
+    };
+    constexpr int64_t SIGN = -1;
+    const auto* kernels = cuda::recursion::kernels;
+    for (const int64_t dtype : {FLOAT32, FLOAT64})
+        for (const auto [count, length, order] : {Shape{1, 1, 1}, {3, 5, 9}, {1, 700, 3}, {2, 1111, 20}, {2, 40, 70}}) {
+            const Elements in(count * length, dtype), out(count * length, dtype), state(count * order, dtype);
+            const Elements each(count * order, dtype), every(count * length * order, dtype);
+            for (const int64_t reversed : {0, 1})
+                for (const int64_t step : {int64_t(0), order}) {
+                    const int64_t row = step == 0 ? order : length * order;
+                    const Elements workspace(
+                        call(kernels, "recursion_workspace", count, length, order, int64_t(0), step, dtype) /
+                            ELEMENT_BYTES[FLOAT64],
+                        FLOAT64);
+                    call(kernels, "recursion", in, length, step == 0 ? each : every, row, step,
+                         reversed ? argument(nullptr) : argument(state), order, out, dtype, count, length, order, SIGN,
+                         reversed, workspace, DEVICE, STREAM);
+                }
+            const Elements sums(call(kernels, "recursion_lags_workspace", count, length, order), FLOAT64);
+            for (const int64_t varying : {0, 1})
+                call(kernels, "recursion_lags", in, length, out, length, state, order, varying ? every : each, dtype,
+                     count, length, order, SIGN, varying, sums, DEVICE, STREAM);
+        }
+}
+
 struct Op {
     const char* name;
     void (*run)();
 };
-constexpr Op OPS[] = {{"random", run_random}, {"reparameterize", run_reparameterize}};
+constexpr Op OPS[] = {{"random", run_random}, {"recursion", run_recursion}, {"reparameterize", run_reparameterize}};
 
 }
 

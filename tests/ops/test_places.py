@@ -13,7 +13,7 @@ import pytest
 import torch
 from calls import CALLS, EXAMPLES, FIRST, Call, expected, results
 from cases import assert_parity, relative_error
-from places import ELSEWHERE, HERE, INTERPRETER, LEVELS, Place, moved, ops, there
+from places import ELSEWHERE, EMULATOR, HERE, INTERPRETER, LEVELS, Place, moved, ops, there
 from torch import Tensor
 from watching import INTERPRETED
 
@@ -69,7 +69,11 @@ def test_values_and_gradients_of_every_backend(call: Call, place: Place) -> None
     check(call, place)
 
 
-@pytest.mark.parametrize(("call", "place"), pairs(EXAMPLES, [HERE[0], *ELSEWHERE]))
+# Large ones, which are emulated in one order.
+FOR_EXAMPLES = [HERE[0], *(place for place in ELSEWHERE if place not in EMULATOR[1:])]
+
+
+@pytest.mark.parametrize(("call", "place"), pairs(EXAMPLES, FOR_EXAMPLES))
 def test_values_and_gradients_of_the_examples(call: Call, place: Place) -> None:
     check(call, place)
 

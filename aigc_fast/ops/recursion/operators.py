@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from aigc_fast.ops.recursion import cpu, reference
+from aigc_fast.ops.recursion import cpu, cuda, reference
 from aigc_fast.runtime.operator import Operator
 
 __all__ = ["RECURSION", "RECURSION_LAGS", "RECURSION_TRANSPOSED"]
@@ -90,4 +90,5 @@ RECURSION_LAGS = Operator(
     backward=_backward_lags,
 )
 for _op in (RECURSION, RECURSION_TRANSPOSED, RECURSION_LAGS):
-    _op.register("cpu", getattr(cpu, _op.name), cpu.unsupported)
+    for _name, _backend in (("cpu", cpu), ("cuda", cuda)):
+        _op.register(_name, getattr(_backend, _op.name), _backend.unsupported)

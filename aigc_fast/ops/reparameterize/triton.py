@@ -17,11 +17,14 @@ _MOST_PROGRAMS = 2**31 - 1  # on a grid's first axis
 
 @triton.jit
 def _elements(rows, columns, blocks, SIZE: tl.constexpr):
-    """This program's row, block, first element, a multiple of four, and all: whether each, and all, are its row's."""
+    """This program's place in the grid, row, first element and all of them: whether each, and all, are its row's.
+
+    The first is a multiple of eight: whole groups of random numbers, and 16 bytes of 16-bit elements.
+    """
     unit = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
     row = unit // blocks
     begin, end = row * columns, tl.where(row < rows, (row + 1) * columns, 0)
-    first = tl.multiple_of(begin // 4 * 4 + unit % blocks * SIZE, 4)
+    first = tl.multiple_of(begin // 8 * 8 + unit % blocks * SIZE, 8)
     at = first + tl.arange(0, SIZE)
     return unit, row, first, at, (at >= begin) & (at < end), (first >= begin) & (first + SIZE <= end)
 
@@ -79,7 +82,7 @@ def _backward(
 
 def _blocks(rows: int, columns: int) -> tuple[tuple[int, int], int, int]:
     """The grid, the blocks of each row and their size; a row that begins within a group ends within one more."""
-    reach = columns + 3 if columns % 4 and rows > 1 else columns
+    reach = columns + 7 if columns % 8 and rows > 1 else columns
     size = min(_LARGEST_BLOCK, triton.next_power_of_2(max(16, reach)))
     blocks = triton.cdiv(reach, size)
     on_first_axis = min(rows * blocks, _MOST_PROGRAMS)
