@@ -248,9 +248,7 @@ class Case:
 
     op: str
     name: str
-    call: (
-        Convolution | Attention | Recursion | Sequences | Sampled | Decoded | Shape | WholeModel | Answering | Example
-    ) = field(repr=False)
+    call: Call = field(repr=False)
     dtype: str = FLOAT32
     mode: str = FORWARD
     in_readme: bool = False

@@ -112,9 +112,8 @@ def _gate(
     start = found[:, :1]
     scores = [_score(exact, src, ids) for ids in (found, torch.cat([start, wanted], 1))]
     if not bool((scores[0] >= scores[1] - _ROUNDING).all()):
-        raise ParityError(
-            f"answers of a mean log-likelihood of {scores[0].mean():.3f}: expected {scores[1].mean():.3f}"
-        )
+        mean, expected = (score.mean().item() for score in scores)
+        raise ParityError(f"answers have a mean log-likelihood of {mean:.3f}: expected {expected:.3f}")
     with torch.no_grad():
         return check_parity(
             (_of_ours(ours, src, found),),
