@@ -43,7 +43,7 @@ class Seq2SeqConfig(TrainingConfig):
         UserError: on a value out of range.
     """
 
-    epochs: int = 20
+    epochs: int = 12
     batch_size: int = 32
     learning_rate: float | None = None
     warm_up: int = 400
