@@ -133,10 +133,11 @@ bool read_problem(const Lent& q, const Lent& k, const Lent& v, const Tensor* mas
     return !mask || read_mask_of(*mask, p, dtype, p.mask);
 }
 
-Dropout dropout_of(const Tensor* key, double dropout_p) {
+// Of a key of two numbers; none without one.
+Dropout dropout_of(const void* key, double dropout_p) {
     if (!key)
         return {};
-    return {true, read_key(static_cast<const uint64_t*>(key->data())), keep_with_probability(1.0 - dropout_p)};
+    return {true, read_key(static_cast<const uint64_t*>(key)), keep_with_probability(1.0 - dropout_p)};
 }
 
 template <class T>
@@ -163,7 +164,7 @@ int64_t attention(const Tensor* query, const Tensor* key, const Tensor* value, c
         return 0;
     p.left = left, p.right = right, p.offset = offset, p.logsumexp_row = p.queries;
     p.scale = static_cast<float>(scaled ? scale : 1.0 / __builtin_sqrt(static_cast<double>(p.size)));
-    p.dropout = dropout_of(philox_key, dropout_p);
+    p.dropout = dropout_of(philox_key ? philox_key->data() : nullptr, dropout_p);
     const int64_t dtype = query->dtype();
     const auto run = dtype == FLOAT32    ? &attend_to<float>
                      : dtype == BFLOAT16 ? &attend_to<bfloat16>
@@ -198,7 +199,7 @@ int64_t attention_backward(const Tensor* query, const Tensor* key, const Tensor*
         return 0;
     p.left = left, p.right = right, p.offset = offset, p.logsumexp_row = p.queries;
     p.scale = static_cast<float>(scale);
-    p.dropout = dropout_of(philox_key, dropout_p);
+    p.dropout = dropout_of(philox_key ? philox_key->data() : nullptr, dropout_p);
     const int64_t dtype = query->dtype();
     if (dtype == FLOAT32)
         differentiate(p, lent_inputs<float>(q, k, v), of_out, of_q, of_k, of_v);
@@ -219,6 +220,8 @@ struct Sequences {
         p.queries = queries[s + 1] - queries[s];
         p.keys = keys[s + 1] - keys[s];
         p.offset = p.keys - p.queries;
+        // Each sequence has a part of the draw to itself.
+        p.dropout.key.offset += static_cast<uint64_t>(s) << 32;
         return p;
     }
     template <class T>
@@ -249,10 +252,11 @@ struct Sequences {
 
 template <class T>
 void forward(const void* q, const void* k, const void* v, void* out, float* logsumexp, const int64_t* layout,
-             int64_t planes, int64_t splits, double scale, const Sequences& sequences) {
+             int64_t planes, int64_t splits, double scale, const Dropout& dropout, const Sequences& sequences) {
     Reader reader(layout);
     Problem problem = problem_of(reader, scale);
     problem.splits = splits;
+    problem.dropout = dropout;
     const auto inputs = inputs_of<T>(reader, q, k, v);
     const auto output = reader.result<T>(out);
     sequences.for_each([&](int64_t s) {
@@ -265,10 +269,11 @@ void forward(const void* q, const void* k, const void* v, void* out, float* logs
 
 // The sizes in `layout` are those of all sequences together.
 void attention_varlen(const void* q, const void* k, const void* v, void* out, void* logsumexp, int64_t dtype,
-                      const int64_t* layout, int64_t planes, int64_t splits, double scale, const int64_t* query_bounds,
-                      const int64_t* key_bounds, int64_t count) {
+                      const int64_t* layout, int64_t planes, int64_t splits, double scale, const void* philox_key,
+                      double dropout_p, const int64_t* query_bounds, const int64_t* key_bounds, int64_t count) {
     const auto run = dtype == FLOAT32 ? &forward<float> : dtype == BFLOAT16 ? &forward<bfloat16> : &forward<float16>;
-    run(q, k, v, out, static_cast<float*>(logsumexp), layout, planes, splits, scale, {query_bounds, key_bounds, count});
+    run(q, k, v, out, static_cast<float*>(logsumexp), layout, planes, splits, scale, dropout_of(philox_key, dropout_p),
+        {query_bounds, key_bounds, count});
 }
 
 // Whether operands of so many planes are multiplied as pairs of bfloat16.
@@ -279,9 +284,10 @@ int64_t attention_few_queries() { return FEW_QUERIES; }
 
 template <class T>
 void backward(const void* q, const void* k, const void* v, const void* out_gradient, void* grad_q, void* grad_k,
-              void* grad_v, const int64_t* layout, double scale, const Sequences& sequences) {
+              void* grad_v, const int64_t* layout, double scale, const Dropout& dropout, const Sequences& sequences) {
     Reader reader(layout);
-    const Problem problem = problem_of(reader, scale);
+    Problem problem = problem_of(reader, scale);
+    problem.dropout = dropout;
     const auto inputs = inputs_of<T>(reader, q, k, v);
     const auto gradient = reader.input<T>(out_gradient);
     const auto of_q = reader.result<T>(grad_q), of_k = reader.result<T>(grad_k), of_v = reader.result<T>(grad_v);
@@ -296,9 +302,11 @@ void backward(const void* q, const void* k, const void* v, const void* out_gradi
 
 void attention_varlen_backward(const void* q, const void* k, const void* v, const void* out_gradient, void* grad_q,
                                void* grad_k, void* grad_v, int64_t dtype, const int64_t* layout, double scale,
-                               const int64_t* query_bounds, const int64_t* key_bounds, int64_t count) {
+                               const void* philox_key, double dropout_p, const int64_t* query_bounds,
+                               const int64_t* key_bounds, int64_t count) {
     const auto run = dtype == FLOAT32 ? &backward<float> : dtype == BFLOAT16 ? &backward<bfloat16> : &backward<float16>;
-    run(q, k, v, out_gradient, grad_q, grad_k, grad_v, layout, scale, {query_bounds, key_bounds, count});
+    run(q, k, v, out_gradient, grad_q, grad_k, grad_v, layout, scale, dropout_of(philox_key, dropout_p),
+        {query_bounds, key_bounds, count});
 }
 
 }

@@ -12,7 +12,7 @@ from torch import nn
 import aigc_fast
 from aigc_fast.errors import UserError
 from aigc_fast.models import BPETokenizer, ByteTokenizer, CharTokenizer, Seq2SeqTransformer, create, load, save
-from aigc_fast.models.text.packed import Lengths, attend
+from aigc_fast.models.text.packed import Lengths
 from aigc_fast.models.text.seq2seq import Answers, sinusoids
 from aigc_fast.runtime import native
 
@@ -174,25 +174,15 @@ def test_dropout_acts_in_training_alone():
     assert torch.equal(first, model(src, tgt, **masks))
 
 
-@pytest.mark.parametrize("lengths", [[3, 1, 4], [2, 2], [0, 3], [1]])
-@pytest.mark.parametrize("causal", [True, False])
-def test_attention_with_dropout_sees_what_attention_without_sees(lengths, causal):
-    """Of a share so small that nothing is dropped, both ways give the same."""
-    of_queries, of_keys = Lengths(lengths), Lengths(lengths if causal else [length + 1 for length in lengths])
-    query = torch.randn(of_queries.total, 2, 4)
-    key, value = torch.randn(2, of_keys.total, 2, 4)
-    found = [attend(query, key, value, of_queries, of_keys, is_causal=causal, dropout=share) for share in (0.0, 1e-12)]
-    torch.testing.assert_close(*found)
-
-
-def test_padded_and_packed_again():
+def test_padding_comes_behind():
     lengths = Lengths([2, 0, 3])
     x = torch.randn(5, 4)
     padded = lengths.padded(x)
     assert padded.shape == (3, 3, 4)
     assert not padded[0, 2].any()
     assert not padded[1].any()
-    assert torch.equal(lengths.packed(padded), x)
+    assert torch.equal(padded[[0, 0, 2, 2, 2], [0, 1, 0, 1, 2]], x)
+    assert padded.bool().any(-1).tolist() == lengths.visible.tolist()
     assert lengths.positions.tolist() == [0, 1, 0, 1, 2]
 
 

@@ -214,10 +214,94 @@ def test_threads_give_the_same_numbers() -> None:
         torch.testing.assert_close(run, runs[0], rtol=1e-5, atol=1e-6)
 
 
+class TestDropout:
+    """Of each sequence its own part of one draw, which backward makes again."""
+
+    batches = BATCHES[:4]
+
+    @staticmethod
+    def seeded(batch: Batch, share: float) -> Callable[..., Tensor]:
+        def compute(*tensors: Tensor) -> Tensor:
+            generator = torch.Generator().manual_seed(11)
+            return AF.varlen_attn(*tensors, *batch.bounds(), **batch.arguments(), dropout_p=share, generator=generator)
+
+        return compute
+
+    @pytest.mark.parametrize("batch", batches, ids=str)
+    @pytest.mark.parametrize("compute", [gradients, second_gradients])
+    def test_numbers(self, batch: Batch, compute: Callable[..., list[Tensor]], backend: str) -> None:
+        tensors, gradient = batch.tensors(), torch.randn(sum(batch.queries), batch.heads, batch.value_size)
+        ours = self.seeded(batch, 0.3)
+        found = compute(ours, tensors, gradient)
+        with aigc_fast.backend("reference"):
+            theirs = compute(ours, tensors, gradient)
+            exact = compute(ours, [tensor.double() for tensor in tensors], gradient)
+        for index, (a, b, c) in enumerate(zip(found, theirs, exact, strict=True)):
+            assert_parity(a, b, c, f"{batch}: result {index}")
+
+    def test_equal_sequences_lose_different_shares(self, backend: str) -> None:
+        q, k, v = (torch.randn(64, 2, 16).repeat(2, 1, 1) for _ in range(3))
+        cu = torch.tensor([0, 64, 128])
+        found = AF.varlen_attn(q, k, v, cu, dropout_p=0.4)
+        assert not torch.allclose(found[:64], found[64:])
+        # Of values that are ones what is kept is a share of one, and scaled so that the mean stays.
+        found = AF.varlen_attn(q, k, torch.ones_like(v), cu, dropout_p=0.4)
+        assert abs(float(found.mean()) - 1) < 0.05
+        assert not AF.varlen_attn(q, k, v, cu, dropout_p=1.0).any()
+
+    def test_one_sequence_is_scaled_dot_product_attention(self, backend: str) -> None:
+        q, k, v = (torch.randn(9, 2, 16) for _ in range(3))
+        found = []
+        for function in (
+            lambda **options: AF.varlen_attn(q, k, v, torch.tensor([0, 9]), **options),
+            lambda **options: AF.scaled_dot_product_attention(*(t.transpose(0, 1)[None] for t in (q, k, v)), **options)[
+                0
+            ].transpose(0, 1),
+        ):
+            found.append(function(dropout_p=0.5, generator=torch.Generator().manual_seed(3)))
+        torch.testing.assert_close(*found)
+
+    def test_the_seed_says_what_is_dropped(self, backend: str) -> None:
+        batch, found = self.batches[0], []
+        tensors = batch.tensors()
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            found.append(AF.varlen_attn(*tensors, *batch.bounds(), **batch.arguments(), dropout_p=0.2))
+        assert torch.equal(found[0], found[1])
+        assert not torch.equal(found[0], found[2])
+
+    def test_training_compiles_whole(self) -> None:
+        batch = BATCHES[1]
+        tensors, gradient = batch.tensors(), torch.randn(sum(batch.queries), batch.heads, batch.value_size)
+
+        def dropped(*given: Tensor) -> Tensor:
+            return AF.varlen_attn(*given, *batch.bounds(), **batch.arguments(), dropout_p=0.5)
+
+        found = gradients(torch.compile(dropped, fullgraph=True, backend="aot_eager"), tensors, gradient)
+        assert [tensor.shape for tensor in found[1:]] == [tensor.shape for tensor in tensors]
+        assert not torch.allclose(found[0], batch.ours(*tensors))
+
+    def test_bad_arguments_name_the_argument(self, backend: str) -> None:
+        tensors, bounds = self.batches[0].tensors(), self.batches[0].bounds()
+        for share in (-0.1, 1.5, math.nan):
+            with pytest.raises(ValueError, match=f"dropout_p={share}: expected a probability"):
+                AF.varlen_attn(*tensors, *bounds, dropout_p=share)
+        used = torch.tensor(self.batches[0].keys)
+        with pytest.raises(ValueError, match=r"dropout_p=0\.1: expected 0 with seqused_k"):
+            AF.varlen_attn(*tensors, *bounds, seqused_k=used, dropout_p=0.1)
+
+
+@needs_native
+def test_the_op_is_registered_as_torch_expects_with_dropout() -> None:
+    batch = BATCHES[3]
+    rest = (*batch.bounds(), torch.tensor([3, 5]), 0.2, 30, 5, 0.2, 0, None, None)
+    opcheck(torch.ops.aigc_fast.attention_varlen.default, (*batch.tensors(), *rest))
+
+
 @needs_native
 def test_the_op_is_registered_as_torch_expects_where_fewer_keys_are_used() -> None:
     batch = BATCHES[3]
-    rest = (*batch.bounds(), 30, 5, 0.2)
+    rest = (*batch.bounds(), None, 0.0, 30, 5, 0.2)
     used = torch.tensor([2, 60, 70])
     opcheck(torch.ops.aigc_fast.attention_varlen.default, (*batch.tensors(), *rest, 1, used, None))
 

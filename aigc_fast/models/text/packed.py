@@ -74,11 +74,6 @@ class Lengths:
             x = x.new_zeros(len(self.each) * self.longest, *x.shape[1:]).index_copy(0, self.places, x)
         return x.unflatten(0, (len(self.each), self.longest))
 
-    def packed(self, x: Tensor) -> Tensor:
-        """(N, longest, ...) to (total, ...)."""
-        flat = x.flatten(0, 1)
-        return flat if self.is_even else flat.index_select(0, self.places)
-
 
 def attend(
     query: Tensor,
@@ -102,18 +97,13 @@ def attend(
     Returns:
         (total queries, heads * size); zeros where there are no keys.
     """
-    if not dropout:
-        window = (-1, 0) if is_causal else (-1, -1)
-        found = functional.varlen_attn(query, key, value, of_queries.bounds, of_keys.bounds, window_size=window)
-        return found.flatten(1)
-    # Padding behind a sequence is hidden by causality already.
-    seen = None if is_causal or of_keys.is_even else of_keys.visible[:, None, None, :]
-    found = functional.scaled_dot_product_attention(
-        of_queries.padded(query).transpose(1, 2),
-        of_keys.padded(key).transpose(1, 2),
-        of_keys.padded(value).transpose(1, 2),
-        seen,
-        dropout,
-        is_causal=is_causal,
+    found = functional.varlen_attn(
+        query,
+        key,
+        value,
+        of_queries.bounds,
+        of_keys.bounds,
+        window_size=(-1, 0) if is_causal else (-1, -1),
+        dropout_p=dropout,
     )
-    return of_queries.packed(found.transpose(1, 2).flatten(2))
+    return found.flatten(1)

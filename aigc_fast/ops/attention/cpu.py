@@ -166,6 +166,10 @@ def _packed_bounds(query: Tensor, key: Tensor, cu_seq_q: Tensor, cu_seq_k: Tenso
     return array("q", of_queries).tobytes(), array("q", of_keys).tobytes(), len(of_queries) - 1
 
 
+def _address(philox_key: Tensor | None) -> int:
+    return 0 if philox_key is None else philox_key.data_ptr()
+
+
 def attention_varlen(
     results: tuple[Tensor, Tensor],
     query: Tensor,
@@ -173,6 +177,8 @@ def attention_varlen(
     value: Tensor,
     cu_seq_q: Tensor,
     cu_seq_k: Tensor,
+    philox_key: Tensor | None,
+    dropout_p: float,
     left: int,
     right: int,
     scale: float,
@@ -197,6 +203,8 @@ def attention_varlen(
             factors_of(query.dtype),
             num_splits,
             scale,
+            _address(philox_key),
+            dropout_p,
             *bounds,
         )
     return True
@@ -210,6 +218,8 @@ def attention_varlen_backward(
     value: Tensor,
     cu_seq_q: Tensor,
     cu_seq_k: Tensor,
+    philox_key: Tensor | None,
+    dropout_p: float,
     left: int,
     right: int,
     scale: float,
@@ -232,6 +242,8 @@ def attention_varlen_backward(
         DTYPES[query.dtype],
         _layout(query, key, value, left, right, grad, *map(_as_batch, results)),
         scale,
+        _address(philox_key),
+        dropout_p,
         *bounds,
     )
     return True

@@ -120,17 +120,17 @@ def _empty_varlen(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tupl
 
 
 def _setup_varlen(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, Tensor]) -> None:
-    tensors, (ctx.left, ctx.right, ctx.scale) = inputs[:5], inputs[5:8]
+    tensors, (ctx.philox_key, *ctx.numbers) = inputs[:5], inputs[5:10]
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*tensors)
 
 
 def _varlen_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
-    return *VARLEN_BACKWARD(grad, *ctx.saved_tensors, ctx.left, ctx.right, ctx.scale), *[None] * 8
+    return *VARLEN_BACKWARD(grad, *ctx.saved_tensors, ctx.philox_key, *ctx.numbers), *[None] * 10
 
 
 def _setup_varlen_backward(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.left, ctx.right, ctx.scale = inputs
+    tensors, (ctx.philox_key, *ctx.numbers) = inputs[:6], inputs[6:]
     ctx.save_for_backward(*tensors)
 
 
@@ -139,16 +139,16 @@ def _varlen_double_backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
     keep_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs = [own_variable(tensor, keep_graph) for tensor in tensors]
-        first = reference.attention_varlen_backward(*inputs, cu_seq_q, cu_seq_k, ctx.left, ctx.right, ctx.scale)
+        first = reference.attention_varlen_backward(*inputs, cu_seq_q, cu_seq_k, ctx.philox_key, *ctx.numbers)
         found = torch.autograd.grad(first, inputs, upstream, create_graph=keep_graph, allow_unused=True)
-    return *found, *[None] * 5
+    return *found, *[None] * 7
 
 
 def _empty_varlen_gradients(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return tuple(tensor.new_empty(tensor.shape) for tensor in (query, key, value))
 
 
-_SEQUENCES = "Tensor cu_seq_q, Tensor cu_seq_k, int left, int right, float scale"
+_SEQUENCES = "Tensor cu_seq_q, Tensor cu_seq_k, Tensor? philox_key, float dropout_p, int left, int right, float scale"
 # What has no derivative.
 _CACHE = "int num_splits, Tensor? seqused_k, Tensor? block_table"
 

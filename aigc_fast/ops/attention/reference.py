@@ -175,12 +175,19 @@ def _batch(*rows: Tensor) -> list[Tensor]:
     return [tensor.transpose(0, 1).unsqueeze(0) for tensor in rows]
 
 
+def _key_of(number: int, philox_key: Tensor | None) -> Tensor | None:
+    """Of a sequence, which has a part of the draw to itself."""
+    return None if philox_key is None else philox_key + philox_key.new_tensor([0, number << 32])
+
+
 def attention_varlen(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     cu_seq_q: Tensor,
     cu_seq_k: Tensor,
+    philox_key: Tensor | None,
+    dropout_p: float,
     left: int,
     right: int,
     scale: float,
@@ -192,10 +199,10 @@ def attention_varlen(
     key, value, cu_seq_k = in_use(key, value, cu_seq_k, seqused_k, block_table)
     outputs = [query.new_zeros(0, query.shape[1], value.shape[2])]
     sums = [query.new_zeros(query.shape[1], 0, dtype=computing_dtype(query.dtype))]
-    for of_query, of_key in _sequences(cu_seq_q, cu_seq_k, len(query), len(key)):
+    for number, (of_query, of_key) in enumerate(_sequences(cu_seq_q, cu_seq_k, len(query), len(key))):
         q, k, v = _batch(query[of_query], key[of_key], value[of_key])
         offset = k.shape[2] - q.shape[2]
-        output, logsumexp = attention(q, k, v, None, None, 0.0, left, right, offset, scale)
+        output, logsumexp = attention(q, k, v, None, _key_of(number, philox_key), dropout_p, left, right, offset, scale)
         outputs.append(output.squeeze(0).transpose(0, 1))
         sums.append(logsumexp.squeeze(0))
     return torch.cat(outputs), torch.cat(sums, 1)
@@ -208,16 +215,20 @@ def attention_varlen_backward(
     value: Tensor,
     cu_seq_q: Tensor,
     cu_seq_k: Tensor,
+    philox_key: Tensor | None,
+    dropout_p: float,
     left: int,
     right: int,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients to query, key and value. Differentiable."""
     found = [[tensor[:0]] for tensor in (query, key, value)]
-    for of_query, of_key in _sequences(cu_seq_q, cu_seq_k, len(query), len(key)):
+    for number, (of_query, of_key) in enumerate(_sequences(cu_seq_q, cu_seq_k, len(query), len(key))):
         g, q, k, v = _batch(grad[of_query], query[of_query], key[of_key], value[of_key])
         offset = k.shape[2] - q.shape[2]
-        gradients = attention_backward(g, q, k, v, None, None, 0.0, left, right, offset, scale)
+        gradients = attention_backward(
+            g, q, k, v, None, _key_of(number, philox_key), dropout_p, left, right, offset, scale
+        )
         for list_of, gradient in zip(found, gradients, strict=True):
             list_of.append(gradient.squeeze(0).transpose(0, 1))
     return tuple(torch.cat(gradients) for gradients in found)

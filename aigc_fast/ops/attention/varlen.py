@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast.ops.attention.operators import VARLEN
+from aigc_fast.ops.random.operators import draw_key
 from aigc_fast.runtime.arguments import check_types
 from aigc_fast.runtime.autocast import autocast, has_autocast
 from aigc_fast.runtime.recording import is_symbolic, record
@@ -40,6 +41,8 @@ def varlen_attn(
     seqused_k: Tensor | None = None,
     block_table: Tensor | None = None,
     num_splits: int | None = None,
+    dropout_p: float = 0.0,
+    generator: torch.Generator | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attention inside each of several sequences without padding, `torch.nn.attention.varlen.varlen_attn`.
 
@@ -68,6 +71,9 @@ def varlen_attn(
             `seqused_k`. For inference, as in PyTorch.
         num_splits: into so many parts the keys of few queries are cut; 1 gives a sequence the same bits whatever the
             others are; None and 0 leave it to the kernel. The reference cuts nothing.
+        dropout_p: the probability that an element of the softmax is dropped, the rest scaled by 1 / (1 - p). For
+            training: not with `seqused_k`.
+        generator: of the dropout; None for PyTorch's default one.
 
     Returns:
         (T_q, H, V), of query's dtype; zeros for queries that see no key. With `return_aux.lse` also (H, T_q), float32,
@@ -77,11 +83,12 @@ def varlen_attn(
     Raises:
         RuntimeError: shapes, dtypes, devices or bounds that do not fit; the message names the argument.
         TypeError: an argument that is not a Tensor, a `return_aux` without `lse`.
-        ValueError: an impossible `window_size` or `num_splits`.
+        ValueError: an impossible `window_size`, `num_splits` or `dropout_p`.
     """
     tensors, optional = (query, key, value, cu_seq_q, cu_seq_k), {"seqused_k": seqused_k, "block_table": block_table}
     if is_symbolic(*tensors, *optional.values()):
         numbers = {"scale": scale, "window_size": window_size, "enable_gqa": enable_gqa, "num_splits": num_splits}
+        numbers |= {"dropout_p": dropout_p, "generator": generator}
         return record(varlen_attn, *tensors, max_q, max_k, return_aux=return_aux, **numbers, **optional)
     cu_seq_k = cu_seq_q if cu_seq_k is None or block_table is not None else cu_seq_k
     check_types(query=query, key=key, value=value)
@@ -99,7 +106,9 @@ def varlen_attn(
     if scale is None:
         scale = query.size(-1) ** -0.5 if query.size(-1) else 1.0
     cache = _splits(num_splits), seqused_k, block_table
-    output, sums = VARLEN(query, key, value, cu_seq_q, cu_seq_k, left, right, float(scale), *cache)
+    philox_key = _key_of_dropout(query, dropout_p, generator, seqused_k)
+    rest = philox_key, float(dropout_p), left, right, float(scale)
+    output, sums = VARLEN(query, key, value, cu_seq_q, cu_seq_k, *rest, *cache)
     return (output, sums) if wants_sums else output
 
 
@@ -117,6 +126,16 @@ def _splits(num_splits: Any) -> int:
     if not isinstance(num_splits, int) or num_splits < 0:
         raise ValueError(f"num_splits={num_splits!r}: expected an integer of at least 0, or None")
     return int(num_splits)
+
+
+def _key_of_dropout(
+    query: Tensor, dropout_p: float, generator: torch.Generator | None, seqused_k: Tensor | None
+) -> Tensor | None:
+    if not 0.0 <= dropout_p <= 1.0:
+        raise ValueError(f"dropout_p={dropout_p}: expected a probability between 0 and 1")
+    if dropout_p and seqused_k is not None:
+        raise ValueError(f"dropout_p={dropout_p}: expected 0 with seqused_k, which is for inference only")
+    return draw_key(query, generator) if dropout_p else None
 
 
 def _sides(window_size: Any) -> tuple[int, int]:
