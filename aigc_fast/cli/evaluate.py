@@ -106,8 +106,8 @@ def evaluate(
     A model that was not trained on the digits, sounds or clips of the package, or on Python's help, needs --data.
     Images by the features of a small digit classifier, sounds by the distance of their spectra at several resolutions,
     texts by how often they repeat themselves and the training text, clips by the features of a small network that sees
-    what moves; a text or video model besides by how well it foretells what was held out. Figures compare models on the
-    same data, not across data.
+    what moves; a text or video model besides by how well it foretells what was held out, answers by how near they come
+    to what was wanted. Figures compare models on the same data, not across data.
 
     Example:  aigc-fast evaluate runs/dcgan/model.safetensors --neighbours out/nearest.png
     """

@@ -18,12 +18,19 @@ from aigc_fast.training.losses import smoothed_cross_entropy
 from aigc_fast.training.text import CLIP, MEASURE_INTERVAL
 from aigc_fast.training.trainer import Trainer
 
+
+def _inverse_sqrt(step: int, warm_up: int) -> float:
+    return (max(1, warm_up) / step) ** 0.5
+
+
+PAPERS = "paper"
 SCHEDULES: dict[str, Callable[[int, int], float]] = {
-    "inverse_sqrt": lambda step, warm_up: (max(1, warm_up) / step) ** 0.5,
+    "inverse_sqrt": _inverse_sqrt,
+    PAPERS: _inverse_sqrt,
     "constant": lambda step, warm_up: 1.0,
 }
 """How the learning rate falls once it has warmed up, by name: its share of the peak in a step, from 1, after so many
-steps in which it grew. "inverse_sqrt" is the paper's (Vaswani et al., "Attention is all you need", 2017, §5.3)."""
+steps in which it grew. That of "paper" is of Vaswani et al., "Attention is all you need", 2017, §5.3, the peak too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +39,10 @@ class Seq2SeqConfig(TrainingConfig):
 
     Attributes:
         batch_size: pairs a step.
-        learning_rate: Adam's at its peak, when it has warmed up; None for the paper's, 1 / √(d_model · warm_up).
+        learning_rate: Adam's at its peak, when it has warmed up; of no effect with the schedule "paper".
         warm_up: steps in which the learning rate grows.
-        learning_rate_schedule: how it falls then: "inverse_sqrt" as in the paper, or "constant".
+        learning_rate_schedule: how it falls then: "inverse_sqrt", "constant", or "paper", which has a peak of its own,
+            1 / √(d_model · warm_up).
         label_smoothing: the share of the probability that is wanted of all tokens alike, in [0, 1).
         clip: the largest norm of the gradient; a longer one is shortened to it.
         measure_interval: steps between two measurements of the held-out pairs; 0 for none.
@@ -45,8 +53,8 @@ class Seq2SeqConfig(TrainingConfig):
 
     epochs: int = 12
     batch_size: int = 32
-    learning_rate: float | None = None
-    warm_up: int = 400
+    learning_rate: float = 1e-3
+    warm_up: int = 200
     learning_rate_schedule: str = "inverse_sqrt"
     label_smoothing: float = 0.1
     clip: float = 1.0
@@ -55,9 +63,8 @@ class Seq2SeqConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        rate = self.learning_rate
-        require(rate is None or 0 < rate < math.inf, "learning_rate", rate, "above 0 and finite")
-        require(0 < self.clip < math.inf, "clip", self.clip, "above 0 and finite")
+        for name in ("learning_rate", "clip"):
+            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "above 0 and finite")
         for name in ("warm_up", "measure_interval"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(
@@ -71,7 +78,7 @@ class Seq2SeqConfig(TrainingConfig):
 
 
 class Seq2SeqTrainer(Trainer):
-    """Adam on the cross-entropy of the targets' tokens with smoothed labels, with the paper's betas and schedule.
+    """Adam on the cross-entropy of the targets' tokens with smoothed labels, with the paper's betas.
 
     Args:
         model: a `Seq2SeqTransformer`.
@@ -98,8 +105,8 @@ class Seq2SeqTrainer(Trainer):
 
     def __init__(self, model: Seq2SeqTransformer, config: Seq2SeqConfig) -> None:
         super().__init__(model, config)
-        peak = (model.config["d_model"] * max(1, config.warm_up)) ** -0.5
-        self.peak = peak if config.learning_rate is None else config.learning_rate
+        papers = (model.config["d_model"] * max(1, config.warm_up)) ** -0.5
+        self.peak = papers if config.learning_rate_schedule == PAPERS else config.learning_rate
         self.optimizers["model"] = torch.optim.Adam(
             model.parameters(), lr=self.peak, betas=(0.9, 0.98), eps=1e-9, fused=True
         )

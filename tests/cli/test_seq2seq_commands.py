@@ -50,7 +50,16 @@ def test_an_interrupted_training_goes_on(table, tmp_path):
 def test_two_files_and_settings_of_the_training(tmp_path):
     (tmp_path / "a.src").write_text("ab\nba\n\nabab\nbb\n")
     (tmp_path / "a.tgt").write_text("x\ny\nz\nxx\nyy\n")
-    settings = ["--warm-up", "2", "--schedule", "constant", "--label-smoothing", "0", "--activation", "gelu"]
+    settings = [
+        "--warm-up",
+        "2",
+        "--learning-rate-schedule",
+        "constant",
+        "--label-smoothing",
+        "0",
+        "--activation",
+        "gelu",
+    ]
     settings += ["--norm-first", "--clip", "0.5", "--learning-rate", "0.01"]
     args = ["--data", tmp_path / "a.src", "--targets", tmp_path / "a.tgt", "--out", tmp_path / "run"]
     result = run("train", "seq2seq", *SMALL, *settings, *args)
@@ -58,7 +67,7 @@ def test_two_files_and_settings_of_the_training(tmp_path):
     assert "1 pair left out, with an empty side: number 3" in result.stdout
     found = load(tmp_path / "run" / "model.safetensors")
     assert (found.config["activation"], found.config["norm_first"]) == ("gelu", True)
-    assert found.metadata["training"]["schedule"] == "constant"
+    assert found.metadata["training"]["learning_rate_schedule"] == "constant"
 
 
 def test_sequences_by_name(tmp_path):

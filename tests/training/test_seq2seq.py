@@ -87,7 +87,7 @@ def test_data_of_another_medium_is_refused(pairs, texts, tmp_path):
 
 def test_the_rate_grows_and_falls_as_in_the_paper(pairs):
     model = model_of(pairs)
-    trainer = make_trainer(model, default_config(model, warm_up=4))
+    trainer = make_trainer(model, default_config(model, warm_up=4, learning_rate_schedule="paper"))
     rates = []
     for step in range(16):
         trainer.step_count = step
@@ -100,7 +100,7 @@ def test_the_rate_grows_and_falls_as_in_the_paper(pairs):
     ("settings", "rates"),
     [
         ({"learning_rate": 0.5, "warm_up": 2}, [0.25, 0.5, 0.5 * (2 / 3) ** 0.5]),
-        ({"learning_rate": 0.5, "warm_up": 0, "schedule": "constant"}, [0.5, 0.5, 0.5]),
+        ({"learning_rate": 0.5, "warm_up": 0, "learning_rate_schedule": "constant"}, [0.5, 0.5, 0.5]),
         ({"learning_rate": 0.5, "warm_up": 0}, [0.5, 0.5 / 2**0.5, 0.5 / 3**0.5]),
     ],
 )
@@ -134,7 +134,10 @@ def test_smoothed_labels_are_torchs(smoothing):
     [
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
         ({"warm_up": -1}, "warm_up=-1"),
-        ({"schedule": "cosine"}, "schedule='cosine': expected one of inverse_sqrt, constant"),
+        (
+            {"learning_rate_schedule": "cosine"},
+            "learning_rate_schedule='cosine': expected one of inverse_sqrt, paper, constant",
+        ),
         ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
         ({"clip": 0.0}, "clip=0.0"),
         ({"measure_interval": -1}, "measure_interval=-1"),

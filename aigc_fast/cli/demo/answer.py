@@ -65,7 +65,7 @@ def answer(dataset: PairDataset, steps: int, folder: Path, console: Console | No
         console: where the progress bar goes.
         device: where it is trained.
     """
-    training = {"measure_interval": steps, "warm_up": max(1, min(400, steps // 3))}
+    training = {"measure_interval": steps, "warm_up": max(1, min(100, steps // 3))}
     result = trained("seq2seq", dataset, steps, folder, console, _MODEL, training, device, RUN)
     pairs = _spread([pair for pair in dataset.held_out if len(pair[0]) <= _LONGEST], SHOWN)
     sources = [source for source, _ in pairs]
