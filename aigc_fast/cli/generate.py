@@ -92,10 +92,10 @@ Count = Annotated[
         min=1,
         max=100_000,
         help=with_default(
-            "Images in the grid, sounds in the sequence, texts of the passage, clips in the film, answers to each source, "
-            "files, walks, or images per side of the manifold.",
-            "8 of each class, or 64; one of each class, or 6, for a sequence or a film; 1 text or answer; 8 files, or 6 "
-            "for audio and 4 for text and video; 8 walks, or 1 for audio; 15",
+            "Images in the grid, sounds in the sequence, texts of the passage, clips in the film, answers to each "
+            "source, files, walks, or images per side of the manifold.",
+            "8 of each class, or 64; one of each class, or 6, for a sequence or a film; 1 text or answer; 8 files, or "
+            "6 for audio and 4 for text and video; 8 walks, or 1 for audio; 15",
         ),
         show_default=False,
     ),
