@@ -12,7 +12,7 @@ from torch import nn
 import aigc_fast
 from aigc_fast.errors import UserError
 from aigc_fast.models import BPETokenizer, ByteTokenizer, CharTokenizer, Seq2SeqTransformer, create, load, save
-from aigc_fast.models.text.packed import Lengths
+from aigc_fast.models.text.packed import Lengths, attend_packed, attend_padded
 from aigc_fast.models.text.seq2seq import Answers, sinusoids
 from aigc_fast.runtime import native
 
@@ -174,6 +174,19 @@ def test_dropout_acts_in_training_alone():
     assert torch.equal(first, model(src, tgt, **masks))
 
 
+@pytest.mark.parametrize("lengths", [[3, 1, 4], [2, 2], [0, 3], [1]])
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_with_padding_is_attention_without(lengths, causal):
+    of_queries, of_keys = Lengths(lengths), Lengths(lengths if causal else [length + 1 for length in lengths])
+    tensors = [torch.randn(total, 2, 4, requires_grad=True) for total in (of_queries.total, *[of_keys.total] * 2)]
+    weight = torch.randn(of_queries.total, 2, 4)
+    found = []
+    for way in (attend_packed, attend_padded):
+        output = way(*tensors, of_queries, of_keys, causal, 0.0)
+        found.append([output, *torch.autograd.grad(output, tensors, weight)])
+    torch.testing.assert_close(*found)
+
+
 def test_padding_comes_behind():
     lengths = Lengths([2, 0, 3])
     x = torch.randn(5, 4)
@@ -181,7 +194,7 @@ def test_padding_comes_behind():
     assert padded.shape == (3, 3, 4)
     assert not padded[0, 2].any()
     assert not padded[1].any()
-    assert torch.equal(padded[[0, 0, 2, 2, 2], [0, 1, 0, 1, 2]], x)
+    assert torch.equal(lengths.packed(padded), x)
     assert padded.bool().any(-1).tolist() == lengths.visible.tolist()
     assert lengths.positions.tolist() == [0, 1, 0, 1, 2]
 

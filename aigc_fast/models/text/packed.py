@@ -74,6 +74,11 @@ class Lengths:
             x = x.new_zeros(len(self.each) * self.longest, *x.shape[1:]).index_copy(0, self.places, x)
         return x.unflatten(0, (len(self.each), self.longest))
 
+    def packed(self, x: Tensor) -> Tensor:
+        """(N, longest, ...) to (total, ...)."""
+        flat = x.flatten(0, 1)
+        return flat if self.is_even else flat.index_select(0, self.places)
+
 
 def attend(
     query: Tensor,
@@ -85,7 +90,7 @@ def attend(
     is_causal: bool = False,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Attention inside each of several packed sequences.
+    """Attention inside each of several packed sequences: as they lie on the CPU, elsewhere in padded ones.
 
     Args:
         query: (total queries, heads, size).
@@ -97,13 +102,30 @@ def attend(
     Returns:
         (total queries, heads * size); zeros where there are no keys.
     """
-    found = functional.varlen_attn(
-        query,
-        key,
-        value,
-        of_queries.bounds,
-        of_keys.bounds,
-        window_size=(-1, 0) if is_causal else (-1, -1),
-        dropout_p=dropout,
+    way = attend_packed if query.is_cpu else attend_padded
+    return way(query, key, value, of_queries, of_keys, is_causal, dropout).flatten(1)
+
+
+def attend_packed(
+    query: Tensor, key: Tensor, value: Tensor, of_queries: Lengths, of_keys: Lengths, is_causal: bool, dropout: float
+) -> Tensor:
+    """See `attend`: (total queries, heads, size), without padding."""
+    bounds, window = (of_queries.bounds, of_keys.bounds), (-1, 0) if is_causal else (-1, -1)
+    return functional.varlen_attn(query, key, value, *bounds, window_size=window, dropout_p=dropout)
+
+
+def attend_padded(
+    query: Tensor, key: Tensor, value: Tensor, of_queries: Lengths, of_keys: Lengths, is_causal: bool, dropout: float
+) -> Tensor:
+    """See `attend`: (total queries, heads, size), all sequences in one call of as many tokens as the longest has."""
+    # Padding behind a sequence is hidden by causality already.
+    seen = None if is_causal or of_keys.is_even else of_keys.visible[:, None, None, :]
+    found = functional.scaled_dot_product_attention(
+        of_queries.padded(query).transpose(1, 2),
+        of_keys.padded(key).transpose(1, 2),
+        of_keys.padded(value).transpose(1, 2),
+        seen,
+        dropout,
+        is_causal=is_causal,
     )
-    return found.flatten(1)
+    return of_queries.packed(found.transpose(1, 2))
