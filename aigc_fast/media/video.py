@@ -193,7 +193,7 @@ class Video(Medium):
             "above {psnr_of_copies:.1f} dB, of the last frame again",
         ),
         ("SSIM of foretold frames", "ssim", "{:.3f}", "1; above {ssim_of_copies:.3f}"),
-        ("Centre of brightness, off by", "drift", "{:.2f} pixels", "0; below {drift_of_copies:.2f}"),
+        ("Centre of what is bright, off by", "drift", "{:.2f} pixels", "0; below {drift_of_copies:.2f}"),
     )
 
     def load(self, path: Path | None, **settings: Any) -> VideoDataset:

@@ -41,7 +41,7 @@ class VideoReport:
         ssim: likewise.
         psnr_of_copies: of the last given frame over and over; what stands still has that.
         ssim_of_copies: likewise.
-        drift: how far the centre of brightness of a predicted frame is from that of the true one, in pixels.
+        drift: how far the centre of what is bright in a predicted frame is from that of the true one, in pixels.
         drift_of_copies: of the last given frame over and over.
         psnr_by_frame: of the first, second, ... predicted frame.
         ssim_by_frame: likewise.
@@ -187,14 +187,14 @@ def ssim(frames: Tensor, reference: Tensor) -> Tensor:
 
 
 def drift(frames: Tensor, reference: Tensor) -> Tensor:
-    """How far the centre of brightness of each frame is from that of another one, in pixels.
+    """How far the centre of what is bright in each frame is from that of another one, in pixels.
 
     Args:
         frames: (..., C, H, W) in [-1, 1], floating-point.
         reference: of the same shape.
 
     Returns:
-        (...), float64. Where nothing is bright the middle of the frame is taken.
+        (...), float64. Of a frame of one grey level the middle is taken.
 
     Raises:
         ValueError: on other shapes.
@@ -204,16 +204,16 @@ def drift(frames: Tensor, reference: Tensor) -> Tensor:
 
 
 def centre(frames: Tensor) -> Tensor:
-    """(..., 2): row and column of the centre of brightness of frames (..., C, H, W) in [-1, 1], in pixels."""
-    bright = (frames.double().mean(-3) + 1).clamp(min=0)
-    # Of a grey level in all.
-    total = bright.sum((-2, -1)).clamp(min=_RANGE / 255)
-    offsets = [
-        torch.arange(side, dtype=bright.dtype, device=bright.device) - (side - 1) / 2 for side in bright.shape[-2:]
-    ]
-    moments = [(bright.sum(-1 - dim) * offset).sum(-1) for dim, offset in enumerate(offsets)]
-    middle = bright.new_tensor([(side - 1) / 2 for side in bright.shape[-2:]])
-    return torch.stack(moments, -1) / total[..., None] + middle
+    """(..., 2): row and column of the centre of what is brighter than half way between a frame's darkest and its
+    brightest pixel, in pixels, of frames (..., C, H, W)."""
+    grey = frames.double().mean(-3)
+    bright = (grey - (grey.amax((-2, -1), keepdim=True) + grey.amin((-2, -1), keepdim=True)) / 2).clamp(min=0)
+    total = bright.sum((-2, -1))
+    found = []
+    for dim, side in enumerate(grey.shape[-2:]):
+        offset = torch.arange(side, dtype=grey.dtype, device=grey.device) - (side - 1) / 2
+        found.append((bright.sum(-1 - dim) * offset).sum(-1) / total.where(total > 0, 1.0) + (side - 1) / 2)
+    return torch.stack(found, -1)
 
 
 def _blurred(images: Tensor) -> Tensor:

@@ -21,10 +21,14 @@ def check_likelihood(likelihood: str) -> None:
         raise ValueError(f"likelihood={likelihood!r}: expected one of {', '.join(LIKELIHOODS)}")
 
 
+STEEPNESS = {"bernoulli": 2.0, "gaussian": 1.0}
+"""s, of which the mean of a pixel is tanh(decoded / s)."""
+
+
 def pixel_mean(decoded: Tensor, likelihood: str) -> Tensor:
     """The mean of the pixels, in [-1, 1]."""
     # 2·sigmoid(a) − 1 = tanh(a / 2): the Bernoulli mean scaled from [0, 1] to [-1, 1].
-    return torch.tanh(decoded / 2 if likelihood == "bernoulli" else decoded)
+    return torch.tanh(decoded / STEEPNESS[likelihood])
 
 
 def pixel_log_likelihood(decoded: Tensor, pixels: Tensor, likelihood: str, log_scale: Tensor | None) -> Tensor:

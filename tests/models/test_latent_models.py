@@ -19,6 +19,7 @@ NARROW = {
     "vae": {"hidden": 16},
     "conv-vae": {"width": 4},
     "vocoder": {"width": 4, "length": 500, "sample_rate": 8000},
+    "video": {"width": 4, "hidden": 4, "frame_shape": (1, 8, 8), "frames": 6, "given": 2},
 }
 OPTIONS = {
     "mlp-gan": {"dropout": 0.5, "spectral_norm": True},
@@ -26,7 +27,9 @@ OPTIONS = {
     "vae": {"likelihood": "gaussian", "latent_dim": 3},
     "conv-vae": {"likelihood": "gaussian", "latent_dim": 5},
     "vocoder": {"latent_dim": 4},
+    "video": {"latent_dim": 3, "core": "latent", "likelihood": "gaussian"},
 }
+SHAPES = {"vocoder": (500,), "video": (6, 1, 8, 8)}
 IMAGES = [name for name, model in MODELS.items() if issubclass(model, ImageModel)]
 CLASSES = (None, 7)
 
@@ -62,7 +65,7 @@ def test_samples_are_images_in_range(name, image_shape):
 
 def test_no_samples_are_an_empty_tensor(name):
     model = create(name, num_classes=3, **NARROW[name])
-    assert model.sample(0).shape == (0, *((1, 28, 28) if name in IMAGES else (500,)))
+    assert model.sample(0).shape == (0, *SHAPES.get(name, (1, 28, 28)))
 
 
 def test_a_generator_makes_samples_repeatable(name):

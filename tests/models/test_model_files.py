@@ -10,7 +10,19 @@ from safetensors.torch import load_file, save_file
 
 import aigc_fast
 from aigc_fast.errors import UserError
-from aigc_fast.models import DCGAN, MODELS, VAE, ImageModel, LatentModel, VocoderVAE, create, load, save
+from aigc_fast.models import (
+    DCGAN,
+    MODELS,
+    VAE,
+    ImageModel,
+    LatentModel,
+    SoundModel,
+    VideoModel,
+    VocoderVAE,
+    create,
+    load,
+    save,
+)
 
 
 @pytest.fixture
@@ -34,7 +46,12 @@ def rewrite(path, **changes):
 
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if issubclass(model, LatentModel)])
 def test_a_loaded_model_is_the_saved_one(name, path):
-    shape = {"image_shape": (3, 8, 8)} if issubclass(MODELS[name], ImageModel) else {"length": 500}
+    shapes = {
+        ImageModel: {"image_shape": (3, 8, 8)},
+        SoundModel: {"length": 500},
+        VideoModel: {"frame_shape": (3, 8, 8)},
+    }
+    (shape,) = (shape for kind, shape in shapes.items() if issubclass(MODELS[name], kind))
     model = create(name, num_classes=3, **shape, **({"spectral_norm": True} if "gan" in name else {}))
     save(model, path, {"seed": 11, "training": {"epochs": 2}})
     loaded = load(path)

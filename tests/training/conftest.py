@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from aigc_fast.data import ImageDataset, PairDataset, SoundDataset, TextDataset
+from aigc_fast.data import ImageDataset, PairDataset, SoundDataset, TextDataset, VideoDataset
 from aigc_fast.media import medium_of
 from aigc_fast.models import MODELS, CharTokenizer, create
 from aigc_fast.training import default_config, train
@@ -32,6 +32,7 @@ NARROW = {
         "dim_feedforward": 12,
         "max_positions": 12,
     },
+    "video": {"width": 3, "hidden": 4, "latent_dim": 2, "core": "latent", "given": 2},
 }
 
 
@@ -76,10 +77,23 @@ def pairs():
     return PairDataset(found[:20], found[20:], CharTokenizer("abcdefghi", unknown=True), "0" * 64, "words")
 
 
+@pytest.fixture(scope="session")
+def clips():
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (24, 4, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(24) % 3
+    return VideoDataset(frames[4:], labels[4:], ("a", "b", "c"), frames[:4], labels[:4], 10.0, "flicker")
+
+
 @pytest.fixture
-def data_of(dataset, sounds, texts, pairs):
+def data_of(dataset, sounds, texts, pairs, clips):
     """A data set that suits a model, by the model's name."""
-    of_medium = {SoundDataset.unit: sounds, TextDataset.unit: texts, PairDataset.unit: pairs}
+    of_medium = {
+        SoundDataset.unit: sounds,
+        TextDataset.unit: texts,
+        PairDataset.unit: pairs,
+        VideoDataset.unit: clips,
+    }
     return lambda name: of_medium.get(medium_of(MODELS[name]).unit, dataset)
 
 

@@ -39,7 +39,7 @@ def steps_of(folder):
 
 
 TEXTS = ("ngram", "char-rnn", "gpt2", "llama", "seq2seq")
-SUFFIXES = {"vocoder": {"png", "wav"}, **{name: {"txt", "txt.json"} for name in TEXTS}}
+SUFFIXES = {"vocoder": {"png", "wav"}, "video": {"apng", "png"}, **{name: {"txt", "txt.json"} for name in TEXTS}}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ _STEPS = 32
 _SHARPNESS = 5.0
 # Of the frames' side: how far pixels may move in a step.
 _REACH = 0.1
-_CONTRAST = 3.0
+# What moved pixels are taken for at most, of black and white.
+_SURE = 0.98
 
 
 class Features(NamedTuple):
@@ -114,13 +115,15 @@ class Decoder(nn.Module):
         fine: channels of the larger features, and of the last maps.
         channels: of frames.
         side: of frames, the longer one.
+        steepness: of what comes, s, of which the mean of a pixel is tanh(x / s).
 
     Method: of the moving pixels: Niklaus, Mai and Liu, "Video Frame Interpolation via Adaptive Separable Convolution",
     2017; De Brabandere, Jia, Tuytelaars and Van Gool, "Dynamic Filter Networks", 2016.
     """
 
-    def __init__(self, coarse: int, hidden: int, fine: int, channels: int, side: int) -> None:
+    def __init__(self, coarse: int, hidden: int, fine: int, channels: int, side: int, steepness: float) -> None:
         super().__init__()
+        self.steepness = steepness
         self.first = nn.Sequential(fast.ConvTranspose2d(coarse, hidden, 4, 2, 1), nn.LeakyReLU(_SLOPE))
         self.second = nn.Sequential(
             fast.ConvTranspose2d(hidden + fine, fine, 4, 2, 1),
@@ -129,10 +132,10 @@ class Decoder(nn.Module):
         )
         self.reach = max(1, round(_REACH * side))
         self.whence = fast.Conv2d(coarse + MATCHES, 2 * (2 * self.reach + 1), 1)
-        self.contrast = nn.Parameter(torch.tensor(_CONTRAST))
         with torch.no_grad():
-            # Nothing moves at first.
+            # At first nothing moves, and little is drawn.
             self.whence.bias.zero_().view(2, -1)[:, self.reach] = 2.0
+            self.second[-1].weight.mul_(0.1)
 
     def forward(self, maps: Tensor, before: Features) -> Tensor:
         """Maps (T, N, C, H/4, W/4) that a core makes of features, and these, to the frames that come,
@@ -141,7 +144,8 @@ class Decoder(nn.Module):
         said = torch.cat([maps.flatten(0, 1), coarse], dim=1)
         drawn = self.second(torch.cat([self.first(said), fine], dim=1))
         rows, columns = self.whence(torch.cat([said, found], dim=1)).chunk(2, dim=1)
-        return (drawn + self.contrast * self._moved(frames, rows, columns)).unflatten(0, maps.shape[:2])
+        moved = torch.atanh(_SURE * self._moved(frames, rows, columns))
+        return (drawn + self.steepness * moved).unflatten(0, maps.shape[:2])
 
     def _moved(self, frames: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         for dim, logits in ((2, rows), (3, columns)):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from aigc_fast import functional
 from aigc_fast.models.base import Labels, VideoModel, check_counts, evaluating, quarter_sides
-from aigc_fast.models.likelihood import check_likelihood, pixel_log_likelihood, pixel_mean
+from aigc_fast.models.likelihood import STEEPNESS, check_likelihood, pixel_log_likelihood, pixel_mean
 from aigc_fast.models.video.cores import PRIORS, ConvLSTMCore, LatentCore
 from aigc_fast.models.video.frames import MATCHES, Decoder, Encoder, Features
 from aigc_fast.models.video.latents import Drawn, Expected, Inferred, Latents
@@ -96,7 +96,8 @@ class VideoRNN(VideoModel):
         self.encoder = Encoder(channels, half, width)
         shape = self.encoder.coarse, tuple(side), hidden, latent_dim, num_classes or 0
         self.core = ConvLSTMCore(*shape) if core == "convlstm" else LatentCore(*shape, prior)
-        self.decoder = Decoder(self.core.maps + self.encoder.coarse, width, half, channels, max(frame_shape[1:]))
+        maps, longest = self.core.maps + self.encoder.coarse, max(frame_shape[1:])
+        self.decoder = Decoder(maps, width, half, channels, longest, STEEPNESS[likelihood])
         self.log_scale = nn.Parameter(torch.zeros(())) if likelihood == "gaussian" else None
         self.latent_dim = latent_dim * self.core.latents_of(frames)
 
