@@ -45,7 +45,8 @@ MAX_FRAMES = 2000
 _MOST_BYTES = 4 << 30
 
 # Of the frames' side: how large a digit is, and how far it goes in a step.
-_DIGIT, _SLOWEST, _FASTEST = 0.4375, 0.03, 0.09
+_DIGIT, _SLOWEST, _FASTEST = 0.4375, 0.035, 0.09
+_FAINT = 24
 
 
 @dataclass(frozen=True)
@@ -279,8 +280,8 @@ def moving_digits(
     channels: int = 1,
     seed: int = 0,
 ) -> VideoDataset:
-    """Clips of handwritten digits that move at a steady pace and bounce off the borders; the same for the same
-    arguments.
+    """Clips of handwritten digits that move by whole pixels at a steady pace and bounce off the borders when they touch
+    them; the same for the same arguments.
 
     The digits are those of `aigc_fast.data.digits`; a tenth of them moves in the held-out clips alone. Classes are the
     digits, and where two move, their pairs: 3+8.
@@ -303,9 +304,8 @@ def moving_digits(
             raise UserError(f"{name}={value}: expected at least {least}")
     if not 1 <= digits <= MOST_DIGITS:
         raise UserError(f"digits={digits}: expected 1 to {MOST_DIGITS}")
-    side = round(_DIGIT * size)
-    stills = still_digits(side)
-    images, classes = stills.images[:, 0], stills.labels
+    stills = still_digits(round(_DIGIT * size))
+    images, extents = _cropped(stills.images[:, 0])
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(images), generator=generator)
     held, known = order.split([len(order) // 10, len(order) - len(order) // 10])
@@ -313,11 +313,12 @@ def moving_digits(
     parts = []
     for pool, number in ((known, count), (held, max(1, count // 10))):
         chosen = pool[torch.randint(len(pool), (number, digits), generator=generator)]
-        corners = _paths(number, digits, frames, size, size - side, generator)
+        corners = _paths(size - extents[chosen], frames, size, generator)
         clips = _drawn(images[chosen], corners, size)
         if channels == 3:
             clips = clips.expand(-1, -1, 3, -1, -1).contiguous()
-        parts.append((clips, _labels(classes[chosen], names), corners + (side - 1) / 2))
+        middles = corners + (extents[chosen] - 1)[:, None] / 2
+        parts.append((clips, _labels(stills.labels[chosen], names), middles))
     (clips, labels, paths), (held_out, held_out_labels, held_out_paths) = parts
     what = "moving digits" if digits == 1 else "pairs of moving digits"
     facts = {"digits": digits, "paths": paths, "held_out_paths": held_out_paths}
@@ -333,23 +334,41 @@ def _labels(classes: Tensor, names: tuple[str, ...]) -> Tensor:
     return torch.tensor([places["+".join(map(str, sorted(row)))] for row in classes.tolist()])
 
 
-def _paths(number: int, digits: int, frames: int, size: int, room: int, generator: torch.Generator) -> Tensor:
-    """The digits' upper left corners in whole pixels, (number, frames, digits, 2), each within 0 to `room`."""
-    begin, turn, pace = functional.rand(3, number, digits, 2, generator=generator)
+def _cropped(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Digits (N, side, side) in the upper left corner, without what is hardly to be seen around, and their height and
+    width, (N, 2)."""
+    inked, extents = images > _FAINT, []
+    for dim in (1, 2):
+        there = inked.any(3 - dim)
+        places = torch.arange(images.shape[dim])
+        first = places.where(there, images.shape[dim]).amin(1)
+        extent = places.where(there, -1).amax(1) - first + 1
+        moved = (first[:, None] + places) % images.shape[dim]
+        index = moved[:, :, None] if dim == 1 else moved[:, None, :]
+        images = images.gather(dim, index.expand_as(images)) * (places < extent[:, None]).unsqueeze(3 - dim)
+        extents.append(extent)
+    return images, torch.stack(extents, dim=1)
+
+
+def _paths(room: Tensor, frames: int, size: int, generator: torch.Generator) -> Tensor:
+    """The digits' upper left corners in whole pixels, (N, frames, digits, 2), each within 0 to its `room`
+    (N, digits, 2)."""
+    begin, turn, pace = functional.rand(3, *room.shape, generator=generator)
     angle = 2 * math.pi * turn[..., :1]
     speed = size * (_SLOWEST + (_FASTEST - _SLOWEST) * pace[..., :1])
-    velocity = speed * torch.cat([angle.sin(), angle.cos()], -1)
-    straight = room * begin[:, None] + velocity[:, None] * torch.arange(frames)[:, None, None]
+    velocity = (speed * torch.cat([angle.sin(), angle.cos()], -1)).round().long()
+    straight = (begin * (room + 1)).long()[:, None] + velocity[:, None] * torch.arange(frames)[:, None, None]
     # Folded at both borders.
-    along = straight.remainder(2 * room)
-    return torch.minimum(along, 2 * room - along).round().long()
+    along = straight.remainder(2 * room[:, None])
+    return torch.minimum(along, 2 * room[:, None] - along)
 
 
 def _drawn(images: Tensor, corners: Tensor, size: int) -> Tensor:
     """Frames (N, T, 1, size, size) of digits (N, digits, side, side) with their corners at (N, T, digits, 2)."""
     number, length, digits, _ = corners.shape
     side = images.shape[-1]
-    frames = images.new_zeros(number, length, size, size)
+    # Digits are smaller than their pictures, which may stand out at the lower and the right border.
+    frames = images.new_zeros(number, length, size + side, size + side)
     clip = torch.arange(number)[:, None, None, None]
     time = torch.arange(length)[:, None, None]
     for digit in range(digits):
@@ -357,4 +376,4 @@ def _drawn(images: Tensor, corners: Tensor, size: int) -> Tensor:
         columns = corners[:, :, digit, 1, None, None] + torch.arange(side)
         place = clip, time, rows, columns
         frames[place] = torch.maximum(frames[place], images[:, None, digit])
-    return frames[:, :, None]
+    return frames[:, :, None, :size, :size].contiguous()

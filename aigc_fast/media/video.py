@@ -241,7 +241,7 @@ class Video(Medium):
     ) -> Clips:
         """Clips of nothing, or of a class; or as many ways in which the frames of a file go on. See `Medium.draw`."""
         generator = torch.Generator().manual_seed(seed)
-        rate = fps or _rate_of(model)
+        rate = _rate_of(model) if fps is None else fps
         if start is not None:
             given = first_frames(Path(start), model.frame_shape, model.given)[None].expand(count, -1, -1, -1, -1)
             more = max(1, (frames or model.frames) - given.shape[1])
@@ -265,7 +265,7 @@ class Video(Medium):
 
     def check_target(self, path: Path, settings: Any) -> None:
         """See `Medium.check_target`."""
-        check_video(path, settings.get("fps") or DEFAULT_FPS)
+        check_video(path, settings.get("fps", DEFAULT_FPS))
 
     def write(self, path: Path, piece: Piece, model: VideoModel, provenance: Provenance, scale: int) -> None:
         """See `Medium.write`: with the contact sheet."""

@@ -17,6 +17,8 @@ MATCHES = (2 * _MOVES + 1) ** 2
 """How many moves a frame is compared by."""
 _STEPS = 32
 _SHARPNESS = 5.0
+# Of logits of where pixels come from, at first: for what matched, and, where nothing did, for standing still.
+_TRUST, _INERTIA = 8.0, 1.0
 # Of the frames' side: how far pixels may move in a step.
 _REACH = 0.1
 # What moved pixels are taken for at most, of black and white.
@@ -98,7 +100,7 @@ def matches(frames: Tensor, before: Tensor) -> Tensor:
         ],
         dim=1,
     )
-    around = nn.functional.avg_pool2d(moved.sub_(grey).abs_(), 2 * _CELL, _CELL, _CELL // 2, count_include_pad=False)
+    around = nn.functional.avg_pool2d(moved.sub_(grey).abs_(), 3 * _CELL, _CELL, _CELL, count_include_pad=False)
     return _SHARPNESS * (around.mean(1, keepdim=True) - around)
 
 
@@ -133,9 +135,17 @@ class Decoder(nn.Module):
         self.reach = max(1, round(_REACH * side))
         self.whence = fast.Conv2d(coarse + MATCHES, 2 * (2 * self.reach + 1), 1)
         with torch.no_grad():
-            # At first nothing moves, and little is drawn.
-            self.whence.bias.zero_().view(2, -1)[:, self.reach] = 2.0
             self.second[-1].weight.mul_(0.1)
+            self._go_on_as_before(coarse)
+
+    def _go_on_as_before(self, coarse: int) -> None:
+        """Has pixels come, until it learns better, from where those of the frame before came from."""
+        weight = self.whence.weight[:, :, 0, 0].mul_(0.1)
+        of_matches = weight[:, coarse:].zero_().view(2, -1, 2 * _MOVES + 1, 2 * _MOVES + 1)
+        for move in range(2 * _MOVES + 1):
+            tap = self.reach + round((move - _MOVES) * self.reach / _MOVES)
+            of_matches[0, tap, move, :] = of_matches[1, tap, :, move] = _TRUST
+        self.whence.bias.zero_().view(2, -1)[:, self.reach] = _INERTIA
 
     def forward(self, maps: Tensor, before: Features) -> Tensor:
         """Maps (T, N, C, H/4, W/4) that a core makes of features, and these, to the frames that come,
