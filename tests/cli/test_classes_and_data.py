@@ -209,9 +209,9 @@ def test_defaults_are_in_the_help(monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     shown = run("train", "--help").stdout
     for option, default in {
-        "--size": "28; an array's own",
-        "--latent-dim": "100 for mlp-gan and dcgan, 20 for vae, 2 for conv-vae, 16 for vocoder",
-        "--width": "64 for dcgan and vocoder, 32 for conv-vae",
+        "--size": "28, or 32 for video; an array's own",
+        "--latent-dim": "100 for mlp-gan and dcgan, 20 for vae, 2 for conv-vae, 16 for vocoder and video",
+        "--width": "64 for dcgan and vocoder, 32 for conv-vae and video",
         "--hidden": "256 for mlp-gan, 400 for vae",
         "--shift": "0",
         "--beta": "1.0",
