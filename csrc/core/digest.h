@@ -70,7 +70,7 @@ static inline uint64_t whole_digest(const char* at, int64_t bytes) {
 // Of one group in each page, its place in the page drawn by the page's number: whatever is written in a pattern meets
 // some of them.
 static inline uint64_t sparse_digest(const char* at, int64_t bytes) {
-    constexpr int64_t PAGE = 4096, LINE = 64, GROUPS = PAGE / Digest::GROUP, PAGES_AHEAD = 24;
+    constexpr int64_t PAGE = 4096, GROUPS = PAGE / Digest::GROUP, PAGES_AHEAD = 24;
     const int64_t pages = bytes / PAGE;
     const auto place = [](int64_t page) {
         const uint64_t draw = (static_cast<uint64_t>(page) * 0x9e3779b97f4a7c15 >> 32) % GROUPS;
@@ -78,9 +78,7 @@ static inline uint64_t sparse_digest(const char* at, int64_t bytes) {
     };
     Digest digest;
     for (int64_t page = 0; page < pages; ++page) {
-        const char* const ahead = at + place(least(page + PAGES_AHEAD, pages - 1));
-        for (int64_t line = 0; line < Digest::GROUP; line += LINE)
-            __builtin_prefetch(ahead + line);
+        __builtin_prefetch(at + place(least(page + PAGES_AHEAD, pages - 1)));
         digest.add(at + place(page), Digest::GROUP);
     }
     digest.add(at + pages * PAGE, bytes % PAGE);
