@@ -20,11 +20,14 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.generation import logits_process
+from transformers.generation import GenerationMixin, logits_process
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from aigc_fast.errors import UserError
 from aigc_fast.integrations.transformers_decoders import BUILDERS, Refused, spec_of
+from aigc_fast.models.text.decoding import Plan, search_on
+from aigc_fast.models.text.options import Never, NoRepeatedNGram, Options
 from aigc_fast.ops.decode.engine import MOST_GREEDY, Engine, State, default_weights
 from aigc_fast.ops.decode.keeping import engine_of, forget, unavailable
 from aigc_fast.ops.decode.lookup import MOST_GUESSED, Lookup
@@ -193,6 +196,8 @@ def _decoding(cls: type[nn.Module], name: str) -> Callable[..., Any]:
             return theirs(self, input_ids, *args, **kwargs)
         engine = engine_of(self, spec, decision.weights, kwargs["generation_config"].max_length or 1)
         if decision.level == LOOP:
+            if name == "_beam_search":
+                return _beam_loop(engine, input_ids, kwargs)
             if name != "_sample":
                 return _lookup_loop(self, engine, input_ids, kwargs)
             bans = _bans(kwargs) if input_ids.shape[0] <= MOST_GREEDY and engine.certify(spec) else None
@@ -244,6 +249,54 @@ def _looks_up(ids: Tensor, kwargs: dict[str, Any]) -> bool:
     from_prompt = generator is None or type(generator).__name__ == "PromptLookupCandidateGenerator"
     plain = kwargs.get("assistant_model") is None and from_prompt and not config.do_sample and ids.shape[0] == 1
     return bool(plain and getattr(config, "prompt_lookup_num_tokens", None))
+
+
+def _follows_beams(kwargs: dict[str, Any]) -> bool:
+    """Whether our loop of beams does what this transformers' does."""
+    known = hasattr(GenerationMixin, "_check_early_stop_heuristic") and not kwargs["generation_config"].low_memory
+    plain = all(type(each) in (MaxLengthCriteria, EosTokenCriteria) for each in kwargs["stopping_criteria"])
+    return (
+        bool(known and plain and getattr(kwargs[_CACHE], "is_of_this_call", False))
+        and _beam_options(kwargs) is not None
+    )
+
+
+def _beam_options(kwargs: dict[str, Any]) -> Options | None:
+    config = kwargs["generation_config"]
+    ends, padding = config._eos_token_tensor, config._pad_token_tensor
+    try:
+        return Options(
+            do_sample=bool(config.do_sample),
+            num_beams=config.num_beams,
+            early_stopping=config.early_stopping or False,
+            length_penalty=config.length_penalty,
+            num_return_sequences=config.num_return_sequences,
+            eos_token_id=None if ends is None else ends.view(-1).tolist(),
+            pad_token_id=None if padding is None else int(padding),
+        )
+    except (UserError, TypeError):
+        return None
+
+
+def _as_our_own(processor: Any) -> Any:
+    """A processor of transformers, or one of ours that does the same and tells which tokens it excludes."""
+    kind = type(processor)
+    if kind is logits_process.NoRepeatNGramLogitsProcessor:
+        return NoRepeatedNGram(processor.ngram_size)
+    if kind is logits_process.MinLengthLogitsProcessor:
+        return Never(processor.eos_token_id.view(-1).tolist(), 0, processor.min_length)
+    if kind is logits_process.MinNewTokensLengthLogitsProcessor:
+        least = processor.prompt_length_to_skip + processor.min_new_tokens
+        return Never(processor.eos_token_id.view(-1).tolist(), 0, least)
+    return processor
+
+
+@torch.no_grad()
+def _beam_loop(engine: Engine, ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    """transformers' `_beam_search` for ids alone."""
+    plan = Plan(ids, None, kwargs["stopping_criteria"].max_length, _beam_options(kwargs))
+    state, positions, logits = _begun(engine, ids, kwargs)
+    return search_on(state, plan, logits, positions, list(map(_as_our_own, kwargs["logits_processor"])))
 
 
 def _begun(engine: Engine, ids: Tensor, kwargs: dict[str, Any]) -> tuple[State, Tensor, Tensor]:
@@ -414,7 +467,8 @@ def _decide(
     except Refused as refused:
         return None, Decision(LEFT, None, str(refused))
     looks_up = name == "_assisted_decoding" and _looks_up(ids, kwargs)
-    level = LOOP if (name == "_sample" or looks_up) and _loops(kwargs) else STEP
+    beams = name == "_beam_search" and _follows_beams(kwargs)
+    level = LOOP if (name == "_sample" or looks_up or beams) and _loops(kwargs) else STEP
     return spec, Decision(level, vars(model).get(_WEIGHTS_ATTRIBUTE) or default_weights(spec), None)
 
 

@@ -1,5 +1,6 @@
 // Decoders, of which every call takes some tokens of some sequences through all layers: weights as they are packed
 // once, and the keys and values that sequences keep from one call to the next.
+#include "cpu/decode/candidates.h"
 #include "cpu/decode/forward.h"
 #include "cpu/decode/projection.h"
 
@@ -186,6 +187,50 @@ int64_t decode_greedy(Decoder& decoder, Sequences& sequences, const Tensor* toke
     return NONE;
 }
 
+// Of each prompt's beams the best continuations: the logarithms of their probabilities and the beams' scores summed,
+// the best first, and their places among all of these. `logits` (rows, vocabulary), a prompt's beams in succession, and
+// `scores` (rows,), float32; `banned` (2, count), int64: rows and tokens that are out of question, whose logits are
+// overwritten. `sums` float32 and `places` int64, (prompts, wanted). Gives 0, with nothing of use, where logits are not
+// finite.
+int64_t decode_candidates(const Tensor* logits, const Tensor* scores, const Tensor* banned, const Tensor* sums,
+                          const Tensor* places) {
+    const int64_t rows = logits->sizes[0], vocabulary = logits->sizes[1], wanted = sums->sizes[1];
+    const int64_t prompts = sums->sizes[0], beams = rows / prompts, bans = banned->sizes[1];
+    auto* const numbers = static_cast<float*>(logits->data());
+    const auto* const ids = static_cast<const int64_t*>(banned->data());
+    Scope scope;
+    auto* const found = scope.take<Candidates>(rows);
+    auto* const memory = scope.take<Candidate>(rows * wanted);
+    for (int64_t r = 0; r < rows; ++r)
+        found[r] = Candidates(memory + r * wanted, wanted);
+    const bool is_fine = parallel_all(0, rows, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; ++r) {
+            float* const row = numbers + r * vocabulary;
+            const Normalizer normalizer(row, vocabulary);
+            if (!normalizer.is_finite())
+                return false;
+            for (int64_t i = 0; i < bans; ++i)
+                if (ids[i] == r)
+                    row[ids[bans + i]] = -__builtin_inff();
+            take_from(row, vocabulary, normalizer, static_cast<const float*>(scores->data())[r], r % beams * vocabulary,
+                      found[r]);
+        }
+        return true;
+    });
+    for (int64_t prompt = 0; is_fine && prompt < prompts; ++prompt) {
+        Candidates& best = found[prompt * beams];
+        for (int64_t beam = 1; beam < beams; ++beam)
+            for (int64_t i = 0; i < found[prompt * beams + beam].count(); ++i)
+                best.take(found[prompt * beams + beam][i]);
+        best.sort();
+        for (int64_t i = 0; i < wanted; ++i) {
+            static_cast<float*>(sums->data())[prompt * wanted + i] = best[i].sum;
+            static_cast<int64_t*>(places->data())[prompt * wanted + i] = best[i].place;
+        }
+    }
+    return is_fine;
+}
+
 // Columns of all panels of so many.
 int64_t decode_padded(int64_t columns) { return compact_panels(columns) * COMPACT_WIDTH; }
 
@@ -237,11 +282,11 @@ void decode_append(Sequences& sequences, const Tensor* places) {
 
 AIGC_EXPORT(AIGC_KERNEL(decode_kept_as), AIGC_KERNEL(decode_packed_size), AIGC_KERNEL(decode_pack),
             AIGC_KERNEL(decode_create), AIGC_KERNEL(decode_begin), AIGC_KERNEL(decode_forward),
-            AIGC_KERNEL(decode_bounds), AIGC_KERNEL(decode_greedy), AIGC_KERNEL(decode_padded),
-            AIGC_KERNEL(decode_reorder), AIGC_KERNEL(decode_crop), AIGC_KERNEL(decode_bytes),
-            AIGC_KERNEL(decode_export), AIGC_KERNEL(decode_import), AIGC_KERNEL(decode_append),
-            AIGC_KERNEL(decode_memory), AIGC_KERNEL(decode_project), AIGC_KERNEL(decode_attach),
-            AIGC_KERNEL(decode_memory_bytes), AIGC_KERNEL_CODES(weights, Weights),
+            AIGC_KERNEL(decode_bounds), AIGC_KERNEL(decode_greedy), AIGC_KERNEL(decode_candidates),
+            AIGC_KERNEL(decode_padded), AIGC_KERNEL(decode_reorder), AIGC_KERNEL(decode_crop),
+            AIGC_KERNEL(decode_bytes), AIGC_KERNEL(decode_export), AIGC_KERNEL(decode_import),
+            AIGC_KERNEL(decode_append), AIGC_KERNEL(decode_memory), AIGC_KERNEL(decode_project),
+            AIGC_KERNEL(decode_attach), AIGC_KERNEL(decode_memory_bytes), AIGC_KERNEL_CODES(weights, Weights),
             AIGC_KERNEL_CODES(decode_norms, Norm), AIGC_KERNEL_CODES(decode_activations, Activation),
             AIGC_KERNEL_CODES(decode_orders, Order), AIGC_KERNEL_CODES(decode_refusals, Refusal))
 }

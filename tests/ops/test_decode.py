@@ -11,6 +11,7 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from aigc_fast.ops.decode import reference
+from aigc_fast.ops.decode.candidates import best_continuations
 from aigc_fast.ops.decode.engine import Engine, State
 from aigc_fast.ops.decode.lookup import Lookup
 from aigc_fast.ops.decode.spec import Cross, Layer, Linear, Norm, Spec
@@ -489,6 +490,29 @@ def test_lookup_takes_the_most_recent_of_the_longest_matches() -> None:
     lookup.add(11)
     assert lookup.following(4) == []
     assert Lookup([5, 5]).following(4) == [5]
+
+
+@pytest.mark.parametrize("vocabulary", [3, 16, 130, 1037])
+@pytest.mark.parametrize("beams", [1, 5])
+def test_the_best_continuations_are_those_of_all_on_every_level(level: str, vocabulary: int, beams: int) -> None:
+    torch.manual_seed(vocabulary)
+    prompts, count = 3, min(2 * beams, beams * vocabulary)
+    logits, scores = 4 * _random(prompts * beams, vocabulary), _random(prompts, beams)
+    scores[0, 1:] = -1e9
+    banned = torch.stack([torch.randint(prompts * beams, (9,)), torch.randint(vocabulary - 1, (9,))])
+    logarithms = logits.double().log_softmax(-1)
+    logarithms[banned[0], banned[1]] = -torch.inf
+    all_sums = (logarithms.view(prompts, beams, -1) + scores.double()[:, :, None]).flatten(1)
+    sums, places = best_continuations(logits.clone(), scores, count, banned)
+    torch.testing.assert_close(sums, all_sums.topk(count).values.float(), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(all_sums.gather(1, places).float(), sums, rtol=1e-6, atol=1e-5)
+    assert all(len(set(row)) == count for row in places.tolist())
+    # Of equals the first ones, and what is not finite as PyTorch has it.
+    nothing = torch.empty(2, 0, dtype=torch.int64)
+    _, places = best_continuations(torch.zeros_like(logits), torch.zeros_like(scores), count, nothing)
+    assert places.tolist() == [list(range(count))] * prompts
+    logits[0, 1] = torch.nan
+    assert best_continuations(logits, scores, count, nothing)[0][0, 0].isnan()
 
 
 def test_bad_ids_and_positions(spec: Spec) -> None:

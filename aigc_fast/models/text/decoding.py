@@ -9,12 +9,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from aigc_fast.models.text.options import Never, Options, Processor
+from aigc_fast.models.text.options import Never, NoRepeatedNGram, Options, Processor
+from aigc_fast.ops.decode.candidates import best_continuations
 from aigc_fast.ops.decode.engine import State
 from aigc_fast.ops.decode.lookup import MOST_GUESSED, Lookup
 
 # Below any sum of logarithms of probabilities.
 _WORST = -1.0e9
+_NO_BANS = torch.empty(2, 0, dtype=torch.int64)
 
 
 class Sequences(Protocol):
@@ -191,18 +193,31 @@ class _Beams:
         self.kept = max(2, 1 + len(options.ends)) * beams
         self.count = self.prompt
 
-    def advance(self, log_probabilities: Tensor) -> tuple[Tensor, bool]:
-        """Takes the best continuations.
+    def continuations(self, logits: Tensor, processors: Sequence[Processor]) -> tuple[Tensor, Tensor]:
+        """The best of them, (rows, kept), or some that are drawn: log-probabilities of all tokens, and their places.
 
         Args:
-            log_probabilities: (rows * beams, vocabulary), of the next tokens.
+            logits: (rows * beams, vocabulary), of the next tokens; overwritten.
+            processors: of the logarithms of their probabilities.
+        """
+        ids = self.running[:, :, : self.count].flatten(0, 1)
+        only_bans = all(type(each) in (Never, NoRepeatedNGram) for each in processors)
+        if only_bans and logits.is_cpu and not self.plan.options.do_sample:
+            banned = [torch.stack(each.banned(ids)) for each in processors]
+            return best_continuations(logits, self.running_scores, self.kept, torch.cat([_NO_BANS, *banned], 1))
+        sums = processed(processors, ids, logits.log_softmax(-1)).view(len(self.running), self.beams, -1)
+        return self._best((sums + self.running_scores[:, :, None]).flatten(1))
+
+    def advance(self, best: Tensor, places: Tensor, vocabulary: int) -> tuple[Tensor, bool]:
+        """Takes continuations.
+
+        Args:
+            best, places: see `continuations`.
+            vocabulary: of so many tokens.
 
         Returns:
             (rows, beams), the beams that the running ones come from; and whether there is more to be done.
         """
-        rows, vocabulary = self.running.shape[0], log_probabilities.shape[-1]
-        sums = log_probabilities.view(rows, self.beams, -1) + self.running_scores[:, :, None]
-        best, places = self._best(sums.view(rows, -1))
         parents, tokens = places // vocabulary, places % vocabulary
         sequences = _taken(self.running, parents)
         sequences[:, :, self.count] = tokens
@@ -259,21 +274,32 @@ def beam_search(state: Sequences, plan: Plan) -> Tensor:
     Returns:
         int64 (prompts * num_return_sequences, length), the best first, filled up at the right.
     """
-    options, processors = plan.options, plan.processors()
-    beams = options.num_beams
+    logits, positions = plan.begin(state)
+    return search_on(state, plan, logits, positions, plan.processors())
+
+
+def search_on(
+    state: Sequences, plan: Plan, logits: Tensor, positions: Tensor, processors: Sequence[Processor]
+) -> Tensor:
+    """The same of sequences that have their prompts.
+
+    Args:
+        state, plan: see `beam_search`.
+        logits: (rows, vocabulary), after the prompts; overwritten.
+        positions: (rows,), int64, of the prompts' last tokens.
+        processors: of the logarithms of probabilities.
+    """
+    beams = plan.options.num_beams
     found = _Beams(plan, plan.ids.shape[0] // beams, beams)
     first = torch.arange(0, plan.ids.shape[0], beams, device=plan.ids.device)[:, None]
-    ids, (logits, positions) = plan.ids, plan.begin(state)
     while True:
-        scores = processed(processors, ids, logits.log_softmax(-1))
-        parents, goes_on = found.advance(scores)
+        parents, goes_on = found.advance(*found.continuations(logits, processors), logits.shape[-1])
         if not goes_on:
             break
         state.reorder((parents + first).flatten())
-        ids = found.running[:, :, : found.count].flatten(0, 1)
         positions = positions + 1
-        logits = state.step(ids[:, -1], positions)
-    wanted = options.num_return_sequences
+        logits = state.step(found.running[:, :, found.count - 1].flatten(), positions)
+    wanted = plan.options.num_return_sequences
     longest = int(found.lengths[:, :wanted].max())
     return found.ended[:, :wanted, : found.prompt + longest].flatten(0, 1)
 

@@ -265,21 +265,32 @@ class RepetitionPenalty:
         return wide.scatter(1, ids, found)[:, :vocabulary]
 
 
+_NONE = torch.empty(0, dtype=torch.int64)
+
+
 class NoRepeatedNGram:
     """Excludes tokens that would end an n-gram that is there already."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+    def banned(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and tokens that are excluded after so many ids, some of them several times."""
         length = ids.shape[1]
         if length < self.size:
-            return scores
+            return _NONE, _NONE
         grams = ids.unfold(1, self.size, 1)
         begins_alike = (grams[..., :-1] == ids[:, None, length + 1 - self.size :]).all(-1)
-        banned = torch.zeros(scores.shape[0], scores.shape[1] + 1, dtype=torch.bool, device=scores.device)
-        banned.scatter_(1, torch.where(begins_alike, grams[..., -1], scores.shape[1]), True)
-        return scores.masked_fill(banned[:, :-1], _NEVER)
+        rows, places = begins_alike.nonzero(as_tuple=True)
+        return rows, ids[rows, places + self.size - 1]
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        rows, tokens = self.banned(ids)
+        if not len(rows):
+            return scores
+        found = scores.clone()
+        found[rows, tokens] = _NEVER
+        return found
 
 
 class BadWords:
@@ -306,6 +317,14 @@ class Never:
     def tokens_at(self, length: int) -> list[int]:
         """Those that are excluded where there are so many ids."""
         return [] if length < self.since or (self.until is not None and length >= self.until) else self.tokens
+
+    def banned(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and tokens that are excluded after so many ids."""
+        tokens = torch.tensor(self.tokens_at(ids.shape[1]), device=ids.device, dtype=torch.int64)
+        if not len(tokens):
+            return _NONE, _NONE
+        rows = torch.arange(ids.shape[0], device=ids.device)
+        return rows.repeat_interleave(len(tokens)), tokens.repeat(ids.shape[0])
 
     def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
         tokens = torch.tensor(self.tokens_at(ids.shape[1]), device=scores.device, dtype=torch.int64)
