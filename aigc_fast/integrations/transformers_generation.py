@@ -253,7 +253,9 @@ def _looks_up(ids: Tensor, kwargs: dict[str, Any]) -> bool:
 
 def _follows_beams(kwargs: dict[str, Any]) -> bool:
     """Whether our loop of beams does what this transformers' does."""
-    known = hasattr(GenerationMixin, "_check_early_stop_heuristic") and not kwargs["generation_config"].low_memory
+    known = hasattr(GenerationMixin, "_check_early_stop_heuristic") and not getattr(
+        kwargs["generation_config"], "low_memory", None
+    )
     plain = all(type(each) in (MaxLengthCriteria, EosTokenCriteria) for each in kwargs["stopping_criteria"])
     return (
         bool(known and plain and getattr(kwargs[_CACHE], "is_of_this_call", False))

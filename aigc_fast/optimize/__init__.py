@@ -48,10 +48,10 @@ def optimize(
     training too.
     `report(model)` tells what was done and why; `restore(model)` undoes it.
 
-    The `generate` of transformers' GPT2LMHeadModel and LlamaForCausalLM runs on a native engine from then on, with all
-    of its options: greedy, beams, sampling, assisted; the same ids in float32. What the engine does not know, as hooks
-    or adapters, is left to transformers, with the reason. The first call packs the weights, which are packed again when
-    they have changed.
+    The `generate` of transformers' GPT2LMHeadModel, GPTNeoXForCausalLM, LlamaForCausalLM, MistralForCausalLM and
+    Qwen2ForCausalLM runs on a native engine from then on, with all of its options: greedy, beams, sampling, assisted;
+    the same ids in float32. What the engine does not know, as hooks or adapters, is left to transformers, with the
+    reason. The first call packs the weights, which are packed again when they have changed.
 
     Dropout draws its mask from Philox: as repeatable under `torch.manual_seed` as PyTorch's, with other elements
     dropped.
