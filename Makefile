@@ -6,11 +6,11 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n logical --dist loadfile
 export AIGC_FAST_CUDA ?= $(if $(shell command -v nvcc),ON,OFF)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc aigc_fast aigc_fast_cli -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: test fuzz sweep demo bench hosts gpu dev lint clean
+.PHONY: test fuzz sweep demo bench hosts gate gpu dev lint clean
 
 test: $(VENV)/.installed $(VENV)/.emulated
 	$(PYTEST)
-	PYTHONPATH=$(VENV)/emulated $(PYTEST) tests/ops -k every_level
+	PYTHONPATH=$(VENV)/emulated AIGC_FAST_CUDA_HOST=1 $(PYTEST) tests/ops tests/test_cuda.py -k "every_level or emulated"
 
 fuzz: $(VENV)/.installed
 	$(BIN)/python tests/fuzz.py 10
@@ -28,8 +28,15 @@ hosts: $(VENV)/.installed
 sweep: $(VENV)/.installed
 	$(BIN)/pytest -q -m sweep
 
-gpu: $(VENV)/.installed
-	$(BIN)/pytest -q -m gpu
+# The machine code of every kernel, by the newest Triton and by the one that torch 2.11 has.
+gate: $(VENV)/.installed
+	$(BIN)/pytest -q -m "gate or not gate" tests/test_machine_code.py
+	$(BIN)/python -m pip install -q --no-deps --target $(VENV)/triton-3.6.0 triton==3.6.0
+	PYTHONPATH=$(VENV)/triton-3.6.0 $(BIN)/pytest -q -m "gate or not gate" tests/test_machine_code.py
+
+# On a machine with a card, without network: by its own Python, torch and nvcc; results go to $$OUT.
+gpu:
+	PYTHON=$(PYTHON) tests/gpu.sh
 
 dev: $(VENV)/.torch
 	$(BIN)/python -m pip install -q scikit-build-core pybind11 ninja
@@ -49,10 +56,10 @@ $(VENV)/.torch:
 	$(BIN)/python -m pip install -q torch==2.13.0 numpy
 	touch $@
 
-# The instruction sets that this machine may lack, with emulated instructions.
+# What this machine may lack: instruction sets, with emulated instructions, and a card.
 $(VENV)/.emulated: $(VENV)/.torch $(SOURCES)
-	AIGC_FAST_CUDA=OFF AIGC_FAST_EMULATE=ON $(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/emulated .
-	ls $(VENV)/emulated/aigc_fast/_C.*
+	AIGC_FAST_CUDA=HOST AIGC_FAST_EMULATE=ON $(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/emulated .
+	ls $(VENV)/emulated/aigc_fast/_C.* $(VENV)/emulated/aigc_fast/_C_cuda_host.*
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch $(SOURCES)

@@ -14,6 +14,9 @@ constexpr double MOST_GROWTH = 1e6;
 template <class T>
 constexpr int LARGEST_ORDER = 256 / sizeof(T);
 constexpr int BLOCK = 128;
+// Blocks of a multiprocessor at least, which leave a thread the registers that it needs.
+template <class T, int MOST>
+constexpr int RESIDENT = MOST * sizeof(T) < 256 ? 4 : 2;
 
 template <class T>
 struct Rows {
@@ -214,7 +217,7 @@ __device__ void copy_memory(const F& filter, T* out) {
 
 // The memory at every part's end, from zeros, is what the next one begins with, until the matrices are taken in.
 template <class T, class F, int MOST>
-__global__ void __launch_bounds__(BLOCK) ends_kernel(Series<T> s, Between<T> between) {
+__global__ void __launch_bounds__(BLOCK, RESIDENT<T, MOST>) ends_kernel(Series<T> s, Between<T> between) {
     const int64_t total = s.count * (s.parts - 1), index = thread_of_grid();
     const bool mine = index < total;
     const auto [b, p] = place_of(mine ? index : total - 1, s.parts - 1);
@@ -227,7 +230,8 @@ __global__ void __launch_bounds__(BLOCK) ends_kernel(Series<T> s, Between<T> bet
 // The matrices' columns, each from an element of memory alone. Coefficients of all steps make the same one of each
 // part.
 template <class T, class F, int MOST>
-__global__ void __launch_bounds__(BLOCK) matrices_kernel(Series<T> s, Between<T> between, int64_t total) {
+__global__ void __launch_bounds__(BLOCK, RESIDENT<T, MOST>)
+    matrices_kernel(Series<T> s, Between<T> between, int64_t total) {
     for (int64_t index = thread_of_grid(); index < total * s.order; index += threads_of_grid()) {
         const auto [which, element] = place_of(index, s.order);
         const auto [b, p] = place_of(which, s.coeffs_step == 0 ? 1 : s.parts - 1);
@@ -293,7 +297,7 @@ __global__ void carry_kernel(Series<T> s, Between<T> between) {
 
 // Every part from its memory; a series without parts from its state.
 template <class T, class F, int MOST>
-__global__ void __launch_bounds__(BLOCK) run_kernel(Series<T> s, Between<T> between) {
+__global__ void __launch_bounds__(BLOCK, RESIDENT<T, MOST>) run_kernel(Series<T> s, Between<T> between) {
     const int64_t total = s.count * s.parts, index = thread_of_grid(), within = index < total ? index : total - 1;
     const auto [b, p] = place_of(within, s.parts);
     F filter(s, b);

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# All that a card shows and nothing else does: builds in place against this machine's own Python and torch, without
+# network, runs the tests that need a card, compute-sanitizer over them, and the bench's rows of the GPU.
+#
+# Writes at most eight files to $OUT (by default out/gpu): a log of each part and a summary, whose lines say what each
+# part returned. What is not installed is told and left out.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=${PYTHON:-python3}
+out=${OUT:-out/gpu}
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+summary=$out/summary.txt
+: >"$summary"
+failed=0
+
+say() { echo "$*" | tee -a "$summary"; }
+
+# Runs a part under a limit of seconds; its output is in a file of its name.
+part() {
+    local name=$1 seconds=$2
+    shift 2
+    local from=$SECONDS status=0
+    timeout "$seconds" "$@" >"$out/$name.txt" 2>&1 || status=$?
+    say "$name: returned $status after $((SECONDS - from)) s: $(tail -n 1 "$out/$name.txt")"
+    return "$status"
+}
+
+build() {
+    local defines=(-DCMAKE_BUILD_TYPE=Release -DAIGC_FAST_CUDA="${AIGC_FAST_CUDA:-ON}" -DSKBUILD_PROJECT_VERSION="$version")
+    cmake -S . -B build_gpu -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" \
+        -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" "${defines[@]}" &&
+        cmake --build build_gpu --parallel &&
+        cp --remove-destination build_gpu/_C*.so aigc_fast/
+}
+
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+say "$("$python" -c 'import platform, torch; print("python", platform.python_version(), "torch", torch.__version__, *([torch.cuda.get_device_name(0)] if torch.cuda.is_available() else ["no CUDA device"]))')"
+export -f build
+export python version
+part build 240 bash -c build || failed=1
+part tests 120 "$python" -m pytest -q -p no:cacheprovider -m gpu tests || failed=1
+if command -v compute-sanitizer >/dev/null; then
+    for tool in memcheck racecheck; do
+        part "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest -q -p no:cacheprovider \
+            -m gpu tests/ops/test_places.py -k "cuda and (1025 or 113 or 5.130) and not auto and not reference" || failed=1
+    done
+else
+    say "compute-sanitizer: not installed"
+fi
+part bench 60 "$python" tests/gpu_speed.py || failed=1
+exit "$failed"

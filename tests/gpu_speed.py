@@ -1,0 +1,113 @@
+"""The rows of the GPU: each op against PyTorch and those peers that are installed, in turns, as shares of a copy.
+
+    python tests/gpu_speed.py
+
+Medians of several rounds with CUDA events, after a check that both give the same numbers where they should.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import aigc_fast
+import aigc_fast.functional as AF
+
+ROUNDS, CALLS = 9, 10
+
+
+def milliseconds(function: Callable[[], Any]) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(CALLS):
+        function()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / CALLS
+
+
+def row(name: str, moved: int, ours: Callable[[], Any], peers: dict[str, Callable[[], Any] | None]) -> None:
+    """One line: our median, our share of what a copy of so many bytes takes, and each peer's ratio to us."""
+    source = torch.empty(moved // 2, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    ways = {"copy": lambda: target.copy_(source), "ours": ours}
+    ways |= {peer: call for peer, call in peers.items() if call is not None}
+    for call in ways.values():
+        call()
+    times = {way: [] for way in ways}
+    for _ in range(ROUNDS):
+        for way, call in ways.items():
+            times[way].append(milliseconds(call))
+    median = {way: statistics.median(found) for way, found in times.items()}
+    told = [
+        f"{peer} {median[peer] / median['ours']:.2f}x" if peer in median else f"{peer} not installed" for peer in peers
+    ]
+    print(f"{name:40s} {median['ours']:9.4f} ms  {median['copy'] / median['ours']:5.0%} of copy  {'  '.join(told)}")
+
+
+def forced(backend: str, function: Callable[[], Any]) -> Callable[[], Any]:
+    def run() -> Any:
+        with aigc_fast.backend(backend):
+            return function()
+
+    return run
+
+
+def random_rows() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.randn(64, 64, 56, 56, device="cuda", dtype=dtype)
+        for backend in ("cuda", "triton"):
+            ours = forced(backend, lambda x=x: AF.dropout(x, 0.3))
+            row(f"dropout {dtype} {backend}", 2 * x.nbytes, ours, {"torch": lambda x=x: torch.dropout(x, 0.3, True)})
+        mu, logvar = x, x * 0.1
+        peers = {"eager": lambda m=mu, l=logvar: m + torch.randn_like(m) * torch.exp(0.5 * l)}
+        for backend in ("cuda", "triton"):
+            ours = forced(backend, lambda m=mu, l=logvar: AF.reparameterize(m, l))
+            row(f"reparameterize {dtype} {backend}", 3 * x.nbytes, ours, peers)
+
+
+def torchlpc(x: Tensor, c: Tensor) -> Callable[[], Any] | None:
+    if importlib.util.find_spec("torchlpc") is None:
+        return None
+    from torchlpc import sample_wise_lpc
+
+    every = -c[:, None].expand(*x.shape, c.shape[-1]).contiguous()
+    return lambda: sample_wise_lpc(x, every)
+
+
+def torchaudio(x: Tensor, c: Tensor) -> Callable[[], Any] | None:
+    if importlib.util.find_spec("torchaudio") is None:
+        return None
+    from torchaudio.functional import lfilter
+
+    a = torch.cat([torch.ones_like(c[:, :1]), -c], 1)[0]
+    b = torch.zeros_like(a)
+    b[0] = 1
+    return lambda: lfilter(x, a, b, clamp=False)
+
+
+def recursion_rows() -> None:
+    for count, length in ((64, 48_000), (4096, 4096)):
+        for order in (1, 16):
+            x, c = torch.randn(count, length, device="cuda"), torch.full((count, order), 0.5 / order, device="cuda")
+            peers = {"torchlpc": torchlpc(x, c), "torchaudio": torchaudio(x, c)}
+            ours = forced("cuda", lambda x=x, c=c: AF.ar_recursion(x, c[0]))
+            row(f"recursion {count}x{length} order {order}", 2 * x.nbytes, ours, peers)
+
+
+def main() -> None:
+    if not torch.cuda.is_available():
+        print("no CUDA device: nothing is measured")
+        sys.exit(0)
+    random_rows()
+    recursion_rows()
+
+
+if __name__ == "__main__":
+    main()

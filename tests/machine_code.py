@@ -1,0 +1,269 @@
+"""The machine code of the CUDA and Triton kernels: registers, stack, shared memory and instructions, by kernel.
+
+`python tests/machine_code.py [cuda] [triton]` adds what it finds to machine_code.json, which the tests hold later code
+to: with each version of Triton that the table should allow, and with a CUDA module that was just built.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from aigc_fast.runtime import native
+from aigc_fast.runtime.dtypes import UP_TO_FLOAT32
+
+TABLE = Path(__file__).with_suffix(".json")
+ARCHITECTURES = (80, 90)
+# What the table counts, by the instructions' names; the first two no kernel may have.
+INSTRUCTIONS = {
+    "local loads": r"LDL",
+    "local stores": r"STL",
+    "wide loads": r"LDG\S*\.128",
+    "wide stores": r"STG\S*\.128",
+    "tensor cores": r"HMMA|HGMMA",
+    "doubles": r"D(ADD|MUL|FMA)",
+    "asynchronous copies": r"LDGSTS",
+}
+FORBIDDEN = ("local loads", "local stores")
+_REGISTERS_AT_ONCE = 8
+
+
+class Code(NamedTuple):
+    """A kernel's machine code.
+
+    Attributes:
+        registers: of a thread.
+        stack: bytes of a thread.
+        shared: bytes of a block, without what a launch adds.
+        instructions: how many of each kind of INSTRUCTIONS.
+    """
+
+    registers: int
+    stack: int
+    shared: int
+    instructions: dict[str, int]
+
+    def row(self) -> dict[str, Any]:
+        """What the table keeps: registers as they are allotted, and which kinds of instructions there are."""
+        registers = -(-self.registers // _REGISTERS_AT_ONCE) * _REGISTERS_AT_ONCE
+        kinds = [kind for kind, count in self.instructions.items() if count]
+        return {"registers": registers, "shared": self.shared, "instructions": kinds}
+
+
+def tool(name: str) -> str | None:
+    """NVIDIA's binary tools come with Triton."""
+    found = importlib.util.find_spec("triton")
+    at = Path(found.submodule_search_locations[0]) / "backends" / "nvidia" / "bin" / name if found else None
+    return str(at) if at is not None and at.exists() else shutil.which(name)
+
+
+def _run(*command: object) -> str:
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, check=True).stdout
+
+
+def codes_in(path: Path) -> dict[tuple[str, str], Code]:
+    """The kernels in a cubin or a library, by architecture and mangled name."""
+    dumper = tool("cuobjdump")
+    used = _by_architecture(_run(dumper, "-res-usage", path), r"Function (\S+):\s+(.*)")
+    sass = _by_architecture(_run(dumper, "-sass", path), r"Function : (\S+)\n(.*?)(?=Function : |\Z)")
+    found = {}
+    for key, line in used.items():
+        numbers = {name: int(number) for name, number in re.findall(r"(REG|STACK|SHARED):(\d+)", line)}
+        names = Counter(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)", sass[key], re.MULTILINE))
+        counted = {
+            kind: sum(count for name, count in names.items() if re.match(pattern, name))
+            for kind, pattern in INSTRUCTIONS.items()
+        }
+        found[key] = Code(numbers["REG"], numbers["STACK"], numbers["SHARED"], counted)
+    return found
+
+
+def _by_architecture(dump: str, pattern: str) -> dict[tuple[str, str], str]:
+    """What stands for each architecture and kernel; one cubin's dump names no architecture before it begins."""
+    parts = re.split(r"arch = (sm_\w+)", dump)
+    pairs = zip(parts[1::2], parts[2::2], strict=True) if len(parts) > 1 else [("", dump)]
+    return {
+        (architecture, name): text
+        for architecture, part in pairs
+        for name, text in re.findall(pattern, part, re.DOTALL if "\\Z" in pattern else 0)
+    }
+
+
+def library_codes() -> dict[str, Code]:
+    """The kernels of the CUDA module."""
+    found = codes_in(Path(native.cuda.__file__))
+    names = _run("c++filt", *(name for _, name in found)).splitlines()
+    return {
+        f"cuda {_short(name)} {architecture}": code
+        for ((architecture, _), code), name in zip(found.items(), names, strict=True)
+    }
+
+
+def _short(name: str) -> str:
+    """aigc::cuda::random::(anonymous namespace)::normal_kernel<float>(...) as random normal<float>."""
+    pattern = r"aigc::cuda::(\w+)::(?:\(anonymous namespace\)::)?(\w+?)_kernel(<.*?>)?\("
+    op, kernel, arguments = re.search(pattern, name).groups()
+    return f"{op} {kernel}{re.sub(r'aigc::cuda::(\w+::)?', '', arguments or '')}"
+
+
+class Launch(NamedTuple):
+    """A Triton kernel's launch: the function and its arguments by name."""
+
+    kernel: Any
+    arguments: dict[str, Any]
+
+
+@contextmanager
+def launches() -> Iterator[list[Launch]]:
+    """Triton kernels that are launched in the block are not run but noted."""
+    from triton.runtime import KernelInterface
+
+    found: list[Launch] = []
+
+    def launcher(kernel: Any, grid: Any) -> Any:
+        def launch(*args: Any, **options: Any) -> None:
+            found.append(Launch(kernel, dict(zip(kernel.arg_names, args, strict=False)) | options))
+
+        return launch
+
+    on_device = patch.object(torch.cuda, "device", lambda device: nullcontext())
+    with patch.object(KernelInterface, "__getitem__", launcher), on_device:
+        yield found
+
+
+def triton_launches() -> dict[str, Launch]:
+    """Every launch of the Triton kernels, by op, kernel, dtype and what is there of optional tensors."""
+    found = {}
+    for dtype in UP_TO_FLOAT32:
+        for op, call in TRITON_CALLS:
+            with launches() as launched:
+                call(importlib.import_module(f"aigc_fast.ops.{op}.triton"), dtype)
+            for one in launched:
+                absent = "".join(f" without {name}" for name, value in one.arguments.items() if value is None)
+                name = f"{one.kernel.__name__.strip('_')}<{str(dtype).removeprefix('torch.')}>"
+                found[f"triton {op} {name}{absent}"] = one
+    return found
+
+
+def meta(*size: int, dtype: torch.dtype = torch.int64) -> Tensor:
+    return torch.empty(size, dtype=dtype, device="meta")
+
+
+_SIZE = 64, 4096
+TRITON_CALLS = [
+    ("random", lambda op, dtype: op.normal(meta(*_SIZE, dtype=dtype), _SIZE, meta(2), dtype)),
+    ("random", lambda op, dtype: op.uniform(meta(*_SIZE, dtype=dtype), _SIZE, meta(2), dtype)),
+    ("random", lambda op, dtype: op.dropout(*[meta(*_SIZE, dtype=dtype)] * 2, meta(2), 0.5)),
+    *(
+        ("reparameterize", lambda op, dtype, shown=shown: _sample(op, dtype, *shown))
+        for shown in ((True, False), (False, True), (True, True))
+    ),
+    ("reparameterize", lambda op, dtype: _differentiate(op, dtype, True)),
+    ("reparameterize", lambda op, dtype: _differentiate(op, dtype, False)),
+]
+
+
+def _sample(op: Any, dtype: torch.dtype, with_z: bool, with_kl: bool) -> None:
+    mu, kl = meta(*_SIZE, dtype=dtype), meta(_SIZE[0], dtype=dtype)
+    op.sample((mu if with_z else None, kl if with_kl else None), mu, mu, meta(2) if with_z else None)
+
+
+def _differentiate(op: Any, dtype: torch.dtype, with_kl: bool) -> None:
+    mu, kl = meta(*_SIZE, dtype=dtype), meta(_SIZE[0], dtype=dtype)
+    op.differentiate((mu if with_kl else None, mu), mu, kl if with_kl else None, mu if with_kl else None, mu, meta(2))
+
+
+_TRITON_TYPES = {
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float64: "*fp64",
+    torch.int64: "*i64",
+}
+
+
+def _type_of(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return _TRITON_TYPES[value.dtype]
+    if isinstance(value, int):
+        return "i32" if -(2**31) <= value < 2**31 else "i64"
+    return "fp32"
+
+
+def triton_code(launch: Launch, architecture: int) -> Code:
+    """What Triton compiles for a launch, without a driver."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    constants = {param.name for param in launch.kernel.params if param.is_constexpr}
+    signature, constexprs, attributes = {}, {}, {}
+    for place, name in enumerate(launch.kernel.arg_names):
+        value = launch.arguments[name]
+        if name in constants or value is None:
+            signature[name], constexprs[name] = "constexpr", value
+            continue
+        signature[name] = _type_of(value)
+        if isinstance(value, Tensor):
+            attributes[(place,)] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constexprs, attrs=attributes)
+    options = {"num_warps": launch.arguments.get("num_warps", 4), "enable_fp_fusion": True}
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        (code,) = codes_in(cubin).values()
+    return code._replace(shared=compiled.metadata.shared)
+
+
+def triton_codes() -> Iterator[tuple[str, Code]]:
+    """By name and architecture."""
+    for name, launch in triton_launches().items():
+        for architecture in ARCHITECTURES:
+            yield f"{name} sm_{architecture}", triton_code(launch, architecture)
+
+
+def table() -> dict[str, dict[str, Any]]:
+    """The most that each kernel may use, and the kinds of instructions that it has."""
+    return json.loads(TABLE.read_text()) if TABLE.exists() else {}
+
+
+def add(rows: dict[str, dict[str, Any]], name: str, row: dict[str, Any]) -> None:
+    """Lets the table allow what was found: of instructions, those that it always has stand there."""
+    known = rows.get(name, row)
+    for number in ("registers", "shared"):
+        row[number] = max(row[number], known[number])
+    row["instructions"] = [kind for kind in row["instructions"] if kind in known["instructions"]]
+    rows[name] = row
+
+
+def main(*parts: str) -> None:
+    found: dict[str, Code] = {}
+    if "cuda" in parts:
+        found |= library_codes()
+    if "triton" in parts:
+        found |= triton_codes()
+    rows = table()
+    for name, code in found.items():
+        add(rows, name, code.row())
+    lines = (f'  "{name}": {json.dumps(row)}' for name, row in sorted(rows.items()))
+    TABLE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main(*(sys.argv[1:] or ("cuda", "triton")))
