@@ -118,7 +118,7 @@ def _short(name: str) -> str:
     """aigc::cuda::random::(anonymous namespace)::normal_kernel<float>(...) as random normal<float>."""
     pattern = r"aigc::cuda::(\w+)::(?:\(anonymous namespace\)::)?(\w+?)_kernel(<.*?>)?\("
     op, kernel, arguments = re.search(pattern, name).groups()
-    return f"{op} {kernel}{re.sub(r'aigc::cuda::(\w+::)?', '', arguments or '')}"
+    return f"{op} {kernel}" + re.sub(r"aigc::cuda::(\w+::)?", "", arguments or "")
 
 
 class Launch(NamedTuple):
