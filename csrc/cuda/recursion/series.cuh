@@ -168,6 +168,8 @@ __device__ void run_lanes(const Series<T>& s, F& filter, const Run& mine) {
     for (int64_t first = 0; __any_sync(ALL_LANES, first < mine.steps); first += WARP) {
         const int64_t rest = mine.steps - first;
         const int steps = rest < 0 ? 0 : rest < WARP ? static_cast<int>(rest) : WARP;
+        // So many loads under way at a time; all 32 would take more registers than there are.
+#pragma unroll 4
         for (int row = 0; row < WARP; ++row) {
             const int64_t at = __shfl_sync(ALL_LANES, mine.series * s.in.row + begin, row);
             if (lane < __shfl_sync(ALL_LANES, steps, row))
@@ -175,9 +177,12 @@ __device__ void run_lanes(const Series<T>& s, F& filter, const Run& mine) {
         }
         __syncwarp();
         const T* coeffs = s.coeffs_at(mine.series, begin + ahead * first);
+        // A step is unrolled over its lags: several at a time would take more registers than there are.
+#pragma unroll 1
         for (int i = 0; i < steps; ++i, coeffs += ahead * s.coeffs_step)
             tile[lane][i] = filter.step(tile[lane][i], coeffs);
         __syncwarp();
+#pragma unroll 4
         for (int row = 0; WRITES && row < WARP; ++row) {
             const int64_t at = __shfl_sync(ALL_LANES, mine.series * s.out.row + begin, row);
             if (lane < __shfl_sync(ALL_LANES, steps, row))
@@ -239,6 +244,7 @@ __global__ void __launch_bounds__(BLOCK, RESIDENT<T, MOST>)
 #pragma unroll
         for (int i = 0; i < MOST; ++i)
             filter.memory[i] = i == element ? T(1) : T(0);
+#pragma unroll 1
         for (int64_t n = 0; n < s.part; ++n)
             filter.step(T(0), s.coeffs_at(b, s.step_of(p * s.part + n)));
         copy_memory<T, F, MOST>(filter, between.matrices + (which * MOST + element) * MOST);
