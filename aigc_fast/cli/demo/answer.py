@@ -29,8 +29,13 @@ _MODEL = MappingProxyType(
         "num_decoder_layers": 3,
         "dim_feedforward": 512,
         "max_positions": 128,
+        "norm_first": True,
     }
 )
+_TRAINING = MappingProxyType({"learning_rate": 2e-3})
+_WARM_UP = 100
+# A small model stammers where it does not know how to go on.
+_HOW = MappingProxyType({"no_repeat_ngram_size": 3})
 _LONGEST = 100
 
 
@@ -65,12 +70,12 @@ def answer(dataset: PairDataset, steps: int, folder: Path, console: Console | No
         console: where the progress bar goes.
         device: where it is trained.
     """
-    training = {"measure_interval": steps, "warm_up": max(1, min(100, steps // 3))}
+    training = {"measure_interval": steps, "warm_up": min(_WARM_UP, steps // 3), **_TRAINING}
     result = trained("seq2seq", dataset, steps, folder, console, _MODEL, training, device, RUN)
     pairs = _spread([pair for pair in dataset.held_out if len(pair[0]) <= _LONGEST], SHOWN)
     sources = [source for source, _ in pairs]
     model: Seq2SeqTransformer = result.model
-    greedy, beams = model.generate(sources), model.generate(sources, num_beams=BEAMS)
+    greedy, beams = model.generate(sources, **_HOW), model.generate(sources, num_beams=BEAMS, **_HOW)
     _write(model, pairs, greedy, beams, folder / ANSWERS)
     return Answered(result, dataset, pairs, greedy, beams)
 
@@ -85,4 +90,4 @@ def _write(model: Seq2SeqTransformer, pairs: list[Pair], greedy: list[str], beam
         f"{source}\n  documentation: {target}\n  greedy: {one}\n  {BEAMS} beams: {other}\n"
         for (source, target), one, other in zip(pairs, greedy, beams, strict=True)
     )
-    write_text(path, text, provenance_of(model, SEED, num_beams=BEAMS, command="aigc-fast demo"))
+    write_text(path, text, provenance_of(model, SEED, num_beams=BEAMS, **_HOW, command="aigc-fast demo"))
