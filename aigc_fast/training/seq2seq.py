@@ -52,7 +52,6 @@ class Seq2SeqConfig(TrainingConfig):
     """
 
     epochs: int = 12
-    batch_size: int = 32
     learning_rate: float = 1e-3
     warm_up: int = 200
     learning_rate_schedule: str = "inverse_sqrt"

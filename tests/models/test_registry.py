@@ -70,8 +70,7 @@ def test_the_command_line_reads_what_a_family_declares(tmp_path):
         "bigrams only",
         "--decay",
         "--line-length",
-        "[default: 64; 16 for vocoder and transformers and video; 32 for character models and encoder-decoders; 8 "
-        "for bigrams]",
+        "[default: 64; 16 for vocoder and transformers and video; 32 for character models; 8 for bigrams]",
     ):
         assert " ".join(words.split()) in " ".join(shown.replace("│", " ").split()), words
     trained = command(tmp_path, "train", "bigram", "--steps", "4", "--decay", "0", "--line-length", "6")

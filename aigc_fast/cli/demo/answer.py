@@ -25,14 +25,14 @@ _MODEL = MappingProxyType(
     {
         "d_model": 128,
         "nhead": 4,
-        "num_encoder_layers": 3,
-        "num_decoder_layers": 3,
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 2,
         "dim_feedforward": 512,
         "max_positions": 128,
         "norm_first": True,
     }
 )
-_TRAINING = MappingProxyType({"learning_rate": 2e-3})
+_TRAINING = MappingProxyType({"learning_rate": 3e-3, "batch_size": 64})
 _WARM_UP = 100
 # A small model stammers where it does not know how to go on.
 _HOW = MappingProxyType({"no_repeat_ngram_size": 3})
