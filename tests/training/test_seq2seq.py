@@ -159,7 +159,7 @@ def test_samples_stand_beside_what_was_wanted(pairs, tmp_path):
 
 
 def test_short_words_are_reversed():
-    """What five seeds do in 1500 steps of the whole task, in a few steps of a part of it."""
+    """The whole task takes more than a thousand steps, a part of it a few."""
     whole = load_pairs("reverse")
     short = [pair for pair in (*whole.training, *whole.held_out) if len(pair[0]) <= 5]
     data = dataclasses.replace(whole, training=tuple(short[200:]), held_out=tuple(short[:200]))
