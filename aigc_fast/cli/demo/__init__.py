@@ -35,7 +35,8 @@ TEXT_STEPS = 600
 GPT2_STEPS = 250
 GPT2_VOCABULARY = 1024
 ANSWER_STEPS = 600
-VIDEO_STEPS = 300
+VIDEO_STEPS = 400
+VIDEO_MODEL = {"width": 16, "hidden": 32}
 VIDEO_FRAMES = 12
 SECONDS_PER_ROW = 1.0
 QUICK_STEPS = 10
@@ -107,7 +108,7 @@ def demo(
     console.rule("Training on pairs of texts")
     answered = answer(load_pairs(), answer_steps, folder, console, place)
     console.rule("Training on video")
-    watched = watch(clips, video_steps, folder, console, place, QUICK_VIDEO if quick else {})
+    watched = watch(clips, video_steps, folder, console, place, QUICK_VIDEO if quick else VIDEO_MODEL)
     page = sections.new_page(place)
     sections.add_comparison(page, comparison)
     sections.add_gan(page, gan, dataset)

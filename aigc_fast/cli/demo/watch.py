@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ VIDEOS = ("foretold", "drawn")
 """What is shown; the files are called video-VIDEO.apng, and .png for the frames."""
 MEASURED = 60
 SHOWN, ROWS = 8, 6
+BATCH, RATE = 8, 3e-3
 SCALE = 2
 
 
@@ -46,7 +46,7 @@ def watch(
     folder: Path,
     console: Console | None,
     device: torch.device,
-    config: Mapping[str, Any] = MappingProxyType({}),
+    config: Mapping[str, Any],
 ) -> Watched:
     """Trains a generator of video, lets it foretell and draw, and measures it.
 
@@ -58,7 +58,8 @@ def watch(
         device: where it is trained.
         config: of the model.
     """
-    training = {"schedule_steps": max(1, steps // 2), "halving": max(1, steps // 2)}
+    half = max(1, steps // 2)
+    training = {"batch_size": BATCH, "learning_rate": RATE, "schedule_steps": half, "halving": half}
     result = trained("video", dataset, steps, folder, console, config, training, device)
     model = result.model
     truth, foretold = foretell(model, dataset, SHOWN, SEED)

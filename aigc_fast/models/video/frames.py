@@ -13,12 +13,13 @@ _SLOPE = 0.2
 _CELL = 4
 """Pixels of a frame to the side of a coarse feature."""
 _MOVES = 3
-MATCHES = (2 * _MOVES + 1) ** 2
-"""How many moves a frame is compared by."""
+MATCHES = 2 * (2 * _MOVES + 1)
+"""How many moves a frame is compared by, of rows and of columns."""
 _STEPS = 32
-_SHARPNESS = 5.0
+# Of mean differences of pixels in [-1, 1]; and the least probability that a move is given.
+_SHARPNESS, _UNLIKELY = 60.0, 0.01
 # Of logits of where pixels come from, at first: for what matched, and, where nothing did, for standing still.
-_TRUST, _INERTIA = 8.0, 1.0
+_TRUST, _INERTIA = 1.5, 1.0
 # Of the frames' side: how far pixels may move in a step.
 _REACH = 0.1
 # What moved pixels are taken for at most, of black and white.
@@ -32,7 +33,7 @@ class Features(NamedTuple):
         frames: themselves, (T, N, channels, height, width).
         fine: (T, N, C, height / 2, width / 2).
         coarse: (T, N, C, height / 4, width / 4).
-        matches: (T, N, 49, height / 4, width / 4).
+        matches: (T, N, 14, height / 4, width / 4).
     """
 
     frames: Tensor
@@ -67,7 +68,7 @@ class Encoder(nn.Module):
 
     def forward(self, frames: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Frames and those before them, (N, channels, H, W) each, to the fine and the coarse features and the matches,
-        (N, fine, H/2, W/2), (N, coarse, H/4, W/4) and (N, 49, H/4, W/4)."""
+        (N, fine, H/2, W/2), (N, coarse, H/4, W/4) and (N, 14, H/4, W/4)."""
         fine, found = self.first(torch.cat([frames, before], dim=1)), matches(frames, before)
         return fine, torch.cat([self.second(fine), self.motion(found)], dim=1), found
 
@@ -82,8 +83,8 @@ def matches(frames: Tensor, before: Tensor) -> Tensor:
         before: likewise.
 
     Returns:
-        (N, 49, H/4, W/4): by how much the mean difference is smaller than by all moves on average; 0 where all match
-        alike. Without gradients.
+        (N, 14, H/4, W/4): the logarithms of the probabilities, by the mean differences, of moves by -3 to 3 rows, then
+        by as many columns; of pixels that come from so far below, or to the right. Without gradients.
 
     Method: of block matching and cost volumes: Dosovitskiy et al., "FlowNet: Learning Optical Flow with Convolutional
     Networks", 2015.
@@ -101,7 +102,8 @@ def matches(frames: Tensor, before: Tensor) -> Tensor:
         dim=1,
     )
     around = nn.functional.avg_pool2d(moved.sub_(grey).abs_(), 3 * _CELL, _CELL, _CELL, count_include_pad=False)
-    return _SHARPNESS * (around.mean(1, keepdim=True) - around)
+    probable = (-_SHARPNESS * around).softmax(1).unflatten(1, (2 * _MOVES + 1, 2 * _MOVES + 1))
+    return (torch.cat([probable.sum(2), probable.sum(1)], dim=1) + _UNLIKELY).log()
 
 
 class Decoder(nn.Module):
@@ -141,10 +143,10 @@ class Decoder(nn.Module):
     def _go_on_as_before(self, coarse: int) -> None:
         """Has pixels come, until it learns better, from where those of the frame before came from."""
         weight = self.whence.weight[:, :, 0, 0].mul_(0.1)
-        of_matches = weight[:, coarse:].zero_().view(2, -1, 2 * _MOVES + 1, 2 * _MOVES + 1)
+        of_matches = weight[:, coarse:].zero_().view(2, -1, 2, 2 * _MOVES + 1)
         for move in range(2 * _MOVES + 1):
             tap = self.reach + round((move - _MOVES) * self.reach / _MOVES)
-            of_matches[0, tap, move, :] = of_matches[1, tap, :, move] = _TRUST
+            of_matches[0, tap, 0, move] = of_matches[1, tap, 1, move] = _TRUST
         self.whence.bias.zero_().view(2, -1)[:, self.reach] = _INERTIA
 
     def forward(self, maps: Tensor, before: Features) -> Tensor:
