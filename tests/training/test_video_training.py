@@ -9,7 +9,9 @@ from aigc_fast.data import moving_digits
 from aigc_fast.errors import UserError
 from aigc_fast.generation import read_provenance, read_video_provenance
 from aigc_fast.media.video import foretell
+from aigc_fast.metrics.video import centre
 from aigc_fast.models import VideoRNN, load
+from aigc_fast.models.base import evaluating
 from aigc_fast.training import VideoConfig, VideoTrainer, default_config, train
 
 TINY = {"frame_shape": (1, 16, 16), "frames": 6, "given": 2, "width": 4, "hidden": 4, "latent_dim": 2}
@@ -120,3 +122,30 @@ def test_clips_of_another_shape_and_shifts_are_refused(tmp_path, clips):
         train(tiny(), clips, default_config(VideoRNN, steps=1, shift=1), tmp_path)
     with pytest.raises(UserError, match="batches of at least 2"):
         train(tiny(), clips, default_config(VideoRNN, steps=1, batch_size=1), tmp_path)
+
+
+def test_digits_move_as_they_should_for_five_frames_and_training_foretells_more_of_them():
+    """Where they meet no border: their displacement in each frame is within a pixel of the true one."""
+    clips = moving_digits(600, frames=10)
+    shown, paths = clips.batch(slice(0, 60)), clips.paths[:60, :, 0]
+    steps = paths.diff(dim=1)
+    straight = (steps[:, 3:] == steps[:, 3:4]).all(-1).all(-1)
+    assert straight.sum() > 10
+    torch.manual_seed(0)
+    model = VideoRNN(frames=10, width=8, hidden=8)
+
+    def displacements_off():
+        foretold = torch.cat([shown[:, 4:5], model.predict(shown[:, :5], 5)], dim=1)[straight]
+        return torch.linalg.vector_norm(centre(foretold).diff(dim=1) - steps[straight, 4:], dim=-1)
+
+    def log_likelihood():
+        with evaluating(model):
+            return model(shown, own=range(6, 10))[0].mean()
+
+    before = log_likelihood()
+    assert (displacements_off() <= 1).float().mean() > 0.95
+    trainer = VideoTrainer(model, default_config(model, schedule_steps=10, warm_up=5))
+    for step in range(15):
+        trainer.step(clips.batch(slice(60 + 8 * step, 68 + 8 * step)))
+    assert log_likelihood() > before + 10
+    assert (displacements_off() <= 1).float().mean() > 0.9
