@@ -99,7 +99,7 @@ class Sequences:
     """Sequences through a recurrent network, whose inputs are as many as its hidden units.
 
     Attributes:
-        cell: "RNN", "LSTM" or "GRU".
+        cell: "RNN", "LSTM", "GRU" or "LayerNormLSTM".
         packed: whether the sequences have lengths from 1 to `steps`.
     """
 
@@ -119,7 +119,7 @@ class Sequences:
 
     def operations(self) -> int:
         """Floating-point operations of forward, but for the gates."""
-        gates, directions = {"RNN": 1, "GRU": 3, "LSTM": 4}[self.cell], 1 + self.bidirectional
+        gates, directions = {"RNN": 1, "GRU": 3}.get(self.cell, 4), 1 + self.bidirectional
         depth = 2 * self.hidden + (self.layers - 1) * (directions + 1) * self.hidden
         return 2 * sum(self.lengths()) * directions * gates * self.hidden * depth
 
@@ -397,15 +397,19 @@ _RECURRENT = {
     "GRU 512, 64 steps": Sequences("GRU", 1, 64, 512),
     "GRU 512, 64 steps, batch 64": Sequences("GRU", 64, 64, 512),
     "RNN 512, 64 steps": Sequences("RNN", 1, 64, 512),
+    "LSTM 64, 2 layers, 256 steps": Sequences("LSTM", 1, 256, 64, 2),
+    "LSTM 256, 2 layers, 256 steps": Sequences("LSTM", 1, 256, 256, 2),
     "LSTM 256, 2 layers, both directions, 100 steps, batch 8": Sequences("LSTM", 8, 100, 256, 2, True),
     "LSTM 256, 64 packed of 1 to 256 steps": Sequences("LSTM", 64, 256, 256, packed=True),
     "LSTM 256, 64 of 256 steps": Sequences("LSTM", 64, 256, 256),
     "GRU 33, 17 steps, batch 3": Sequences("GRU", 3, 17, 33),
+    "normalized LSTM 256, 16 steps": Sequences("LayerNormLSTM", 1, 16, 256),
 }
 _TRAINED_RECURRENT = {
     "LSTM 256, 128 steps, batch 32": Sequences("LSTM", 32, 128, 256),
     "GRU 256, 128 steps, batch 32": Sequences("GRU", 32, 128, 256),
     "RNN 256, 128 steps, batch 32": Sequences("RNN", 32, 128, 256),
+    "normalized LSTM 256, 16 steps, batch 32": Sequences("LayerNormLSTM", 32, 16, 256),
     "LSTM 256, 64 packed of 1 to 256 steps": Sequences("LSTM", 64, 256, 256, packed=True),
 }
 _SAMPLED = {

@@ -18,7 +18,9 @@ from aigc_fast.bench.cases import TRAINING, Case, Sampled, Sequences
 from aigc_fast.bench.contest import OURS, PYTORCH, Call, Contest, against_float64
 from aigc_fast.bench.machine import products
 from aigc_fast.bench.parity import ParityError
+from aigc_fast.ops.recurrent import reference
 from aigc_fast.ops.recurrent.sampling import sample_tokens
+from aigc_fast.ops.recurrent.sizes import LAYER_NORM_LSTM, Options
 
 # ONNX's order of the gates, of PyTorch's.
 _ONNX_GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
@@ -26,12 +28,24 @@ _CELLS = {"RNN": nn.RNNCell, "LSTM": nn.LSTMCell, "GRU": nn.GRUCell}
 _LETTERS = 64
 
 
+class _LayerNormLSTM(fast_nn.LayerNormLSTM):
+    """By PyTorch's operators, step by step, as one would write what it lacks."""
+
+    def forward(self, input: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        options = Options(LAYER_NORM_LSTM, self.num_layers, self.bidirectional, True, self.batch_first, self.eps)
+        zeros = input.new_zeros(options.parts, input.shape[0], self.hidden_size)
+        params = [getattr(self, name) for names in self._all_weights for name in names]
+        output, hidden, cells, _ = reference.recurrent(input, None, (zeros, zeros), params, *options, False)
+        return output, (hidden, cells)
+
+
 def sequences(case: Case) -> Contest:
     """A module's forward, or its gradients too: PyTorch's with oneDNN and without, and ONNX Runtime's."""
     call: Sequences = case.call
     dtype = getattr(torch, case.dtype)
     options = {"num_layers": call.layers, "bidirectional": call.bidirectional, "batch_first": True}
-    theirs = getattr(nn, call.cell)(call.hidden, call.hidden, **options).to(dtype)
+    stocks = _LayerNormLSTM if call.cell == "LayerNormLSTM" else getattr(nn, call.cell)
+    theirs = stocks(call.hidden, call.hidden, **options).to(dtype)
     ours = getattr(fast_nn, call.cell)(call.hidden, call.hidden, **options).to(dtype)
     ours.load_state_dict(theirs.state_dict())
     exact = copy.deepcopy(theirs).double()
@@ -49,7 +63,8 @@ def sequences(case: Case) -> Contest:
     others: dict[str, Call | None] = {}
     if not trains and call.steps == 1:
         others["cell"] = partial(_cell, theirs, x)
-    if not trains and dtype == torch.float32 and call.layers == 1 and not (call.packed or call.bidirectional):
+    in_onnx = call.cell in _ONNX_GATES and call.layers == 1 and not (call.packed or call.bidirectional)
+    if not trains and dtype == torch.float32 and in_onnx:
         others["ONNX Runtime"] = _in_onnx(theirs, call, x)
     there = peers.present(others)
     mine = {OURS: partial(run, ours, x)}

@@ -124,6 +124,7 @@ CASES: list[tuple[int, int, int, Any, dict[str, Any]]] = [
     (33, 40, 2, 30, {"batch_first": True}),
     (16, 64, 3, 1, {}),
     (7, 18, 1, 101, {"bidirectional": True}),
+    (256, 256, 1, 2, {}),
     (3, 5, 2, 0, {}),
 ]
 IDS = [f"{i}.{h}-l{n}-{b}-{'-'.join(o)}" for i, h, n, b, o in CASES]
@@ -184,6 +185,19 @@ def test_one_native_call_on_every_level(
     inputs: int, hidden: int, layers: int, batch: Any, options: dict[str, Any], gradients: bool, isa: str
 ) -> None:
     assert_same(drawn(inputs, hidden, layers, **options), batch, gradients)
+
+
+@needs_native
+@pytest.mark.parametrize("gradients", [False, True], ids=["forward", "gradients"])
+def test_long_sums_round_as_little_as_pytorchs(gradients: bool, isa: str) -> None:
+    """Normalization shows what they differ by."""
+    module = drawn(256, 256)
+    x, state = torch.randn(4, 16, 256), tuple(torch.randn(1, 16, 256) for _ in range(2))
+    exact = results(copy.deepcopy(module).double(), x, state, gradients)
+    with aigc_fast.backend("reference"):
+        theirs = results(module, x, state, gradients)
+    for each in zip(results(module, x, state, gradients), theirs, exact, strict=True):
+        assert_parity(*each)
 
 
 @needs_native

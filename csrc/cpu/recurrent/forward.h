@@ -102,6 +102,8 @@ class Forward {
   private:
     static constexpr int64_t WIDTH = BLOCK_WIDTH<MODE>;
     static constexpr int64_t NOWHERE = 0, LEAST_TOGETHER = 8;
+    // Normalization makes much of what little its sums differ, so that a long one is a sum of short ones.
+    static constexpr int64_t SUM_DEPTH = MODE == LAYER_NORM_LSTM ? 32 : INT64_MAX;
 
     int64_t at(int64_t step) const { return p_.reversed ? p_.steps.steps - 1 - step : step; }
 
@@ -128,12 +130,21 @@ class Forward {
     // Rows by a block of packed gates.
     void multiply_gates(const Factor<E>* const* rows, const Factor<E>* packed, int64_t block, int64_t depth,
                         float* const* out, int64_t count) const {
-        constexpr int VECTORS = WIDTH / VF;
         if (is_compact())
             return multiply_compact_gates(reinterpret_cast<const char* const*>(rows),
                                           reinterpret_cast<const char*>(packed), block, depth, out, count);
         const Factor<E>* const panel = packed + block * WIDTH * depth;
-        const ProductOf<Factor<E>> p{rows, 1, &NOWHERE, panel, WIDTH, &NOWHERE, 1, depth, out, false};
+        int64_t first = 0;
+        do {
+            const Factor<E>* const from = panel + first * WIDTH;
+            const int64_t here = least(SUM_DEPTH, depth - first);
+            multiply_with_panel({rows, 1, &first, from, WIDTH, &NOWHERE, 1, here, out, first > 0}, count);
+            first += here;
+        } while (first < depth);
+    }
+
+    static void multiply_with_panel(const ProductOf<Factor<E>>& p, int64_t count) {
+        constexpr int VECTORS = WIDTH / VF;
         // One or two rows by a whole panel: enough sums at a time where registers are few as well.
         if (count == 1)
             return multiply_tile<1, VECTORS>(p, 0, 0);
