@@ -252,23 +252,19 @@ def _looks_up(ids: Tensor, kwargs: dict[str, Any]) -> bool:
 
 
 def _follows_beams(kwargs: dict[str, Any]) -> bool:
-    """Whether our loop of beams does what this transformers' does."""
-    known = hasattr(GenerationMixin, "_check_early_stop_heuristic") and not getattr(
-        kwargs["generation_config"], "low_memory", None
-    )
-    plain = all(type(each) in (MaxLengthCriteria, EosTokenCriteria) for each in kwargs["stopping_criteria"])
-    return (
-        bool(known and plain and getattr(kwargs[_CACHE], "is_of_this_call", False))
-        and _beam_options(kwargs) is not None
-    )
-
-
-def _beam_options(kwargs: dict[str, Any]) -> Options | None:
+    """Whether our loop of beams does what this transformers' does; of those that are drawn, versions differ."""
     config = kwargs["generation_config"]
+    if config.do_sample or getattr(config, "low_memory", None):
+        return False
+    known = hasattr(GenerationMixin, "_check_early_stop_heuristic") and _beam_options(config) is not None
+    plain = all(type(each) in (MaxLengthCriteria, EosTokenCriteria) for each in kwargs["stopping_criteria"])
+    return known and plain and getattr(kwargs[_CACHE], "is_of_this_call", False)
+
+
+def _beam_options(config: Any) -> Options | None:
     ends, padding = config._eos_token_tensor, config._pad_token_tensor
     try:
         return Options(
-            do_sample=bool(config.do_sample),
             num_beams=config.num_beams,
             early_stopping=config.early_stopping or False,
             length_penalty=config.length_penalty,
@@ -296,7 +292,7 @@ def _as_our_own(processor: Any) -> Any:
 @torch.no_grad()
 def _beam_loop(engine: Engine, ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
     """transformers' `_beam_search` for ids alone."""
-    plan = Plan(ids, None, kwargs["stopping_criteria"].max_length, _beam_options(kwargs))
+    plan = Plan(ids, None, kwargs["stopping_criteria"].max_length, _beam_options(kwargs["generation_config"]))
     state, positions, logits = _begun(engine, ids, kwargs)
     return search_on(state, plan, logits, positions, list(map(_as_our_own, kwargs["logits_processor"])))
 

@@ -160,6 +160,7 @@ def test_levels(pair: tuple[Any, Any]) -> None:
     assert BEAM_LEVEL in named(num_beams=3, no_repeat_ngram_size=2, repetition_penalty=1.2)
     assert "native step" in named(num_beams=2, return_dict_in_generate=True)
     assert "native step" in named(num_beams=2, max_time=60.0)
+    assert "native step" in named(num_beams=2, do_sample=True)
     assert "native step" in named(logits_processor=transformers.LogitsProcessorList([Plain()]))
     assert "native step" in named(return_dict_in_generate=True)
 
