@@ -166,7 +166,8 @@ __global__ void tell(float* out, int* count) {
     const bool any = __any_sync(ALL_LANES, lane == 23), all = __all_sync(ALL_LANES, lane < 24);
     atomicAdd(count, 1);
     out[int64_t(blockIdx.x) * blockDim.x + lane] =
-        float(__popc(odd & ((1u << lane) - 1)) + 100 * below + 10000 * above + 1000000 * first) + (any && all ? 0.5f : 0);
+        float(__popc(odd & ((1u << lane) - 1)) + 100 * below + 10000 * above + 1000000 * first) +
+        (any && all ? 0.5f : 0);
 }
 
 bool failed = false;
@@ -265,7 +266,8 @@ void check_tell() {
     for (int i = 0; i < BLOCKS * LANES; ++i) {
         const int lane = i % LANES, above = lane % 8 == 7 ? lane : lane + 1;
         const int below = lane > 0 ? lane - 1 : 0;
-        expected[static_cast<size_t>(i)] = float(lane / 2 + 100 * below + 10000 * above + 1000000 * (lane / 4 * 4)) + 0.5f;
+        expected[static_cast<size_t>(i)] =
+            float(lane / 2 + 100 * below + 10000 * above + 1000000 * (lane / 4 * 4)) + 0.5f;
     }
     expect(out, expected, "tell");
     expect({float(count)}, {float(BLOCKS * LANES)}, "atomicAdd");

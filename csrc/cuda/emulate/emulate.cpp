@@ -46,8 +46,8 @@ constexpr const char* OPERATIONS[] = {"__syncwarp", "a shuffle", "a vote", "mult
 
 struct Block;
 
-// What orders memory for ThreadSanitizer at successive meetings: who goes on early must not order what others did before
-// by what it does next.
+// What orders memory for ThreadSanitizer at successive meetings: who goes on early must not order what others did
+// before by what it does next.
 class Meetings {
   public:
     void* next() { return &at_[++count_ % sizeof at_]; }
