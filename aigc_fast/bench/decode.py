@@ -278,9 +278,6 @@ def _check_ids(case: Case, models: Models, found: Tensor, wanted: Tensor) -> Non
         raise ParityError(f"token {place} differs from transformers', which is no near tie")
 
 
-# ---- what decoding costs
-
-
 def costs(case: Case) -> Contest:
     """One way of ours against another: the ratio is what is kept of the speed."""
     call: Decoded = case.call

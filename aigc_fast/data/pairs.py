@@ -202,9 +202,6 @@ def _found(
     return _without_empty(pairs, path)
 
 
-# ---- what comes with the package
-
-
 def _functions() -> _Found:
     modules: dict[Pair, str] = {}
     for one in described_functions():
@@ -226,9 +223,6 @@ def _sequences(name: str) -> _Found:
         letters = draw.choices(string.ascii_lowercase, k=draw.randint(_SHORTEST, _LONGEST))
         sources["".join(letters)] = None
     return _Found([(source, TASKS[name](source)) for source in sources], list(sources), f"sequences to {name}")
-
-
-# ---- files
 
 
 def _text(path: Path, encoding: str | None) -> str:

@@ -516,9 +516,6 @@ def _check_windows(cache: DynamicCache, spec: Spec) -> None:
         raise Refused("the cache is of a model with other windows")
 
 
-# ---- in place
-
-
 def original_class(model: nn.Module) -> type[nn.Module]:
     """The class of transformers that the model is, or was before it was swapped."""
     cls = type(model)

@@ -30,7 +30,7 @@ def test_demo_in_short(tmp_path, monkeypatch):
     assert html.count("<h1>") == 1
     assert html.count("data:image/png;base64,") == 16
     assert html.count("data:audio/wav;base64,") == html.count("<audio controls") == 5
-    assert html.count("<svg") == html.count("</svg>") == 8
+    assert html.count("<svg") == html.count("</svg>") == 10
     assert not re.search(r'(src|href)="(?!data:)', html)
     assert "identical" in html
     for name in ("dcgan-samples", "conv-vae-manifold"):

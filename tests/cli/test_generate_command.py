@@ -105,7 +105,7 @@ def test_what_a_model_can_not_do(tmp_path, model_files):
     assert_refused(run("generate", model_files["mlp-gan"], "--class", "1", "--out", out), "without classes")
     assert_refused(run("generate", model_files["mlp-gan"], "--what", "film", "--out", out), "film", "grid")
     for name in ("a.jpg", "a"):
-        assert_refused(run("generate", model_files["mlp-gan"], "--out", tmp_path / name), name, "PNG")
+        assert_refused(run("generate", model_files["mlp-gan"], "--out", tmp_path / name), name, ".png")
         assert_refused(run("evaluate", model_files["mlp-gan"], "--neighbours", tmp_path / name), name, "PNG")
     assert_refused(run("generate", model_files["mlp-gan"], "--out", "x" * 300 + ".png"), "x.png: File name too long")
     assert os.listdir(tmp_path) == []
@@ -127,7 +127,7 @@ def test_what_can_be_made_of_sounds(tmp_path, model_files):
     assert len(read_wav(walk)[0]) == 4 * 800 + 3 * 1600
     before = tree(tmp_path)
     assert_refused(run("generate", file, "--what", "grid", "--out", walk), "grid", "sequence, single, interpolation")
-    assert_refused(run("generate", file, "--out", tmp_path / "a.png"), "a.png", "WAV")
+    assert_refused(run("generate", file, "--out", tmp_path / "a.png"), "a.png", ".wav")
     assert_refused(run("generate", file, "--out", walk), walk, "--overwrite")
     (tmp_path / "b.png").write_text("mine")
     assert_refused(run("generate", file, "--out", tmp_path / "b.wav"), "b.png", "--overwrite")

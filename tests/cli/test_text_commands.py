@@ -169,7 +169,7 @@ def test_control_characters_are_not_sent_to_the_terminal(tmp_path):
         (["--columns", "3"], ["--columns: char-rnn makes documents, which have none"]),
         (["--scale", "2"], ["--scale"]),
         (["--what", "grid"], ["grid", "passage, single"]),
-        (["--out", "a.png"], ["a.png", "TXT"]),
+        (["--out", "a.png"], ["a.png", ".txt"]),
     ],
 )
 def test_bad_options_are_one_line_and_leave_nothing(runs, tmp_path, monkeypatch, args, words):

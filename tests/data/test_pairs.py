@@ -30,9 +30,6 @@ def written(path, text, encoding="utf-8"):
     return path
 
 
-# ---- what comes with the package
-
-
 def test_functions_are_some_thousands_with_the_first_line_of_their_documentation(functions):
     assert len(functions) > 3000
     pairs = dict(all_of(functions))
@@ -102,8 +99,6 @@ def test_sources_are_read_and_not_run(tmp_path, monkeypatch):
         ("torch.nn.b", "f(a, *, b: int=1) -> str", "Gives it all."),
     )
 
-
-# ---- files
 
 ROWS = "".join(f"{source}\t{target}\n" for source, target in PAIRS)
 OBJECTS = [{"source": source, "target": target, "more": [1]} for source, target in PAIRS]

@@ -279,9 +279,6 @@ def test_models_of_another_class_are_told(folder):
         Llama.from_pretrained(folder)
 
 
-# ---- GGUF
-
-
 def write_gguf(path: Path, model: DecoderModel, tokenizer: BPETokenizer | None = None, pieces: Any = None) -> None:
     """As llama.cpp's converter does it, in float32."""
     gguf = pytest.importorskip("gguf", reason="gguf is not installed")

@@ -199,8 +199,6 @@ def test_padding_comes_behind():
     assert lengths.positions.tolist() == [0, 1, 0, 1, 2]
 
 
-# ---- decoding
-
 WAYS = (
     {},
     {"num_beams": 3},
@@ -310,9 +308,6 @@ def test_bad_arguments_of_generate_are_refused(inputs, how, words):
         model_of().generate(inputs, **how)
 
 
-# ---- scoring and files
-
-
 def test_a_score_is_the_sum_of_the_logarithms():
     model = model_of()
     logits = model(torch.tensor([[0, 1, 2, 8]]), torch.tensor([[8, 3, 4]]))
@@ -363,9 +358,6 @@ def test_bad_sizes_are_refused(config, words):
 def test_a_sequence_beyond_the_positions_is_refused():
     with pytest.raises(ValueError, match="13 tokens in a row: expected at most max_positions=12"):
         model_of()(torch.zeros(1, 13, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.int64))
-
-
-# ---- the engine
 
 
 @pytest.mark.parametrize("norm_first", [False, True])

@@ -136,8 +136,6 @@ class DecoderModel(Decoding, NetworkTextModel):
         before = 0 if past is None else past.length
         return torch.arange(before, before + tokens.shape[1], device=tokens.device)[None]
 
-    # ---- generating
-
     def generate(
         self,
         inputs: str | Tensor = "",
@@ -357,8 +355,6 @@ class DecoderModel(Decoding, NetworkTextModel):
         plan = Plan(ids, None, options.longest(len(context), self.context), options)
         return beam_search(self._begin(plan, drawing.weights), plan)[0, len(context) :]
 
-    # ---- scoring
-
     def foreseen(self, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """See `NetworkTextModel.foreseen`; of a document longer than the context, or 1024 tokens, each token is
         foreseen from at least half as many."""
@@ -410,8 +406,6 @@ class DecoderModel(Decoding, NetworkTextModel):
         state = engine.begin(tokens.shape[0])
         positions = self.positions_after(tokens, None).expand_as(tokens)
         return state.extend(tokens, positions, None, tokens.shape[1])
-
-    # ---- files
 
     @classmethod
     def from_pretrained(

@@ -262,9 +262,6 @@ def _name_of_embedding(model: DecoderModel) -> str:
     return next(name for name, module in model.named_modules() if module is model.embedding) + ".weight"
 
 
-# ---- folders
-
-
 def _folder(path: Path) -> Source:
     facts = Facts.read(path / CONFIG)
     name = facts.get("model_type", None, str, f"one of {', '.join(classes())}")
@@ -363,9 +360,6 @@ def _dtype_of(path: Path, headers: Mapping[Path, Mapping[str, tuple[tuple[int, .
     if unknown := found - _DTYPES.keys():
         raise UserError(f"{path}: weights are {', '.join(sorted(unknown))}: expected {', '.join(_DTYPES)}")
     return next((_DTYPES[kind] for kind in _DTYPES if kind in found), torch.float32)
-
-
-# ---- what folders of each model hold
 
 
 def _gpt2_name(raw: str) -> str | None:
@@ -479,9 +473,6 @@ _SPECIAL_DEFAULTS = {
 }
 
 
-# ---- tokenizers
-
-
 def _tokenizer_of(path: Path, size: int, boundary: int, start: int | None) -> Tokenizer | None:
     if (path / _OWN_TOKENIZER).is_file():
         return tokenizer_from(Facts.read(path / _OWN_TOKENIZER).facts)
@@ -513,9 +504,6 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-
-
-# ---- writing
 
 
 def write_pretrained(model: DecoderModel, path: str | os.PathLike[str]) -> None:

@@ -184,8 +184,6 @@ class Seq2SeqTransformer(Decoding):
         except RuntimeError as error:
             raise ValueError(f"module: {' '.join(str(error).split())}") from None
 
-    # ---- the network
-
     def forward(
         self,
         src: Tensor,
@@ -231,8 +229,6 @@ class Seq2SeqTransformer(Decoding):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., vocab_size) of hidden states (..., d_model)."""
         return TF.linear(hidden, self.embedding.weight)
-
-    # ---- texts
 
     def source_of(self, text: str, *, strict: bool = True) -> np.ndarray:
         """The tokens of a source, int64, with the end behind them; `strict` as for `Tokenizer.encode_array`."""
@@ -283,8 +279,6 @@ class Seq2SeqTransformer(Decoding):
                 losses = TF.cross_entropy(self.logits(hidden), batch.answers, reduction="none")
                 total -= float(losses.double().sum())
         return total, count
-
-    # ---- generating
 
     def generate(
         self,
