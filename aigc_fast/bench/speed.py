@@ -16,9 +16,10 @@ INTRODUCTION = (
     "peer is the fastest of PyTorch contiguous, PyTorch channels_last and, forward in float32, ONNX Runtime; of a "
     "recursion, of scipy's `lfilter`, a loop in numba and torchlpc; of recurrent networks, of PyTorch with oneDNN and "
     "without, its cells and ONNX Runtime; of decoding, of transformers, CTranslate2 and ik_llama.cpp. Speed is the "
-    "peer's time over ours, with its quartiles over the rounds; the last column is the share of what the machine reached in that run in matrix "
-    "products, or in reading or copying memory. Rows that we lose stay; all other rows are in `bench/results`. "
-    "`python bench/run.py` measures on your machine, `python bench/run.py --readme` writes this section."
+    "peer's time over ours, with its quartiles over the rounds; the last column is the share of what the machine "
+    "reached in that run in matrix products, or in reading or copying memory. Rows that we lose stay; all other rows "
+    "are in `bench/results`. `python bench/run.py` measures on your machine, `python bench/run.py --readme` writes "
+    "this section."
 )
 TITLES = {
     "conv_transpose": (
