@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
@@ -394,7 +395,11 @@ print((kilobytes("VmHWM") - before) * 1024 / kept_bytes(model))
 def _peak(kind: type[DecoderModel], folder: Path, weights: str) -> float:
     """The most memory that loading and packing took in a process of its own, over that of the packed weights."""
     source = _LOADING.format(kind=kind.__name__, folder=str(folder), weights=weights, status=_STATUS)
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    # The same package, wherever this process found it.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))}
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=True, cwd=folder, env=environment
+    )
     return float(done.stdout.split()[-1])
 
 

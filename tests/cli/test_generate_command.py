@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import shutil
 
 import pytest
@@ -40,6 +41,16 @@ def test_grid_is_what_its_record_says_and_comes_again(tmp_path, model_files):
     assert again.read_bytes() == paths[0].read_bytes()
 
 
+@pytest.fixture
+def _usual_recursion_limit():
+    """What other tests import may have raised it."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(before)
+
+
+@pytest.mark.usefixtures("_usual_recursion_limit")
 def test_provenance_command_prints_the_record(tmp_path, model_files):
     path = tmp_path / "a.png"
     run("generate", model_files["conv-vae"], "--out", path, "--count", "2", "--seed", "4")
