@@ -9,9 +9,9 @@ LEAST_STEP_WORK = 1 << 16
 # Layers of one direction go through a sequence together, each a chunk of so many steps behind the one below it, where
 # that takes less time by this: the waits of a divided step cost so many multiply-adds, and the first chunks are waited
 # for. A thread's part of a layer's hidden weights fills at most such a share of its second-level cache: what goes round
-# at every step is then read from there. 0 has layers follow each other always. Two layers of 64 to 128 units took 0.6 to
-# 0.95 of the time so, of 256 (LSTM, GRU) 1 to 1.15: level avx512_bf16, 2 threads of an Intel Xeon (family 6 model 207),
-# torch 2.13.0, 2026-11-29.
+# at every step is then read from there. 0 has layers follow each other always. Two layers of 64 to 128 units took 0.6
+# to 0.95 of the time so, of 256 (LSTM, GRU) 1 to 1.15: level avx512_bf16, 2 threads of an Intel Xeon (family 6 model
+# 207), torch 2.13.0, 2026-11-29.
 WAIT_WORK, WAVE_STEPS, WAVE_SHARE = 1 << 13, 16, 0.3
 
 # Sequences in bfloat16 up to which weights, not products, take the time: of more, PyTorch multiplies them in tiles.
