@@ -29,7 +29,6 @@ from aigc_fast.cli.options import (
     new_file,
     offering,
     tell,
-    trained_on,
     training_data,
     with_default,
 )
@@ -39,7 +38,7 @@ from aigc_fast.errors import UserError
 from aigc_fast.generation import Provenance, provenance_of, write_png
 from aigc_fast.media import Medium, medium_of
 from aigc_fast.media.images import IMAGES
-from aigc_fast.media.medium import Report
+from aigc_fast.media.medium import Report, trained_on
 from aigc_fast.media.text import weights_kept
 from aigc_fast.models import Model, TextModel
 from aigc_fast.runtime.weights import WEIGHTS
@@ -181,7 +180,7 @@ def _training_of(model: Model, data: Path | None, **reading: Any) -> Dataset:
     """The data to measure a model's items against."""
     training = training_data(model, data, **reading)
     known = trained_on(model)
-    if known is not None and known.get("checksum") != training.checksum():
+    if known and known.get("checksum") != training.checksum():
         typer.echo(f"Note: the model was trained on {known.get('name')}, not on this {training.name}", err=True)
     return training
 

@@ -14,6 +14,7 @@ from aigc_fast.data import Dataset
 from aigc_fast.errors import UserError
 from aigc_fast.files import make_folder
 from aigc_fast.media import all_media, medium_of
+from aigc_fast.media.medium import trained_on
 from aigc_fast.models import MODELS, DecoderModel, Model, load
 from aigc_fast.models.storage import read_metadata
 from aigc_fast.models.text.pretrained import is_pretrained
@@ -274,16 +275,10 @@ def training_data(model: Model, path: Path | None, **reading: Any) -> Dataset:
 
 def _check_trained_on(model: Model, found: Dataset) -> None:
     known = trained_on(model)
-    if known is not None and known.get("checksum") != found.checksum():
+    if known and known.get("checksum") != found.checksum():
         count = known.get(found.unit)
         size = f" ({counted(count, found.unit)})" if isinstance(count, int) else ""
         raise UserError(
             f"{model.name} was trained on {known.get('name')}{size}, not on the {found.name} that come with the "
             "package: give --data"
         )
-
-
-def trained_on(model: Model) -> dict[str, object] | None:
-    """The name, the number of items and the checksum of what a model was trained on; None where its file has none."""
-    known = getattr(model, "metadata", {}).get("data")
-    return known if isinstance(known, dict) else None

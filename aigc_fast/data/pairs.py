@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from aigc_fast.data.dataset import Dataset
 from aigc_fast.data.docstrings import described_functions
 from aigc_fast.data.notes import some, text_of
-from aigc_fast.data.text import HELD_OUT, TOKENIZERS, decoded
+from aigc_fast.data.text import HELD_OUT, TOKENIZERS, TokenDataset, decoded
 from aigc_fast.errors import UserError
 from aigc_fast.models.text import BPETokenizer, CharTokenizer, Tokenizer
 from aigc_fast.wording import counted
@@ -30,54 +28,19 @@ SOURCE, TARGET = "source", "target"
 EXAMPLES = 8
 """How many sources are recorded with a model, at most, to be answered where none is given."""
 
-_SHOWN_DIGITS = 12
 _JSON = (".jsonl", ".json", ".ndjson")
 _SEQUENCES = 30_000
 _SHORTEST, _LONGEST = 3, 12
 
 
-@dataclass(frozen=True)
-class PairDataset(Dataset):
-    """Sources and targets to train on, and others of the same kind to measure by.
-
-    Attributes:
-        training: (source, target) each, to train on; they are the items.
-        held_out: those that training doesn't see; empty where none were wanted.
-        tokenizer: of sources and targets.
-        sha256: of all pairs in the order read, whatever the split: 64 hexadecimal digits.
-        name: where the pairs come from, for logs and provenance.
-        notes: what was left out when they were read, in lines for people.
-        share: of the pairs, about, that was to be held out.
-    """
+class PairDataset(TokenDataset[Pair]):
+    """Pairs (source, target) to train on, and others of the same kind to measure by; see `TokenDataset`."""
 
     unit = "pairs"
-    training: tuple[Pair, ...]
-    held_out: tuple[Pair, ...]
-    tokenizer: Tokenizer
-    sha256: str
-    name: str
-    notes: tuple[str, ...] = ()
-    share: float = HELD_OUT
-    labels: None = None
-    class_names: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.training)
-
-    @property
-    def shape(self) -> dict[str, Any]:
-        """`{"tokenizer": the tokenizer}`."""
-        return {"tokenizer": self.tokenizer}
-
-    @property
-    def summary(self) -> str:
-        """How many pairs, and their checksum, in a line for people."""
-        return f"{counted(len(self), self.unit)} of {self.name}, {self._form()}"
 
     def record(self) -> dict[str, Any]:
         """See `Dataset.record`."""
-        examples = [source for source, _ in self.examples]
-        return {**super().record(), "held_out": self.share, "sha256": self.sha256, "examples": examples}
+        return {**super().record(), "examples": [source for source, _ in self.examples]}
 
     @property
     def examples(self) -> tuple[Pair, ...]:
@@ -87,16 +50,11 @@ class PairDataset(Dataset):
 
     def _form(self) -> str:
         held = counted(len(self.held_out), self.unit)
-        kinds = f"{self.tokenizer.vocab_size} {self.tokenizer.kind}"
-        return f"{kinds}; held out {held}; SHA-256 {self.sha256[:_SHOWN_DIGITS]}…"
+        return f"{self.tokenizer.vocab_size} {self.tokenizer.kind}; held out {held}"
 
-    def _content(self) -> Tensor:
-        content = b"\0\0".join(_joined(part) for part in (self.training, self.held_out))
-        return torch.frombuffer(bytearray(content), dtype=torch.uint8)
-
-
-def _joined(pairs: Sequence[Pair]) -> bytes:
-    return b"\0".join(text.encode(errors="surrogatepass") for pair in pairs for text in pair)
+    @staticmethod
+    def joined(items: Sequence[Pair]) -> bytes:
+        return b"\0".join(text.encode(errors="surrogatepass") for pair in items for text in pair)
 
 
 @dataclass(frozen=True)
@@ -169,7 +127,7 @@ def load_pairs(
         training=training,
         held_out=held,
         tokenizer=tokenizer,
-        sha256=hashlib.sha256(_joined(found.pairs)).hexdigest(),
+        sha256=hashlib.sha256(PairDataset.joined(found.pairs)).hexdigest(),
         name=found.name,
         notes=found.notes,
         share=held_out,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -42,24 +43,25 @@ TOKENIZERS: dict[str, Callable[[Sequence[str], int | None], Tokenizer]] = {
 """Tokenizers of training text, by their kinds."""
 
 
+Item = TypeVar("Item")
+
+
 @dataclass(frozen=True)
-class TextDataset(Dataset):
-    """Documents to train on, and others of the same kind to measure by.
+class TokenDataset(Dataset, Generic[Item]):
+    """What a tokenizer reads, to train on and to measure by.
 
     Attributes:
-        training: the documents, or parts of them, to train on; they are the items.
-        held_out: those that training doesn't see; empty where none were wanted.
-        tokenizer: of the characters that the training documents have and a token for others, of bytes, or of pieces of
-            words that come up often in the training documents.
-        sha256: of the corpus, of both parts, whatever the split: 64 hexadecimal digits.
-        name: where the text comes from, for logs and provenance.
+        training: what to train on; the items.
+        held_out: what training doesn't see; empty where nothing was to be held out.
+        tokenizer: of it.
+        sha256: of both parts, whatever the split: 64 hexadecimal digits.
+        name: where it comes from, for logs and provenance.
         notes: what was left out, changed or put right when it was read, in lines for people.
-        share: of the characters, about, that was to be held out.
+        share: how much, about, was to be held out.
     """
 
-    unit = "documents"
-    training: tuple[str, ...]
-    held_out: tuple[str, ...]
+    training: tuple[Item, ...]
+    held_out: tuple[Item, ...]
     tokenizer: Tokenizer
     sha256: str
     name: str
@@ -78,27 +80,42 @@ class TextDataset(Dataset):
 
     @property
     def summary(self) -> str:
-        """How many documents of how many characters, and the corpus' checksum, in a line for people."""
-        return f"{counted(len(self), self.unit)} of {self.name}, {self._form()}"
+        """How many items of what size, and their checksum, in a line for people."""
+        return f"{counted(len(self), self.unit)} of {self.name}, {self._form()}; SHA-256 {self.sha256[:_SHOWN_DIGITS]}…"
 
     def record(self) -> dict[str, Any]:
         """See `Dataset.record`."""
         return {**super().record(), "held_out": self.share, "sha256": self.sha256}
 
+    @staticmethod
+    @abstractmethod
+    def joined(items: Sequence[Item]) -> bytes:
+        """The items, with something between them that they don't hold."""
+
+    def _content(self) -> Tensor:
+        content = b"\0\0".join(map(self.joined, (self.training, self.held_out)))
+        return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+class TextDataset(TokenDataset[str]):
+    """Documents to train on, or parts of them, and others of the same kind to measure by; see `TokenDataset`.
+
+    The tokenizer is of the characters that the training documents have and a token for others, of bytes, or of pieces
+    of words that come up often in the training documents.
+    """
+
+    unit = "documents"
+
     def _form(self) -> str:
         size, held = (sum(map(len, part)) for part in (self.training, self.held_out))
         return (
             f"{counted(size, 'characters')}; held out {counted(len(self.held_out), self.unit)}, "
-            f"{counted(held, 'characters')}; SHA-256 {self.sha256[:_SHOWN_DIGITS]}…"
+            f"{counted(held, 'characters')}"
         )
 
-    def _content(self) -> Tensor:
-        content = b"\0\0".join(_joined(part) for part in (self.training, self.held_out))
-        return torch.frombuffer(bytearray(content), dtype=torch.uint8)
-
-
-def _joined(documents: Sequence[str]) -> bytes:
-    return b"\0".join(document.encode() for document in documents)
+    @staticmethod
+    def joined(items: Sequence[str]) -> bytes:
+        return b"\0".join(document.encode() for document in items)
 
 
 def load_text(
@@ -145,7 +162,7 @@ def load_text(
         training=training,
         held_out=held,
         tokenizer=tokenizer if isinstance(tokenizer, Tokenizer) else TOKENIZERS[tokenizer](training, vocab_size),
-        sha256=hashlib.sha256(_joined(documents)).hexdigest(),
+        sha256=hashlib.sha256(TextDataset.joined(documents)).hexdigest(),
         name=name,
         notes=notes,
         share=held_out,

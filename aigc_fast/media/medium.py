@@ -130,6 +130,12 @@ class ItemFeed(Feed):
         """What the model's trainer takes of the items at `indices` (n,), in the model's dtype on its device."""
 
 
+def trained_on(model: Model) -> dict[str, Any]:
+    """What a model's file keeps of the data that it was trained on, see `Dataset.record`; empty where it keeps none."""
+    known = getattr(model, "metadata", {}).get("data")
+    return known if isinstance(known, dict) else {}
+
+
 def check_unmoved(model: Model, config: TrainingConfig) -> None:
     """Refuses, by UserError, a `shift` where there are no images to move."""
     if config.shift:

@@ -21,8 +21,8 @@ from aigc_fast.errors import UserError
 from aigc_fast.generation import Provenance, read_text_provenance, write_text
 from aigc_fast.generation.text import RECORD_SUFFIX
 from aigc_fast.media.kinds import ANSWERS
-from aigc_fast.media.medium import Feed, Medium, check_unmoved
-from aigc_fast.media.text import BEAMS, DECODING, DRAWING, ENCODING, HELD_OUT_SHARE, LENGTH, PROMPT, TOKENS
+from aigc_fast.media.medium import Feed, Medium, check_unmoved, trained_on
+from aigc_fast.media.text import BEAMS, DECODING, DRAWING, ENCODING, HELD_OUT_SHARE, LENGTH, PROMPT, TOKENS, held_out_of
 from aigc_fast.metrics.pairs import PairReport, evaluate_pairs
 from aigc_fast.models import Model, Seq2SeqTransformer
 from aigc_fast.models.text.seq2seq import Pairs
@@ -176,12 +176,10 @@ class PairsOfTexts(Medium):
 
     def load_for(self, model: Seq2SeqTransformer, path: Path | None, **reading: Any) -> PairDataset:
         """See `Medium.load_for`."""
-        known = getattr(model, "metadata", {}).get("data")
-        share = known.get("held_out") if isinstance(known, dict) else None
-        remembered = {"held_out": share} if isinstance(share, int | float) else {}
-        if path is None and isinstance(known, dict):
-            path = next((Path(name) for name in TASKS if known.get("name") == f"sequences to {name}"), None)
-        return data.load_pairs(path, tokenizer=model.tokenizer, **{**remembered, **reading})
+        if path is None:
+            known = trained_on(model).get("name")
+            path = next((Path(name) for name in TASKS if known == f"sequences to {name}"), None)
+        return data.load_pairs(path, tokenizer=model.tokenizer, **{**held_out_of(model), **reading})
 
     def load_like(self, training: PairDataset, folder: Path, **reading: Any) -> PairDataset:
         """See `Medium.load_like`: files without their sources say nothing."""
@@ -277,8 +275,7 @@ def _sources(model: Seq2SeqTransformer, prompt: str | None, path: str | None) ->
         return [prompt]
     if path is not None:
         return _lines(Path(path))
-    known = getattr(model, "metadata", {}).get("data")
-    examples = known.get("examples") if isinstance(known, dict) else None
+    examples = trained_on(model).get("examples")
     if not examples or not all(isinstance(example, str) for example in examples):
         raise UserError("prompt: expected what is to be answered (--prompt), or a file of it (--sources)")
     return [text for text in examples if len(model.source_of(text, strict=False)) <= model.max_positions]

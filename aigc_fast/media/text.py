@@ -22,7 +22,7 @@ from aigc_fast.errors import UserError
 from aigc_fast.generation import Provenance, read_text_provenance, write_text
 from aigc_fast.generation.text import RECORD_SUFFIX
 from aigc_fast.media.kinds import PASSAGE, SINGLE
-from aigc_fast.media.medium import Feed, Medium, check_unmoved
+from aigc_fast.media.medium import Feed, Medium, check_unmoved, trained_on
 from aigc_fast.metrics import TextReport, evaluate_text, perplexity
 from aigc_fast.models import CharRNN, DecoderModel, Model, TextModel
 from aigc_fast.models.text import BPETokenizer, CharTokenizer
@@ -99,6 +99,12 @@ DECODING = (
     Setting("no_repeat_ngram_size", int, "Never say so many tokens in a row twice (transformers).", least=0),
     Setting("repetition_penalty", float, "Above 1, tokens that were there are less probable (transformers)."),
 )
+
+
+def held_out_of(model: Model) -> dict[str, float]:
+    """`{"held_out": the share of its data that a model did not see}`; empty where that is not known."""
+    share = trained_on(model).get("held_out")
+    return {"held_out": share} if isinstance(share, int | float) else {}
 
 
 @dataclass(frozen=True)
@@ -391,10 +397,7 @@ class Text(Medium):
 
     def load_for(self, model: TextModel, path: Path | None, **reading: Any) -> TextDataset:
         """See `Medium.load_for`."""
-        known = getattr(model, "metadata", {}).get("data")
-        share = known.get("held_out") if isinstance(known, dict) else None
-        remembered = {"held_out": share} if isinstance(share, int | float) else {}
-        return data.load_text(path, tokenizer=model.tokenizer, **{**remembered, **reading})
+        return data.load_text(path, tokenizer=model.tokenizer, **{**held_out_of(model), **reading})
 
     def load_like(self, training: TextDataset, folder: Path, **reading: Any) -> TextDataset:
         """See `Medium.load_like`."""

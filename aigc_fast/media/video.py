@@ -20,7 +20,7 @@ from aigc_fast.generation import Provenance, clip_grid, contact_sheet, read_vide
 from aigc_fast.generation.video import MAX_FPS, check_video
 from aigc_fast.media.images import CHANNELS, READING, SIZE
 from aigc_fast.media.kinds import FILM, SINGLE
-from aigc_fast.media.medium import ItemFeed, Medium, check_unmoved
+from aigc_fast.media.medium import ItemFeed, Medium, check_unmoved, trained_on
 from aigc_fast.metrics import VideoReport, evaluate_videos
 from aigc_fast.models import VideoModel
 from aigc_fast.models.base import Labels, evaluating
@@ -205,8 +205,7 @@ class Video(Medium):
         channels, height, width = model.frame_shape
         if height != width:
             raise UserError(f"{model.name}: makes frames of {width} × {height} pixels; only square ones can be read")
-        known = getattr(model, "metadata", {}).get("data")
-        digits = known.get("digits") if isinstance(known, dict) and path is None else None
+        digits = trained_on(model).get("digits") if path is None else None
         shape = {"size": height, "channels": channels, "frames": model.frames}
         return data.load_videos(path, **shape, **reading, digits=digits if isinstance(digits, int) else None)
 
@@ -295,8 +294,7 @@ class Video(Medium):
 
 
 def _rate_of(model: VideoModel) -> float:
-    known = getattr(model, "metadata", {}).get("data")
-    rate = known.get("fps") if isinstance(known, dict) else None
+    rate = trained_on(model).get("fps")
     return rate if isinstance(rate, int | float) and 0 < rate <= MAX_FPS else DEFAULT_FPS
 
 

@@ -18,6 +18,7 @@ def rows(tensor: Tensor) -> Tensor:
 
 
 def pointer_and_row(tensor: Tensor | None) -> tuple[int | None, int]:
+    """The address and the elements from one row to the next; of none, (None, 0)."""
     return (None, 0) if tensor is None else (tensor.data_ptr(), tensor.stride(0))
 
 
