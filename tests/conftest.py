@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
@@ -14,7 +15,7 @@ from memory import poisoned
 from watching import launches
 
 import aigc_fast
-from aigc_fast.runtime import native, tuning
+from aigc_fast.runtime import kept, native, tuning
 
 # A shell without job control starts its background jobs so: what is interrupted would go on.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -74,6 +75,18 @@ def backend(request: pytest.FixtureRequest) -> Any:
     """The test runs once with each backend that this machine has, forced, and once with the automatic choice."""
     with aigc_fast.backend(request.param):
         yield request.param
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets how many bytes a store has left, in which nothing else is that could leave or die."""
+    gc.collect()
+    monkeypatch.setattr(kept, "store", kept.Store(1 << 40))
+
+    def leave(nbytes: int) -> None:
+        monkeypatch.setattr(kept.store, "cap", kept.store.total() + nbytes)
+
+    return leave
 
 
 @pytest.fixture

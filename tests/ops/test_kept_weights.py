@@ -124,17 +124,6 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
     return Counter(monkeypatch)
 
 
-@pytest.fixture
-def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets how many bytes the store has left."""
-    gc.collect()
-
-    def leave(nbytes: int) -> None:
-        monkeypatch.setattr(kept.store, "cap", kept.store.total() + nbytes)
-
-    return leave
-
-
 def passes(weights: list[Tensor], count: int) -> None:
     input = torch.randn(WINDOWS[0])
     expected = [TF.conv_transpose2d(input, weight, None, 2, 1) for weight in weights]

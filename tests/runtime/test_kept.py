@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -136,18 +135,6 @@ class Fills:
         self.count += 1
         self.last = weight.clone()
         return self.fine
-
-
-@pytest.fixture
-def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets how many bytes a store has left, in which nothing else is that could leave or die."""
-    gc.collect()
-    monkeypatch.setattr(kept, "store", kept.Store(1 << 40))
-
-    def leave(nbytes: int) -> None:
-        monkeypatch.setattr(kept.store, "cap", kept.store.total() + nbytes)
-
-    return leave
 
 
 @needs_native
