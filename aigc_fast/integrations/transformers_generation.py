@@ -21,7 +21,12 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.generation import GenerationMixin, logits_process
-from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria
+from transformers.generation.stopping_criteria import (
+    EosTokenCriteria,
+    MaxLengthCriteria,
+    MaxTimeCriteria,
+    StopStringCriteria,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from aigc_fast.errors import UserError
@@ -227,7 +232,7 @@ def _decode(
 def _loops(kwargs: dict[str, Any]) -> bool:
     """Whether nobody looks into transformers' loop of one token after the other, so that ours can stand for it."""
     config, criteria, mask = kwargs["generation_config"], kwargs["stopping_criteria"], kwargs.get("attention_mask")
-    if config.return_dict_in_generate or kwargs.get("streamer") is not None or kwargs[_CACHE].get_seq_length():
+    if config.return_dict_in_generate or kwargs[_CACHE].get_seq_length():
         return False
     if getattr(config, "prefill_chunk_size", None) is not None or (mask is not None and not mask[:, -1].all()):
         return False
@@ -235,12 +240,15 @@ def _loops(kwargs: dict[str, Any]) -> bool:
     if len(lengths) != 1 or any(type(each) not in (MaxLengthCriteria, *_OTHER_CRITERIA) for each in criteria):
         return False
     most = lengths[0].max_position_embeddings
-    if most is not None and lengths[0].max_length > most:  # transformers' loop says it
-        return False
+    return most is None or lengths[0].max_length <= most  # transformers' loop says it
+
+
+def _processors_known(kwargs: dict[str, Any]) -> bool:
+    """Whether no processor is the user's own, who may count its calls or look at beams that we order differently."""
     return all(type(each).__module__ == logits_process.__name__ for each in kwargs["logits_processor"])
 
 
-_OTHER_CRITERIA = EosTokenCriteria, MaxTimeCriteria
+_OTHER_CRITERIA = EosTokenCriteria, MaxTimeCriteria, StopStringCriteria
 
 
 def _looks_up(ids: Tensor, kwargs: dict[str, Any]) -> bool:
@@ -311,9 +319,11 @@ def _begun(engine: Engine, ids: Tensor, kwargs: dict[str, Any]) -> tuple[State, 
 
 def _ended(model: nn.Module, state: State, found: Tensor, count: int, kwargs: dict[str, Any]) -> Tensor:
     """The ids that were found; a cache that the caller gave is filled."""
-    given = kwargs[_CACHE]
+    given, streamer = kwargs[_CACHE], kwargs.get("streamer")
     if not getattr(given, "is_of_this_call", False):
         _store(state, given, model.dtype)
+    if streamer is not None:
+        streamer.end()
     return found[:, :count].clone() if count < found.shape[1] else found
 
 
@@ -354,7 +364,7 @@ def _loop(
     config, criteria, process = kwargs["generation_config"], kwargs["stopping_criteria"], kwargs["logits_processor"]
     others = [each for each in criteria if type(each) in _OTHER_CRITERIA]
     ends = any(type(each) is EosTokenCriteria for each in criteria)
-    (rows, count), found = ids.shape, _room(ids, criteria.max_length)
+    (rows, count), found, streamer = ids.shape, _room(ids, criteria.max_length), kwargs.get("streamer")
     unfinished = torch.ones(rows, dtype=torch.int64)
     state, position, logits = _begun(engine, ids, kwargs)
     while True:
@@ -368,6 +378,8 @@ def _loop(
             tokens = tokens * unfinished + config._pad_token_tensor * (1 - unfinished)
         found[:, count] = tokens
         count += 1
+        if streamer is not None:
+            streamer.put(tokens)
         for each in others:
             unfinished = unfinished & ~each(found[:, :count], None)
         if count >= criteria.max_length or not unfinished.any():
@@ -385,6 +397,7 @@ def _lookup_loop(model: nn.Module, engine: Engine, ids: Tensor, kwargs: dict[str
     config, criteria, process = kwargs["generation_config"], kwargs["stopping_criteria"], kwargs["logits_processor"]
     others = [each for each in criteria if type(each) in _OTHER_CRITERIA]
     count, found, lookup = ids.shape[1], _room(ids, criteria.max_length), Lookup(ids[0].tolist())
+    streamer = kwargs.get("streamer")
     most = min(config.prompt_lookup_num_tokens, MOST_GUESSED)
     state, position, logits = _begun(engine, ids, kwargs)
     guess: list[int] = []
@@ -395,6 +408,8 @@ def _lookup_loop(model: nn.Module, engine: Engine, ids: Tensor, kwargs: dict[str
             found[0, count] = token
             lookup.add(token)
             count += 1
+            if streamer is not None:
+                streamer.put(torch.tensor([token]))
             if count >= criteria.max_length or any(each(found[:, :count], None).any() for each in others):
                 state.crop(min(state.length, count - 1))
                 return _ended(model, state, found, count, kwargs)
@@ -466,7 +481,8 @@ def _decide(
         return None, Decision(LEFT, None, str(refused))
     looks_up = name == "_assisted_decoding" and _looks_up(ids, kwargs)
     beams = name == "_beam_search" and _follows_beams(kwargs)
-    level = LOOP if (name == "_sample" or looks_up or beams) and _loops(kwargs) else STEP
+    known = name == "_sample" or ((looks_up or beams) and _processors_known(kwargs))
+    level = LOOP if known and _loops(kwargs) else STEP
     return spec, Decision(level, vars(model).get(_WEIGHTS_ATTRIBUTE) or default_weights(spec), None)
 
 

@@ -6,6 +6,7 @@ import copy
 import importlib
 import inspect
 import io
+import itertools
 import pickle
 import threading
 from typing import Any
@@ -161,7 +162,8 @@ def test_levels(pair: tuple[Any, Any]) -> None:
     assert "native step" in named(num_beams=2, return_dict_in_generate=True)
     assert "native step" in named(num_beams=2, max_time=60.0)
     assert "native step" in named(num_beams=2, do_sample=True)
-    assert "native step" in named(logits_processor=transformers.LogitsProcessorList([Plain()]))
+    assert "native loop" in named(logits_processor=transformers.LogitsProcessorList([Plain()]))
+    assert "native step" in named(logits_processor=transformers.LogitsProcessorList([Plain()]), num_beams=2)
     assert "native step" in named(return_dict_in_generate=True)
 
 
@@ -219,11 +221,16 @@ def test_processors_streamers_and_criteria_are_the_users(pair: tuple[Any, Any]) 
             **options,
         )
         assert found.shape[1] == 13
-    heard = Heard(), Heard()
-    for model, streamer in zip(pair, heard, strict=True):
-        model.generate(prompts(1, 4), max_new_tokens=6, streamer=streamer)
-    assert heard[0].values == heard[1].values
-    assert heard[1].ended
+    for options in ({}, {"do_sample": True, "top_k": 5}, {"prompt_lookup_num_tokens": 3}):
+        heard = Heard(), Heard()
+        for model, streamer in zip(pair, heard, strict=True):
+            torch.manual_seed(3)
+            model.generate(prompts(1, 4), max_new_tokens=12, min_new_tokens=12, streamer=streamer, **options)
+        # Of looked-up tokens, several may come at once.
+        of_each = [(streamer.values[0], [*itertools.chain(*streamer.values)]) for streamer in heard]
+        assert of_each[0] == of_each[1]
+        assert heard[1].ended
+        assert generation.last_decision(pair[1]).level == generation.LOOP
 
 
 _WINDOWED = [] if "config" not in inspect.signature(transformers.DynamicCache).parameters else [True]
