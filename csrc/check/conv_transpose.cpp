@@ -205,17 +205,22 @@ class WindowClaims {
         const int64_t points = w_.outputs + w_.reach - 1;
         claims_.holds(points == w_.points, "a window's points", points);
         for (int64_t tile = 0; tile < w_.tiles; ++tile)
-            for (int64_t index = 0; index < a_.stride; ++index) {
-                const int64_t map = a_.transposed ? 0 : index, phase = a_.transposed ? index : 0;
-                const int64_t from = w_.first_input(a_, tile, map), to = from + (points - 1) * a_.in_step();
-                claims_.holds(from >= 0 && to < w_.box_length(a_), "a window leaves its box", tile);
-                for (int64_t i = 0; i < w_.outputs; ++i)
-                    for (int64_t place = 0; place < w_.reach; ++place) {
-                        const int64_t tap = w_.taps[index][place];
-                        const int64_t step = tile * w_.outputs + i - (a_.transposed ? w_.shifts[phase] : 0);
-                        const int64_t in = w_.box_origin(a_) + from + (i + place) * a_.in_step();
-                        claims_.holds(tap < 0 || in == a_.input(phase, tap, step), "a tap reads another input", tap);
-                    }
+            for (const int64_t first : {int64_t(0), tile / 2, tile})
+                for (int64_t index = 0; index < a_.stride; ++index)
+                    input(first, tile, index);
+    }
+
+    // The last tile of a strip that begins with the tile `first`.
+    void input(int64_t first, int64_t tile, int64_t index) {
+        const int64_t map = a_.transposed ? 0 : index, phase = a_.transposed ? index : 0;
+        const int64_t from = w_.first_input(a_, tile - first, map), to = from + (w_.points - 1) * a_.in_step();
+        claims_.holds(from >= 0 && to < w_.box_length(a_, tile - first + 1), "a window leaves its box", tile);
+        for (int64_t i = 0; i < w_.outputs; ++i)
+            for (int64_t place = 0; place < w_.reach; ++place) {
+                const int64_t tap = w_.taps[index][place];
+                const int64_t step = tile * w_.outputs + i - (a_.transposed ? w_.shifts[phase] : 0);
+                const int64_t in = w_.box_origin(a_, first) + from + (i + place) * a_.in_step();
+                claims_.holds(tap < 0 || in == a_.input(phase, tap, step), "a tap reads another input", tap);
             }
     }
 

@@ -12,19 +12,17 @@
 namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
 
-// The smallest number of multiplications saved that pays for the transforms, the fewest tiles per weight, and the most
-// floats that one image's transform may take.
+// The smallest number of multiplications saved that pays for the transforms, and the fewest tiles per weight.
 constexpr double LEAST_GAIN = 1.35;
 // The same for a weight gradient, of which both maps are transformed: multiplications saved for each of their numbers.
 constexpr double LEAST_SAVED = 120;
 constexpr int64_t PARTS_PER_THREAD = 4;
-constexpr int64_t LEAST_TILES = 24, LEAST_CHANNELS = 16, LEAST_GRADIENT_CHANNELS = 32, MOST_FLOATS = 24 << 20;
+constexpr int64_t LEAST_TILES = 24, LEAST_CHANNELS = 16, LEAST_GRADIENT_CHANNELS = 32;
 
 bool suits_winograd(const Windows& windows, const Image& in, int64_t least_channels) {
     const Geometry& g = windows.g;
     const bool wide = g.in_channels >= least_channels && g.out_channels >= least_channels;
-    return wide && windows.gain(in.batch) >= LEAST_GAIN && in.batch * windows.tiles() >= LEAST_TILES &&
-           windows.image_floats(in.channels) <= MOST_FLOATS;
+    return wide && windows.gain(in.batch) >= LEAST_GAIN && in.batch * windows.tiles() >= LEAST_TILES;
 }
 
 bool gradient_suits_winograd(const Windows& windows, const Image& large, const Image& small) {

@@ -31,6 +31,15 @@ ONE_PIXEL = [
     Convolution(2, 17, 3, (1, 1, 1), (2, 3, 1), (1, 2, 1)),
     Convolution(5, 16, 7, (1, 1), (4, 3), 2),
 ]
+# Maps whose windows are transformed in several strips, the last of them a smaller one.
+STRIPS = [
+    Convolution(1, 36, 32, (9001,), 3, 1, 1, transposed=False),
+    Convolution(2, 32, 40, (70, 67), 3, 1, 1, transposed=False),
+    Convolution(1, 32, 48, (93, 77), 4, 2, 1, transposed=False),
+    Convolution(1, 32, 33, (75, 81), 4, 2, 1),
+    Convolution(1, 36, 32, (15, 13, 17), 3, (1, 1, 2), 1, transposed=False),
+    Convolution(2, 64, 64, (3, 130), (1, 3), 1, (0, 1), groups=2, transposed=False),
+]
 
 
 @pytest.mark.parametrize("case", FEW_CONVOLUTIONS, ids=str)
@@ -54,6 +63,15 @@ def test_a_weight_used_again_and_written_to_on_every_level(case: Convolution, dt
             tensors = [channels_last(input) if use % 4 > 1 else input, weights[use % 2], bias]
             found, peer = ours(*tensors, **case.arguments), theirs(*tensors, **case.arguments)
             assert_parity(found, peer, theirs(*doubled(tensors), **case.arguments), f"{case}: use {use}")
+
+
+@needs_native
+@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last])
+@pytest.mark.parametrize("case", STRIPS, ids=str)
+def test_maps_in_strips_on_every_level(case: Convolution, layout: Callable[[Tensor], Tensor], isa: str) -> None:
+    tensors = [layout(tensor) for tensor in case.tensors()]
+    with aigc_fast.backend("cpu"):
+        assert_all_parity(every_gradient, case, tensors, layout(gradient_like_output(case, tensors)))
 
 
 def every_second(tensor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from aigc_fast.ops.conv_transpose.limits import (
     GRADIENT_CHANNELS,
     GRADIENT_KERNEL,
     GRADIENT_PIXELS,
+    GRADIENT_WINDOW_CHANNELS,
     LARGE_WORK,
     LEAST_GROUP_CHANNELS,
     LEFT_WIDE,
@@ -202,8 +203,9 @@ def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, winograd: b
     channels, pixels = large.shape[1] // plan.geometry[-2], prod(large.shape[2:])
     if large.dtype == torch.bfloat16 and rounds_natively() and not plan.is_matrix:
         return "bfloat16 on a processor that multiplies it: PyTorch's weight gradient does so, ours computes in float32"
+    thin = channels_last and pixels >= WINDOWS_PIXELS and channels < GRADIENT_WINDOW_CHANNELS
     wins = (
-        (winograd and not (channels_last and pixels >= WINDOWS_PIXELS and has_wide_vectors()))
+        (winograd and not (thin and has_wide_vectors()))
         or plan.is_matrix
         or plan.multiply_adds < SMALL_WORK
         or large.dtype == torch.bfloat16

@@ -18,8 +18,9 @@ namespace {
 
 constexpr int POINTS = 4;
 constexpr int MOST_REACH = 3, MOST_STRIDE = 8;
-constexpr int64_t VALUE_FLOATS = 1 << 19; // transformed input kept at a time
-constexpr float LARGEST = 1e30f;          // beyond it, sums of inputs might overflow
+// Transformed input that is kept at a time, so that it stays in the caches; and the fewest tiles that are worth it.
+constexpr int64_t VALUE_FLOATS = 1 << 19, LEAST_STRIP = 192;
+constexpr float LARGEST = 1e30f; // beyond it, sums of inputs might overflow
 
 // The magnitudes of inputs, as exponents of two. A transform adds neighbours up and takes them apart again: the
 // rounding of a large one stays in outputs that do not see it.
@@ -142,11 +143,11 @@ struct WindowAxis {
         return used;
     }
 
-    int64_t input_steps(const Axis& a) const {
+    int64_t input_steps(const Axis& a, int64_t of_tiles) const {
         int64_t widest = 0;
         for (int64_t map = 0; map < maps; ++map)
             widest = most(widest, a.transposed ? 0 : shifts[map]);
-        return tiles * outputs + reach - 1 + widest;
+        return of_tiles * outputs + reach - 1 + widest;
     }
     // The first output whose window is `window` or later: the outputs of neighbouring windows are neighbours.
     int64_t first_output(const Axis& a, int64_t window) const {
@@ -161,10 +162,11 @@ struct WindowAxis {
     // Outputs of some tiles, of all phases: a line that begins with the first output of their first window.
     int64_t line_length(const Axis& a, int64_t tiles_of_line) const { return a.out_step() * outputs * tiles_of_line; }
 
-    // The inputs that all tiles read: a box whose lines may begin before the map and end beyond it.
-    int64_t box_origin(const Axis& a) const { return a.in_step() * first; }
-    int64_t box_length(const Axis& a) const { return a.in_step() * input_steps(a); }
-    // Where the first input that a tile reads of a map lies in the box; those at the next points are in_step further.
+    // The inputs that some tiles read: a box whose lines may begin before the map and end beyond it.
+    int64_t box_origin(const Axis& a, int64_t first_tile) const { return a.in_step() * (first + first_tile * outputs); }
+    int64_t box_length(const Axis& a, int64_t of_tiles) const { return a.in_step() * input_steps(a, of_tiles); }
+    // Where the first input that a tile reads of a map lies in the box of tiles from 0 on; those at the next points are
+    // in_step further.
     int64_t first_input(const Axis& a, int64_t tile, int64_t map) const {
         return (tile * outputs + (a.transposed ? 0 : shifts[map])) * a.in_step() + map;
     }
@@ -215,28 +217,82 @@ struct Windows {
     }
 };
 
-// The transformed input of some images: [point][map][tile][channel], `pixel` floats from tile to tile.
+// Tiles that are transformed at a time: those of some whole images, or a strip of one.
+struct Strip {
+    int64_t first_image, images, first[AXES], count[AXES];
+
+    int64_t tiles() const { return images * count[0] * count[1] * count[2]; }
+
+    // Where a tile lies, counted within the strip.
+    struct Place {
+        int64_t n, of[AXES];
+    };
+    Place at(int64_t tile) const {
+        const int64_t w = tile % count[2], dh = tile / count[2];
+        return {dh / (count[1] * count[0]), {dh / count[1] % count[0], dh % count[1], w}};
+    }
+};
+
+// How a batch is cut into strips: along the outermost axis that has several tiles.
+class Strips {
+  public:
+    Strips(const Windows& windows, int64_t batch, int64_t channels) : w_(windows), batch_(batch) {
+        const WindowAxis* a = w_.axis;
+        axis_ = a[0].tiles > 1 ? 0 : a[1].tiles > 1 ? 1 : 2;
+        const int64_t floats = most<int64_t>(1, w_.image_floats(channels)), tiles = a[axis_].tiles;
+        images_ = equal_share(batch, VALUE_FLOATS / floats);
+        const int64_t across = most<int64_t>(1, w_.tiles() / most<int64_t>(1, tiles));
+        const int64_t fitting = VALUE_FLOATS * tiles / floats, worth = ceil_div(LEAST_STRIP, across);
+        tiles_ = images_ > 1 ? tiles : equal_share(tiles, most(fitting, worth));
+    }
+
+    Strip largest() const { return strip(0, 0); }
+
+    // False where f was for a strip.
+    template <class F>
+    bool all(const F& f) const {
+        for (int64_t image = 0; image < batch_; image += images_)
+            for (int64_t tile = 0; tile < w_.axis[axis_].tiles; tile += tiles_)
+                if (!f(strip(image, tile)))
+                    return false;
+        return true;
+    }
+
+  private:
+    static int64_t equal_share(int64_t count, int64_t most_at_a_time) {
+        return count < 1 ? 1 : ceil_div(count, ceil_div(count, most<int64_t>(1, least(count, most_at_a_time))));
+    }
+
+    Strip strip(int64_t image, int64_t tile) const {
+        const WindowAxis* a = w_.axis;
+        Strip strip{image, least(images_, batch_ - image), {}, {a[0].tiles, a[1].tiles, a[2].tiles}};
+        strip.first[axis_] = tile;
+        strip.count[axis_] = least(tiles_, a[axis_].tiles - tile);
+        return strip;
+    }
+
+    const Windows& w_;
+    const int64_t batch_;
+    int axis_;
+    int64_t images_, tiles_;
+};
+
+// The transformed input of a strip: [point][map][tile][channel], `pixel` floats from tile to tile.
 class WindowValues {
   public:
     WindowValues(const Windows& windows, const Image& in)
         : w_(windows), g_(windows.g), in_(in), pixel_(pixel_stride(in.channels)) {}
 
-    // Images that are worth transforming at a time, in equal shares.
-    int64_t images_at_a_time() const {
-        const int64_t most_images = most<int64_t>(1, VALUE_FLOATS / w_.image_floats(in_.channels));
-        return ceil_div(in_.batch, ceil_div(in_.batch, least(in_.batch, most_images)));
-    }
-
-    // Floats of working memory for that many images.
-    int64_t size(int64_t images) const {
-        return box_of(0, images).pixels() * pixel_ + w_.points * w_.maps * step_of(images);
+    // Floats of working memory for a strip.
+    int64_t size(const Strip& strip) const {
+        return box_of(strip).pixels() * pixel_ + w_.points * w_.maps * step_of(strip);
     }
 
     // False where the input holds values that the transform would spread or overflow.
-    bool read(int64_t first, int64_t images, float* memory) {
-        box_ = box_of(first, images);
-        tiles_ = images * w_.tiles();
-        step_ = step_of(images);
+    bool read(const Strip& strip, float* memory) {
+        box_ = box_of(strip);
+        strip_ = strip;
+        step_ = step_of(strip);
         pixels_ = memory;
         values_ = memory + box_.pixels() * pixel_;
         read_box(in_, box_, pixels_, pixel_);
@@ -246,46 +302,41 @@ class WindowValues {
     const float* at(int64_t point, int64_t map, int64_t tile) const {
         return values_ + (point * w_.maps + map) * step_ + tile * pixel_;
     }
-    int64_t tiles() const { return tiles_; }
+    const Strip& strip() const { return strip_; }
     int64_t map_step() const { return step_; }
     int64_t tile_step() const { return pixel_; }
 
   private:
-    Box box_of(int64_t first, int64_t images) const {
-        Box box{first, images, {}, {}};
+    Box box_of(const Strip& strip) const {
+        Box box{strip.first_image, strip.images, {}, {}};
         for (int i = 0; i < AXES; ++i) {
-            box.origin[i] = w_.axis[i].box_origin(g_.axis[i]);
-            box.length[i] = w_.axis[i].box_length(g_.axis[i]);
+            box.origin[i] = w_.axis[i].box_origin(g_.axis[i], strip.first[i]);
+            box.length[i] = w_.axis[i].box_length(g_.axis[i], strip.count[i]);
         }
         return box;
     }
-    int64_t step_of(int64_t images) const { return images * w_.tiles() * pixel_ + 16; }
+    int64_t step_of(const Strip& strip) const { return strip.tiles() * pixel_ + 16; }
 
     bool transform_input() {
-        const WindowAxis* a = w_.axis;
         const int64_t grain = most<int64_t>(1, 8192 / (w_.points * w_.maps * pixel_));
-        return parallel_all(0, tiles_, grain, [&](int64_t begin, int64_t end) {
+        const int64_t step[AXES] = {g_.axis[0].in_step(), g_.axis[1].in_step(), g_.axis[2].in_step()};
+        return parallel_all(0, strip_.tiles(), grain, [&](int64_t begin, int64_t end) {
             Magnitudes magnitudes;
             for (int64_t tile = begin; tile < end; ++tile) {
-                const int64_t w = tile % a[2].tiles, h = tile / a[2].tiles % a[1].tiles;
-                const int64_t d = tile / (a[2].tiles * a[1].tiles) % a[0].tiles, n = tile / w_.tiles();
-                const int64_t step[AXES] = {g_.axis[0].in_step(), g_.axis[1].in_step(), g_.axis[2].in_step()};
+                const Strip::Place place = strip_.at(tile);
                 for (int64_t map = 0; map < w_.maps; ++map) {
-                    int64_t of[AXES];
+                    int64_t of[AXES], at[AXES];
                     w_.map_of(map, of);
-                    const int64_t line =
-                        (n * box_.length[0] + first_input(0, d, of[0])) * box_.length[1] + first_input(1, h, of[1]);
-                    const float* from = pixels_ + (line * box_.length[2] + first_input(2, w, of[2])) * pixel_;
+                    for (int i = 0; i < AXES; ++i)
+                        at[i] = w_.axis[i].first_input(g_.axis[i], place.of[i], of[i]);
+                    const int64_t line = (place.n * box_.length[0] + at[0]) * box_.length[1] + at[1];
+                    const float* from = pixels_ + (line * box_.length[2] + at[2]) * pixel_;
                     const uint64_t used = g_.axis[0].transposed ? ~uint64_t(0) : w_.used_points(of);
                     transform_tile(from, step, used, values_ + map * step_ + tile * pixel_, magnitudes);
                 }
             }
             return magnitudes.suit_transform();
         });
-    }
-
-    int64_t first_input(int axis, int64_t tile, int64_t map) const {
-        return w_.axis[axis].first_input(g_.axis[axis], tile, map);
     }
 
     // B^T along one axis of a grid of vectors.
@@ -355,7 +406,8 @@ class WindowValues {
     const Image& in_;
     const int64_t pixel_;
     Box box_;
-    int64_t tiles_, step_;
+    Strip strip_;
+    int64_t step_;
     float *pixels_, *values_;
 };
 

@@ -103,29 +103,29 @@ class WinogradRun {
         : plan_(plan), g_(plan.g_), out_(out), packed_(packed), epilogue_(epilogue), values_(plan.w_, in) {}
 
     bool run() {
-        const int64_t images = values_.images_at_a_time();
+        const Strips strips(plan_.w_, out_.batch, g_.in_channels * g_.groups);
         Scope scope;
-        auto* memory = scope.take<float>(values_.size(images));
-        for (first_image_ = 0; first_image_ < out_.batch; first_image_ += images) {
-            if (!values_.read(first_image_, least(images, out_.batch - first_image_), memory))
+        auto* memory = scope.take<float>(values_.size(strips.largest()));
+        return strips.all([&](const Strip& strip) {
+            if (!values_.read(strip, memory))
                 return false;
             multiply_tiles();
-        }
-        return true;
+            return true;
+        });
     }
 
   private:
-    // A part of a row of tiles along W, for one panel of output channels, or several whole rows.
+    // A part of a row of the strip's tiles along W, for one panel of output channels, or several whole rows.
     struct Block {
         int64_t group, panel, first_row, rows, first_tile, tiles;
     };
 
     void multiply_tiles() const {
-        const WindowAxis& w = plan_.w_.axis[2];
+        const int64_t width = values_.strip().count[2];
         const int64_t room = BLOCK_FLOATS / (plan_.w_.points * g_.phases() * PANEL_WIDTH);
         const int64_t most_tiles = most<int64_t>(TILE_ROWS, least(TILE_BLOCK, room));
-        const int64_t segments = ceil_div(w.tiles, most_tiles), segment = ceil_div(w.tiles, segments);
-        const int64_t rows = values_.tiles() / w.tiles,
+        const int64_t segments = ceil_div(width, most_tiles), segment = ceil_div(width, segments);
+        const int64_t rows = values_.strip().tiles() / width,
                       rows_per_block = least(rows, most<int64_t>(1, most_tiles / segment));
         const int64_t row_blocks = ceil_div(rows, rows_per_block), columns = g_.groups * plan_.panels_;
         parallel_for(0, columns * segments * row_blocks, 1, [&](int64_t begin, int64_t end) {
@@ -135,7 +135,7 @@ class WinogradRun {
                 Block block{
                     column / plan_.panels_, column % plan_.panels_, row_block * rows_per_block, 0, part * segment, 0};
                 block.rows = least(rows_per_block, rows - block.first_row);
-                block.tiles = least(segment, w.tiles - block.first_tile);
+                block.tiles = least(segment, width - block.first_tile);
                 multiply_block(block);
             }
         });
@@ -163,7 +163,7 @@ class WinogradRun {
         float* to[TILE_BLOCK];
         for (int64_t i = 0; i < tiles; ++i) {
             const int64_t row = block.first_row + i / block.tiles, tile = block.first_tile + i % block.tiles;
-            from[i] = values_.at(0, 0, row * plan_.w_.axis[2].tiles + tile) + block.group * depth;
+            from[i] = values_.at(0, 0, row * values_.strip().count[2] + tile) + block.group * depth;
         }
         const float* weights = packed_ + (block.group * plan_.panels_ + block.panel) * plan_.panel_size();
         const int64_t batch = most<int64_t>(1, DEPTH_BLOCK / depth), part = least(depth, DEPTH_BLOCK);
@@ -214,11 +214,12 @@ class WinogradRun {
     // Output lines that a row of tiles yields, [d][h][w][PANEL_WIDTH], finished and written.
     void write_row(const Block& block, int64_t row, const float* products, float* lines) const {
         const WindowAxis* a = plan_.w_.axis;
-        const int64_t index = block.first_row + row, h = index % a[1].tiles, d = index / a[1].tiles % a[0].tiles;
-        const int64_t n = first_image_ + index / (a[1].tiles * a[0].tiles);
-        const int64_t first_window[AXES] = {d * a[0].outputs, h * a[1].outputs, block.first_tile * a[2].outputs};
-        int64_t first[AXES], length[AXES];
+        const Strip& strip = values_.strip();
+        const Strip::Place place = strip.at((block.first_row + row) * strip.count[2] + block.first_tile);
+        const int64_t n = strip.first_image + place.n;
+        int64_t first_window[AXES], first[AXES], length[AXES];
         for (int i = 0; i < AXES; ++i) {
+            first_window[i] = (strip.first[i] + place.of[i]) * a[i].outputs;
             first[i] = a[i].first_output(g_.axis[i], first_window[i]);
             length[i] = a[i].line_length(g_.axis[i], i == 2 ? block.tiles : 1);
         }
@@ -297,7 +298,6 @@ class WinogradRun {
     const float* packed_;
     const Epilogue& epilogue_;
     WindowValues values_;
-    int64_t first_image_ = 0;
 };
 
 // False where the input holds values that the transform would spread or overflow: nothing usable is written then.

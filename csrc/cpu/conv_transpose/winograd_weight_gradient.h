@@ -34,45 +34,52 @@ class WinogradWeightGradient {
     }
 
   private:
-    Box box_of(int64_t first, int64_t images) const {
-        const WindowAxis* a = w_.axis;
-        return {first, images, {}, {a[0].tiles * a[0].outputs, a[1].tiles * a[1].outputs, a[2].tiles * a[2].outputs}};
+    Box box_of(const Strip& strip) const {
+        Box box{strip.first_image, strip.images, {}, {}};
+        for (int i = 0; i < AXES; ++i) {
+            box.origin[i] = strip.first[i] * w_.axis[i].outputs;
+            box.length[i] = strip.count[i] * w_.axis[i].outputs;
+        }
+        return box;
     }
 
     bool sum(float* sums) {
         sums_ = sums;
-        const int64_t images = values_.images_at_a_time(), tiles = images * w_.tiles();
-        const int64_t box_size = round_up(box_of(0, images).pixels() * pixel_, 16);
-        const int64_t filters_size = w_.points * tiles * pixel_ + PANEL_WIDTH;
+        const Strips strips(w_, small_.batch, large_.channels);
+        const Strip largest = strips.largest();
+        const int64_t box_size = round_up(box_of(largest).pixels() * pixel_, 16);
+        const int64_t filters_size = w_.points * largest.tiles() * pixel_ + PANEL_WIDTH;
         Scope scope;
         place_terms(scope.take<int64_t>(w_.points * w_.maps));
-        small_pixels_ = scope.take<float>(box_size + filters_size + values_.size(images));
+        small_pixels_ = scope.take<float>(box_size + filters_size + values_.size(largest));
         filters_ = small_pixels_ + box_size;
-        for (int64_t first = 0; first < small_.batch; first += images) {
-            const int64_t count = least(images, small_.batch - first);
-            if (!values_.read(first, count, filters_ + filters_size))
+        bool accumulate = false;
+        return strips.all([&](const Strip& strip) {
+            if (!values_.read(strip, filters_ + filters_size))
                 return false;
-            box_ = box_of(first, count);
+            box_ = box_of(strip);
             read_box(small_, box_, small_pixels_, pixel_);
             if (!transform_small())
                 return false;
-            multiply_all(first > 0);
-        }
-        return true;
+            multiply_all(accumulate);
+            accumulate = true;
+            return true;
+        });
     }
 
     // A tile of the small map is the filter here: m pixels to the points, along each axis.
     bool transform_small() {
-        const WindowAxis* a = w_.axis;
-        const int64_t grain = most<int64_t>(1, 8192 / (w_.points * pixel_)), step = values_.tiles() * pixel_;
-        return parallel_all(0, values_.tiles(), grain, [&](int64_t begin, int64_t end) {
+        const Strip& strip = values_.strip();
+        const int64_t grain = most<int64_t>(1, 8192 / (w_.points * pixel_)), step = strip.tiles() * pixel_;
+        return parallel_all(0, strip.tiles(), grain, [&](int64_t begin, int64_t end) {
             float grid[POINTS * POINTS * POINTS * VF], other[POINTS * POINTS * POINTS * VF];
             vi suspicious{};
             for (int64_t tile = begin; tile < end; ++tile) {
-                const int64_t w = tile % a[2].tiles * a[2].outputs, h = tile / a[2].tiles % a[1].tiles * a[1].outputs;
-                const int64_t d = tile / (a[2].tiles * a[1].tiles) % a[0].tiles * a[0].outputs, n = tile / w_.tiles();
-                const float* from =
-                    small_pixels_ + (((n * box_.length[0] + d) * box_.length[1] + h) * box_.length[2] + w) * pixel_;
+                const Strip::Place place = strip.at(tile);
+                int64_t pixel = place.n;
+                for (int i = 0; i < AXES; ++i)
+                    pixel = pixel * box_.length[i] + place.of[i] * w_.axis[i].outputs;
+                const float* from = small_pixels_ + pixel * pixel_;
                 for (int64_t c = 0; c < round_up(g_.out_channels * g_.groups, VF); c += VF) {
                     filter_tile(from + c, grid, other, suspicious);
                     for (int64_t point = 0; point < w_.points; ++point)
@@ -137,18 +144,18 @@ class WinogradWeightGradient {
         for (int64_t i = 0; i < rows; ++i)
             to[i] = sums_ + (term * g_.in_channels + first_row + i) * width_ + panel * PANEL_WIDTH;
         const int64_t none = 0;
-        for (int64_t tile = 0; tile < values_.tiles(); tile += DEPTH_PIXELS) {
+        for (int64_t tile = 0; tile < values_.strip().tiles(); tile += DEPTH_PIXELS) {
             for (int64_t i = 0; i < rows; ++i)
                 from[i] = values_.at(point, map, tile) + group * g_.in_channels + first_row + i;
             const Product product{.rows = from,
                                   .a_step = values_.tile_step(),
                                   .a_offsets = &none,
-                                  .b = filters_ + (point * values_.tiles() + tile) * pixel_ + group * g_.out_channels +
-                                       panel * PANEL_WIDTH,
+                                  .b = filters_ + (point * values_.strip().tiles() + tile) * pixel_ +
+                                       group * g_.out_channels + panel * PANEL_WIDTH,
                                   .b_step = pixel_,
                                   .b_offsets = &none,
                                   .batch = 1,
-                                  .depth = least(DEPTH_PIXELS, values_.tiles() - tile),
+                                  .depth = least(DEPTH_PIXELS, values_.strip().tiles() - tile),
                                   .c = to,
                                   .accumulate = accumulate || tile > 0};
             multiply(product, rows, panel_vectors(g_.out_channels, panel));
