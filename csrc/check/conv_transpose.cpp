@@ -1,6 +1,7 @@
 // Holds the kernels of csrc/cpu/conv_transpose to what they claim of their geometry, without data: every output is
 // written once, and every tap is read at the input that the definition names, inside what was laid out for it. For all
-// kernels, strides, dilations, paddings and output_paddings up to 4, in one dimension and in two.
+// kernels, strides, dilations, paddings and output_paddings up to 4, and some longer kernels, in one dimension and in
+// two.
 //
 // A kernel makes its addresses axis by axis. Where an output or an input lies along an axis follows from a phase and a
 // step, or from a window, along that axis alone, and the kernel goes through all combinations of them. So what it
@@ -146,7 +147,7 @@ bool lines_hold(const Axis& a) {
 // Winograd's windows along one axis, whether or not it gains by them.
 class WindowClaims {
   public:
-    explicit WindowClaims(const Axis& a) : a_(a), w_(a), claims_{a, "windows"} {}
+    WindowClaims(const Axis& a, Apart apart) : a_(a), w_(a, apart), claims_{a, "windows"} {}
 
     bool keep() {
         if (!w_.fits)
@@ -156,24 +157,29 @@ class WindowClaims {
         lines(w_.tiles, written);
         claims_.once(written, "an output is not written once");
         written.assign(a_.out, 0);
-        lines(1, written);
-        claims_.once(written, "an output is not written once in lines of one tile");
+        lines(w_.spread, written);
+        claims_.once(written, "an output is not written once in the shortest lines");
         taps();
         inputs();
         return claims_.kept;
     }
 
   private:
+    // Of a whole number of tiles that lie within each other.
     void lines(int64_t tiles, std::vector<int64_t>& written) {
         for (int64_t first_tile = 0; first_tile < w_.tiles; first_tile += tiles) {
-            const int64_t window = first_tile * w_.outputs, first = w_.first_output(a_, window);
+            const int64_t window = w_.window_of(first_tile), first = w_.first_output(a_, window);
             std::vector<int64_t> line(w_.line_length(a_, tiles));
             for (int64_t phase = 0; phase < a_.phases(); ++phase)
                 for (int64_t i = 0; i < tiles * w_.outputs; ++i) {
-                    const int64_t at = w_.output(a_, phase, window) - first + i * a_.out_step(), out = first + at;
+                    const int64_t of_tile = i % w_.outputs, further = w_.window_of(i / w_.outputs);
+                    const int64_t at = w_.output(a_, phase, window) - first + further * a_.out_step() +
+                                       of_tile * w_.tile_step(a_),
+                                  out = first + at;
                     const bool inside = at >= 0 && at < int64_t(line.size());
                     claims_.holds(inside, "an output lies outside its line", at);
-                    claims_.holds(out == w_.output(a_, phase, window + i), "an output of another window", out);
+                    claims_.holds(out == w_.output(a_, phase, window + further + of_tile * w_.spread),
+                                  "an output of another window", out);
                     line[inside ? at : 0] += inside;
                     if (inside && out >= 0 && out < a_.out)
                         ++written[out];
@@ -184,7 +190,7 @@ class WindowClaims {
 
     void taps() {
         std::vector<int64_t> placed(a_.kernel);
-        for (int64_t index = 0; index < a_.stride; ++index) {
+        for (int64_t index = 0; index < w_.kinds; ++index) {
             for (int64_t place = 0; place < MOST_REACH; ++place) {
                 const int64_t tap = w_.taps[index][place];
                 claims_.holds(tap < 0 || place < w_.reach, "a tap lies outside its window", tap);
@@ -205,22 +211,23 @@ class WindowClaims {
         const int64_t points = w_.outputs + w_.reach - 1;
         claims_.holds(points == w_.points, "a window's points", points);
         for (int64_t tile = 0; tile < w_.tiles; ++tile)
-            for (const int64_t first : {int64_t(0), tile / 2, tile})
-                for (int64_t index = 0; index < a_.stride; ++index)
-                    input(first, tile, index);
+            for (const int64_t before : {int64_t(0), tile / w_.spread / 2, tile / w_.spread})
+                for (int64_t index = 0; index < w_.kinds; ++index)
+                    input(before * w_.spread, tile, index);
     }
 
-    // The last tile of a strip that begins with the tile `first`.
+    // Of the last tiles of a strip that begins with the tile `first`.
     void input(int64_t first, int64_t tile, int64_t index) {
-        const int64_t map = a_.transposed ? 0 : index, phase = a_.transposed ? index : 0;
-        const int64_t from = w_.first_input(a_, tile - first, map), to = from + (w_.points - 1) * a_.in_step();
-        claims_.holds(from >= 0 && to < w_.box_length(a_, tile - first + 1), "a window leaves its box", tile);
+        const int64_t map = w_.phases ? 0 : index, phase = w_.phases ? index : 0, step = w_.point_step(a_);
+        const int64_t tiles = round_up(tile - first + 1, w_.spread);
+        const int64_t from = w_.first_input(a_, tile - first, map), to = from + (w_.points - 1) * step;
+        claims_.holds(from >= 0 && to < w_.box_length(a_, tiles), "a window leaves its box", tile);
         for (int64_t i = 0; i < w_.outputs; ++i)
             for (int64_t place = 0; place < w_.reach; ++place) {
                 const int64_t tap = w_.taps[index][place];
-                const int64_t step = tile * w_.outputs + i - (a_.transposed ? w_.shifts[phase] : 0);
-                const int64_t in = w_.box_origin(a_, first) + from + (i + place) * a_.in_step();
-                claims_.holds(tap < 0 || in == a_.input(phase, tap, step), "a tap reads another input", tap);
+                const int64_t of = w_.window_of(tile) + i * w_.spread - (w_.phases ? w_.shifts[phase] : 0);
+                const int64_t in = w_.box_origin(a_, first) + from + (i + place) * step;
+                claims_.holds(tap < 0 || in == a_.input(phase, tap, of), "a tap reads another input", tap);
             }
     }
 
@@ -248,8 +255,17 @@ const Axis& point_of(const Axis& like) {
     return like.transposed ? transposed : plain;
 }
 
-bool windows_are_alike(const Axis& part, const Axis& whole) {
-    const WindowAxis w(part), of_whole(whole);
+// The ways in which an axis may be taken apart, whatever the others are.
+std::vector<Apart> ways_of(const Axis& a) {
+    if (!a.transposed)
+        return {{false, false}, {false, true}};
+    if (a.stride > 1)
+        return {{true, false}, {true, true}};
+    return {{false, false}, {false, true}, {true, false}, {true, true}};
+}
+
+bool windows_are_alike(const Axis& part, const Axis& whole, Apart way) {
+    const WindowAxis w(part, way), of_whole(whole, way);
     return w.fits == of_whole.fits && w.reach == of_whole.reach &&
            !(w.fits && __builtin_memcmp(w.taps, of_whole.taps, sizeof(w.taps)));
 }
@@ -271,9 +287,11 @@ bool parts_cover(const Axis& a) {
                 for (int64_t tap = 0; tap < a.kernel; ++tap)
                     for (int64_t i_at = 0; i_at < a.in; ++i_at)
                         claims.holds(meet(of, i_at, tap, o) == meet(a, i_at, tap, end + o), "a part's taps", o);
-            claims.holds(windows_are_alike(of, a), "a part's windows", i);
+            for (const Apart& way : ways_of(a)) {
+                claims.holds(windows_are_alike(of, a, way), "a part's windows", i);
+                claims.holds(!WindowAxis(of, way).fits || WindowClaims(of, way).keep(), "a part's windows", i);
+            }
             claims.holds(phases_cover(of) && boxes_hold(of), "a part's phases", i);
-            claims.holds(!WindowAxis(of).fits || WindowClaims(of).keep(), "a part's windows", i);
             end += of.out;
         }
         claims.holds(end == a.out, "the parts end elsewhere", end);
@@ -295,13 +313,16 @@ bool taps_are_outputs(const Axis& a) {
 // An axis of every size that was tried, and the claims that it kept with all of them.
 struct Kept {
     std::vector<Axis> axes;
-    bool phases = true, windows = true, lines = true;
+    bool phases = true, lines = true, windows[2][2] = {{true, true}, {true, true}};
+
+    bool windows_of(const Apart& way) const { return windows[way.phases][way.long_rows]; }
 };
 
 void examine(const Axis& a, Kept& kept) {
     kept.axes.push_back(a);
     kept.phases &= phases_cover(a) && boxes_hold(a) && parts_cover(a);
-    kept.windows &= WindowClaims(a).keep();
+    for (const Apart& way : ways_of(a))
+        kept.windows[way.phases][way.long_rows] &= WindowClaims(a, way).keep();
     kept.lines &= lines_hold(a);
 }
 
@@ -314,6 +335,10 @@ void for_each_setting(bool transposed, const F& f) {
                 for (int64_t padding = 0; padding <= MOST; ++padding)
                     for (int64_t extra = 0; extra < (transposed ? most(stride, dilation) : 1); ++extra)
                         f(kernel, stride, dilation, padding, extra);
+    for (const int64_t kernel : {5, 7, 8, 11})
+        for (int64_t dilation = 1; dilation < MOST; ++dilation)
+            for (const int64_t padding : {0, 4})
+                f(kernel, 1, dilation, padding, 0);
 }
 
 std::vector<Kept> all_axes(bool transposed) {
@@ -340,7 +365,9 @@ void examine_pair(const Kept& height, const Kept& width) {
     Claims direct{h, "direct with another axis"}, windows{h, "windows with another axis"};
     Claims lines{h, "lines with another axis"};
     direct.holds(height.phases && width.phases, "kernel along W", w.kernel);
-    windows.holds(!Windows(g).fit() || (height.windows && width.windows), "kernel along W", w.kernel);
+    const Windows apart(g);
+    windows.holds(!apart.fit() || (height.windows_of(apart.without_long_rows()) && width.windows_of(apart.apart)),
+                  "kernel along W", w.kernel);
     lines.holds(!(Narrow::fits(g) || Col2im::fits(g)) || (height.phases && height.lines && width.phases && width.lines),
                 "kernel along W", w.kernel);
     for (const Axis* first : {&height.axes.front(), &h})

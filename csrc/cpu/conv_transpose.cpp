@@ -19,8 +19,13 @@ constexpr double LEAST_SAVED = 120;
 constexpr int64_t PARTS_PER_THREAD = 4;
 constexpr int64_t LEAST_TILES = 24, LEAST_CHANNELS = 16, LEAST_GRADIENT_CHANNELS = 32;
 
+// Three taps of one dimension save a third of the products alone.
+constexpr int64_t LEAST_ROW_CHANNELS = 96;
+
 bool suits_winograd(const Windows& windows, const Image& in, int64_t least_channels) {
     const Geometry& g = windows.g;
+    if (windows.apart.long_rows && !windows.apart.phases && windows.maps == 1)
+        least_channels = most(least_channels, LEAST_ROW_CHANNELS);
     const bool wide = g.in_channels >= least_channels && g.out_channels >= least_channels;
     return wide && windows.gain(in.batch) >= LEAST_GAIN && in.batch * windows.tiles() >= LEAST_TILES;
 }
@@ -29,6 +34,9 @@ bool gradient_suits_winograd(const Windows& windows, const Image& large, const I
     if (!suits_winograd(windows, large, LEAST_GRADIENT_CHANNELS))
         return false;
     const Geometry& g = windows.g;
+    // Each piece of a long kernel would transform the large map anew.
+    if (g.axis[2].stride == 1 && windows.maps > 1)
+        return false;
     double products = static_cast<double>(large.channels) * g.out_channels;
     int64_t of_large = large.channels, of_small = small.channels;
     for (int i = 0; i < AXES; ++i) {

@@ -40,6 +40,17 @@ STRIPS = [
     Convolution(1, 36, 32, (15, 13, 17), 3, (1, 1, 2), 1, transposed=False),
     Convolution(2, 64, 64, (3, 130), (1, 3), 1, (0, 1), groups=2, transposed=False),
 ]
+# Rows whose kernel is cut into pieces, or whose windows lie within each other.
+LONG_ROWS = [
+    Convolution(2, 32, 40, (301,), 7, 1, 3, transposed=False),
+    Convolution(1, 36, 32, (5000,), 11, 1, 15, dilation=3, transposed=False),
+    Convolution(2, 33, 32, (97,), 5, 1, 7, dilation=5, transposed=False),
+    Convolution(1, 96, 100, (1111,), 3, 1, 9, dilation=9, transposed=False),
+    Convolution(1, 32, 36, (203,), 8, 1, 2),
+    Convolution(1, 32, 33, (150,), 9, 1, 8, dilation=2),
+    Convolution(2, 48, 32, (4, 61), (1, 10), 1, (0, 4), groups=2, transposed=False),
+    Convolution(1, 32, 32, (2, 3, 80), (1, 1, 6), 1, (0, 0, 5), dilation=(1, 1, 2), transposed=False),
+]
 
 
 @pytest.mark.parametrize("case", FEW_CONVOLUTIONS, ids=str)
@@ -67,8 +78,8 @@ def test_a_weight_used_again_and_written_to_on_every_level(case: Convolution, dt
 
 @needs_native
 @pytest.mark.parametrize("layout", [torch.Tensor.contiguous, channels_last])
-@pytest.mark.parametrize("case", STRIPS, ids=str)
-def test_maps_in_strips_on_every_level(case: Convolution, layout: Callable[[Tensor], Tensor], isa: str) -> None:
+@pytest.mark.parametrize("case", [*STRIPS, *LONG_ROWS], ids=str)
+def test_strips_and_long_rows_on_every_level(case: Convolution, layout: Callable[[Tensor], Tensor], isa: str) -> None:
     tensors = [layout(tensor) for tensor in case.tensors()]
     with aigc_fast.backend("cpu"):
         assert_all_parity(every_gradient, case, tensors, layout(gradient_like_output(case, tensors)))

@@ -69,7 +69,7 @@ class Parts {
         return least(size, ceil_div(size, step) * index / count_ * step);
     }
     int64_t work(const Part& part) const {
-        return axis_ == IMAGES ? part.out.batch : part.out.size[axis_] ? WindowAxis(part.g.axis[axis_]).tiles : 0;
+        return axis_ == IMAGES ? part.out.batch : part.out.size[axis_] ? Windows(part.g).axis[axis_].tiles : 0;
     }
     // No share is much larger than the mean.
     bool is_even() const {

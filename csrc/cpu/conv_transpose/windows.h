@@ -6,6 +6,9 @@
 // Points 0, 1, -1 and infinity: transforms only add, halve and subtract, and the error stays in the direct way's class.
 // A phase or residue with fewer taps than the others, as the odd ones of kernel 5, leaves 0 or infinity out.
 //
+// A longer kernel of one dimension is a sum of short ones, whose products add up before the output transform: 11 taps
+// as 3 + 3 + 3 + 2 take 15 products for 22. One with dilation d is d plain ones, for each residue of the outputs.
+//
 // The outputs of a row of tiles are made in a line of their own and written from there, all phases at once. That takes
 // phases whose outputs of a window are neighbours, which dilation can drive apart: see `WindowAxis::fits`.
 #pragma once
@@ -18,6 +21,7 @@ namespace {
 
 constexpr int POINTS = 4;
 constexpr int MOST_REACH = 3, MOST_STRIDE = 8;
+constexpr int64_t MOST_KERNEL = 12, MOST_SPREAD = 16; // of a row that is cut into pieces
 // Transformed input that is kept at a time, so that it stays in the caches; and the fewest tiles that are worth it.
 constexpr int64_t VALUE_FLOATS = 1 << 19, LEAST_STRIP = 192;
 constexpr float LARGEST = 1e30f; // beyond it, sums of inputs might overflow
@@ -54,74 +58,116 @@ class Magnitudes {
     vi largest_{}, sum_{}, count_{};
 };
 
-// One axis: what every phase (transposed) or residue (plain) sees through its windows.
+// How all axes of a geometry are taken apart.
+struct Apart {
+    bool phases;    // what sees the windows are the phases of a transposed convolution, else maps of the input
+    bool long_rows; // whether W alone gains, so that its kernel may be long or dilated
+
+    explicit Apart(const Geometry& g)
+        : phases(g.axis[0].transposed && g.phases() > 1), long_rows(g.axis[0].kernel == 1 && g.axis[1].kernel == 1) {}
+    Apart(bool phases_, bool long_rows_) : phases(phases_), long_rows(long_rows_) {}
+};
+
+// One axis: what every phase or map sees through its windows. Maps are the residues of a strided input, or the pieces
+// of at most MOST_REACH taps that a long kernel of stride 1 is cut into, whose windows are shifted.
 struct WindowAxis {
-    int64_t reach, outputs, points, maps, first, windows, tiles;
+    int64_t reach, outputs, points, kinds, maps, first, windows, tiles, spread = 1;
     int64_t shifts[MOST_STRIDE] = {};           // of the window of output step 0, per phase or map
     int64_t taps[MOST_STRIDE][MOST_REACH] = {}; // the tap at each place of a window, or -1
     uint64_t used_points[MOST_STRIDE] = {};     // per phase or map, a bit for each point where it has anything
-    bool fits; // what the kernels require of every axis, also of those along which nothing is to be gained
+    bool phases;                                // see Apart
+    bool shared; // whether the windows of each map are those of map 0, some tiles further
+    bool fits;   // what the kernels require of every axis, also of those along which nothing is to be gained
     // reach: inputs of a window; outputs, points: of F(outputs, reach), 1 and 1 where nothing is to be gained;
-    // maps: residues of a strided input; first: input step of window 0; tiles: of `outputs` windows.
+    // kinds: of phases or maps; maps: of them, the maps; first: input step of window 0; tiles: of `outputs` windows;
+    // spread: from one of a tile's inputs, and outputs, to the next: tiles of a dilated kernel lie within each other.
 
     static int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 
-    // Range of the window steps that map (residue) or phase `index` uses.
-    static void range(const Axis& a, int64_t index, int64_t& low, int64_t& high) {
-        low = INT64_MAX, high = INT64_MIN;
-        for (int64_t k = 0; k < a.kernel; ++k) {
-            if (a.transposed ? !a.uses(index, k) : residue(a, k) != index)
-                continue;
-            const int64_t at = a.transposed ? a.offset(index, k) : floor_div(a.offset(0, k), a.stride);
-            low = least(low, at);
-            high = most(high, at);
-        }
+    bool is_strided(const Axis& a) const { return !phases && a.stride > 1; }
+
+    // The phase or map that a tap belongs to.
+    bool has(const Axis& a, int64_t kind, int64_t tap) const {
+        if (phases)
+            return a.uses(kind, tap);
+        if (a.stride > 1)
+            return a.offset(0, tap) - floor_div(a.offset(0, tap), a.stride) * a.stride == kind;
+        // As many pieces of 3 taps as leave pieces of 2, the former first.
+        const int64_t threes = a.kernel - 2 * kinds, place = step(a, 0, tap);
+        const int64_t piece = place < 3 * threes ? place / 3 : threes + (place - 3 * threes) / 2;
+        return kinds == 1 || piece == kind;
     }
-    static int64_t residue(const Axis& a, int64_t k) {
-        const int64_t offset = a.offset(0, k);
-        return offset - floor_div(offset, a.stride) * a.stride;
+    // Where its input lies from that of window 0 of phase 0 or map 0, in steps of `spread` inputs of a map.
+    int64_t step(const Axis& a, int64_t kind, int64_t tap) const {
+        if (phases)
+            return a.offset(kind, tap);
+        if (a.stride > 1)
+            return floor_div(a.offset(0, tap), a.stride);
+        return (a.offset(0, tap) - least(a.offset(0, 0), a.offset(0, a.kernel - 1))) / spread;
+    }
+
+    // Range of the window steps that a phase or map uses.
+    void range(const Axis& a, int64_t kind, int64_t& low, int64_t& high) const {
+        low = INT64_MAX, high = INT64_MIN;
+        for (int64_t k = 0; k < a.kernel; ++k)
+            if (has(a, kind, k)) {
+                low = least(low, step(a, kind, k));
+                high = most(high, step(a, kind, k));
+            }
     }
 
     // Windows coincide where they can; a phase or map whose taps lie further has its own shifted.
-    void place_taps(const Axis& a, int64_t index) {
+    void place_taps(const Axis& a, int64_t kind) {
         int64_t low, high;
-        range(a, index, low, high);
-        shifts[index] = low <= high ? most<int64_t>(0, high - reach + 1 - first) : 0;
+        range(a, kind, low, high);
+        shifts[kind] = low <= high ? most<int64_t>(0, high - reach + 1 - first) : 0;
         for (int64_t k = 0; k < a.kernel; ++k)
-            if (a.transposed ? a.uses(index, k) : residue(a, k) == index) {
-                const int64_t at = a.transposed ? a.offset(index, k) : floor_div(a.offset(0, k), a.stride);
-                taps[index][at - first - shifts[index]] = k;
-            }
-        used_points[index] = (uint64_t(1) << points) - 1;
-        if (points > 1 && taps[index][0] < 0)
-            used_points[index] &= ~uint64_t(1);
-        if (points > 1 && taps[index][reach - 1] < 0)
-            used_points[index] &= ~(uint64_t(1) << (points - 1));
+            if (has(a, kind, k))
+                taps[kind][step(a, kind, k) - first - shifts[kind]] = k;
+        used_points[kind] = (uint64_t(1) << points) - 1;
+        if (points > 1 && taps[kind][0] < 0)
+            used_points[kind] &= ~uint64_t(1);
+        if (points > 1 && taps[kind][reach - 1] < 0)
+            used_points[kind] &= ~(uint64_t(1) << (points - 1));
     }
 
-    explicit WindowAxis(const Axis& a) {
+    // Of a kernel of stride 1.
+    void cut(const Axis& a, bool long_rows) {
+        const bool may = long_rows && a.kernel > 1 && a.kernel <= MOST_KERNEL && a.dilation <= MOST_SPREAD;
+        spread = may ? a.dilation : 1;
+        // Of odd kernels the windows of all pieces are the same: 3 + 2 + 2 taps begin 0, 2 and 4 inputs further.
+        kinds = !may ? 1 : a.kernel > MOST_REACH && a.kernel % 2 ? a.kernel / 2 : ceil_div(a.kernel, MOST_REACH);
+    }
+
+    WindowAxis(const Axis& a, Apart apart) : phases(apart.phases) {
         for (auto& places : taps)
             for (auto& tap : places)
                 tap = -1;
-        maps = a.in_step();
+        kinds = a.stride;
+        if (!phases && a.stride == 1)
+            cut(a, apart.long_rows);
+        maps = phases ? 1 : kinds;
         reach = 1, first = INT64_MAX;
-        for (int64_t i = 0; i < a.stride; ++i) {
+        for (int64_t kind = 0; kind < kinds; ++kind) {
             int64_t low, high;
-            range(a, i, low, high);
+            range(a, kind, low, high);
             if (low <= high) {
                 reach = most(reach, high - low + 1);
                 first = least(first, low);
             }
         }
-        fits = reach <= MOST_REACH && a.stride <= MOST_STRIDE;
+        fits = reach <= MOST_REACH && kinds <= MOST_STRIDE;
         points = fits && reach > 1 ? POINTS : 1;
         outputs = points == 1 ? 1 : points - reach + 1;
-        for (int64_t i = 0; fits && i < a.stride; ++i)
-            place_taps(a, i);
+        for (int64_t kind = 0; fits && kind < kinds; ++kind)
+            place_taps(a, kind);
         windows = 0;
         for (int64_t phase = 0; phase < a.phases(); ++phase)
-            windows = most(windows, (a.transposed ? shifts[phase] : 0) + a.count(phase));
-        tiles = ceil_div(windows, outputs);
+            windows = most(windows, (phases ? shifts[phase] : 0) + a.count(phase));
+        tiles = spread * ceil_div(windows, outputs * spread);
+        shared = !phases && a.stride == 1 && kinds > 1;
+        for (int64_t kind = 0; shared && kind < kinds; ++kind)
+            shared = shifts[kind] % outputs == 0;
         fits = fits && outputs_are_neighbours(a);
     }
 
@@ -138,16 +184,23 @@ struct WindowAxis {
     // Points that the phases or maps use, all together.
     int64_t products(const Axis& a) const {
         int64_t used = 0;
-        for (int64_t index = 0; index < a.stride; ++index)
-            used += __builtin_popcountll(used_points[index]);
+        for (int64_t kind = 0; kind < kinds; ++kind)
+            used += __builtin_popcountll(used_points[kind]);
         return used;
     }
 
-    int64_t input_steps(const Axis& a, int64_t of_tiles) const {
+    // The first window of a tile: those of a dilated kernel's neighbouring tiles lie within each other.
+    int64_t window_of(int64_t tile) const {
+        return spread == 1 ? tile * outputs : tile / spread * outputs * spread + tile % spread;
+    }
+    int64_t shift_of_inputs(int64_t map) const { return phases ? 0 : shifts[map] * spread; }
+    int64_t shift_of_tiles(int64_t map) const { return shifts[map] / outputs * spread; }
+    // Of a whole number of `spread` tiles.
+    int64_t input_steps(int64_t of_tiles) const {
         int64_t widest = 0;
         for (int64_t map = 0; map < maps; ++map)
-            widest = most(widest, a.transposed ? 0 : shifts[map]);
-        return of_tiles * outputs + reach - 1 + widest;
+            widest = most(widest, shift_of_inputs(map));
+        return of_tiles * outputs + (reach - 1) * spread + widest;
     }
     // The first output whose window is `window` or later: the outputs of neighbouring windows are neighbours.
     int64_t first_output(const Axis& a, int64_t window) const {
@@ -157,31 +210,41 @@ struct WindowAxis {
         return first_of_all;
     }
     int64_t output(const Axis& a, int64_t phase, int64_t window) const {
-        return a.output(phase, window - (a.transposed ? shifts[phase] : 0));
+        return a.output(phase, window - (phases ? shifts[phase] : 0));
     }
     // Outputs of some tiles, of all phases: a line that begins with the first output of their first window.
     int64_t line_length(const Axis& a, int64_t tiles_of_line) const { return a.out_step() * outputs * tiles_of_line; }
 
+    // The input steps between neighbouring points, and the outputs between neighbours of a tile.
+    int64_t point_step(const Axis& a) const { return a.in_step() * spread; }
+    int64_t tile_step(const Axis& a) const { return a.out_step() * spread; }
+
     // The inputs that some tiles read: a box whose lines may begin before the map and end beyond it.
-    int64_t box_origin(const Axis& a, int64_t first_tile) const { return a.in_step() * (first + first_tile * outputs); }
-    int64_t box_length(const Axis& a, int64_t of_tiles) const { return a.in_step() * input_steps(a, of_tiles); }
+    int64_t box_origin(const Axis& a, int64_t first_tile) const {
+        const int64_t origin = phases || a.stride > 1 ? first : least(a.offset(0, 0), a.offset(0, a.kernel - 1));
+        return a.in_step() * (origin + first_tile * outputs);
+    }
+    int64_t box_length(const Axis& a, int64_t of_tiles) const { return a.in_step() * input_steps(of_tiles); }
     // Where the first input that a tile reads of a map lies in the box of tiles from 0 on; those at the next points are
-    // in_step further.
+    // point_step further.
     int64_t first_input(const Axis& a, int64_t tile, int64_t map) const {
-        return (tile * outputs + (a.transposed ? 0 : shifts[map])) * a.in_step() + map;
+        return (window_of(tile) + shift_of_inputs(map)) * a.in_step() + (is_strided(a) ? map : 0);
     }
 };
 
 // The windows of all axes.
 struct Windows {
     const Geometry& g;
+    const Apart apart;
     WindowAxis axis[AXES];
     int64_t points, maps;
 
     explicit Windows(const Geometry& geometry)
-        : g(geometry), axis{WindowAxis(g.axis[0]), WindowAxis(g.axis[1]), WindowAxis(g.axis[2])},
+        : g(geometry), apart(geometry), axis{WindowAxis(g.axis[0], without_long_rows()),
+                                             WindowAxis(g.axis[1], without_long_rows()), WindowAxis(g.axis[2], apart)},
           points(axis[0].points * axis[1].points * axis[2].points), maps(axis[0].maps * axis[1].maps * axis[2].maps) {}
 
+    Apart without_long_rows() const { return {apart.phases, false}; }
     int64_t tiles() const { return axis[0].tiles * axis[1].tiles * axis[2].tiles; }
     // Floats of one image, transformed.
     int64_t image_floats(int64_t channels) const { return points * maps * tiles() * pixel_stride(channels); }
@@ -191,7 +254,7 @@ struct Windows {
         of[0] = map / (axis[1].maps * axis[2].maps);
     }
 
-    // The points that a phase (transposed) or a map uses, a bit for each.
+    // The points that a phase or a map uses, a bit for each.
     uint64_t used_points(const int64_t* index) const {
         uint64_t used = 0;
         for (int64_t d = 0; d < axis[0].points; ++d)
@@ -243,7 +306,8 @@ class Strips {
         images_ = equal_share(batch, VALUE_FLOATS / floats);
         const int64_t across = most<int64_t>(1, w_.tiles() / most<int64_t>(1, tiles));
         const int64_t fitting = VALUE_FLOATS * tiles / floats, worth = ceil_div(LEAST_STRIP, across);
-        tiles_ = images_ > 1 ? tiles : equal_share(tiles, most(fitting, worth));
+        const int64_t spread = a[axis_].spread;
+        tiles_ = images_ > 1 ? tiles : spread * equal_share(tiles / spread, most(fitting, worth) / spread);
     }
 
     Strip largest() const { return strip(0, 0); }
@@ -277,15 +341,18 @@ class Strips {
     int64_t images_, tiles_;
 };
 
-// The transformed input of a strip: [point][map][tile][channel], `pixel` floats from tile to tile.
+// The transformed input of a strip: [point][map][tile][channel], `pixel` floats from tile to tile. Maps that share
+// their windows are one, whose rows are longer than the strip's.
 class WindowValues {
   public:
-    WindowValues(const Windows& windows, const Image& in)
-        : w_(windows), g_(windows.g), in_(in), pixel_(pixel_stride(in.channels)) {}
+    WindowValues(const Windows& windows, const Image& in, bool may_share)
+        : w_(windows), g_(windows.g), in_(in), pixel_(pixel_stride(in.channels)),
+          shared_(may_share && windows.axis[2].shared), maps_(shared_ ? 1 : w_.maps),
+          further_(shared_ ? w_.axis[2].shift_of_tiles(w_.maps - 1) : 0) {}
 
     // Floats of working memory for a strip.
     int64_t size(const Strip& strip) const {
-        return box_of(strip).pixels() * pixel_ + w_.points * w_.maps * step_of(strip);
+        return box_of(strip).pixels() * pixel_ + w_.points * maps_ * step_of(strip);
     }
 
     // False where the input holds values that the transform would spread or overflow.
@@ -299,11 +366,15 @@ class WindowValues {
         return transform_input();
     }
 
+    // Where a map's values at a point begin.
+    int64_t offset(int64_t point, int64_t map) const {
+        return shared_ ? point * step_ + w_.axis[2].shift_of_tiles(map) * pixel_ : (point * maps_ + map) * step_;
+    }
     const float* at(int64_t point, int64_t map, int64_t tile) const {
-        return values_ + (point * w_.maps + map) * step_ + tile * pixel_;
+        return values_ + offset(point, map) + tile * pixel_;
     }
     const Strip& strip() const { return strip_; }
-    int64_t map_step() const { return step_; }
+    int64_t row_length() const { return strip_.count[2] + further_; }
     int64_t tile_step() const { return pixel_; }
 
   private:
@@ -311,27 +382,34 @@ class WindowValues {
         Box box{strip.first_image, strip.images, {}, {}};
         for (int i = 0; i < AXES; ++i) {
             box.origin[i] = w_.axis[i].box_origin(g_.axis[i], strip.first[i]);
-            box.length[i] = w_.axis[i].box_length(g_.axis[i], strip.count[i]);
+            box.length[i] = w_.axis[i].box_length(g_.axis[i], strip.count[i] + (i == 2 ? further_ : 0));
         }
         return box;
     }
-    int64_t step_of(const Strip& strip) const { return strip.tiles() * pixel_ + 16; }
+    Strip wider(Strip strip) const {
+        strip.count[2] += further_;
+        return strip;
+    }
+    int64_t step_of(const Strip& strip) const { return wider(strip).tiles() * pixel_ + 16; }
 
     bool transform_input() {
-        const int64_t grain = most<int64_t>(1, 8192 / (w_.points * w_.maps * pixel_));
-        const int64_t step[AXES] = {g_.axis[0].in_step(), g_.axis[1].in_step(), g_.axis[2].in_step()};
-        return parallel_all(0, strip_.tiles(), grain, [&](int64_t begin, int64_t end) {
+        const int64_t grain = most<int64_t>(1, 8192 / (w_.points * maps_ * pixel_));
+        const Strip read = wider(strip_);
+        int64_t step[AXES];
+        for (int i = 0; i < AXES; ++i)
+            step[i] = w_.axis[i].point_step(g_.axis[i]);
+        return parallel_all(0, read.tiles(), grain, [&](int64_t begin, int64_t end) {
             Magnitudes magnitudes;
             for (int64_t tile = begin; tile < end; ++tile) {
-                const Strip::Place place = strip_.at(tile);
-                for (int64_t map = 0; map < w_.maps; ++map) {
+                const Strip::Place place = read.at(tile);
+                for (int64_t map = 0; map < maps_; ++map) {
                     int64_t of[AXES], at[AXES];
                     w_.map_of(map, of);
                     for (int i = 0; i < AXES; ++i)
                         at[i] = w_.axis[i].first_input(g_.axis[i], place.of[i], of[i]);
                     const int64_t line = (place.n * box_.length[0] + at[0]) * box_.length[1] + at[1];
                     const float* from = pixels_ + (line * box_.length[2] + at[2]) * pixel_;
-                    const uint64_t used = g_.axis[0].transposed ? ~uint64_t(0) : w_.used_points(of);
+                    const uint64_t used = w_.apart.phases || shared_ ? ~uint64_t(0) : w_.used_points(of);
                     transform_tile(from, step, used, values_ + map * step_ + tile * pixel_, magnitudes);
                 }
             }
@@ -355,7 +433,7 @@ class WindowValues {
                            Magnitudes& magnitudes) const {
         const int64_t row = step[1] * box_.length[2] * pixel_,
                       plane = step[0] * box_.length[1] * box_.length[2] * pixel_;
-        const int64_t out_step = w_.maps * step_, columns = round_up(in_.channels, VF);
+        const int64_t out_step = maps_ * step_, columns = round_up(in_.channels, VF);
         for (int64_t c = 0; c < columns; c += VF) {
             vf grid[PD * PH * PW];
             for (int d = 0; d < PD; ++d)
@@ -405,6 +483,8 @@ class WindowValues {
     const Geometry& g_;
     const Image& in_;
     const int64_t pixel_;
+    const bool shared_;
+    const int64_t maps_, further_; // that are read, and the tiles by which the last one's windows lie further
     Box box_;
     Strip strip_;
     int64_t step_;

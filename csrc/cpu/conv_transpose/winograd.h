@@ -37,7 +37,7 @@ void Winograd::transform_taps(const float* taps, const int64_t* phase, const int
     float grid[27 * PANEL_WIDTH] = {}, other[64 * PANEL_WIDTH];
     const int64_t* place[AXES];
     for (int i = 0; i < AXES; ++i)
-        place[i] = w_.axis[i].taps[g_.axis[i].transposed ? phase[i] : map[i]];
+        place[i] = w_.axis[i].taps[w_.apart.phases ? phase[i] : map[i]];
     const int64_t rd = w_.axis[0].reach, rh = w_.axis[1].reach, rw = w_.axis[2].reach;
     for (int64_t d = 0; d < rd; ++d)
         for (int64_t h = 0; h < rh; ++h)
@@ -100,7 +100,7 @@ struct Constant {
 class WinogradRun {
   public:
     WinogradRun(const Winograd& plan, const Image& in, const Image& out, const float* packed, const Epilogue& epilogue)
-        : plan_(plan), g_(plan.g_), out_(out), packed_(packed), epilogue_(epilogue), values_(plan.w_, in) {}
+        : plan_(plan), g_(plan.g_), out_(out), packed_(packed), epilogue_(epilogue), values_(plan.w_, in, true) {}
 
     bool run() {
         const Strips strips(plan_.w_, out_.batch, g_.in_channels * g_.groups);
@@ -124,7 +124,9 @@ class WinogradRun {
         const int64_t width = values_.strip().count[2];
         const int64_t room = BLOCK_FLOATS / (plan_.w_.points * g_.phases() * PANEL_WIDTH);
         const int64_t most_tiles = most<int64_t>(TILE_ROWS, least(TILE_BLOCK, room));
-        const int64_t segments = ceil_div(width, most_tiles), segment = ceil_div(width, segments);
+        // Tiles that lie within each other are of one block.
+        const int64_t spread = plan_.w_.axis[2].spread, whole = width / spread;
+        const int64_t segments = ceil_div(whole, most_tiles / spread), segment = spread * ceil_div(whole, segments);
         const int64_t rows = values_.strip().tiles() / width,
                       rows_per_block = least(rows, most<int64_t>(1, most_tiles / segment));
         const int64_t row_blocks = ceil_div(rows, rows_per_block), columns = g_.groups * plan_.panels_;
@@ -163,7 +165,7 @@ class WinogradRun {
         float* to[TILE_BLOCK];
         for (int64_t i = 0; i < tiles; ++i) {
             const int64_t row = block.first_row + i / block.tiles, tile = block.first_tile + i % block.tiles;
-            from[i] = values_.at(0, 0, row * values_.strip().count[2] + tile) + block.group * depth;
+            from[i] = values_.at(0, 0, row * values_.row_length() + tile) + block.group * depth;
         }
         const float* weights = packed_ + (block.group * plan_.panels_ + block.panel) * plan_.panel_size();
         const int64_t batch = most<int64_t>(1, DEPTH_BLOCK / depth), part = least(depth, DEPTH_BLOCK);
@@ -202,9 +204,9 @@ class WinogradRun {
         for (int64_t map = 0; map < maps; ++map) {
             int64_t map_of[AXES];
             plan_.w_.map_of(map, map_of);
-            if (!(plan_.w_.used_points(g_.axis[0].transposed ? of.phase : map_of) >> point & 1))
+            if (!(plan_.w_.used_points(plan_.w_.apart.phases ? of.phase : map_of) >> point & 1))
                 continue;
-            offsets[used] = (point * maps + map) * values_.map_step();
+            offsets[used] = values_.offset(point, map);
             offsets[maps + used] = map * g_.in_channels * PANEL_WIDTH;
             ++used;
         }
@@ -219,7 +221,7 @@ class WinogradRun {
         const int64_t n = strip.first_image + place.n;
         int64_t first_window[AXES], first[AXES], length[AXES];
         for (int i = 0; i < AXES; ++i) {
-            first_window[i] = (strip.first[i] + place.of[i]) * a[i].outputs;
+            first_window[i] = a[i].window_of(strip.first[i] + place.of[i]);
             first[i] = a[i].first_output(g_.axis[i], first_window[i]);
             length[i] = a[i].line_length(g_.axis[i], i == 2 ? block.tiles : 1);
         }
@@ -248,14 +250,17 @@ class WinogradRun {
             int64_t at[AXES], step[AXES];
             for (int i = 0; i < AXES; ++i) {
                 at[i] = a[i].output(g_.axis[i], of.phase[i], first_window[i]) - first[i];
-                step[i] = g_.axis[i].out_step();
+                step[i] = a[i].tile_step(g_.axis[i]);
             }
             with_outputs(a[0].outputs, [&](auto depth) {
                 with_outputs(a[1].outputs, [&](auto height) {
                     with_outputs(a[2].outputs, [&](auto width) {
-                        for (int64_t tile = 0; tile < block.tiles; ++tile, at[2] += step[2] * a[2].outputs)
+                        const int64_t first_place = at[2], out_step = g_.axis[2].out_step();
+                        for (int64_t tile = 0; tile < block.tiles; ++tile) {
+                            at[2] = first_place + out_step * a[2].window_of(tile);
                             place_tile<depth.value, height.value, width.value>(
                                 from + tile * PANEL_WIDTH, tiles * PANEL_WIDTH, vectors, at, step, length, lines);
+                        }
                     });
                 });
             });

@@ -13,7 +13,7 @@ class WinogradWeightGradient {
     // The geometry is that of the convolution from `large` to `small`.
     WinogradWeightGradient(const Windows& windows, const Image& large, const Image& small)
         : w_(windows), g_(windows.g), large_(large), small_(small), pixel_(pixel_stride(small.channels)),
-          width_(padded_columns(g_.out_channels)), values_(windows, large) {}
+          width_(padded_columns(g_.out_channels)), values_(windows, large, false) {}
 
     // False where the maps hold values that the transform would spread or overflow: nothing usable is written then.
     bool run(void* out, int64_t dtype) {
@@ -78,7 +78,7 @@ class WinogradWeightGradient {
                 const Strip::Place place = strip.at(tile);
                 int64_t pixel = place.n;
                 for (int i = 0; i < AXES; ++i)
-                    pixel = pixel * box_.length[i] + place.of[i] * w_.axis[i].outputs;
+                    pixel = pixel * box_.length[i] + w_.axis[i].window_of(place.of[i]);
                 const float* from = small_pixels_ + pixel * pixel_;
                 for (int64_t c = 0; c < round_up(g_.out_channels * g_.groups, VF); c += VF) {
                     filter_tile(from + c, grid, other, suspicious);
@@ -97,7 +97,7 @@ class WinogradWeightGradient {
         for (int64_t d = 0; d < md; ++d)
             for (int64_t h = 0; h < mh; ++h)
                 for (int64_t w = 0; w < mw; ++w) {
-                    const vf x = load(from + ((d * box_.length[1] + h) * box_.length[2] + w) * pixel_);
+                    const vf x = load(from + ((d * box_.length[1] + h) * box_.length[2] + w * a[2].spread) * pixel_);
                     suspicious |= ~((x < LARGEST) & (x > -LARGEST));
                     store(grid + ((d * mh + h) * mw + w) * VF, x);
                 }
