@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +54,22 @@ def _give_usual_mode(path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
+@contextmanager
+def unsettled() -> Iterator[None]:
+    """In the block, on this thread, files are not forced to the disk one by one: for those of a temporary folder."""
+    before, _waiting.off = getattr(_waiting, "off", False), True
+    try:
+        yield
+    finally:
+        _waiting.off = before
+
+
+_waiting = threading.local()
+
+
 def _settle(path: Path) -> None:
+    if getattr(_waiting, "off", False):
+        return
     # Quotas and network file systems tell of a full disk only now, and some libraries don't listen when they close.
     with path.open("rb+") as file:
         os.fsync(file.fileno())

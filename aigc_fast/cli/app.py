@@ -5,9 +5,9 @@ from __future__ import annotations
 from aigc_fast.errors import UserError
 from aigc_fast.runtime.backends import BackendError
 from aigc_fast_cli import app
-from aigc_fast_cli.app import INTERRUPTED, console
+from aigc_fast_cli.app import BAD_INPUT, INTERRUPTED, console
 
-__all__ = ["INTERRUPTED", "Group", "console"]
+__all__ = ["BAD_INPUT", "INTERRUPTED", "Group", "console"]
 
 
 class Group(app.Group):

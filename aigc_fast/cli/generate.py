@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import time
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aigc_fast.cli.app import console
 from aigc_fast.cli.options import (
     MEDIA,
     Class,
@@ -34,11 +36,14 @@ from aigc_fast.errors import UserError
 from aigc_fast.files import make_folder
 from aigc_fast.generation import class_columns, provenance_of
 from aigc_fast.media import Kind, Medium, Wanted, medium_of
-from aigc_fast.media.kinds import GRID, INTERPOLATION, MANIFOLD, SINGLE
+from aigc_fast.media.kinds import GRID, INTERPOLATION, MANIFOLD, SHARD_SIZE, SHARDS, SINGLE
+from aigc_fast.media.shards import Order, Shards
 from aigc_fast.models import Model
 from aigc_fast.models.text.tokenizers import REPLACEMENT
+from aigc_fast.runtime.ranks import is_launched, launched, own_device
 from aigc_fast.settings import Setting
 from aigc_fast.training import MODEL_FILE
+from aigc_fast.training.log import ProgressBar
 from aigc_fast.wording import counted, listed
 
 
@@ -52,6 +57,7 @@ _KINDS = {kind.name: kind for kind in _kinds()}
 What = Enum("What", {name: name for name in _KINDS}, type=str)
 _STEPS = 10
 _LONGEST = 40
+_MOST = 100_000
 _COMMANDS = {code: REPLACEMENT for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
@@ -90,7 +96,6 @@ Count = Annotated[
     int | None,
     typer.Option(
         min=1,
-        max=100_000,
         help=with_default(
             "Images in the grid, sounds in the sequence, texts of the passage, clips in the film, answers to each "
             "source, files, walks, or images per side of the manifold.",
@@ -119,6 +124,7 @@ Columns = Annotated[
         show_default=False,
     ),
 ]
+ShardSize = Annotated[int, typer.Option(min=1, help="Items of a shard.")]
 Scale = Annotated[int, typer.Option(min=1, max=64, help="Draw each pixel as a square of this side.")]
 _DRAWING = all_settings("drawing_settings")
 
@@ -145,6 +151,7 @@ def generate(
     scale: Scale = 1,
     device: Device = None,
     overwrite: Overwrite = False,
+    shard_size: ShardSize = SHARD_SIZE,
     **given: Any,
 ) -> None:
     """Generate images, sounds, text or video with a trained model, or let it answer.
@@ -152,11 +159,11 @@ def generate(
     A sound is a WAV file, and a PNG of its spectrogram beside it; a video an APNG, a GIF or an MP4, as the name of
     --out ends, and a PNG of its frames beside it. Text is shown as it is made. Every file records the model, its
     settings, the seed and the command in its metadata, or, where it has none, in a .json beside it: aigc-fast
-    provenance FILE shows them.
+    provenance FILE shows them. Under torchrun its processes share the shards; shards that are there stay.
 
     Example:  aigc-fast generate runs/dcgan/model.safetensors --what grid --seed 7
     """
-    place = chosen_device(device)
+    place = own_device(chosen_device(device))
     path = model_file(model)
     generator = load_model(path, place)
     medium = medium_of(generator)
@@ -170,6 +177,12 @@ def generate(
         "device": place.type,
         **drawing,
     }
+    if wanted.kind is SHARDS:
+        order = _order(path, wanted, seed, scale, shard_size, settings)
+        _write_shards(Shards(out or Path("out") / _name(path, wanted), generator, medium, order))
+        return
+    if is_launched():
+        raise UserError(f"--what {wanted.kind.name}: one process makes it; several share --what {SHARDS.name}")
     target = out or Path("out") / (_name(path, wanted) + ("" if wanted.kind is SINGLE else medium.suffixes[0]))
     targets = _targets(target, wanted, medium, overwrite)
     items = _checked_draw(generator, wanted, seed)
@@ -184,6 +197,37 @@ def generate(
         medium.write(file, piece, generator, record, scale)
     told = f"{counted(len(targets), medium.unit)} to {target}" if wanted.kind is SINGLE else str(target)
     typer.echo(f"Wrote {told}{_classes_told(generator, wanted)}{medium.pace(generator)}", err=medium.streamed)
+
+
+def _order(path: Path, wanted: Wanted, seed: int, scale: int, size: int, settings: Mapping[str, Any]) -> Order:
+    record = {name: settings[name] for name in ("model_checksum", "device")}
+    options = {name: value for name, value in _texts(wanted.options) if name not in ("count", "class", "seed")}
+    words = [f"--{name} {shlex.quote(value)}" for name, value in {"what": SINGLE.name, "count": "1", **options}.items()]
+    command = " ".join(["aigc-fast generate", shlex.quote(path.name), *words])
+    return Order(wanted.count, seed, wanted.label, size, scale, wanted.settings, record, command)
+
+
+def _write_shards(shards: Shards) -> None:
+    """Makes those of the missing shards that are this process's."""
+    rank, processes = launched()
+    own = [shard for shard in shards.missing() if shard % processes == rank]
+    items = sum(len(shards.order.items(shard)) for shard in own)
+    begin, done = time.perf_counter(), 0
+
+    def show(more: int) -> None:
+        nonlocal done
+        done += more
+        bar.show(done, {}, done / (time.perf_counter() - begin))
+
+    with ProgressBar(shards.model.name, items, shards.medium.unit, console if rank == 0 else None) as bar:
+        try:
+            shards.write(own, show)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    whole = shards.write_index()
+    if whole or rank == 0:
+        told = f"{counted(shards.order.count, shards.medium.unit)} in {counted(shards.order.shards, 'shards')}"
+        typer.echo(f"Wrote {told} to {shards.folder}" if whole else f"{counted(items, shards.medium.unit)} written")
 
 
 def _drawing(model: Model, given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,13 +246,16 @@ def _drawing(model: Model, given: Mapping[str, Any], options: Mapping[str, Any])
 
 def _wanted(model: Model, what: What | None, given: Mapping[str, Any], drawing: Mapping[str, Any]) -> Wanted:
     medium = medium_of(model)
-    kind = _first(medium) if what is None else _KINDS[what.value]
+    unasked = SHARDS if is_launched() and SHARDS in medium.kinds else _first(medium)
+    kind = unasked if what is None else _KINDS[what.value]
     if kind not in medium.kinds:
         raise UserError(f"--what {kind.name}: {model.name} makes {', '.join(other.name for other in medium.kinds)}")
     if given["to-class"] is not None and kind is not INTERPOLATION:
         raise UserError(f"--to-class: only --what interpolation goes from class to class, not {kind.name}")
     label = class_of(model, given["class"])
     to_label = class_of(model, given["to-class"], "--to-class")
+    if kind is not SHARDS and given["count"] is not None and given["count"] > _MOST:
+        raise UserError(f"--count {given['count']}: expected at most {_MOST}, or --what shards")
     across = class_columns(model, 0) if label is None else 0
     count = given["count"] or kind.each * across or medium.kinds[kind]
     if kind is INTERPOLATION and given["columns"] == 1:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
-from aigc_fast.cli.app import INTERRUPTED, console
+from aigc_fast.cli.app import BAD_INPUT, INTERRUPTED, console
 from aigc_fast.cli.options import (
     MEDIA,
     RUNS,
@@ -29,6 +30,7 @@ from aigc_fast.errors import UserError
 from aigc_fast.media import Medium, medium_of
 from aigc_fast.models import MODELS, create
 from aigc_fast.models import Model as Network
+from aigc_fast.runtime.ranks import RankLostError, Ranks, joined
 from aigc_fast.settings import Setting
 from aigc_fast.training import TrainingConfig, TrainingInterrupted, TrainingResult, default_config
 from aigc_fast.training import train as run_training
@@ -116,7 +118,11 @@ Out = Annotated[
 ]
 Resume = Annotated[
     str | None,
-    typer.Option(help='Go on from "latest", or from a checkpoint file.', metavar="WHICH", rich_help_panel=_FILES),
+    typer.Option(
+        help='Go on from "latest", or from a checkpoint file; "auto": from the latest, where there is one.',
+        metavar="WHICH",
+        rich_help_panel=_FILES,
+    ),
 ]
 Overwrite = Annotated[
     bool,
@@ -163,26 +169,57 @@ def train(
 
     The folder gets model.safetensors, samples as training goes, checkpoints and a log. Ctrl-C, SIGTERM, SIGHUP and
     SIGUSR1 (SLURM's warning, --signal=USR1@60) leave a checkpoint and end the run; --resume latest goes on from it.
+    Under torchrun its processes share each batch.
 
     Example:  aigc-fast train dcgan --conditional --epochs 30
     """
+    with joined(chosen_device(device)) as place, telling_once() as ranks:
+        _train(ranks, place, model, data, seed, conditional, out, resume, overwrite, tensorboard, given)
+
+
+def _train(
+    ranks: Ranks,
+    place: torch.device,
+    model: str,
+    data: Path | None,
+    seed: int,
+    conditional: bool,
+    out: Path | None,
+    resume: str | None,
+    overwrite: bool,
+    tensorboard: bool,
+    given: dict[str, Any],
+) -> None:
     of_families = [setting for settings in _OF_FAMILIES.values() for setting in settings]
     of_models = [setting for setting in of_families if setting.shapes_model]
     of_training = [setting for setting in of_families if not setting.shapes_model]
-    place = chosen_device(device)
     dataset = _load(model, data, chosen(given, all_settings("data_settings")))
     network = _new_model(model, dataset, conditional, seed, chosen(given, [*_SHAPE, *of_models])).to(place)
     settings = chosen(given, [*_COMMON, *all_settings("training_settings"), *of_training, *_INTERVALS])
     config = default_config(network, seed=seed, tensorboard=tensorboard or None, **settings)
     folder = out or RUNS / model
+    shown = console if ranks.is_first else None
+    result = run_training(network, dataset, config, folder, resume=resume or False, overwrite=overwrite, console=shown)
+    if ranks.is_first:
+        _tell(result, dataset, folder)
+
+
+@contextmanager
+def telling_once() -> Iterator[Ranks]:
+    """Tells why training ended early: of several processes, the first to whom it happens; the others end silently."""
+    ranks = Ranks()
     try:
-        result = run_training(
-            network, dataset, config, folder, resume=resume or False, overwrite=overwrite, console=console
-        )
+        yield ranks
     except TrainingInterrupted as interrupted:
-        typer.echo(f"aigc-fast: {interrupted}", err=True)
+        if ranks.claims("word"):
+            typer.echo(f"aigc-fast: {interrupted}", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    _tell(result, dataset, folder)
+    except RankLostError:
+        raise typer.Exit(INTERRUPTED) from None
+    except UserError:
+        if ranks.claims("word"):
+            raise
+        raise typer.Exit(BAD_INPUT) from None
 
 
 def _load(name: str, path: Path | None, given: dict[str, Any]) -> Dataset:

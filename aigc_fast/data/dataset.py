@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast.data.notes import one_line
+from aigc_fast.runtime.rows import rows_of
 from aigc_fast.wording import counted, listed
 
 
@@ -131,7 +132,8 @@ def shift(images: Tensor, distance: int, generator: torch.Generator | None = Non
         return images
     n, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (distance,) * 4, mode="replicate")
-    top, left = torch.randint(0, 2 * distance + 1, (2, n, 1), generator=generator)
+    rows = rows_of(n)
+    top, left = torch.randint(0, 2 * distance + 1, (2, rows.total, 1), generator=generator)[:, rows.places]
     rows = (top + torch.arange(height))[:, None, :, None]
     columns = (left + torch.arange(width))[:, None, None, :]
     samples = torch.arange(n)[:, None, None, None]

@@ -23,7 +23,7 @@ from aigc_fast.generation import (
     spectrogram_image,
     write_sound,
 )
-from aigc_fast.media.kinds import INTERPOLATION, SEQUENCE, SINGLE
+from aigc_fast.media.kinds import INTERPOLATION, SEQUENCE, SHARD_SIZE, SHARDS, SINGLE
 from aigc_fast.media.medium import ItemFeed, Medium, check_unmoved
 from aigc_fast.metrics import SoundReport, evaluate_sounds
 from aigc_fast.models import Model, SoundModel
@@ -92,7 +92,7 @@ class Audio(Medium):
             shapes_model=True,
         ),
     )
-    kinds = MappingProxyType({SEQUENCE: 6, SINGLE: 6, INTERPOLATION: 1})
+    kinds = MappingProxyType({SEQUENCE: 6, SINGLE: 6, INTERPOLATION: 1, SHARDS: SHARD_SIZE})
     evaluated = 60
     rows = (
         (

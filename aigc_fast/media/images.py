@@ -15,7 +15,7 @@ from aigc_fast.data.readers import DEFAULT_SIZE
 from aigc_fast.data.videos import DEFAULT_SIZE as VIDEO_SIZE
 from aigc_fast.errors import UserError
 from aigc_fast.generation import Provenance, class_columns, draw, image_grid, read_provenance, write_png
-from aigc_fast.media.kinds import GRID, INTERPOLATION, MANIFOLD, SINGLE
+from aigc_fast.media.kinds import GRID, INTERPOLATION, MANIFOLD, SHARD_SIZE, SHARDS, SINGLE
 from aigc_fast.media.medium import ItemFeed, Medium
 from aigc_fast.metrics import ImageReport, evaluate_images, nearest_neighbours, pairing_grid
 from aigc_fast.models import ImageModel, Model
@@ -99,7 +99,7 @@ class Images(Medium):
     reading_settings = READING
     data_settings = (SIZE, CHANNELS, *READING)
     training_settings = (Setting("shift", int, "Move each image at random by up to so many pixels.", least=0),)
-    kinds = MappingProxyType({GRID: 64, SINGLE: 8, INTERPOLATION: 8, MANIFOLD: 15})
+    kinds = MappingProxyType({GRID: 64, SINGLE: 8, INTERPOLATION: 8, MANIFOLD: 15, SHARDS: SHARD_SIZE})
     pictured = True
     evaluated = 1000
     rows = (

@@ -69,11 +69,15 @@ def _map(model: LatentModel, wanted: Wanted, seed: int) -> Tensor:
     return latent_manifold(model, wanted.count, labels=wanted.label)
 
 
+SHARD_SIZE = 1000
+"""Items of a shard, and how many are made in shards, unless it is said."""
+
 GRID = Kind("grid", "one PNG of many images, a class in each column", _draw, each=8)
 SEQUENCE = Kind("sequence", "one WAV of many sounds", _draw, each=1)
 FILM = Kind("film", "one animation of many clips side by side", _draw, each=1)
 PASSAGE = Kind("passage", "one text", _draw)
 ANSWERS = Kind("answers", "one text of answers, a line each", _draw)
+SHARDS = Kind("shards", "tar files of many, each by its own seed, and their index", _draw)
 SINGLE = Kind("single", "one file each", _draw)
 INTERPOLATION = Kind(
     "interpolation",

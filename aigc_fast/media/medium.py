@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,14 +14,31 @@ from torch import Tensor
 from aigc_fast.data import Dataset
 from aigc_fast.errors import UserError
 from aigc_fast.generation import Provenance, draw
+from aigc_fast.generation.latent import decode_all
 from aigc_fast.media.kinds import Kind
 from aigc_fast.models import Model
 from aigc_fast.models.base import Labels
+from aigc_fast.runtime.ranks import Ranks
+from aigc_fast.runtime.rows import Rows, Split, laid_out
 from aigc_fast.settings import Setting
 from aigc_fast.wording import counted
 
 if TYPE_CHECKING:
     from aigc_fast.training import TrainingConfig
+
+
+class Batch(NamedTuple):
+    """What a step trains on, or this process's part of it.
+
+    Attributes:
+        inputs: as the model's trainer takes them.
+        labels: int64 (N,), of a conditional model.
+        split: what part of the batch it is; None for the whole.
+    """
+
+    inputs: Any
+    labels: Tensor | None = None
+    split: Split | None = None
 
 
 class Feed(ABC):
@@ -38,6 +55,7 @@ class Feed(ABC):
         epoch_steps: steps of one pass over the data.
         measure_interval: steps between two measurements of data that is held out; 0 where none is.
         notes: what was left out of the data because it does not suit the model, in lines for people.
+        ranks: the processes that share a step's batch.
     """
 
     measure_interval: int = 0
@@ -46,6 +64,7 @@ class Feed(ABC):
     def __init__(self, model: Model, dataset: Dataset, config: TrainingConfig) -> None:
         self.model, self.dataset, self.config = model, dataset, config
         self.unit = dataset.unit
+        self.ranks = Ranks()
 
     @property
     @abstractmethod
@@ -56,10 +75,10 @@ class Feed(ABC):
     def epoch_steps(self) -> int: ...
 
     @abstractmethod
-    def batches(self, step: int) -> Iterator[tuple[Any, Tensor | None]]:
+    def batches(self, step: int) -> Iterator[Batch]:
         """Inputs and labels as the model's trainer takes them, in its dtype on its device, from a step on without end.
 
-        What a step gets depends on the seed and the step alone.
+        What a step gets depends on the seed and the step alone; of several processes each gets a part of it.
         """
 
     def measure(self, model: Model) -> Mapping[str, float]:
@@ -80,6 +99,11 @@ class Feed(ABC):
             A picture of them, (C, H, W) in [-1, 1], or a text.
         """
 
+    def _part(self, total: int) -> tuple[range, Split | None]:
+        """Which of the rows of a step's batch are this process's, and what part of it they are."""
+        here = self.ranks.share(total)
+        return here, None if self.ranks.count == 1 else Split(len(here) / total, (Rows(here, total),))
+
     def _generator(self, epoch: int) -> torch.Generator:
         """Of the order in which a pass goes over the data."""
         return torch.Generator().manual_seed((self.config.seed + 0x9E3779B9 * (epoch + 1)) % 2**63)
@@ -99,6 +123,7 @@ class ItemFeed(Feed):
 
     def __init__(self, model: Model, dataset: Dataset, config: TrainingConfig) -> None:
         super().__init__(model, dataset, config)
+        self.ranks.check(self.step_size, f"{dataset.unit} of a batch (--batch-size)")
         if self.step_size < model.least_batch:
             given = f"batch_size={config.batch_size}, of {counted(len(dataset), dataset.unit)}"
             raise UserError(f"{given}: {model.name} trains on batches of at least {model.least_batch}")
@@ -113,17 +138,21 @@ class ItemFeed(Feed):
         """See `Feed`."""
         return len(self.dataset) // self.step_size
 
-    def batches(self, step: int) -> Iterator[tuple[Any, Tensor | None]]:
+    def batches(self, step: int) -> Iterator[Batch]:
         """See `Feed.batches`."""
         order, epoch = None, None
+        here, split = self._part(self.step_size)
         for number in count(step):
             now, position = divmod(number, self.epoch_steps)
             if now != epoch:
                 epoch, order = now, torch.randperm(len(self.dataset), generator=self._generator(now))
-            indices = order[position * self.step_size : (position + 1) * self.step_size]
+            first = position * self.step_size
+            indices = order[first + here.start : first + here.stop]
             conditional = self.model.num_classes is not None
             labels = self.dataset.batch_labels(indices).to(self.model.device) if conditional else None
-            yield self.batch(indices), labels
+            with laid_out(*(split.rows if split else ())):
+                inputs = self.batch(indices)
+            yield Batch(inputs, labels, split)
 
     @abstractmethod
     def batch(self, indices: Tensor) -> Any:
@@ -252,6 +281,18 @@ class Medium(ABC):
             **settings: some of `drawing_settings`.
         """
         return draw(model, count, seed=seed, labels=labels)
+
+    def draw_each(self, model: Any, seeds: Sequence[int], labels: Sequence[int] | None, **settings: Any) -> Any:
+        """Items each of which depends on the model, its own seed, its label and the settings alone.
+
+        Args:
+            model: of the medium.
+            seeds: of each item.
+            labels: their classes, for a conditional model.
+            **settings: some of `drawing_settings`.
+        """
+        z = [model.prior(1, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return decode_all(model, torch.cat(z), labels)
 
     def draw_to_measure(
         self, model: Any, training: Dataset, count: int, seed: int, labels: Labels | None, **settings: Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import count
+from itertools import accumulate, count
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,11 +21,11 @@ from aigc_fast.errors import UserError
 from aigc_fast.generation import Provenance, read_text_provenance, write_text
 from aigc_fast.generation.text import RECORD_SUFFIX
 from aigc_fast.media.kinds import ANSWERS
-from aigc_fast.media.medium import Feed, Medium, check_unmoved, trained_on
+from aigc_fast.media.medium import Batch, Feed, Medium, check_unmoved, trained_on
 from aigc_fast.media.text import BEAMS, DECODING, DRAWING, ENCODING, HELD_OUT_SHARE, LENGTH, PROMPT, TOKENS, held_out_of
 from aigc_fast.metrics.pairs import PairReport, evaluate_pairs
 from aigc_fast.models import Model, Seq2SeqTransformer
-from aigc_fast.models.text.seq2seq import Pairs
+from aigc_fast.runtime.rows import Rows, Split
 from aigc_fast.settings import Setting
 from aigc_fast.wording import counted
 
@@ -62,6 +62,7 @@ class PairFeed(Feed):
                 f"{dataset.name}: has no pairs for which there are positions: expected a larger max_positions "
                 f"(--max-positions) than {model.max_positions}"
             )
+        self.ranks.check(self.step_size, "pairs of a batch (--batch-size)")
 
     @property
     def step_size(self) -> int:
@@ -73,7 +74,7 @@ class PairFeed(Feed):
         """See `Feed`."""
         return len(self._training.pairs) // self.step_size
 
-    def batches(self, step: int) -> Iterator[tuple[Pairs, None]]:
+    def batches(self, step: int) -> Iterator[Batch]:
         """See `Feed.batches`."""
         order, epoch = None, None
         for number in count(step):
@@ -82,7 +83,13 @@ class PairFeed(Feed):
                 epoch, order = now, self._order(now)
             chosen = order[position * self.step_size : (position + 1) * self.step_size]
             sources, targets = ([part[i] for i in chosen] for part in (self._training.sources, self._training.targets))
-            yield self.model.pairs(sources, targets), None
+            here, split = self._part(self.step_size)
+            pairs = self.model.pairs(sources[here.start : here.stop], targets[here.start : here.stop])
+            if split is not None:
+                pairs.of_sources.rows = _rows_of(list(map(len, sources)), here)
+                pairs.of_inputs.rows = _rows_of([len(target) - 1 for target in targets], here)
+                split = Split(len(pairs.answers) / pairs.of_inputs.rows.total, split.rows)
+            yield Batch(pairs, split=split)
 
     def _order(self, epoch: int) -> list[int]:
         return torch.randperm(len(self._training.pairs), generator=self._generator(epoch)).tolist()
@@ -104,6 +111,12 @@ class PairFeed(Feed):
         )
         write_text(path.with_suffix(".txt"), text, provenance)
         return text
+
+
+def _rows_of(lengths: Sequence[int], here: range) -> Rows:
+    """Which tokens those of some sequences are, of sequences that lie one after the other."""
+    ends = [0, *accumulate(lengths)]
+    return Rows(range(ends[here.start], ends[here.stop]), ends[-1])
 
 
 class _Encoded(NamedTuple):

@@ -21,12 +21,13 @@ from aigc_fast.data.text import HELD_OUT
 from aigc_fast.errors import UserError
 from aigc_fast.generation import Provenance, read_text_provenance, write_text
 from aigc_fast.generation.text import RECORD_SUFFIX
-from aigc_fast.media.kinds import PASSAGE, SINGLE
-from aigc_fast.media.medium import Feed, Medium, check_unmoved, trained_on
+from aigc_fast.media.kinds import PASSAGE, SHARD_SIZE, SHARDS, SINGLE
+from aigc_fast.media.medium import Batch, Feed, Medium, check_unmoved, trained_on
 from aigc_fast.metrics import TextReport, evaluate_text, perplexity
 from aigc_fast.models import CharRNN, DecoderModel, Model, TextModel
 from aigc_fast.models.text import BPETokenizer, CharTokenizer
 from aigc_fast.models.text.char_rnn import packed_places
+from aigc_fast.runtime.rows import Rows, Split
 from aigc_fast.runtime.weights import WEIGHTS
 from aigc_fast.settings import Setting
 
@@ -115,7 +116,8 @@ class Chunk:
         tokens: the parts, packed.
         targets: int64 (total,), what follows each token.
         before: int64, for each part the place whose state it goes on from; B for one that begins without.
-        after: int64 (places,), for each place the part that its state is taken from.
+        after: int64, for each place that is here the part that its state is taken from.
+        places: how many places read, in all processes.
         characters: how many characters of text a token stands for, on average.
         passes: how often the text has been read before, parts of it included.
     """
@@ -124,6 +126,7 @@ class Chunk:
     targets: Tensor
     before: Tensor
     after: Tensor
+    places: int
     characters: float
     passes: float
 
@@ -149,10 +152,10 @@ class DocumentFeed(Feed):
         """See `Feed`."""
         return len(self.dataset)
 
-    def batches(self, step: int) -> Iterator[tuple[tuple[str, ...], None]]:
+    def batches(self, step: int) -> Iterator[Batch]:
         """See `Feed.batches`."""
         while True:
-            yield self.dataset.training, None
+            yield Batch(self.dataset.training)
 
     def measure(self, model: TextModel) -> Mapping[str, float]:
         """Bits per character of the documents that are held out."""
@@ -194,6 +197,7 @@ class ChunkFeed(DocumentFeed):
             )
         self._characters = sum(map(len, dataset.training)) / size
         self._places = min(config.batch_size, size // config.chunk)
+        self.ranks.check(self._places, "places in the text (--batch-size)")
         # What each place reads in a pass; a few of the last tokens, which are others each time, are left.
         self._share = size // self._places
 
@@ -207,7 +211,7 @@ class ChunkFeed(DocumentFeed):
         """See `Feed`."""
         return -(-self._share // self.config.chunk)
 
-    def batches(self, step: int) -> Iterator[tuple[Chunk, None]]:
+    def batches(self, step: int) -> Iterator[Batch]:
         """See `Feed.batches`."""
         text, epoch = None, None
         for number in count(step):
@@ -216,9 +220,9 @@ class ChunkFeed(DocumentFeed):
                 epoch = now
                 order = torch.randperm(len(self._documents), generator=self._generator(epoch)).tolist()
                 text = torch.cat([*(self._documents[place] for place in order), self._end])
-            yield self._chunk(text, position * self.config.chunk, number / self.epoch_steps), None
+            yield self._chunk(text, position * self.config.chunk, number / self.epoch_steps)
 
-    def _chunk(self, text: Tensor, done: int, passes: float) -> Chunk:
+    def _chunk(self, text: Tensor, done: int, passes: float) -> Batch:
         """What follows the first tokens that each place has read already."""
         steps = torch.arange(min(self.config.chunk, self._share - done))
         grid = (torch.arange(self._places) * self._share + done)[:, None] + steps
@@ -231,16 +235,34 @@ class ChunkFeed(DocumentFeed):
         before = place.where(goes_on, self.config.batch_size)
         last = torch.diff(place, append=torch.tensor([self._places])).nonzero()[:, 0]
         order = lengths.argsort(descending=True, stable=True)
-        places, batch_sizes = packed_places(grid[place, step][order], lengths[order])
+        starts, lengths = grid[place, step][order], lengths[order]
+        here, split = self._part(self._places)
+        if split is not None:
+            mine = ((place[order] >= here.start) & (place[order] < here.stop)).nonzero()[:, 0]
+            split = _split(lengths, mine)
+            order, starts, lengths, last = order[mine], starts[mine], lengths[mine], last[here.start : here.stop]
+        places, batch_sizes = packed_places(starts, lengths)
         device = self.model.device
-        return Chunk(
+        chunk = Chunk(
             tokens=PackedSequence(text[places].to(device), batch_sizes),
             targets=text[places + 1].to(device),
             before=before[order].to(device),
-            after=order.argsort()[last].to(device),
+            after=(last[:, None] == order).nonzero()[:, 1].to(device),
+            places=self._places,
             characters=self._characters,
             passes=passes,
         )
+        return Batch(chunk, split=split)
+
+
+def _split(lengths: Tensor, parts: Tensor) -> Split:
+    """What some of the parts of a packed sequence are of it, whose lengths fall."""
+    sizes = (torch.arange(int(lengths[0]))[:, None] < lengths).sum(1)
+    own = lengths[parts]
+    there = torch.arange(int(own[0]))[:, None] < own
+    places = ((sizes.cumsum(0) - sizes)[: len(there), None] + parts)[there]
+    total = int(lengths.sum())
+    return Split(len(places) / total, (Rows(places, total),))
 
 
 @dataclass(frozen=True)
@@ -285,6 +307,7 @@ class WindowFeed(DocumentFeed):
                 f"{dataset.name}: {len(self._text)} tokens are less than the {model.context + 1} that a window reads: "
                 "expected more text, or a smaller context (--context)"
             )
+        self.ranks.check(self._rows, "windows of a batch (--batch-size)")
         self._bytes = sum(len(document.encode()) for document in dataset.training) / len(self._text)
 
     @property
@@ -301,9 +324,10 @@ class WindowFeed(DocumentFeed):
         """See `Feed`."""
         return self._count // self._rows
 
-    def batches(self, step: int) -> Iterator[tuple[Windows, None]]:
+    def batches(self, step: int) -> Iterator[Batch]:
         """See `Feed.batches`."""
         context, epoch, starts = self.model.context, None, None
+        here, split = self._part(self._rows)
         for number in count(step):
             now, position = divmod(number, self.epoch_steps)
             if now != epoch:
@@ -311,9 +335,10 @@ class WindowFeed(DocumentFeed):
                 left = len(self._text) - 1 - self._count * context
                 shift = torch.randint(left + 1, (1,), generator=generator)
                 starts = torch.randperm(self._count, generator=generator) * context + shift
-            chosen = starts[position * self._rows : (position + 1) * self._rows]
+            first = position * self._rows
+            chosen = starts[first + here.start : first + here.stop]
             tokens = self._text[chosen[:, None] + torch.arange(context + 1)]
-            yield Windows(tokens.to(self.model.device), self._bytes, number / self.epoch_steps), None
+            yield Batch(Windows(tokens.to(self.model.device), self._bytes, number / self.epoch_steps), split=split)
 
     def measure(self, model: TextModel) -> Mapping[str, float]:
         """Bits per byte of the documents that are held out: tokens are of many lengths."""
@@ -356,7 +381,7 @@ class Text(Medium):
         *DECODING,
         Setting("weights", str, f"How weights are kept: {', '.join(WEIGHTS)}."),
     )
-    kinds = MappingProxyType({PASSAGE: 1, SINGLE: 4})
+    kinds = MappingProxyType({PASSAGE: 1, SINGLE: 4, SHARDS: SHARD_SIZE})
     streamed = companion = True
     arrangement = ()
     evaluated = 20
@@ -443,6 +468,10 @@ class Text(Medium):
                 parts.append(part)
             texts.append("".join(parts))
         return texts
+
+    def draw_each(self, model: TextModel, seeds: Sequence[int], labels: None, **settings: Any) -> list[str]:
+        """See `Medium.draw_each`."""
+        return [self.draw(model, 1, seed, **settings)[0] for seed in seeds]
 
     def pace(self, model: TextModel) -> str:
         """See `Medium.pace`: of models that tell it."""

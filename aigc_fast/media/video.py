@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +19,7 @@ from aigc_fast.errors import UserError
 from aigc_fast.generation import Provenance, clip_grid, contact_sheet, read_video_provenance, write_clips
 from aigc_fast.generation.video import MAX_FPS, check_video
 from aigc_fast.media.images import CHANNELS, READING, SIZE
-from aigc_fast.media.kinds import FILM, SINGLE
+from aigc_fast.media.kinds import FILM, SHARD_SIZE, SHARDS, SINGLE
 from aigc_fast.media.medium import ItemFeed, Medium, check_unmoved, trained_on
 from aigc_fast.metrics import VideoReport, evaluate_videos
 from aigc_fast.models import VideoModel
@@ -175,7 +175,7 @@ class Video(Medium):
             metavar="PATH",
         ),
     )
-    kinds = MappingProxyType({FILM: 6, SINGLE: 4})
+    kinds = MappingProxyType({FILM: 6, SINGLE: 4, SHARDS: SHARD_SIZE})
     evaluated = 100
     rows = (
         (
@@ -257,6 +257,14 @@ class Video(Medium):
                 for i, part in enumerate(noise.split(size))
             ]
         return Clips(torch.cat(parts), rate)
+
+    def draw_each(
+        self, model: VideoModel, seeds: Sequence[int], labels: Sequence[int] | None, **settings: Any
+    ) -> Iterator[Piece]:
+        """See `Medium.draw_each`."""
+        for place, seed in enumerate(seeds):
+            label = None if labels is None else [labels[place]]
+            yield next(iter(self.draw(model, 1, seed, label, **settings)))
 
     def joined(self, model: VideoModel, items: Clips, columns: int | None) -> Piece:
         """See `Medium.joined`: side by side."""

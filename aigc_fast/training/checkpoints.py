@@ -51,7 +51,7 @@ def write_checkpoint(folder: Path, trainer: Trainer, record: Mapping[str, Any], 
     for name, optimizer in trainer.optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
             tensors.update({f"optimizer.{name}.{index}.{key}": value for key, value in state.items()})
-    tensors.update(_random_state(trainer.model.device))
+    tensors.update(random_state(trainer.model.device))
     path = checkpoint_path(folder, trainer.step_count)
     write_tensors(path, tensors, {**record, "step": trainer.step_count})
     found = checkpoints_in(folder)
@@ -61,14 +61,16 @@ def write_checkpoint(folder: Path, trainer: Trainer, record: Mapping[str, Any], 
     return path
 
 
-def _random_state(device: torch.device) -> dict[str, Tensor]:
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Of PyTorch's default generators, the CPU's and the device's."""
     state = {"random.cpu": torch.get_rng_state()}
     if device.type != "cpu":
         state[f"random.{device.type}"] = torch.get_device_module(device).get_rng_state(*_index(device))
     return state
 
 
-def _set_random_state(tensors: Mapping[str, Tensor], device: torch.device, step: int) -> None:
+def set_random_state(tensors: Mapping[str, Tensor], device: torch.device, step: int) -> None:
+    """Puts PyTorch's default generators where `random_state` found them, or, where it did not, elsewhere."""
     torch.set_rng_state(tensors["random.cpu"])
     if device.type == "cpu":
         return
@@ -89,11 +91,11 @@ def _index(device: torch.device) -> tuple[torch.device, ...]:
 @contextmanager
 def forked_generators(device: torch.device) -> Iterator[None]:
     """Leaves PyTorch's default generators, the CPU's and the device's, as they were before the block."""
-    state = _random_state(device)
+    state = random_state(device)
     try:
         yield
     finally:
-        _set_random_state(state, device, 0)
+        set_random_state(state, device, 0)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -152,7 +154,7 @@ def restore_checkpoint(path: Path, tensors: Mapping[str, Tensor], step: int, tra
             moved = step >= trainer.first_step(name)
             state = _optimizer_state(_under(f"optimizer.{name}.", tensors), optimizer, moved)
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        _set_random_state(tensors, trainer.model.device, step)
+        set_random_state(tensors, trainer.model.device, step)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: the checkpoint does not fit the model: {error}") from None
     trainer.step_count = step

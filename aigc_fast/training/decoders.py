@@ -93,12 +93,7 @@ class DecoderTrainer(Trainer):
     def _step(self, inputs: Windows, labels: Tensor | None) -> Mapping[str, Tensor | float]:
         logits = self.model(inputs.tokens[:, :-1])
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), inputs.tokens[:, 1:].flatten())
-        optimizer, rate = self.optimizers["model"], self.learning_rate(inputs.passes)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        optimizer.step()
+        rate = self.learning_rate(inputs.passes)
+        norm = self._descend(loss, rate=rate, clip=self.config.clip)
         bits = loss.detach() / math.log(2) / inputs.bytes
         return {"loss": loss.detach(), "bits": bits, "gradient": norm, "learning_rate": rate}

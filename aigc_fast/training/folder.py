@@ -154,6 +154,14 @@ class RunFolder:
         if self.work != self.path and not self._marker.exists():
             shutil.rmtree(self._inside, ignore_errors=True)
 
+    def begun(self) -> tuple[bool, list[str]]:
+        """What `begin` found, for `follow`."""
+        return self.work == self._inside, self._replaced
+
+    def follow(self, inside: bool, replaced: list[str]) -> None:
+        """Takes over what `begin` found in another process."""
+        self.work, self._replaced = self._inside if inside else self.path, replaced
+
     @property
     def _marker(self) -> Path:
         return self._inside / _MARKER

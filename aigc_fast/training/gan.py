@@ -116,11 +116,11 @@ class GANTrainer(Trainer):
         values = self._step_discriminator(images, fake.detach(), labels)
         if trains_generator:
             values["g_loss"] = self._step_generator(fake, labels)
-        values["diversity"] = diversity(fake, images) if len(images) > 1 else 1.0
+        values["diversity"] = self._diversity(fake, images)
         return values
 
     def _step_discriminator(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> dict[str, Tensor | float]:
-        discriminator, optimizer = self.model.discriminator, self.optimizers["discriminator"]
+        discriminator = self.model.discriminator
         real_logits, fake_logits = discriminator(real, labels), discriminator(fake, labels)
         loss = self.loss.discriminator(real_logits, fake_logits)
         values = {"d_loss": loss.detach(), "d_real": real_logits.detach().mean(), "d_fake": fake_logits.detach().mean()}
@@ -128,18 +128,19 @@ class GANTrainer(Trainer):
             penalty = gradient_penalty(lambda between: discriminator(between, labels), real, fake)
             values["penalty"] = penalty.detach()
             loss = loss + self.config.gradient_penalty * penalty
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        self._descend(loss, "discriminator")
         return values
 
+    def _diversity(self, fake: Tensor, real: Tensor) -> Tensor | float:
+        total = self.ranks.total(len(real))
+        # In float32: PyTorch has no distances in 16 bits.
+        fake, real = (self.ranks.whole(images.detach().float(), total) for images in (fake, real))
+        return diversity(fake, real) if total > 1 else 1.0
+
     def _step_generator(self, fake: Tensor, labels: Tensor | None) -> Tensor:
-        optimizer = self.optimizers["generator"]
         with _frozen(self.model.discriminator):
             loss = self.loss.generator(self.model.discriminator(fake, labels))
-            optimizer.zero_grad()
-            loss.backward()
-        optimizer.step()
+            self._descend(loss, "generator")
         if self.average is not None:
             self.average.update_parameters(self.model.generator)
         return loss.detach()

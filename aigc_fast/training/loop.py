@@ -24,11 +24,16 @@ from aigc_fast.data import Dataset
 from aigc_fast.errors import UserError
 from aigc_fast.generation import provenance_of
 from aigc_fast.models import Model, describe, save
+from aigc_fast.runtime.ranks import RankLostError
+from aigc_fast.runtime.rows import Split
 from aigc_fast.training.checkpoints import (
+    checkpoints_in,
     forked_generators,
+    random_state,
     read_checkpoint,
     read_newest_checkpoint,
     restore_checkpoint,
+    set_random_state,
     write_checkpoint,
 )
 from aigc_fast.training.config import TrainingConfig
@@ -59,14 +64,14 @@ _MAY_CHANGE = (
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """A signal, as Ctrl-C's, ended a run, which left a checkpoint.
+    """A signal, as Ctrl-C's, or the end of another process ended a run, which left a checkpoint.
 
     Attributes:
         checkpoint: the file to resume from.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
-        super().__init__(f"interrupted; {checkpoint} holds everything to go on: --resume latest")
+    def __init__(self, checkpoint: Path, why: str = "interrupted") -> None:
+        super().__init__(f"{why}; {checkpoint} holds everything to go on: --resume latest")
         self.checkpoint = checkpoint
 
 
@@ -115,12 +120,18 @@ def train(
 
     A run that replaces another one leaves it whole until it has a checkpoint of its own.
 
+    Where `torch.distributed` has a process group, its processes train together, as the command line's do under
+    `torchrun`: each has a part of each batch, and what they learn, draw, log and keep is, to rounding, what one alone
+    would. Batch norms take the whole batch's mean and variance. The first process writes; `out_dir` and the data are
+    the same for all. A run goes on with any number of processes. When one of them ends, another leaves a checkpoint.
+
     Args:
         model: in training it is changed in place, on the device where it is.
         dataset: images, sounds or text as the model takes it; with classes, when the model is conditional.
         config: from `default_config`, or of the model's family.
         out_dir: the run's folder, made when missing.
-        resume: True or "latest" for the newest checkpoint in `out_dir`, or a checkpoint's path.
+        resume: True or "latest" for the newest checkpoint in `out_dir`, "auto" for that where there is one, or a
+            checkpoint's path.
         overwrite: whether a new run may replace one that `out_dir` holds; files that this package did not write are
             never replaced.
         callbacks: called after each step with the step's number, from 1, and its losses.
@@ -130,7 +141,8 @@ def train(
         UserError: when the data, the batch size or the number of steps does not suit the model, `out_dir` can't be
             written to or holds files that may not be replaced, or the checkpoint is damaged, of another run or beyond
             the steps asked for. Nothing is overwritten then.
-        TrainingInterrupted: after a signal.
+        TrainingInterrupted: after a signal, or, in the process that left the checkpoint, after the end of another.
+        RankLostError: in the others.
     """
     run = _Run(model, dataset, config, Path(out_dir))
     with forked_generators(model.device):
@@ -139,7 +151,8 @@ def train(
             run.start(resume, overwrite)
             return run.go(callbacks, console)
         finally:
-            run.folder.close()
+            if run.ranks.is_first:
+                run.folder.close()
 
 
 class _Run:
@@ -149,9 +162,11 @@ class _Run:
         self.feed = feed_of(model, dataset, config)
         self.model, self.dataset, self.config, self.folder = model, dataset, config, RunFolder(folder)
         self.trainer: Trainer = make_trainer(model, config)
+        self.ranks = self.trainer.ranks
         self.total = config.steps or config.epochs * self.feed.epoch_steps
         self._check_total()
         self.averages = Averages()
+        self.log: RunLog | None = None
         self.latest: dict[str, float] = {}
         self.warned = False
         self.seconds, self.steps_here = 0.0, 0
@@ -179,12 +194,20 @@ class _Run:
 
     def start(self, resume: bool | str | os.PathLike[str], overwrite: bool) -> None:
         if resume or overwrite:
-            self.folder.complete()
+            self.ranks.from_first(self.folder.complete)
+        if resume == "auto":
+            resume = self.ranks.from_first(lambda: bool(checkpoints_in(self.folder.checkpoints)))
         kept = self._restore(resume) if resume else -1
+        modules = self.trainer.modules.values()
+        self.ranks.spread(value for module in modules for value in module.state_dict().values())
+        self.folder.follow(*self.ranks.from_first(lambda: self._begin(kept, overwrite)))
+
+    def _begin(self, kept: int, overwrite: bool) -> tuple[bool, list[str]]:
         if kept < 0:
             self.folder.check_free(overwrite)
         self.folder.begin(kept)
         self.log = RunLog(self.folder, max(kept, 0), self.config.tensorboard)
+        return self.folder.begun()
 
     def _restore(self, resume: bool | str | os.PathLike[str]) -> int:
         """Goes on from a checkpoint; its step, or −1 where it is not of the run in the folder."""
@@ -218,27 +241,54 @@ class _Run:
                 console.print(line, soft_wrap=True, markup=False)
         bar = ProgressBar(self.model.name, self.total, self.feed.unit, console)
         with _interruptions() as interrupted, bar:
-            bar.show(self.trainer.step_count, {}, self._rate())
-            begin = self.trainer.step_count
-            for inputs, labels in islice(self.feed.batches(begin), self.total - begin):
-                values = self._timed_step(inputs, labels)
-                step = self.trainer.step_count
-                values |= self._measured(step)
-                self.latest |= values
-                shown = {name: self.latest[name] for name in self.trainer.shown if name in self.latest}
-                bar.show(step, shown, self._rate())
-                self._report(step, values)
-                for callback in callbacks:
-                    callback(step, values)
-                if interrupted():
-                    raise TrainingInterrupted(self._checkpoint())
-                if self._due(step, self.config.checkpoint_interval):
-                    self._checkpoint()
-            return self._finish()
+            try:
+                return self._steps(bar, callbacks, interrupted)
+            except RankLostError as error:
+                self._rescue(error)
+                raise
 
-    def _timed_step(self, inputs: Any, labels: Tensor | None) -> dict[str, float]:
+    def _steps(
+        self, bar: ProgressBar, callbacks: tuple[Callback, ...], interrupted: Callable[[], bool]
+    ) -> TrainingResult:
+        bar.show(self.trainer.step_count, {}, self._rate())
+        begin = self.trainer.step_count
+        self._mark()
+        for inputs, labels, split in islice(self.feed.batches(begin), self.total - begin):
+            values = self._timed_step(inputs, labels, split)
+            step = self.trainer.step_count
+            values |= self._measured(step)
+            self.latest |= values
+            shown = {name: self.latest[name] for name in self.trainer.shown if name in self.latest}
+            bar.show(step, shown, self._rate())
+            self._report(step, values)
+            for callback in callbacks:
+                callback(step, values)
+            if self.ranks.any(interrupted()):
+                raise TrainingInterrupted(self._checkpoint())
+            if self._due(step, self.config.checkpoint_interval):
+                self._checkpoint()
+            self._mark()
+        return self._finish()
+
+    def _mark(self) -> None:
+        """Notes where the next batch is made from, should another process end before its step does."""
+        if self.ranks.count > 1:
+            self.marked = self.trainer.step_count, random_state(self.model.device)
+
+    def _rescue(self, error: RankLostError) -> None:
+        """Leaves a checkpoint of the last step that was done, by one of the processes that are left."""
+        if not self.ranks.claims("checkpoint"):
+            return
+        step, state = self.marked
+        if self.trainer.step_count == step:
+            self.trainer.take_back()
+            set_random_state(state, self.model.device, step)
+        self._check_weights()
+        raise TrainingInterrupted(self._write_checkpoint(), "another process has ended") from error
+
+    def _timed_step(self, inputs: Any, labels: Tensor | None, split: Split | None) -> dict[str, float]:
         begin = time.perf_counter()
-        values = self.trainer.step(inputs, labels)
+        values = self.trainer.step(inputs, labels, split)
         self.seconds += time.perf_counter() - begin
         self.steps_here += 1
         bad = {name: value for name, value in values.items() if not math.isfinite(value)}
@@ -252,7 +302,7 @@ class _Run:
         if not self._due(step, interval) and not (interval and step == self.total):
             return {}
         with self.trainer.sampling() as model:
-            return dict(self.feed.measure(model))
+            return self.ranks.from_first(lambda: dict(self.feed.measure(model)))
 
     def _rate(self) -> float:
         return self.steps_here * self.feed.step_size / max(self.seconds, 1e-9)
@@ -264,11 +314,14 @@ class _Run:
         self.averages.add(values)
         if step % self.config.log_interval == 0 or step == self.total:
             means = self.averages.take()
-            self.log.add(step, means)
-            if not self.warned:
-                self._warn_of_collapse(step)
+            self.ranks.from_first(lambda: self._add_row(step, means))
         if self._due(step, self.config.sample_interval):
             self._sample(step)
+
+    def _add_row(self, step: int, means: Mapping[str, float]) -> None:
+        self.log.add(step, means)
+        if not self.warned:
+            self._warn_of_collapse(step)
 
     def _warn_of_collapse(self, step: int) -> None:
         diversity, kl = self.log.rows[-1].get("diversity", 1.0), self._highest_kl(step)
@@ -294,11 +347,17 @@ class _Run:
         provenance = provenance_of(self.model, self.config.seed, step=step, training=self.record["training"])
         path = self.folder.samples / f"step-{step:08d}"
         with self.trainer.sampling() as model:
-            sample = self.feed.write_samples(model, self.config.seed, path, provenance)
-        self.log.add_sample(step, sample)
+            self.ranks.from_first(
+                lambda: self.log.add_sample(step, self.feed.write_samples(model, self.config.seed, path, provenance))
+            )
 
     def _checkpoint(self) -> Path:
         self._check_weights()
+        path = self.ranks.from_first(self._write_checkpoint)
+        self.folder.follow(False, [])
+        return path
+
+    def _write_checkpoint(self) -> Path:
         record = {**self.record, "averages": self.averages.sums}
         path = write_checkpoint(self.folder.checkpoints, self.trainer, record, self.config.keep_checkpoints)
         with self.trainer.sampling() as model:
@@ -321,7 +380,8 @@ class _Run:
             self._sample(self.trainer.step_count)
         self.trainer.finish()
         done = self.total, self.seconds, self._rate(), self.feed.unit
-        return TrainingResult(self.model, self.folder.model, self.log.rows, *done)
+        rows = self.ranks.from_first(lambda: self.log.rows)
+        return TrainingResult(self.model, self.folder.model, rows, *done)
 
 
 def _settings(record: Mapping[str, Any]) -> dict[str, Any]:

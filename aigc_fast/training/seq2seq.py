@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aigc_fast.models import Seq2SeqTransformer
 from aigc_fast.models.text.seq2seq import Pairs
@@ -121,11 +121,7 @@ class Seq2SeqTrainer(Trainer):
     def _step(self, inputs: Pairs, labels: Tensor | None) -> Mapping[str, Tensor | float]:
         hidden = self.model.hidden(inputs.sources, inputs.of_sources, inputs.inputs, inputs.of_inputs)
         loss, nats = smoothed_cross_entropy(self.model.logits(hidden), inputs.answers, self.config.label_smoothing)
-        optimizer, rate = self.optimizers["model"], self.learning_rate
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        optimizer.step()
-        return {"loss": loss.detach(), "perplexity": nats.exp(), "gradient": norm, "learning_rate": rate}
+        rate = self.learning_rate
+        norm = self._descend(loss, rate=rate, clip=self.config.clip)
+        perplexity = self.ranks.mean(nats).exp()
+        return {"loss": loss.detach(), "perplexity": perplexity, "gradient": norm, "learning_rate": rate}

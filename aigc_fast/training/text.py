@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from aigc_fast.media.text import Chunk
 from aigc_fast.models import CharRNN
 from aigc_fast.models.text.char_rnn import CELLS, ELMAN, State
+from aigc_fast.runtime.ranks import Ranks
 from aigc_fast.settings import Setting
 from aigc_fast.training.config import TrainingConfig, require
 from aigc_fast.training.trainer import Trainer, adam
@@ -78,11 +79,11 @@ class Carried(nn.Module):
         """The state that parts begin with."""
         return self._mapped(lambda part: torch.cat([part, torch.zeros_like(part[:, :1])], dim=1)[:, before])
 
-    def keep(self, state: State, after: Tensor) -> None:
-        """Keeps the state after parts, without its gradient."""
+    def keep(self, state: State, after: Tensor, places: int, ranks: Ranks) -> None:
+        """Keeps the state after parts, without its gradient, of all places in every process."""
         found = state if self.is_pair else (state,)
         for part, new in zip(self.buffers(), found, strict=True):
-            part[:, : len(after)] = new.detach()[:, after]
+            part[:, :places] = ranks.whole(new.detach()[:, after], places, dim=1)
 
     def _mapped(self, change: Any) -> State:
         found = tuple(map(change, self.buffers()))
@@ -124,14 +125,8 @@ class CharRNNTrainer(Trainer):
     def _step(self, inputs: Chunk, labels: Tensor | None) -> Mapping[str, Tensor | float]:
         logits, state = self.model(inputs.tokens, self.carried.of(inputs.before))
         loss = nn.functional.cross_entropy(logits.data, inputs.targets)
-        self.carried.keep(state, inputs.after)
-        optimizer = self.optimizers["model"]
+        self.carried.keep(state, inputs.after, inputs.places, self.ranks)
         rate = self.learning_rate(inputs.passes)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        optimizer.step()
+        norm = self._descend(loss, rate=rate, clip=self.config.clip)
         bits = loss.detach() / math.log(2) / inputs.characters
         return {"bits": bits, "gradient": norm, "learning_rate": rate}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pkgutil import resolve_name
@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 from aigc_fast.errors import UserError
 from aigc_fast.models import Model
+from aigc_fast.runtime.ranks import Ranks
+from aigc_fast.runtime.rows import Split, laid_out
 from aigc_fast.settings import Setting
+from aigc_fast.training.batch_norm import over_ranks
 from aigc_fast.training.config import TrainingConfig
 
 
@@ -32,6 +35,7 @@ class Trainer(ABC):
         modules: everything with weights or buffers to keep in a checkpoint, by name.
         optimizers: by name.
         step_count: steps done.
+        ranks: the processes that train together.
         shown: names of the values that a progress bar has room for.
     """
 
@@ -44,21 +48,72 @@ class Trainer(ABC):
         self.modules: dict[str, nn.Module] = {"model": model}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.step_count = 0
+        self.ranks = Ranks()
+        self._before: list[tuple[Tensor, Tensor]] = []
 
-    def step(self, inputs: Any, labels: Tensor | None = None) -> dict[str, float]:
+    def step(self, inputs: Any, labels: Tensor | None = None, split: Split | None = None) -> dict[str, float]:
         """Trains on one batch.
 
         Args:
             inputs: as the model's feed gives them: images (N, C, H, W) in [-1, 1], sounds (N, T), parts of texts.
             labels: int64 (N,), for a conditional model.
+            split: what part of the batch they are, where several processes train together; None where all have the
+                whole.
 
         Returns:
-            Losses and other measures by name.
+            Losses and other measures by name, of the whole batch.
+
+        Raises:
+            RankLostError: where another process has ended. Where `step_count` has grown, the step was done.
         """
         self.model.train()
-        values = self._step(inputs, labels)
+        self.ranks.set_part(split)
+        self._before = []
+        self._remember(buffer for module in self.modules.values() for buffer in module.buffers())
+        with over_ranks(self.modules.values(), self.ranks), laid_out(*(split.rows if split else ())):
+            values = self._step(inputs, labels)
         self.step_count += 1
-        return {name: float(value) for name, value in values.items()}
+        return self.ranks.means(values)
+
+    def take_back(self) -> None:
+        """Undoes what was done of a step that could not come to its end."""
+        with torch.no_grad():
+            for tensor, before in reversed(self._before):
+                tensor.copy_(before)
+
+    def _remember(self, tensors: Iterable[Tensor]) -> None:
+        if self.ranks.count > 1:
+            self._before += [(tensor, tensor.detach().clone()) for tensor in tensors]
+
+    def _descend(
+        self, loss: Tensor, name: str = "model", *, rate: float | None = None, clip: float | None = None
+    ) -> Tensor | None:
+        """Takes an optimizer's step.
+
+        Args:
+            loss: the mean over the part of the batch that is here.
+            name: the optimizer's.
+            rate: its learning rate from now on; None leaves it.
+            clip: the largest norm of the model's gradient; a longer one is shortened to it.
+
+        Returns:
+            The norm of the gradient, where there is a `clip`.
+        """
+        optimizer = self.optimizers[name]
+        if rate is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        optimizer.zero_grad()
+        loss.backward()
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.ranks.reduce_gradients(parameters)
+        norm = None if clip is None else nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        if len(self.optimizers) > 1:
+            # Another optimizer's step may fail after this one.
+            self._remember(parameters)
+            self._remember(value for state in optimizer.state.values() for value in state.values())
+        optimizer.step()
+        return norm
 
     def first_step(self, optimizer: str) -> int:
         """The step in which an optimizer first moves its weights, from 1."""

@@ -80,10 +80,7 @@ class VAETrainer(Trainer):
 
     def _step(self, inputs: Any, labels: Tensor | None) -> Mapping[str, Tensor | float]:
         loss, values = self._loss(*self.model(inputs, labels))
-        optimizer = self.optimizers["model"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        self._descend(loss)
         return values
 
     def _loss(
@@ -93,8 +90,9 @@ class VAETrainer(Trainer):
         reconstruction, divergence, beta = -log_likelihood.mean(), kl.mean(), self.beta()
         counted = divergence
         if self.config.free_bits:
-            per_dimension = functional.kl_standard_normal(mu.t(), logvar.t()) / len(mu)
-            counted = free_bits_kl(per_dimension, self.config.free_bits)
+            rows = self.ranks.total(len(mu)) * self.ranks.weight
+            per_dimension = functional.kl_standard_normal(mu.t(), logvar.t()) / rows
+            counted = free_bits_kl(self.ranks.mean(per_dimension), self.config.free_bits)
         loss = reconstruction + beta * counted
         values = {
             "loss": loss.detach(),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aigc_fast.models import VideoRNN
 from aigc_fast.models.video.cores import PRIORS
@@ -112,11 +112,5 @@ class VideoTrainer(VAETrainer):
             step for step, chance in zip(after, torch.rand(len(after)).tolist(), strict=True) if chance < probability
         ]
         loss, values = self._loss(*self.model(inputs, labels, own))
-        optimizer = self.optimizers["model"]
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        optimizer.step()
+        norm = self._descend(loss, rate=rate, clip=self.config.clip)
         return {**values, "own": len(own) / max(1, len(after)), "gradient": norm, "learning_rate": rate}

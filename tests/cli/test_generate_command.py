@@ -165,3 +165,20 @@ def test_the_newest_model_of_a_medium_is_found(tmp_path, model_files, monkeypatc
     assert "mlp-gan-grid.png" in run("generate", "images").stdout
     (tmp_path / "audio").mkdir()
     assert "vocoder-sequence.wav" in run("generate", "audio").stdout
+
+
+def test_processes_share_the_shards_that_are_missing(model_files, tmp_path, monkeypatch):
+    args = ["generate", model_files["mlp-gan"], "--count", "120", "--shard-size", "50", "--out", tmp_path / "shards"]
+    told = []
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        told.append(run(*args))
+        assert told[-1].exit_code == 0, told[-1].output
+    assert told[0].stdout == ""
+    assert "Wrote 120 images in 3 shards" in told[1].stdout
+    assert (tmp_path / "shards" / "index.json").exists()
+    assert_refused(run(*args[:-1], tmp_path / "grid.png", "--what", "grid"), "one process makes it")
+    monkeypatch.delenv("RANK")
+    assert_refused(run(*args, "--what", "shards", "--seed", "1"), "holds another draw")
+    assert_refused(run(*args[:2], "--count", "100001", "--out", tmp_path / "x.png"), "--what shards")

@@ -69,7 +69,7 @@ def test_what_a_step_reads_depends_on_the_seed_and_the_step_alone(texts):
     feed = ChunkFeed(model, texts, default_config(model, batch_size=2, chunk=8))
     several = feed.batches(0)
     for step in range(2 * feed.epoch_steps):
-        (chunk, _), (again, _) = next(several), next(feed.batches(step))
+        chunk, again = next(several).inputs, next(feed.batches(step)).inputs
         assert torch.equal(chunk.tokens.data, again.tokens.data)
         assert torch.equal(chunk.targets, again.targets)
     other = ChunkFeed(model, texts, default_config(model, batch_size=2, chunk=8, seed=7))
@@ -84,7 +84,7 @@ def test_the_state_goes_on_within_a_document_and_not_beyond(texts, cell):
     feed, trainer = ChunkFeed(model, texts, config), make_trainer(model, config)
     batches, total = feed.batches(0), 0.0
     for _ in range(feed.epoch_steps):
-        chunk, _ = next(batches)
+        chunk = next(batches).inputs
         total += trainer.step(chunk)["bits"] * chunk.characters * len(chunk.targets) * math.log(2)
     expected = -sum(model.score(document) for document in texts.training)
     assert total == pytest.approx(expected, rel=1e-4)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast import functional
+from aigc_fast.runtime.rows import Rows
 
 
 class Lengths:
@@ -24,7 +25,10 @@ class Lengths:
         each: the lengths.
         total: their sum.
         longest: the greatest of them.
+        rows: where the elements stand among those of all processes, where sequences are in several.
     """
+
+    rows: Rows | None = None
 
     def __init__(self, lengths: list[int], device: torch.device | str = "cpu") -> None:
         self.each, self.device = lengths, torch.device(device)

@@ -25,6 +25,7 @@ from aigc_fast.ops.decode.engine import Engine
 from aigc_fast.ops.decode.reading import ACTIVATIONS as CODES
 from aigc_fast.ops.decode.reading import Refused, exactly, parameter
 from aigc_fast.ops.decode.spec import Linear, Spec
+from aigc_fast.runtime.rows import laid_out
 
 # Sources that are answered in one call, and tokens that are scored in one.
 _ANSWERED_AT_ONCE, _SCORED_AT_ONCE = 64, 4096
@@ -211,11 +212,14 @@ class Seq2SeqTransformer(Decoding):
     def hidden(self, sources: Tensor, of_sources: Lengths, inputs: Tensor, of_inputs: Lengths) -> Tensor:
         """What the decoder gives, (T, d_model), of packed sources (S,) and packed inputs (T,)."""
         memory = self.encode(sources, of_sources)
-        return self.transformer.decoder(self.embedded(inputs, of_inputs.positions), of_inputs, memory, of_sources)
+        with laid_out(of_inputs.rows):
+            x = self.embedded(inputs, of_inputs.positions)
+            return self.transformer.decoder(x, of_inputs, memory, of_sources)
 
     def encode(self, sources: Tensor, of_sources: Lengths) -> Tensor:
         """What the encoder gives, (S, d_model), of packed sources (S,)."""
-        return self.transformer.encoder(self.embedded(sources, of_sources.positions), of_sources)
+        with laid_out(of_sources.rows):
+            return self.transformer.encoder(self.embedded(sources, of_sources.positions), of_sources)
 
     def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Vectors (..., d_model) of tokens at their positions."""

@@ -134,7 +134,7 @@ class ConvLSTMCore(Core):
     def begin(self, latents: Latents | None, classes: Tensor, told: int) -> tuple[Tensor, Tensor]:
         """See `Core.begin`."""
         state = classes.new_zeros(len(classes), 2, self.maps, *self.side)
-        if told:
+        if latents is not None:
             prior = classes.new_zeros(1, told, self.latent_dim)
             code = torch.cat([latents.take(prior, prior)[0], classes[:told]], dim=1)
             begun = self.start(code).unflatten(1, state.shape[1:])

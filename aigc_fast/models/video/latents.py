@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast import functional
+from aigc_fast.runtime.rows import Rows, laid_out, layouts
 
 
 class Latents(ABC):
@@ -51,13 +52,17 @@ class Expected(Latents):
 class Inferred(Latents):
     """From the posterior N(mu, exp(logvar)), each (T, N, latent_dim), differentiably.
 
+    Args:
+        mu, logvar: of the posterior.
+        rows: where the N stand in the whole; None where they are it.
+
     Attributes:
         kl: the divergences from the prior of the steps taken so far, (T, N) each.
     """
 
-    def __init__(self, mu: Tensor, logvar: Tensor) -> None:
+    def __init__(self, mu: Tensor, logvar: Tensor, rows: Rows | None = None) -> None:
         super().__init__()
-        self.mu, self.logvar = mu, logvar
+        self.mu, self.logvar, self.rows = mu, logvar, rows
         self.kl: list[Tensor] = []
         self._in_units: list[tuple[Tensor, Tensor]] = []
 
@@ -65,7 +70,8 @@ class Inferred(Latents):
         # In the prior's units the divergence is that from N(0, I), which takes one pass with the draw.
         scale = (logvar / 2).exp()
         of_prior = ((self.mu[steps] - mu) / scale).flatten(0, 1), (self.logvar[steps] - logvar).flatten(0, 1)
-        noise, kl = functional.reparameterize_kl(*of_prior)
+        with laid_out(self.rows.repeated(len(mu)) if self.rows is not None and layouts else None):
+            noise, kl = functional.reparameterize_kl(*of_prior)
         self.kl.append(kl.view(mu.shape[:2]))
         self._in_units.append(of_prior)
         return mu + scale * noise.view_as(mu)

@@ -16,6 +16,7 @@ from aigc_fast.models.likelihood import STEEPNESS, check_likelihood, pixel_log_l
 from aigc_fast.models.video.cores import PRIORS, ConvLSTMCore, LatentCore
 from aigc_fast.models.video.frames import MATCHES, Decoder, Encoder, Features
 from aigc_fast.models.video.latents import Drawn, Expected, Inferred, Latents
+from aigc_fast.runtime.rows import rows_of
 
 CORES = ("convlstm", "latent")
 
@@ -120,14 +121,17 @@ class VideoRNN(VideoModel):
             posterior's μ and log σ² in units in which the prior is N(0, I), a row for each latent vector. The evidence
             lower bound a frame is the first less the second.
         """
-        count, half = len(clips), len(clips) - len(clips) // 2
+        rows = rows_of(len(clips))
+        known = rows.before(rows.total - rows.total // 2)
+        count, half = len(clips), known.count
         classes = self._weights(self.check_labels(labels, count), count)
         classes = torch.cat([classes[:half], torch.zeros_like(classes[half:])])
         told = count if self.core.stepwise else half
         truth = clips.transpose(0, 1)
         features = _Features(self, truth, own)
         latents = Inferred(
-            *self.core.infer(features.of(0, self.core.seen(len(truth))).coarse[:, :told], classes[:told])
+            *self.core.infer(features.of(0, self.core.seen(len(truth))).coarse[:, :told], classes[:told]),
+            rows if self.core.stepwise else known,
         )
         state = self.core.begin(latents, classes, told)
         decoded, before, read = [], self._nothing(count), self._no_frame(count)

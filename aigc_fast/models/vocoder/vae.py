@@ -18,6 +18,7 @@ from aigc_fast.models.vae import VariationalAutoencoder
 from aigc_fast.models.vocoder.analysis import frame_count
 from aigc_fast.models.vocoder.source_filter import SourceFilterVocoder, VocoderFrames
 from aigc_fast.models.vocoder.spectral import spectral_distance
+from aigc_fast.runtime.rows import alike
 
 MIN_RATE = 2000
 
@@ -221,7 +222,8 @@ class VocoderVAE(VariationalAutoencoder, SoundModel):
         """White noise (length,): another in every step of training, and otherwise always the same."""
         generator = None if self.training else torch.Generator().manual_seed(0)
         device = like.device if generator is None else generator.device
-        return functional.randn(self.length, generator=generator, dtype=like.dtype, device=device)
+        with alike():
+            return functional.randn(self.length, generator=generator, dtype=like.dtype, device=device)
 
 
 def _stage(layer: nn.Module) -> tuple[nn.Module, ...]:

@@ -20,6 +20,7 @@ from aigc_fast.ops.attention.limits import (
     WIDE_QUERIES,
     WIDEST_HEAD,
 )
+from aigc_fast.runtime import rows
 from aigc_fast.runtime.backends import is_automatic
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.dtypes import UP_TO_FLOAT32
@@ -132,6 +133,8 @@ def leave(
         return "the scale is not finite: what comes of it is a matter of PyTorch's path, and of its version"
     learned = mask is not None and mask.requires_grad
     if simple and not learned:
+        return None
+    if dropout_p > 0.0 and rows.layouts:
         return None
     if not query.is_cpu:
         return f"the tensors are on {query.device}: PyTorch's own kernels compute there"

@@ -13,7 +13,7 @@ from aigc_fast.ops.attention import choice, cpu
 from aigc_fast.ops.attention.operators import ATTENTION, attention_unseen, attention_unseen_grouped
 from aigc_fast.ops.attention.reference import band
 from aigc_fast.ops.random.operators import draw_key
-from aigc_fast.runtime import native, tuning
+from aigc_fast.runtime import native, rows, tuning
 from aigc_fast.runtime.arguments import REFUSALS, check_types
 from aigc_fast.runtime.autocast import autocast, has_autocast
 from aigc_fast.runtime.backends import leave_to_pytorch
@@ -231,11 +231,19 @@ def scaled_dot_product_attention(
     if mask is not None:
         mask = _broadcast_mask(mask, lead, (*q.shape[:3], k.shape[2]))
     philox_key = None if dropout_p == 0.0 else draw_key(query, generator)
+    window = None
+    if philox_key is not None and rows.layouts and generator is None:
+        window = rows.window_of(len(q), q.shape[1] * q.shape[2] * k.shape[2])
+    if window is not None:
+        philox_key, q, k, v = window.key(philox_key), *map(window.put, (q, k, v))
+        mask = window.put(mask) if mask is not None and len(mask) > 1 else mask
     arguments = (q, k, v, mask, philox_key, float(dropout_p), left, right, offset, float(scale))
     if mask is not None and mask.requires_grad:
         output, _ = ATTENTION.reference(*arguments)
     else:
         output, _ = ATTENTION(*arguments, precision=precision)
+    if window is not None:
+        output = window.cut(output)
     return output if simple else output.reshape(*lead, *output.shape[2:])
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aigc_fast.ops.attention.operators import VARLEN
 from aigc_fast.ops.random.operators import draw_key
+from aigc_fast.runtime import rows
 from aigc_fast.runtime.arguments import check_types
 from aigc_fast.runtime.autocast import autocast, has_autocast
 from aigc_fast.runtime.recording import is_symbolic, record
@@ -107,6 +108,8 @@ def varlen_attn(
         scale = query.size(-1) ** -0.5 if query.size(-1) else 1.0
     cache = _splits(num_splits), seqused_k, block_table
     philox_key = _key_of_dropout(query, dropout_p, generator, seqused_k)
+    if philox_key is not None and rows.layouts and generator is None:
+        philox_key = _of_whole(philox_key, len(cu_seq_q) - 1)
     rest = philox_key, float(dropout_p), left, right, float(scale)
     output, sums = VARLEN(query, key, value, cu_seq_q, cu_seq_k, *rest, *cache)
     return (output, sums) if wants_sums else output
@@ -136,6 +139,12 @@ def _key_of_dropout(
     if dropout_p and seqused_k is not None:
         raise ValueError(f"dropout_p={dropout_p}: expected 0 with seqused_k, which is for inference only")
     return draw_key(query, generator) if dropout_p else None
+
+
+def _of_whole(key: Tensor, sequences: int) -> Tensor:
+    """The key for sequences whose whole has others before them: each has 2³² counters for itself."""
+    here = rows.layouts.get(sequences)
+    return key if here is None else key + key.new_tensor([0, here.places.start << 32])
 
 
 def _sides(window_size: Any) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from torch.overrides import handle_torch_function
 from aigc_fast.ops.random import cpu
 from aigc_fast.ops.random.operators import DROPOUT, NORMAL, UNIFORM, draw_key
 from aigc_fast.ops.random.philox import KEY_LIMIT
+from aigc_fast.runtime import rows
 from aigc_fast.runtime.backends import current as backend_in_force
 from aigc_fast.runtime.operator import Operator, is_compiling, plain_eager
 from aigc_fast.runtime.recording import has_torch_function_variadic, is_overridden, is_recorded, is_symbolic, record
@@ -32,7 +34,7 @@ def _fill(
     if is_symbolic(*packed):
         options = {"generator": generator, "dtype": dtype, "device": device}
         return handle_torch_function(function, packed, *size, **options)
-    if device is dtype is generator is None and plain_eager() and backend_in_force() == "auto":
+    if device is dtype is generator is None and not rows.layouts and plain_eager() and backend_in_force() == "auto":
         try:
             output = cpu.fill(op.name, size)
         except (RuntimeError, TypeError):  # what follows names the argument
@@ -53,6 +55,10 @@ def _fill(
         key = torch.randint(KEY_LIMIT, (2,), device=device)
     else:
         key = draw_key(torch.zeros(0, device=device), generator)
+    if rows.layouts and generator is None and shape:
+        window = rows.window_of(shape[0], math.prod(shape[1:]))
+        if window is not None:
+            return window.cut(op((window.count, *shape[1:]), window.key(key), dtype))
     return op(shape, key, dtype)
 
 
@@ -132,5 +138,9 @@ def dropout(
         return input
     if not (input.is_floating_point() or input.is_complex()):
         raise RuntimeError(f"input: got {input.dtype}, expected a floating-point or complex type")
-    output = DROPOUT(input, draw_key(input, generator), float(p))
+    key = draw_key(input, generator)
+    if rows.layouts and generator is None:
+        output = rows.drawn(lambda key, input: DROPOUT(input, key, float(p)), key, input)
+    else:
+        output = DROPOUT(input, key, float(p))
     return input.copy_(output) if inplace else output

@@ -11,6 +11,7 @@ from aigc_fast.ops.random.cpu import passing_key
 from aigc_fast.ops.random.operators import draw_key
 from aigc_fast.ops.reparameterize import cpu, reference
 from aigc_fast.ops.reparameterize.operators import KL_STANDARD_NORMAL, REPARAMETERIZE, REPARAMETERIZE_KL
+from aigc_fast.runtime import rows
 from aigc_fast.runtime.autocast import has_autocast
 from aigc_fast.runtime.operator import Operator, is_plain
 from aigc_fast.runtime.recording import is_for_onnx, is_symbolic, record
@@ -35,6 +36,8 @@ def _sampled(op: Operator, mu: Tensor, logvar: Tensor, generator: torch.Generato
         noise = torch.randn_like(mu)
         z = mu + noise * (0.5 * logvar).exp()
         return z if op is REPARAMETERIZE else (z, reference.kl_standard_normal(mu, logvar))
+    if rows.layouts and generator is None:
+        return rows.drawn(lambda key, mu, logvar: op(mu, logvar, key), draw_key(mu), mu, logvar)
     # Small samples take less time than the op's call, and nothing asks for the key of these again.
     if generator is None and not mu.requires_grad and cpu.unsupported(mu) is None and is_plain(mu, logvar):
         return op.runs["cpu"](mu, logvar, passing_key())

@@ -1,0 +1,50 @@
+"""Training in several processes: what they learn is what one learns alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from aigc_fast.models import MODELS, load
+
+HERE = Path(__file__).parent
+TESTS = HERE.parent
+
+
+def process(*command, **variables) -> subprocess.CompletedProcess[str]:
+    paths = [str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"} | variables
+    command = [sys.executable, *map(str, command)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_gradients_logs_and_checkpoints_of_every_family_are_those_of_one_process(tmp_path):
+    found = process(HERE / "together.py", tmp_path)
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert found.stdout.split("\n") == [*MODELS, "refused", "died 0", "died 2", ""]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")
+def test_the_command_line_trains_and_goes_on_under_torchrun(tmp_path):
+    def command(processes, *options):
+        run = "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"
+        train = "-m", "aigc_fast.cli", "train", "mlp-gan", "--hidden", "8", "--device", "cpu", "--batch-size", "8"
+        return process(*run, *train, "--sample-interval", "0", "--out", tmp_path / "run", *options)
+
+    first = command(2, "--steps", "3")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.count("3 steps on 1797 images") == 1
+    taken = command(2, "--steps", "3")
+    assert taken.returncode != 0
+    assert taken.stderr.count("aigc-fast: error:") == 1
+    assert "holds a run already" in taken.stderr
+    assert command(3, "--steps", "5", "--resume", "auto").returncode == 0
+    assert load(tmp_path / "run" / "model.safetensors").metadata["step"] == 5
