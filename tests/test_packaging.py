@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import struct
 import sys
@@ -78,6 +79,16 @@ def test_the_native_library_needs_neither_torch_nor_an_openmp() -> None:
     needed = needed_libraries(Path(native._C.__file__))
     assert not [name for name in needed if re.search(r"torch|c10|gomp|omp|cuda|mkl", name)], needed
     assert any(name.startswith("libc.so") for name in needed)
+
+
+@needs_native
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or "GNU" not in native.info()["compiler"], reason="GCC and glibc")
+def test_the_native_library_runs_wherever_manylinux_2_28_does() -> None:
+    library = Path(native._C.__file__)
+    assert "libstdc++.so.6" not in needed_libraries(library)
+    versions = re.findall(rb"GLIBC_2\.(\d+)", library.read_bytes())
+    assert versions
+    assert max(map(int, versions)) <= 28
 
 
 @needs_native

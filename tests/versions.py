@@ -1,0 +1,60 @@
+"""Checks one wheel beside several versions of torch and records what comes of it: `python versions.py FOLDER [VERSION...]`.
+
+A version for which more than a few hundred megabytes would have to be fetched is left out, and said to be.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+
+from clean_room import environment, newest, run_in
+
+VERSIONS = "2.6.0", "2.9.1", "2.13.0", "2.14.1"
+RESULTS = Path(__file__).with_name("versions.json")
+_MOST_BYTES = 500_000_000
+
+
+def to_fetch(version: str) -> int | str:
+    """How many bytes of this version of torch and what it needs are not on this machine; or why it can't be had."""
+    command = [sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed", "--report", "-"]
+    found = subprocess.run([*command, f"torch=={version}"], capture_output=True, text=True, check=False)
+    if found.returncode:
+        return found.stderr.strip().splitlines()[-1]
+    urls = [each["download_info"]["url"] for each in json.loads(found.stdout)["install"]]
+    return sum(map(_size, (url for url in urls if not url.startswith("file:"))))
+
+
+def _size(url: str) -> int:
+    with urllib.request.urlopen(urllib.request.Request(url, method="HEAD")) as answer:
+        return int(answer.headers.get("Content-Length", 0))
+
+
+def result_of(wheel: Path, version: str) -> str:
+    """What the check of a wheel says beside a version of torch."""
+    size = to_fetch(version)
+    if isinstance(size, str):
+        return f"not to be had: {size}"
+    if size > _MOST_BYTES:
+        return f"not to be had here: {size / 1e9:.1f} GB to fetch"
+    with tempfile.TemporaryDirectory() as place:
+        found = run_in(environment(Path(place) / "venv", wheel, version), Path(place), "--native")
+    return found.stdout.strip() if found.returncode == 0 else f"failed: {found.stderr.strip().splitlines()[-1]}"
+
+
+def main(folder: Path, versions: tuple[str, ...]) -> None:
+    wheel = newest(folder).resolve()
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    for version in versions:
+        results[version] = result_of(wheel, version)
+        print(f"torch {version}: {results[version]}", flush=True)
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    sys.exit(any(text.startswith("failed") for text in results.values()))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), tuple(sys.argv[2:]) or VERSIONS)
