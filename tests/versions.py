@@ -1,4 +1,4 @@
-"""Checks one wheel beside several versions of torch and records what comes of it: `python versions.py FOLDER [VERSION...]`.
+"""Checks one wheel beside several torch, and records what comes of it: `python versions.py FOLDER [VERSION...]`.
 
 A version for which more than a few hundred megabytes would have to be fetched is left out, and said to be.
 """

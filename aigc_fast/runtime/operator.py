@@ -27,6 +27,7 @@ from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
 from aigc_fast.runtime.native import NEGATED, PLAIN, UNKNOWN, WANTS_GRADIENT
 from aigc_fast.runtime.precision import own_precision
 from aigc_fast.runtime.recording import is_for_onnx
+from aigc_fast.runtime.sharding import Sharding
 
 LIBRARY = torch.library.Library("aigc_fast", "DEF")
 
@@ -165,6 +166,7 @@ class Operator:
         detail: names the kernel that the chosen backend takes, for `explain`.
         flops: what `FlopCounterMode` counts for a call, as PyTorch counts its own op; as for `register_flop_formula`.
         signature: as for `Choice`.
+        sharding: how it is split where its tensors are DTensors; None leaves that to PyTorch.
         tags: torch.library tags.
     """
 
@@ -180,6 +182,7 @@ class Operator:
         detail: Callable[..., str | None] | None = None,
         flops: Callable[..., int] | None = None,
         signature: Callable[..., Hashable] | None = None,
+        sharding: Sharding | None = None,
         tags: Sequence[torch.Tag] = (),
     ) -> None:
         self.name = name
@@ -188,7 +191,7 @@ class Operator:
         self.runs: dict[str, Callable[..., Any]] = {}
         self.choice = Choice(name, signature)
         self.choice.register("reference", self.run_reference)
-        self._detail = detail
+        self._detail, self._sharding = detail, sharding
         self._tensors = _given_tensors(schema)
         LIBRARY.define(name + schema, tags=tuple(tags))
         LIBRARY.impl(name, self._run_dispatched, "CompositeExplicitAutograd")
@@ -261,6 +264,10 @@ class Operator:
         if precision is not None:
             return in_force(precision).run(self, *args)
         kind = native.kind(_grad_enabled(), *self._tensors(args))
+        if kind == UNKNOWN and self._sharding is not None:
+            found = self._sharding.run(self, args)
+            if found is not None:
+                return found
         if kind == UNKNOWN or functorch_level() is not None or forward_ad._current_level >= 0:
             leave_to_pytorch(self.name, "a transform or a tensor subclass: plain PyTorch, which it sees through")
             return self.reference(*args)

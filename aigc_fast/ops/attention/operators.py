@@ -16,6 +16,7 @@ from aigc_fast.runtime.derivatives import own_variable
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.dtypes import UP_TO_FLOAT32, computing_dtype
 from aigc_fast.runtime.operator import Operator
+from aigc_fast.runtime.sharding import Sharding
 
 __all__ = ["ATTENTION", "ATTENTION_BACKWARD", "VARLEN", "VARLEN_BACKWARD"]
 
@@ -95,6 +96,7 @@ ATTENTION = Operator(
     detail=cpu.detail,
     flops=_flops,
     backward=_backward,
+    sharding=Sharding([0, 1, 2, 3], key=4, numbers=lambda q, k, *_: q.shape[1] * q.shape[2] * k.shape[2]),
 )
 ATTENTION_BACKWARD = Operator(
     "attention_backward",

@@ -20,6 +20,7 @@ from aigc_fast.runtime import native
 from aigc_fast.runtime.backends import Runner
 from aigc_fast.runtime.operator import Operator, ReadOnce, hashable
 from aigc_fast.runtime.precision import precision
+from aigc_fast.runtime.sharding import Sharding
 
 __all__ = ["conv", "conv_activation", "conv_transpose", "conv_transpose_activation", "conv_weight_gradient"]
 
@@ -210,6 +211,7 @@ def _forward_operator(
         signature=_signature,
         flops=flops,
         detail=pieces["detail"],
+        sharding=Sharding([0]),
     )
     operator.choice.register(
         "cpu", pieces["run"], pieces["unsupported"], pieces["slower"], pieces["prepare"], pieces["leave"]

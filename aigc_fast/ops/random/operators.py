@@ -17,6 +17,7 @@ from aigc_fast.ops.random.philox import KEY_LIMIT, keyed
 from aigc_fast.runtime import devices
 from aigc_fast.runtime.devices import Reason, lazily
 from aigc_fast.runtime.operator import LIBRARY, Operator, decompose_for_onnx, is_compiling
+from aigc_fast.runtime.sharding import Sharding
 
 
 def _draw(like: Tensor) -> Tensor:
@@ -93,6 +94,7 @@ DROPOUT = Operator(
     allocate=lambda input, key, p: torch.empty_like(input),
     setup_context=_setup_dropout,
     backward=_dropout_backward,
+    sharding=Sharding([0], key=1),
 )
 
 

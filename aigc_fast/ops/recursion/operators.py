@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aigc_fast.ops.recursion import cpu, cuda, reference
 from aigc_fast.runtime.operator import Operator
+from aigc_fast.runtime.sharding import Sharding
 
 __all__ = ["RECURSION", "RECURSION_LAGS", "RECURSION_TRANSPOSED"]
 
@@ -72,6 +73,7 @@ RECURSION = Operator(
     allocate=_empty,
     setup_context=_setup,
     backward=_backward,
+    sharding=Sharding([0, 1, 2]),
 )
 RECURSION_TRANSPOSED = Operator(
     "recursion_transposed",

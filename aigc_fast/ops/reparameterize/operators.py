@@ -17,6 +17,7 @@ from aigc_fast.ops.reparameterize import cpu, cuda, reference
 from aigc_fast.runtime import devices
 from aigc_fast.runtime.devices import Reason, lazily
 from aigc_fast.runtime.operator import Operator
+from aigc_fast.runtime.sharding import Sharding
 
 
 def _setup_sample(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
@@ -83,6 +84,7 @@ REPARAMETERIZE = Operator(
     allocate=lambda mu, logvar, key: torch.empty_like(mu),
     setup_context=_setup_sample,
     backward=_sample_backward,
+    sharding=Sharding([0, 1], key=2),
 )
 REPARAMETERIZE_BACKWARD = Operator(
     "reparameterize_backward",
@@ -99,6 +101,7 @@ KL_STANDARD_NORMAL = Operator(
     allocate=_empty_kl,
     setup_context=_setup_kl,
     backward=_kl_backward,
+    sharding=Sharding([0, 1]),
 )
 REPARAMETERIZE_KL = Operator(
     "reparameterize_kl",
@@ -107,6 +110,7 @@ REPARAMETERIZE_KL = Operator(
     allocate=lambda mu, logvar, key: (torch.empty_like(mu), _empty_kl(mu, logvar)),
     setup_context=_setup_all_and_key,
     backward=_sample_kl_backward,
+    sharding=Sharding([0, 1], key=2),
 )
 REPARAMETERIZE_KL_BACKWARD = Operator(
     "reparameterize_kl_backward",

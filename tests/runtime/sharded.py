@@ -1,0 +1,83 @@
+"""Ops on DTensors whose batch is in several processes, against the same on whole tensors.
+
+A script: it forks.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from forks import in_processes
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+from watching import launches
+
+import aigc_fast.functional as F
+
+BATCH = 6
+# By name: the function, the shapes of what has the batch's rows, and of what has not.
+CASES = {
+    "conv_transpose2d": (
+        lambda x, w, b: F.conv_transpose2d(x, w, b, stride=2, padding=1),
+        [(BATCH, 32, 8, 8)],
+        [(32, 16, 4, 4), (16,)],
+    ),
+    "conv2d": (lambda x, w: F.conv2d(x, w, padding=1), [(BATCH, 4, 6, 5)], [(3, 4, 3, 3)]),
+    "attention": (
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+        [(BATCH, 2, 40, 16)] * 3,
+        [],
+    ),
+    "attention with dropout": (
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, dropout_p=0.5),
+        [(BATCH, 1, 3, 5)] * 3,
+        [],
+    ),
+    "recursion": (lambda x, c: F.ar_recursion(x, 0.1 * c), [(BATCH, 200)], [(3,)]),
+    "recursion, each its own": (lambda x, c: F.ar_recursion(x, 0.1 * c), [(BATCH, 50), (BATCH, 2)], []),
+    "reparameterize": (F.reparameterize, [(BATCH, 7), (BATCH, 7)], []),
+    "reparameterize_kl": (lambda m, v: F.reparameterize_kl(m, v)[0] * 2, [(BATCH, 3, 3), (BATCH, 3, 3)], []),
+    "kl_standard_normal": (F.kl_standard_normal, [(BATCH, 5), (BATCH, 5)], []),
+    "dropout": (lambda x: F.dropout(x, 0.5), [(BATCH, 5)], []),
+}
+
+
+def check(name: str, mesh) -> None:
+    function, of_rows, others = CASES[name]
+    torch.manual_seed(0)
+    tensors = [torch.randn(shape) for shape in (*of_rows, *others)]
+    whole = [tensor.clone().requires_grad_() for tensor in tensors]
+    torch.manual_seed(1)
+    expected = function(*whole)
+    weights = torch.randn(expected.shape)
+    (expected * weights).sum().backward()
+    placements = [[Shard(0)]] * len(of_rows) + [[Replicate()]] * len(others)
+    sharded = [
+        distribute_tensor(tensor, mesh, placement).requires_grad_()
+        for tensor, placement in zip(tensors, placements, strict=True)
+    ]
+    torch.manual_seed(1)
+    found = function(*sharded)
+    assert tuple(found.placements) == (Shard(0),), f"{name}: {found.placements}"
+    assert found.shape == expected.shape
+    (found * distribute_tensor(weights, mesh, [Shard(0)])).sum().backward()
+    torch.testing.assert_close(found.full_tensor(), expected, rtol=1e-4, atol=1e-4, msg=name)
+    for ours, theirs in zip(sharded, whole, strict=True):
+        torch.testing.assert_close(ours.grad.full_tensor(), theirs.grad, rtol=1e-4, atol=1e-4, msg=f"{name}, gradient")
+
+
+def work(rank: int, count: int) -> None:
+    mesh = init_device_mesh("cpu", (count,))
+    with launches("attention") as launched:
+        check("attention", mesh)
+    # For the whole, and for the rows that are here.
+    assert len(launched) == 1 + bool(len(range(BATCH)[rank * -(-BATCH // count) :])), launched
+    for name in CASES:
+        check(name, mesh)
+
+
+if __name__ == "__main__":
+    for processes in (2, 4):
+        in_processes(Path(sys.argv[1]), processes, lambda rank, count=processes: work(rank, count))
+        print(processes, flush=True)
