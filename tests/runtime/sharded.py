@@ -1,4 +1,4 @@
-"""Ops on DTensors whose batch is in several processes, against the same on whole tensors.
+"""Ops on DTensors whose batch is in several processes, and weights that are, against the same on whole tensors.
 
 A script: it forks.
 """
@@ -9,11 +9,15 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.nn.functional as TF
 from forks import in_processes
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
 from watching import launches
 
 import aigc_fast.functional as F
+from aigc_fast.models import CharTokenizer, create
+from aigc_fast.runtime.rows import Rows, laid_out
 
 BATCH = 6
 # By name: the function, the shapes of what has the batch's rows, and of what has not.
@@ -67,8 +71,32 @@ def check(name: str, mesh) -> None:
         torch.testing.assert_close(ours.grad.full_tensor(), theirs.grad, rtol=1e-4, atol=1e-4, msg=f"{name}, gradient")
 
 
+def check_sharded_weights(mesh) -> None:
+    """GPT-2 whose weights are sharded by FSDP2 has the gradients of the whole, dropout included."""
+    tokens, rank, parts = torch.randint(0, 8, (4, 9)), mesh.get_local_rank(), mesh.size()
+    here = range(4 * rank // parts, 4 * (rank + 1) // parts)
+    gradients = []
+    for shards in (False, True):
+        torch.manual_seed(0)
+        model = create("gpt2", tokenizer=CharTokenizer("abcdefg"), hidden=8, num_layers=2, num_heads=2, context=8)
+        rows = here if shards else range(4)
+        if shards:
+            for layer in (*model.transformer.h, model):
+                fully_shard(layer, mesh=mesh)
+        torch.manual_seed(1)
+        with laid_out(Rows(rows, 4)):
+            logits = model.train()(tokens[rows.start : rows.stop, :-1])
+        TF.cross_entropy(logits.flatten(0, 1), tokens[rows.start : rows.stop, 1:].flatten()).backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    for name, expected in gradients[0].items():
+        found = gradients[1][name].full_tensor()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6, msg=f"{name} of the sharded model")
+
+
 def work(rank: int, count: int) -> None:
     mesh = init_device_mesh("cpu", (count,))
+    torch.manual_seed(2)
+    check_sharded_weights(mesh)
     with launches("attention") as launched:
         check("attention", mesh)
     # For the whole, and for the rows that are here.
