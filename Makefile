@@ -6,7 +6,7 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n logical --dist loadfile
 export AIGC_FAST_CUDA ?= $(if $(shell command -v nvcc),ON,OFF)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc aigc_fast aigc_fast_cli -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: test fuzz sweep demo bench hosts gate gpu wheel clean-room versions dev lint clean
+.PHONY: test fuzz sweep demo bench hosts gate gpu wheel clean-room versions sanitize dev lint clean
 
 test: $(VENV)/.installed $(VENV)/.emulated
 	$(PYTEST)
@@ -50,6 +50,10 @@ clean-room:
 # The same wheel beside several versions of torch; what can't be had is named.
 versions:
 	$(PYTHON) tests/versions.py dist
+
+# Memory, undefined behaviour and our own threads, in the checks of csrc/check.
+sanitize:
+	$(PYTHON) tests/sanitize.py
 
 dev: $(VENV)/.torch
 	$(BIN)/python -m pip install -q scikit-build-core pybind11 ninja

@@ -35,9 +35,10 @@ def test_what_a_check_finds(check: str, sources: tuple[str, ...], tmp_path: Path
 
 
 @needs_compiler
-def test_members_of_a_team_wait_for_each_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("check", ["team", "pool"])
+def test_members_of_a_team_and_ranges_come_once_each(check: str, tmp_path: Path) -> None:
     program = tmp_path / "check"
-    sources = SOURCES / "check" / "team.cpp", SOURCES / "core" / "parallel.cpp"
+    sources = SOURCES / "check" / f"{check}.cpp", SOURCES / "core" / "parallel.cpp"
     options = ["-std=gnu++20", "-O1", "-pthread", "-DAIGC_LEVEL=baseline", f"-I{SOURCES}"]
     subprocess.run([COMPILER, *options, *sources, "-ldl", "-o", program], check=True)
     done = subprocess.run([program], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "4"})

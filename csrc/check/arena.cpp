@@ -30,17 +30,23 @@ bool is_full_of(const char* memory, char value, int64_t bytes) {
     return true;
 }
 
+// Of nothing there may be no memory.
+void fill(char* memory, char value, int64_t bytes) {
+    if (bytes > 0)
+        std::memset(memory, value, static_cast<size_t>(bytes));
+}
+
 // Each level takes twice, before and after the levels within it, and finds its bytes as it wrote them.
 void nest(int64_t depth, int64_t bytes) {
     Scope scope;
     const char value = static_cast<char>('a' + depth), other = static_cast<char>('A' + depth);
     char* const first = scope.take<char>(bytes);
     holds(reinterpret_cast<uintptr_t>(first) % 64 == 0, "memory does not begin with a cache line");
-    std::memset(first, value, static_cast<size_t>(bytes));
+    fill(first, value, bytes);
     if (depth > 0)
         nest(depth - 1, bytes * 2);
     char* const second = scope.take<char>(bytes);
-    std::memset(second, other, static_cast<size_t>(bytes));
+    fill(second, other, bytes);
     if (depth > 0)
         nest(depth - 1, bytes);
     holds(is_full_of(first, value, bytes) && is_full_of(second, other, bytes), "a scope within wrote to another's");

@@ -494,9 +494,9 @@ def test_every_image_of_an_epoch_is_seen_once(dataset, tmp_path, monkeypatch):
     config = default_config(model, epochs=2, batch_size=10, sample_interval=0)
     step = type(make_trainer(model, config)).step
 
-    def watched(self, images, labels):
+    def watched(self, images, labels, split):
         seen.append((images, labels))
-        return step(self, images, labels)
+        return step(self, images, labels, split)
 
     monkeypatch.setattr("aigc_fast.training.vae.VAETrainer.step", watched, raising=False)
     train(model, dataset, config, tmp_path)
