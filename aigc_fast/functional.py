@@ -12,6 +12,7 @@ from aigc_fast.ops.conv_transpose.functional import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from aigc_fast.ops.norm.functional import group_norm, instance_norm, layer_norm
 from aigc_fast.ops.random.functional import dropout, rand, randn
 from aigc_fast.ops.recurrent.functional import gru, lstm, rnn_relu, rnn_tanh
 from aigc_fast.ops.recursion.functional import ar_recursion, lfilter, sample_wise_lpc
@@ -26,8 +27,11 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose3d",
     "dropout",
+    "group_norm",
     "gru",
+    "instance_norm",
     "kl_standard_normal",
+    "layer_norm",
     "lfilter",
     "lstm",
     "rand",

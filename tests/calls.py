@@ -15,7 +15,9 @@ from cases import (
     BATCHES,
     FEW_ATTENTIONS,
     FEW_CONVOLUTIONS,
+    FEW_NORMS,
     LATENTS,
+    NORMS,
     PLAIN,
     RANDOM_SIZES,
     RECURSIONS,
@@ -23,6 +25,7 @@ from cases import (
     Attention,
     Batch,
     Convolution,
+    Norm,
     Recursion,
 )
 from torch import Tensor
@@ -206,6 +209,10 @@ def _varlen(case: Batch, dtype: torch.dtype) -> Made:
     return Made(case.tensors(dtype), case.ours, case.expected)
 
 
+def _norm(case: Norm, dtype: torch.dtype) -> Made:
+    return Made(case.tensors(dtype), case.ours, case.theirs)
+
+
 def _recursion(case: Recursion, dtype: torch.dtype) -> Made:
     def theirs(x: Tensor, coeffs: Tensor, state: Tensor | None = None) -> Tensor:
         return recursion_reference.recursion(x, coeffs if coeffs.dim() > 1 else coeffs[None], state)
@@ -320,6 +327,13 @@ CALLS = [
     *_calls("conv_activation", _activated, [PLAIN[1], PLAIN[13]], (), [PLAIN[1]]),
     *_calls("scaled_dot_product_attention", _attention, ATTENTIONS, FEW_ATTENTIONS, FEW_ATTENTIONS[:3]),
     *_calls("varlen_attn", _varlen, BATCHES, BATCHES, BATCHES[:2]),
+    *(
+        call
+        for function in ("group_norm", "instance_norm", "layer_norm")
+        for call in _calls(
+            function, _norm, *([case for case in cases if case.function == function] for cases in (NORMS, FEW_NORMS))
+        )
+    ),
     *_calls("ar_recursion", _recursion, _SHORT, (), _SHORT),
     *_calls("ar_recursion", _recursion, _LONG, differentiated=False),
     *(Call(name, "small", partial(_small, name), interpreted=True) for name in ("sample_wise_lpc", "lfilter")),

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import aigc_fast.functional as AF
+from aigc_fast.runtime.activations import FUNCTIONS, name_and_slope
 
 # Relative error below which two results are the same in that format, whatever PyTorch's own error is.
 FLOORS = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 6e-3, torch.float16: 1e-3}
@@ -582,3 +583,75 @@ LATENTS = [(1, 17), (113,), (64, 2), (128, 20), (7, 113), (3, 1023), (2, 3, 5, 7
 # variational auto-encoders from two dimensions to an image's.
 DROPOUTS = {"feature maps": ((64, 64, 28, 28), 0.3), "residual": ((4, 256, 768), 0.1), "small": ((64, 128), 0.5)}
 BENCH_LATENTS = {"latent2": (64, 2), "mlp20": (128, 20), "wide512": (64, 512), "sd64": (16, 4, 64, 64)}
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm and the activation that follows.
+
+    Attributes:
+        function: "group_norm", "instance_norm" or "layer_norm".
+        shape: of the input.
+        sizes: the number of groups, or the dimensions at the end that share a mean.
+        affine: how many of weight and bias there are.
+        activation: as the functions take it.
+    """
+
+    function: str
+    shape: tuple[int, ...]
+    sizes: int = 1
+    affine: int = 2
+    activation: Any = None
+
+    @property
+    def parameter_shape(self) -> tuple[int, ...]:
+        return self.shape[-self.sizes :] if self.function == "layer_norm" else self.shape[1:2]
+
+    def tensors(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        """Input, weight and bias, the first off zero by more than its deviation."""
+        parameters = [torch.randn(self.parameter_shape) for _ in range(self.affine)]
+        return [tensor.to(dtype) for tensor in (torch.randn(self.shape) + 3, *parameters)]
+
+    def call(self, home: Any, input: Tensor, *affine: Tensor, **more: Any) -> Tensor:
+        """The function of this name in a module, with its further arguments."""
+        options = {**dict(zip(("weight", "bias"), affine, strict=False)), "eps": 1e-3, **more}
+        if self.function == "instance_norm":
+            return home.instance_norm(input, **options)
+        if self.function == "layer_norm":
+            return home.layer_norm(input, self.parameter_shape, **options)
+        return home.group_norm(input, self.sizes, **options)
+
+    def ours(self, *tensors: Tensor) -> Tensor:
+        return self.call(AF, *tensors, activation=self.activation)
+
+    def theirs(self, *tensors: Tensor) -> Tensor:
+        name, slope = name_and_slope(self.activation)
+        return FUNCTIONS[name](self.call(torch.nn.functional, *tensors), slope)
+
+    def __str__(self) -> str:
+        activation = str(self.activation).strip("()").replace("'", "").replace(", ", "-")
+        return f"{'x'.join(map(str, self.shape))}-{self.sizes}-{self.affine}-{activation}"
+
+
+# Whole vectors and parts of them, one pixel, planes and groups beyond a block, few groups of many elements; every
+# activation.
+NORMS = [
+    Norm("group_norm", (2, 6, 5, 3), 3, 2, "silu"),
+    Norm("group_norm", (3, 32), 4, 2, "gelu"),
+    Norm("group_norm", (2, 17, 113), 1, 1, "tanh"),
+    Norm("group_norm", (1, 4, 1, 1023), 2, 0, ("leaky_relu", 0.2)),
+    Norm("group_norm", (1, 3, 70, 97), 1, 2, "gelu_tanh"),
+    Norm("group_norm", (2, 40, 3, 5, 4), 8, 2, "sigmoid"),
+    Norm("group_norm", (5, 64, 8, 8), 32),
+    Norm("instance_norm", (2, 6, 5, 3), 1, 2, "relu"),
+    Norm("instance_norm", (3, 2, 1023), 1, 0),
+    Norm("instance_norm", (1, 5, 65, 67), 1, 0, ("elu", 0.7)),
+    Norm("instance_norm", (2, 3, 4, 5, 3), 1, 2, "silu"),
+    Norm("layer_norm", (3, 2, 5, 7), 2, 2, ("elu", 0.5)),
+    Norm("layer_norm", (70, 17), 1, 2, "gelu"),
+    Norm("layer_norm", (1, 1023), 1, 1),
+    Norm("layer_norm", (113, 1), 1, 2),
+    Norm("layer_norm", (2, 9000), 1, 2, "silu"),
+    Norm("layer_norm", (2, 3, 300, 250), 3, 0, "gelu_tanh"),
+]
+FEW_NORMS = [NORMS[i] for i in (0, 2, 4, 7, 11, 12)]

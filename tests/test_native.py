@@ -14,6 +14,7 @@ from torch import Tensor
 import aigc_fast.functional as AF
 from aigc_fast.ops.conv_transpose import cpu
 from aigc_fast.runtime import native
+from aigc_fast.runtime.activations import CODES as ACTIVATIONS
 from aigc_fast.runtime.dtypes import DTYPES
 from aigc_fast.runtime.native import NEGATED, PLAIN, UNKNOWN, WANTS_GRADIENT
 from aigc_fast.runtime.precision import EXACT, ROUNDED, SPLIT
@@ -124,7 +125,7 @@ def test_a_level_is_used_where_the_system_tells_of_its_features() -> None:
 
 def test_codes_are_those_of_the_module() -> None:
     assert {name: getattr(cpu, name) for name in cpu._ALGORITHMS} == native._C.constants["conv_algorithms"]
-    assert {name.upper(): code for name, code in cpu.ACTIVATIONS.items()} == native._C.constants["activations"]
+    assert {name.upper(): code for name, code in ACTIVATIONS.items()} == native._C.constants["activations"]
     dtypes = {str(dtype).removeprefix("torch.").upper(): code for dtype, code in DTYPES.items()}
     assert dtypes == native._C.constants["dtypes"]
     assert native._C.constants["factors"] == {"EXACT": EXACT, "ROUNDED": ROUNDED, "SPLIT": SPLIT}

@@ -85,6 +85,22 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """A norm and the activation that follows.
+
+    Attributes:
+        function: "group_norm", "instance_norm" or "layer_norm".
+        groups: of channels, for the first of them.
+        activation: as the functions take it.
+    """
+
+    function: str
+    sizes: tuple[int, ...]
+    groups: int = 1
+    activation: str | None = None
+
+
+@dataclass(frozen=True)
 class Recursion:
     """An autoregression of some order; `varying` where each step has its own coefficients."""
 
@@ -468,7 +484,7 @@ _ANSWERING = {
 _OF_STEPS = tuple(name for name in _MODELS if "a training step" in name)
 _ALSO_INT4 = ("GPT-2 small, 64 tokens", "SmolLM2's shape, 48 tokens", "SmolLM2-135M-Instruct, 48 tokens")
 # What the README shows: these ops, and these cases of the others.
-_WHOLE = ("dropout", "models", "sampling", "decode", "decode_costs", "seq2seq")
+_WHOLE = ("norm", "dropout", "models", "sampling", "decode", "decode_costs", "seq2seq")
 IN_README = {
     "DCGAN 512→256, 4×4, batch 16",
     "DCGAN 256→128, 8×8, batch 16",
@@ -507,6 +523,14 @@ IN_README = {
     "patch embedding, 16×16",
     "odd sizes, 17→113, 23×31",
 }
+# Of a variational auto-encoder's decoder, a CycleGAN's generator and a Transformer.
+_NORMS = {
+    "group 32 of 512, SiLU, 64×64": Norm("group_norm", (1, 512, 64, 64), 32, "silu"),
+    "group 32 of 128, SiLU, 256×256": Norm("group_norm", (1, 128, 256, 256), 32, "silu"),
+    "instance of 256, ReLU, 64×64": Norm("instance_norm", (1, 256, 64, 64), 1, "relu"),
+    "instance of 64, ReLU, 256×256": Norm("instance_norm", (1, 64, 256, 256), 1, "relu"),
+    "layer of 768, 8×197": Norm("layer_norm", (8, 197, 768)),
+}
 _NOT_TRAINED = ("randn", "rand")
 
 CASES: tuple[Case, ...] = (
@@ -520,6 +544,8 @@ CASES: tuple[Case, ...] = (
     *_all("attention", _ATTENTION, (FLOAT32, FORWARD), (BFLOAT16, FORWARD)),
     *_all("attention", _TRAINED_ATTENTION, (FLOAT32, TRAINING), (BFLOAT16, TRAINING)),
     *_all("attention", _DROPPED_ATTENTION, (FLOAT32, TRAINING)),
+    *_all("norm", _NORMS, (FLOAT32, FORWARD), (FLOAT32, TRAINING)),
+    *_chosen("norm", _NORMS, ("group 32 of 512, SiLU, 64×64",), BFLOAT16, FORWARD),
     *_all("recursion", _RECURSION, (FLOAT32, FORWARD)),
     *_chosen("recursion", _RECURSION, ("1 of 10⁶, order 16", "64 of 16000, order 10"), FLOAT64, FORWARD),
     *_chosen(

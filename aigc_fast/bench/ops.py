@@ -13,10 +13,11 @@ from torch import Tensor
 
 from aigc_fast import functional
 from aigc_fast.bench import peers
-from aigc_fast.bench.cases import FORWARD, TRAINING, Attention, Case, Convolution, Recursion, Shape
+from aigc_fast.bench.cases import FORWARD, TRAINING, Attention, Case, Convolution, Norm, Recursion, Shape
 from aigc_fast.bench.contest import CHANNELS_LAST, OURS, PYTORCH, Call, Contest, against_float64, derivatives, leaves
 from aigc_fast.bench.machine import Work, products, traffic
 from aigc_fast.bench.parity import ParityError, relative_error
+from aigc_fast.bench.typical import followed
 
 Function = Any
 
@@ -149,6 +150,39 @@ def _gate_of_dropped_attention(tensors: Sequence[Tensor], options: dict[str, Any
     ]
     exact = partial(_called, F.scaled_dot_product_attention, [t.double() for t in tensors], kept, None)
     return against_float64({OURS: calls[0]}, {PYTORCH: calls[1]}, exact, tensors[0].dtype)()
+
+
+def norm(case: Case) -> Contest:
+    """A norm and the activation that follows, in both of PyTorch's layouts where there are two."""
+    call: Norm = case.call
+    dtype, trains = getattr(torch, case.dtype), case.mode == TRAINING
+    ours = partial(_normalized, call, getattr(functional, call.function))
+    theirs = partial(_normalized, call, followed(getattr(F, call.function)))
+    tensors = [torch.randn(call.sizes), *(torch.randn(_affine_shape(call)) for _ in range(2))]
+    x, *affine = (tensor.to(dtype) for tensor in tensors)
+    layouts = {"": x}
+    if call.function == "group_norm":
+        layouts[CHANNELS_LAST] = x.to(memory_format=torch.channels_last)
+    gradient = torch.randn_like(x) if trains else None
+    gradients = dict.fromkeys(layouts, gradient)
+    if trains and CHANNELS_LAST in layouts:
+        gradients[CHANNELS_LAST] = gradient.to(memory_format=torch.channels_last)
+    ways = [
+        {name + layout: partial(_called, f, (at, *affine), {}, gradients[layout]) for layout, at in layouts.items()}
+        for name, f in ((OURS, ours), (PYTORCH, theirs))
+    ]
+    doubled = [tensor.double() for tensor in (x, *affine)], {}, None if gradient is None else gradient.double()
+    gate = against_float64(*ways, partial(_called, theirs, *doubled), dtype)
+    return Contest(*ways, gate, traffic("copy", (5 if trains else 2) * x.numel() * dtype.itemsize))
+
+
+def _affine_shape(call: Norm) -> tuple[int, ...]:
+    return call.sizes[-1:] if call.function == "layer_norm" else call.sizes[1:2]
+
+
+def _normalized(call: Norm, function: Function, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    sizes = {"group_norm": (call.groups,), "layer_norm": (_affine_shape(call),)}.get(call.function, ())
+    return function(x, *sizes, weight=weight, bias=bias, activation=call.activation)
 
 
 def recursion(case: Case) -> Contest:

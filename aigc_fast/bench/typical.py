@@ -15,6 +15,7 @@ from aigc_fast.bench.cases import TRAINING, Case
 from aigc_fast.bench.contest import OURS, PYTORCH, Contest
 from aigc_fast.bench.parity import check_parity, check_peer, worst_error
 from aigc_fast.ops.examples import Call, Form
+from aigc_fast.runtime.activations import FUNCTIONS, Activation, name_and_slope
 from aigc_fast.runtime.backends import backend
 
 REFERENCE = "reference"
@@ -28,9 +29,21 @@ def example(case: Case) -> Contest:
     tensors, trains = [torch.randn(shape) / 2 for shape in form.shapes], case.mode == TRAINING
     run = partial(_run, call=form.call(*tensors), trains=trains)
     twin = getattr(F, case.name, None) or getattr(torch, case.name, None)
+    if twin and "activation" in form.call(*tensors)[1]:
+        twin = followed(twin)
     peers = {PYTORCH: partial(run, twin)} if twin else {REFERENCE: partial(run, partial(_by_reference, ours))}
     exact = partial(_run, call=form.call(*(tensor.double() for tensor in tensors)), trains=trains)
     return Contest({OURS: partial(run, ours)}, peers, partial(_gate, case, run, exact))
+
+
+def followed(twin: Function) -> Function:
+    """PyTorch's function and the activation that follows, which ours has in one call."""
+
+    def run(*args: Any, activation: Activation = None, **options: Any) -> Tensor:
+        name, slope = name_and_slope(activation)
+        return FUNCTIONS[name](twin(*args, **options), slope)
+
+    return run
 
 
 def _run(function: Function, call: Call, trains: bool) -> Sequence[Tensor]:

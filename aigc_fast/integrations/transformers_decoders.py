@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from aigc_fast.ops.decode.reading import ACTIVATIONS, Refused, check_modules, norm, parameter
 from aigc_fast.ops.decode.spec import Layer, Linear, Norm, Spec
+from aigc_fast.runtime.modules import kind_of
 
 __all__ = ["BUILDERS", "Refused", "spec_of"]
 
@@ -30,7 +31,7 @@ _FIXED_ROTATIONS = {"default", "linear", "llama3", "yarn", "proportional"}
 
 
 def _exactly(module: nn.Module, *classes: type[nn.Module]) -> nn.Module:
-    if type(module) not in classes:
+    if kind_of(module) not in classes:
         raise Refused(f"{type(module).__name__} stands where transformers has {classes[0].__name__}")
     return module
 

@@ -3,6 +3,7 @@
 from aigc_fast.nn.attention import MultiheadAttention, TransformerEncoderLayer
 from aigc_fast.nn.conv_transpose import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from aigc_fast.nn.layer_norm_lstm import LayerNormLSTM
+from aigc_fast.nn.norm import GroupNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, LayerNorm
 from aigc_fast.nn.random import Dropout
 from aigc_fast.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from aigc_fast.nn.recursion import ARRecursion
@@ -23,7 +24,12 @@ __all__ = [
     "Dropout",
     "FusedSequential",
     "GRUCell",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
     "LSTMCell",
+    "LayerNorm",
     "LayerNormLSTM",
     "MultiheadAttention",
     "RNNCell",

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from aigc_fast.functional import scaled_dot_product_attention
 from aigc_fast.nn.drop_in import drop_in
-from aigc_fast.nn.random import Dropout
 from aigc_fast.ops.attention import choice
+from aigc_fast.runtime.modules import kind_of
 
 MERGE_MASKS = torch.nn.MultiheadAttention.merge_masks
-STOCK_CHILDREN = (torch.nn.LayerNorm, torch.nn.Linear, torch.nn.Dropout, Dropout)
+STOCK_CHILDREN = (torch.nn.LayerNorm, torch.nn.Linear, torch.nn.Dropout)
 
 
 @drop_in
@@ -160,7 +160,7 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
         children = self.norm1, self.norm2, self.linear1, self.linear2, self.dropout, self.dropout1, self.dropout2
         return (
             _is_own(self.self_attn)
-            and all(type(child) in STOCK_CHILDREN for child in children)
+            and all(kind_of(child) in STOCK_CHILDREN for child in children)
             and not _is_patched(self, "_sa_block", "_ff_block")
             and self.activation_relu_or_gelu in (0, _kind_of_activation(self.activation))
         )

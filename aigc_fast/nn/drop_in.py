@@ -13,6 +13,7 @@ from torch.fx import Proxy
 from torch.nn.utils import parametrize
 
 from aigc_fast.nn.overrides import as_written
+from aigc_fast.runtime.modules import stand_ins
 from aigc_fast.runtime.recording import has_torch_function_variadic, is_symbolic, tracing_state
 
 Module = TypeVar("Module", bound=type[nn.Module])
@@ -40,6 +41,7 @@ def drop_in(cls: Module) -> Module:
         setattr(cls, name, _giving_way(torchs, name, getattr(cls, name)))
 
     cls.qconfig = _QuantizedAs(torchs)
+    stand_ins[cls] = torchs
     return cls
 
 

@@ -1,35 +1,56 @@
-"""`torch.nn.Sequential` that runs convolution, batch norm and activation as one call."""
+"""`torch.nn.Sequential` that runs convolutions, and norms, with what follows them as one call."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from aigc_fast.nn import conv_transpose
+from aigc_fast.nn import conv_transpose, norm
 from aigc_fast.nn.drop_in import drop_in
 from aigc_fast.nn.overrides import Methods, calls_are_observed
 from aigc_fast.nn.random import Dropout
 from aigc_fast.ops.conv_transpose.operators import conv_activation, conv_transpose_activation
 from aigc_fast.ops.conv_transpose.plan import CHANNELS_LAST, is_dense, memory_format
 from aigc_fast.runtime import native
+from aigc_fast.runtime.activations import Activation
 from aigc_fast.runtime.kept import fingerprint, store
+from aigc_fast.runtime.modules import kind_of, stand_ins
 from aigc_fast.runtime.operator import plain_eager
 
 _NAMES = ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 _CONVOLUTIONS = {getattr(home, name) for home in (nn, conv_transpose) for name in _NAMES}
 _NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _ACTIVATIONS = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
+# What follows other layers in one call.
+_ENDINGS: dict[type[nn.Module], Callable[[Any], Activation]] = {
+    nn.ReLU: lambda module: "relu",
+    nn.LeakyReLU: lambda module: ("leaky_relu", module.negative_slope),
+    nn.Tanh: lambda module: "tanh",
+    nn.Sigmoid: lambda module: "sigmoid",
+    nn.SiLU: lambda module: "silu",
+    nn.GELU: lambda module: "gelu" if module.approximate == "none" else "gelu_tanh",
+    nn.ELU: lambda module: ("elu", module.alpha),
+}
+# By PyTorch's class: how many dimensions the input must have, or any, and the call with what follows.
+_LAYERS: dict[type[nn.Module], tuple[int | None, Callable[[Any, Tensor, Activation], Tensor]]] = {
+    nn.GroupNorm: (None, norm.normalized_groups),
+    nn.LayerNorm: (None, norm.normalized_rows),
+    nn.InstanceNorm1d: (3, norm.normalized_channels),
+    nn.InstanceNorm2d: (4, norm.normalized_channels),
+    nn.InstanceNorm3d: (5, norm.normalized_channels),
+}
+_HEADS = _LAYERS.keys() | {ours for ours, theirs in stand_ins.items() if theirs in _LAYERS}
 # Modules that read their input only, that return it or a view of it, and that do so where they drop nothing.
-_READERS = _CONVOLUTIONS | {nn.Linear, *_NORMS.values()}
+_READERS = _CONVOLUTIONS | _HEADS | {nn.Linear, *_NORMS.values()}
 _VIEWS = {nn.Flatten, nn.Unflatten, nn.Identity}
 _DROPOUTS = {nn.Dropout, nn.Dropout2d, nn.Dropout3d, Dropout}
 _SAMPLES = 64
 _NARROW = 4
-_KNOWN = Methods(_READERS | _VIEWS | _DROPOUTS | _ACTIVATIONS.keys())
+_KNOWN = Methods(_READERS | _VIEWS | _DROPOUTS | _ENDINGS.keys())
 
 
 @dataclass(frozen=True)
@@ -113,6 +134,36 @@ class Chain:
         return output if self.activation is None else self.activation(output)
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A layer of `_LAYERS` with the activation that follows it; no more than `Chain` asks of the output."""
+
+    layer: nn.Module
+    activation: nn.Module
+
+    def __len__(self) -> int:
+        return 2
+
+    def __str__(self) -> str:
+        return f"{type(self.layer).__name__} + {type(self.activation).__name__}"
+
+    def takes(self, input: Any, hidden: bool) -> bool:
+        """Whether one call gives what the modules would give for this input; see `Chain.takes`."""
+        if type(input) is not Tensor or input.is_meta or torch.is_autocast_enabled(input.device.type):
+            return False
+        dimensions, _ = _LAYERS[kind_of(self.layer)]
+        return dimensions in (None, input.dim())
+
+    def turns(self, input: Tensor) -> bool:
+        """Never: the output lies as the input does."""
+        return False
+
+    def run(self, input: Tensor, channels_last: bool) -> Tensor:
+        """The layer and the activation in one call."""
+        _, call = _LAYERS[kind_of(self.layer)]
+        return call(self.layer, input, _ENDINGS[type(self.activation)](self.activation))
+
+
 @drop_in
 class FusedSequential(nn.Sequential):
     """`torch.nn.Sequential` whose convolutions run with what follows them in one call.
@@ -121,7 +172,8 @@ class FusedSequential(nn.Sequential):
     Sigmoid, becomes one call: the norm is folded into weight and bias, the activation is applied as the result is
     written. With a norm this happens in eval mode where no gradient is needed, without one also in training; with
     hooks on an inner module, under autocast, compile, export and function transforms the modules run one by one as in
-    torch.nn.Sequential.
+    torch.nn.Sequential. A GroupNorm, LayerNorm or InstanceNorm1d/2d/3d and one of these, SiLU, GELU or ELU become one
+    call likewise, in training too.
     Between convolutions that end in few channels, values are kept in channels_last, which saves rearranging them. The
     `state_dict` is torch.nn.Sequential's.
 
@@ -181,16 +233,20 @@ def _ends_narrow(modules: list[nn.Module], index: int) -> bool:
     return channels <= _NARROW
 
 
-def chains(sequential: nn.Sequential) -> list[Chain]:
+def chains(sequential: nn.Sequential) -> list[Chain | Ended]:
     """The chains that `FusedSequential` would run as one call each."""
     modules = list(sequential)
     found = (chain_at(modules, index) for index in range(len(modules)))
     return [chain for chain in found if chain is not None]
 
 
-def chain_at(modules: list[nn.Module], index: int) -> Chain | None:
+def chain_at(modules: list[nn.Module], index: int) -> Chain | Ended | None:
     """The chain that begins with `modules[index]`, or None."""
     conv = modules[index]
+    if type(conv) in _HEADS:
+        rest = modules[index : index + 2]
+        ends = len(rest) == 2 and type(rest[1]) in _ENDINGS and all(map(_KNOWN.run_unseen, rest))
+        return Ended(*rest) if ends else None
     if not _foldable_convolution(conv):
         return None
     rest = modules[index + 1 : index + 3]

@@ -194,7 +194,6 @@ void conv_weight_gradient(void* large_data, const int64_t* large_layout, void* s
 
 AIGC_EXPORT(AIGC_KERNEL(conv_algorithm), AIGC_KERNEL(conv_packed_size), AIGC_KERNEL(conv_pack),
             AIGC_KERNEL(conv_forward), AIGC_KERNEL(conv_forward_once), AIGC_KERNEL(conv_weight_gradient),
-            AIGC_KERNEL(conv_weight_gradient_algorithm), AIGC_KERNEL_CODES(conv_algorithms, Algorithm),
-            AIGC_KERNEL_CODES(activations, Activation))
+            AIGC_KERNEL(conv_weight_gradient_algorithm), AIGC_KERNEL_CODES(conv_algorithms, Algorithm))
 
 }

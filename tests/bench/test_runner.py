@@ -20,6 +20,7 @@ from aigc_fast.bench.cases import (
     Convolution,
     Decoded,
     Decoder,
+    Norm,
     Recursion,
     Shape,
     WholeModel,
@@ -53,6 +54,11 @@ def small_cases():
     calls = {
         "conv_transpose": convolutions,
         "attention": [Attention(2, 4, 2 if kind == "full" else 4, 9, 9, 8, kind) for kind in kinds],
+        "norm": [
+            Norm("group_norm", (2, 8, 5, 3), 2, "silu"),
+            Norm("instance_norm", (2, 3, 5, 3), 1, "relu"),
+            Norm("layer_norm", (3, 7)),
+        ],
         "reparameterize": [Shape((8, 64))],
         "dropout": [Shape((64, 64), 0.3)],
     }

@@ -12,6 +12,7 @@ from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.packing import packing
 from aigc_fast.ops.conv_transpose.plan import Ints, Plan, is_dense, layout, memory_format, packed_ints, strides_of_axes
 from aigc_fast.runtime import dtypes, native
+from aigc_fast.runtime.activations import CODES
 from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
 from aigc_fast.runtime.precision import factors_of
 
@@ -29,8 +30,6 @@ ALGORITHMS = {
 }
 # To pack so many numbers anew costs less than to find them packed.
 SMALL_WEIGHT = 1024
-_ACTIVATIONS = tuple(reference.ACTIVATIONS)
-ACTIVATIONS = dict(zip(_ACTIVATIONS, native.codes("activations", *map(str.upper, _ACTIVATIONS)), strict=True))
 
 
 def unsupported(tensors: Sequence[Tensor | None]) -> str | None:
@@ -125,7 +124,7 @@ def prepare_forward(
     code = DTYPES[input.dtype]
     like = _output_like(input, weight, plan)
     layouts = in_layout, out_layout = layout(input), layout(like)
-    geometry, activation_code = plan.packed_geometry, ACTIVATIONS[activation]
+    geometry, activation_code = plan.packed_geometry, CODES[activation]
     best = algorithm(*layouts, geometry, factors_of(input.dtype))
     methods = (best,) if plan.is_matrix else dict.fromkeys((best, DIRECT))
     shape, strides, is_large = plan.output_shape, like.stride(), like.nbytes >= MAPPED_ANEW

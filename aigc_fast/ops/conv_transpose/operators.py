@@ -17,6 +17,7 @@ from torch import Tensor
 from aigc_fast.ops.conv_transpose import choice, cpu, reference
 from aigc_fast.ops.conv_transpose.plan import Plan, make_plan, memory_format
 from aigc_fast.runtime import native
+from aigc_fast.runtime.activations import GRADIENTS_FROM_OUTPUT
 from aigc_fast.runtime.backends import Runner
 from aigc_fast.runtime.operator import Operator, ReadOnce, hashable
 from aigc_fast.runtime.precision import precision
@@ -284,7 +285,7 @@ def _through_activation(backward: Callable[..., Any]) -> Callable[..., Any]:
     def backward_of_both(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         ctx = ReadOnce(ctx)
         *_, output = ctx.saved_tensors
-        inner = reference.ACTIVATION_GRADIENTS[ctx.activation](gradient, output, ctx.slope)
+        inner = GRADIENTS_FROM_OUTPUT[ctx.activation](gradient, output, ctx.slope)
         return *backward(ctx, inner), None, None
 
     return backward_of_both

@@ -8,25 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aigc_fast.runtime.activations import FUNCTIONS, GRADIENTS_FROM_OUTPUT
+
 # By the number of spatial dimensions.
 CONV = (None, torch.conv1d, torch.conv2d, torch.conv3d)
 CONV_TRANSPOSE = (None, torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
 
-ACTIVATIONS = {
-    "none": lambda x, slope: x,
-    "relu": lambda x, slope: torch.relu(x),
-    "leaky_relu": lambda x, slope: torch.nn.functional.leaky_relu(x, slope),
-    "tanh": lambda x, slope: torch.tanh(x),
-    "sigmoid": lambda x, slope: torch.sigmoid(x),
-}
-# The gradient to an activation's input from the gradient to its output and the output; a slope is at least 0.
-ACTIVATION_GRADIENTS = {
-    "none": lambda gradient, output, slope: gradient,
-    "relu": lambda gradient, output, slope: torch.ops.aten.threshold_backward(gradient, output, 0),
-    "leaky_relu": lambda gradient, output, slope: torch.ops.aten.leaky_relu_backward(gradient, output, slope, True),
-    "tanh": lambda gradient, output, slope: torch.ops.aten.tanh_backward(gradient, output),
-    "sigmoid": lambda gradient, output, slope: torch.ops.aten.sigmoid_backward(gradient, output),
-}
+ACTIVATIONS = {name: FUNCTIONS[name] for name in GRADIENTS_FROM_OUTPUT}
 
 
 def conv(

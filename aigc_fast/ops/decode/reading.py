@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import aigc_fast.nn
 from aigc_fast.ops.decode.spec import Norm
+from aigc_fast.runtime.modules import kind_of
 
 ACTIVATIONS = {
     "gelu": "GELU",
@@ -33,7 +34,7 @@ class Refused(Exception):  # noqa: N818
 
 def exactly(module: nn.Module, *classes: type[nn.Module]) -> None:
     """Refuses a module of a class that is none of these: it may compute something else."""
-    if type(module) not in classes:
+    if kind_of(module) not in classes:
         raise Refused(f"{type(module).__name__} stands where {classes[0].__name__} was")
 
 

@@ -7,7 +7,6 @@ namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
 
 AIGC_CODES(Algorithm, DIRECT, WINOGRAD, NARROW, COL2IM, DIRECT_BF16, DIRECT_SPLIT, MATRIX)
-AIGC_CODES(Activation, NONE, RELU, LEAKY_RELU, TANH, SIGMOID)
 
 }
 }

@@ -2,6 +2,7 @@
 // of zeros where the convolution reaches over the edge.
 #pragma once
 
+#include "core/activations.h"
 #include "core/arena.h"
 #include "core/packed.h"
 #include "core/parallel.h"
@@ -205,24 +206,9 @@ struct Epilogue {
 
   private:
     void finish(float* x, int64_t count, int64_t step, vf shift) const {
-        switch (activation) {
-        case RELU:
-            return each(x, count, step, [=](vf v) {
-                v += shift;
-                return v < 0 ? vf{} : v;
-            });
-        case LEAKY_RELU:
-            return each(x, count, step, [=, this](vf v) {
-                v += shift;
-                return v < 0 ? v * slope : v;
-            });
-        case TANH:
-            return each(x, count, step, [=](vf v) { return tanh(v + shift); });
-        case SIGMOID:
-            return each(x, count, step, [=](vf v) { return sigmoid(v + shift); });
-        default:
-            return each(x, count, step, [=](vf v) { return v + shift; });
-        }
+        with_activation(activation, slope, [&](const auto& f, const auto&) {
+            each(x, count, step, [&](vf v) AIGC_INLINE { return f(v + shift); });
+        });
     }
 
     template <class F>

@@ -1,0 +1,1 @@
+"""Group, instance and layer norms with the activation that follows."""
