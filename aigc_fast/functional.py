@@ -12,6 +12,7 @@ from aigc_fast.ops.conv_transpose.functional import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from aigc_fast.ops.linear.functional import linear
 from aigc_fast.ops.norm.functional import group_norm, instance_norm, layer_norm
 from aigc_fast.ops.random.functional import dropout, rand, randn
 from aigc_fast.ops.recurrent.functional import gru, lstm, rnn_relu, rnn_tanh
@@ -33,6 +34,7 @@ __all__ = [
     "kl_standard_normal",
     "layer_norm",
     "lfilter",
+    "linear",
     "lstm",
     "rand",
     "randn",

@@ -15,8 +15,10 @@ from cases import (
     BATCHES,
     FEW_ATTENTIONS,
     FEW_CONVOLUTIONS,
+    FEW_LINEARS,
     FEW_NORMS,
     LATENTS,
+    LINEARS,
     NORMS,
     PLAIN,
     RANDOM_SIZES,
@@ -25,6 +27,7 @@ from cases import (
     Attention,
     Batch,
     Convolution,
+    Linear,
     Norm,
     Recursion,
 )
@@ -209,6 +212,10 @@ def _varlen(case: Batch, dtype: torch.dtype) -> Made:
     return Made(case.tensors(dtype), case.ours, case.expected)
 
 
+def _linear(case: Linear, dtype: torch.dtype) -> Made:
+    return Made(case.tensors(dtype), case.ours, case.theirs)
+
+
 def _norm(case: Norm, dtype: torch.dtype) -> Made:
     return Made(case.tensors(dtype), case.ours, case.theirs)
 
@@ -327,6 +334,7 @@ CALLS = [
     *_calls("conv_activation", _activated, [PLAIN[1], PLAIN[13]], (), [PLAIN[1]]),
     *_calls("scaled_dot_product_attention", _attention, ATTENTIONS, FEW_ATTENTIONS, FEW_ATTENTIONS[:3]),
     *_calls("varlen_attn", _varlen, BATCHES, BATCHES, BATCHES[:2]),
+    *_calls("linear", _linear, LINEARS, FEW_LINEARS),
     *(
         call
         for function in ("group_norm", "instance_norm", "layer_norm")

@@ -655,3 +655,54 @@ NORMS = [
     Norm("layer_norm", (2, 3, 300, 250), 3, 0, "gelu_tanh"),
 ]
 FEW_NORMS = [NORMS[i] for i in (0, 2, 4, 7, 11, 12)]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer and the activation that follows.
+
+    Attributes:
+        lead: the input's dimensions but the last.
+        inputs, outputs: features.
+        biased: whether there is a bias.
+        activation: as the function takes it.
+    """
+
+    lead: tuple[int, ...]
+    inputs: int
+    outputs: int
+    biased: bool = True
+    activation: Any = None
+
+    def tensors(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        """Input, weight and, where there is one, bias, that make outputs of order one."""
+        input, weight = torch.randn(*self.lead, self.inputs), torch.randn(self.outputs, self.inputs)
+        bias = [torch.randn(self.outputs)] if self.biased else []
+        return [tensor.to(dtype) for tensor in (input, weight / math.sqrt(self.inputs), *bias)]
+
+    def ours(self, *tensors: Tensor) -> Tensor:
+        return AF.linear(*tensors, activation=self.activation)
+
+    def theirs(self, *tensors: Tensor) -> Tensor:
+        name, slope = name_and_slope(self.activation)
+        return FUNCTIONS[name](torch.nn.functional.linear(*tensors), slope)
+
+    def __str__(self) -> str:
+        activation = str(self.activation).strip("()").replace("'", "").replace(", ", "-")
+        return f"{'x'.join(map(str, self.lead))}-{self.inputs}-{self.outputs}-{self.biased}-{activation}"
+
+
+# One row, fewer rows than a tile, blocks of rows and a rest; depths of one number, odd, and beyond a block; columns of
+# parts of vectors and of panels.
+LINEARS = [
+    Linear((3, 7), 5, 6, True, "silu"),
+    Linear((1,), 113, 130, True, "gelu"),
+    Linear((), 17, 33),
+    Linear((17,), 1, 65, False),
+    Linear((50,), 513, 64, True, "gelu_tanh"),
+    Linear((2, 113), 64, 1, True, "tanh"),
+    Linear((100,), 96, 259, True, ("leaky_relu", 0.1)),
+    Linear((6,), 1023, 17, True, ("elu", 0.4)),
+    Linear((2, 3, 4), 32, 48, False, "sigmoid"),
+]
+FEW_LINEARS = [LINEARS[i] for i in (0, 1, 4, 6)]

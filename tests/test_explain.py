@@ -18,6 +18,7 @@ from aigc_fast.ops.examples import Call, examples
 # What is asked or prepared before a call, which PyTorch may then have.
 ASKED = {"attention_few_queries", "attention_uses_pairs", "digest"}
 ASKED |= {"recurrent_pack", "recurrent_packed_size", "recurrent_takes_pairs"}
+ASKED |= {"linear_pack", "linear_packed_bytes"}
 ASKED |= {"conv_algorithm", "conv_pack", "conv_packed_size", "conv_weight_gradient_algorithm"}
 
 

@@ -85,6 +85,20 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Linear:
+    """Rows through a linear layer and the activation that follows, as `linear` takes it."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    activation: str | None = None
+
+    def operations(self) -> int:
+        """Floating-point operations of forward."""
+        return 2 * self.rows * self.inputs * self.outputs
+
+
+@dataclass(frozen=True)
 class Norm:
     """A norm and the activation that follows.
 
@@ -484,7 +498,7 @@ _ANSWERING = {
 _OF_STEPS = tuple(name for name in _MODELS if "a training step" in name)
 _ALSO_INT4 = ("GPT-2 small, 64 tokens", "SmolLM2's shape, 48 tokens", "SmolLM2-135M-Instruct, 48 tokens")
 # What the README shows: these ops, and these cases of the others.
-_WHOLE = ("norm", "dropout", "models", "sampling", "decode", "decode_costs", "seq2seq")
+_WHOLE = ("linear", "norm", "dropout", "models", "sampling", "decode", "decode_costs", "seq2seq")
 IN_README = {
     "DCGAN 512→256, 4×4, batch 16",
     "DCGAN 256→128, 8×8, batch 16",
@@ -523,6 +537,15 @@ IN_README = {
     "patch embedding, 16×16",
     "odd sizes, 17→113, 23×31",
 }
+# Of a ViT with two images, of prompts and of single tokens.
+_LINEARS = {
+    "394 rows, 768→3072, GELU": Linear(394, 768, 3072, "gelu"),
+    "394 rows, 3072→768": Linear(394, 3072, 768),
+    "2048 rows, 256→1024, ReLU": Linear(2048, 256, 1024, "relu"),
+    "16 rows, 768→3072": Linear(16, 768, 3072),
+    "8 rows, 768→3072": Linear(8, 768, 3072),
+    "one row, 4096→4096": Linear(1, 4096, 4096),
+}
 # Of a variational auto-encoder's decoder, a CycleGAN's generator and a Transformer.
 _NORMS = {
     "group 32 of 512, SiLU, 64×64": Norm("group_norm", (1, 512, 64, 64), 32, "silu"),
@@ -544,6 +567,7 @@ CASES: tuple[Case, ...] = (
     *_all("attention", _ATTENTION, (FLOAT32, FORWARD), (BFLOAT16, FORWARD)),
     *_all("attention", _TRAINED_ATTENTION, (FLOAT32, TRAINING), (BFLOAT16, TRAINING)),
     *_all("attention", _DROPPED_ATTENTION, (FLOAT32, TRAINING)),
+    *_all("linear", _LINEARS, (FLOAT32, FORWARD), (BFLOAT16, FORWARD)),
     *_all("norm", _NORMS, (FLOAT32, FORWARD), (FLOAT32, TRAINING)),
     *_chosen("norm", _NORMS, ("group 32 of 512, SiLU, 64×64",), BFLOAT16, FORWARD),
     *_all("recursion", _RECURSION, (FLOAT32, FORWARD)),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aigc_fast import functional
 from aigc_fast.bench import peers
-from aigc_fast.bench.cases import FORWARD, TRAINING, Attention, Case, Convolution, Norm, Recursion, Shape
+from aigc_fast.bench.cases import FORWARD, TRAINING, Attention, Case, Convolution, Linear, Norm, Recursion, Shape
 from aigc_fast.bench.contest import CHANNELS_LAST, OURS, PYTORCH, Call, Contest, against_float64, derivatives, leaves
 from aigc_fast.bench.machine import Work, products, traffic
 from aigc_fast.bench.parity import ParityError, relative_error
@@ -150,6 +150,20 @@ def _gate_of_dropped_attention(tensors: Sequence[Tensor], options: dict[str, Any
     ]
     exact = partial(_called, F.scaled_dot_product_attention, [t.double() for t in tensors], kept, None)
     return against_float64({OURS: calls[0]}, {PYTORCH: calls[1]}, exact, tensors[0].dtype)()
+
+
+def linear(case: Case) -> Contest:
+    """A linear layer and the activation that follows."""
+    call: Linear = case.call
+    dtype, options = getattr(torch, case.dtype), {"activation": call.activation}
+    shapes = (call.rows, call.inputs), (call.outputs, call.inputs), (call.outputs,)
+    x, weight, bias = (torch.randn(shape) for shape in shapes)
+    tensors = [tensor.to(dtype) for tensor in (x, weight / math.sqrt(call.inputs), bias)]
+    theirs = followed(F.linear)
+    pairs = (OURS, functional.linear), (PYTORCH, theirs)
+    ways = [{name: partial(_called, function, tensors, options, None)} for name, function in pairs]
+    exact = partial(_called, theirs, [tensor.double() for tensor in tensors], options, None)
+    return Contest(*ways, against_float64(*ways, exact, dtype), products(dtype, call.operations()))
 
 
 def norm(case: Case) -> Contest:

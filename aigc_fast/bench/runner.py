@@ -19,7 +19,7 @@ from aigc_fast.bench.contest import OURS, PYTORCH, Contest
 from aigc_fast.bench.decode import costs, generated
 from aigc_fast.bench.machine import probe
 from aigc_fast.bench.models import whole_model
-from aigc_fast.bench.ops import attention, convolution, dropout, norm, recursion, reparameterize
+from aigc_fast.bench.ops import attention, convolution, dropout, linear, norm, recursion, reparameterize
 from aigc_fast.bench.parity import ParityError
 from aigc_fast.bench.peers import versions
 from aigc_fast.bench.recurrent import sampled, sequences
@@ -34,6 +34,7 @@ CONTESTS: dict[str, Callable[[Case], Contest]] = {
     "conv_transpose": convolution,
     "adversarial": convolution,
     "attention": attention,
+    "linear": linear,
     "norm": norm,
     "recursion": recursion,
     "recurrent": sequences,

@@ -27,6 +27,7 @@ TITLES = {
         "Layers of GANs, vocoders and U-Nets; kernel 4, stride 2, padding 1 where nothing else is said.",
     ),
     "attention": ("Attention", "`scaled_dot_product_attention` of prompts, single tokens and windows."),
+    "linear": ("Linear layers", "`linear` with the activation that follows, without gradients."),
     "norm": ("Norms", "`group_norm`, `instance_norm` and `layer_norm`, each with the activation that follows."),
     "recursion": ("AR recursion", "`ar_recursion`, and `sample_wise_lpc` where each step has its own coefficients."),
     "recurrent": (

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from aigc_fast.nn import conv_transpose, norm
+from aigc_fast.nn import conv_transpose, linear, norm
 from aigc_fast.nn.drop_in import drop_in
 from aigc_fast.nn.overrides import Methods, calls_are_observed
 from aigc_fast.nn.random import Dropout
@@ -37,6 +37,7 @@ _ENDINGS: dict[type[nn.Module], Callable[[Any], Activation]] = {
 }
 # By PyTorch's class: how many dimensions the input must have, or any, and the call with what follows.
 _LAYERS: dict[type[nn.Module], tuple[int | None, Callable[[Any, Tensor, Activation], Tensor]]] = {
+    nn.Linear: (None, linear.transformed),
     nn.GroupNorm: (None, norm.normalized_groups),
     nn.LayerNorm: (None, norm.normalized_rows),
     nn.InstanceNorm1d: (3, norm.normalized_channels),
@@ -45,7 +46,7 @@ _LAYERS: dict[type[nn.Module], tuple[int | None, Callable[[Any, Tensor, Activati
 }
 _HEADS = _LAYERS.keys() | {ours for ours, theirs in stand_ins.items() if theirs in _LAYERS}
 # Modules that read their input only, that return it or a view of it, and that do so where they drop nothing.
-_READERS = _CONVOLUTIONS | _HEADS | {nn.Linear, *_NORMS.values()}
+_READERS = _CONVOLUTIONS | _HEADS | {*_NORMS.values()}
 _VIEWS = {nn.Flatten, nn.Unflatten, nn.Identity}
 _DROPOUTS = {nn.Dropout, nn.Dropout2d, nn.Dropout3d, Dropout}
 _SAMPLES = 64
@@ -151,7 +152,11 @@ class Ended:
         """Whether one call gives what the modules would give for this input; see `Chain.takes`."""
         if type(input) is not Tensor or input.is_meta or torch.is_autocast_enabled(input.device.type):
             return False
-        dimensions, _ = _LAYERS[kind_of(self.layer)]
+        kind = kind_of(self.layer)
+        # Of a linear layer whose gradients are wanted PyTorch keeps no more in two calls.
+        if kind is nn.Linear and torch.is_grad_enabled() and _wants_gradient(input, self.layer):
+            return False
+        dimensions, _ = _LAYERS[kind]
         return dimensions in (None, input.dim())
 
     def turns(self, input: Tensor) -> bool:
@@ -164,6 +169,10 @@ class Ended:
         return call(self.layer, input, _ENDINGS[type(self.activation)](self.activation))
 
 
+def _wants_gradient(input: Tensor, layer: nn.Module) -> bool:
+    return input.requires_grad or any(parameter.requires_grad for parameter in layer.parameters())
+
+
 @drop_in
 class FusedSequential(nn.Sequential):
     """`torch.nn.Sequential` whose convolutions run with what follows them in one call.
@@ -173,7 +182,7 @@ class FusedSequential(nn.Sequential):
     written. With a norm this happens in eval mode where no gradient is needed, without one also in training; with
     hooks on an inner module, under autocast, compile, export and function transforms the modules run one by one as in
     torch.nn.Sequential. A GroupNorm, LayerNorm or InstanceNorm1d/2d/3d and one of these, SiLU, GELU or ELU become one
-    call likewise, in training too.
+    call likewise, in training too, and so does a Linear where no gradient is needed.
     Between convolutions that end in few channels, values are kept in channels_last, which saves rearranging them. The
     `state_dict` is torch.nn.Sequential's.
 

@@ -1,3 +1,3 @@
 """One room per hot path."""
 
-ROOMS = ("attention", "conv_transpose", "norm", "random", "recurrent", "recursion", "reparameterize")
+ROOMS = ("attention", "conv_transpose", "linear", "norm", "random", "recurrent", "recursion", "reparameterize")

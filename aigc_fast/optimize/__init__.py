@@ -38,15 +38,15 @@ def optimize(
     weights: str | None = None,
     inplace: bool = True,
 ) -> Model:
-    """Swaps torch.nn.ConvTranspose1d/2d/3d, Conv1d/2d/3d, GroupNorm, InstanceNorm1d/2d/3d, LayerNorm, Dropout,
-    MultiheadAttention, TransformerEncoderLayer, RNN, LSTM and GRU with their cells for aigc_fast.nn's.
+    """Swaps torch.nn.ConvTranspose1d/2d/3d, Conv1d/2d/3d, Linear, GroupNorm, InstanceNorm1d/2d/3d, LayerNorm,
+    Dropout, MultiheadAttention, TransformerEncoderLayer, RNN, LSTM and GRU with their cells for aigc_fast.nn's.
 
     Only the class of a module changes: parameters, buffers, hooks, `state_dict` keys, the training flag and
     `isinstance` of the torch class stay. Modules of exactly those types are swapped; subclasses, lazy and quantized
     modules are left. A torch.nn.Sequential in which a convolution is followed by BatchNorm, ReLU, LeakyReLU, Tanh or
     Sigmoid becomes an `aigc_fast.nn.FusedSequential`, which runs them as one call: with a norm at inference, else in
-    training too. So does one in which a GroupNorm, InstanceNorm or LayerNorm is followed by one of these, SiLU, GELU or
-    ELU.
+    training too. So does one in which a Linear, GroupNorm, InstanceNorm or LayerNorm is followed by one of these, SiLU,
+    GELU or ELU.
     `report(model)` tells what was done and why; `restore(model)` undoes it.
 
     The `generate` of transformers' GPT2LMHeadModel, GPTNeoXForCausalLM, LlamaForCausalLM, MistralForCausalLM and

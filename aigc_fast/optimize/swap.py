@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 import aigc_fast.nn as fast_nn
@@ -29,6 +30,7 @@ DROP_INS: dict[type[nn.Module], type[nn.Module]] = {
         "LSTM",
         "LSTMCell",
         "LayerNorm",
+        "Linear",
         "MultiheadAttention",
         "RNN",
         "RNNCell",
@@ -74,6 +76,9 @@ def refusal(module: nn.Module) -> str | None:
 
 def concerns(module: nn.Module) -> bool:
     """Whether the module is one of the drop-ins' originals, in whatever guise."""
+    # A part of torch.nn.MultiheadAttention's, which reads its parameters and never calls it.
+    if type(module) is NonDynamicallyQuantizableLinear:
+        return False
     if isinstance(module, tuple(DROP_INS)):
         return True
     cls = type(module)

@@ -25,6 +25,14 @@ FUNCTIONS = {
     "gelu_tanh": lambda x, slope: TF.gelu(x, approximate="tanh"),
     "elu": lambda x, slope: TF.elu(x, slope),
 }
+IN_PLACE = {
+    "relu": lambda x, slope: torch.relu_(x),
+    "leaky_relu": lambda x, slope: TF.leaky_relu_(x, slope),
+    "tanh": lambda x, slope: torch.tanh_(x),
+    "sigmoid": lambda x, slope: torch.sigmoid_(x),
+    "silu": lambda x, slope: TF.silu(x, inplace=True),
+    "elu": lambda x, slope: TF.elu_(x, slope),
+}
 # The gradient to an activation's input from the gradient to its output and the output; a slope is at least 0.
 GRADIENTS_FROM_OUTPUT = {
     "none": lambda gradient, output, slope: gradient,

@@ -20,6 +20,7 @@ from aigc_fast.bench.cases import (
     Convolution,
     Decoded,
     Decoder,
+    Linear,
     Norm,
     Recursion,
     Shape,
@@ -54,6 +55,7 @@ def small_cases():
     calls = {
         "conv_transpose": convolutions,
         "attention": [Attention(2, 4, 2 if kind == "full" else 4, 9, 9, 8, kind) for kind in kinds],
+        "linear": [Linear(3, 7, 5, "gelu")],
         "norm": [
             Norm("group_norm", (2, 8, 5, 3), 2, "silu"),
             Norm("instance_norm", (2, 3, 5, 3), 1, "relu"),

@@ -1,4 +1,4 @@
-"""Norm layers: PyTorch's in all but the kernels, swapped by `optimize`, and in one call with what follows."""
+"""Norm and linear layers: PyTorch's in all but the kernels, swapped, and in one call with what follows."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "GroupNorm, plain": (lambda: nn.GroupNorm(4, 32, affine=False), (2, 32, 300)),
     "LayerNorm": (lambda: nn.LayerNorm(48), (3, 70, 48)),
     "LayerNorm, no bias": (lambda: nn.LayerNorm((7, 48), bias=False), (3, 9, 7, 48)),
+    "Linear": (lambda: nn.Linear(48, 70), (3, 70, 48)),
+    "Linear, no bias": (lambda: nn.Linear(48, 70, bias=False), (100, 48)),
     "InstanceNorm1d": (lambda: nn.InstanceNorm1d(8, affine=True), (3, 8, 200)),
     "InstanceNorm2d": (lambda: nn.InstanceNorm2d(8), (2, 8, 21, 30)),
     "InstanceNorm3d": (lambda: nn.InstanceNorm3d(4), (2, 4, 5, 9, 11)),
@@ -76,7 +78,7 @@ def test_a_chain_runs_as_one_call(name: str, ending: str, backend: str) -> None:
     x = torch.randn(shape) + 1
     assert_same(model, stock, x)
     if backend == "cpu":
-        with launches() as called, torch.no_grad():
+        with launches("group_norm", "layer_norm", "linear") as called, torch.no_grad():
             model(x)
         assert len(called) == 1
 

@@ -1,0 +1,1 @@
+"""Linear layers with the activation that follows."""

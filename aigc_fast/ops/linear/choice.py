@@ -1,0 +1,53 @@
+"""Where PyTorch's own linear layer is as fast or faster: what automatic choice leaves to it, and why."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+from aigc_fast.ops.linear.limits import (
+    LARGE_WEIGHT,
+    LEAST_WEIGHT,
+    LIGHT_PRODUCTS,
+    LIGHT_PRODUCTS_BFLOAT16,
+    ROWS_OF_FLOATS,
+    ROWS_OF_LARGE,
+    ROWS_OF_OTHERS,
+)
+from aigc_fast.runtime import native
+from aigc_fast.runtime.machine import processor_name
+from aigc_fast.runtime.precision import EXACT, factors_of
+
+
+def is_light(input: Tensor, weight: Tensor) -> bool:
+    """Whether PyTorch's call costs less than ours, whatever the kernel; the public function asks this first."""
+    products = input.numel() * weight.shape[0]
+    return products < (LIGHT_PRODUCTS_BFLOAT16 if input.dtype == torch.bfloat16 else LIGHT_PRODUCTS)
+
+
+def factors(input: Tensor, rows: int) -> int:
+    """What the factors of so many rows' products are rounded to."""
+    is_slow_at_pairs = native.level() == "avx512_bf16" and "Intel" in processor_name()
+    floats = input.dtype == torch.bfloat16 and rows >= ROWS_OF_FLOATS and is_slow_at_pairs
+    return EXACT if floats else factors_of(input.dtype)
+
+
+def slower(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str, slope: float) -> str | None:
+    """Why PyTorch's forward is preferred, or None."""
+    if is_light(input, weight):
+        return "small: PyTorch's call costs less"
+    if input.dtype == torch.bfloat16:
+        measured = native.level() == "avx512_bf16"
+        return None if measured else f"bfloat16 on {native.level()}: not measured, PyTorch's own"
+    rows, size = prod(input.shape[:-1]), weight.numel()
+    taken = rows in ROWS_OF_LARGE if size >= LARGE_WEIGHT else rows in ROWS_OF_OTHERS and size >= LEAST_WEIGHT
+    if taken and native.has_wide_vectors():
+        return None
+    return f"{rows} rows of float32 by {size} weights: PyTorch's product is as fast as the processor or its memory"
+
+
+def leave(*args: object) -> str | None:
+    """Why PyTorch had better have a linear layer with all its gradients, or None."""
+    return "with gradients the weights change from call to call: PyTorch's product takes them as they lie"

@@ -1,0 +1,150 @@
+"""Linear layers with the activation that follows: parity, gradients, kept weights, choice and bad input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as TF
+from cases import LINEARS, Linear, assert_parity, float32_precision, relative_error
+from convolution_checks import double_gradient, doubled, every_gradient, needs_native
+from torch import Tensor
+from watching import launches
+
+import aigc_fast
+import aigc_fast.functional as AF
+from aigc_fast.runtime.activations import FUNCTIONS
+
+needs_kernels = needs_native
+
+
+def assert_alike(ours: list[Tensor], theirs: list[Tensor], exact: list[Tensor], name: str) -> None:
+    for index, (found, peer, wanted) in enumerate(zip(ours, theirs, exact, strict=True)):
+        assert_parity(found, peer, wanted, f"{name}: result {index}")
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("rows", [1, 5, 17, 100, 394])
+def test_kept_weights_give_the_same_on_every_level(rows: int, dtype: torch.dtype, isa: str) -> None:
+    input, weight, bias = (torch.randn(shape).to(dtype) for shape in ((rows, 113), (130, 113), (130,)))
+    exact = TF.gelu(TF.linear(*doubled([input, weight, bias])))
+    peer = TF.gelu(TF.linear(input, weight, bias))
+    with aigc_fast.backend("cpu"), launches("linear", "linear_pack") as called:
+        found = [AF.linear(input, weight, bias, "gelu") for _ in range(4)]
+    for each in found:
+        assert_parity(each, peer, exact)
+    assert called.count("linear") >= 2
+    assert called[-1] == "linear"
+    with torch.no_grad():
+        weight.mul_(2)
+    with aigc_fast.backend("cpu"):
+        assert_parity(AF.linear(input, weight, bias, "gelu"), *(f(TF.linear) for f in twice(input, weight, bias)))
+
+
+def twice(*tensors: Tensor) -> tuple[Any, Any]:
+    return lambda f: TF.gelu(f(*tensors)), lambda f: TF.gelu(f(*doubled(list(tensors))))
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "lay",
+    [
+        lambda x: x.t().contiguous().t(),
+        lambda x: torch.cat([x, x], 1)[:, : x.shape[1]],
+        lambda x: torch.cat([x, x, x], 1)[:, 1::3],
+        lambda x: x[:1].expand(x.shape),
+    ],
+    ids=["transposed", "rows apart", "strided", "one row"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_strides_on_every_level(lay: Any, dtype: torch.dtype, isa: str) -> None:
+    input, weight = lay(torch.randn(40, 70).to(dtype)), lay(torch.randn(33, 70).to(dtype))
+    with aigc_fast.backend("cpu"):
+        found = [AF.linear(input, weight) for _ in range(3)]
+    exact = TF.linear(input.double(), weight.double())
+    for each in found:
+        assert_parity(each, TF.linear(input, weight), exact)
+
+
+@pytest.mark.parametrize("activation", [name for name in FUNCTIONS if name != "relu"])
+@pytest.mark.parametrize("compute", [every_gradient, double_gradient])
+def test_gradients_through_an_activation(activation: str, compute: Any, backend: str) -> None:
+    tensors = [torch.randn(shape) for shape in ((3, 7, 20), (18, 20), (18,))]
+    gradient, slope = torch.randn(3, 7, 18), {"leaky_relu": 0.01, "elu": 1.0}.get(activation, 0.0)
+
+    def ours(*tensors: Tensor) -> Tensor:
+        return AF.linear(*tensors, None if activation == "none" else activation)
+
+    def theirs(*tensors: Tensor) -> Tensor:
+        return FUNCTIONS[activation](TF.linear(*tensors), slope)
+
+    if compute is double_gradient and activation in ("none", "leaky_relu"):
+        pytest.skip("the gradients are linear")
+    exact = compute(theirs, doubled(tensors), gradient.double())
+    assert_alike(compute(ours, tensors, gradient), compute(theirs, tensors, gradient), exact, activation)
+
+
+@needs_kernels
+@pytest.mark.parametrize(("precision", "limit"), [("highest", 2e-6), ("high", 2e-5), ("medium", 6e-3)])
+def test_precision_on_every_level(precision: str, limit: float, isa: str) -> None:
+    input, weight = torch.randn(50, 100), torch.randn(70, 100)
+    exact = TF.linear(input.double(), weight.double())
+    with aigc_fast.backend("cpu"):
+        with float32_precision(precision):
+            found = AF.linear(input, weight)
+        assert torch.equal(AF.linear(input, weight, precision=precision), found)
+    assert relative_error(found, exact) < limit
+
+
+@pytest.mark.parametrize("case", [case for case in LINEARS if case.inputs > 16], ids=str)
+def test_compiled_with_gradients(case: Linear) -> None:
+    compiled = torch.compile(case.ours, fullgraph=True, backend="aot_eager")
+    tensors, gradient = case.tensors(), torch.randn(*case.lead, case.outputs)
+    torch.compiler.reset()
+    for ours, theirs in zip(
+        every_gradient(compiled, tensors, gradient), every_gradient(case.theirs, tensors, gradient), strict=True
+    ):
+        assert relative_error(ours, theirs) < 1e-5
+
+
+class TestBadInput:
+    X, W = torch.randn(4, 6), torch.randn(5, 6)
+
+    @pytest.mark.parametrize(
+        ("call", "error", "message"),
+        [
+            (
+                lambda x, w: AF.linear(x[:, 1:], w),
+                RuntimeError,
+                "input has shape \\(4, 5\\): expected to end in weight's 6",
+            ),
+            (
+                lambda x, w: AF.linear(x, w[None]),
+                RuntimeError,
+                r"weight has shape \(1, 5, 6\): expected \(out_features",
+            ),
+            (
+                lambda x, w: AF.linear(x, w, x[0]),
+                RuntimeError,
+                r"bias has shape \(6,\): expected \(5,\), one per output",
+            ),
+            (lambda x, w: AF.linear(x, w.double()), RuntimeError, "weight has dtype torch.float64: expected input's"),
+            (lambda x, w: AF.linear(None, w), TypeError, "input is NoneType: expected a Tensor"),
+            (lambda x, w: AF.linear(x, w, 2), TypeError, "bias is int: expected a Tensor"),
+            (lambda x, w: AF.linear(x, w, activation="swish"), ValueError, "activation='swish': expected None"),
+            (lambda x, w: AF.linear(x, w, precision="low"), ValueError, "precision='low': expected one of"),
+        ],
+    )
+    def test_a_line_names_the_argument(self, call: Any, error: type[Exception], message: str) -> None:
+        with pytest.raises(error, match=message):
+            call(self.X, self.W)
+
+    def test_odd_shapes(self, backend: str) -> None:
+        if backend == "cpu":
+            pytest.skip("the reference has them")
+        assert AF.linear(self.X, self.W[0]).shape == (4,)
+        assert AF.linear(self.X[0], self.W).shape == (5,)
+        assert AF.linear(self.X[:0], self.W, activation="gelu").shape == (0, 5)
+        assert torch.equal(AF.linear(self.X[:, :0], self.W[:, :0]), torch.zeros(4, 5))
