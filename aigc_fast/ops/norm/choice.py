@@ -13,11 +13,24 @@ from aigc_fast.ops.norm.limits import (
     CHANNEL_TRAINED_NUMEL,
     GROUP_NUMEL,
     GROUP_TRAINED_NUMEL,
+    LARGE_IMAGE,
+    MANY_CHANNELS,
     ROW_LENGTH,
     ROWS_NUMEL,
 )
+from aigc_fast.runtime import tuning
 
 _SMALL = "small: PyTorch's call costs less"
+
+
+def is_light(input: Tensor) -> bool:
+    """Whether PyTorch's call of a norm of groups costs less than ours; the public function asks this first."""
+    return input.numel() < GROUP_NUMEL
+
+
+def is_light_for_rows(input: Tensor) -> bool:
+    """The same of a norm of rows; in float32 PyTorch's is as fast whatever the size, unless something was measured."""
+    return input.numel() < ROWS_NUMEL or (input.dtype == torch.float32 and not tuning.used)
 
 
 def _is_pytorchs_own(input: Tensor, groups: int, activation: str) -> bool:
@@ -30,7 +43,7 @@ def group_slower(
     input: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float, activation: str, slope: float
 ) -> str | None:
     """Why PyTorch's forward of a norm of groups is preferred, or None."""
-    if input.numel() < GROUP_NUMEL:
+    if is_light(input):
         return _SMALL
     if _is_pytorchs_own(input, groups, activation):
         return "nothing follows: PyTorch's norm of groups is as fast"
@@ -44,6 +57,9 @@ def leave_groups(
     least = CHANNEL_TRAINED_NUMEL if groups == input.shape[1] else GROUP_TRAINED_NUMEL
     if input.numel() < least:
         return "small: PyTorch's call and its gradients cost less"
+    large = input.shape[1] >= MANY_CHANNELS and input.numel() >= input.shape[0] * LARGE_IMAGE
+    if large and input.dtype == torch.float32 and is_channels_last(input):
+        return "a large image of many channels in channels_last: PyTorch's gradients are as fast"
     return None
 
 

@@ -8,16 +8,19 @@ from operator import index
 from typing import Any
 
 import torch
+import torch.nn.functional as TF
 from torch import Tensor
 
 from aigc_fast.ops.norm import reference
+from aigc_fast.ops.norm.choice import is_light, is_light_for_rows
 from aigc_fast.ops.norm.operators import GROUP_NORM, LAYER_NORM
 from aigc_fast.runtime import native
-from aigc_fast.runtime.activations import Activation, name_and_slope
+from aigc_fast.runtime.activations import FUNCTIONS, Activation, name_and_slope
 from aigc_fast.runtime.arguments import REFUSALS
+from aigc_fast.runtime.backends import current as backend_in_force
 from aigc_fast.runtime.backends import leave_to_pytorch
 from aigc_fast.runtime.native import PLAIN
-from aigc_fast.runtime.operator import Operator, kind_of_call
+from aigc_fast.runtime.operator import Operator, function_modes, is_compiling, kind_of_call
 from aigc_fast.runtime.recording import (
     has_torch_function_variadic,
     is_overridden,
@@ -27,7 +30,19 @@ from aigc_fast.runtime.recording import (
     tracing_state,
 )
 
+# What PyTorch raises besides `REFUSALS`: one value per group, no groups at all.
+NOT_FITTING = (*REFUSALS, ValueError, ZeroDivisionError)
 RUNNING_STATISTICS = "running statistics: PyTorch's own norm keeps and takes them"
+
+
+def _is_at_once(input: Any, light: Callable[[Tensor], bool]) -> bool:
+    """Whether to call PyTorch before anything else is looked at; what it refuses is looked at again.
+
+    A compiled graph takes the op, and a mode may want to see it.
+    """
+    if is_compiling() or function_modes() or not isinstance(input, Tensor):
+        return False
+    return light(input) and backend_in_force() == "auto"
 
 
 def _check_tensors(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
@@ -143,6 +158,11 @@ def group_norm(
         found = _handed_over(group_norm, reference.group_norm, (input, weight, bias), given, to_theirs)
         if found is not None:
             return found
+    if _is_at_once(input, is_light):
+        try:
+            return FUNCTIONS[name](TF.group_norm(input, num_groups, weight, bias, eps), slope)
+        except NOT_FITTING:
+            pass
     key = _key("groups", input, weight, bias, num_groups, eps, name, slope)
     if key is not None and (known := GROUP_NORM.choice.remembered(key)) is not None:
         run, rest = known
@@ -248,6 +268,11 @@ def layer_norm(
         found = _handed_over(layer_norm, reference.layer_norm, (input, weight, bias), given, to_theirs)
         if found is not None:
             return found
+    if _is_at_once(input, is_light_for_rows):
+        try:
+            return FUNCTIONS[name](TF.layer_norm(input, normalized_shape, weight, bias, eps), slope)
+        except NOT_FITTING:
+            pass
     key = _key("rows", input, weight, bias, normalized_shape, eps, name, slope)
     if key is not None and (known := LAYER_NORM.choice.remembered(key)) is not None:
         run, rest = known

@@ -11,5 +11,7 @@ GROUP_NUMEL = 1 << 16
 # The same with gradients, which PyTorch records at half the cost of a call: of groups, and of single channels, of
 # which PyTorch makes a batch norm.
 GROUP_TRAINED_NUMEL, CHANNEL_TRAINED_NUMEL = 1 << 18, 1 << 17
+# Elements and channels of an image from which, in channels_last and float32, PyTorch's gradients are as fast.
+LARGE_IMAGE, MANY_CHANNELS = 1 << 20, 256
 # Elements of a row, and of all rows, from which a norm of rows in 16 bits pays.
 ROW_LENGTH, ROWS_NUMEL = 256, 1 << 18
