@@ -268,6 +268,9 @@ def layer_norm(
         found = _handed_over(layer_norm, reference.layer_norm, (input, weight, bias), given, to_theirs)
         if found is not None:
             return found
+    if is_compiling() and isinstance(input, Tensor) and input.dtype == torch.float32:
+        # What is PyTorch's in any case, a compiler fuses with what stands around it.
+        return reference.layer_norm(input, weight, bias, normalized_shape, eps, name, slope)
     if _is_at_once(input, is_light_for_rows):
         try:
             return FUNCTIONS[name](TF.layer_norm(input, normalized_shape, weight, bias, eps), slope)
