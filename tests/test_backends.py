@@ -286,7 +286,8 @@ class TestExplain:
             "sample_wise_lpc": (torch.randn(2, 9), torch.randn(2, 9, 3)),
             "lfilter": (torch.randn(2, 9), torch.ones(3), torch.ones(3)),
             "varlen_attn": (*(torch.randn(5, 2, 8),) * 3, torch.tensor([0, 2, 5])),
-            **{network: examples()[network]()[0] for network in ("rnn_tanh", "rnn_relu", "lstm", "gru")},
+            **{layer: examples()[layer]()[0] for layer in ("rnn_tanh", "rnn_relu", "lstm", "gru", "linear")},
+            **{norm: examples()[norm]()[0] for norm in ("group_norm", "instance_norm", "layer_norm")},
         }
         if name not in arguments:
             size = [5] * int(name[-2])
