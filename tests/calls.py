@@ -17,6 +17,7 @@ from cases import (
     FEW_CONVOLUTIONS,
     FEW_LINEARS,
     FEW_NORMS,
+    INTERPRETED_CONVOLUTIONS,
     LATENTS,
     LINEARS,
     NORMS,
@@ -309,7 +310,8 @@ def _calls(
 # The public functions that draw numbers, and those whose reference takes a second or more for an example.
 RANDOM = ("randn", "rand", "dropout", "reparameterize", "reparameterize_kl")
 SLOW = ("ar_recursion", "sample_wise_lpc", "lfilter", "dropout")
-_CONVOLUTIONS = TRANSPOSED + PLAIN
+_CONVOLUTIONS = list(dict.fromkeys(TRANSPOSED + PLAIN + INTERPRETED_CONVOLUTIONS))
+_SHORT_LINE = INTERPRETED_CONVOLUTIONS[4]
 _SHORT = [case for case in RECURSIONS if case.length <= MOST_STEPS]
 _LONG = [case for case in RECURSIONS if case.length > MOST_STEPS]
 _SIZES, _FEW_SIZES = [(size,) for size in RANDOM_SIZES], [(1,), (17,), (1025,)]
@@ -327,11 +329,13 @@ CALLS = [
         for call in _calls(
             function,
             _convolution,
-            *(_of_function(function, cases) for cases in (_CONVOLUTIONS, FEW_CONVOLUTIONS, FEW_CONVOLUTIONS)),
+            *(_of_function(function, cases) for cases in (_CONVOLUTIONS, FEW_CONVOLUTIONS, INTERPRETED_CONVOLUTIONS)),
         )
     ),
-    *_calls("conv_transpose_activation", _activated, [TRANSPOSED[i] for i in (1, 3, 9)], (), [TRANSPOSED[1]]),
-    *_calls("conv_activation", _activated, [PLAIN[1], PLAIN[13]], (), [PLAIN[1]]),
+    *_calls(
+        "conv_transpose_activation", _activated, [*(TRANSPOSED[i] for i in (1, 3, 9)), _SHORT_LINE], (), [_SHORT_LINE]
+    ),
+    *_calls("conv_activation", _activated, [PLAIN[1], PLAIN[13], PLAIN[8]], (), [PLAIN[8]]),
     *_calls("scaled_dot_product_attention", _attention, ATTENTIONS, FEW_ATTENTIONS, FEW_ATTENTIONS[:3]),
     *_calls("varlen_attn", _varlen, BATCHES, BATCHES, BATCHES[:2]),
     *_calls("linear", _linear, LINEARS, FEW_LINEARS),

@@ -251,6 +251,19 @@ PLAIN = [
 
 FEW_CONVOLUTIONS = [*(TRANSPOSED[i] for i in (1, 14, 16, 18, 22, 29, 30)), *(PLAIN[i] for i in (1, 6, 13))]
 
+# In Triton's interpreter each tap of a block of pixels takes some milliseconds.
+INTERPRETED_CONVOLUTIONS = [
+    TRANSPOSED[14],
+    TRANSPOSED[18],
+    Convolution(1, 3, 3, (2, 3, 2), (1, 2, 3), (2, 1, 2), (0, 1, 1), (1, 0, 1), (1, 1, 2)),
+    Convolution(2, 3, 5, (4, 3), 3, (1, 2), 1, (2, 2), (3, 3)),
+    Convolution(2, 20, 3, (50,), 6, 4, 1, 3, 2),
+    Convolution(1, 17, 8, (113,), 7, 3, 2, dilation=2, transposed=False),
+    Convolution(3, 24, 33, (5, 6), 1, transposed=False),
+    Convolution(1, 3, 17, (4, 5, 6), (1, 2, 3), (2, 1, 2), (0, 1, 1), transposed=False),
+    Convolution(1, 3, 3, (9, 9), 3, 2, 1, groups=3, transposed=False),
+]
+
 # What bench/ times: generators, vocoders, decoders and U-Nets as they are met, and a discriminator's layers.
 LAYERS = {
     "DCGAN 100 to 512, 1x1": Convolution(16, 100, 512, (1, 1), 4),

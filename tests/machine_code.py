@@ -40,7 +40,9 @@ INSTRUCTIONS = {
     "asynchronous copies": r"LDGSTS",
 }
 FORBIDDEN = ("local loads", "local stores")
-_REGISTERS_AT_ONCE = 8
+_WARP, _REGISTERS_AT_ONCE = 32, 8
+# Of a multiprocessor, of sm_80 where it has less than sm_90, and the shared memory that every block takes besides.
+_MOST_WARPS, _REGISTERS, _SHARED, _SHARED_OF_BLOCK = 64, 1 << 16, 164 << 10, 1 << 10
 
 
 class Code(NamedTuple):
@@ -51,18 +53,31 @@ class Code(NamedTuple):
         stack: bytes of a thread.
         shared: bytes of a block, without what a launch adds.
         instructions: how many of each kind of INSTRUCTIONS.
+        threads: of a block; CUDA's kernels do not tell, and most have so many.
     """
 
     registers: int
     stack: int
     shared: int
     instructions: dict[str, int]
+    threads: int = 256
+
+    @property
+    def warps(self) -> int:
+        """How many warps a multiprocessor holds at a time: the occupancy, of 64."""
+        of_block = self.threads // _WARP
+        by_registers = _REGISTERS // (self._allotted * _WARP) // of_block
+        blocks = min(_MOST_WARPS // of_block, by_registers, _SHARED // (self.shared + _SHARED_OF_BLOCK))
+        return blocks * of_block
+
+    @property
+    def _allotted(self) -> int:
+        return max(1, -(-self.registers // _REGISTERS_AT_ONCE)) * _REGISTERS_AT_ONCE
 
     def row(self) -> dict[str, Any]:
         """What the table keeps: registers as they are allotted, and which kinds of instructions there are."""
-        registers = -(-self.registers // _REGISTERS_AT_ONCE) * _REGISTERS_AT_ONCE
         kinds = [kind for kind, count in self.instructions.items() if count]
-        return {"registers": registers, "shared": self.shared, "instructions": kinds}
+        return {"registers": self._allotted, "shared": self.shared, "warps": self.warps, "instructions": kinds}
 
 
 def tool(name: str) -> str | None:
@@ -175,7 +190,34 @@ TRITON_CALLS = [
     ),
     ("reparameterize", lambda op, dtype: _differentiate(op, dtype, True)),
     ("reparameterize", lambda op, dtype: _differentiate(op, dtype, False)),
+    # A transposed convolution in channels_last, a plain one that is contiguous and has no bias, and their gradient.
+    ("conv_transpose", lambda op, dtype: _convolve(op, _maps(dtype, torch.channels_last), True)),
+    ("conv_transpose", lambda op, dtype: _convolve(op, _maps(dtype, torch.contiguous_format), False)),
+    ("conv_transpose", lambda op, dtype: _weigh(op, *_maps(dtype, torch.channels_last)[:2])),
 ]
+
+
+def _maps(dtype: torch.dtype, format: torch.memory_format) -> list[Tensor]:
+    """A small map, a large one of twice its sizes, and the weights between them."""
+    shapes = (16, 64, 16, 16), (16, 64, 32, 32), (64, 64, 4, 4)
+    return [torch.empty(shape, dtype=dtype, device="meta", memory_format=format) for shape in shapes]
+
+
+def _plan(input: Tensor, transposed: bool) -> Any:
+    from aigc_fast.ops.conv_transpose.plan import make_plan
+
+    pairs = (2, 2), (1, 1), (0, 0), (1, 1)
+    return make_plan(tuple(input.shape), (64, 64, 4, 4), None, *pairs, 1, transposed)
+
+
+def _convolve(op: Any, maps: list[Tensor], transposed: bool) -> None:
+    small, large, weight = maps
+    input, bias = (small, meta(64, dtype=small.dtype)) if transposed else (large, None)
+    op.prepare_forward(input, weight, bias, _plan(input, transposed), "leaky_relu", 0.2)(input, weight, bias)
+
+
+def _weigh(op: Any, small: Tensor, large: Tensor) -> None:
+    op.prepare_weight_gradient(large, small, _plan(large, False), (64, 64, 4, 4))(large, small)
 
 
 def _sample(op: Any, dtype: torch.dtype, with_z: bool, with_kl: bool) -> None:
@@ -222,13 +264,14 @@ def triton_code(launch: Launch, architecture: int) -> Code:
         if isinstance(value, Tensor):
             attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constexprs, attrs=attributes)
-    options = {"num_warps": launch.arguments.get("num_warps", 4), "enable_fp_fusion": True}
+    given = {name: launch.arguments[name] for name in ("num_warps", "num_stages") if name in launch.arguments}
+    options = {"enable_fp_fusion": True} | given
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
         (code,) = codes_in(cubin).values()
-    return code._replace(shared=compiled.metadata.shared)
+    return code._replace(shared=compiled.metadata.shared, threads=_WARP * compiled.metadata.num_warps)
 
 
 def triton_codes() -> Iterator[tuple[str, Code]]:
@@ -248,6 +291,7 @@ def add(rows: dict[str, dict[str, Any]], name: str, row: dict[str, Any]) -> None
     known = rows.get(name, row)
     for number in ("registers", "shared"):
         row[number] = max(row[number], known[number])
+    row["warps"] = min(row["warps"], known["warps"])
     row["instructions"] = [kind for kind in row["instructions"] if kind in known["instructions"]]
     rows[name] = row
 

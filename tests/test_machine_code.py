@@ -37,6 +37,7 @@ def check(name: str, code: Code) -> None:
         assert code.instructions[kind] == 0, f"{name}: {code.instructions[kind]} {kind}"
     assert code.registers <= row["registers"], f"{name}: {code.registers} registers, at most {row['registers']}"
     assert code.shared <= row["shared"], f"{name}: {code.shared} bytes of shared memory, at most {row['shared']}"
+    assert code.warps >= row["warps"], f"{name}: {code.warps} warps at a time, at least {row['warps']}"
     missing = [kind for kind in row["instructions"] if not code.instructions[kind]]
     assert not missing, f"{name}: no {', '.join(missing)}"
     has_doubles = code.instructions["doubles"] > 0

@@ -3,6 +3,7 @@
 //
 // Usage: built with -DAIGC_CUDA_HOST -DAIGC_LEVEL=cuda -Icsrc and a sanitizer, the sources of csrc/cuda, and
 // cuda/emulate/emulate.cpp without; run with the name of an op.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -15,6 +16,9 @@
 #include "cuda/emulate/device.h"
 
 namespace aigc::cuda {
+namespace conv_transpose {
+extern const Kernel kernels[];
+}
 namespace random {
 extern const Kernel kernels[];
 }
@@ -56,6 +60,11 @@ Arg argument(int64_t integer) {
     return arg;
 }
 Arg argument(const Arg& arg) { return arg; }
+Arg list(const int64_t* integers) {
+    Arg arg;
+    arg.list = integers;
+    return arg;
+}
 Arg argument(double real) {
     Arg arg;
     arg.real = real;
@@ -75,6 +84,45 @@ constexpr int64_t DTYPES[] = {FLOAT32, BFLOAT16, FLOAT16, FLOAT64};
 constexpr int64_t DEVICE = 0;
 constexpr std::nullptr_t STREAM = nullptr;
 uint64_t key[] = {1, (uint64_t(1) << 32) - 2};
+
+// A convolution or a transposed one of three axes, to two output channels of each of two groups.
+void run_conv_transpose() {
+    struct Shape {
+        int64_t transposed, channels, size, kernel, stride, padding, dilation;
+    };
+    constexpr int64_t GROUPS = 2, OUTPUTS = 2, BATCH = 2;
+    for (const int64_t dtype : DTYPES)
+        for (const auto& s : {Shape{1, 3, 5, 4, 2, 1, 1}, {1, 9, 4, 2, 3, 0, 2}, {0, 17, 7, 3, 2, 1, 2}}) {
+            const int64_t reach = s.dilation * (s.kernel - 1) + 1;
+            const int64_t own = s.transposed ? (s.size - 1) * s.stride - 2 * s.padding + reach
+                                             : (s.size + 2 * s.padding - reach) / s.stride + 1;
+            const int64_t in[] = {BATCH, GROUPS * s.channels, 1, s.size, s.size, 0, 0, 0, 0, 0};
+            const int64_t out[] = {BATCH, GROUPS * OUTPUTS, 1, own, own, 0, 0, 0, 0, 0};
+            const int64_t taps = s.kernel * s.kernel;
+            const int64_t of_channel = s.transposed ? OUTPUTS * taps : taps,
+                          of_output = s.transposed ? taps : s.channels * taps;
+            const int64_t strides[] = {OUTPUTS * s.channels * taps, of_output, of_channel, 0, s.kernel, 1};
+            const int64_t geometry[] = {1,         s.kernel,  s.kernel, 1,          s.stride,   s.stride, 0,
+                                        s.padding, s.padding, 1,        s.dilation, s.dilation, GROUPS,   s.transposed};
+            const Elements weight(OUTPUTS * GROUPS * s.channels * taps, dtype), bias(GROUPS * OUTPUTS, dtype);
+            const Elements from(BATCH * GROUPS * s.channels * s.size * s.size, dtype);
+            const Elements to(BATCH * GROUPS * OUTPUTS * own * own, dtype);
+            for (const bool last : {false, true}) {
+                const auto laid = [last](const int64_t* sizes) {
+                    std::vector<int64_t> layout(sizes, sizes + 10);
+                    const int64_t channels = sizes[1], width = sizes[4], pixels = sizes[3] * width;
+                    const int64_t steps[] = {channels * pixels, last ? 1 : pixels, 0, width * (last ? channels : 1),
+                                             last ? channels : 1};
+                    std::copy(steps, steps + 5, layout.begin() + 5);
+                    return layout;
+                };
+                const auto of_in = laid(in), of_out = laid(out);
+                call(cuda::conv_transpose::kernels, "conv_few_outputs", to, list(of_out.data()), from,
+                     list(of_in.data()), weight, list(strides), last ? argument(nullptr) : argument(bias), dtype,
+                     list(geometry), int64_t(last), 0.5, DEVICE, STREAM);
+            }
+        }
+}
 
 void run_random() {
     for (const int64_t dtype : DTYPES)
@@ -143,7 +191,10 @@ struct Op {
     const char* name;
     void (*run)();
 };
-constexpr Op OPS[] = {{"random", run_random}, {"recursion", run_recursion}, {"reparameterize", run_reparameterize}};
+constexpr Op OPS[] = {{"conv_transpose", run_conv_transpose},
+                      {"random", run_random},
+                      {"recursion", run_recursion},
+                      {"reparameterize", run_reparameterize}};
 
 }
 

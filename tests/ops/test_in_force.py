@@ -11,7 +11,7 @@ import pytest
 import torch
 from calls import CASES, Case, leaves
 from cases import float32_precision, relative_error
-from places import ELSEWHERE, HERE, Place, moved, there
+from places import ELSEWHERE, HERE, INTERPRETER, Place, moved, there
 from torch import Tensor
 from watching import launches, profiled
 
@@ -21,6 +21,8 @@ from aigc_fast.runtime import native
 
 needs_native = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 DIFFERENTIABLE = {name: case for name, case in CASES.items() if name not in ("rand", "randn")}
+# They take the same ops as those of one dimension.
+SLOW_IN_INTERPRETER = {f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (2, 3)}
 FORCED = ["reference", pytest.param("cpu", marks=needs_native)]
 REFERENCE = Place("reference")
 
@@ -53,7 +55,12 @@ def differentiate(output: Tensor, tensors: list[Tensor], create_graph: bool = Fa
 def in_places(names: Iterable[str]) -> pytest.MarkDecorator:
     """A function with gradients, in each place where it has them."""
     forced = [place for place in HERE + ELSEWHERE if place.backend != "auto"]
-    pairs = [(name, place) for name in names for place in forced if there(name, place, True)]
+    pairs = [
+        (name, place)
+        for name in names
+        for place in forced
+        if there(name, place, True) and not (place is INTERPRETER and name in SLOW_IN_INTERPRETER)
+    ]
     return pytest.mark.parametrize(
         ("name", "place"),
         [pytest.param(name, place, id=f"{name}-{place}", marks=place.marks) for name, place in pairs],

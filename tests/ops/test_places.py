@@ -37,8 +37,12 @@ def pairs(calls: list[Call], places: list[Place]) -> list:
     ]
 
 
+# What a kernel for a part of the shapes says of others.
+OF_FEW_CHANNELS = "output channels in a group: the kernel takes up to"
+
+
 def check(call: Call, place: Place, lay: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:
-    """Errors are at most twice those of PyTorch or the reference; what is refused is no float32."""
+    """Errors are at most twice PyTorch's or the reference's; what is refused is a dtype, no float32, or a shape."""
     made, exact, theirs = expected(call)
     differentiated = call.differentiated and there(call.function, place, True)
     found, refusal = [], ""
@@ -48,6 +52,8 @@ def check(call: Call, place: Place, lay: Callable[[Tensor], Tensor] = lambda ten
         except BackendError as error:
             refusal = str(error)
     if refusal:
+        if OF_FEW_CHANNELS in refusal:
+            return
         assert call.dtype != torch.float32, refusal
         assert str(call.dtype) in refusal
         return
@@ -168,10 +174,14 @@ def test_a_backend_that_cannot_run_says_why(function: str, backend: str) -> None
         made.ours(*made.tensors)
 
 
+# Tests of one op's kernels in the interpreter.
+INTERPRETED_FILES = ("test_conv_transpose_triton.py",)
+
+
 @pytest.mark.skipif(INTERPRETED, reason="already in the interpreter")
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="the package triton is not installed")
 def test_triton_kernels_in_the_interpreter() -> None:
-    files = [__file__, str(Path(__file__).with_name("test_in_force.py"))]
+    files = [__file__, *(str(Path(__file__).with_name(name)) for name in ("test_in_force.py", *INTERPRETED_FILES))]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", "interpreted"]
     done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -184,6 +185,11 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool, ov
         return "kernel and stride are equal and the layout channels_last: PyTorch's product needs no rearranging"
     left = _amx(input.dtype) if not transposed or plan.is_matrix else None
     return left or _large_bfloat16(input.dtype, plan, channels_last)
+
+
+def slower_on_a_card(*args: Any) -> str:
+    """Why automatic choice leaves every convolution on a card to PyTorch, which takes cuDNN's kernels."""
+    return "PyTorch's cuDNN is the choice until a card was measured on which ours is faster"
 
 
 def _direct_weight_gradient_wins(channels: int, pixels: int, channels_last: bool, plan: Plan) -> bool:

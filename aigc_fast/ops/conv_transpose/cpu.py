@@ -10,7 +10,16 @@ from torch import Tensor
 
 from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.packing import packing
-from aigc_fast.ops.conv_transpose.plan import Ints, Plan, is_dense, layout, memory_format, packed_ints, strides_of_axes
+from aigc_fast.ops.conv_transpose.plan import (
+    Ints,
+    Plan,
+    is_dense,
+    layout,
+    memory_format,
+    output_like,
+    packed_ints,
+    strides_of_axes,
+)
 from aigc_fast.runtime import dtypes, native
 from aigc_fast.runtime.activations import CODES
 from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
@@ -75,19 +84,13 @@ def _floats(bias: Tensor | None) -> Tensor | None:
     return bias.detach().to(torch.float32).contiguous()
 
 
-def _output_like(input: Tensor, weight: Tensor, plan: Plan) -> Tensor:
-    """Shape, strides and dtype of the output, without memory."""
-    format = memory_format(input, weight)
-    return torch.empty(plan.output_shape, dtype=input.dtype, device="meta", memory_format=format)
-
-
 def forward_algorithm(input: Tensor, weight: Tensor, plan: Plan) -> int | None:
     """The algorithm that the convolution takes, None where the kernels cannot take it."""
     if unsupported((input, weight)) is not None:
         return None
     if plan.is_matrix:
         return MATRIX
-    layouts = layout(input), layout(_output_like(input, weight, plan))
+    layouts = layout(input), layout(output_like(input, weight, plan))
     return algorithm(*layouts, plan.packed_geometry, factors_of(input.dtype))
 
 
@@ -122,7 +125,7 @@ def prepare_forward(
         if not plan.geometry[-1]:
             return fallback
     code = DTYPES[input.dtype]
-    like = _output_like(input, weight, plan)
+    like = output_like(input, weight, plan)
     layouts = in_layout, out_layout = layout(input), layout(like)
     geometry, activation_code = plan.packed_geometry, CODES[activation]
     best = algorithm(*layouts, geometry, factors_of(input.dtype))

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.conv_transpose import choice, cpu, reference
+from aigc_fast.ops.conv_transpose import choice, cpu, cuda, reference
 from aigc_fast.ops.conv_transpose.plan import Plan, make_plan, memory_format
-from aigc_fast.runtime import native
+from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.activations import GRADIENTS_FROM_OUTPUT
 from aigc_fast.runtime.backends import Runner
+from aigc_fast.runtime.devices import Reason, lazily
 from aigc_fast.runtime.operator import Operator, ReadOnce, hashable
-from aigc_fast.runtime.precision import precision
+from aigc_fast.runtime.precision import EXACT, factors_of, precision
 from aigc_fast.runtime.sharding import Sharding
 
 __all__ = ["conv", "conv_activation", "conv_transpose", "conv_transpose_activation", "conv_weight_gradient"]
@@ -95,6 +96,26 @@ def _reference_for(function: Callable[..., Tensor], plan_of: Callable[..., Plan]
     return reference_for
 
 
+_triton_forward = lazily(f"{__package__}.triton", "prepare_forward")
+_triton_weight_gradient = lazily(f"{__package__}.triton", "prepare_weight_gradient")
+
+
+def _products_of(dtype: torch.dtype) -> str:
+    """What a card's tensor cores multiply, or its other units."""
+    exact = dtype != torch.float32 or factors_of(dtype) == EXACT
+    return str(dtype).removeprefix("torch.") if exact else "tf32"
+
+
+def _unsupported_on_a_card(library: Callable[..., Reason], *tensors: Tensor | None) -> Reason:
+    reason = library(tensors[0].dtype, *tensors)
+    given = [tensor for tensor in tensors if tensor is not None]
+    if reason is None and any(tensor.dtype != given[0].dtype for tensor in given):
+        return f"dtypes {', '.join(str(tensor.dtype) for tensor in given)}: the kernels take the same for all arguments"
+    if reason is None and any(tensor.numel() == 0 for tensor in given):
+        return "an argument has no elements"
+    return reason
+
+
 def _backend_of(
     reference_function: Callable[..., Tensor], plan_of: Callable[..., Plan], activated: bool
 ) -> dict[str, Any]:
@@ -149,6 +170,27 @@ def _backend_of(
             return "the output has no elements"
         return reason
 
+    def on_a_card(
+        library: Callable[..., Reason], prepare_forward: Callable[..., Any], suits: Callable[[Plan], Reason]
+    ) -> dict[str, Any]:
+        """What registers a backend of a card's."""
+
+        def unsupported(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Reason:
+            reason = _unsupported_on_a_card(library, input, weight, bias)
+            if reason is not None:
+                return reason
+            plan = plan_of(input, weight, bias, *split(rest)[0])
+            return "the output has no elements" if 0 in plan.output_shape else suits(plan)
+
+        def prepare(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
+            sizes, activation = split(rest)
+            return Runner(prepare_forward(input, weight, bias, plan_of(input, weight, bias, *sizes), *activation))
+
+        def run(*args: Any) -> Tensor:
+            return prepare(*args).run(*args)
+
+        return {"run": run, "unsupported": unsupported, "slower": choice.slower_on_a_card, "prepare": prepare}
+
     def slower(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
         plan = plan_of(input, weight, bias, *split(rest)[0])
         taken = cpu.forward_algorithm(input, weight, plan)
@@ -157,7 +199,11 @@ def _backend_of(
     def leave(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
         return choice.leave_gradients(input, weight, plan_of(input, weight, bias, *split(rest)[0]))
 
-    def detail(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str:
+    def detail(chosen: str, input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str:
+        if chosen == "cuda":
+            return "few output channels: all of a pixel's by one thread"
+        if chosen == "triton":
+            return f"a product over the taps of each phase, in {_products_of(input.dtype)}"
         taken = cpu.forward_algorithm(input, weight, plan_of(input, weight, bias, *split(rest)[0]))
         return f"{cpu.ALGORITHMS[taken]}; {native.level()}"
 
@@ -172,6 +218,8 @@ def _backend_of(
         "slower": slower,
         "leave": leave,
         "detail": detail,
+        "cuda": on_a_card(devices.cuda, cuda.prepare_forward, cuda.does_not_suit),
+        "triton": on_a_card(devices.triton, _triton_forward, lambda plan: None),
     }
 
 
@@ -211,12 +259,14 @@ def _forward_operator(
         backward=_through_activation(backward) if activated else backward,
         signature=_signature,
         flops=flops,
-        detail=pieces["detail"],
+        detail=lambda *args: pieces["detail"](operator.choice.pick(args).name, *args),
         sharding=Sharding([0]),
     )
     operator.choice.register(
         "cpu", pieces["run"], pieces["unsupported"], pieces["slower"], pieces["prepare"], pieces["leave"]
     )
+    for name in ("cuda", "triton"):
+        operator.choice.register(name, **pieces[name])
     operator.choice.register("reference", pieces["run_reference"], prepare=pieces["prepare_reference"])
     return operator
 
@@ -415,6 +465,23 @@ conv_weight_gradient.choice.register(
     lambda large, small, *sizes: cpu.unsupported((large, small)),
     _weight_gradient_slower,
     _prepare_weight_gradient,
+)
+
+
+def _prepare_triton_weight_gradient(large: Tensor, small: Tensor, *sizes: Any) -> Runner:
+    return Runner(_triton_weight_gradient(large, small, *_weight_gradient_plan(large, small, *sizes)))
+
+
+def _run_triton_weight_gradient(*args: Any) -> Tensor:
+    return _prepare_triton_weight_gradient(*args).run(*args)
+
+
+conv_weight_gradient.choice.register(
+    "triton",
+    _run_triton_weight_gradient,
+    lambda large, small, *sizes: _unsupported_on_a_card(devices.triton, large, small),
+    choice.slower_on_a_card,
+    _prepare_triton_weight_gradient,
 )
 conv_weight_gradient.choice.register(
     "reference", _reference_weight_gradient, prepare=_prepare_reference_weight_gradient

@@ -51,15 +51,19 @@ def packed_ints(values: Ints) -> bytes:
 
 def layout(tensor: Tensor) -> bytes:
     """Sizes and strides of (N, C, D, H, W), with leading spatial axes of size 1 where there are fewer than three."""
-    missing = 2 + AXES - tensor.dim()
-    shape, strides = tensor.shape, tensor.stride()
-    return packed_ints((*shape[:2], *(1,) * missing, *shape[2:], *strides[:2], *(0,) * missing, *strides[2:]))
+    return packed_ints((*sizes_of_axes(tensor), *strides_of_axes(tensor)))
 
 
-def strides_of_axes(weight: Tensor) -> Ints:
-    """Strides of (C, C, D, H, W), with 0 for leading spatial axes where there are fewer than three."""
-    strides = weight.stride()
-    return (*strides[:2], *(0,) * (2 + AXES - weight.dim()), *strides[2:])
+def sizes_of_axes(tensor: Tensor) -> Ints:
+    """Sizes of (N, C, D, H, W), with 1 for leading spatial axes where there are fewer than three."""
+    shape = tensor.shape
+    return (*shape[:2], *(1,) * (2 + AXES - tensor.dim()), *shape[2:])
+
+
+def strides_of_axes(tensor: Tensor) -> Ints:
+    """Strides of the same axes, with 0 where there are fewer than three."""
+    strides = tensor.stride()
+    return (*strides[:2], *(0,) * (2 + AXES - tensor.dim()), *strides[2:])
 
 
 def is_channels_last(tensor: Tensor) -> bool:
@@ -89,6 +93,12 @@ def memory_format(input: Tensor, weight: Tensor) -> torch.memory_format:
     if is_channels_last(input) or is_channels_last(weight):
         return CHANNELS_LAST[input.dim()]
     return torch.contiguous_format
+
+
+def output_like(input: Tensor, weight: Tensor, plan: Plan) -> Tensor:
+    """Shape, strides and dtype of the output, without memory."""
+    format = memory_format(input, weight)
+    return torch.empty(plan.output_shape, dtype=input.dtype, device="meta", memory_format=format)
 
 
 def _check_lengths(spatial: int, **sizes: Sequence[int]) -> None:
