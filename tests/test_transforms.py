@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import torch.distributed as dist
 import torch.utils.checkpoint
 from calls import CASES, Case, leaves
 from cases import DTYPES, FLOORS, opcheck, relative_error
+from places import ELSEWHERE, EMULATOR, INTERPRETER, Place, there
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -241,17 +244,19 @@ CHECKS = {
 }
 
 
-def readme_table() -> dict[str, dict[str, str]]:
-    """The README's table: for each function, the mark of each column."""
-    lines = [line for line in README.read_text().splitlines() if line.startswith("|")]
-    start = next(i for i, line in enumerate(lines) if line.startswith("| transform"))
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:]]
+def readme_table(title: str) -> dict[str, dict[str, str]]:
+    """The README's table of this title: for each function, the mark of each column."""
+    lines = README.read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {title} |"))
+    table = takewhile(lambda line: line.startswith("|"), lines[start:])
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     names = [re.findall(r"`(\w+)`", cell) for cell in cells[0][1:]]
     rows = [row for row in cells[2:] if row[0] in CHECKS]
     return {name: {row[0]: row[1 + i] for row in rows} for i, group in enumerate(names) for name in group}
 
 
-TABLE = readme_table()
+TABLE = readme_table("transform")
+ON_A_CARD = readme_table("on a card")
 CELLS = [
     pytest.param(name, column, mark, id=f"{name}-{column}", marks=[pytest.mark.gpu] if column == "CUDA graph" else [])
     for name, row in TABLE.items()
@@ -274,6 +279,56 @@ def test_cell(name: str, column: str, mark: str) -> None:
         CHECKS[column](CASES[name])
     if column not in ("CUDA graph", "zero-size") and native.cpu_reason() is None:
         assert bool(called) == is_native, f"the README says {mark}; kernels called: {called}"
+
+
+# By the letter of a mark, in lower case of what was tested without a card alone, the backend that computes.
+LETTERS = {"c": "cuda", "t": "triton"}
+# In Triton's interpreter each tap of a block of pixels takes some milliseconds: these take the ops of one dimension.
+SLOW_IN_INTERPRETER = {f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (2, 3)}
+CARDS_CELLS = [
+    pytest.param(name, column, place, id=f"{name}-{column}-{place}")
+    for name, row in ON_A_CARD.items()
+    for column, mark in row.items()
+    for place in ELSEWHERE
+    if place.device == "cpu"
+    and any(LETTERS[letter] == place.backend for letter in mark.lower() if letter in LETTERS)
+    and place not in EMULATOR[1:]
+    and not (place is INTERPRETER and name in SLOW_IN_INTERPRETER)
+]
+
+
+def test_the_table_of_cards_has_every_function() -> None:
+    """A capital is for what was tested on a card, of which results are kept."""
+    for name, row in ON_A_CARD.items():
+        assert set(row.values()) <= {"✓ c", "✓ t", "✓ c t", "ref", "–"}, name
+        assert list(row) == [column for column in CHECKS if column in row], name
+    assert set(ON_A_CARD) == set(AF.__all__)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_table_of_cards_has_what_is_registered(name: str) -> None:
+    for column, differentiated in (("forward", False), ("backward", True)):
+        mark = ON_A_CARD[name][column]
+        found = [letter for letter, backend in LETTERS.items() if there(name, Place(backend), differentiated)]
+        assert mark == "–" or mark == (f"✓ {' '.join(found)}" if found else "ref"), f"{name}, {column}: {found}"
+
+
+@pytest.mark.parametrize(("name", "column", "place"), CARDS_CELLS)
+def test_cell_on_a_card(name: str, column: str, place: Place) -> None:
+    case = suited(CASES[name], name, place)
+    with place.in_force(), launches() as called:
+        CHECKS[column](case)
+    assert any(kernel.startswith(f"{place.backend}:") for kernel in called)
+
+
+def suited(case: Case, name: str, place: Place) -> Case:
+    """The case, or one that the place's kernel takes: convolutions of CUDA C++ have few output channels."""
+    if place.backend != "cuda" or not name.startswith("conv"):
+        return case
+    own = int("transpose" in name)
+    images, weight, bias = case.shapes
+    few = tuple(3 if axis == own else size for axis, size in enumerate(weight))
+    return replace(case, shapes=(images, few, (3, *bias[1:])))
 
 
 @pytest.mark.parametrize("name", CASES)

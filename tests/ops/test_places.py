@@ -174,14 +174,14 @@ def test_a_backend_that_cannot_run_says_why(function: str, backend: str) -> None
         made.ours(*made.tensors)
 
 
-# Tests of one op's kernels in the interpreter.
-INTERPRETED_FILES = ("test_conv_transpose_triton.py",)
+INTERPRETED_FILES = "test_in_force.py", "test_conv_transpose_triton.py", "../test_transforms.py"
 
 
 @pytest.mark.skipif(INTERPRETED, reason="already in the interpreter")
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="the package triton is not installed")
 def test_triton_kernels_in_the_interpreter() -> None:
-    files = [__file__, *(str(Path(__file__).with_name(name)) for name in ("test_in_force.py", *INTERPRETED_FILES))]
+    here = Path(__file__).parent
+    files = [__file__, *(str(here / name) for name in INTERPRETED_FILES)]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", "interpreted"]
     done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
