@@ -13,7 +13,7 @@ import torch
 
 from aigc_fast import functional
 from aigc_fast.optimize import decoders
-from aigc_fast.runtime import backends, native
+from aigc_fast.runtime import backends, devices, native
 from aigc_fast.runtime.backends import Explanation
 from aigc_fast.runtime.operator import operators
 
@@ -101,12 +101,20 @@ def _backend_reasons() -> dict[str, str | None]:
     return {
         "reference": None,
         "cpu": native.cpu_reason(),
-        "cuda": no_gpu or native.cuda_reason(),
+        "cuda": _cuda_reason(no_gpu),
         "triton": _triton_reason(no_gpu),
     }
+
+
+def _cuda_reason(no_gpu: str | None) -> str | None:
+    if native.is_emulated:
+        return native.cuda_reason()
+    return no_gpu or native.cuda_reason() or native.device_reason(torch.cuda.current_device())
 
 
 def _triton_reason(no_gpu: str | None) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed"
-    return None if os.environ.get("TRITON_INTERPRET") == "1" else no_gpu
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    return no_gpu or devices.too_old_for_triton(torch.cuda.current_device())

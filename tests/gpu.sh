@@ -3,7 +3,8 @@
 # network, runs the tests that need a card, compute-sanitizer over them, and the bench's rows of the GPU.
 #
 # Writes at most eight files to $OUT (by default out/gpu): a log of each part and a summary, whose lines say what each
-# part returned. What is not installed is told and left out.
+# part returned. What is not installed is told and left out. All parts share $SECONDS_IN_ALL (300) seconds: each has a
+# limit of its own and leaves to those after it what they need.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
@@ -13,16 +14,23 @@ out=$(cd "$out" && pwd)
 summary=$out/summary.txt
 : >"$summary"
 failed=0
+in_all=${SECONDS_IN_ALL:-300}
+end=$((SECONDS + in_all - 5)) # to end a part that does not stop, and to begin
 
 say() { echo "$*" | tee -a "$summary"; }
 
-# Runs a part under a limit of seconds; its output is in a file of its name.
+# Runs a part under a limit of seconds, with so many left for the parts after it; its output is in a file of its name.
 part() {
-    local name=$1 seconds=$2
-    shift 2
-    local from=$SECONDS status=0
-    timeout "$seconds" "$@" >"$out/$name.txt" 2>&1 || status=$?
-    say "$name: returned $status after $((SECONDS - from)) s: $(tail -n 1 "$out/$name.txt")"
+    local name=$1 seconds=$2 kept=$3
+    shift 3
+    local from=$SECONDS status=0 left=$((end - SECONDS - kept))
+    [ "$left" -lt "$seconds" ] && seconds=$left
+    if [ "$seconds" -lt 1 ]; then
+        say "$name: left out: none of $in_all s are left"
+        return 1
+    fi
+    timeout -k 2 "$seconds" "$@" >"$out/$name.txt" 2>&1 || status=$?
+    say "$name: returned $status after $((SECONDS - from)) s of at most $seconds: $(tail -n 1 "$out/$name.txt")"
     return "$status"
 }
 
@@ -39,17 +47,17 @@ export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 say "$("$python" -c 'import platform, torch; print("python", platform.python_version(), "torch", torch.__version__, *([torch.cuda.get_device_name(0)] if torch.cuda.is_available() else ["no CUDA device"]))')"
 export -f build
 export python version
-part build 240 bash -c build || failed=1
+part build 170 115 bash -c build || failed=1
 # The files that have such tests: to collect the others takes longer than these.
 mapfile -t files < <(grep -rlE 'mark\.gpu|ELSEWHERE' tests --include='test_*.py')
-part tests 120 "$python" -m pytest -q -p no:cacheprovider -m gpu "${files[@]}" || failed=1
+part tests 80 70 "$python" -m pytest -q -p no:cacheprovider -m gpu "${files[@]}" || failed=1
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
-        part "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest -q -p no:cacheprovider \
+        part "$tool" 30 40 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest -q -p no:cacheprovider \
             -m gpu tests/ops/test_places.py -k "cuda and (1025 or 113 or 5.130) and not auto and not reference" || failed=1
     done
 else
     say "compute-sanitizer: not installed"
 fi
-part bench 60 "$python" tests/gpu_speed.py || failed=1
+part bench 60 0 "$python" tests/gpu_speed.py || failed=1
 exit "$failed"

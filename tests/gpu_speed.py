@@ -101,12 +101,29 @@ def recursion_rows() -> None:
             row(f"recursion {count}x{length} order {order}", 2 * x.nbytes, ours, peers)
 
 
+def convolution_rows() -> None:
+    """A generator's layers: many channels by Triton, an image's by CUDA C++, against cuDNN in the same layout."""
+    layers = (("triton", 64, 128, 64, 16), ("triton", 16, 512, 256, 8), ("cuda", 64, 64, 3, 32))
+    for backend, batch, channels, outputs, size in layers:
+        for dtype in (torch.float32, torch.bfloat16):
+            shapes = (batch, channels, size, size), (channels, outputs, 4, 4)
+            x, w = (
+                torch.randn(shape, device="cuda", dtype=dtype).to(memory_format=torch.channels_last) for shape in shapes
+            )
+            call = {"stride": 2, "padding": 1}
+            ours = forced(backend, lambda x=x, w=w, call=call: AF.conv_transpose2d(x, w, **call))
+            peers = {"torch": lambda x=x, w=w, call=call: torch.nn.functional.conv_transpose2d(x, w, **call)}
+            moved = x.nbytes + w.nbytes + 4 * batch * outputs * size * size * dtype.itemsize
+            row(f"conv_transpose {channels}->{outputs} {size} {dtype} {backend}", moved, ours, peers)
+
+
 def main() -> None:
     if not torch.cuda.is_available():
         print("no CUDA device: nothing is measured")
         sys.exit(0)
     random_rows()
     recursion_rows()
+    convolution_rows()
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 
 ALLOCATORS = {torch: ("empty", "empty_like", "empty_strided"), torch.Tensor: ("new_empty", "new_empty_strided")}
@@ -36,3 +38,14 @@ def poisoned() -> Iterator[None]:
     finally:
         for each in reversed(patches):
             each.stop()
+
+
+def far_apart(*shape: int, step: int) -> torch.Tensor:
+    """Random numbers whose first axis lies `step` elements apart, in memory of which no more than they is touched."""
+    inner = torch.empty(shape[1:], device="meta")
+    nbytes = ((shape[0] - 1) * step + inner.numel()) * torch.float32.itemsize
+    try:
+        memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        pytest.skip(f"{nbytes} bytes of addresses: {error}")
+    return torch.frombuffer(memory, dtype=torch.float32).as_strided(shape, (step, *inner.stride())).normal_()

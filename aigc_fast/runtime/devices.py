@@ -51,7 +51,7 @@ def triton(dtype: torch.dtype, *tensors: Tensor | None) -> Reason:
         return f"{dtype} is computed by the reference"
     if not _has_triton():
         return "the package triton is not installed"
-    return _too_old_for_triton(device.index or 0) if device.type == "cuda" else None
+    return too_old_for_triton(device.index or 0) if device.type == "cuda" else None
 
 
 def _is_elsewhere(tensor: Tensor | None, device: torch.device) -> bool:
@@ -64,7 +64,7 @@ def _places(tensors: Sequence[Tensor | None]) -> str:
 
 
 @cache
-def _too_old_for_triton(ordinal: int) -> Reason:
+def too_old_for_triton(ordinal: int) -> Reason:
     """Why Triton compiles nothing for this CUDA device, or None; asked once."""
     found = torch.cuda.get_device_capability(ordinal)
     if found >= LEAST_CAPABILITY:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from cases import Convolution, relative_error
 from convolution_checks import channels_last
+from memory import far_apart
 from places import EMULATOR, Place
 
 import aigc_fast
@@ -49,6 +50,13 @@ def test_emulated_weights_that_shared_memory_holds_in_parts() -> None:
         found = AF.conv1d(input, weight, bias, padding=150)
     assert native.cuda.last_launch()["shared"] <= 32 << 10
     assert relative_error(found, torch.conv1d(input.double(), weight.double(), bias.double(), padding=150)) < 1e-6
+
+
+def test_emulated_offsets_beyond_32_bits() -> None:
+    input, weight = far_apart(2, 2, 9, step=2**31 + 3), far_apart(2, 3, 4, step=2**31 + 3)
+    with aigc_fast.backend("cuda"):
+        found = AF.conv_transpose1d(input, weight, stride=2)
+    assert relative_error(found, torch.conv_transpose1d(input.double(), weight.double(), stride=2)) < 1e-6
 
 
 def test_emulated_shapes_of_others() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import mmap
 from typing import Any
 
 import machine_code
@@ -11,6 +10,7 @@ import pytest
 import torch
 from cases import Convolution, float32_precision, relative_error
 from convolution_checks import channels_last, double_gradient, every_gradient, functions, gradient_like_output
+from memory import far_apart
 from torch import Tensor
 from watching import INTERPRETED, launches
 
@@ -108,14 +108,6 @@ def test_interpreted_weight_gradients_in_parts() -> None:
     expected = torch.nn.grad.conv1d_weight(large.double(), (3, 1, 3), small.double(), 2)
     assert relative_error(found, expected) < 1e-6
     assert launched == ["triton:_differentiate"]
-
-
-def far_apart(*shape: int, step: int) -> Tensor:
-    """A tensor whose first axis lies so many elements apart, in memory of which no more than that is touched."""
-    span = (shape[0] - 1) * step + torch.Size(shape[1:]).numel()
-    memory = torch.frombuffer(mmap.mmap(-1, span * 4, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.float32)
-    inner = torch.empty(shape[1:], device="meta").stride()
-    return memory.as_strided(shape, (step, *inner)).normal_()
 
 
 @interpreted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import relative_error, stable_coeffs
+from memory import far_apart
 from places import EMULATOR, Place
 from torch import Tensor
 
@@ -105,3 +106,12 @@ def test_emulated_recursions_take_any_strides(kind: str) -> None:
     with aigc_fast.backend("cuda"):
         found = AF.ar_recursion(x, c, state)
     assert relative_error(found, reference.recursion(x.double(), c.double(), state.double())) < 1e-5
+
+
+@pytest.mark.parametrize("varying", [False, True])
+def test_emulated_rows_beyond_32_bits(varying: bool) -> None:
+    x, c = (far_apart(2, *inner, step=2**31 + 3) for inner in ((40,), (40, 3) if varying else (3,)))
+    c *= 0.1
+    with aigc_fast.backend("cuda"):
+        found = AF.ar_recursion(x, c)
+    assert relative_error(found, reference.recursion(x.double(), c.double(), None)) < 1e-5

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import aigc_fast
 from aigc_fast.runtime import devices, native
 
 META = torch.device("meta")
@@ -37,7 +38,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     monkeypatch.setattr(native, "is_emulated", False)
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda ordinal: (7, 5) if ordinal == 1 else (9, 0))
-    asked = (native.device_reason, devices._too_old_for_triton)
+    asked = (native.device_reason, devices.too_old_for_triton)
     for each in asked:
         each.cache_clear()
     yield found
@@ -58,6 +59,22 @@ def test_an_old_device_is_not_tritons(library: SimpleNamespace) -> None:
     assert devices.triton(torch.float32, on("cuda:1")) == (
         "cuda:1 has compute capability 7.5: Triton's kernels need 8.0"
     )
+
+
+@needs_triton
+@pytest.mark.parametrize("ordinal", [0, 1])
+def test_info_and_doctor_ask_the_current_device(
+    ordinal: int, library: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: ordinal)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    found = aigc_fast.info()["backends"]
+    assert (found["cuda"] is None) == (found["triton"] is None) == (ordinal == 0)
+    if ordinal == 1:
+        assert "no kernel image is available" in found["cuda"]
+        assert "compute capability 7.5" in found["triton"]
 
 
 @pytest.mark.parametrize("reason", [devices.cuda, devices.triton])
