@@ -404,26 +404,27 @@ def _forward_launch(input: Tensor, weight: Tensor, plan: Plan, like: Tensor) -> 
     phases = [min(stride, extent) if transposed else 1 for stride, extent in zip(axes["STRIDE"], own[2:], strict=True)]
     strides = axes["STRIDE"] if transposed else (1,) * AXES
     pixels = own[0] * prod(-(-extent // stride) for extent, stride in zip(own[2:], strides, strict=True))
-    last = _is_last(like) and input.stride(1) == 1
-    # Addresses of single elements take registers, and so do operands of float32.
-    short = input.dtype.itemsize == 2
-    tile = {
-        "PIXELS": _tile(pixels, 128 if last and short else 64),
-        "OUTPUTS": _tile(outputs, 64),
-        "CHANNELS": _tile(channels, 32 if last else 16),
-    }
     first, second, *of_taps = strides_of_axes(weight)
     of_group, of_output, of_channel = outputs * first, first, second
     if transposed:
         of_group, of_output, of_channel = channels * first, second, first
     laid = strides_of_axes(input), strides_of_axes(like)
     steps = [*(step for strides in laid for step in (strides[0], *strides[2:])), first, *of_taps]
+    last = _is_last(like) and input.stride(1) == 1
+    aligned = last and _are_aligned(channels, outputs, *steps)
+    # Addresses of single elements take registers, and so do operands of float32.
+    short = input.dtype.itemsize == 2
+    tile = {
+        "PIXELS": _tile(pixels, (128 if short else 64) if aligned else 32),
+        "OUTPUTS": _tile(outputs, 64),
+        "CHANNELS": _tile(channels, 32 if aligned else 16),
+    }
     options = axes | {
         "PERIOD": periods,
         "INVERSE": inverses,
         "TRANSPOSED": bool(transposed),
         "CHANNELS_LAST": last,
-        "ALIGNED": last and _are_aligned(channels, outputs, *steps),
+        "ALIGNED": aligned,
         "WHOLE": channels % tile["CHANNELS"] == 0 and outputs % tile["OUTPUTS"] == 0,
         **_products(input.dtype),
         **tile,
