@@ -469,7 +469,8 @@ def _gradient_launch(large: Tensor, small: Tensor, plan: Plan) -> tuple[Launch, 
     groups = plan.geometry[-2]
     rows, columns = small.shape[1] // groups, large.shape[1] // groups
     axes, size, own = _axes(plan.geometry), sizes_of_axes(large), sizes_of_axes(small)
-    tile = {"ROWS": _tile(rows, 64), "COLUMNS": _tile(columns, 64), "PIXELS": 32 if large.dtype.itemsize == 2 else 16}
+    short = large.dtype.itemsize == 2
+    tile = {"ROWS": _tile(rows, 64), "COLUMNS": _tile(columns, 64 if short else 32), "PIXELS": 32 if short else 16}
     tiles = triton.cdiv(rows, tile["ROWS"]) * triton.cdiv(columns, tile["COLUMNS"]) * groups * prod(axes["KERNEL"])
     pixels = own[0] * prod(own[2:])
     blocks = triton.cdiv(pixels, tile["PIXELS"])
