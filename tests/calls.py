@@ -314,6 +314,7 @@ _CONVOLUTIONS = list(dict.fromkeys(TRANSPOSED + PLAIN + INTERPRETED_CONVOLUTIONS
 _SHORT_LINE = INTERPRETED_CONVOLUTIONS[4]
 _SHORT = [case for case in RECURSIONS if case.length <= MOST_STEPS]
 _LONG = [case for case in RECURSIONS if case.length > MOST_STEPS]
+_INTERPRETED = [case for case in _SHORT if case.order <= 8 and case.length <= 150]
 _SIZES, _FEW_SIZES = [(size,) for size in RANDOM_SIZES], [(1,), (17,), (1025,)]
 _FEW_LATENTS = [(1, 17), (7, 113), (3, 1023), (2, 5001)]
 
@@ -336,8 +337,8 @@ CALLS = [
         "conv_transpose_activation", _activated, [*(TRANSPOSED[i] for i in (1, 3, 9)), _SHORT_LINE], (), [_SHORT_LINE]
     ),
     *_calls("conv_activation", _activated, [PLAIN[1], PLAIN[13], PLAIN[8]], (), [PLAIN[8]]),
-    *_calls("scaled_dot_product_attention", _attention, ATTENTIONS, FEW_ATTENTIONS, FEW_ATTENTIONS[:3]),
-    *_calls("varlen_attn", _varlen, BATCHES, BATCHES, BATCHES[:2]),
+    *_calls("scaled_dot_product_attention", _attention, ATTENTIONS, FEW_ATTENTIONS, FEW_ATTENTIONS[:1]),
+    *_calls("varlen_attn", _varlen, BATCHES, BATCHES, BATCHES[6:8]),
     *_calls("linear", _linear, LINEARS, FEW_LINEARS),
     *(
         call
@@ -346,7 +347,7 @@ CALLS = [
             function, _norm, *([case for case in cases if case.function == function] for cases in (NORMS, FEW_NORMS))
         )
     ),
-    *_calls("ar_recursion", _recursion, _SHORT, (), _SHORT),
+    *_calls("ar_recursion", _recursion, _SHORT, (), _INTERPRETED),
     *_calls("ar_recursion", _recursion, _LONG, differentiated=False),
     *(Call(name, "small", partial(_small, name), interpreted=True) for name in ("sample_wise_lpc", "lfilter")),
     *(Call(name, "small", partial(_small, name)) for name in RECURRENT),

@@ -15,13 +15,15 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
+from cases import float32_precision
 from torch import Tensor
 
 from aigc_fast.runtime import native
@@ -162,38 +164,102 @@ def launches() -> Iterator[list[Launch]]:
 
 
 def triton_launches() -> dict[str, Launch]:
-    """Every launch of the Triton kernels, by op, kernel, dtype and what is there of optional tensors."""
+    """Every launch of the Triton kernels, by op, kernel, dtype and variant."""
     found = {}
     for dtype in UP_TO_FLOAT32:
-        for op, call in TRITON_CALLS:
+        for op, variant, call in TRITON_CALLS:
             with launches() as launched:
                 call(importlib.import_module(f"aigc_fast.ops.{op}.triton"), dtype)
             for one in launched:
-                absent = "".join(f" without {name}" for name, value in one.arguments.items() if value is None)
                 name = f"{one.kernel.__name__.strip('_')}<{str(dtype).removeprefix('torch.')}>"
-                found[f"triton {op} {name}{absent}"] = one
+                found[f"triton {op} {name}{_absent(one) if variant is None else f' {variant}'}"] = one
     return found
+
+
+def _absent(launch: Launch) -> str:
+    """What names a variant that has no name: the optional tensors that are not there."""
+    return "".join(f" without {name}" for name, value in launch.arguments.items() if value is None)
 
 
 def meta(*size: int, dtype: torch.dtype = torch.int64) -> Tensor:
     return torch.empty(size, dtype=dtype, device="meta")
 
 
+_BOTH = torch.float32, torch.bfloat16
+# By the variant's name, those of float16 being as bfloat16's.
+_ATTENTIONS: dict[str, dict[str, Any]] = {
+    "causal, 64": {"dtypes": UP_TO_FLOAT32, "size": 64, "right": 0},
+    "causal, 128": {"dtypes": _BOTH, "size": 128, "right": 0},
+    "causal, 256": {"dtypes": _BOTH, "size": 256, "right": 0},
+    "high, 64": {"dtypes": [torch.float32], "size": 64, "precision": "high"},
+    "mask, 80": {"dtypes": [torch.bfloat16], "size": 80, "mask": torch.bool},
+    "bias, 64": {"dtypes": [torch.bfloat16], "size": 64, "mask": torch.bfloat16},
+    "dropout, 64": {"dtypes": _BOTH, "size": 64, "dropout": True},
+    "one query, 128": {"dtypes": _BOTH, "size": 128, "queries": 1},
+}
+
+
+def _attend(
+    op: Any,
+    dtype: torch.dtype,
+    dtypes: Sequence[torch.dtype],
+    size: int,
+    queries: int = 2048,
+    mask: torch.dtype | None = None,
+    dropout: bool = False,
+    right: int = -1,
+    precision: str = "highest",
+) -> None:
+    """Forward and, where the kernels have it and for many queries, backward of 8 heads, of which 4 share keys."""
+    if dtype not in dtypes:
+        return
+    query, output = meta(2, 8, queries, size, dtype=dtype), meta(2, 8, queries, size, dtype=dtype)
+    key, sums = meta(2, 2, 2048, size, dtype=dtype), meta(2, 8, queries, dtype=torch.float32)
+    key_of_dropout = meta(2) if dropout else None
+    hidden = None if mask is None else meta(2048, 2048, dtype=mask).expand(2, 8, -1, -1)
+    rest = hidden, key_of_dropout, 0.3 if dropout else 0.0, -1, right, 0, 0.1
+    with float32_precision(precision):
+        op.attention((output, sums), query, key, key, *rest)
+        if queries > 1 and (dtype != torch.float32 or size <= 64):
+            op.attention_backward((query, key, key), output, query, key, key, *rest)
+
+
+def _filter(op: Any, dtype: torch.dtype, order: int, kind: str) -> None:
+    """A recursion with the gradient to its coefficients, or its transpose; all compute in float32."""
+    if dtype != torch.float32:
+        return
+    x, varying = meta(64, 16_000, dtype=dtype), "varying" in kind
+    coeffs = meta(*((64, 16_000) if varying else (64,)), order, dtype=dtype)
+    if "transposed" in kind:
+        op.recursion_transposed(x, x, coeffs)
+    else:
+        op.recursion(x, x, coeffs, meta(64, order, dtype=dtype))
+        op.recursion_lags(coeffs, x, x, None, order, varying)
+
+
 _SIZE = 64, 4096
+_SAMPLES = {"z": (True, False), "kl": (False, True), "both": (True, True)}
+# A room, what names its kernels' variant, where it is not what they lack, and what launches them.
 TRITON_CALLS = [
-    ("random", lambda op, dtype: op.normal(meta(*_SIZE, dtype=dtype), _SIZE, meta(2), dtype)),
-    ("random", lambda op, dtype: op.uniform(meta(*_SIZE, dtype=dtype), _SIZE, meta(2), dtype)),
-    ("random", lambda op, dtype: op.dropout(*[meta(*_SIZE, dtype=dtype)] * 2, meta(2), 0.5)),
+    ("random", None, lambda op, dtype: op.normal(meta(*_SIZE, dtype=dtype), _SIZE, meta(2), dtype)),
+    ("random", None, lambda op, dtype: op.uniform(meta(*_SIZE, dtype=dtype), _SIZE, meta(2), dtype)),
+    ("random", None, lambda op, dtype: op.dropout(*[meta(*_SIZE, dtype=dtype)] * 2, meta(2), 0.5)),
     *(
-        ("reparameterize", lambda op, dtype, shown=shown: _sample(op, dtype, *shown))
-        for shown in ((True, False), (False, True), (True, True))
+        ("reparameterize", None, lambda op, dtype, shown=shown: _sample(op, dtype, *shown))
+        for shown in _SAMPLES.values()
     ),
-    ("reparameterize", lambda op, dtype: _differentiate(op, dtype, True)),
-    ("reparameterize", lambda op, dtype: _differentiate(op, dtype, False)),
+    ("reparameterize", None, lambda op, dtype: _differentiate(op, dtype, True)),
+    ("reparameterize", None, lambda op, dtype: _differentiate(op, dtype, False)),
+    *(("attention", name, partial(_attend, **made)) for name, made in _ATTENTIONS.items()),
+    *(
+        ("recursion", f"{kind}, order {order}", partial(_filter, order=order, kind=kind))
+        for order in (1, 8)
+        for kind in ("constant", "varying", "transposed", "transposed varying")
+    ),
     # A transposed convolution in channels_last, a plain one that is contiguous and has no bias, and their gradient.
-    ("conv_transpose", lambda op, dtype: _convolve(op, _maps(dtype, torch.channels_last), True)),
-    ("conv_transpose", lambda op, dtype: _convolve(op, _maps(dtype, torch.contiguous_format), False)),
-    ("conv_transpose", lambda op, dtype: _weigh(op, *_maps(dtype, torch.channels_last)[:2])),
+    ("conv_transpose", None, lambda op, dtype: _convolve(op, _maps(dtype, torch.channels_last), True)),
+    ("conv_transpose", None, lambda op, dtype: _convolve(op, _maps(dtype, torch.contiguous_format), False)),
+    ("conv_transpose", None, lambda op, dtype: _weigh(op, *_maps(dtype, torch.channels_last)[:2])),
 ]
 
 
@@ -236,6 +302,8 @@ _TRITON_TYPES = {
     torch.float16: "*fp16",
     torch.float64: "*fp64",
     torch.int64: "*i64",
+    torch.int32: "*i32",
+    torch.uint8: "*u8",
 }
 
 
@@ -253,19 +321,19 @@ def triton_code(launch: Launch, architecture: int) -> Code:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    constants = {param.name for param in launch.kernel.params if param.is_constexpr}
     signature, constexprs, attributes = {}, {}, {}
-    for place, name in enumerate(launch.kernel.arg_names):
-        value = launch.arguments[name]
-        if name in constants or value is None:
+    for place, param in enumerate(launch.kernel.params):
+        name, value = param.name, launch.arguments[param.name]
+        specialised = isinstance(value, int) and not param.do_not_specialize
+        if param.is_constexpr or value is None or (specialised and value == 1):
             signature[name], constexprs[name] = "constexpr", value
             continue
         signature[name] = _type_of(value)
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) or (specialised and value % 16 == 0):
             attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constexprs, attrs=attributes)
-    given = {name: launch.arguments[name] for name in ("num_warps", "num_stages") if name in launch.arguments}
-    options = {"enable_fp_fusion": True} | given
+    options = {"enable_fp_fusion": True, "num_warps": 4}
+    options |= {name: launch.arguments[name] for name in ("num_warps", "num_stages") if name in launch.arguments}
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"

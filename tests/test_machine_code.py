@@ -49,12 +49,18 @@ CUDA = [name for name in ROWS if name.startswith("cuda ")]
 
 
 def triton_kernels() -> list:
-    """Every kernel and variant for an architecture or two, in `make gate` for both: each takes a second to compile."""
+    """Every kernel and variant for an architecture or two, and a few of attention's, which take the longest to compile;
+    in `make gate` all for both: each takes a second or more."""
     once = {"bfloat16": 90, "float16": 80}
+    often = [("<bfloat16> causal, 64", 90), ("<float16> causal, 64", 80), ("<float32> one query, 128", 80)]
 
     def marks(name: str, architecture: int) -> list[pytest.MarkDecorator]:
         dtype = name.split("<")[1].split(">")[0]
-        return [pytest.mark.gate] if once.get(dtype, architecture) != architecture else []
+        if " attention " in name:
+            rare = not any(name.endswith(variant) and architecture == of for variant, of in often)
+        else:
+            rare = once.get(dtype, architecture) != architecture
+        return [pytest.mark.gate] if rare else []
 
     pairs = [(name, architecture) for name in TRITON for architecture in ARCHITECTURES]
     return [pytest.param(*pair, marks=marks(*pair)) for pair in pairs]

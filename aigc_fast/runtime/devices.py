@@ -44,7 +44,7 @@ def cuda(dtype: torch.dtype, *tensors: Tensor | None) -> Reason:
 def triton(dtype: torch.dtype, *tensors: Tensor | None) -> Reason:
     """Why Triton can't compute in this dtype where these tensors are, or None. Its interpreter takes CPU tensors."""
     device = tensors[0].device
-    is_there = device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+    is_there = device.type == "cuda" or is_interpreted()
     if not is_there or any(_is_elsewhere(one, device) for one in tensors):
         return _places(tensors)
     if dtype not in UP_TO_FLOAT32:
@@ -52,6 +52,11 @@ def triton(dtype: torch.dtype, *tensors: Tensor | None) -> Reason:
     if not _has_triton():
         return "the package triton is not installed"
     return too_old_for_triton(device.index or 0) if device.type == "cuda" else None
+
+
+def is_interpreted() -> bool:
+    """Whether Triton's kernels are interpreted, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _is_elsewhere(tensor: Tensor | None, device: torch.device) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -163,7 +163,7 @@ class Operator:
         allocate: the results, empty, from the same arguments; what compile and export are promised.
         setup_context: as for `torch.library.register_autograd`.
         backward: as for `torch.library.register_autograd`; differentiable, so that double backward works.
-        detail: names the kernel that the chosen backend takes, for `explain`.
+        detail: by backend, names the kernel that it takes, for `explain`.
         flops: what `FlopCounterMode` counts for a call, as PyTorch counts its own op; as for `register_flop_formula`.
         signature: as for `Choice`.
         sharding: how it is split where its tensors are DTensors; None leaves that to PyTorch.
@@ -179,7 +179,7 @@ class Operator:
         allocate: Callable[..., Any],
         setup_context: Callable[[Any, Sequence[Any], Any], None] | None = None,
         backward: Callable[..., Any] | None = None,
-        detail: Callable[..., str | None] | None = None,
+        detail: Mapping[str, Callable[..., str | None]] | None = None,
         flops: Callable[..., int] | None = None,
         signature: Callable[..., Hashable] | None = None,
         sharding: Sharding | None = None,
@@ -191,7 +191,7 @@ class Operator:
         self.runs: dict[str, Callable[..., Any]] = {}
         self.choice = Choice(name, signature)
         self.choice.register("reference", self.run_reference)
-        self._detail, self._sharding = detail, sharding
+        self._details, self._sharding = detail or {}, sharding
         self._tensors = _given_tensors(schema)
         LIBRARY.define(name + schema, tags=tuple(tags))
         LIBRARY.impl(name, self._run_dispatched, "CompositeExplicitAutograd")
@@ -293,7 +293,7 @@ class Operator:
             return Explanation(self.name, None, reasons)
         if automatic and reasons[chosen] is not None:
             return Explanation(self.name, "reference", reasons, "PyTorch's own function, with its gradients")
-        detail = self._detail(*args) if self._detail and chosen != "reference" else None
+        detail = self._details[chosen](*args) if chosen in self._details else None
         if automatic and (measured := self.choice.measured(args)) is not None:
             detail = f"{detail}; {measured}" if detail else str(measured)
         return Explanation(self.name, chosen, reasons, detail)

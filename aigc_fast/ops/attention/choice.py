@@ -20,12 +20,19 @@ from aigc_fast.ops.attention.limits import (
     WIDE_QUERIES,
     WIDEST_HEAD,
 )
-from aigc_fast.runtime import rows
+from aigc_fast.runtime import devices, rows
 from aigc_fast.runtime.backends import is_automatic
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.dtypes import UP_TO_FLOAT32
 from aigc_fast.runtime.native import has_wide_vectors, rounds_natively
 from aigc_fast.runtime.operator import functorch_level, is_compiling, plain_eager
+
+# What a program of Triton's keeps at a time, and the rows, queries of heads that share keys, of its smallest block.
+MOST_TRITON_SIZE, FEW_TRITON_ROWS = 256, 16
+# Gradients of float32 ask for more.
+_MOST_TRITON_FLOAT32 = 64
+# Four times as many are counted in 32 bits.
+_MOST_TRITON_ROWS = 2**29 - 1
 
 _grad_enabled = torch.is_grad_enabled
 _float32 = torch.float32
@@ -117,13 +124,35 @@ def leave_for_speed(
     return None
 
 
+def _is_narrow(left: int, right: int, offset: int, keys: int) -> bool:
+    """Whether a band hides keys otherwise than PyTorch's causality does."""
+    hides = left >= 0 or 0 <= right < keys - 1 - offset
+    return hides and (left, right, offset) != (-1, 0, 0)
+
+
+def _triton_takes(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
+    """Whether Triton's kernels take a call, with its gradients where they are wanted."""
+    asked = query, key, value, mask
+    if triton_unsupported(*asked) is not None:
+        return False
+    return not _needs_gradient(query, key, value) or triton_backward_unsupported(query, *asked) is None
+
+
 def leave(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout_p: float, finite: bool, simple: bool
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout_p: float,
+    band: tuple[int, int, int],
+    finite: bool,
+    simple: bool,
 ) -> Reason:
     """Why a call is PyTorch's own, whatever it costs, or None.
 
     Args:
         query, key, value, mask, dropout_p: as for the public function; no generator was given.
+        band: left, right and offset, as for `reference.band`.
         finite: whether the scale is.
         simple: whether the op takes query, key and value as they are, on the CPU.
     """
@@ -137,6 +166,10 @@ def leave(
     if dropout_p > 0.0 and rows.layouts:
         return None
     if not query.is_cpu:
+        # A mask of all scores, no tile of which PyTorch's kernels skip, would stand for such a band.
+        narrow = not learned and not is_compiling() and _is_narrow(*band, key.shape[-2])
+        if narrow and _triton_takes(query, key, value, mask):
+            return None
         return f"the tensors are on {query.device}: PyTorch's own kernels compute there"
     if dropout_p > 0.0:
         return None
@@ -160,3 +193,48 @@ def leave_layer(length: int) -> bool:
     if is_compiling():
         return False
     return length < LEAST_LENGTH
+
+
+def triton_unsupported(query: Tensor, key: Tensor, value: Tensor, *rest: object) -> Reason:
+    """Why Triton's kernels cannot take these arguments, or None."""
+    return _triton_unsupported(-2, query, key, value, *rest)
+
+
+def triton_backward_unsupported(grad: Tensor, query: Tensor, *rest: object) -> Reason:
+    """Why Triton's kernels cannot take these arguments, or None."""
+    return _triton_differentiates(query, *rest) or triton_unsupported(query, *rest)
+
+
+def triton_varlen_unsupported(query: Tensor, key: Tensor, value: Tensor, *rest: object) -> Reason:
+    """Why Triton's kernels cannot take these arguments of various lengths, or None."""
+    return _triton_unsupported(0, query, key, value, *rest)
+
+
+def triton_varlen_backward_unsupported(grad: Tensor, query: Tensor, *rest: object) -> Reason:
+    """Why Triton's kernels cannot take these arguments of various lengths, or None."""
+    return _triton_differentiates(query, *rest) or triton_varlen_unsupported(query, *rest)
+
+
+def _triton_differentiates(query: Tensor, key: Tensor, value: Tensor, *rest: object) -> Reason:
+    size = max(query.shape[-1], value.shape[-1])
+    if query.dtype is not _float32 or size <= _MOST_TRITON_FLOAT32:
+        return None
+    return f"gradients of {size} numbers in float32: Triton's kernels take up to {_MOST_TRITON_FLOAT32}"
+
+
+def triton_detail(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *rest: object) -> str:
+    """Which of Triton's kernels take these arguments."""
+    skipped = "a list of the tiles that a mask shows" if mask is not None else "tiles that the band shows alone"
+    few = query.shape[1] // max(1, key.shape[1]) * query.shape[2] <= FEW_TRITON_ROWS
+    return "few queries: keys in parts" if few else f"blocks of queries: {skipped}"
+
+
+def _triton_unsupported(lengths: int, query: Tensor, key: Tensor, value: Tensor, *rest: object) -> Reason:
+    size, queries, keys = max(query.shape[-1], value.shape[-1]), query.shape[lengths], key.shape[lengths]
+    if size > MOST_TRITON_SIZE:
+        return f"heads of {size} numbers: Triton's kernels take up to {MOST_TRITON_SIZE}"
+    heads = query.numel() // max(1, queries * query.shape[-1])
+    if (queries + keys) * heads > _MOST_TRITON_ROWS:
+        return f"{queries} queries and {keys} keys of {heads} heads: Triton's kernels take up to {_MOST_TRITON_ROWS}"
+    others = (given for given in rest if isinstance(given, Tensor))
+    return devices.triton(query.dtype, query, key, value, *others)

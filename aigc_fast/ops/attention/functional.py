@@ -219,7 +219,7 @@ def scaled_dot_product_attention(
     if scale is None:
         scale = query.size(-1) ** -0.5 if query.size(-1) else 1.0
     if generator is None:
-        reason = choice.leave(query, key, value, mask, dropout_p, finite, simple)
+        reason = choice.leave(query, key, value, mask, dropout_p, (left, right, offset), finite, simple)
         if reason is not None:
             leave_to_pytorch(ATTENTION.name, reason)
             causal = mask is None and (left, right, offset) == (-1, 0, 0) and not (finite and scale <= 0)

@@ -10,10 +10,17 @@ import torch
 from torch import Tensor
 
 from aigc_fast.ops.attention import cpu, reference
+from aigc_fast.ops.attention.choice import (
+    triton_backward_unsupported,
+    triton_detail,
+    triton_unsupported,
+    triton_varlen_backward_unsupported,
+    triton_varlen_unsupported,
+)
 from aigc_fast.ops.attention.double_backward import double_backward
 from aigc_fast.runtime import devices
 from aigc_fast.runtime.derivatives import own_variable
-from aigc_fast.runtime.devices import Reason
+from aigc_fast.runtime.devices import Reason, lazily
 from aigc_fast.runtime.dtypes import UP_TO_FLOAT32, computing_dtype
 from aigc_fast.runtime.operator import Operator
 from aigc_fast.runtime.sharding import Sharding
@@ -93,7 +100,7 @@ ATTENTION = Operator(
     reference=reference.attention,
     allocate=_empty,
     setup_context=_setup,
-    detail=cpu.detail,
+    detail={"cpu": cpu.detail, "triton": triton_detail},
     flops=_flops,
     backward=_backward,
     sharding=Sharding([0, 1, 2, 3], key=4, numbers=lambda q, k, *_: q.shape[1] * q.shape[2] * k.shape[2]),
@@ -109,6 +116,8 @@ ATTENTION_BACKWARD = Operator(
 )
 ATTENTION.register("cpu", cpu.attention, cpu.unsupported)
 ATTENTION_BACKWARD.register("cpu", cpu.attention_backward, cpu.backward_unsupported)
+for _op, _unsupported in ((ATTENTION, triton_unsupported), (ATTENTION_BACKWARD, triton_backward_unsupported)):
+    _op.register("triton", lazily(f"{__package__}.triton", _op.name), _unsupported)
 # Of arguments at which nothing has looked yet; heads may share keys and values where they are grouped.
 attention_unseen, attention_unseen_grouped = (
     ATTENTION.filled_by(partial(cpu.attention_unseen, grouped)) for grouped in (False, True)
@@ -176,5 +185,6 @@ def _varlen_unsupported(query: Tensor, *rest: Any) -> Reason:
     return devices.cpu(query, query.dtype, UP_TO_FLOAT32)
 
 
-for _op in (VARLEN, VARLEN_BACKWARD):
+for _op, _unsupported in ((VARLEN, triton_varlen_unsupported), (VARLEN_BACKWARD, triton_varlen_backward_unsupported)):
     _op.register("cpu", getattr(cpu, _op.name), _varlen_unsupported)
+    _op.register("triton", lazily(f"{__package__}.triton", _op.name), _unsupported)

@@ -199,11 +199,7 @@ def _backend_of(
     def leave(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
         return choice.leave_gradients(input, weight, plan_of(input, weight, bias, *split(rest)[0]))
 
-    def detail(chosen: str, input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str:
-        if chosen == "cuda":
-            return "few output channels: all of a pixel's by one thread"
-        if chosen == "triton":
-            return f"a product over the taps of each phase, in {_products_of(input.dtype)}"
+    def detail(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str:
         taken = cpu.forward_algorithm(input, weight, plan_of(input, weight, bias, *split(rest)[0]))
         return f"{cpu.ALGORITHMS[taken]}; {native.level()}"
 
@@ -217,7 +213,11 @@ def _backend_of(
         "unsupported": unsupported,
         "slower": slower,
         "leave": leave,
-        "detail": detail,
+        "details": {
+            "cpu": detail,
+            "cuda": lambda *args: "few output channels: all of a pixel's by one thread",
+            "triton": lambda input, *rest: f"a product over the taps of each phase, in {_products_of(input.dtype)}",
+        },
         "cuda": on_a_card(devices.cuda, cuda.prepare_forward, cuda.does_not_suit),
         "triton": on_a_card(devices.triton, _triton_forward, lambda plan: None),
     }
@@ -259,7 +259,7 @@ def _forward_operator(
         backward=_through_activation(backward) if activated else backward,
         signature=_signature,
         flops=flops,
-        detail=lambda *args: pieces["detail"](operator.choice.pick(args).name, *args),
+        detail=pieces["details"],
         sharding=Sharding([0]),
     )
     operator.choice.register(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from aigc_fast.ops.recursion import cpu, cuda, reference
+from aigc_fast.runtime import devices
+from aigc_fast.runtime.devices import Reason, lazily
 from aigc_fast.runtime.operator import Operator
 from aigc_fast.runtime.sharding import Sharding
 
@@ -91,6 +93,21 @@ RECURSION_LAGS = Operator(
     setup_context=_setup_lags,
     backward=_backward_lags,
 )
-for _op in (RECURSION, RECURSION_TRANSPOSED, RECURSION_LAGS):
+MOST_TRITON_LAGS = 8  # what a lane keeps in registers
+
+
+def _triton_unsupported(order: int, *tensors: Tensor | None) -> Reason:
+    if order > MOST_TRITON_LAGS:
+        return f"order {order}: Triton's kernels take up to {MOST_TRITON_LAGS}"
+    return devices.triton(tensors[0].dtype, *tensors)
+
+
+_TRITON_UNSUPPORTED: dict[Operator, Callable[..., Reason]] = {
+    RECURSION: lambda x, coeffs, state, sign=1: _triton_unsupported(coeffs.shape[-1], x, coeffs, state),
+    RECURSION_TRANSPOSED: lambda x, coeffs, sign=1: _triton_unsupported(coeffs.shape[-1], x, coeffs),
+    RECURSION_LAGS: lambda u, y, state, order, *rest: _triton_unsupported(order, u, y, state),
+}
+for _op, _unsupported in _TRITON_UNSUPPORTED.items():
     for _name, _backend in (("cpu", cpu), ("cuda", cuda)):
         _op.register(_name, getattr(_backend, _op.name), _backend.unsupported)
+    _op.register("triton", lazily(f"{__package__}.triton", _op.name), _unsupported)
