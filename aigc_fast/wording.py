@@ -26,3 +26,8 @@ def listed(names: Sequence[object], most: int = _MOST) -> str:
 def sized(nbytes: int) -> str:
     """`12.5 MiB`: how much memory."""
     return f"{nbytes / (1 << 20):.1f} MiB"
+
+
+def three_digits(value: float) -> str:
+    """`0.123`, `12.3`, `1234`."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 
 from aigc_fast.ops.examples import Example, examples
 
@@ -11,6 +12,20 @@ FORWARD, TRAINING = "forward", "training"
 FLOAT32, BFLOAT16, FLOAT64 = "float32", "bfloat16", "float64"
 # How a decoder's weights are kept.
 INT8, INT4 = "int8", "int4"
+_ITEM = {FLOAT32: 4, BFLOAT16: 2, FLOAT64: 8}
+# How many times as much training takes as forward: of attention, what backward computes again too.
+_TRAINING, _TRAINING_OF_ATTENTION = 3.0, 3.5
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A call whose work is known."""
+
+    def operations(self) -> float:
+        """Floating-point operations of forward."""
+
+    def elements(self) -> float:
+        """Numbers that forward reads or writes, each once."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,12 @@ class Convolution:
             products *= sum(0 <= place < fine for place in places)
         return 2 * self.batch * self.inputs * self.outputs // self.groups * products
 
+    def elements(self) -> int:
+        """Numbers that forward reads or writes, each once."""
+        kernel = self.inputs * self.outputs // self.groups * self.kernel ** len(self.spatial)
+        output = self.batch * self.outputs * math.prod(map(self.outer, self.spatial))
+        return self.batch * self.inputs * math.prod(self.spatial) + kernel + output
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -82,6 +103,10 @@ class Attention:
     def operations(self) -> float:
         """Floating-point operations of forward."""
         return 4 * self.batch * self.heads * self.queries * self.seen() * self.size
+
+    def elements(self) -> int:
+        """Numbers that forward reads or writes, each once."""
+        return 2 * self.batch * self.size * (self.heads * self.queries + self.shared * self.keys)
 
 
 @dataclass(frozen=True)
@@ -123,6 +148,15 @@ class Recursion:
     order: int
     varying: bool = False
 
+    def operations(self) -> int:
+        """Floating-point operations of forward."""
+        return 2 * self.batch * self.length * self.order
+
+    def elements(self) -> int:
+        """Numbers that forward reads or writes, each once."""
+        samples = self.batch * self.length
+        return 2 * samples + (samples if self.varying else 1) * self.order
+
 
 @dataclass(frozen=True)
 class Sequences:
@@ -149,9 +183,16 @@ class Sequences:
 
     def operations(self) -> int:
         """Floating-point operations of forward, but for the gates."""
+        return 2 * sum(self.lengths()) * self._weights()
+
+    def elements(self) -> int:
+        """Numbers that forward reads or writes, each once; weights that are read at every step, once."""
+        return sum(self.lengths()) * self.hidden * (2 + self.bidirectional) + self._weights()
+
+    def _weights(self) -> int:
         gates, directions = {"RNN": 1, "GRU": 3}.get(self.cell, 4), 1 + self.bidirectional
         depth = 2 * self.hidden + (self.layers - 1) * (directions + 1) * self.hidden
-        return 2 * sum(self.lengths()) * directions * gates * self.hidden * depth
+        return directions * gates * self.hidden * depth
 
 
 @dataclass(frozen=True)
@@ -287,6 +328,21 @@ class Case:
     def label(self) -> str:
         """Op, name, dtype and mode, which no other case shares."""
         return label(self.op, self.name, self.dtype, self.mode)
+
+    @property
+    def operations(self) -> float | None:
+        """Floating-point operations, with those of the gradients in training; None where nobody counts them."""
+        return self._as_often(self.call.operations()) if isinstance(self.call, Counted) else None
+
+    @property
+    def nbytes(self) -> float | None:
+        """Bytes that are read or written at least; None where nobody counts them."""
+        return self._as_often(self.call.elements() * _ITEM[self.dtype]) if isinstance(self.call, Counted) else None
+
+    def _as_often(self, amount: float) -> float:
+        if self.mode != TRAINING:
+            return amount
+        return amount * (_TRAINING_OF_ATTENTION if isinstance(self.call, Attention) else _TRAINING)
 
 
 def label(op: str, name: str, dtype: str, mode: str) -> str:
@@ -603,3 +659,5 @@ CASES: tuple[Case, ...] = (
     *_chosen("models", _MODELS, ("DCGAN, images generated",), FLOAT32, FORWARD),
 )
 OPS = tuple(dict.fromkeys(case.op for case in CASES))
+WHOLE = ("models", "seq2seq", "decode", "decode_costs", "sampling")
+"""Of these, those that are of whole models."""

@@ -26,7 +26,7 @@ class Contest:
         peers: other ways by name.
         gate: checks the results; the worst error of ours against float64, and PyTorch's.
         work: what the call takes at least; None where no limit is told.
-        absent: peers that would take part and are not installed.
+        absent: peers that would take part and are not installed, or do not compute on the device.
         peak: measures the most memory that ours takes, over what it keeps; None where nobody asks.
     """
 

@@ -74,7 +74,7 @@ def convolution(case: Case) -> Contest:
         mine,
         stock | others,
         against_float64(mine, stock, exact, dtype, others),
-        products(dtype, call.operations() * (3 if gradient is not None else 1)),
+        products(dtype, case.operations),
         absent,
     )
 
@@ -114,13 +114,14 @@ def attention(case: Case) -> Contest:
     gate = against_float64(ours, stock, exact, dtype)
     if call.kind == "dropout":
         gate = partial(_gate_of_dropped_attention, tensors, mine)
-    return Contest(ours, stock, gate, _work_of_attention(call, dtype, gradient is not None))
+    return Contest(ours, stock, gate, _work_of_attention(case, dtype))
 
 
-def _work_of_attention(call: Attention, dtype: torch.dtype, trains: bool) -> Work | None:
+def _work_of_attention(case: Case, dtype: torch.dtype) -> Work | None:
+    call: Attention = case.call
     if call.queries == 1:
         return traffic("read", 2 * call.batch * call.shared * call.keys * call.size * dtype.itemsize)
-    return products(dtype, call.operations() * (3.5 if trains else 1))
+    return products(dtype, case.operations)
 
 
 def _masks(call: Attention) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Other packages that do the same: None where one is not installed."""
+"""Other packages that do the same: None where one is not installed, or does not compute on the default device."""
 
 from __future__ import annotations
 
@@ -44,6 +44,10 @@ def optional(name: str) -> ModuleType | None:
         return None
 
 
+def _on_cpu() -> bool:
+    return torch.get_default_device().type == "cpu"
+
+
 def versions() -> dict[str, str]:
     """The peers' packages that are installed, with their versions."""
     found = {}
@@ -87,7 +91,7 @@ def onnx_runtime(
         **attributes: the operator's.
     """
     onnx, runtime = optional("onnx"), optional("onnxruntime")
-    if onnx is None or runtime is None:
+    if onnx is None or runtime is None or not _on_cpu():
         return None
     helper, output = onnx.helper, torch.empty(*sizes)
     arrays = {name: tensor.contiguous().numpy() for name, tensor in inputs.items()}
@@ -215,7 +219,7 @@ def torchlpc(varying: bool) -> Recur | None:
 def scipy_lfilter() -> Recur | None:
     """scipy's filter, of one filter for all."""
     module = optional("scipy.signal")
-    if module is None:
+    if module is None or not _on_cpu():
         return None
 
     def lfilter(x: Tensor, coeffs: Tensor) -> Tensor:
@@ -227,7 +231,7 @@ def scipy_lfilter() -> Recur | None:
 
 def numba_loop() -> Recur | None:
     """The loop as numba compiles it, series in parallel, of one filter for all."""
-    if optional("numba") is None:
+    if optional("numba") is None or not _on_cpu():
         return None
     recur = _compiled_loop()
     return lambda x, coeffs: torch.from_numpy(recur(x.numpy(), coeffs.numpy()))

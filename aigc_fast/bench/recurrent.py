@@ -59,7 +59,9 @@ def sequences(case: Case) -> Contest:
         with torch.backends.mkldnn.flags(enabled=False):
             return run(theirs, x)
 
-    stock: dict[str, Call] = {PYTORCH: partial(run, theirs, x), f"{PYTORCH} without oneDNN": without_onednn}
+    stock: dict[str, Call] = {PYTORCH: partial(run, theirs, x)}
+    if x.is_cpu:
+        stock[f"{PYTORCH} without oneDNN"] = without_onednn
     others: dict[str, Call | None] = {}
     if not trains and call.steps == 1:
         others["cell"] = partial(_cell, theirs, x)
@@ -69,7 +71,7 @@ def sequences(case: Case) -> Contest:
     there = peers.present(others)
     mine = {OURS: partial(run, ours, x)}
     gate = against_float64(mine, {PYTORCH: stock[PYTORCH]}, partial(run, exact, x.double()), dtype, there)
-    work = products(dtype, call.operations() * (3 if trains else 1))
+    work = products(dtype, case.operations)
     return Contest(mine, stock | there, gate, work, peers.absent(others))
 
 

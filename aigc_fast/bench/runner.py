@@ -6,18 +6,18 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from aigc_fast.bench.cases import Case, label
+from aigc_fast.bench.cases import WHOLE, Case, label
 from aigc_fast.bench.contest import OURS, PYTORCH, Contest
 from aigc_fast.bench.decode import costs, generated
-from aigc_fast.bench.machine import probe
+from aigc_fast.bench.machine import CPU, described, placed, probe
 from aigc_fast.bench.models import whole_model
 from aigc_fast.bench.ops import attention, convolution, dropout, linear, norm, recursion, reparameterize
 from aigc_fast.bench.parity import ParityError
@@ -66,6 +66,7 @@ class Row:
         limit: which limit.
         absent: peers that would have taken part and are not installed.
         peak: the most memory that ours took, over what it keeps; None where that was not measured.
+        operations: the case's, as is nbytes; None where nobody counts them.
     """
 
     op: str
@@ -81,6 +82,8 @@ class Row:
     limit: str | None = None
     absent: tuple[str, ...] = ()
     peak: float | None = None
+    operations: float | None = None
+    nbytes: float | None = None
 
     @property
     def label(self) -> str:
@@ -149,41 +152,60 @@ def _row(found: Mapping[str, Any]) -> Row:
     )
 
 
-def run(cases: Iterable[Case], seconds: float = 2.0, tell: Callable[[Row | str], None] = lambda row: None) -> Result:
+def run(
+    cases: Iterable[Case],
+    seconds: float = 2.0,
+    tell: Callable[[Row | str], None] = lambda row: None,
+    device: torch.device = CPU,
+) -> Result:
     """Measures cases, one after the other.
 
     Args:
         cases: what to measure; those that no peer is installed for are left out.
         seconds: about how long to measure each.
         tell: called with each row as it is found, or with a line about a case that has none.
+        device: where to; whole models are measured on the CPU alone.
 
     Raises:
         ParityError: when a result is too far from float64's; nothing more is timed.
     """
-    limits, rows = probe(), []
+    with placed(device):
+        limits = probe()
+    rows = []
     for case in cases:
+        if device.type != "cpu" and case.op in WHOLE:
+            tell(f"{case.label}: is measured on the CPU alone")
+            continue
         torch.manual_seed(0)
-        contest = CONTESTS[case.op](case)
+        with placed(device):
+            contest = CONTESTS[case.op](case)
         if not contest.peers:
             tell(f"{case.label}: no peer is installed")
             continue
-        rows.append(measured(case, contest, seconds, limits))
+        rows.append(measured(case, contest, seconds, limits, device))
         tell(rows[-1])
-    return Result({**description(), "date": _today(), "peers": versions()}, limits, tuple(rows))
+    machine = {**description(), **described(device), "date": _today(), "peers": versions()}
+    return Result(machine, limits, tuple(rows))
+
+
+def merged(results: Sequence[Result]) -> Result:
+    """The rows of several results, as of the first one's machine."""
+    return replace(results[0], rows=tuple(row for result in results for row in result.rows))
 
 
 def _today() -> str:
     return datetime.now(timezone.utc).date().isoformat()
 
 
-def measured(case: Case, contest: Contest, seconds: float, limits: dict[str, float]) -> Row:
+def measured(case: Case, contest: Contest, seconds: float, limits: dict[str, float], device: torch.device = CPU) -> Row:
     """The row of a contest.
 
     Raises:
         ParityError: when a result of ours is too far from float64's.
     """
     try:
-        error, own_error = contest.gate()
+        with placed(device):
+            error, own_error = contest.gate()
     except ParityError as found:
         raise ParityError(f"{case.label}: {found}") from None
     rounds = rounds_of({**contest.ours, **contest.peers}, seconds, _PAUSE)
@@ -220,4 +242,6 @@ def row_of(
         limit=None if work is None else work.limit,
         absent=contest.absent,
         peak=None if contest.peak is None else contest.peak(),
+        operations=case.operations,
+        nbytes=case.nbytes,
     )

@@ -7,8 +7,9 @@ from typing import Any
 
 from aigc_fast.bench.cases import CASES
 from aigc_fast.bench.runner import Result, Row
-from aigc_fast.bench.tables import SLOWER, number, share, speed, table, without
+from aigc_fast.bench.tables import SLOWER, share, speed, table, without
 from aigc_fast.errors import UserError
+from aigc_fast.wording import three_digits
 
 START, END = "<!-- speed: made by bench/run.py --readme -->", "<!-- /speed -->"
 INTRODUCTION = (
@@ -129,8 +130,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.name,
         f"{row.dtype}, {row.mode}",
-        number(ours),
-        f"{number(peer)}, {row.peer}{without(row)}",
+        three_digits(ours),
+        f"{three_digits(peer)}, {row.peer}{without(row)}",
         speed(row),
         share(row),
     )

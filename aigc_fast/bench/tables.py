@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from aigc_fast.bench.runner import Result, Row
+from aigc_fast.page import EVEN
 from aigc_fast.runtime.timing import Timing
+from aigc_fast.wording import three_digits
 
 LIMITS = {
     "gemm_float32": "matrix products",
@@ -13,9 +16,10 @@ LIMITS = {
     "read": "reading memory",
     "copy": "copying memory",
 }
-SLOWER = 0.97
+SLOWER = 1 - EVEN
 """The ratio to PyTorch below which a layout is told as slower."""
-_HEADINGS = ("", "", "aigc_fast, ms", "fastest peer, ms", "speed", "of the machine's limit", "error (PyTorch's)")
+HEADINGS = ("", "", "aigc_fast, ms", "fastest peer, ms", "speed", "of the machine's limit", "error (PyTorch's)")
+"""Of what `cells` says."""
 
 
 def tables(results: Iterable[Result]) -> str:
@@ -24,16 +28,25 @@ def tables(results: Iterable[Result]) -> str:
 
 
 def _tables_of(result: Result) -> list[str]:
-    machine, limits = result.machine, result.limits
-    products = " and ".join(f"{limits[f'gemm_{dtype}'] / 1e9:.0f} in {dtype}" for dtype in ("float32", "bfloat16"))
-    parts = [
-        f"{machine['processor']}, {machine['level']}, {machine['threads']} threads, torch {machine['torch']}, "
-        f"aigc_fast {machine['aigc_fast']}: {products} GFLOP/s of matrix products, {limits['read'] / 1e9:.1f} GB/s "
-        f"read, {limits['copy'] / 1e9:.1f} copied."
-    ]
+    parts = [f"{machine_text(result.machine)}: {limits_text(result.limits)}."]
     for op in dict.fromkeys(row.op for row in result.rows):
-        parts.append(f"`{op}`\n\n" + table(_HEADINGS, (cells(row) for row in result.rows if row.op == op)))
+        parts.append(f"`{op}`\n\n" + table(HEADINGS, (cells(row) for row in result.rows if row.op == op)))
     return parts
+
+
+def machine_text(machine: Mapping[str, Any]) -> str:
+    """What was measured: the machine and the versions."""
+    what = f"{machine['processor']}, {machine['level']}, {machine['threads']} threads"
+    return f"{machine.get('device', what)}, torch {machine['torch']}, aigc_fast {machine['aigc_fast']}"
+
+
+def limits_text(limits: Mapping[str, float]) -> str:
+    """What the machine could do at best in that run."""
+    products = " and ".join(f"{limits[f'gemm_{dtype}'] / 1e9:.0f} in {dtype}" for dtype in ("float32", "bfloat16"))
+    return (
+        f"{products} GFLOP/s of matrix products, {limits['read'] / 1e9:.1f} GB/s read, "
+        f"{limits['copy'] / 1e9:.1f} copied"
+    )
 
 
 def table(headings: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
@@ -74,9 +87,4 @@ def share(row: Row) -> str:
 
 def spread(timing: Timing) -> str:
     """The median, and the quartiles in brackets."""
-    return f"{number(timing.median)} ({number(timing.low)}-{number(timing.high)})"
-
-
-def number(value: float) -> str:
-    """Three digits."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{three_digits(timing.median)} ({three_digits(timing.low)}-{three_digits(timing.high)})"

@@ -29,11 +29,16 @@ class Timing:
     high: float
 
 
+def wait() -> None:
+    """Until an accelerator, where there is one, has done what it was given."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
 def _once(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
+    wait()
     return time.perf_counter() - start
 
 

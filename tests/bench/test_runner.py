@@ -1,10 +1,6 @@
 """The bench: its gate, its arithmetic and its files; nothing here asserts a time."""
 
 import dataclasses
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -39,7 +35,6 @@ from aigc_fast.runtime import native
 from aigc_fast.runtime.backends import current
 from aigc_fast.runtime.timing import Timing
 
-ROOT = Path(__file__).parents[2]
 LIMITS = {"gemm_float32": 100e9, "gemm_bfloat16": 200e9, "read": 20e9, "copy": 10e9}
 CASE = Case("attention", "a case", Attention(1, 1, 1, 2, 2, 2))
 
@@ -330,19 +325,34 @@ def test_a_run_tells_its_rows_and_what_it_leaves_out(monkeypatch):
     assert result.machine["torch"] == torch.__version__
 
 
-def test_the_command_measures_and_writes_tables(tmp_path):
-    def command(*args):
-        return subprocess.run(
-            [sys.executable, "-W", "ignore", ROOT / "bench" / "run.py", *args, "--json", tmp_path / "a.json"],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={"PYTHONPATH": ":".join(filter(None, sys.path))},
-        )
+def test_work_is_counted_where_it_is_known_and_training_is_more_of_it():
+    known = {case.op for case in CASES if case.operations is not None}
+    assert {"conv_transpose", "adversarial", "attention", "recursion", "recurrent"} <= known
+    assert not known & {"models", "examples", "decode"}
+    shape = Convolution(2, 3, 4, (5,), 3, transposed=False)
+    forward, training = (Case("adversarial", "c", shape, mode=mode) for mode in ("forward", "training"))
+    # 3 places of 3 products: (2, 3, 5) and (4, 3, 3) are read, (2, 4, 3) is written.
+    assert (forward.operations, forward.nbytes) == (2 * 2 * 3 * 4 * 9, 4 * (30 + 36 + 24))
+    assert (training.operations, training.nbytes) == (3 * forward.operations, 3 * forward.nbytes)
+    assert Case("recursion", "r", Recursion(2, 10, 3, True), "float64").nbytes == 8 * (40 + 60)
+    assert Case("recursion", "r", Recursion(2, 10, 3)).operations == 120
+    assert Case("attention", "a", Attention(1, 2, 1, 3, 4, 8, "full"), "bfloat16").nbytes == 2 * 2 * 8 * (6 + 4)
 
-    done = command("--op", "reparameterize", "--only", "64×2, float32, forward", "--seconds", "0.01")
-    assert done.returncode == 0, done.stderr
-    assert [found["name"] for found in json.loads((tmp_path / "a.json").read_text())["rows"]] == ["64×2"]
-    assert "| 64×2 | float32, forward |" in command("--tables").stdout
-    (tmp_path / "a.json").write_text("{")
-    assert command("--tables").stderr.startswith("bench: error: ")
+
+def test_on_another_device_whole_models_are_left_out_and_tensors_are_made_there(monkeypatch):
+    places = []
+
+    def probe():
+        places.append(torch.get_default_device().type)
+        return LIMITS
+
+    monkeypatch.setattr("aigc_fast.bench.runner.probe", probe)
+    monkeypatch.setitem(
+        CONTESTS, "dropout", lambda case: places.append(torch.ones(1).device.type) or Contest({}, {}, None)
+    )
+    told, device = [], torch.device("meta")
+    run(
+        [Case("models", "m", WholeModel("dcgan", "step")), Case("dropout", "d", Shape((2,)))], 0.01, told.append, device
+    )
+    assert places == ["meta", "meta"]
+    assert told[0] == "models m, float32, forward: is measured on the CPU alone"

@@ -22,6 +22,7 @@ MACHINE = {
     "date": "2026-01-02",
     "peers": {"scipy": "1.2"},
 }
+LIMITS = {"gemm_float32": 100e9, "gemm_bfloat16": 200e9, "read": 20e9, "copy": 10e9}
 SHOWN, HIDDEN = (
     next(case for case in CASES if case.op == "conv_transpose" and case.in_readme == flag) for flag in (True, False)
 )
@@ -41,7 +42,7 @@ def row(case, ratio=2.0, layout=2.0):
 
 
 def result(*rows, **machine):
-    return Result(MACHINE | machine, {}, rows)
+    return Result(MACHINE | machine, LIMITS, rows)
 
 
 @pytest.fixture(scope="module")
@@ -100,31 +101,36 @@ def test_a_readme_without_the_marks_is_refused(text):
 def test_the_command_writes_the_readme_from_all_kept_results(command, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(command, "README", tmp_path / "README.md")
-    monkeypatch.setattr("sys.argv", ["run.py", "--readme"])
     (tmp_path / "README.md").write_text(f"{START}{END}", encoding="utf-8")
-    assert command.main() == 2
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--readme"])
     assert "holds no results" in capsys.readouterr().err
     (tmp_path / "results").mkdir()
     for name, processor in (("a.json", "A processor"), ("b.json", "Another")):
         result(row(SHOWN), processor=processor).write(tmp_path / "results" / name)
-    assert command.main() == 0
+    command.main(["--readme"])
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "On A processor" in text
     assert "On Another" in text
+    command.main(["--tables"])
+    assert "Another, avx2, 2 threads" in capsys.readouterr().out
 
 
 def test_results_are_kept_by_op_and_machine_and_of_a_part_nothing_is(command, monkeypatch, tmp_path):
     ran = []
     monkeypatch.setattr(command, "RESULTS", tmp_path)
-    monkeypatch.setattr(command, "description", lambda: MACHINE | {"processor": "AMD EPYC 9R14 (a)"})
-    monkeypatch.setattr(command, "run", lambda cases, *args: ran.append(cases) or result(row(SHOWN)))
-    monkeypatch.setattr("sys.argv", ["run.py", "--op", "dropout", "--only", "64×128"])
-    assert command.main() == 0
-    assert [[case.name for case in cases] for cases in ran] == [["64×128"]]
-    assert not list(tmp_path.iterdir())
-    monkeypatch.setattr("sys.argv", ["run.py", "--op", "dropout"])
-    assert command.main() == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["dropout-amd-epyc-9r14-a-avx2-2-threads.json"]
+    machine = MACHINE | {"processor": "AMD EPYC 9R14 (a)"}
+    monkeypatch.setattr("aigc_fast.bench.selection.description", lambda: machine)
+    monkeypatch.setattr("aigc_fast.cli.bench.run", lambda cases, *args: ran.append(cases) or result(row(SHOWN)))
+    for options, kept in (
+        (["--only", "64×128"], []),
+        ([], ["dropout-amd-epyc-9r14-a-avx2-2-threads.json"]),
+    ):
+        with pytest.raises(SystemExit, match="0"):
+            command.main(["--op", "dropout", *options])
+        assert [path.name for path in tmp_path.iterdir()] == kept
+    assert {case.name for case in ran[0]} == {"64×128"}
+    assert len(ran[1]) > len(ran[0])
 
 
 def test_the_readme_says_what_the_kept_results_say(command):

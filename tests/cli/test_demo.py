@@ -10,10 +10,10 @@ import pytest
 from commands import TINY, assert_refused, run, tree
 from PIL import Image
 
-from aigc_fast.cli.demo.page import Page
 from aigc_fast.cli.demo.watch import VIDEOS
 from aigc_fast.generation import read_provenance, read_text_provenance, read_video_provenance
 from aigc_fast.models import load
+from aigc_fast.page import Page
 
 
 def test_demo_in_short(tmp_path, monkeypatch):

@@ -1,7 +1,5 @@
 import copy
 import itertools
-import re
-import statistics
 from types import SimpleNamespace
 
 import pytest
@@ -9,44 +7,9 @@ import torch
 from torch import nn
 
 from aigc_fast.bench import stock
-from aigc_fast.cli.demo.chart import bar_chart, line_chart, nice_ticks, smoothed
 from aigc_fast.cli.demo.compare import Row, prove_parity
 from aigc_fast.optimize import optimize
 from aigc_fast.runtime.timing import Timing, interleaved
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3, 250), (0.001, 0.0042), (-1e6, 1e6), (5, 5.0001)])
-def test_ticks_are_round_even_and_inside(low, high):
-    ticks = nice_ticks(low, high)
-    gaps = [b - a for a, b in itertools.pairwise(ticks)]
-    assert 2 <= len(ticks) <= 9
-    assert gaps == pytest.approx([gaps[0]] * len(gaps))
-    margin = 1e-9 * (high - low) + 1e-12
-    assert low - margin <= ticks[0]
-    assert ticks[-1] <= high + margin
-
-
-def test_ticks_of_nothing():
-    assert nice_ticks(2, 2) == [2]
-    assert nice_ticks(float("nan"), 1) != []
-
-
-def test_smoothing_is_a_centred_mean():
-    values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0]
-    expected = [statistics.mean(values[max(0, i - 2) : i + 3]) for i in range(7)]
-    assert smoothed(values, 2) == pytest.approx(expected)
-
-
-def test_charts_hold_every_curve_and_leave_out_what_is_not_finite():
-    chart = line_chart([1, 2, 3], {"a": [1, float("nan"), 2], "b & c": [0, 0, 0]}, "title <x>")
-    assert chart.count("<polyline") == 4
-    assert "nan" not in chart
-    assert "b &amp; c" in chart
-    assert "title &lt;x&gt;" in chart
-    few = line_chart([1, 2], {"a": [0.0, 1.0]}, "few", smooth=False)
-    assert len(set(re.findall(r'points="(.*?)"', few))) == 1
-    assert line_chart([], {"a": []}, "empty").count("<svg") == 1
-    assert bar_chart({"a": [0.0, 0.0], "b": [0.0, 1.0]}, ["0", "1"], "bars").count("<rect") == 4
 
 
 @pytest.mark.parametrize("slowness", [1, 1000])

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from aigc_fast.cli.demo.page import Page
 from aigc_fast.errors import UserError
 from aigc_fast.files import append
 from aigc_fast.generation import Provenance, write_png, write_sound, write_text, write_wav
 from aigc_fast.models import create, save
 from aigc_fast.models.storage import write_tensors
+from aigc_fast.page import Page
 from aigc_fast.training.folder import RunFolder
 from aigc_fast.training.log import EventFile
 

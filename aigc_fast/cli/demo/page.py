@@ -1,69 +1,17 @@
-"""The demo's page: one HTML file with everything in it."""
+"""Parts of the demo's page."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 
 from aigc_fast.cli.demo.compare import Comparison, Parity, Row
-from aigc_fast.files import atomic
 from aigc_fast.metrics import ImageReport, SoundReport, VideoReport
-from aigc_fast.runtime.timing import Timing
+from aigc_fast.page import cards, error, group, milliseconds, ratio, row, table
 
 IDEAL = "ideal"
-_LEFT = ' class="text"'
-
-
-@dataclass
-class Page:
-    """HTML, part after part.
-
-    Attributes:
-        title: of the page.
-        lead: the paragraph under it.
-        parts: the body's HTML; add to it.
-    """
-
-    title: str
-    lead: str
-    parts: list[str] = field(default_factory=list)
-
-    def add(self, *parts: str) -> None:
-        """Adds HTML."""
-        self.parts.extend(parts)
-
-    def heading(self, text: str, level: int = 2) -> None:
-        """Adds a heading."""
-        self.parts.append(f"<h{level}>{escape(text)}</h{level}>")
-
-    def paragraph(self, text: str) -> None:
-        """Adds a paragraph of plain text."""
-        self.parts.append(f"<p>{escape(text)}</p>")
-
-    def html(self) -> str:
-        """The whole document."""
-        style = (files("aigc_fast.cli.demo") / "page.css").read_text(encoding="utf-8")
-        body = "\n".join(self.parts)
-        return (
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{escape(self.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-            f'<h1>{escape(self.title)}</h1>\n<p class="soft">{escape(self.lead)}</p>\n{body}\n</body>\n</html>\n'
-        )
-
-    def write(self, path: Path) -> None:
-        """Writes the document, whole or not at all.
-
-        Raises:
-            UserError: when it can't be written.
-        """
-        with atomic(path) as temporary:
-            # A path in it may hold bytes that are no text.
-            temporary.write_text(self.html(), encoding="utf-8", errors="backslashreplace")
 
 
 def picture(path: Path, caption: str) -> str:
@@ -89,61 +37,6 @@ def passage(path: Path, caption: str) -> str:
     return f"<figure><pre>{text}</pre><figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def figures(parts: Sequence[str]) -> str:
-    """Figures side by side where there is room."""
-    return f'<div class="figures">{"".join(parts)}</div>'
-
-
-def cards(facts: Sequence[tuple[str, str]]) -> str:
-    """Big figures with what they mean beneath."""
-    inner = "".join(
-        f'<div class="card"><b>{escape(figure)}</b><span>{escape(text)}</span></div>' for figure, text in facts
-    )
-    return f'<div class="cards">{inner}</div>'
-
-
-def table(head: Sequence[str], rows: Sequence[str]) -> str:
-    """A table that scrolls sideways on a narrow screen; `rows` are HTML."""
-    cells = "".join(f"<th{_LEFT if text == IDEAL else ''}>{escape(text)}</th>" for text in head)
-    return f'<div class="scroll"><table><tr>{cells}</tr>{"".join(rows)}</table></div>'
-
-
-def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of texts, the first of each row as code."""
-    cells = "".join(f"<th{_LEFT}>{escape(text)}</th>" for text in head)
-    lines = [
-        f'<tr><td class="text"><code>{escape(first)}</code></td>'
-        + "".join(f'<td class="text">{escape(text)}</td>' for text in others)
-        + "</tr>"
-        for first, *others in rows
-    ]
-    return f'<div class="scroll"><table><tr>{cells}</tr>{"".join(lines)}</table></div>'
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _milliseconds(timing: Timing | None) -> str:
-    if timing is None:
-        return "–"
-    return f"{_number(timing.median)} <small>({_number(timing.low)}–{_number(timing.high)})</small>"
-
-
-def _ratio(row: Row) -> str:
-    kind = "win" if row.ratio >= 1.03 else "loss" if row.ratio < 0.97 else "even"
-    return f'<span class="{kind}">{row.ratio:.2f}×</span>'
-
-
-def _error(value: float) -> str:
-    # A hyphen that lines don't break at.
-    return "exact" if value == 0 else f"{value:.0e}".replace("-", "\u2011")
-
-
 def timing_table(rows: Sequence[Row]) -> str:
     """Stock PyTorch against aigc_fast, grouped."""
     head = (
@@ -154,14 +47,14 @@ def timing_table(rows: Sequence[Row]) -> str:
         "PyTorch channels_last",
         "error (PyTorch's)",
     )
-    lines, group = [], None
-    for row in rows:
-        if row.group != group:
-            group = row.group
-            lines.append(f'<tr class="group"><td colspan="{len(head)}">{escape(group)}</td></tr>')
-        times = [_milliseconds(timing) for timing in (row.fast, row.stock, row.channels_last)]
-        errors = f"{_error(row.error)} <small>({_error(row.stock_error)})</small>"
-        lines.append(_row([escape(row.name), _ratio(row), *times, errors]))
+    lines, before = [], None
+    for line in rows:
+        if line.group != before:
+            before = line.group
+            lines.append(group(before, len(head)))
+        times = map(milliseconds, (line.fast, line.stock, line.channels_last))
+        errors = f"{error(line.error)} <small>({error(line.stock_error)})</small>"
+        lines.append(row([escape(line.name), ratio(line.ratio), *times, errors]))
     return table(head, lines)
 
 
@@ -196,4 +89,4 @@ def metrics_table(
         values = [form.format(getattr(report, name)) for report in reports.values()]
         cells = "".join(f"<td>{value}</td>" for value in values)
         lines.append(f'<tr><td>{label}</td>{cells}<td class="text">{escape(ideal.format(**first))}</td></tr>')
-    return table(("", *reports, IDEAL), lines)
+    return table(("", *reports, IDEAL), lines, (IDEAL,))

@@ -9,22 +9,10 @@ import torch
 
 from aigc_fast import __version__
 from aigc_fast.cli.demo.answer import Answered
-from aigc_fast.cli.demo.chart import bar_chart, line_chart
 from aigc_fast.cli.demo.compare import Comparison
 from aigc_fast.cli.demo.learn import Learned
 from aigc_fast.cli.demo.listen import Heard
-from aigc_fast.cli.demo.page import (
-    Page,
-    cards,
-    figures,
-    metrics_table,
-    parity_cards,
-    passage,
-    picture,
-    player,
-    text_table,
-    timing_table,
-)
+from aigc_fast.cli.demo.page import metrics_table, parity_cards, passage, picture, player, timing_table
 from aigc_fast.cli.demo.speak import BEAMS, CALL, NAME, PROMPT, Spoken
 from aigc_fast.cli.demo.speak import TIMED as SPOKEN
 from aigc_fast.cli.demo.watch import Watched
@@ -33,6 +21,8 @@ from aigc_fast.data import ImageDataset, SoundDataset, TextDataset, VideoDataset
 from aigc_fast.media.audio import AUDIO
 from aigc_fast.media.images import IMAGES
 from aigc_fast.media.video import VIDEO
+from aigc_fast.page import Page, cards, details, figures, text_table
+from aigc_fast.page.chart import bar_chart, line_chart
 from aigc_fast.runtime import native
 from aigc_fast.runtime.machine import processor_name
 from aigc_fast.training import TrainingResult
@@ -74,9 +64,7 @@ def add_comparison(page: Page, comparison: Comparison) -> None:
         "of the worst of output and gradients for layers."
     )
     page.add(timing_table(comparison.rows))
-    page.add(
-        f"<details><summary>aigc_fast.report(model)</summary><pre>{escape(str(comparison.report))}</pre></details>"
-    )
+    page.add(details("aigc_fast.report(model)", str(comparison.report)))
 
 
 def _curves(result: TrainingResult, names: tuple[str, ...], title: str) -> str:

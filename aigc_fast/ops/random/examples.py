@@ -8,7 +8,7 @@ from aigc_fast.ops.examples import Call, Example, Examples, Form, given
 
 
 def _like(tensor: Tensor) -> Call:
-    return tuple(tensor.shape), {"dtype": tensor.dtype}
+    return tuple(tensor.shape), {"dtype": tensor.dtype, "device": tensor.device}
 
 
 _NUMBERS = Example(Form(((64, 512),), _like), Form(((6, 7),), _like))
