@@ -17,6 +17,7 @@ from aigc_fast.optimize import optimize, report, restore
 
 if TYPE_CHECKING:
     from aigc_fast import models
+    from aigc_fast.profiling import profile
 
 __all__ = [
     "__version__",
@@ -27,6 +28,7 @@ __all__ = [
     "models",
     "nn",
     "optimize",
+    "profile",
     "report",
     "restore",
     "tuning",
@@ -36,4 +38,6 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name == "models":
         return importlib.import_module("aigc_fast.models")
+    if name == "profile":
+        return importlib.import_module("aigc_fast.profiling").profile
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-COMMANDS = ("demo", "train", "generate", "evaluate", "provenance", "doctor", "explain", "tune", "bench")
+COMMANDS = ("demo", "train", "generate", "evaluate", "provenance", "doctor", "explain", "tune", "bench", "profile")
 """The commands: functions of `aigc_fast.cli`, each in a module of its own name."""
 
 _COMPLETION = "_AIGC_FAST_COMPLETE"

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -16,14 +11,9 @@ from rich.table import Table
 from aigc_fast import functional
 from aigc_fast.cli.app import console
 from aigc_fast.cli.options import with_default
-from aigc_fast.errors import UserError
-from aigc_fast.media import medium_of
-from aigc_fast.models import MODELS, create
+from aigc_fast.cli.running import Stepping, run_script, script_of
 from aigc_fast.ops.examples import examples
 from aigc_fast.runtime import tuning
-from aigc_fast.training import default_config
-from aigc_fast.training.feed import feed_of
-from aigc_fast.training.trainer import make_trainer
 from aigc_fast.wording import counted
 
 _EXAMPLES = ("conv", "scaled_dot_product_attention")
@@ -40,39 +30,6 @@ def _tune_examples() -> None:
             output = getattr(functional, name)(*args, **kwargs)
             if trained:
                 output.sum().backward()
-
-
-def _tune_model(name: str) -> None:
-    """Runs a step of a model's training with its defaults, and draws from it."""
-    medium = medium_of(MODELS[name])
-    dataset = medium.load(None)
-    model = create(name, **dataset.shape)
-    config = default_config(model)
-    trainer = make_trainer(model, config)
-    feed = feed_of(model, dataset, config)
-    trainer.step(feed.batch(torch.arange(min(config.batch_size, len(dataset)))))
-    with trainer.sampling() as trained:
-        medium.draw(trained, config.batch_size, seed=0)
-
-
-@contextmanager
-def _as_program(script: Path, arguments: list[str]) -> Iterator[None]:
-    before, sys.argv = sys.argv, [str(script), *arguments]
-    sys.path.insert(0, str(script.parent))
-    try:
-        yield
-    finally:
-        sys.argv = before
-        sys.path.remove(str(script.parent))
-
-
-def _tune_script(script: Path, arguments: list[str]) -> None:
-    with _as_program(script, arguments):
-        try:
-            runpy.run_path(str(script), run_name="__main__")
-        except SystemExit as stop:
-            if stop.code not in (None, 0):
-                raise UserError(f"{script}: stopped with {stop.code}") from None
 
 
 def _tell(before: dict[str, tuning.Measured]) -> None:
@@ -113,17 +70,17 @@ def tune(
 
     Example:  aigc-fast tune dcgan
     """
-    script = Path(subject) if subject and subject not in MODELS else None
-    if script is not None and not script.is_file():
-        raise UserError(f"{subject}: is neither a model ({', '.join(MODELS)}) nor a script")
+    script = script_of(subject) if subject else None
     if forget:
         tuning.forget()
     before = tuning.measurements()
     with tuning.tuning():
         if script is not None:
-            _tune_script(script.resolve(), arguments or [])
+            run_script(script, arguments or [])
         elif subject is not None:
-            _tune_model(subject)
+            stepping = Stepping(subject)
+            stepping.step()
+            stepping.draw()
         else:
             _tune_examples()
     _tell(before)

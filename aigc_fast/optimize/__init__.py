@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -92,17 +92,23 @@ def optimize(
     if not inplace:
         model = copy.deepcopy(model)
     times = None if example_inputs is None else _measured(model, example_inputs)
-    layers = tuple(_decide(name, module, times) for name, module in _candidates(model))
+    found = swapped(model, times)
     for module in model.modules():
         if swap.is_swapped(module) and precision is not None:
             module.float32_precision = precision
         if swap.is_swapped(module) and weights is not None and hasattr(type(module), "weights"):
             module.weights = weights
-    fused = tuple(_fuse(name, module, times) for name, module in _fusible(model))
     decoders.swap(model, weights)
-    timed = None if example_inputs is None else "forward + backward" if model.training else "forward"
-    _reports[model] = Report(layers, fused, _others(model), timed)
+    _reports[model] = found
     return model
+
+
+def swapped(model: nn.Module, times: Times | None) -> Report:
+    """Swaps the layers that are no slower by these times, all where there are none, and says what was done."""
+    layers = tuple(_decide(name, module, times) for name, module in _candidates(model))
+    fused = tuple(_fuse(name, module, times) for name, module in _fusible(model))
+    timed = None if times is None else "forward + backward" if model.training else "forward"
+    return Report(layers, fused, _others(model), timed)
 
 
 def restore(model: Model) -> Model:
@@ -192,30 +198,43 @@ def _fusible(model: nn.Module) -> list[tuple[str, nn.Sequential]]:
 def _measured(model: nn.Module, example_inputs: Any) -> Times:
     """The times of the model's layers and fusible Sequentials, as they are called, each in both ways."""
     with measure.rehearsal(model) as stage:
-        layers = {name: module for name, module in _candidates(stage) if swap.refusal(module) is None}
-        sequentials = dict(_fusible(stage))
-        make = measure.step_of if stage.training else measure.forward_of
-        calls = measure.captured_calls(stage, [*layers.values(), *sequentials.values()], example_inputs)
-        measure.silence(stage)
-        times: Times = {}
-        with torch.set_grad_enabled(stage.training):
-            for name, module in layers.items():
-                if calls[module]:
-                    _tune(module, calls[module], make)
-                    times[name, False] = measure.interleaved_ms(module, calls[module], make, [swap.put_back, swap.swap])
+        return times_of(stage, measure.captured_calls(stage, measurable(stage), example_inputs))
+
+
+def measurable(model: nn.Module) -> list[nn.Module]:
+    """The modules that there are two ways to run: layers that can be swapped, and Sequentials that can be fused."""
+    layers = [module for _, module in _candidates(model) if swap.refusal(module) is None]
+    return layers + [module for _, module in _fusible(model)]
+
+
+def times_of(stage: nn.Module, calls: Mapping[nn.Module, Sequence[measure.Call]]) -> Times:
+    """The times of modules in their calls, each in both ways.
+
+    Args:
+        stage: the model, a copy: its hooks go, and its layers are swapped where that is no slower.
+        calls: of its `measurable` modules; those without calls are left out.
+    """
+    layers = {name: module for name, module in _candidates(stage) if calls.get(module)}
+    sequentials = {name: module for name, module in _fusible(stage) if calls.get(module)}
+    make = measure.step_of if stage.training else measure.forward_of
+    measure.silence(stage)
+    times: Times = {}
+    with torch.set_grad_enabled(stage.training):
         for name, module in layers.items():
-            _decide(name, module, times)
-        with torch.no_grad():
-            for name, module in sequentials.items():
-                ways = [swap.unfuse, swap.fuse]
-                if calls[module]:
-                    module.eval()
-                    times[name, True] = measure.interleaved_ms(module, calls[module], measure.forward_of, ways)
-        return times
+            _tune(module, calls[module], make)
+            times[name, False] = measure.interleaved_ms(module, calls[module], make, [swap.put_back, swap.swap])
+    for name, module in layers.items():
+        _decide(name, module, times)
+    with torch.no_grad():
+        for name, module in sequentials.items():
+            module.eval()
+            ways = [swap.unfuse, swap.fuse]
+            times[name, True] = measure.interleaved_ms(module, calls[module], measure.forward_of, ways)
+    return times
 
 
 def _tune(
-    module: nn.Module, calls: list[measure.Call], make: Callable[[nn.Module, measure.Call], Callable[[], Any]]
+    module: nn.Module, calls: Sequence[measure.Call], make: Callable[[nn.Module, measure.Call], Callable[[], Any]]
 ) -> None:
     """Finds out, for this process and later ones, how the swapped layer had better run these calls."""
     swap.swap(module)

@@ -6,7 +6,7 @@ import copy
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -232,7 +232,7 @@ def _differentiable(outputs: Any) -> list[Tensor]:
 
 def interleaved_ms(
     module: nn.Module,
-    calls: list[Call],
+    calls: Sequence[Call],
     make: Callable[[nn.Module, Call], Callable[[], Any]],
     ways: list[Callable[[nn.Module], None]],
 ) -> list[float]:
