@@ -6,7 +6,7 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n logical --dist loadfile
 export AIGC_FAST_CUDA ?= $(if $(shell command -v nvcc),ON,OFF)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc aigc_fast aigc_fast_cli -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: test fuzz sweep demo bench hosts gate gpu wheel clean-room versions sanitize dev lint clean
+.PHONY: test docs fuzz sweep demo bench hosts gate gpu wheel clean-room versions sanitize dev lint clean
 
 test: $(VENV)/.installed $(VENV)/.emulated
 	$(PYTEST)
@@ -24,6 +24,12 @@ bench: $(VENV)/.installed
 
 hosts: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -W ignore tests/integrations/hosts.py
+
+# The pages are in out/site; their code blocks are run by tests/docs, of `make test` too.
+docs: $(VENV)/.installed
+	$(BIN)/python -m pip install -q '.[docs]'
+	$(BIN)/pytest -q tests/docs
+	$(BIN)/mkdocs build --strict
 
 sweep: $(VENV)/.installed
 	$(BIN)/pytest -q -m sweep

@@ -56,14 +56,12 @@ def _add_charts(page: Page, result: Result) -> None:
     page.heading("Against the fastest peer")
     ops = by_op(result)
     if len(ops) > 1:
-        means = [Interval(_title(op), *_mean_and_range(rows)) for op, rows in ops.items()]
-        page.add(interval_chart(means, "Speed by op: the geometric mean of its rows, from the least to the largest."))
+        page.add(op_chart(result))
     for op, rows in ops.items():
         each = [Interval(_short(line), line.ratio.median, line.ratio.low, line.ratio.high) for line in rows]
         caption = f"{_title(op)}: speed of each row, with its quartiles over the rounds."
         page.add(interval_chart(sorted(each, key=lambda line: -line.median)[:_MOST_IN_CHART], caption))
-    dots = list(_dots(ops))
-    if dots:
+    if any(line.operations for line in result.rows):
         page.heading("Against the machine's limit")
         page.paragraph(
             "Each call by the operations that it makes for each byte that it reads or writes at least once, and by the "
@@ -71,10 +69,22 @@ def _add_charts(page: Page, result: Result) -> None:
             "limit, under the flat roofs the processor; what stays in caches can lie above the slope, and an algorithm "
             "that multiplies less, as Winograd's, above a roof."
         )
-        roofs = {f"products in {dtype}": result.limits[f"gemm_{dtype}"] for dtype in ("float32", "bfloat16")}
-        counted = [_title(op) for op, rows in ops.items() if any(line.operations for line in rows)]
-        caption = f"Roofline: {limits_text(result.limits)}."
-        page.add(roofline(dots, roofs, result.limits["read"], counted, caption))
+        page.add(roofline_of(result))
+
+
+def op_chart(result: Result) -> str:
+    """The speed of each op, as a figure."""
+    means = [Interval(_title(op), *_mean_and_range(rows)) for op, rows in by_op(result).items()]
+    return interval_chart(means, "Speed by op: the geometric mean of its rows, from the least to the largest.")
+
+
+def roofline_of(result: Result) -> str:
+    """The rows whose work is counted, at least one, as a figure."""
+    ops = by_op(result)
+    roofs = {f"products in {dtype}": result.limits[f"gemm_{dtype}"] for dtype in ("float32", "bfloat16")}
+    counted = [_title(op) for op, rows in ops.items() if any(line.operations for line in rows)]
+    caption = f"Roofline: {limits_text(result.limits)}."
+    return roofline(list(_dots(ops)), roofs, result.limits["read"], counted, caption)
 
 
 def _mean_and_range(rows: list[Row]) -> tuple[float, float, float]:

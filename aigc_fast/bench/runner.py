@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from aigc_fast.bench.cases import WHOLE, Case, label
+from aigc_fast.bench.cases import CASES, WHOLE, Case, label
 from aigc_fast.bench.contest import OURS, PYTORCH, Contest
 from aigc_fast.bench.decode import costs, generated
 from aigc_fast.bench.machine import CPU, described, placed, probe
@@ -47,6 +47,7 @@ CONTESTS: dict[str, Callable[[Case], Contest]] = {
     "models": whole_model,
     "seq2seq": answering,
 }
+_CASES = {case.label: case for case in CASES}
 # Seconds that thread pools take at most, after their work, to let go of their cores.
 _PAUSE = 0.01
 
@@ -147,9 +148,14 @@ class Result:
 
 def _row(found: Mapping[str, Any]) -> Row:
     ours, peers = ({name: Timing(**timing) for name, timing in found[of].items()} for of in ("ours", "peers"))
-    return Row(
+    row = Row(
         **{**found, "ours": ours, "peers": peers, "ratio": Timing(**found["ratio"]), "absent": tuple(found["absent"])}
     )
+    case = _CASES.get(row.label)
+    if row.operations is not None or case is None:
+        return row
+    # Of results that are older than these counts.
+    return replace(row, operations=case.operations, nbytes=case.nbytes)
 
 
 def run(

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from aigc_fast.cli.app import console
 from aigc_fast.cli.explain import typical
+from aigc_fast.cli.sharing import scrubbed
 from aigc_fast.diagnostics import info
 from aigc_fast.ops.examples import examples
 from aigc_fast.runtime import native, tuning
@@ -30,7 +31,35 @@ OPTIONAL = {
     "triton": "Triton kernels",
 }
 
+_REPORT = """\
+### What happened
 
+<!-- The whole message or traceback; of wrong numbers, the error against float64. -->
+
+### How to see it
+
+<!-- The shortest code that shows it. Does it also happen inside `with aigc_fast.backend("reference"):`? -->
+
+```python
+import torch
+import aigc_fast
+```
+
+### What was expected
+
+### Where
+
+| | |
+| --- | --- |
+{rows}
+
+<details><summary>aigc-fast doctor --json</summary>
+
+```json
+{everything}
+```
+
+</details>"""
 _VARIABLES = (native.ISA_VARIABLE, BACKEND_VARIABLE, KEPT_VARIABLE, tuning.TUNE_VARIABLE, tuning.FOLDER_VARIABLE)
 
 
@@ -138,11 +167,36 @@ def _show_functions(found: dict[str, Any]) -> None:
     _section("Functions: what runs a typical call (aigc-fast explain FUNCTION tells all)", rows)
 
 
+def bug_report(found: dict[str, Any]) -> str:
+    """A report in Markdown to be filled in: questions first, then what `examine` found, without paths and names."""
+    found = scrubbed(found)
+    library, installed = found["native"], {name: text for name, text in found["packages"].items() if text}
+    facts = {
+        "aigc_fast": found["aigc_fast"],
+        "torch": found["torch"],
+        "Python": found["python"],
+        "system": found["platform"],
+        "processor": f"{found['processor']}, {found['cores']} cores, torch's level {found['torch_capability']}",
+        "native library": library.get("error") or f"{library['level']} of {', '.join(library['levels'])}",
+        "CUDA devices": ", ".join(found["cuda_devices"]) or "none",
+        "packages": ", ".join(f"{name} {text}" for name, text in installed.items()),
+        "environment": ", ".join(f"{name}={text}" for name, text in found["environment"].items() if text) or "none set",
+    }
+    rows = "\n".join(f"| {name} | {text} |" for name, text in facts.items())
+    return _REPORT.format(rows=rows, everything=json.dumps(found, indent=1))
+
+
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, for a bug report.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Print a bug report to fill in, in Markdown: no paths, no names.")
+    ] = False,
 ) -> None:
     """Show versions, instruction sets, threads, GPU, and what runs each function or why not."""
     found = examine()
+    if report:
+        typer.echo(bug_report(found))
+        return
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return

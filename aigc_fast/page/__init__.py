@@ -28,6 +28,7 @@ __all__ = [
     "text_table",
 ]
 
+_STYLES = "chart", "page"
 _LEFT = ' class="text"'
 
 
@@ -59,7 +60,7 @@ class Page:
 
     def html(self) -> str:
         """The whole document."""
-        style = (files("aigc_fast.page") / "page.css").read_text(encoding="utf-8")
+        style = "".join((files("aigc_fast.page") / f"{name}.css").read_text(encoding="utf-8") for name in _STYLES)
         body = "\n".join(self.parts)
         return (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -259,19 +259,21 @@ def roofline(
         parts.append(f'<text x="{px(tick):.1f}" y="{height - 26}" text-anchor="middle">{tick:g}</text>')
     parts.append(
         f'<text x="{(left + width - right) / 2}" y="{height - 7}" text-anchor="middle">operations a byte</text>'
-        f'<text x="{left + 4}" y="{top + 10}">GFLOP/s</text>'
+        f'<text x="8" y="{top + 2}">GFLOP/s</text>'
     )
     for name, peak in roofs.items():
         ridge, start = peak / bandwidth, max(x_low, y_low / bandwidth)
         points = [(start, start * bandwidth), (ridge, peak), (x_high, peak)]
         line = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in points)
         parts.append(f'<polyline class="roof" points="{line}"/>')
-        parts.append(f'<text x="{width - right}" y="{py(peak) - 6:.1f}" text-anchor="end">{escape(name)}</text>')
     for dot in dots:
         kind = "filled" if dot.filled else "hollow"
         parts.append(
             f'<circle class="dot {kind} k{dot.series % COLOURS}" cx="{px(dot.operations):.1f}" '
             f'cy="{py(dot.speed):.1f}" r="4.5"><title>{escape(dot.label)}</title></circle>'
         )
+    for name, peak in roofs.items():
+        place = f'x="{left + 8}" y="{py(peak) - 5:.1f}"'
+        parts.append(f'<text class="over" {place}>{escape(name)}, {peak / 1e9:.0f} GFLOP/s</text>')
     figure = _svg(parts, title, width, height)
     return f"<figure>{figure}{_legend(series)}<figcaption>{escape(title)}</figcaption></figure>"

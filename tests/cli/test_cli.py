@@ -23,7 +23,18 @@ def test_version_and_help():
     assert run("--version").stdout.strip() == f"aigc-fast {aigc_fast.__version__}"
     shown = run("--help")
     assert shown.exit_code == 0
-    for command in ("demo", "train", "generate", "evaluate", "provenance", "doctor", "explain", "tune"):
+    for command in (
+        "demo",
+        "train",
+        "generate",
+        "evaluate",
+        "provenance",
+        "doctor",
+        "explain",
+        "tune",
+        "bench",
+        "profile",
+    ):
         assert command in shown.stdout
         assert run(command, "--help").exit_code == 0
 
@@ -205,6 +216,21 @@ def test_doctor_tells_versions_levels_and_every_function():
         assert function["backends"]
     assert 0 <= found["kept_weights"]["bytes"] <= found["kept_weights"]["cap"] == store.cap
     assert re.search(r"packed weights +\d+\.\d MiB kept of at most \d+\.\d MiB", shown.stdout)
+
+
+def test_doctor_makes_a_bug_report_without_paths(monkeypatch, tmp_path):
+    monkeypatch.setenv("AIGC_FAST_CACHE", str(tmp_path / "somewhere"))
+    shown = run("doctor", "--report").stdout
+    for word in (
+        "### What happened",
+        "### How to see it",
+        f"| torch | {torch.__version__} |",
+        "AIGC_FAST_CACHE=(path)",
+    ):
+        assert word in shown
+    assert str(tmp_path) not in shown
+    text = re.search(r"```json\n(.*)\n```", shown, re.DOTALL).group(1)
+    assert set(json.loads(text)["functions"]) == set(aigc_fast.functional.__all__)
 
 
 def test_doctor_without_the_native_library(tmp_path):

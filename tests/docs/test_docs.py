@@ -1,0 +1,72 @@
+"""The pages: every block of Python runs, every page has its place, every figure is of the kept results."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from test_backends import needs_native
+
+from aigc_fast import functional, nn
+from aigc_fast.cli import app
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+_BLOCK = re.compile(r"(?:<!-- needs: (\w+) -->\n)?```python\n(.*?)```", re.DOTALL)
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    return _BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
+
+
+@needs_native
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def test_every_block_runs_after_those_before_it(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names: dict[str, object] = {"__name__": "page"}
+    for index, (package, code) in enumerate(blocks(page)):
+        if package:
+            pytest.importorskip(package, reason=f"{package} is not installed")
+        exec(compile(code, f"{page}, block {index}", "exec"), names)
+
+
+def test_every_page_has_a_place_and_every_place_a_page() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    assert sorted(re.findall(r"[\w/]+\.md", nav)) == PAGES
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", (DOCS / page).read_text(encoding="utf-8")):
+            assert ((DOCS / page).parent / target).is_file(), (page, target)
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    for module, page in ((functional, "functional"), (nn, "nn")):
+        text = (DOCS / "reference" / f"{page}.md").read_text(encoding="utf-8")
+        assert sorted(re.findall(r"^::: .*\.(\w+)$", text, re.MULTILINE)) == sorted(module.__all__)
+
+
+def test_the_commands_and_options_that_are_shown_are_there() -> None:
+    commands = {command.callback.__name__ for command in app.registered_commands}
+    text = "\n".join((DOCS / page).read_text(encoding="utf-8") for page in PAGES)
+    assert set(re.findall(r"aigc-fast (\w+)", text)) <= commands
+
+
+def test_figures_are_drawn_from_the_kept_results_with_their_command() -> None:
+    spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    if not hooks.kept():
+        pytest.skip("no results are kept in the repository")
+    text = hooks.on_page_markdown((DOCS / "speed.md").read_text(encoding="utf-8"))
+    assert "<!-- figure" not in text
+    assert text.count("<svg") == text.count(hooks.COMMAND) == 2
+    assert "**Attention.**" in text
+    assert not list(DOCS.rglob("*.png")) + list(DOCS.rglob("*.svg"))
