@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,31 +63,44 @@ class Comparison:
 def compare(before: Result, after: Result) -> Comparison:
     """Compares runs, whose rows are matched by their labels.
 
-    A change is beyond noise where the quartiles of both runs lie apart and the medians differ by more than 3%.
+    A change is beyond noise where the quartiles of both runs lie apart and the medians differ by more than 3%, and by
+    more than twice what the peers, whose code is the same in both, scatter about their own median change.
     """
     old, new = ({row.label: row for row in result.rows} for result in (before, after))
+    pairs = [(old[label], row) for label, row in new.items() if label in old]
+    noise = max(math.log1p(EVEN), 2 * _scatter([found for found in (_of_peers(*pair) for pair in pairs) if found]))
     return Comparison(
-        tuple(_change(old[label], row) for label, row in new.items() if label in old),
+        tuple(_change(*pair, noise) for pair in pairs),
         tuple(label for label in old if label not in new),
         tuple(label for label in new if label not in old),
         _differing(before.machine, after.machine),
     )
 
 
-def _change(before: Row, after: Row) -> Change:
-    was, now = before.ours[before.way], after.ours[after.way]
-    ours = was.median / now.median
+def _of_peers(before: Row, after: Row) -> float | None:
+    """How many times as fast the fastest of the peers is that both rows have; None where they have none."""
     common = before.peers.keys() & after.peers.keys()
-    peer = None
-    if common:
-        peer = min(before.peers[name].median for name in common) / min(after.peers[name].median for name in common)
-    return Change(before, after, ours, peer, _verdict(was, now, peer))
+    if not common:
+        return None
+    return min(before.peers[name].median for name in common) / min(after.peers[name].median for name in common)
 
 
-def _verdict(was: Timing, now: Timing, peer: float | None) -> str | None:
+def _scatter(changes: Sequence[float]) -> float:
+    """The median distance of changes, as logarithms, from their median."""
+    logarithms = [math.log(change) for change in changes] or [0.0]
+    middle = statistics.median(logarithms)
+    return statistics.median(abs(value - middle) for value in logarithms)
+
+
+def _change(before: Row, after: Row, noise: float) -> Change:
+    was, now, peer = before.ours[before.way], after.ours[after.way], _of_peers(before, after)
+    return Change(before, after, was.median / now.median, peer, _verdict(was, now, peer, noise))
+
+
+def _verdict(was: Timing, now: Timing, peer: float | None, noise: float) -> str | None:
     ours = was.median / now.median
     apart = was.high < now.low or now.high < was.low
-    if not apart or abs(ours - 1) <= EVEN:
+    if not apart or abs(math.log(ours)) <= noise:
         return None
     if peer is not None and math.log(peer) / math.log(ours) >= _SHARED:
         return WITH_PEER

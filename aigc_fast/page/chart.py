@@ -261,7 +261,7 @@ def roofline(
         f'<text x="{(left + width - right) / 2}" y="{height - 7}" text-anchor="middle">operations a byte</text>'
         f'<text x="8" y="{top + 2}">GFLOP/s</text>'
     )
-    for name, peak in roofs.items():
+    for peak in roofs.values():
         ridge, start = peak / bandwidth, max(x_low, y_low / bandwidth)
         points = [(start, start * bandwidth), (ridge, peak), (x_high, peak)]
         line = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in points)

@@ -135,11 +135,14 @@ class Recorder:
     def _timed(self, run: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(run)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            begin = now()
+            # Checkpoints that compute again run backward inside of backward.
+            if BACKWARD in self._begun:
+                return run(*args, **kwargs)
+            self._begin(BACKWARD)
             try:
                 return run(*args, **kwargs)
             finally:
-                self.phases[BACKWARD] += now() - begin
+                self.phases[BACKWARD] += now() - self._begun.pop(BACKWARD)
 
         return timed
 

@@ -43,6 +43,16 @@ def test_a_change_is_told_where_the_quartiles_lie_apart_and_the_peer_stood_still
     assert change.verdict == verdict
 
 
+def test_what_peers_scatter_between_the_runs_is_noise_for_ours():
+    names = [f"case {index}" for index in range(6)]
+    before = result(*(row(1, 4, name) for name in names), row(1, 4, "ours"))
+    steady = result(*(row(1, 4, name) for name in names), row(1.2, 4, "ours"))
+    scattered = (row(1, 5.2 if index % 2 else 3.2, name) for index, name in enumerate(names))
+    uneasy = result(*scattered, row(1.2, 4, "ours"))
+    assert [change.verdict for change in compare(before, steady).beyond_noise()] == [SLOWER]
+    assert compare(before, uneasy).beyond_noise() == []
+
+
 def test_what_only_one_run_has_and_what_differs_of_the_machines_is_told():
     found = compare(result(row(1, 1), row(1, 1, "gone")), result(row(1, 1), row(1, 1, "new"), threads=4))
     assert [label.split(",")[0] for label in (*found.only_before, *found.only_after)] == [

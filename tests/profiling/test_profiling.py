@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from test_backends import needs_native
 from torch import nn
 
@@ -130,6 +131,21 @@ def test_a_profile_of_a_model_leaves_it_as_it_was_and_tells_its_twins(training, 
     assert "body.0" in (tmp_path / "a.html").read_text(encoding="utf-8")
     names = {event.get("name") for event in json.loads((tmp_path / "a.json").read_text())["traceEvents"]}
     assert {"Net.body.0", "Net.head"} <= names
+
+
+@pytest.mark.usefixtures("clock")
+def test_backward_inside_of_backward_counts_once():
+    net = Net()
+
+    def run():
+        x = torch.randn(1, 2, 5, 5, requires_grad=True)
+        for reentrant in (False, True):
+            torch.utils.checkpoint.checkpoint(net, x, use_reentrant=reentrant).sum().backward()
+
+    recorder, times = recorded(run)
+    assert [recorder.name(top) for top in recorder.tops] == ["Net"]
+    assert times["Net"].calls >= 3
+    assert recorder.phases["backward"] > times["Net"].backward > 0
 
 
 def test_what_is_no_model_or_no_input_is_refused():
