@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ from aigc_fast.bench.tables import limits_text, machine_text
 from aigc_fast.optimize import measurable, measure, optimize, report, restore, swapped, times_of
 from aigc_fast.optimize.reporting import Report
 from aigc_fast.profiling.found import OURS, PYTORCH, ModuleTimes, Profile
-from aigc_fast.profiling.recorder import BACKWARD, OPTIMIZER, Recorder, now
+from aigc_fast.profiling.recorder import BACKWARD, OPTIMIZER, Recorder, Times, now
 from aigc_fast.runtime.machine import description
 from aigc_fast.runtime.timing import interleaved
 
 __all__ = ["ModuleTimes", "Profile", "profile", "watch"]
 
 FORWARD, STEP = "forward", "training step"
-_RECORDED = 3
+_RECORDED = 5
 _WHOLE = "(model)"
 
 
@@ -84,9 +85,9 @@ def profile(
         limits = probe()
     kind = type(model).__name__
     rate = limits[f"gemm_{_dtype(model)}"]
-    rows = _modules(recorder, {kind: found}, _RECORDED, {name: count / rate for name, count in operations.items()})
+    rows = _modules(recorder, {kind: found}, 1, {name: count / rate for name, count in operations.items()})
     rows = tuple(replace(row, name=row.name.partition(".")[2] or _WHOLE) for row in rows)
-    result = Profile(kind, _machine(limits), rows, {kind: found}, whole, steps=_RECORDED)
+    result = Profile(kind, _machine(limits), rows, {kind: found}, whole)
     if html is not None:
         result.write_html(html)
     return result
@@ -179,11 +180,22 @@ def _is_trained(leaf: Any) -> bool:
 def _recorded(calls: Mapping[str, Callable[[], Any]], spans: bool) -> Recorder:
     run = calls.get(STEP, calls[FORWARD])
     run()
-    recorder = Recorder(keep_calls=False, spans=spans)
+    recorder, rounds = Recorder(keep_calls=False, spans=spans), []
     with recorder.watching():
         for _ in range(_RECORDED):
             run()
+            rounds.append(recorder.restart()[0])
+    recorder.times.update(_typical(rounds))
     return recorder
+
+
+def _typical(rounds: Sequence[Mapping[nn.Module, Times]]) -> dict[nn.Module, Times]:
+    """Medians: a moment in which the machine did something else is nobody's time."""
+    found = {}
+    for module in rounds[0]:
+        all_of = [astuple(times[module]) for times in rounds if module in times]
+        found[module] = Times(*map(statistics.median, zip(*all_of, strict=True)))
+    return found
 
 
 @contextmanager

@@ -72,7 +72,7 @@ class Profile:
         whole: milliseconds of the whole model by what is done, "forward" or "training step", then by "PyTorch" and
             "aigc_fast", measured in turns; empty for a script.
         phases: milliseconds of a step of a script by what it does; empty for a model.
-        steps: how many were recorded.
+        steps: of a script, how many were recorded; of a model, whose times are medians, 1.
     """
 
     title: str
