@@ -1,7 +1,11 @@
-"""Puts into pages what is made of the results that the repository keeps: tables, and charts with their command."""
+"""Puts into pages what is made of the package: its public names, and of the results that the repository keeps tables,
+and charts with their command."""
 
 from __future__ import annotations
 
+import inspect
+import re
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,8 +28,20 @@ def kept() -> list[Result]:
     return [Result.read(path) for path in sorted(RESULTS.glob("*.json"))]
 
 
+def public(module: str) -> list[str]:
+    """The functions and classes that a module makes public."""
+    found = import_module(module)
+    values = {name: getattr(found, name) for name in sorted(found.__all__)}
+    return [name for name, value in values.items() if inspect.isclass(value) or inspect.isfunction(value)]
+
+
+def _documented(mark: re.Match[str]) -> str:
+    return "\n\n".join(f"::: {mark[1]}.{name}" for name in public(mark[1]))
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replaces the marks of a page; called by MkDocs."""
+    markdown = re.sub(r"<!-- names: ([\w.]+) -->", _documented, markdown)
     if "<!-- tables -->" in markdown:
         markdown = markdown.replace("<!-- tables -->", section(kept()))
     style = files("aigc_fast.page").joinpath("chart.css").read_text(encoding="utf-8")

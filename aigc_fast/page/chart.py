@@ -273,7 +273,7 @@ def roofline(
             f'cy="{py(dot.speed):.1f}" r="4.5"><title>{escape(dot.label)}</title></circle>'
         )
     for name, peak in roofs.items():
-        place = f'x="{left + 8}" y="{py(peak) - 5:.1f}"'
+        place = f'x="{width - right}" y="{py(peak) - 5:.1f}" text-anchor="end"'
         parts.append(f'<text class="over" {place}>{escape(name)}, {peak / 1e9:.0f} GFLOP/s</text>')
     figure = _svg(parts, title, width, height)
     return f"<figure>{figure}{_legend(series)}<figcaption>{escape(title)}</figcaption></figure>"

@@ -5,18 +5,27 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from test_backends import needs_native
 
-from aigc_fast import functional, nn
+from aigc_fast import functional, models, nn
 from aigc_fast.cli import app
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 _BLOCK = re.compile(r"(?:<!-- needs: (\w+) -->\n)?```python\n(.*?)```", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -47,10 +56,13 @@ def test_links_between_pages_lead_somewhere() -> None:
             assert ((DOCS / page).parent / target).is_file(), (page, target)
 
 
-def test_every_public_name_is_in_the_reference() -> None:
-    for module, page in ((functional, "functional"), (nn, "nn")):
-        text = (DOCS / "reference" / f"{page}.md").read_text(encoding="utf-8")
-        assert sorted(re.findall(r"^::: .*\.(\w+)$", text, re.MULTILINE)) == sorted(module.__all__)
+def test_every_public_name_is_in_the_reference(hooks: ModuleType) -> None:
+    for module, page in ((functional, "functional"), (nn, "nn"), (models, "models")):
+        text = hooks.on_page_markdown((DOCS / "reference" / f"{page}.md").read_text(encoding="utf-8"))
+        found = re.findall(r"^::: .*\.(\w+)$", text, re.MULTILINE)
+        assert found
+        assert all(callable(getattr(module, name)) for name in found)
+        assert module is models or found == sorted(module.__all__)
 
 
 def test_the_commands_and_options_that_are_shown_are_there() -> None:
@@ -59,10 +71,7 @@ def test_the_commands_and_options_that_are_shown_are_there() -> None:
     assert set(re.findall(r"aigc-fast (\w+)", text)) <= commands
 
 
-def test_figures_are_drawn_from_the_kept_results_with_their_command() -> None:
-    spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
-    hooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hooks)
+def test_figures_are_drawn_from_the_kept_results_with_their_command(hooks: ModuleType) -> None:
     if not hooks.kept():
         pytest.skip("no results are kept in the repository")
     text = hooks.on_page_markdown((DOCS / "speed.md").read_text(encoding="utf-8"))
