@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -86,3 +87,18 @@ def _fastest(call: Callable[[], object]) -> float:
         wait()
         found.append(time.perf_counter() - start)
     return min(found)
+
+
+def machine_text(machine: Mapping[str, Any]) -> str:
+    """What was measured: the machine and the versions."""
+    what = f"{machine['processor']}, {machine['level']}, {machine['threads']} threads"
+    return f"{machine.get('device', what)}, torch {machine['torch']}, aigc_fast {machine['aigc_fast']}"
+
+
+def limits_text(limits: Mapping[str, float]) -> str:
+    """What the machine could do at best in that run."""
+    products = " and ".join(f"{limits[f'gemm_{dtype}'] / 1e9:.0f} in {dtype}" for dtype in ("float32", "bfloat16"))
+    return (
+        f"{products} GFLOP/s of matrix products, {limits['read'] / 1e9:.1f} GB/s read, "
+        f"{limits['copy'] / 1e9:.1f} copied"
+    )

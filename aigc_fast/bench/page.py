@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from html import escape
 
 from aigc_fast.bench.comparison import Comparison
+from aigc_fast.bench.machine import limits_text, machine_text
 from aigc_fast.bench.runner import Result, Row
 from aigc_fast.bench.speed import TITLES
 from aigc_fast.bench.summary import by_op, summarised
-from aigc_fast.bench.tables import HEADINGS, limits_text, machine_text, share, without
+from aigc_fast.bench.tables import HEADINGS, share, without
 from aigc_fast.page import Page, cards, error, group, milliseconds, ratio, row, table
 from aigc_fast.page.chart import Dot, Interval, interval_chart, roofline
 

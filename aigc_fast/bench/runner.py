@@ -117,11 +117,16 @@ def _fastest(timings: Mapping[str, Timing]) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """Rows of one run, the machine that they are of, and what it could do meanwhile."""
+    """Rows of one run, the machine that they are of, and what it could do meanwhile.
+
+    Attributes:
+        complete: whether all cases were measured that were asked for; False where somebody interrupted it.
+    """
 
     machine: dict[str, Any]
     limits: dict[str, float]
     rows: tuple[Row, ...]
+    complete: bool = True
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes JSON, whole or not at all.
@@ -141,7 +146,8 @@ class Result:
         """
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
-            return Result(found["machine"], found["limits"], tuple(map(_row, found["rows"])))
+            rows = tuple(map(_row, found["rows"]))
+            return Result(found["machine"], found["limits"], rows, found.get("complete", True))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: holds no result of a bench ({error})") from None
 
@@ -172,31 +178,45 @@ def run(
         tell: called with each row as it is found, or with a line about a case that has none.
         device: where to; whole models are measured on the CPU alone.
 
+    Returns:
+        The rows; those until now where it is interrupted after the first one.
+
     Raises:
         ParityError: when a result is too far from float64's; nothing more is timed.
     """
     with placed(device):
         limits = probe()
-    rows = []
-    for case in cases:
-        if device.type != "cpu" and case.op in WHOLE:
-            tell(f"{case.label}: is measured on the CPU alone")
-            continue
-        torch.manual_seed(0)
-        with placed(device):
-            contest = CONTESTS[case.op](case)
-        if not contest.peers:
-            tell(f"{case.label}: no peer is installed")
-            continue
-        rows.append(measured(case, contest, seconds, limits, device))
-        tell(rows[-1])
+    rows, complete = [], True
+    try:
+        for case in cases:
+            found = _found(case, seconds, limits, device)
+            tell(found)
+            if isinstance(found, Row):
+                rows.append(found)
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+        complete = False
     machine = {**description(), **described(device), "date": _today(), "peers": versions()}
-    return Result(machine, limits, tuple(rows))
+    return Result(machine, limits, tuple(rows), complete)
+
+
+def _found(case: Case, seconds: float, limits: dict[str, float], device: torch.device) -> Row | str:
+    """The case's row, or why it has none."""
+    if device.type != "cpu" and case.op in WHOLE:
+        return f"{case.label}: is measured on the CPU alone"
+    torch.manual_seed(0)
+    with placed(device):
+        contest = CONTESTS[case.op](case)
+    if not contest.peers:
+        return f"{case.label}: no peer is installed"
+    return measured(case, contest, seconds, limits, device)
 
 
 def merged(results: Sequence[Result]) -> Result:
     """The rows of several results, as of the first one's machine."""
-    return replace(results[0], rows=tuple(row for result in results for row in result.rows))
+    rows = tuple(row for result in results for row in result.rows)
+    return replace(results[0], rows=rows, complete=all(result.complete for result in results))
 
 
 def _today() -> str:

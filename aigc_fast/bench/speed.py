@@ -19,8 +19,8 @@ INTRODUCTION = (
     "without, its cells and ONNX Runtime; of decoding, of transformers, CTranslate2 and ik_llama.cpp. Speed is the "
     "peer's time over ours, with its quartiles over the rounds; the last column is the share of what the machine "
     "reached in that run in matrix products, or in reading or copying memory. Rows that we lose stay; all other rows "
-    "are in `bench/results`. `python bench/run.py` measures on your machine, `python bench/run.py --readme` writes "
-    "this section."
+    "are in `bench/results`. `aigc-fast bench` measures on your machine, `python bench/run.py --readme` writes this "
+    "section."
 )
 TITLES = {
     "conv_transpose": (

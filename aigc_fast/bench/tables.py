@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
+from aigc_fast.bench.machine import limits_text, machine_text
 from aigc_fast.bench.runner import Result, Row
 from aigc_fast.page import EVEN
 from aigc_fast.runtime.timing import Timing
@@ -32,21 +32,6 @@ def _tables_of(result: Result) -> list[str]:
     for op in dict.fromkeys(row.op for row in result.rows):
         parts.append(f"`{op}`\n\n" + table(HEADINGS, (cells(row) for row in result.rows if row.op == op)))
     return parts
-
-
-def machine_text(machine: Mapping[str, Any]) -> str:
-    """What was measured: the machine and the versions."""
-    what = f"{machine['processor']}, {machine['level']}, {machine['threads']} threads"
-    return f"{machine.get('device', what)}, torch {machine['torch']}, aigc_fast {machine['aigc_fast']}"
-
-
-def limits_text(limits: Mapping[str, float]) -> str:
-    """What the machine could do at best in that run."""
-    products = " and ".join(f"{limits[f'gemm_{dtype}'] / 1e9:.0f} in {dtype}" for dtype in ("float32", "bfloat16"))
-    return (
-        f"{products} GFLOP/s of matrix products, {limits['read'] / 1e9:.1f} GB/s read, "
-        f"{limits['copy'] / 1e9:.1f} copied"
-    )
 
 
 def table(headings: Sequence[str], rows: Iterable[Iterable[str]]) -> str:

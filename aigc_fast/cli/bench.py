@@ -12,15 +12,16 @@ import torch
 import typer
 from rich.table import Table
 
-from aigc_fast.bench.cases import CASES, OPS
+from aigc_fast.bench.cases import CASES, OPS, Case
 from aigc_fast.bench.comparison import Comparison, compare
+from aigc_fast.bench.machine import limits_text, machine_text
 from aigc_fast.bench.page import page_of
 from aigc_fast.bench.parity import ParityError
 from aigc_fast.bench.runner import Result, Row, merged, run
 from aigc_fast.bench.selection import kept_in, selected
 from aigc_fast.bench.summary import by_op, summarised
-from aigc_fast.bench.tables import limits_text, machine_text, speed, without
 from aigc_fast.bench.tables import share as share_text
+from aigc_fast.bench.tables import speed, without
 from aigc_fast.cli.app import console
 from aigc_fast.cli.options import Device, Overwrite, chosen_device, new_file, with_default
 from aigc_fast.cli.sharing import installation, scrubbed
@@ -72,7 +73,7 @@ class _Teller:
         self.rows = []
 
 
-def _measured(cases: Sequence, seconds: float, device: torch.device, keep: Path | None, whole: bool) -> Result:
+def _measured(cases: Sequence[Case], seconds: float, device: torch.device, keep: Path | None, whole: bool) -> Result:
     """Runs cases; with a folder to keep results in, a run for each of its files."""
     parts = {None: list(cases)} if keep is None else kept_in(make_folder(keep), cases)
     results, tell = [], _Teller()
@@ -80,6 +81,9 @@ def _measured(cases: Sequence, seconds: float, device: torch.device, keep: Path 
         with console.status(f"measuring {counted(len(part), 'cases')}"):
             results.append(run(part, seconds, tell, device))
         tell.end()
+        if not results[-1].complete:
+            console.print("interrupted: these are the rows until now")
+            break
         if path is not None and whole:
             results[-1].write(path)
     return merged(results)
@@ -224,7 +228,7 @@ def bench(
         page_of(result, comparison).write(html)
 
 
-def _run(cases: list, seconds: float, device: torch.device, keep: Path | None, whole: bool) -> Result:
+def _run(cases: Sequence[Case], seconds: float, device: torch.device, keep: Path | None, whole: bool) -> Result:
     if not cases:
         raise UserError("no row is asked for: --op, --only and --dtype have none in common")
     try:

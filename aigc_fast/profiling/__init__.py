@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from aigc_fast.bench.machine import probe
-from aigc_fast.bench.tables import limits_text, machine_text
+from aigc_fast.bench.machine import CPU, described, limits_text, machine_text, placed, probe
 from aigc_fast.optimize import measurable, measure, optimize, report, restore, swapped, times_of
 from aigc_fast.optimize.reporting import Report
 from aigc_fast.profiling.found import OURS, PYTORCH, ModuleTimes, Profile
@@ -82,12 +81,12 @@ def profile(
         stocks = _classes(stage)
         optimize(stage, example_inputs=_example(stage, inputs, named))
         whole, found = _in_turns(calls, stocks, _classes(stage), seconds), report(stage)
-        limits = probe()
+        limits, machine = _limits(model)
     kind = type(model).__name__
     rate = limits[f"gemm_{_dtype(model)}"]
     rows = _modules(recorder, {kind: found}, 1, {name: count / rate for name, count in operations.items()})
     rows = tuple(replace(row, name=row.name.partition(".")[2] or _WHOLE) for row in rows)
-    result = Profile(kind, _machine(limits), rows, {kind: found}, whole)
+    result = Profile(kind, machine, rows, {kind: found}, whole)
     if html is not None:
         result.write_html(html)
     return result
@@ -142,8 +141,8 @@ def watch(
         recorder.phases.update(phases)
     count = max(1, recorder.steps)
     reports = {recorder.name(top): _twins(top, recorder) for top in recorder.tops if measurable(top)}
-    rows, limits = _modules(recorder, reports, count, {}), probe()
-    result = Profile(title, _machine(limits), rows, reports, {}, _phases(recorder, taken, count), count)
+    rows, (_, machine) = _modules(recorder, reports, count, {}), _limits(recorder.tops[0])
+    result = Profile(title, machine, rows, reports, {}, _phases(recorder, taken, count), count)
     if html is not None:
         result.write_html(html)
     return result
@@ -268,8 +267,12 @@ def _dtype(model: nn.Module) -> str:
     return "bfloat16" if low else "float32"
 
 
-def _machine(limits: Mapping[str, float]) -> str:
-    return f"{machine_text(description())}: {limits_text(limits)}"
+def _limits(model: nn.Module) -> tuple[dict[str, float], str]:
+    """What the device that a model is on does at best, now, and a line on it."""
+    device = next((parameter.device for parameter in model.parameters()), CPU)
+    with placed(device):
+        limits = probe()
+    return limits, f"{machine_text(description() | described(device))}: {limits_text(limits)}"
 
 
 def _twins(top: nn.Module, recorder: Recorder) -> Report:

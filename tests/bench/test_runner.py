@@ -339,6 +339,22 @@ def test_work_is_counted_where_it_is_known_and_training_is_more_of_it():
     assert Case("attention", "a", Attention(1, 2, 1, 3, 4, 8, "full"), "bfloat16").nbytes == 2 * 2 * 8 * (6 + 4)
 
 
+def test_what_was_measured_before_an_interruption_is_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr("aigc_fast.bench.runner.probe", lambda: LIMITS)
+
+    def interrupted(case):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(CONTESTS, "attention", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run([CASE], 0.01)
+    result = run([Case("dropout", "d", Shape((64, 64), 0.5), mode="training"), CASE], 0.01)
+    assert [row.name for row in result.rows] == ["d"]
+    assert not result.complete
+    result.write(tmp_path / "a.json")
+    assert Result.read(tmp_path / "a.json") == result
+
+
 def test_on_another_device_whole_models_are_left_out_and_tensors_are_made_there(monkeypatch):
     places = []
 
