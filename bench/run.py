@@ -45,7 +45,8 @@ def main(arguments: list[str]) -> None:
         elif arguments == ["--readme"]:
             write_readme()
         else:
-            app(["bench", "--all", "--seconds", "2", "--keep", str(RESULTS), *arguments], prog_name="bench/run.py")
+            ours = ["--all", "--device", "cpu", "--seconds", "2", "--keep", str(RESULTS)]
+            app(["bench", *ours, *arguments], prog_name="bench/run.py")
     except UserError as error:
         print(f"bench: error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -6,7 +6,10 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import torch
+
 from aigc_fast.bench.cases import CASES, WHOLE, Case
+from aigc_fast.bench.machine import CPU, described
 from aigc_fast.runtime.machine import description
 
 
@@ -34,10 +37,11 @@ def selected(
     ]
 
 
-def kept_in(folder: Path, cases: Sequence[Case]) -> dict[Path, list[Case]]:
-    """The cases by the file in a folder that their results are kept in: one for each op and machine."""
+def kept_in(folder: Path, cases: Sequence[Case], device: torch.device = CPU) -> dict[Path, list[Case]]:
+    """The cases by the file in a folder that their results are kept in: one for each op and machine or device."""
     machine, found = description(), {}
+    own = f"{machine['processor']} {machine['level']} {machine['threads']} threads"
     for case in cases:
-        words = f"{case.op} {machine['processor']} {machine['level']} {machine['threads']} threads"
+        words = f"{case.op} {described(device).get('device', own)}"
         found.setdefault(folder / ("-".join(re.findall(r"[\w.]+", words.lower())) + ".json"), []).append(case)
     return found

@@ -75,7 +75,7 @@ class _Teller:
 
 def _measured(cases: Sequence[Case], seconds: float, device: torch.device, keep: Path | None, whole: bool) -> Result:
     """Runs cases; with a folder to keep results in, a run for each of its files."""
-    parts = {None: list(cases)} if keep is None else kept_in(make_folder(keep), cases)
+    parts = {None: list(cases)} if keep is None else kept_in(make_folder(keep), cases, device)
     results, tell = [], _Teller()
     for path, part in parts.items():
         with console.status(f"measuring {counted(len(part), 'cases')}"):

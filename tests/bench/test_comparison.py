@@ -3,12 +3,13 @@
 import dataclasses
 
 import pytest
+import torch
 
 from aigc_fast.bench.cases import WHOLE
 from aigc_fast.bench.comparison import FASTER, SLOWER, WITH_PEER, compare
 from aigc_fast.bench.page import page_of
 from aigc_fast.bench.runner import Result, Row
-from aigc_fast.bench.selection import selected
+from aigc_fast.bench.selection import kept_in, selected
 from aigc_fast.bench.summary import summarised
 from aigc_fast.runtime.timing import Timing
 
@@ -100,3 +101,10 @@ def test_the_readmes_rows_of_layers_are_the_default_and_an_op_is_whole():
     assert {case.op for case in selected(["attention"], models=True)} == {"attention", *WHOLE}
     assert [case.name for case in selected(only="64×2, float32, forward")] == ["64×2"]
     assert len(selected(every=True)) > len(selected(models=True))
+
+
+def test_results_of_a_device_are_kept_apart_from_the_processors(tmp_path):
+    case = selected(["dropout"])[0]
+    (here,), (there,) = (kept_in(tmp_path, [case], torch.device(name)) for name in ("cpu", "meta"))
+    assert there.name == "dropout-meta.json"
+    assert here != there

@@ -17,7 +17,8 @@ from aigc_fast.cli import app
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
-_BLOCK = re.compile(r"(?:<!-- needs: (\w+) -->\n)?```python\n(.*?)```", re.DOTALL)
+# Before a block may stand which package it needs, or why it cannot run by itself.
+_BLOCK = re.compile(r"(?:<!-- (needs|shown alone): ([^>]+) -->\n)?```python\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def hooks() -> ModuleType:
     return module
 
 
-def blocks(page: str) -> list[tuple[str, str]]:
+def blocks(page: str) -> list[tuple[str, str, str]]:
     return _BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
 
 
@@ -39,9 +40,11 @@ def test_every_block_runs_after_those_before_it(page: str, tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     names: dict[str, object] = {"__name__": "page"}
-    for index, (package, code) in enumerate(blocks(page)):
-        if package:
-            pytest.importorskip(package, reason=f"{package} is not installed")
+    for index, (mark, words, code) in enumerate(blocks(page)):
+        if mark == "needs":
+            pytest.importorskip(words, reason=f"{words} is not installed")
+        if mark == "shown alone":
+            continue
         exec(compile(code, f"{page}, block {index}", "exec"), names)
 
 
