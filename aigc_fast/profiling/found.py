@@ -16,7 +16,7 @@ from aigc_fast.optimize.reporting import Entry, Report
 from aigc_fast.page import Page, cards, details, ratio, row, table
 from aigc_fast.page.chart import Interval, interval_chart
 from aigc_fast.runtime.timing import Timing
-from aigc_fast.wording import three_digits
+from aigc_fast.wording import counted, three_digits
 
 PYTORCH, OURS = "PyTorch", "aigc_fast"
 SHOWN = 20
@@ -127,15 +127,19 @@ class Profile:
     def reasons(self) -> Iterator[str]:
         """Lines on what stays PyTorch's, and why."""
         for model, report in self.reports.items():
-            yield f"{model}: {len(report.swapped)} of {len(report.layers)} layers have a faster twin here"
+            timed = [entry for entry in report.layers if entry.torch_ms is not None]
+            faster = sum(entry.swapped for entry in timed)
+            unseen = sum(entry.torch_ms is None and entry.swapped for entry in report.layers)
+            untimed = f"; {unseen} were not called by themselves, and not timed" if unseen else ""
+            yield f"{model}: {faster} of {counted(len(report.layers), 'layers')} have a faster twin here{untimed}"
             why: dict[str, list[str]] = {}
             for entry in (*report.left, *(entry for entry in report.fused if not entry.swapped)):
                 why.setdefault(entry.note or "", []).append(entry.name)
             for note, names in why.items():
                 yield f"  stays: {', '.join(names[:6])}{' …' if len(names) > 6 else ''}: {note}"
             if report.others:
-                counted = ", ".join(f"{count} {name}" for name, count in sorted(report.others.items()))
-                yield f"  no drop-in for: {counted}"
+                others = ", ".join(f"{count} {name}" for name, count in sorted(report.others.items()))
+                yield f"  no drop-in for: {others}"
 
     def write_html(self, path: str | os.PathLike[str]) -> None:
         """Writes a page with everything in it.

@@ -155,6 +155,9 @@ class Recorder:
         self._after_step()
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        # Inside of a compiled graph there are no modules to time.
+        if torch.compiler.is_compiling():
+            return
         above = self._frame
         if above is None:
             self._name(module)
@@ -167,6 +170,8 @@ class Recorder:
         self._frame.begin = now()
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], *more: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
         end, frame = now(), self._frame
         # After an exception PyTorch gives no keyword arguments.
         kwargs, output = more if len(more) > 1 else ({}, None)

@@ -184,6 +184,17 @@ def test_the_twins_of_a_program_are_timed_in_its_own_calls():
     assert type(net[0]) is nn.Conv2d
 
 
+@pytest.mark.filterwarnings("ignore:Using `torch.compile")
+def test_a_compiled_module_is_timed_as_one():
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten())
+    fast = torch.compile(net, backend="eager", fullgraph=True)
+    found = watch("compiled", lambda: fast(torch.randn(2, 2, 5, 5)).sum().backward())
+    (row,) = found.modules
+    assert row.calls == 1
+    assert row.backward > 0
+    assert "0 of 1 layer have a faster twin here; 1 were not called by themselves, and not timed" in str(found)
+
+
 def test_the_table_and_the_page_say_what_is_found():
     fast = Entry("a", "Conv2d", True, None, 4.0, 1.0)
     slow = Entry("b", "Conv2d", False, "no faster than PyTorch's here", 1.0, 2.0)
@@ -197,6 +208,7 @@ def test_the_table_and_the_page_say_what_is_found():
     text = str(found)
     assert "forward: PyTorch 6 ms, aigc_fast 3 ms: 2.00× after optimize" in text
     assert "4.00×" in text
+    assert "Net: 1 of 2 layers have a faster twin here\n" in text
     assert "0.50×, stays" in text
     assert "stays: b: no faster than PyTorch's here" in text
     assert "no drop-in for: 2 Linear" in text
