@@ -1,15 +1,9 @@
 // Activations at the end of an op, and their derivatives, of float vectors.
 #pragma once
 
-#include "core/codes.h"
+#include "core/activation_codes.h"
 #include "core/elements.h"
 #include "core/simd_math.h"
-
-namespace aigc {
-
-AIGC_CODES(Activation, NONE, RELU, LEAKY_RELU, TANH, SIGMOID, SILU, GELU, GELU_TANH, ELU)
-
-}
 
 namespace aigc::AIGC_LEVEL {
 

@@ -1,6 +1,6 @@
 // Convolutions, transposed or not, to few output channels, as images and sounds have them: a thread per output pixel
 // sums all of its channels. A transposed convolution goes phase by phase, a block's pixels being of one.
-#include "cpu/conv_transpose/codes.h"
+#include "core/activation_codes.h"
 #include "cuda/launch.cuh"
 
 namespace aigc::cuda::conv_transpose {

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from aigc_fast.ops.conv_transpose.cpu import ACTIVATIONS
 from aigc_fast.ops.conv_transpose.plan import AXES, Plan, layout, output_like, packed_ints, strides_of_axes
 from aigc_fast.runtime import native
+from aigc_fast.runtime.activations import CODES
 from aigc_fast.runtime.devices import Reason, queue
 from aigc_fast.runtime.dtypes import DTYPES
 
@@ -35,7 +35,7 @@ def prepare_forward(
     Args:
         input, weight, bias: as of `cpu.prepare_forward`, on a card.
         plan: of the convolution.
-        activation: a key of `ACTIVATIONS`.
+        activation: a key of `reference.ACTIVATIONS`.
         slope: of leaky_relu.
 
     Returns:
@@ -49,7 +49,7 @@ def prepare_forward(
     of_output, of_channel = (second, first) if transposed else (first, second)
     of_group = weight.shape[0] // groups * first
     weight_strides, geometry = packed_ints((of_group, of_output, of_channel, *of_taps)), plan.packed_geometry
-    code, activation_code = DTYPES[input.dtype], ACTIVATIONS[activation]
+    code, activation_code = DTYPES[input.dtype], CODES[activation]
 
     def run(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
         output = input.new_empty_strided(shape, strides)
