@@ -17,7 +17,7 @@ TESTS = HERE.parent
 
 
 def process(*command, **variables) -> subprocess.CompletedProcess[str]:
-    paths = [str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
+    paths = [str(TESTS), *filter(None, sys.path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"} | variables
     command = [sys.executable, *map(str, command)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
