@@ -61,15 +61,15 @@ def test_a_wrong_result_ends_the_run_and_asks_for_a_report(monkeypatch):
 
 
 def test_what_is_shared_has_no_paths_and_no_names(monkeypatch):
-    monkeypatch.setattr(platform, "node", lambda: "wonderland.example")
-    monkeypatch.setattr(getpass, "getuser", lambda: "alice")
+    monkeypatch.setattr(platform, "node", lambda: "build-host.example")
+    monkeypatch.setattr(getpass, "getuser", lambda: "builder")
     given = {
-        "a": "/home/alice/x.so: cannot open, on wonderland",
-        "b": [r"C:\Users\alice\a.txt", "alice", "malice", 1.5, None],
+        "a": "/home/builder/x.so: cannot open, on build-host",
+        "b": [r"C:\Users\builder\a.txt", "builder", "rebuilder", 1.5, None],
         "kept": "Linux-6.1-x86_64, 1.84× of 2/3, float32/bfloat16, and/or",
     }
     assert sharing.scrubbed(given) == {
         "a": "(path): cannot open, on (name)",
-        "b": ["(path)", "(name)", "malice", 1.5, None],
+        "b": ["(path)", "(name)", "rebuilder", 1.5, None],
         "kept": given["kept"],
     }
