@@ -67,6 +67,21 @@ def test_large_bfloat16_convolutions_in_channels_last_are_pytorchs_where_it_mult
 
 
 @pytest.mark.parametrize(
+    ("side", "kernel", "transposed", "left"),
+    [(32, 3, True, False), (32, 1, True, True), (8, 3, True, True), (32, 3, False, True)],
+)
+def test_one_channel_is_pytorchs_but_where_it_is_spread_over_many(
+    side: int, kernel: int, transposed: bool, left: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "level", lambda: "avx512")
+    input = torch.empty(64, 1, side, side, device="meta")
+    weight = torch.empty(*((1, 16) if transposed else (16, 1)), kernel, kernel, device="meta")
+    around = (kernel // 2,) * 2
+    plan = make_plan(tuple(input.shape), tuple(weight.shape), None, (1, 1), around, (0, 0), (1, 1), 1, transposed)
+    assert (choice.forward_slower(input, weight, plan, winograd=False) is not None) == left
+
+
+@pytest.mark.parametrize(
     ("input", "weight", "groups", "transposed", "light", "light_with_gradients"),
     [
         ((1, 4, 4, 4), (4, 4, 3, 3), 1, False, True, True),

@@ -24,6 +24,7 @@ from aigc_fast.ops.conv_transpose.limits import (
     MOST_PHASES,
     MOST_PHASES_CHANNELS_LAST,
     MUCH_OUTSIDE,
+    ONE_CHANNEL_PIXELS,
     SMALL_MAP,
     SMALL_WORK,
     WIDE_CHANNELS,
@@ -173,7 +174,8 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool, ov
     wide = strided and max(kernel) > WIDE_KERNEL
     if wide and input.dtype == torch.float32 and not _strided_wins(plan, winograd):
         return f"a plain convolution with stride {max(stride)} and kernel {max(kernel)}: PyTorch's is as fast"
-    if in_channels == 1 and one_phase and input.dtype == torch.float32 and has_wide_vectors():
+    pytorchs_is_slow = transposed and max(kernel) > 1 and prod(input.shape[2:]) > ONE_CHANNEL_PIXELS
+    if in_channels == 1 and one_phase and not pytorchs_is_slow and input.dtype == torch.float32 and has_wide_vectors():
         return "one input channel: too few for a product"
     if _lies_where_left(input, plan, channels_last, winograd, over_taps):
         return f"kernel {max(kernel)}, stride {max(stride)}: PyTorch's is faster with wide vectors"

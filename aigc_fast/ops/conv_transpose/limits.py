@@ -30,6 +30,9 @@ SMALL_WORK = 2_000_000
 # two dimensions, or 32 in one, less.
 MOST_PHASES = (1, 32, 64, 64)
 MOST_PHASES_CHANNELS_LAST = 4
+# PyTorch takes 1.3 to 12 times as long for transposed convolutions of one channel without strides, on maps of more
+# pixels than this; AVX-512, as LEFT_WIDE below.
+ONE_CHANNEL_PIXELS = 64
 # No wider kernel's gradients were measured to win; the same machine.
 WIDEST_KERNEL = 64
 
