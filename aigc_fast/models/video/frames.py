@@ -89,21 +89,26 @@ def matches(frames: Tensor, before: Tensor) -> Tensor:
     Method: of block matching and cost volumes: Dosovitskiy et al., "FlowNet: Learning Optical Flow with Convolutional
     Networks", 2015.
     """
-    step = max(1, round(max(frames.shape[2:]) / _STEPS))
+    step, moves = max(1, round(max(frames.shape[2:]) / _STEPS)), 2 * _MOVES + 1
     grey, earlier = (each.mean(1, keepdim=True) for each in (frames, before))
     padded = nn.functional.pad(earlier, [_MOVES * step] * 4, mode="replicate")
-    height, width = frames.shape[2:]
-    moved = torch.cat(
-        [
-            padded[:, :, down : down + height, right : right + width]
-            for down in range(0, (2 * _MOVES + 1) * step, step)
-            for right in range(0, (2 * _MOVES + 1) * step, step)
-        ],
-        dim=1,
-    )
-    around = nn.functional.avg_pool2d(moved.sub_(grey).abs_(), 3 * _CELL, _CELL, _CELL, count_include_pad=False)
-    probable = (-_SHARPNESS * around).softmax(1).unflatten(1, (2 * _MOVES + 1, 2 * _MOVES + 1))
+    count, (height, width) = len(frames), frames.shape[2:]
+    over_rows, over_columns = _means_around(height, grey), _means_around(width, grey).T
+    # One memory for all: large tensors are mapped anew whenever they are asked for.
+    apart, around = grey.new_empty(count, moves, height, width), []
+    for down in range(0, moves * step, step):
+        moved = padded[:, 0, down : down + height].unfold(2, width, step).transpose(1, 2)
+        torch.sub(moved, grey, out=apart).abs_()
+        around.append(over_rows @ (apart @ over_columns))
+    probable = (-_SHARPNESS * torch.cat(around, dim=1)).softmax(1).unflatten(1, (moves, moves))
     return (torch.cat([probable.sum(2), probable.sum(1)], dim=1) + _UNLIKELY).log()
+
+
+def _means_around(side: int, like: Tensor) -> Tensor:
+    """(cells, side): what takes the mean of the pixels of each cell of a line and of the cells beside it."""
+    places = torch.arange(side // _CELL, device=like.device)
+    near = ((places[:, None] - places).abs() <= 1).to(like.dtype)
+    return (near / near.sum(1, keepdim=True) / _CELL).repeat_interleave(_CELL, dim=1)
 
 
 class Decoder(nn.Module):
