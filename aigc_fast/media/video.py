@@ -193,6 +193,12 @@ class Video(Medium):
             "above {psnr_of_copies:.1f} dB, of the last frame again",
         ),
         ("SSIM of foretold frames", "ssim", "{:.3f}", "1; above {ssim_of_copies:.3f}"),
+        (
+            "Its displacement in a frame, off by",
+            "displacement",
+            "{:.2f} pixels",
+            "0; below {displacement_of_copies:.2f}",
+        ),
         ("Centre of what is bright, off by", "drift", "{:.2f} pixels", "0; below {drift_of_copies:.2f}"),
     )
 
@@ -293,7 +299,11 @@ class Video(Medium):
     def remarks(self, report: VideoReport) -> list[str]:
         """See `Medium.remarks`."""
         told = []
-        for name, values in (("PSNR, dB", report.psnr_by_frame), ("Off by, pixels", report.drift_by_frame)):
+        for name, values in (
+            ("PSNR, dB", report.psnr_by_frame),
+            ("Displacement off by, pixels", report.displacement_by_frame),
+            ("Off by, pixels", report.drift_by_frame),
+        ):
             if values:
                 told.append(f"{name}, by the foretold frame:  {'  '.join(f'{value:.1f}' for value in values)}")
         if report.still > max(0.5, 2 * report.still_of_training):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,10 +42,14 @@ class VideoReport:
         ssim: likewise.
         psnr_of_copies: of the last given frame over and over; what stands still has that.
         ssim_of_copies: likewise.
+        displacement: how far the way that the centre of what is bright goes from frame to frame is from its true way,
+            in pixels.
+        displacement_of_copies: of the last given frame over and over.
         drift: how far the centre of what is bright in a predicted frame is from that of the true one, in pixels.
         drift_of_copies: of the last given frame over and over.
         psnr_by_frame: of the first, second, ... predicted frame.
         ssim_by_frame: likewise.
+        displacement_by_frame: likewise.
         drift_by_frame: likewise.
     """
 
@@ -58,12 +63,15 @@ class VideoReport:
     still_of_training: float
     psnr: float | None = None
     ssim: float | None = None
+    displacement: float | None = None
     drift: float | None = None
     psnr_of_copies: float | None = None
     ssim_of_copies: float | None = None
+    displacement_of_copies: float | None = None
     drift_of_copies: float | None = None
     psnr_by_frame: tuple[float, ...] = ()
     ssim_by_frame: tuple[float, ...] = ()
+    displacement_by_frame: tuple[float, ...] = ()
     drift_by_frame: tuple[float, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -80,7 +88,8 @@ class VideoReport:
         """
         found: dict[str, Any] = {}
         copies = last[:, None].expand_as(truth)
-        for name, measure in (("psnr", psnr), ("ssim", ssim), ("drift", drift)):
+        measures = {"psnr": psnr, "ssim": ssim, "displacement": partial(displacement, last=last), "drift": drift}
+        for name, measure in measures.items():
             by_frame = measure(foretold, truth).mean(0)
             found[name], found[f"{name}_by_frame"] = by_frame.mean().item(), tuple(by_frame.tolist())
             found[f"{name}_of_copies"] = measure(copies, truth).mean().item()
@@ -201,6 +210,27 @@ def drift(frames: Tensor, reference: Tensor) -> Tensor:
     """
     _check_frames(frames, reference)
     return torch.linalg.vector_norm(centre(frames) - centre(reference), dim=-1)
+
+
+def displacement(frames: Tensor, reference: Tensor, last: Tensor) -> Tensor:
+    """How far the way that the centre of what is bright goes from frame to frame is from its way in other clips, in
+    pixels.
+
+    Args:
+        frames: (N, T, C, H, W) in [-1, 1], floating-point.
+        reference: of the same shape.
+        last: (N, C, H, W), the frames that both go on from.
+
+    Returns:
+        (N, T), float64.
+
+    Raises:
+        ValueError: on other shapes.
+    """
+    _check_frames(frames, reference)
+    ways = (torch.cat([last[:, None], each], dim=1) for each in (frames, reference))
+    found, wanted = (centre(each).diff(dim=1) for each in ways)
+    return torch.linalg.vector_norm(found - wanted, dim=-1)
 
 
 def centre(frames: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from aigc_fast.data import moving_digits
 from aigc_fast.metrics import evaluate_videos, frechet_distance, load_video_classifier, psnr, ssim
-from aigc_fast.metrics.video import drift, motion
+from aigc_fast.metrics.video import displacement, drift, motion
 from aigc_fast.metrics.video_classifier import DIGITS, KINDS, VideoClassifier, train_video_classifier
 
 
@@ -63,6 +63,16 @@ def test_drift_is_the_way_between_centres_of_what_is_bright(clips):
     torch.testing.assert_close(drift(frames, frames[:, :1].expand_as(frames)), expected, atol=1e-4, rtol=1e-4)
     dark = -torch.ones(1, 1, 9, 9)
     assert drift(dark, dark) == 0
+
+
+def test_displacement_is_that_of_each_step(clips):
+    frames, steps = clips.batch()[:20], clips.paths[:20, :, 0].double().diff(dim=1)
+    still = frames[:, :1].expand(-1, 9, -1, -1, -1)
+    found = displacement(still, frames[:, 1:], frames[:, 0])
+    torch.testing.assert_close(found, steps.norm(dim=-1), atol=1e-3, rtol=1e-3)
+    late = displacement(frames[:, :9], frames[:, 1:], frames[:, 0])
+    lag = torch.cat([steps[:, :1], steps.diff(dim=1)], dim=1)
+    torch.testing.assert_close(late, lag.norm(dim=-1), atol=1e-3, rtol=1e-3)
 
 
 def test_what_cannot_be_compared_is_told():
@@ -151,6 +161,7 @@ def test_predictions_are_measured_frame_by_frame(clips, others):
     assert found.psnr == pytest.approx(40, abs=1e-3)
     assert found.psnr_of_copies < 25
     assert found.drift < 0.1 < 2 < found.drift_of_copies
+    assert found.displacement < 0.1 < 1 < found.displacement_of_copies
     assert found.ssim > 0.9 > found.ssim_of_copies
     assert (
         np.diff(

@@ -293,8 +293,9 @@ def add_video(page: Page, watched: Watched, dataset: VideoDataset) -> None:
     page.paragraph(
         f"Convolutions, a recurrent core and transposed convolutions on {len(dataset)} clips of {dataset.name}, which "
         f"the package makes itself: {_how_long(result)}. Of clips that it has never seen it is given {given} frames "
-        "and goes on by itself: the centre of what it draws is off by "
-        f"{_pixels(report.drift_by_frame)} pixels in the frames that follow."
+        "and goes on by itself: in the frames that follow, the displacement of what it draws is off by "
+        f"{_pixels(report.displacement_by_frame)} pixels, and its centre, where these add up, by "
+        f"{_pixels(report.drift_by_frame)}."
     )
     page.add(
         figures(
