@@ -163,7 +163,7 @@ class _Run:
         self.model, self.dataset, self.config, self.folder = model, dataset, config, RunFolder(folder)
         self.trainer: Trainer = make_trainer(model, config)
         self.ranks = self.trainer.ranks
-        self.total = config.steps or config.epochs * self.feed.epoch_steps
+        self.total = self.trainer.total_steps = config.steps or config.epochs * self.feed.epoch_steps
         self._check_total()
         self.averages = Averages()
         self.log: RunLog | None = None

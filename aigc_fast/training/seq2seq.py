@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aigc_fast.errors import UserError
 from aigc_fast.models import Seq2SeqTransformer
 from aigc_fast.models.text.seq2seq import Pairs
 from aigc_fast.models.text.stacks import ACTIVATIONS
@@ -19,18 +20,26 @@ from aigc_fast.training.text import CLIP, MEASURE_INTERVAL
 from aigc_fast.training.trainer import Trainer
 
 
-def _inverse_sqrt(step: int, warm_up: int) -> float:
+def _inverse_sqrt(step: int, warm_up: int, total: int | None) -> float:
     return (max(1, warm_up) / step) ** 0.5
 
 
+def _linear(step: int, warm_up: int, total: int | None) -> float:
+    if total is None:
+        raise UserError("learning_rate_schedule='linear': it falls until the last step: expected steps, got None")
+    return max(0.0, (total + 1 - step) / (total + 1 - max(1, warm_up)))
+
+
 PAPERS = "paper"
-SCHEDULES: dict[str, Callable[[int, int], float]] = {
+SCHEDULES: dict[str, Callable[[int, int, int | None], float]] = {
     "inverse_sqrt": _inverse_sqrt,
     PAPERS: _inverse_sqrt,
-    "constant": lambda step, warm_up: 1.0,
+    "linear": _linear,
+    "constant": lambda step, warm_up, total: 1.0,
 }
 """How the learning rate falls once it has warmed up, by name: its share of the peak in a step, from 1, after so many
-steps in which it grew. That of "paper" is of Vaswani et al., "Attention is all you need", 2017, §5.3, the peak too."""
+steps in which it grew, of so many in all. That of "paper" is of Vaswani et al., "Attention is all you need", 2017,
+§5.3, the peak too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +50,8 @@ class Seq2SeqConfig(TrainingConfig):
         batch_size: pairs a step.
         learning_rate: Adam's at its peak, when it has warmed up; of no effect with the schedule "paper".
         warm_up: steps in which the learning rate grows.
-        learning_rate_schedule: how it falls then: "inverse_sqrt", "constant", or "paper", which has a peak of its own,
-            1 / √(d_model · warm_up).
+        learning_rate_schedule: how it falls then: "inverse_sqrt", "linear", to nothing after the last step, "constant",
+            or "paper", which is the first with a peak of its own, 1 / √(d_model · warm_up).
         label_smoothing: the share of the probability that is wanted of all tokens alike, in [0, 1).
         clip: the largest norm of the gradient; a longer one is shortened to it.
         measure_interval: steps between two measurements of the held-out pairs; 0 for none.
@@ -114,9 +123,9 @@ class Seq2SeqTrainer(Trainer):
     def learning_rate(self) -> float:
         """Adam's in the step under way."""
         step, warm_up = self.step_count + 1, self.config.warm_up
-        return self.peak * (
-            step / warm_up if step < warm_up else SCHEDULES[self.config.learning_rate_schedule](step, warm_up)
-        )
+        if step < warm_up:
+            return self.peak * step / warm_up
+        return self.peak * SCHEDULES[self.config.learning_rate_schedule](step, warm_up, self.total_steps)
 
     def _step(self, inputs: Pairs, labels: Tensor | None) -> Mapping[str, Tensor | float]:
         hidden = self.model.hidden(inputs.sources, inputs.of_sources, inputs.inputs, inputs.of_inputs)

@@ -35,6 +35,7 @@ class Trainer(ABC):
         modules: everything with weights or buffers to keep in a checkpoint, by name.
         optimizers: by name.
         step_count: steps done.
+        total_steps: steps that will have been done at the end; None where nobody has said.
         ranks: the processes that train together.
         shown: names of the values that a progress bar has room for.
     """
@@ -48,6 +49,7 @@ class Trainer(ABC):
         self.modules: dict[str, nn.Module] = {"model": model}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.step_count = 0
+        self.total_steps = config.steps
         self.ranks = Ranks()
         self._before: list[tuple[Tensor, Tensor]] = []
 

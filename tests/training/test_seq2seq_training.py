@@ -102,6 +102,8 @@ def test_the_rate_grows_and_falls_as_in_the_paper(pairs):
         ({"learning_rate": 0.5, "warm_up": 2}, [0.25, 0.5, 0.5 * (2 / 3) ** 0.5]),
         ({"learning_rate": 0.5, "warm_up": 0, "learning_rate_schedule": "constant"}, [0.5, 0.5, 0.5]),
         ({"learning_rate": 0.5, "warm_up": 0}, [0.5, 0.5 / 2**0.5, 0.5 / 3**0.5]),
+        ({"learning_rate": 0.5, "warm_up": 0, "learning_rate_schedule": "linear", "steps": 4}, [0.5, 0.375, 0.25]),
+        ({"learning_rate": 0.5, "warm_up": 2, "learning_rate_schedule": "linear", "steps": 3}, [0.25, 0.5, 0.25]),
     ],
 )
 def test_the_rate_by_settings(pairs, settings, rates):
@@ -109,6 +111,17 @@ def test_the_rate_by_settings(pairs, settings, rates):
     trainer = make_trainer(model, default_config(model, **settings))
     batches = PairFeed(model, pairs, trainer.config).batches(0)
     assert [trainer.step(next(batches)[0])["learning_rate"] for _ in rates] == pytest.approx(rates)
+
+
+def test_a_rate_that_falls_to_nothing_asks_when(pairs, tmp_path):
+    model = model_of(pairs)
+    config = default_config(model, warm_up=0, learning_rate_schedule="linear", epochs=2, batch_size=4)
+    batch = next(PairFeed(model, pairs, config).batches(0))[0]
+    with pytest.raises(UserError, match="'linear': it falls until the last step: expected steps"):
+        make_trainer(model, config).step(batch)
+    rates = []
+    train(model, pairs, config, tmp_path, callbacks=(lambda step, values: rates.append(values["learning_rate"]),))
+    assert rates == pytest.approx([1e-3 * (1 - step / 10) for step in range(10)])
 
 
 def test_there_is_nothing_to_shift(pairs):
@@ -136,7 +149,7 @@ def test_smoothed_labels_are_torchs(smoothing):
         ({"warm_up": -1}, "warm_up=-1"),
         (
             {"learning_rate_schedule": "cosine"},
-            "learning_rate_schedule='cosine': expected one of inverse_sqrt, paper, constant",
+            "learning_rate_schedule='cosine': expected one of inverse_sqrt, paper, linear, constant",
         ),
         ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
         ({"clip": 0.0}, "clip=0.0"),
