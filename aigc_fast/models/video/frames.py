@@ -22,6 +22,8 @@ _SHARPNESS, _UNLIKELY = 60.0, 0.01
 _TRUST, _INERTIA = 1.5, 1.0
 # Of the frames' side: how far pixels may move in a step.
 _REACH = 0.1
+# Of the convolutions that tell a cell what is farther than its neighbours: 7 cells are a digit's size in 64 pixels.
+_DILATIONS = (2, 4)
 # What moved pixels are taken for at most, of black and white.
 _SURE = 0.98
 
@@ -111,12 +113,37 @@ def _means_around(side: int, like: Tensor) -> Tensor:
     return (near / near.sum(1, keepdim=True) / _CELL).repeat_interleave(_CELL, dim=1)
 
 
+class Around(nn.Module):
+    """Tells each cell what is around it: a convolution 3×3, then residual ones whose taps stand ever farther apart.
+
+    Args:
+        inputs: channels of what the cells say.
+        outputs: channels of what they are told.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.near = fast.Conv2d(inputs, outputs, 3, padding=1)
+        self.far = nn.ModuleList(
+            fast.Conv2d(outputs, outputs, 3, padding=apart, dilation=apart) for apart in _DILATIONS
+        )
+        for layer in (self.near, *self.far):
+            nn.init.kaiming_normal_(layer.weight, _SLOPE)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, outputs, h, w) of maps (N, inputs, h, w)."""
+        found = nn.functional.leaky_relu(self.near(maps), _SLOPE)
+        for layer in self.far:
+            found = found + nn.functional.leaky_relu(layer(found), _SLOPE)
+        return found
+
+
 class Decoder(nn.Module):
     """Draws a frame upon what the pixels of the frame before become when they move.
 
     Two transposed convolutions of twice the sides each, of which the second sees fine features, too, and a convolution
-    draw. Each cell of the coarse maps says whence its pixels come, up to a tenth of the side away, by softmaxes over
-    rows and over columns.
+    draw. Each cell of the coarse maps says, by what is around it, whence its pixels come, up to a tenth of the side
+    away, by softmaxes over rows and over columns: all of a thing turns back when one end of it meets a border.
 
     Args:
         coarse: channels of a core's maps and the coarse features together.
@@ -140,15 +167,16 @@ class Decoder(nn.Module):
             fast.Conv2d(fine, channels, 3, 1, 1),
         )
         self.reach = max(1, round(_REACH * side))
-        self.whence = fast.Conv2d(coarse + MATCHES, 2 * (2 * self.reach + 1), 1)
+        self.around = Around(coarse + MATCHES, hidden)
+        self.whence = fast.Conv2d(hidden + MATCHES, 2 * (2 * self.reach + 1), 1)
         with torch.no_grad():
             self.second[-1].weight.mul_(0.1)
-            self._go_on_as_before(coarse)
+            self._go_on_as_before(hidden)
 
-    def _go_on_as_before(self, coarse: int) -> None:
+    def _go_on_as_before(self, hidden: int) -> None:
         """Has pixels come, until it learns better, from where those of the frame before came from."""
         weight = self.whence.weight[:, :, 0, 0].mul_(0.1)
-        of_matches = weight[:, coarse:].zero_().view(2, -1, 2, 2 * _MOVES + 1)
+        of_matches = weight[:, hidden:].zero_().view(2, -1, 2, 2 * _MOVES + 1)
         for move in range(2 * _MOVES + 1):
             tap = self.reach + round((move - _MOVES) * self.reach / _MOVES)
             of_matches[0, tap, 0, move] = of_matches[1, tap, 1, move] = _TRUST
@@ -160,7 +188,8 @@ class Decoder(nn.Module):
         frames, fine, coarse, found = (each.flatten(0, 1) for each in before)
         said = torch.cat([maps.flatten(0, 1), coarse], dim=1)
         drawn = self.second(torch.cat([self.first(said), fine], dim=1))
-        rows, columns = self.whence(torch.cat([said, found], dim=1)).chunk(2, dim=1)
+        around = self.around(torch.cat([said, found], dim=1))
+        rows, columns = self.whence(torch.cat([around, found], dim=1)).chunk(2, dim=1)
         moved = torch.atanh(_SURE * self._moved(frames, rows, columns))
         return (drawn + self.steepness * moved).unflatten(0, maps.shape[:2])
 
