@@ -42,6 +42,7 @@ from aigc_fast.ops.examples import examples
 from aigc_fast.ops.random.operators import draw_key
 from aigc_fast.ops.random.reference import normal
 from aigc_fast.ops.recurrent.examples import EXAMPLES as RECURRENT
+from aigc_fast.ops.recurrent.maps import conv_lstm
 from aigc_fast.ops.recursion import reference as recursion_reference
 
 
@@ -228,6 +229,24 @@ def _recursion(case: Recursion, dtype: torch.dtype) -> Made:
     return Made(case.tensors(dtype), AF.ar_recursion, theirs)
 
 
+def _maps(case: tuple[int, ...], dtype: torch.dtype) -> Made:
+    """A convolutional LSTM, which modules have: steps, images, maps, height, width and the kernel's side."""
+    steps, images, maps, *sides, kernel = case
+    of_gates, state = (steps, images, 4 * maps, *sides), (images, maps, *sides)
+    shapes = of_gates, (4 * maps, maps, kernel, kernel), state, state
+
+    def theirs(sums: Tensor, weight: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = []
+        for of_input in sums:
+            i, f, o, g = (of_input + TF.conv2d(hidden, weight, padding=kernel // 2)).chunk(4, 1)
+            cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+            hidden = o.sigmoid() * cell.tanh()
+            outputs.append(hidden)
+        return torch.stack(outputs), cell
+
+    return Made([(torch.randn(shape) * 0.5).to(dtype) for shape in shapes], conv_lstm, theirs)
+
+
 def _generator() -> torch.Generator:
     """The CPU's, which gives the same numbers everywhere."""
     return torch.Generator().manual_seed(5)
@@ -351,6 +370,7 @@ CALLS = [
     *_calls("ar_recursion", _recursion, _LONG, differentiated=False),
     *(Call(name, "small", partial(_small, name), interpreted=True) for name in ("sample_wise_lpc", "lfilter")),
     *(Call(name, "small", partial(_small, name)) for name in RECURRENT),
+    *_calls("conv_lstm", _maps, [(3, 2, 5, 4, 3, 3), (1, 1, 1, 1, 1, 1), (4, 3, 16, 8, 8, 3), (2, 1, 3, 33, 35, 5)]),
     *_calls("randn", partial(_numbers, AF.randn), _SIZES, _FEW_SIZES, _FEW_SIZES, ALL_BUT_FLOAT32),
     *_calls("rand", partial(_numbers, AF.rand), _SIZES, _FEW_SIZES, _FEW_SIZES, ALL_BUT_FLOAT32),
     *_calls("dropout", _dropout, _SIZES, _FEW_SIZES, _FEW_SIZES, ALL_BUT_FLOAT32),

@@ -1,5 +1,6 @@
 // Recurrent networks over whole sequences: all layers and directions in one call, and the steps of their gradients.
 #include "cpu/recurrent/backward.h"
+#include "cpu/recurrent/maps.h"
 #include "cpu/recurrent/sample.h"
 
 namespace aigc::AIGC_LEVEL::recurrent {
@@ -454,6 +455,23 @@ void recurrent_pack_compact_head(const Tensor* weight, int64_t weights, void* pa
                       static_cast<char*>(packed));
 }
 
+int64_t units_of(const Tensor* map) { return map->elements() / map->sizes[0]; }
+
+// A step of a convolutional LSTM. All are of float32 (images, maps, height, width), four times the maps of `inputs`,
+// `products` and `kept`, which may be null; each image's elements lie without gaps.
+void lstm_maps(const Tensor* hidden, const Tensor* cell, const Tensor* kept, const Tensor* inputs,
+               const Tensor* products, const Tensor* cell_before) {
+    step_of_maps(Planes(hidden), Planes(cell), Planes(kept), Planes(inputs), Planes(products), Planes(cell_before),
+                 hidden->sizes[0], units_of(hidden));
+}
+
+// Its gradients; see `differentiate_maps`.
+void lstm_maps_backward(const Tensor* to_sums, const Tensor* to_cell, const Tensor* to_hidden, const Tensor* by_next,
+                        const Tensor* kept, const Tensor* cell, const Tensor* cell_before) {
+    differentiate_maps(Planes(to_sums), Planes(to_cell), Planes(to_hidden), Planes(by_next), Planes(kept), Planes(cell),
+                       Planes(cell_before), to_cell->sizes[0], units_of(to_cell));
+}
+
 // Whether the level multiplies pairs of bfloat16.
 int64_t recurrent_takes_pairs() { return HAS_PAIRS; }
 
@@ -463,5 +481,5 @@ AIGC_EXPORT(AIGC_KERNEL(recurrent), AIGC_KERNEL(recurrent_packed_size), AIGC_KER
             AIGC_KERNEL(recurrent_takes_pairs), AIGC_KERNEL(recurrent_compact_bytes),
             AIGC_KERNEL(recurrent_compact_head_bytes), AIGC_KERNEL(recurrent_pack_compact),
             AIGC_KERNEL(recurrent_pack_compact_head), AIGC_KERNEL(recurrent_sample), AIGC_KERNEL(recurrent_backward),
-            AIGC_KERNEL_CODES(recurrent_modes, Mode))
+            AIGC_KERNEL(lstm_maps), AIGC_KERNEL(lstm_maps_backward), AIGC_KERNEL_CODES(recurrent_modes, Mode))
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from aigc_fast.models.likelihood import pixel_log_likelihood
 from aigc_fast.models.video import ConvLSTM
 from aigc_fast.models.video.frames import Features, matches
 from aigc_fast.models.video.latents import Drawn, Expected, Inferred
+from aigc_fast.optimize import restore
 
 CORES = {
     "convlstm": {},
@@ -150,6 +153,25 @@ def test_the_convlstm_is_its_formula():
         hidden = torch.sigmoid(o) * torch.tanh(cell)
         torch.testing.assert_close(outputs[step], hidden)
     torch.testing.assert_close((last, memory), (hidden, cell))
+
+
+def test_the_convlstm_of_pytorchs_layers_and_of_watched_ones_is_the_same():
+    torch.manual_seed(2)
+    layer = ConvLSTM(2, 3)
+    state = torch.randn(2, 2, 3, 5, 6).unbind()
+    inputs = torch.randn(4, 2, 2, 5, 6)
+    plain = restore(copy.deepcopy(layer))
+    assert type(plain.of_state) is nn.Conv2d
+    watched, seen = copy.deepcopy(layer), []
+    watched.of_state.register_forward_hook(lambda *args: seen.append(args))
+    found = []
+    for each in (layer, plain, watched):
+        outputs, (last, memory) = each(inputs, state)
+        loss = outputs.sin().sum() + last.sum() + memory.cos().sum()
+        found.append((outputs, last, memory, torch.autograd.grad(loss, list(each.parameters()))))
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2])
+    assert len(seen) == 4
 
 
 def test_pixels_move_as_the_decoder_says():

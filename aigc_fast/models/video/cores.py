@@ -10,10 +10,14 @@ from torch import Tensor, nn
 
 from aigc_fast import nn as fast
 from aigc_fast.models.video.latents import Latents, split
+from aigc_fast.nn.overrides import Methods, calls_are_observed
+from aigc_fast.ops.recurrent.maps import conv_lstm, step_by_step
+from aigc_fast.runtime.operator import plain_eager
 
 PRIORS = ("learned", "fixed")
 # Frames of a clip that its start code is inferred from: where things are, and how they move.
 _STARTING = 3
+_KNOWN = Methods([fast.Conv2d])
 
 
 class Core(nn.Module, ABC):
@@ -76,14 +80,20 @@ class ConvLSTM(nn.Module):
     def forward(self, inputs: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Outputs (T, N, hidden, h, w) of inputs (T, N, C, h, w), and the state (hidden, cell) after them."""
         hidden, cell = state
-        outputs = []
-        for of_input in self.of_input(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2]):
-            gates = of_input + self.of_state(hidden)
-            enter, keep, leave = gates[:, : 3 * self.hidden].sigmoid().chunk(3, dim=1)
-            cell = keep * cell + enter * gates[:, 3 * self.hidden :].tanh()
-            hidden = leave * cell.tanh()
-            outputs.append(hidden)
-        return torch.stack(outputs), (hidden, cell)
+        sums = self.of_input(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
+        if self._is_one_call(sums):
+            outputs, cell = conv_lstm(sums, self.of_state.weight, hidden, cell)
+        else:
+            outputs, cell = step_by_step(sums, self.of_state, hidden, cell)
+        return outputs, (outputs[-1], cell)
+
+    def _is_one_call(self, sums: Tensor) -> bool:
+        """Whether nothing but this package's own layer sees the steps."""
+        layer = self.of_state
+        if type(layer) is not fast.Conv2d or getattr(layer, "float32_precision", None) is not None:
+            return False
+        eager = plain_eager() and not torch.is_autocast_enabled(sums.device.type)
+        return eager and not calls_are_observed() and _KNOWN.run_unseen(layer)
 
 
 class ConvLSTMCore(Core):

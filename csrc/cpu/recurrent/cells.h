@@ -13,6 +13,16 @@ struct Activated {
     vf cell, hidden;
 };
 
+// Of an LSTM, of the sums of its gates.
+inline Activated<LSTM> activate_lstm(vf in, vf forget, vf fresh, vf out, vf cell) {
+    Activated<LSTM> found;
+    in = sigmoid(in), forget = sigmoid(forget), fresh = tanh(fresh), out = sigmoid(out);
+    found.cell = forget * cell + in * fresh;
+    found.hidden = out * tanh(found.cell);
+    found.gates[0] = in, found.gates[1] = forget, found.gates[2] = fresh, found.gates[3] = out;
+    return found;
+}
+
 // `input` and `recurrent`: the products of a vector of each gate; `hidden` and `cell`: of the step before.
 template <int64_t MODE>
 inline Activated<MODE> activate(const float* input, const float* recurrent, const float* bias, vf hidden, vf cell) {
@@ -22,10 +32,7 @@ inline Activated<MODE> activate(const float* input, const float* recurrent, cons
         return (load(input + gate * STEP) + load(recurrent + gate * STEP)) + load(bias + gate * STEP);
     };
     if constexpr (MODE == LSTM) {
-        const vf in = sigmoid(sum(0)), forget = sigmoid(sum(1)), fresh = tanh(sum(2)), out = sigmoid(sum(3));
-        found.cell = forget * cell + in * fresh;
-        found.hidden = out * tanh(found.cell);
-        found.gates[0] = in, found.gates[1] = forget, found.gates[2] = fresh, found.gates[3] = out;
+        return activate_lstm(sum(0), sum(1), sum(2), sum(3), cell);
     } else if constexpr (MODE == GRU) {
         const vf reset = sigmoid(sum(0)), update = sigmoid(sum(1));
         const vf past = load(recurrent + 2 * STEP) + load(bias + 3 * STEP);
