@@ -52,6 +52,11 @@ class Features(NamedTuple):
         return Features(*(torch.cat(pair) for pair in zip(self, others, strict=True)))
 
 
+def _with_activation(layer: nn.Module, *others: nn.Module) -> nn.Sequential:
+    """A convolution with LeakyReLU, and what follows."""
+    return fast.FusedSequential(layer, nn.LeakyReLU(_SLOPE, inplace=True), *others)
+
+
 class Encoder(nn.Module):
     """Two convolutions of half the sides each over a frame and the one before it, and what moved between them.
 
@@ -64,9 +69,9 @@ class Encoder(nn.Module):
     def __init__(self, channels: int, fine: int, coarse: int) -> None:
         super().__init__()
         self.fine, self.coarse = fine, coarse + fine
-        self.first = nn.Sequential(fast.Conv2d(2 * channels, fine, 4, 2, 1), nn.LeakyReLU(_SLOPE))
-        self.second = nn.Sequential(fast.Conv2d(fine, coarse, 4, 2, 1), nn.LeakyReLU(_SLOPE))
-        self.motion = nn.Sequential(fast.Conv2d(MATCHES, fine, 1), nn.LeakyReLU(_SLOPE))
+        self.first = _with_activation(fast.Conv2d(2 * channels, fine, 4, 2, 1))
+        self.second = _with_activation(fast.Conv2d(fine, coarse, 4, 2, 1))
+        self.motion = _with_activation(fast.Conv2d(MATCHES, fine, 1))
 
     def forward(self, frames: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Frames and those before them, (N, channels, H, W) each, to the fine and the coarse features and the matches,
@@ -160,11 +165,9 @@ class Decoder(nn.Module):
     def __init__(self, coarse: int, hidden: int, fine: int, channels: int, side: int, steepness: float) -> None:
         super().__init__()
         self.steepness = steepness
-        self.first = nn.Sequential(fast.ConvTranspose2d(coarse, hidden, 4, 2, 1), nn.LeakyReLU(_SLOPE))
-        self.second = nn.Sequential(
-            fast.ConvTranspose2d(hidden + fine, fine, 4, 2, 1),
-            nn.LeakyReLU(_SLOPE),
-            fast.Conv2d(fine, channels, 3, 1, 1),
+        self.first = _with_activation(fast.ConvTranspose2d(coarse, hidden, 4, 2, 1))
+        self.second = _with_activation(
+            fast.ConvTranspose2d(hidden + fine, fine, 4, 2, 1), fast.Conv2d(fine, channels, 3, 1, 1)
         )
         self.reach = max(1, round(_REACH * side))
         self.around = Around(coarse + MATCHES, hidden)
@@ -198,7 +201,8 @@ class Decoder(nn.Module):
             side, sides = frames.shape[dim], [0, 0, 0, 0]
             sides[6 - 2 * dim] = sides[7 - 2 * dim] = self.reach
             padded = nn.functional.pad(frames, sides, mode="replicate")
-            shifted = torch.stack([padded.narrow(dim, tap, side) for tap in range(2 * self.reach + 1)], dim=2)
-            share = logits.softmax(1).repeat_interleave(_CELL, 2).repeat_interleave(_CELL, 3)
+            # (N, channels, taps, H, W), a view of them.
+            shifted = padded.unfold(dim, side, 1).movedim((dim, -1), (2, dim + 1))
+            share = logits.softmax(1).repeat_interleave(_CELL, 3).repeat_interleave(_CELL, 2)
             frames = (shifted * share[:, None]).sum(2)
         return frames
