@@ -17,7 +17,9 @@ from aigc_fast.ops.conv_transpose.operators import conv_activation, conv_transpo
 from aigc_fast.ops.conv_transpose.plan import CHANNELS_LAST, is_dense, memory_format
 from aigc_fast.runtime import native
 from aigc_fast.runtime.activations import Activation
+from aigc_fast.runtime.autocast import has_autocast
 from aigc_fast.runtime.kept import fingerprint, store
+from aigc_fast.runtime.lowered import keeps_casts, lowered
 from aigc_fast.runtime.modules import kind_of, stand_ins
 from aigc_fast.runtime.operator import plain_eager
 
@@ -89,7 +91,7 @@ class Chain:
             return False
         if self.norm is not None and (self.norm.training or self.norm.running_mean is None):
             return False
-        if input.is_meta or torch.is_autocast_enabled(input.device.type):
+        if input.is_meta or (has_autocast(input) and not keeps_casts(input, *self.tensors())):
             return False
         keeps_input = type(self.activation) is nn.LeakyReLU and not self.activation.inplace
         if self.norm is None and self.slope >= 0 and (hidden or not keeps_input):
@@ -120,6 +122,8 @@ class Chain:
             if folded is None:
                 return self._one_by_one(input)
             weight, bias = folded
+        if has_autocast(input):
+            input, weight, bias = lowered(input, weight, bias, input.numel() // input.shape[1])
         activation = _ACTIVATIONS[type(self.activation)] if self.activation is not None else "none"
         geometry = (conv.stride, conv.padding)
         if conv.transposed:
@@ -180,8 +184,8 @@ class FusedSequential(nn.Sequential):
     A Conv1d/2d/3d or ConvTranspose1d/2d/3d, followed by the BatchNorm of its dimension and/or ReLU, LeakyReLU, Tanh or
     Sigmoid, becomes one call: the norm is folded into weight and bias, the activation is applied as the result is
     written. With a norm this happens in eval mode where no gradient is needed, without one also in training; with
-    hooks on an inner module, under autocast, compile, export and function transforms the modules run one by one as in
-    torch.nn.Sequential. A GroupNorm, LayerNorm or InstanceNorm1d/2d/3d and one of these, SiLU, GELU or ELU become one
+    hooks on an inner module, under autocast to other dtypes than bfloat16, compile, export and function transforms the
+    modules run one by one as in torch.nn.Sequential. A GroupNorm, LayerNorm or InstanceNorm1d/2d/3d and one of these, SiLU, GELU or ELU become one
     call likewise, in training too, and so does a Linear where no gradient is needed.
     Between convolutions that end in few channels, values are kept in channels_last, which saves rearranging them. The
     `state_dict` is torch.nn.Sequential's.

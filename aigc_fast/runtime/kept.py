@@ -302,3 +302,28 @@ class Packing:
     def _packed_once(self, weight: Tensor) -> Tensor | None:
         packed = _workspace(self._nbytes)
         return packed if self._fill(weight if self._dense else weight.contiguous(), packed.data_ptr()) else None
+
+
+def cast(weight: Tensor, dtype: torch.dtype, uses: int) -> Tensor:
+    """The weight on the CPU in another dtype, of which no gradient is wanted; kept where that is safe.
+
+    Args:
+        weight: of any strides and dtype.
+        dtype: that is asked for.
+        uses: as for `fingerprint`.
+    """
+    made = torch.empty_like(weight, dtype=dtype, device="meta")
+    # Gaps and overlaps, which would upset the fingerprint, are not made again.
+    dense = weight.numel() > 0 and made.stride() == weight.stride()
+    if weight.dtype == dtype or weight.is_inference() or not dense or native.cpu_reason() is not None:
+        return weight.to(dtype)
+    slot = store.slot_of(weight, ("cast", dtype))
+    if not store.hold(slot, made.nbytes):
+        return weight.to(dtype)
+    now = weight._version, fingerprint(weight, uses)
+    held = slot.value
+    if held is None or slot.stamp != now:
+        with torch.inference_mode(False):
+            held = slot.value = (weight.detach().to(dtype),)
+        slot.stamp = now
+    return held[0]

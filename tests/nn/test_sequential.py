@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import relative_error
+from cases import assert_parity, relative_error
 from networks import assert_same, generator, with_statistics
 from torch import Tensor, nn
 from watching import profiled
@@ -78,12 +78,31 @@ class TestFusion:
             assert is_one_call(model, input)
         assert not is_one_call(model, input), "a gradient is needed"
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            assert not is_one_call(model, input), "autocast"
+            assert is_one_call(model, input)
+        with torch.no_grad(), torch.autocast("cpu", torch.float16):
+            assert not is_one_call(model, input), "autocast to another dtype"
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not is_one_call(model, input), "a gradient is needed"
         assert is_one_call(model.requires_grad_(False), input), "no gradient is needed"
         with torch.no_grad():
             assert not is_one_call(model.train(), input), "training"
             model.eval()[1].train()
             assert not is_one_call(model, input), "the norm alone is training"
+
+    @pytest.mark.parametrize("transposed", [True, False])
+    def test_bfloat16_autocast_has_pytorchs_dtype_and_error(self, transposed: bool) -> None:
+        model = chain(2, transposed, True, nn.LeakyReLU(0.2))
+        stock, input = copy.deepcopy(model), torch.randn(2, 4, 5, 5)
+        aigc_fast.optimize(model)
+        with torch.no_grad():
+            exact = copy.deepcopy(stock).double()(input.double())
+            with torch.autocast("cpu", torch.bfloat16):
+                for _ in range(3):
+                    assert_parity(model(input), stock(input), exact)
+                for parameter in (*model.parameters(), *stock.parameters()):
+                    parameter.data.mul_(-2)
+                exact = copy.deepcopy(stock).double()(input.double())
+                assert_parity(model(input), stock(input), exact, "other weights")
 
     @pytest.mark.parametrize(
         ("activation", "fused"),

@@ -15,7 +15,7 @@ import aigc_fast
 import aigc_fast.functional as AF
 from aigc_fast.ops.conv_transpose import choice
 from aigc_fast.ops.conv_transpose.plan import make_plan
-from aigc_fast.runtime import native
+from aigc_fast.runtime import native, precision
 from aigc_fast.runtime.backends import BackendError
 
 
@@ -41,18 +41,20 @@ def test_a_repeated_call_sees_new_values_dtypes_and_strides(name: str, backend: 
 
 
 @pytest.mark.parametrize(
-    ("level", "batch", "dtype", "layout", "left"),
+    ("level", "processor", "batch", "dtype", "layout", "left"),
     [
-        ("avx512_bf16", 16, torch.bfloat16, torch.channels_last, True),
-        ("avx512_bf16", 16, torch.bfloat16, torch.contiguous_format, False),
-        ("avx512_bf16", 1, torch.bfloat16, torch.channels_last, False),
-        ("avx512_bf16", 16, torch.float32, torch.channels_last, False),
-        ("avx2", 16, torch.bfloat16, torch.channels_last, False),
-        ("amx", 16, torch.bfloat16, torch.channels_last, False),
+        ("avx512_bf16", "AMD EPYC", 16, torch.bfloat16, torch.channels_last, True),
+        ("avx512_bf16", "Intel Xeon", 16, torch.bfloat16, torch.channels_last, False),
+        ("avx512_bf16", "AMD EPYC", 16, torch.bfloat16, torch.contiguous_format, False),
+        ("avx512_bf16", "AMD EPYC", 1, torch.bfloat16, torch.channels_last, False),
+        ("avx512_bf16", "AMD EPYC", 16, torch.float32, torch.channels_last, False),
+        ("avx2", "AMD EPYC", 16, torch.bfloat16, torch.channels_last, False),
+        ("amx", "Intel Xeon", 16, torch.bfloat16, torch.channels_last, False),
     ],
 )
-def test_large_bfloat16_convolutions_in_channels_last_are_pytorchs_where_it_multiplies_them_without_tiles(
+def test_large_bfloat16_convolutions_in_channels_last_are_pytorchs_where_pairs_are_fast_without_tiles(
     level: str,
+    processor: str,
     batch: int,
     dtype: torch.dtype,
     layout: torch.memory_format,
@@ -60,6 +62,7 @@ def test_large_bfloat16_convolutions_in_channels_last_are_pytorchs_where_it_mult
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(native, "level", lambda: level)
+    monkeypatch.setattr(precision, "processor_name", lambda: processor)
     input = torch.empty(batch, 256, 8, 8, dtype=dtype, device="meta", memory_format=layout)
     weight = torch.empty(256, 128, 4, 4, dtype=dtype, device="meta")
     plan = make_plan(tuple(input.shape), tuple(weight.shape), None, (2, 2), (1, 1), (0, 0), (1, 1), 1, True)

@@ -15,6 +15,7 @@ import aigc_fast
 import aigc_fast.functional as AF
 from aigc_fast.ops.conv_transpose import cpu
 from aigc_fast.runtime import kept, memory, native
+from aigc_fast.runtime.lowered import lowered
 
 pytestmark = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 
@@ -243,3 +244,32 @@ def test_memory_that_is_kept_lies_in_whole_pages_where_it_is_large(room: Callabl
     for _ in range(3):
         AF.conv_transpose2d(input, weight, None, 2, 1)
     assert kept.store.bytes_of([weight]) == 8 * memory.HUGE_PAGE
+
+
+class TestCasts:
+    """What autocast makes of a weight: kept, without a gradient, as long as the weight is what it was."""
+
+    @pytest.mark.parametrize("change", [zero_an_output_channel, clip, negate, swap_two, nudge_one])
+    def test_any_write(self, change: Callable[[Tensor], None]) -> None:
+        weight = torch.randn(MANY[1])
+        made = [kept.cast(weight, torch.bfloat16, 1 << 10) for _ in range(3)]
+        assert made[0] is made[1] is made[2]
+        change(weight)
+        assert torch.equal(kept.cast(weight, torch.bfloat16, 1 << 10), weight.bfloat16())
+
+    def test_layers_under_autocast_have_one(self) -> None:
+        weight = torch.randn(MANY[1], requires_grad=True)
+        input = torch.randn(MANY[0])
+        seen = []
+        with torch.autocast("cpu", torch.bfloat16):
+            for graded in (False, False, True):
+                with torch.set_grad_enabled(graded):
+                    seen.append(lowered(input, weight, None, 1 << 10)[1])
+        assert seen[0] is seen[1]
+        assert seen[2].requires_grad
+        assert torch.equal(seen[0], seen[2])
+
+    def test_a_weight_with_gaps_is_cast_at_every_call(self) -> None:
+        weight = torch.randn(8, 8)[:, ::2]
+        assert torch.equal(kept.cast(weight, torch.bfloat16, 1), weight.bfloat16())
+        assert kept.cast(weight, torch.bfloat16, 1) is not kept.cast(weight, torch.bfloat16, 1)

@@ -14,6 +14,8 @@ from watching import launches
 
 import aigc_fast
 import aigc_fast.functional as AF
+from aigc_fast.ops.linear import choice
+from aigc_fast.runtime import native
 from aigc_fast.runtime.activations import FUNCTIONS
 
 needs_kernels = needs_native
@@ -148,3 +150,18 @@ class TestBadInput:
         assert AF.linear(self.X[0], self.W).shape == (5,)
         assert AF.linear(self.X[:0], self.W, activation="gelu").shape == (0, 5)
         assert torch.equal(AF.linear(self.X[:, :0], self.W[:, :0]), torch.zeros(4, 5))
+
+
+@needs_kernels
+def test_autocast_takes_kept_weights_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "level", lambda: "avx512_bf16")
+    monkeypatch.setattr(choice, "slower", lambda *args: None)
+    tensors = [torch.randn(shape) for shape in ((300, 256), (512, 256), (512,))]
+    exact = TF.linear(*doubled(tensors))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        for _ in range(3):
+            assert_parity(AF.linear(*tensors), TF.linear(*tensors), exact)
+    tensors[1].requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16), launches("linear") as called:
+        assert AF.linear(*tensors).requires_grad
+    assert not called

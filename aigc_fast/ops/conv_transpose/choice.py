@@ -37,6 +37,7 @@ from aigc_fast.ops.conv_transpose.plan import AXES, Plan, memory_format
 from aigc_fast.runtime import native
 from aigc_fast.runtime.memory import MAPPED_ANEW
 from aigc_fast.runtime.native import has_wide_vectors, rounds_natively
+from aigc_fast.runtime.precision import ROUNDED, factors_for
 
 _grad_enabled = torch.is_grad_enabled
 _float32 = torch.float32
@@ -90,7 +91,8 @@ def _amx(dtype: torch.dtype) -> str | None:
 
 def _large_bfloat16(dtype: torch.dtype, plan: Plan, channels_last: bool) -> str | None:
     large = plan.multiply_adds >= LARGE_WORK and not plan.is_matrix
-    if dtype != torch.bfloat16 or native.level() != "avx512_bf16" or not channels_last or not large:
+    in_pairs = native.level() == "avx512_bf16" and factors_for(dtype, plan.uses) == ROUNDED
+    if dtype != torch.bfloat16 or not in_pairs or not channels_last or not large:
         return None
     return "bfloat16 in channels_last on a processor that multiplies it: PyTorch's product needs no rearranging"
 

@@ -23,7 +23,7 @@ from aigc_fast.ops.conv_transpose.plan import (
 from aigc_fast.runtime import dtypes, native
 from aigc_fast.runtime.activations import CODES
 from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
-from aigc_fast.runtime.precision import factors_of
+from aigc_fast.runtime.precision import factors_for
 
 DTYPES = {dtype: dtypes.DTYPES[dtype] for dtype in (torch.float32, torch.bfloat16)}
 _ALGORITHMS = "DIRECT", "WINOGRAD", "NARROW", "COL2IM", "DIRECT_BF16", "DIRECT_SPLIT", "MATRIX"
@@ -91,7 +91,7 @@ def forward_algorithm(input: Tensor, weight: Tensor, plan: Plan) -> int | None:
     if plan.is_matrix:
         return MATRIX
     layouts = layout(input), layout(output_like(input, weight, plan))
-    return algorithm(*layouts, plan.packed_geometry, factors_of(input.dtype))
+    return algorithm(*layouts, plan.packed_geometry, factors_for(input.dtype, plan.uses))
 
 
 def prepare_forward(
@@ -128,7 +128,7 @@ def prepare_forward(
     like = output_like(input, weight, plan)
     layouts = in_layout, out_layout = layout(input), layout(like)
     geometry, activation_code = plan.packed_geometry, CODES[activation]
-    best = algorithm(*layouts, geometry, factors_of(input.dtype))
+    best = algorithm(*layouts, geometry, factors_for(input.dtype, plan.uses))
     methods = (best,) if plan.is_matrix else dict.fromkeys((best, DIRECT))
     shape, strides, is_large = plan.output_shape, like.stride(), like.nbytes >= MAPPED_ANEW
     has_floats = _floats(bias) is bias
@@ -158,8 +158,7 @@ def prepare_forward(
 
     if weight.numel() <= SMALL_WEIGHT and is_dense(weight):
         return _packing_at_every_call(call, weight, geometry, methods, fallback)
-    uses = plan.multiply_adds // weight.numel()
-    packings = {method: packing(weight, code, *layouts, geometry, method, uses) for method in methods}
+    packings = {method: packing(weight, code, *layouts, geometry, method, plan.uses) for method in methods}
     # Packing costs as much as a single pixel's product.
     ways = [(method, packed.kept if plan.is_matrix else packed.of) for method, packed in packings.items()]
     if not plan.is_matrix:

@@ -14,8 +14,9 @@ from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.choice import LIGHT_KERNEL, is_light
 from aigc_fast.runtime import native
 from aigc_fast.runtime.arguments import REFUSALS
-from aigc_fast.runtime.autocast import autocast, has_autocast
+from aigc_fast.runtime.autocast import has_autocast
 from aigc_fast.runtime.backends import current as backend_in_force
+from aigc_fast.runtime.lowered import lowered
 from aigc_fast.runtime.native import PLAIN
 from aigc_fast.runtime.operator import Operator, function_modes, in_force, is_compiling, kind_of_call
 from aigc_fast.runtime.precision import check_precision
@@ -119,7 +120,7 @@ def _call(
     batched = True
     try:
         if has_autocast(input):
-            input, weight, bias = autocast((input, weight, bias))
+            input, weight, bias = lowered(input, weight, bias, input.numel() // (input.shape[-1 - spatial] or 1))
         batched = input.dim() != spatial + 1
         if batched:
             output = op(input, weight, bias, *sizes, groups, precision=precision)

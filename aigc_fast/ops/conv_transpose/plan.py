@@ -25,6 +25,7 @@ class Plan:
         output_shape: (N, C, *spatial).
         geometry: kernel, stride, padding and dilation of three axes each, groups, transposed: what csrc/cpu takes.
         multiply_adds: of the direct algorithm.
+        uses: of them, those of each number of the weight.
         outside: the share of them that meet the padding.
         is_matrix: the small map is one pixel and the kernel covers the large map, so that all is a matrix product.
         padding_garbles: some tap meets nothing but padding, or three axes are padded: PyTorch's weight gradient is
@@ -34,6 +35,7 @@ class Plan:
     output_shape: Ints
     geometry: Ints
     multiply_adds: int
+    uses: int
     outside: float
     is_matrix: bool
     padding_garbles: bool
@@ -182,7 +184,8 @@ def make_plan(
     ones, zeros = (1,) * missing, (0,) * missing
     geometry = (*ones, *kernel, *ones, *stride, *zeros, *padding, *ones, *dilation, groups, int(transposed))
     steps = prod(input[2:]) if transposed else prod(size)
-    multiply_adds = input[0] * steps * prod(kernel) * (input[1] // groups) * out_channels
+    uses = input[0] * steps
+    multiply_adds = uses * prod(kernel) * (input[1] // groups) * out_channels
     large, small = (size, input[2:]) if transposed else (input[2:], size)
     is_matrix = groups == 1 and set(small) == {1} and large == kernel and not any(padding)
     axes = zip(large, small, kernel, stride, padding, dilation, strict=True)
@@ -190,7 +193,7 @@ def make_plan(
     inside = prod(sum(of_taps) / (n * len(of_taps)) if n else 1.0 for of_taps, n in zip(pixels, small, strict=True))
     idle = any(0 in of_taps for of_taps in pixels)
     garbles = 0 not in (*large, *small) and (idle or (spatial == AXES and any(padding)))
-    return Plan((input[0], out_channels, *size), geometry, multiply_adds, 1 - inside, is_matrix, garbles)
+    return Plan((input[0], out_channels, *size), geometry, multiply_adds, uses, 1 - inside, is_matrix, garbles)
 
 
 def _pixels_inside(large: int, small: int, kernel: int, stride: int, padding: int, dilation: int) -> list[int]:

@@ -12,26 +12,16 @@ from aigc_fast.ops.linear.limits import (
     LEAST_WEIGHT,
     LIGHT_PRODUCTS,
     LIGHT_PRODUCTS_BFLOAT16,
-    ROWS_OF_FLOATS,
     ROWS_OF_LARGE,
     ROWS_OF_OTHERS,
 )
 from aigc_fast.runtime import native
-from aigc_fast.runtime.machine import processor_name
-from aigc_fast.runtime.precision import EXACT, factors_of
 
 
 def is_light(input: Tensor, weight: Tensor) -> bool:
     """Whether PyTorch's call costs less than ours, whatever the kernel; the public function asks this first."""
     products = input.numel() * weight.shape[0]
     return products < (LIGHT_PRODUCTS_BFLOAT16 if input.dtype == torch.bfloat16 else LIGHT_PRODUCTS)
-
-
-def factors(input: Tensor, rows: int) -> int:
-    """What the factors of so many rows' products are rounded to."""
-    is_slow_at_pairs = native.level() == "avx512_bf16" and "Intel" in processor_name()
-    floats = input.dtype == torch.bfloat16 and rows >= ROWS_OF_FLOATS and is_slow_at_pairs
-    return EXACT if floats else factors_of(input.dtype)
 
 
 def slower(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str, slope: float) -> str | None:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.linear import choice
 from aigc_fast.ops.linear.limits import ROWS_WORTH_PACKING
 from aigc_fast.ops.linear.packing import packing
 from aigc_fast.runtime import devices, native
@@ -17,6 +16,7 @@ from aigc_fast.runtime.activations import CODES
 from aigc_fast.runtime.backends import current
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
+from aigc_fast.runtime.precision import factors_for
 
 DTYPES = torch.float32, torch.bfloat16
 
@@ -57,7 +57,7 @@ def prepare(
     """
     shape, code = (*input.shape[:-1], weight.shape[0]), CODES[activation]
     rows = prod(input.shape[:-1])
-    factors = choice.factors(input, rows)
+    factors = factors_for(input.dtype, rows)
     step, is_large = _row_step(input), prod(shape) * input.itemsize >= MAPPED_ANEW
     packed = packing(weight, factors, rows)
     forced = current() == "cpu"

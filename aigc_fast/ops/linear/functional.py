@@ -12,12 +12,14 @@ from torch import Tensor
 from aigc_fast.ops.linear import reference
 from aigc_fast.ops.linear.choice import is_light
 from aigc_fast.ops.linear.operators import LINEAR, NOTHING_FOLLOWS
+from aigc_fast.ops.linear.packing import USES_PER_LOOK
 from aigc_fast.runtime import native
 from aigc_fast.runtime.activations import FUNCTIONS, Activation, name_and_slope, told_by_output
 from aigc_fast.runtime.arguments import REFUSALS
 from aigc_fast.runtime.autocast import has_autocast
 from aigc_fast.runtime.backends import current as backend_in_force
 from aigc_fast.runtime.backends import leave_to_pytorch
+from aigc_fast.runtime.lowered import keeps_casts, lowered
 from aigc_fast.runtime.native import PLAIN
 from aigc_fast.runtime.operator import function_modes, in_force, is_compiling, kind_of_call
 from aigc_fast.runtime.precision import check_precision
@@ -31,7 +33,7 @@ from aigc_fast.runtime.recording import (
     tracing_state,
 )
 
-AUTOCAST = "autocast: PyTorch keeps what it has cast of the weights"
+AUTOCAST = "autocast: PyTorch keeps what it has cast of the weights, and their gradients"
 
 
 def _is_light(input: Any, weight: Any) -> bool:
@@ -119,8 +121,11 @@ def linear(
     if key is not None and (known := LINEAR.choice.remembered(key)) is not None:
         return known(input, weight, bias, name, slope)
     if isinstance(input, Tensor) and has_autocast(input):
-        leave_to_pytorch("linear", AUTOCAST)
-        return reference.linear(input, weight, bias, name, slope)
+        if not _is_lowered(input, weight, bias):
+            leave_to_pytorch("linear", AUTOCAST)
+            return reference.linear(input, weight, bias, name, slope)
+        rows = input.numel() // (input.shape[-1] or 1)
+        input, weight, bias = lowered(input, weight, bias, rows // USES_PER_LOOK)
     _check(input, weight, bias)
     args = input, weight, bias, name, slope
     if key is None and _keeps_what_it_takes(name, slope, input, weight, bias):
@@ -131,6 +136,13 @@ def linear(
         runner = in_force(precision).run(LINEAR.choice.runner, args)
         LINEAR.choice.remember(key, runner.run)
     return output
+
+
+def _is_lowered(input: Tensor, weight: Any, bias: Any) -> bool:
+    """Whether a call under autocast is worth a weight that is kept in bfloat16."""
+    fits = isinstance(weight, Tensor) and weight.dim() == 2 and (bias is None or isinstance(bias, Tensor))
+    wanted = native.level() == "avx512_bf16" or backend_in_force() != "auto"
+    return fits and wanted and input.dim() > 0 and keeps_casts(input, weight, bias)
 
 
 def _keeps_what_it_takes(name: str, slope: float, *tensors: Tensor | None) -> bool:

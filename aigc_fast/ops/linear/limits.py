@@ -12,8 +12,5 @@ LIGHT_PRODUCTS, LIGHT_PRODUCTS_BFLOAT16 = 1 << 19, 1 << 16
 # or two rows PyTorch reads the weights as fast (0.5 to 0.9), and from 64 on its product is as fast as the processor.
 ROWS_OF_LARGE, ROWS_OF_OTHERS = range(4, 49), range(16, 49)
 LARGE_WEIGHT, LEAST_WEIGHT = 1 << 20, 1 << 17
-# Rows in bfloat16 from which products of floats are faster than those of pairs on a processor that has a pair's product
-# at half the rate of two floats', as Intel's: 1.35 to 1.75 times PyTorch's speed, against 1.0 to 1.3.
-ROWS_OF_FLOATS = 16
 # Fewer rows than this are not worth packing the weights for: PyTorch takes those that are not kept.
 ROWS_WORTH_PACKING = 256
