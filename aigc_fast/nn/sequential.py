@@ -185,8 +185,8 @@ class FusedSequential(nn.Sequential):
     Sigmoid, becomes one call: the norm is folded into weight and bias, the activation is applied as the result is
     written. With a norm this happens in eval mode where no gradient is needed, without one also in training; with
     hooks on an inner module, under autocast to other dtypes than bfloat16, compile, export and function transforms the
-    modules run one by one as in torch.nn.Sequential. A GroupNorm, LayerNorm or InstanceNorm1d/2d/3d and one of these, SiLU, GELU or ELU become one
-    call likewise, in training too, and so does a Linear where no gradient is needed.
+    modules run one by one as in torch.nn.Sequential. A GroupNorm, LayerNorm or InstanceNorm1d/2d/3d and one of these,
+    SiLU, GELU or ELU become one call likewise, in training too, and so does a Linear where no gradient is needed.
     Between convolutions that end in few channels, values are kept in channels_last, which saves rearranging them. The
     `state_dict` is torch.nn.Sequential's.
 
