@@ -17,6 +17,7 @@ from aigc_fast.ops.conv_transpose.limits import (
     GRADIENT_WINDOW_CHANNELS,
     LARGE_WORK,
     LEAST_GROUP_CHANNELS,
+    LEFT_BFLOAT16,
     LEFT_WIDE,
     LIGHT_KERNEL,
     LIGHT_NUMEL,
@@ -37,7 +38,7 @@ from aigc_fast.ops.conv_transpose.plan import AXES, Plan, memory_format
 from aigc_fast.runtime import native
 from aigc_fast.runtime.memory import MAPPED_ANEW
 from aigc_fast.runtime.native import has_wide_vectors, rounds_natively
-from aigc_fast.runtime.precision import ROUNDED, factors_for
+from aigc_fast.runtime.precision import EXACT, ROUNDED, factors_for
 
 _grad_enabled = torch.is_grad_enabled
 _float32 = torch.float32
@@ -89,6 +90,11 @@ def _amx(dtype: torch.dtype) -> str | None:
     return "bfloat16 on a processor with AMX: PyTorch's kernels use its tiles"
 
 
+def _is_of_floats(dtype: torch.dtype, plan: Plan) -> bool:
+    """Whether it is floats whose products are added up, be the tensors in bfloat16."""
+    return dtype == torch.float32 or factors_for(dtype, plan.uses) == EXACT
+
+
 def _large_bfloat16(dtype: torch.dtype, plan: Plan, channels_last: bool) -> str | None:
     large = plan.multiply_adds >= LARGE_WORK and not plan.is_matrix
     in_pairs = native.level() == "avx512_bf16" and factors_for(dtype, plan.uses) == ROUNDED
@@ -123,7 +129,7 @@ def _lies_where_left(input: Tensor, plan: Plan, channels_last: bool, winograd: b
     """Whether the convolution lies in a region where PyTorch's was measured to be faster."""
     *_, groups, transposed = plan.geometry
     kernel, stride, dilation = plan.geometry[:3], plan.geometry[3:6], plan.geometry[9:12]
-    fits = input.dtype == torch.float32 and groups == 1 and max(dilation) == 1 and not plan.is_matrix
+    fits = _is_of_floats(input.dtype, plan) and groups == 1 and max(dilation) == 1 and not plan.is_matrix
     if not (fits and has_wide_vectors() and (winograd or over_taps)):
         return False
     channels = plan.output_shape[1] if transposed else input.shape[1]
@@ -135,13 +141,13 @@ def _lies_where_left(input: Tensor, plan: Plan, channels_last: bool, winograd: b
         region.dims == dims
         and region.transposed in (None, bool(transposed))
         and region.channels_last in (None, channels_last)
-        and region.strided == strided
+        and region.strided in (None, strided)
         and max(kernel) in region.kernels
         and channels in region.channels
         and pixels in region.pixels
         and region.algorithm in (None, "winograd" if winograd else "direct")
         and region.whole in (None, whole)
-        for region in LEFT_WIDE
+        for region in (LEFT_WIDE if input.dtype == torch.float32 else LEFT_BFLOAT16)
     )
 
 
@@ -177,7 +183,8 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool, ov
     if wide and input.dtype == torch.float32 and not _strided_wins(plan, winograd):
         return f"a plain convolution with stride {max(stride)} and kernel {max(kernel)}: PyTorch's is as fast"
     pytorchs_is_slow = transposed and max(kernel) > 1 and prod(input.shape[2:]) > ONE_CHANNEL_PIXELS
-    if in_channels == 1 and one_phase and not pytorchs_is_slow and input.dtype == torch.float32 and has_wide_vectors():
+    of_floats = _is_of_floats(input.dtype, plan) and has_wide_vectors()
+    if in_channels == 1 and one_phase and not pytorchs_is_slow and of_floats:
         return "one input channel: too few for a product"
     if _lies_where_left(input, plan, channels_last, winograd, over_taps):
         return f"kernel {max(kernel)}, stride {max(stride)}: PyTorch's is faster with wide vectors"
@@ -211,7 +218,7 @@ def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, winograd: b
     """Why PyTorch's weight gradient is preferred for the convolution from `large` to `small`, or None."""
     channels_last = memory_format(large, small) != torch.contiguous_format
     channels, pixels = large.shape[1] // plan.geometry[-2], prod(large.shape[2:])
-    if large.dtype == torch.bfloat16 and rounds_natively() and not plan.is_matrix:
+    if not _is_of_floats(large.dtype, plan) and rounds_natively() and not plan.is_matrix:
         return "bfloat16 on a processor that multiplies it: PyTorch's weight gradient does so, ours computes in float32"
     thin = channels_last and pixels >= WINDOWS_PIXELS and channels < GRADIENT_WINDOW_CHANNELS
     wins = (
