@@ -1,7 +1,7 @@
 // Decoders, of which every call takes some tokens of some sequences through all layers: weights as they are packed
 // once, and the keys and values that sequences keep from one call to the next.
-#include "cpu/decode/candidates.h"
 #include "cpu/decode/forward.h"
+#include "cpu/decode/hypotheses.h"
 #include "cpu/decode/projection.h"
 
 namespace aigc::AIGC_LEVEL::decode {
@@ -231,6 +231,48 @@ int64_t decode_candidates(const Tensor* logits, const Tensor* scores, const Tens
     return is_fine;
 }
 
+// Takes the best continuations of beams. `hypotheses`: running and ended ids, lengths, running scores and scores, what
+// is ended and may improve (see Hypotheses); `continuations`: sums, places, ends (see Continuations); all contiguous.
+// `origins` (2, prompts * beams), int64: of each running one the row that it comes from, and its last id. Gives 0 where
+// nothing is left to be done.
+int64_t decode_advance(const Tensors& hypotheses, const Tensors& continuations, const Tensor* origins,
+                       int64_t vocabulary, int64_t count, int64_t length, int64_t stops_when_full, double divisor,
+                       double bound_divisor) {
+    const auto data = [](const Tensors& of, int64_t i) { return of.items[i]->data(); };
+    const Tensor &running = *hypotheses.items[0], &sums = *continuations.items[0], &ends = *continuations.items[2];
+    const int64_t prompts = running.sizes[0], beams = running.sizes[1], rows = prompts * beams;
+    const Hypotheses all{prompts,
+                         beams,
+                         running.sizes[2],
+                         static_cast<int64_t*>(running.data()),
+                         static_cast<int64_t*>(data(hypotheses, 1)),
+                         static_cast<int64_t*>(data(hypotheses, 2)),
+                         static_cast<float*>(data(hypotheses, 3)),
+                         static_cast<float*>(data(hypotheses, 4)),
+                         static_cast<bool*>(data(hypotheses, 5)),
+                         static_cast<bool*>(data(hypotheses, 6))};
+    const Continuations by{sums.sizes[1],
+                           static_cast<const float*>(sums.data()),
+                           static_cast<const int64_t*>(data(continuations, 1)),
+                           vocabulary,
+                           ends.sizes[0],
+                           static_cast<const int64_t*>(ends.data()),
+                           count,
+                           length,
+                           stops_when_full != 0,
+                           static_cast<float>(divisor),
+                           static_cast<float>(bound_divisor)};
+    auto* const parents = static_cast<int64_t*>(origins->data());
+    bool may_improve = false, is_full = by.stops_when_full, all_hit = true;
+    for (int64_t prompt = 0; prompt < prompts; ++prompt) {
+        all_hit &= advance(all, by, prompt, parents + prompt * beams, parents + rows + prompt * beams);
+        may_improve |= all.may_improve[prompt];
+    }
+    for (int64_t row = 0; row < rows; ++row)
+        is_full &= all.is_ended[row];
+    return may_improve && !is_full && !all_hit;
+}
+
 // Columns of all panels of so many.
 int64_t decode_padded(int64_t columns) { return compact_panels(columns) * COMPACT_WIDTH; }
 
@@ -283,8 +325,8 @@ void decode_append(Sequences& sequences, const Tensor* places) {
 AIGC_EXPORT(AIGC_KERNEL(decode_kept_as), AIGC_KERNEL(decode_packed_size), AIGC_KERNEL(decode_pack),
             AIGC_KERNEL(decode_create), AIGC_KERNEL(decode_begin), AIGC_KERNEL(decode_forward),
             AIGC_KERNEL(decode_bounds), AIGC_KERNEL(decode_greedy), AIGC_KERNEL(decode_candidates),
-            AIGC_KERNEL(decode_padded), AIGC_KERNEL(decode_reorder), AIGC_KERNEL(decode_crop),
-            AIGC_KERNEL(decode_bytes), AIGC_KERNEL(decode_export), AIGC_KERNEL(decode_import),
+            AIGC_KERNEL(decode_advance), AIGC_KERNEL(decode_padded), AIGC_KERNEL(decode_reorder),
+            AIGC_KERNEL(decode_crop), AIGC_KERNEL(decode_bytes), AIGC_KERNEL(decode_export), AIGC_KERNEL(decode_import),
             AIGC_KERNEL(decode_append), AIGC_KERNEL(decode_memory), AIGC_KERNEL(decode_project),
             AIGC_KERNEL(decode_attach), AIGC_KERNEL(decode_memory_bytes), AIGC_KERNEL_CODES(weights, Weights),
             AIGC_KERNEL_CODES(decode_norms, Norm), AIGC_KERNEL_CODES(decode_activations, Activation),

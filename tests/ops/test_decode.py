@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from aigc_fast.ops.decode import reference
 from aigc_fast.ops.decode.candidates import best_continuations
 from aigc_fast.ops.decode.engine import Engine, State
+from aigc_fast.ops.decode.hypotheses import Hypotheses
 from aigc_fast.ops.decode.lookup import Lookup
 from aigc_fast.ops.decode.spec import Cross, Layer, Linear, Norm, Spec
 from aigc_fast.runtime import native
+from aigc_fast.runtime.backends import backend
 from aigc_fast.runtime.weights import CODES as WEIGHT_CODES
 from aigc_fast.runtime.weights import WEIGHTS
 
@@ -513,6 +515,39 @@ def test_the_best_continuations_are_those_of_all_on_every_level(level: str, voca
     assert places.tolist() == [list(range(count))] * prompts
     logits[0, 1] = torch.nan
     assert best_continuations(logits, scores, count, nothing)[0][0, 0].isnan()
+
+
+@pytest.mark.parametrize("early_stopping", [False, True, "never"])
+@pytest.mark.parametrize("length_penalty", [-1.0, 0.0, 1.0, 2.0])
+@pytest.mark.parametrize("ends", [[], [1], [1, 2]])
+def test_hypotheses_are_followed_and_kept_as_pytorch_has_them_on_every_level(
+    level: str, ends: list[int], length_penalty: float, early_stopping: bool | str
+) -> None:
+    for prompts, beams, prompt, new in ((1, 1, 1, 3), (2, 3, 2, 9), (3, 4, 1, 6), (1, 5, 3, 7)):
+        vocabulary = 9
+        ids = torch.randint(3, vocabulary, (prompts, prompt)).repeat_interleave(beams, 0)
+        given = ids, beams, prompt + new, ends, -1, length_penalty, early_stopping
+        found, expected = Hypotheses(*given), Hypotheses(*given)
+        for _ in range(new):
+            logarithms = (2 * _random(prompts, beams, vocabulary)).log_softmax(-1)
+            best, places = (logarithms + expected.running_scores[:, :, None]).flatten(1).topk(expected.kept)
+            goes_on = found.advance(best, places, vocabulary)
+            with backend("reference"):
+                assert expected.advance(best, places, vocabulary) == goes_on
+            _same(found, expected)
+            if not goes_on:
+                break
+
+
+def _same(found: Hypotheses, expected: Hypotheses) -> None:
+    """Of those that are out of question the order says nothing."""
+    follows, ended = expected.running_scores > -1e8, expected.is_ended
+    for name in ("running_scores", "scores", "is_ended"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert torch.equal(found.running[follows], expected.running[follows])
+    assert torch.equal(found.origins[:, follows.view(-1)], expected.origins[:, follows.view(-1)])
+    assert torch.equal(found.ended[ended], expected.ended[ended])
+    assert torch.equal(found.lengths[ended], expected.lengths[ended])
 
 
 def test_bad_ids_and_positions(spec: Spec) -> None:

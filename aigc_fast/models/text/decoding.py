@@ -12,10 +12,9 @@ from torch import Tensor
 from aigc_fast.models.text.options import Never, NoRepeatedNGram, Options, Processor
 from aigc_fast.ops.decode.candidates import best_continuations
 from aigc_fast.ops.decode.engine import State
+from aigc_fast.ops.decode.hypotheses import Hypotheses
 from aigc_fast.ops.decode.lookup import MOST_GUESSED, Lookup
 
-# Below any sum of logarithms of probabilities.
-_WORST = -1.0e9
 _NO_BANS = torch.empty(2, 0, dtype=torch.int64)
 
 
@@ -171,97 +170,29 @@ def look_up(state: State, plan: Plan) -> Iterator[Tensor]:
         logits = state.extend(read, positions[None], None, read.shape[1])[0]
 
 
-class _Beams:
-    """The hypotheses of a beam search: those that are followed, and those that ended."""
+def _continuations(
+    found: Hypotheses, plan: Plan, logits: Tensor, processors: Sequence[Processor]
+) -> tuple[Tensor, Tensor]:
+    """The best of them, (prompts, kept), or some that are drawn: log-probabilities of all tokens, and their places.
 
-    def __init__(self, plan: Plan, rows: int, beams: int) -> None:
-        options, device = plan.options, plan.ids.device
-        self.plan, self.beams, self.prompt = plan, beams, plan.ids.shape[1]
-        # transformers fills with the end where padding is 0.
-        filling = (options.padding or options.ends[0]) if options.ends else -1
-        self.running = torch.full((rows, beams, plan.longest), filling, device=device)
-        self.running[:, :, : self.prompt] = plan.ids.view(rows, beams, -1)
-        self.ended = self.running.clone()
-        self.running_scores = torch.zeros(rows, beams, device=device)
-        # All begin alike: only the first is looked at.
-        self.running_scores[:, 1:] = _WORST
-        self.scores = torch.full((rows, beams), _WORST, device=device)
-        self.is_ended = torch.zeros(rows, beams, dtype=torch.bool, device=device)
-        self.lengths = torch.zeros(rows, beams, dtype=torch.int64, device=device)
-        self.may_improve = torch.ones(rows, 1, dtype=torch.bool, device=device)
-        self.ends = torch.tensor(options.ends, dtype=torch.int64, device=device)
-        self.kept = max(2, 1 + len(options.ends)) * beams
-        self.count = self.prompt
-
-    def continuations(self, logits: Tensor, processors: Sequence[Processor]) -> tuple[Tensor, Tensor]:
-        """The best of them, (rows, kept), or some that are drawn: log-probabilities of all tokens, and their places.
-
-        Args:
-            logits: (rows * beams, vocabulary), of the next tokens; overwritten.
-            processors: of the logarithms of their probabilities.
-        """
-        ids = self.running[:, :, : self.count].flatten(0, 1)
-        only_bans = all(type(each) in (Never, NoRepeatedNGram) for each in processors)
-        if only_bans and logits.is_cpu and not self.plan.options.do_sample:
-            banned = [torch.stack(each.banned(ids)) for each in processors]
-            return best_continuations(logits, self.running_scores, self.kept, torch.cat([_NO_BANS, *banned], 1))
-        sums = processed(processors, ids, logits.log_softmax(-1)).view(len(self.running), self.beams, -1)
-        return self._best((sums + self.running_scores[:, :, None]).flatten(1))
-
-    def advance(self, best: Tensor, places: Tensor, vocabulary: int) -> tuple[Tensor, bool]:
-        """Takes continuations.
-
-        Args:
-            best, places: see `continuations`.
-            vocabulary: of so many tokens.
-
-        Returns:
-            (rows, beams), the beams that the running ones come from; and whether there is more to be done.
-        """
-        parents, tokens = places // vocabulary, places % vocabulary
-        sequences = _taken(self.running, parents)
-        sequences[:, :, self.count] = tokens
-        hits = torch.isin(tokens, self.ends) | (self.count + 1 >= self.plan.longest)
-        running = best + hits.float() * _WORST
-        chosen = running.topk(self.beams).indices
-        self.running, self.running_scores = _taken(sequences, chosen), running.gather(1, chosen)
-        self._keep(sequences, best, hits)
-        self.count += 1
-        self._look_ahead()
-        options = self.plan.options
-        is_full = bool(self.is_ended.all()) and options.early_stopping is True
-        return parents.gather(1, chosen), bool(self.may_improve.any()) and not is_full and not bool(hits.all())
-
-    def _best(self, sums: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.plan.options.do_sample:
-            return tuple(sums.topk(self.kept))
-        places = self.plan.draw(sums, self.kept)
-        best, order = sums.gather(1, places).sort(descending=True)
-        return best, places.gather(1, order)
-
-    def _keep(self, sequences: Tensor, sums: Tensor, hits: Tensor) -> None:
-        """Keeps the best of the hypotheses that ended before and now."""
-        options, length = self.plan.options, self.count + 1 - self.prompt
-        just_ended = hits & (torch.arange(self.kept, device=hits.device) < self.beams)
-        scores = sums / length**options.length_penalty
-        is_full = self.is_ended.all(1, keepdim=True) & (options.early_stopping is True)
-        for is_out in (is_full, ~self.may_improve, ~just_ended):
-            scores = scores + is_out.float() * _WORST
-        scores = torch.cat([self.scores, scores], 1)
-        chosen = scores.topk(self.beams).indices
-        lengths = torch.cat([self.lengths, torch.full_like(hits, length, dtype=torch.int64)], 1)
-        self.ended = _taken(torch.cat([self.ended, sequences], 1), chosen)
-        self.scores, self.lengths = scores.gather(1, chosen), lengths.gather(1, chosen)
-        self.is_ended = torch.cat([self.is_ended, just_ended], 1).gather(1, chosen)
-
-    def _look_ahead(self) -> None:
-        """Whether running hypotheses may yet become better than those that ended."""
-        options = self.plan.options
-        at_most = options.early_stopping == "never" and options.length_penalty > 0
-        length = (self.plan.longest if at_most else self.count) - self.prompt
-        best = self.running_scores[:, :1] / length**options.length_penalty
-        worst = torch.where(self.is_ended, self.scores.amin(1, keepdim=True), _WORST)
-        self.may_improve = self.may_improve & (best > worst).any(1, keepdim=True)
+    Args:
+        found: what they continue.
+        plan: what is wanted.
+        logits: (prompts * beams, vocabulary), of the next tokens; overwritten.
+        processors: of the logarithms of their probabilities.
+    """
+    ids = found.running[:, :, : found.count].flatten(0, 1) if processors else None
+    only_bans = all(type(each) in (Never, NoRepeatedNGram) for each in processors)
+    if only_bans and logits.is_cpu and not plan.options.do_sample:
+        banned = torch.cat([torch.stack(each.banned(ids)) for each in processors], 1) if processors else _NO_BANS
+        return best_continuations(logits, found.running_scores, found.kept, banned)
+    sums = processed(processors, ids, logits.log_softmax(-1)).view(*found.running_scores.shape, -1)
+    sums = (sums + found.running_scores[:, :, None]).flatten(1)
+    if not plan.options.do_sample:
+        return tuple(sums.topk(found.kept))
+    places = plan.draw(sums, found.kept)
+    best, order = sums.gather(1, places).sort(descending=True)
+    return best, places.gather(1, order)
 
 
 def beam_search(state: Sequences, plan: Plan) -> Tensor:
@@ -289,20 +220,16 @@ def search_on(
         positions: (rows,), int64, of the prompts' last tokens.
         processors: of the logarithms of probabilities.
     """
-    beams = plan.options.num_beams
-    found = _Beams(plan, plan.ids.shape[0] // beams, beams)
-    first = torch.arange(0, plan.ids.shape[0], beams, device=plan.ids.device)[:, None]
-    while True:
-        parents, goes_on = found.advance(*found.continuations(logits, processors), logits.shape[-1])
-        if not goes_on:
-            break
-        state.reorder((parents + first).flatten())
+    options = plan.options
+    # transformers fills with the end where padding is 0.
+    filling = (options.padding or options.ends[0]) if options.ends else -1
+    penalties = options.length_penalty, options.early_stopping
+    found = Hypotheses(plan.ids, options.num_beams, plan.longest, options.ends, filling, *penalties)
+    while found.advance(*_continuations(found, plan, logits, processors), logits.shape[-1]):
+        parents, tokens = found.origins
+        state.reorder(parents)
         positions = positions + 1
-        logits = state.step(found.running[:, :, found.count - 1].flatten(), positions)
-    wanted = plan.options.num_return_sequences
+        logits = state.step(tokens, positions)
+    wanted = options.num_return_sequences
     longest = int(found.lengths[:, :wanted].max())
     return found.ended[:, :wanted, : found.prompt + longest].flatten(0, 1)
-
-
-def _taken(sequences: Tensor, places: Tensor) -> Tensor:
-    return sequences.take_along_dim(places[:, :, None], 1)
