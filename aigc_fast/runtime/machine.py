@@ -26,6 +26,15 @@ def processor_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+@cache
+def device_name(device: torch.device) -> str:
+    """The device as measurements name it: a card by what it is, with its compute capability; others by their type."""
+    if device.type != "cuda":
+        return device.type
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{torch.cuda.get_device_name(device)} {major}.{minor}"
+
+
 def description() -> dict[str, str | int]:
     """What figures depend on, JSON-able."""
     # The package imports this module before it has all of its names.

@@ -25,7 +25,7 @@ from aigc_fast.environment import setting
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic, remove
 from aigc_fast.runtime import native
-from aigc_fast.runtime.machine import description
+from aigc_fast.runtime.machine import description, device_name
 from aigc_fast.runtime.precision import precision
 from aigc_fast.runtime.timing import interleaved
 
@@ -182,7 +182,7 @@ def _described(arg: Any) -> str:
         return str(tuple(arg))
     if not isinstance(arg, Tensor):
         return str(arg)
-    dtype, device = str(arg.dtype).removeprefix("torch."), "" if arg.is_cpu else f" on {arg.device.type}"
+    dtype, device = str(arg.dtype).removeprefix("torch."), "" if arg.is_cpu else f" on {device_name(arg.device)}"
     strides = "" if arg.is_contiguous() else f" by {list(arg.stride())}"
     return f"{dtype}{list(arg.shape)}{strides}{device}{', trained' if _is_trained(arg) else ''}"
 

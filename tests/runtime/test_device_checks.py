@@ -14,6 +14,7 @@ from torch import Tensor
 
 import aigc_fast
 from aigc_fast.runtime import devices, native
+from aigc_fast.runtime.machine import device_name
 
 META = torch.device("meta")
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="the package triton is not there")
@@ -173,3 +174,15 @@ class TestTriton:
                 kernel = getattr(self.kernels(op), name)
                 sizes = {"n", "below", "rows", "columns", "blocks"} & set(kernel.arg_names)
                 assert sizes == {param.name for param in kernel.params if param.do_not_specialize}
+
+
+def test_measurements_name_a_card_by_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, device.index))
+    assert [device_name(torch.device(name)) for name in ("cpu", "meta", "cuda:0", "cuda:1")] == [
+        "cpu",
+        "meta",
+        "card 0 9.0",
+        "card 1 9.1",
+    ]
+    device_name.cache_clear()
