@@ -9,6 +9,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "core/dtypes.h"
@@ -16,6 +17,9 @@
 #include "cuda/emulate/device.h"
 
 namespace aigc::cuda {
+namespace attention {
+extern const Kernel kernels[];
+}
 namespace conv_transpose {
 extern const Kernel kernels[];
 }
@@ -84,6 +88,40 @@ constexpr int64_t DTYPES[] = {FLOAT32, BFLOAT16, FLOAT16, FLOAT64};
 constexpr int64_t DEVICE = 0;
 constexpr std::nullptr_t STREAM = nullptr;
 uint64_t key[] = {1, (uint64_t(1) << 32) - 2};
+
+// Heads that share keys, with and without parts, masks and a band; rows that end in the middle of 16 bytes and not.
+void run_attention() {
+    struct Shape {
+        int64_t groups, shared, queries, keys, size, value_size, parts;
+    };
+    constexpr int64_t BATCH = 2, WITHOUT = 0, BOOLEAN = 1, LIKE_QUERY = 3;
+    for (const int64_t dtype : {FLOAT32, BFLOAT16, FLOAT16})
+        for (const auto& s : {Shape{1, 1, 1, 1, 1, 1, 1},
+                              {2, 3, 1, 37, 33, 5, 2},
+                              {1, 5, 4, 150, 80, 72, 3},
+                              {1, 2, 3, 70, 200, 256, 1}})
+            for (const int64_t kind : {WITHOUT, BOOLEAN, LIKE_QUERY}) {
+                const int64_t heads = s.groups * s.shared, rows = BATCH * heads * s.queries;
+                const Elements out(rows * s.value_size, dtype), query(rows * s.size, dtype), sums(rows);
+                const Elements key(BATCH * s.groups * s.keys * s.size, dtype);
+                const Elements value(BATCH * s.groups * s.keys * s.value_size, dtype);
+                const Elements mask(rows * s.keys, dtype);
+                const Elements parts(s.parts * rows * s.value_size), part_sums(s.parts * rows);
+                int64_t strides[12], at = 0;
+                for (const auto& [own, length, size] : {std::tuple{heads, s.queries, s.value_size},
+                                                        {heads, s.queries, s.size},
+                                                        {s.groups, s.keys, s.size},
+                                                        {s.groups, s.keys, s.value_size}})
+                    for (const int64_t stride : {own * length * size, length * size, size})
+                        strides[at++] = stride;
+                const int64_t of_mask[] = {kind, heads * s.queries * s.keys, s.queries * s.keys, s.keys, 1};
+                const int64_t left = kind == WITHOUT ? s.keys : 20, offset = s.keys - s.queries;
+                const int64_t sizes[] = {BATCH,        heads, s.groups, s.queries, s.keys, s.size,
+                                         s.value_size, left,  s.keys,   offset,    s.parts};
+                call(cuda::attention::kernels, "attention_few_queries", out, sums, parts, part_sums, query, key, value,
+                     list(strides), mask, list(of_mask), dtype, list(sizes), 0.1, DEVICE, STREAM);
+            }
+}
 
 // A convolution or a transposed one of three axes, to two output channels of each of two groups.
 void run_conv_transpose() {
@@ -166,7 +204,8 @@ void run_recursion() {
     constexpr int64_t SIGN = -1;
     const auto* kernels = cuda::recursion::kernels;
     for (const int64_t dtype : {FLOAT32, FLOAT64})
-        for (const auto [count, length, order] : {Shape{1, 1, 1}, {3, 5, 9}, {1, 700, 3}, {2, 1111, 20}, {2, 40, 70}}) {
+        for (const auto [count, length, order] :
+             {Shape{1, 1, 1}, {3, 5, 9}, {1, 700, 3}, {2, 1111, 20}, {2, 40, 70}, {2, 8201, 1}}) {
             const Elements in(count * length, dtype), out(count * length, dtype), state(count * order, dtype);
             const Elements each(count * order, dtype), every(count * length * order, dtype);
             for (const int64_t reversed : {0, 1})
@@ -191,7 +230,8 @@ struct Op {
     const char* name;
     void (*run)();
 };
-constexpr Op OPS[] = {{"conv_transpose", run_conv_transpose},
+constexpr Op OPS[] = {{"attention", run_attention},
+                      {"conv_transpose", run_conv_transpose},
                       {"random", run_random},
                       {"recursion", run_recursion},
                       {"reparameterize", run_reparameterize}};

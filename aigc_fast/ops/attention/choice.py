@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from aigc_fast.ops.attention import cpu
+from aigc_fast.ops.attention import cpu, cuda
 from aigc_fast.ops.attention.limits import (
     EVEN_PAIRS,
     FEW_POSITIONS,
@@ -130,10 +130,10 @@ def _is_narrow(left: int, right: int, offset: int, keys: int) -> bool:
     return hides and (left, right, offset) != (-1, 0, 0)
 
 
-def _triton_takes(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
-    """Whether Triton's kernels take a call, with its gradients where they are wanted."""
+def _kernels_take(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout_p: float) -> bool:
+    """Whether a card's kernels take a call, with its gradients where they are wanted."""
     asked = query, key, value, mask
-    if triton_unsupported(*asked) is not None:
+    if triton_unsupported(*asked) is not None and (dropout_p > 0.0 or cuda.unsupported(*asked) is not None):
         return False
     return not _needs_gradient(query, key, value) or triton_backward_unsupported(query, *asked) is None
 
@@ -168,7 +168,7 @@ def leave(
     if not query.is_cpu:
         # A mask of all scores, no tile of which PyTorch's kernels skip, would stand for such a band.
         narrow = not learned and not is_compiling() and _is_narrow(*band, key.shape[-2])
-        if narrow and _triton_takes(query, key, value, mask):
+        if narrow and _kernels_take(query, key, value, mask, dropout_p):
             return None
         return f"the tensors are on {query.device}: PyTorch's own kernels compute there"
     if dropout_p > 0.0:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aigc_fast.ops.attention import reference
 from aigc_fast.ops.attention.reference import Options
+from aigc_fast.ops.attention.sizes import in_rows
 from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.dtypes import DTYPES, UP_TO_FLOAT32
@@ -45,11 +46,6 @@ def detail(query: Tensor, key: Tensor, *rest: object) -> str:
     pairs = native.kernels().attention_uses_pairs(factors_of(query.dtype))
     products = "products of bfloat16" if pairs else "products of float32"
     return f"blocks of queries: hidden blocks of keys are skipped; {products}; {native.level()}"
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """The tensor with contiguous elements in every row, itself where it has them."""
-    return tensor if tensor.stride(3) == 1 or tensor.shape[3] == 1 else tensor.contiguous()
 
 
 def _layout(query: Tensor, key: Tensor, value: Tensor, left: int, right: int, *rows: Tensor) -> bytes:
@@ -94,7 +90,9 @@ def _attend(
 def attention(results: tuple[Tensor, Tensor], query: Tensor, key: Tensor, value: Tensor, *options: object) -> bool:
     """The output and the log-sum-exp; see `reference.attention`. False only for what has no elements."""
     asked = Options(*options)
-    return _attend(results, query, key, value, asked) or _attend(results, _rows(query), _rows(key), _rows(value), asked)
+    return _attend(results, query, key, value, asked) or _attend(
+        results, in_rows(query), in_rows(key), in_rows(value), asked
+    )
 
 
 def attention_unseen(
@@ -133,7 +131,9 @@ def attention_backward(
 ) -> bool:
     """The gradients; see `reference.attention_backward`. False only for what has no elements."""
     asked, tensors = Options(*options), (grad, query, key, value)
-    return _differentiate(results, *tensors, asked=asked) or _differentiate(results, *map(_rows, tensors), asked=asked)
+    return _differentiate(results, *tensors, asked=asked) or _differentiate(
+        results, *map(in_rows, tensors), asked=asked
+    )
 
 
 def takes_at_once(query: Tensor) -> bool:
@@ -190,7 +190,7 @@ def attention_varlen(
     key, value, cu_seq_k = reference.in_use(key, value, cu_seq_k, seqused_k, block_table)
     bounds = _packed_bounds(query, key, cu_seq_q, cu_seq_k)
     output, logsumexp = results
-    query, key, value, rows = (_rows(_as_batch(tensor)) for tensor in (query, key, value, output))
+    query, key, value, rows = (in_rows(_as_batch(tensor)) for tensor in (query, key, value, output))
     if output.numel() > 0:
         native.kernels().attention_varlen(
             query.data_ptr(),
@@ -232,7 +232,7 @@ def attention_varlen_backward(
         return True
     if key.numel() == 0:
         return False
-    grad, query, key, value = (_rows(_as_batch(tensor)) for tensor in (grad, query, key, value))
+    grad, query, key, value = (in_rows(_as_batch(tensor)) for tensor in (grad, query, key, value))
     native.kernels().attention_varlen_backward(
         query.data_ptr(),
         key.data_ptr(),

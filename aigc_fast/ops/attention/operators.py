@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.attention import cpu, reference
+from aigc_fast.ops.attention import cpu, cuda, reference
 from aigc_fast.ops.attention.choice import (
     triton_backward_unsupported,
     triton_detail,
@@ -100,7 +100,7 @@ ATTENTION = Operator(
     reference=reference.attention,
     allocate=_empty,
     setup_context=_setup,
-    detail={"cpu": cpu.detail, "triton": triton_detail},
+    detail={"cpu": cpu.detail, "cuda": cuda.detail, "triton": triton_detail},
     flops=_flops,
     backward=_backward,
     sharding=Sharding([0, 1, 2, 3], key=4, numbers=lambda q, k, *_: q.shape[1] * q.shape[2] * k.shape[2]),
@@ -115,6 +115,7 @@ ATTENTION_BACKWARD = Operator(
     backward=_double_backward,
 )
 ATTENTION.register("cpu", cpu.attention, cpu.unsupported)
+ATTENTION.register("cuda", cuda.attention, cuda.unsupported)
 ATTENTION_BACKWARD.register("cpu", cpu.attention_backward, cpu.backward_unsupported)
 for _op, _unsupported in ((ATTENTION, triton_unsupported), (ATTENTION_BACKWARD, triton_backward_unsupported)):
     _op.register("triton", lazily(f"{__package__}.triton", _op.name), _unsupported)

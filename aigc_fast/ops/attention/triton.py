@@ -4,7 +4,6 @@ of keys are skipped."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -14,13 +13,12 @@ from torch import Tensor
 from aigc_fast.ops.attention import reference, tiles
 from aigc_fast.ops.attention.choice import FEW_TRITON_ROWS
 from aigc_fast.ops.attention.reference import Options
+from aigc_fast.ops.attention.sizes import MOST_PARTS, count_parts, in_rows, seen_keys, sides
 from aigc_fast.ops.random.reference import keep_below, keep_scale
 from aigc_fast.runtime.devices import current, is_interpreted
 from aigc_fast.runtime.precision import precision
 
 _LEAST_WIDTH = 16  # of a factor of a product
-_MOST_SPLITS = 64
-_LEAST_TILES = 2  # of a part of the keys
 
 
 class Bounds(NamedTuple):
@@ -28,12 +26,6 @@ class Bounds(NamedTuple):
 
     queries: Tensor
     keys: Tensor
-
-
-@cache
-def _programs(device: torch.device) -> int:
-    """How many keep a device busy."""
-    return 2 * torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
 
 
 def _width(size: int) -> int:
@@ -46,11 +38,6 @@ def _precision(dtype: torch.dtype) -> str:
     return precision() if dtype == torch.float32 else "highest"
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    """The tensor with contiguous elements in every row, itself where it has them."""
-    return tensor if tensor.stride(3) == 1 or tensor.shape[3] == 1 else tensor.contiguous()
-
-
 def _places(**tensors: Tensor) -> dict[str, int]:
     """The strides of batches, heads and rows, by name."""
     return {
@@ -61,9 +48,7 @@ def _places(**tensors: Tensor) -> dict[str, int]:
 
 
 def _band(asked: Options, queries: int, keys: int) -> dict[str, Any]:
-    """The band in numbers that no distance between a query and a key exceeds."""
-    limit = queries + keys + abs(asked.offset)
-    left, right = (min(side, limit) if side >= 0 else limit for side in (asked.left, asked.right))
+    left, right = sides(asked, queries, keys)
     return {"left": left, "right": right, "offset": asked.offset, "BAND": asked.left >= 0 or asked.right >= 0}
 
 
@@ -199,17 +184,12 @@ def _blocks_for_keys(width: int, dtype: torch.dtype) -> dict[str, int]:
     return _block(32, 64 if width <= 128 else 32, 8)
 
 
-def _splits(programs: int, tiles_of_keys: int, device: torch.device) -> int:
-    wanted = triton.cdiv(_programs(device), max(1, programs))
-    return max(1, min(_MOST_SPLITS, wanted, tiles_of_keys // _LEAST_TILES))
-
-
 def attention(results: tuple[Tensor, Tensor], query: Tensor, key: Tensor, value: Tensor, *options: object) -> bool:
     """The output and the log-sum-exp; see `reference.attention`. False only for what has no elements."""
     if not all(tensor.numel() for tensor in (query, key, value)):
         return False
     with current(query):
-        _attend(results, _rows(query), _rows(key), _rows(value), Options(*options))
+        _attend(results, in_rows(query), in_rows(key), in_rows(value), Options(*options))
     return True
 
 
@@ -232,9 +212,8 @@ def _attend(
     block = _blocks(rows, width, query.dtype, asked.mask is not None)
     in_blocks = _in_blocks(bounds and bounds.queries, bounds, sizes["queries"], block["ROWS"], shared)
     units = in_blocks["blocks"] * batches * sizes["groups"]
-    band = _band(asked, sizes["queries"], sizes["keys"])
-    span = min(keys, band["left"] + band["right"] + queries) if band["BAND"] else keys
-    splits = min(splits, _MOST_SPLITS) or _splits(units, triton.cdiv(span, block["KEYS"]), query.device)
+    tiles_of_keys = triton.cdiv(seen_keys(asked, queries, keys), block["KEYS"])
+    splits = min(splits, MOST_PARTS) or count_parts(units, tiles_of_keys, query.device)
     # To look at a mask costs more than to read the keys that few queries do not see.
     seen = None if in_blocks["blocks"] == 1 else _seen(asked, sizes, batches, block)
     out, out_sums = results
@@ -258,7 +237,7 @@ def _attend(
         **_sums_places(sums),
         **sizes,
         splits=splits,
-        **band,
+        **_band(asked, sizes["queries"], sizes["keys"]),
         scale=asked.scale,
         PRECISION=_precision(query.dtype),
         **block,
@@ -295,9 +274,9 @@ def attention_backward(
     """The gradients; see `reference.attention_backward`. False only for what has no elements."""
     if not all(tensor.numel() for tensor in (query, key, value)):
         return False
-    filled = [_rows(result) for result in results]
+    filled = [in_rows(result) for result in results]
     with current(query):
-        _differentiate(filled, *map(_rows, (grad, query, key, value)), asked=Options(*options))
+        _differentiate(filled, *map(in_rows, (grad, query, key, value)), asked=Options(*options))
     for result, dense in zip(results, filled, strict=True):
         if dense is not result:
             result.copy_(dense)
@@ -392,7 +371,7 @@ def attention_varlen(
     asked = Options(None, philox_key, dropout_p, left, right, 0, scale)
     output, sums = results
     with current(query):
-        batch = (_rows(_as_batch(tensor)) for tensor in (query, key, value))
+        batch = (in_rows(_as_batch(tensor)) for tensor in (query, key, value))
         _attend((_as_batch(output), sums.unsqueeze(0)), *batch, asked, bounds, num_splits)
     return True
 
@@ -417,6 +396,6 @@ def attention_varlen_backward(
         return False
     asked = Options(None, philox_key, dropout_p, left, right, 0, scale)
     with current(query):
-        batch = (_rows(_as_batch(tensor)) for tensor in (grad, query, key, value))
+        batch = (in_rows(_as_batch(tensor)) for tensor in (grad, query, key, value))
         _differentiate([*map(_as_batch, results)], *batch, asked=asked, bounds=bounds)
     return True
