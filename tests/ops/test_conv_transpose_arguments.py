@@ -42,6 +42,29 @@ def test_strings_for_padding(backend: str) -> None:
         )
 
 
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize(
+    ("changed", "error", "named"),
+    [
+        ({"weight": torch.randn(5, 3, 3)}, RuntimeError, "weight"),
+        ({"weight": None}, TypeError, "weight"),
+        ({"input": torch.randn(9, 8)}, RuntimeError, "input"),
+        ({"stride": (1, 1, 1)}, RuntimeError, "stride"),
+        ({"dilation": ()}, RuntimeError, "dilation"),
+        ({"dilation": -1}, RuntimeError, "dilation"),
+        ({"stride": 0}, RuntimeError, "stride"),
+    ],
+)
+def test_what_does_not_fit_beside_strings_for_padding(
+    padding: str, changed: dict[str, Any], error: type[Exception], named: str
+) -> None:
+    given = {"input": torch.randn(2, 3, 9, 8), "weight": torch.randn(5, 3, 3, 3), "padding": padding, **changed}
+    with pytest.raises(error):
+        TF.conv2d(**given)
+    with pytest.raises(error, match=named):
+        AF.conv2d(**given)
+
+
 IMPOSSIBLE = {
     "weight channels": (lambda: (torch.randn(2, 3, 5, 5), torch.randn(4, 2, 3, 3)), {}, "input|weight|channel"),
     "rank of weight": (lambda: (torch.randn(2, 3, 5, 5), torch.randn(3, 2, 3)), {}, "weight"),

@@ -12,6 +12,7 @@ from torch import Tensor
 from aigc_fast.ops.conv_transpose import operators as ops
 from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.choice import LIGHT_KERNEL, is_light
+from aigc_fast.ops.conv_transpose.plan import check_sizes
 from aigc_fast.runtime import native
 from aigc_fast.runtime.arguments import REFUSALS
 from aigc_fast.runtime.autocast import has_autocast
@@ -167,6 +168,8 @@ def _conv(
     sizes = (stride, 0 if is_named else padding, dilation)
     (strides, paddings, dilations), groups = _integers(False, spatial, input, weight, bias, sizes, groups)
     if is_named:
+        _check(input, weight, bias, spatial)
+        check_sizes(spatial, strides, paddings, paddings, dilations)
         padded, paddings = _named_padding(padding, input, weight, strides, dilations)
         key = key if padded is input else None
         input = padded

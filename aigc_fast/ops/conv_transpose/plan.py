@@ -109,7 +109,15 @@ def _check_lengths(spatial: int, **sizes: Sequence[int]) -> None:
             raise RuntimeError(f"{name}={tuple(values)}: expected {spatial} values, one per spatial dimension")
 
 
-def _check_values(stride: Ints, padding: Ints, output_padding: Ints, dilation: Ints, groups: int) -> None:
+def check_sizes(
+    spatial: int, stride: Ints, padding: Ints, output_padding: Ints, dilation: Ints, groups: int = 1
+) -> None:
+    """Checks what a convolution takes besides tensors.
+
+    Raises:
+        RuntimeError: naming the argument that does not fit, what came and what was expected.
+    """
+    _check_lengths(spatial, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation)
     for name, values, least in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
         if min(values) < least:
             raise RuntimeError(f"{name}={values}: expected values of at least {least}")
@@ -164,8 +172,7 @@ def make_plan(
         raise RuntimeError(f"input has shape {input}: expected (N, C, *spatial) with 1 to 3 spatial dimensions")
     if len(weight) != len(input):
         raise RuntimeError(f"weight has shape {weight}: expected {len(input)} dimensions, as many as the batched input")
-    _check_lengths(spatial, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation)
-    _check_values(stride, padding, output_padding, dilation, groups)
+    check_sizes(spatial, stride, padding, output_padding, dilation, groups)
     out_channels = _check_channels(input[1], weight, bias, groups, transposed)
     kernel = weight[2:]
     if min(kernel) < 1:
