@@ -21,11 +21,16 @@ constexpr int64_t LEAST_TILES = 24, LEAST_CHANNELS = 16, LEAST_GRADIENT_CHANNELS
 
 // Three taps of one dimension save a third of the products alone.
 constexpr int64_t LEAST_ROW_CHANNELS = 96;
+// Where so few tiles' products fit a block, as of the 64 points and 8 phases of three axes, each of them reads the
+// weights anew from beyond the caches: 32 channels take 1.6 times as long as by the direct way, 64 as long.
+constexpr int64_t LEAST_ROOM = 2 * TILE_ROWS, LEAST_CUBE_CHANNELS = 64;
 
 bool suits_winograd(const Windows& windows, const Image& in, int64_t least_channels) {
     const Geometry& g = windows.g;
     if (windows.apart.long_rows && !windows.apart.phases && windows.maps == 1)
         least_channels = most(least_channels, LEAST_ROW_CHANNELS);
+    if (BLOCK_FLOATS / (windows.points * g.phases() * PANEL_WIDTH) < LEAST_ROOM)
+        least_channels = most(least_channels, LEAST_CUBE_CHANNELS);
     const bool wide = g.in_channels >= least_channels && g.out_channels >= least_channels;
     return wide && windows.gain(in.batch) >= LEAST_GAIN && in.batch * windows.tiles() >= LEAST_TILES;
 }

@@ -13,7 +13,7 @@ from convolution_checks import needs_native
 
 import aigc_fast
 import aigc_fast.functional as AF
-from aigc_fast.ops.conv_transpose import choice
+from aigc_fast.ops.conv_transpose import choice, cpu
 from aigc_fast.ops.conv_transpose.plan import make_plan
 from aigc_fast.runtime import native, precision
 from aigc_fast.runtime.backends import BackendError
@@ -113,6 +113,21 @@ def test_small_calls_are_pytorchs(
     assert choice.is_light(tensors[0], tensors[1].requires_grad_(), groups, transposed) == light_with_gradients
     with torch.no_grad():
         assert choice.is_light(*tensors, groups, transposed) == light
+
+
+@needs_native
+def test_few_channels_of_three_axes_take_the_direct_way() -> None:
+    """Their phases' weights outgrow the caches where a block holds few tiles of wide vectors."""
+    if not native.has_wide_vectors():
+        pytest.skip("narrow vectors fit more tiles")
+
+    def taken(channels: int) -> int:
+        shapes = (1, 2 * channels, 8, 16, 16), (2 * channels, channels, 4, 4, 4)
+        plan = make_plan(*shapes, None, (2,) * 3, (1,) * 3, (0,) * 3, (1,) * 3, 1, True)
+        return cpu.forward_algorithm(*(torch.empty(shape) for shape in shapes), plan)
+
+    assert taken(32) == cpu.DIRECT
+    assert taken(64) == cpu.WINOGRAD
 
 
 @pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])

@@ -15,7 +15,7 @@ from watching import launches
 import aigc_fast
 import aigc_fast.functional as AF
 from aigc_fast.ops.linear import choice
-from aigc_fast.runtime import native
+from aigc_fast.runtime import native, tuning
 from aigc_fast.runtime.activations import FUNCTIONS
 
 needs_kernels = needs_native
@@ -165,3 +165,15 @@ def test_autocast_takes_kept_weights_without_gradients(monkeypatch: pytest.Monke
     with torch.autocast("cpu", torch.bfloat16), launches("linear") as called:
         assert AF.linear(*tensors).requires_grad
     assert not called
+
+
+@pytest.mark.parametrize(("rows", "dtype"), [(1, torch.float32), (1000, torch.float32), (8, torch.bfloat16)])
+def test_what_is_pytorchs_at_once_is_so_by_the_choice(
+    rows: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "used", False)
+    tensors = [torch.empty(shape, dtype=dtype) for shape in ((rows, 1024), (2048, 1024))]
+    at_once = choice.is_pytorchs_at_once(*tensors)
+    assert at_once == (dtype == torch.float32)
+    if at_once:
+        assert choice.slower(*tensors, None, "none", 0.0) is not None

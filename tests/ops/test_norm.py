@@ -15,6 +15,8 @@ from watching import launches
 
 import aigc_fast
 import aigc_fast.functional as AF
+from aigc_fast.ops.norm import choice
+from aigc_fast.runtime import tuning
 from aigc_fast.runtime.activations import DERIVATIVES, FUNCTIONS
 
 MAPS = [case for case in NORMS if len(case.shape) in (4, 5) and case.function == "group_norm"]
@@ -190,3 +192,19 @@ class TestBadInput:
         assert torch.equal(torch.autograd.grad(output.sum(), weight)[0], torch.zeros(6))
         assert AF.group_norm(torch.zeros(2, 6, 0), 2).shape == (2, 6, 0)
         assert AF.layer_norm(torch.zeros(0, 4), (4,)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("groups", [8, 32])
+@pytest.mark.parametrize("activation", ["none", "silu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_pytorchs_at_once_is_so_by_the_choice(
+    groups: int, activation: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "used", False)
+    input = torch.empty(2, 32, 64, 64, dtype=dtype)
+    with torch.no_grad():
+        at_once = choice.is_pytorchs_at_once(input, groups, activation)
+    assert at_once == (groups < 32 and activation == "none" and dtype == torch.float32)
+    assert not choice.is_pytorchs_at_once(input, groups, activation), "gradients may be asked for"
+    if at_once:
+        assert choice.group_slower(input, None, None, groups, 1e-5, activation, 0.0) is not None

@@ -67,6 +67,7 @@ class Region(NamedTuple):
 # In float32 on AVX-512: Intel Xeon (family 6 model 207), 2 threads, torch 2.13.0, 2026-11-29; from 16 to 256 channels,
 # 8 to 256 pixels wide, kernels of 1 to 7, strides of 1 and 2. Ours takes 0.2 to 0.95 of PyTorch's speed there.
 LEFT_WIDE = (
+    Region(1, False, False, False, range(4, _ENDLESS), channels=range(32), algorithm="winograd"),
     Region(2, True, None, False, range(5, _ENDLESS), algorithm="direct"),
     Region(2, False, True, False, range(5, _ENDLESS), algorithm="direct"),
     Region(2, False, False, False, range(7, _ENDLESS), algorithm="direct"),
@@ -74,17 +75,20 @@ LEFT_WIDE = (
     Region(2, False, False, False, range(5, 7), pixels=range(400), algorithm="direct"),
     Region(2, False, True, False, range(1, 2), pixels=range(400, _ENDLESS)),
     Region(2, True, False, False, range(1, 2), pixels=range(10_000, _ENDLESS)),
+    Region(2, False, False, False, range(1, 2), channels=range(33)),
     Region(2, None, True, False, range(2, 5), channels=range(32), algorithm="winograd"),
     Region(2, None, True, False, range(2, 5), channels=range(128), pixels=range(40_000, _ENDLESS), algorithm="direct"),
-    Region(2, None, True, False, range(2, 5), channels=range(64), pixels=range(40_000, _ENDLESS), algorithm="winograd"),
+    Region(2, None, True, False, range(2, 5), channels=range(64), pixels=range(10_000, _ENDLESS), algorithm="winograd"),
+    Region(2, True, True, False, range(2, 5), channels=range(64), pixels=range(4_000, _ENDLESS), algorithm="winograd"),
     Region(2, False, False, False, range(2, 5), channels=range(32), pixels=range(10_000, _ENDLESS)),
     Region(2, False, True, True, range(3, 4)),
     Region(2, False, True, True, range(2, 3), pixels=range(900, _ENDLESS)),
-    Region(2, False, True, True, range(4, 6), channels=range(32), pixels=range(900, _ENDLESS)),
+    Region(2, False, True, True, range(4, 6), channels=range(49), pixels=range(900, _ENDLESS)),
+    Region(2, None, None, True, range(4, 5), channels=range(17)),
     Region(2, False, False, True, range(3, 4), channels=range(32), pixels=range(10_000, _ENDLESS)),
     Region(2, True, True, True, range(3, 4), pixels=range(100, _ENDLESS), whole=True),
     Region(3, False, None, True, _ANY, channels=range(32), pixels=range(4096, _ENDLESS)),
-    Region(3, True, None, True, _ANY, channels=range(64), pixels=range(1024, _ENDLESS)),
+    Region(3, True, True, True, _ANY, channels=range(64), pixels=range(1024, _ENDLESS)),
 )
 # In bfloat16 as products of floats, on the same machine: ours takes 0.4 to 0.95 of PyTorch's speed there, and 2.1 times
 # it in the geometric mean of the others.

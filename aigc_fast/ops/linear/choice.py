@@ -15,13 +15,27 @@ from aigc_fast.ops.linear.limits import (
     ROWS_OF_LARGE,
     ROWS_OF_OTHERS,
 )
-from aigc_fast.runtime import native
+from aigc_fast.runtime import native, tuning
 
 
 def is_light(input: Tensor, weight: Tensor) -> bool:
-    """Whether PyTorch's call costs less than ours, whatever the kernel; the public function asks this first."""
+    """Whether PyTorch's call costs less than ours, whatever the kernel."""
     products = input.numel() * weight.shape[0]
     return products < (LIGHT_PRODUCTS_BFLOAT16 if input.dtype == torch.bfloat16 else LIGHT_PRODUCTS)
+
+
+def is_pytorchs_at_once(input: Tensor, weight: Tensor) -> bool:
+    """Whether a call is PyTorch's in any case; the public function asks this first."""
+    if is_light(input, weight):
+        return True
+    rows = input.numel() // (weight.shape[-1] or 1)
+    return input.dtype is torch.float32 and not tuning.used and not _floats_win(rows, weight.numel())
+
+
+def _floats_win(rows: int, size: int) -> bool:
+    """Whether so many rows of float32 by a weight of this size are ours."""
+    taken = rows in ROWS_OF_LARGE if size >= LARGE_WEIGHT else rows in ROWS_OF_OTHERS and size >= LEAST_WEIGHT
+    return taken and native.has_wide_vectors()
 
 
 def slower(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str, slope: float) -> str | None:
@@ -32,8 +46,7 @@ def slower(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str, 
         measured = native.level() == "avx512_bf16"
         return None if measured else f"bfloat16 on {native.level()}: not measured, PyTorch's own"
     rows, size = prod(input.shape[:-1]), weight.numel()
-    taken = rows in ROWS_OF_LARGE if size >= LARGE_WEIGHT else rows in ROWS_OF_OTHERS and size >= LEAST_WEIGHT
-    if taken and native.has_wide_vectors():
+    if _floats_win(rows, size):
         return None
     return f"{rows} rows of float32 by {size} weights: PyTorch's product is as fast as the processor or its memory"
 

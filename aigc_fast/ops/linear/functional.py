@@ -10,7 +10,7 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 from aigc_fast.ops.linear import reference
-from aigc_fast.ops.linear.choice import is_light
+from aigc_fast.ops.linear.choice import is_pytorchs_at_once
 from aigc_fast.ops.linear.operators import LINEAR, NOTHING_FOLLOWS
 from aigc_fast.ops.linear.packing import USES_PER_LOOK
 from aigc_fast.runtime import native
@@ -36,11 +36,11 @@ from aigc_fast.runtime.recording import (
 AUTOCAST = "autocast: PyTorch keeps what it has cast of the weights, and their gradients"
 
 
-def _is_light(input: Any, weight: Any) -> bool:
+def _is_at_once(input: Any, weight: Any) -> bool:
     """Whether to call PyTorch at once; a compiled graph takes the op, and a mode may want to see it."""
     if is_compiling() or function_modes() or not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
         return False
-    return weight.dim() > 0 and is_light(input, weight) and backend_in_force() == "auto"
+    return weight.dim() > 0 and is_pytorchs_at_once(input, weight) and backend_in_force() == "auto"
 
 
 def _check(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -111,7 +111,7 @@ def linear(
     if is_compiling() and isinstance(input, Tensor) and input.dtype == torch.float32:
         # Mostly PyTorch's in any case, and a compiler fuses it with what stands around it.
         return reference.linear(input, weight, bias, name, slope)
-    if name == "none" and _is_light(input, weight):
+    if name == "none" and _is_at_once(input, weight):
         try:
             return TF.linear(input, weight, bias)
         except REFUSALS:

@@ -12,7 +12,7 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 from aigc_fast.ops.norm import reference
-from aigc_fast.ops.norm.choice import is_light, is_light_for_rows
+from aigc_fast.ops.norm.choice import is_light_for_rows, is_pytorchs_at_once
 from aigc_fast.ops.norm.operators import GROUP_NORM, LAYER_NORM
 from aigc_fast.runtime import native
 from aigc_fast.runtime.activations import FUNCTIONS, Activation, name_and_slope
@@ -35,14 +35,14 @@ NOT_FITTING = (*REFUSALS, ValueError, ZeroDivisionError)
 RUNNING_STATISTICS = "running statistics: PyTorch's own norm keeps and takes them"
 
 
-def _is_at_once(input: Any, light: Callable[[Tensor], bool]) -> bool:
+def _is_at_once(input: Any, light: Callable[..., bool], *rest: Any) -> bool:
     """Whether to call PyTorch before anything else is looked at; what it refuses is looked at again.
 
     A compiled graph takes the op, and a mode may want to see it.
     """
     if is_compiling() or function_modes() or not isinstance(input, Tensor):
         return False
-    return light(input) and backend_in_force() == "auto"
+    return light(input, *rest) and backend_in_force() == "auto"
 
 
 def _check_tensors(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
@@ -158,7 +158,7 @@ def group_norm(
         found = _handed_over(group_norm, reference.group_norm, (input, weight, bias), given, to_theirs)
         if found is not None:
             return found
-    if _is_at_once(input, is_light):
+    if _is_at_once(input, is_pytorchs_at_once, num_groups, name):
         try:
             return FUNCTIONS[name](TF.group_norm(input, num_groups, weight, bias, eps), slope)
         except NOT_FITTING:
