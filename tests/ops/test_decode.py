@@ -288,6 +288,23 @@ def test_sequences_part_and_go_back(spec: Spec) -> None:
     torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-5)
 
 
+def test_sequences_that_share_a_past_give_the_bits_of_each_alone_on_every_level(spec: Spec, level: str) -> None:
+    count, rows = 14, 6
+    ids, positions = _given(rows, count)
+    engine, sources = Engine(spec, "fp32"), torch.ones(rows, dtype=torch.int64)
+    state, history = _begin(engine, rows, sources), ids[:, :0]
+    for i in range(count):
+        if i in (4, 9, 11):
+            parents = torch.tensor([1, 1, 0, 4, 4, 4])
+            state.reorder(parents)
+            history = history[parents]
+        found, history = state.step(ids[:, i], positions[:, i]), torch.cat([history, ids[:, i : i + 1]], 1)
+    for row in range(rows):
+        alone = _begin(engine, 1, sources[:1])
+        last = [alone.step(history[row, i : i + 1], positions[0, i : i + 1]) for i in range(count)][-1]
+        assert torch.equal(found[row], last[0])
+
+
 def test_keys_and_values_go_out_and_in(spec: Spec, level: str) -> None:
     ids, positions = _given(2, 25)
     visible = torch.ones(2, 25, dtype=torch.bool)

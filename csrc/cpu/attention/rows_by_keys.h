@@ -70,8 +70,23 @@ static void multiply_rows_by_keys(const float* queries, int64_t width, const Key
         sum_lanes(sums, found);
         const int64_t left = least<int64_t>(KEYS, count - j);
         for (int r = 0; r < ROWS; ++r)
-            __builtin_memcpy(scores + r * score_row + j, found + r * KEYS, static_cast<size_t>(left) * sizeof(float));
+            if (left == KEYS)
+                __builtin_memcpy(scores + r * score_row + j, found + r * KEYS, sizeof(float) * KEYS);
+            else
+                __builtin_memcpy(scores + r * score_row + j, found + r * KEYS,
+                                 sizeof(float) * static_cast<size_t>(left));
     }
+}
+
+static inline float greatest_of(vf x) {
+#if defined(__AVX512F__) && AIGC_VECTOR_BYTES == 64
+    return _mm512_reduce_max_ps(__m512(x));
+#else
+    float found = x[0];
+    for (int i = 1; i < VF; ++i)
+        found = most(found, x[i]);
+    return found;
+#endif
 }
 
 // The running softmax of one row.
@@ -110,9 +125,7 @@ static inline void softmax_row(float* scores, int64_t count, RowState& state, fl
     vf top = broadcast(state.greatest);
     for (int64_t j = 0; j < count; j += VF)
         top = greater(load(scores + j), top);
-    float greatest = top[0];
-    for (int i = 1; i < VF; ++i)
-        greatest = most(greatest, top[i]);
+    const float greatest = greatest_of(top);
     const float safe = greatest == MINUS_INFINITY ? 0.0f : greatest;
     vf sum{};
     for (int64_t j = 0; j < count; j += VF) {

@@ -10,6 +10,8 @@ namespace aigc::AIGC_LEVEL::decode {
 
 // Tokens of a sequence that begins attend together, so many at a time, from so many on.
 constexpr int64_t TOGETHER_TOKENS = 128, LEAST_TOGETHER = 16;
+// Tokens that share what they see attend together as well: so many, which read the same once.
+constexpr int64_t MOST_SHARING = 4;
 static inline float gelu(float x) { return 0.5f * x * (1.0f + __builtin_erff(x * 0.70710678118654752f)); }
 
 static inline vf activated(int64_t activation, vf x) {
@@ -150,9 +152,10 @@ class Forward : Products {
         PHASES
     };
 
-    // Tokens of a slot that attend together, and the first of those that they see.
+    // Tokens that attend together: of a slot, and the first of those that they see, or NOT_TOGETHER and how many of the
+    // first entries they all see.
     struct Segment {
-        int64_t first, count, begin;
+        int64_t first, count, begin, common;
     };
 
     struct Runner : Member {
@@ -168,9 +171,28 @@ class Forward : Products {
         bool together = end - begin >= LEAST_TOGETHER && seen_[begin] == 1;
         for (int64_t i = begin; i < end; ++i)
             together &= t_.visible[i] != 0;
-        const int64_t step = together ? TOGETHER_TOKENS : 1;
-        for (int64_t i = begin; i < end; i += step)
-            segments_[segment_count_++] = {i, least(step, end - i), together ? begin : NOT_TOGETHER};
+        if (together)
+            for (int64_t i = begin; i < end; i += TOGETHER_TOKENS)
+                segments_[segment_count_++] = {i, least(TOGETHER_TOKENS, end - i), begin, 0};
+        else
+            for (int64_t i = begin; i < end; ++i)
+                if (!joins_last(i))
+                    segments_[segment_count_++] = {i, 1, NOT_TOGETHER, seen_[i]};
+    }
+
+    // Whether a token shares most of what it sees with the last segment's.
+    bool joins_last(int64_t i) {
+        if (segment_count_ == 0)
+            return false;
+        Segment& last = segments_[segment_count_ - 1];
+        if (last.begin != NOT_TOGETHER || last.count == MOST_SHARING)
+            return false;
+        const int64_t common = least(s_.common(t_.slots[last.first], t_.slots[i]), least(last.common, seen_[i]));
+        if (2 * common < seen_[i])
+            return false;
+        last.common = common;
+        ++last.count;
+        return true;
     }
 
     void embed(int64_t i) const {
@@ -360,6 +382,21 @@ class Forward : Products {
         upper_[row * d_.head.panels() + first / COMPACT_WIDTH] = greatest;
     }
 
+    // Queries of some heads of some tokens, and where their results go.
+    struct Queries {
+        float *data, **out;
+        int64_t width, count = 0;
+
+        Queries(Scope& scope, int64_t most, int64_t of_width)
+            : data(scope.take<float>(most * of_width)), out(scope.take<float*>(most)), width(of_width) {}
+        void take(const float* from, float* to, int64_t column, int64_t heads, int64_t size, float scale) {
+            for (int64_t h = 0; h < heads; ++h, ++count, column += size) {
+                copy_query(data + count * width, from + column, size, width, scale);
+                out[count] = to + column;
+            }
+        }
+    };
+
     // Turns a key head of a token, and the queries that share it, and keeps its key and its value.
     void keep(int64_t layer, int64_t row, int64_t head) const {
         float* const key = projected_[row] + d_.query_columns() + head * s_.size();
@@ -383,15 +420,16 @@ class Forward : Products {
     }
 
     void attend_one_by_one(const Member& self, int64_t layer, const Wanted& wanted) const {
-        over_heads(self, wanted.count, counter(layer, ATTEND),
-                   [&](int64_t head, int64_t i) { attend_to_cache(layer, wanted[i], head); });
+        over_heads(self, wanted.count, counter(layer, ATTEND), [&](int64_t head, int64_t i) {
+            attend_to_cache(layer, {wanted[i], 1, NOT_TOGETHER, seen_[wanted[i]]}, head);
+        });
     }
 
     void attend_in_segments(const Member& self, int64_t layer) const {
         over_heads(self, segment_count_, counter(layer, ATTEND), [&](int64_t head, int64_t i) {
             const Segment& segment = segments_[i];
             if (segment.begin == NOT_TOGETHER)
-                attend_to_cache(layer, segment.first, head);
+                attend_to_cache(layer, segment, head);
             else
                 attend_together(layer, segment, head);
         });
@@ -407,21 +445,32 @@ class Forward : Products {
         return first;
     }
 
-    void attend_to_cache(int64_t layer, int64_t row, int64_t head) const {
-        const int64_t size = s_.size(), width = s_.width();
-        if (alone_)
-            keep(layer, row, head);
+    void attend_to_cache(int64_t layer, const Segment& segment, int64_t head) const {
+        const int64_t size = s_.size(), width = s_.width(), window = d_.layers[layer].window;
         Scope scope;
-        float *const queries = scope.take<float>(group_ * width), **const out = scope.take<float*>(group_);
-        for (int64_t h = 0; h < group_; ++h) {
-            const int64_t first = (head * group_ + h) * size;
-            copy_query(queries + h * width, projected_[row] + first, size, width, d_.layers[layer].scale);
-            out[h] = attended_[row] + first;
+        Queries queries(scope, segment.count * group_, width);
+        auto* const seen = scope.take<int64_t>(segment.count);
+        const int32_t* all[MOST_SHARING];
+        int64_t begin = 0, common = segment.common;
+        for (int64_t t = 0; t < segment.count; ++t) {
+            const int64_t row = segment.first + t;
+            if (alone_)
+                keep(layer, row, head);
+            queries.take(projected_[row], attended_[row], head * group_ * size, group_, size, d_.layers[layer].scale);
+            all[t] = s_.entries(t_.slots[row]);
+            const int64_t first = first_seen(all[t], row, window);
+            // What begins elsewhere has no keys in common at the same places.
+            common = t > 0 && first != begin ? 0 : common;
+            begin = first;
+            all[t] += first;
+            seen[t] = seen_[row] - first;
         }
-        const int32_t* const all = s_.entries(t_.slots[row]);
-        const int64_t first = first_seen(all, row, d_.layers[layer].window);
-        const auto at = [&](int64_t which, int64_t j) AIGC_INLINE { return s_.at(layer, which, head, all[first + j]); };
-        attend(seen_[row] - first, size, width, at, queries, group_, out);
+        const int64_t rows = segment.count * group_;
+        attend(
+            {segment.count, group_, size, width, queries.data, queries.out, seen, most<int64_t>(0, common - begin)},
+            [&](int64_t t, int64_t j) AIGC_INLINE { return s_.at(layer, 1, head, all[t][j]); },
+            [&](int64_t, int64_t count, const float* const* values, float* scores)
+                AIGC_INLINE { multiply_by_keys_before(values, count, queries.data, rows, width, scores); });
     }
 
     // Rows of the same source read its keys and values once.
@@ -450,17 +499,32 @@ class Forward : Products {
         const int64_t size = s_.size(), width = s_.width();
         const Memory& memory = *s_.memory();
         Scope scope;
-        float *const queries = scope.take<float>(count * group_ * width),
-                     **const out = scope.take<float*>(count * group_);
-        for (int64_t q = 0; q < count * group_; ++q) {
-            const int64_t row = wanted[first + q / group_], column = (head * group_ + q % group_) * size;
-            copy_query(queries + q * width, projected_[row] + column, size, width, d_.layers[layer].cross.scale);
-            out[q] = attended_[row] + column;
+        Queries queries(scope, count * group_, width);
+        auto* const seen = scope.take<int64_t>(count);
+        for (int64_t t = 0; t < count; ++t) {
+            const int64_t row = wanted[first + t];
+            queries.take(projected_[row], attended_[row], head * group_ * size, group_, size,
+                         d_.layers[layer].cross.scale);
+            seen[t] = memory.length(source);
         }
-        const float* const keys = memory.at(layer, 0, head, memory.begin(source));
-        const float* const values = memory.at(layer, 1, head, memory.begin(source));
-        const auto at = [&](int64_t which, int64_t j) AIGC_INLINE { return (which ? values : keys) + j * width; };
-        attend(memory.length(source), size, width, at, queries, count * group_, out);
+        constexpr int64_t NOWHERE = 0;
+        const float *const keys = memory.keys(layer, head, source), *const all = memory.values(layer, head, source);
+        const int64_t rows = count * group_;
+        auto** const score_rows = scope.take<float*>(rows);
+        auto** const query_rows = scope.take<const float*>(rows);
+        for (int64_t r = 0; r < rows; ++r)
+            query_rows[r] = queries.data + r * width;
+        attend(
+            {count, group_, size, width, queries.data, queries.out, seen, memory.length(source)},
+            [&](int64_t, int64_t j) AIGC_INLINE { return all + j * width; },
+            [&](int64_t begin, int64_t part, const float* const*, float* scores) AIGC_INLINE {
+                for (int64_t r = 0; r < rows; ++r)
+                    score_rows[r] = scores + r * SCORE_ROW;
+                const Product product{query_rows, 1, &NOWHERE, keys + begin, memory.key_step(source),
+                                      &NOWHERE,   1, size,     score_rows,   false,
+                                      0};
+                multiply_wide(product, rows, ceil_div(part, VF));
+            });
     }
 
     // To keys and values where they were projected to.

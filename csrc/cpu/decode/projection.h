@@ -40,10 +40,10 @@ class Projection : Products {
     void keep(int64_t layer, Counter& counter) const {
         const int64_t heads = d_.sizes.kv_heads, size = d_.sizes.head_size;
         for (int64_t r; (r = counter.take()) < count_;)
-            for (int64_t which = 0; which < 2; ++which)
-                for (int64_t head = 0; head < heads; ++head)
-                    copy_head(memory_.at(layer, which, head, first_ + r), projected_[r] + (which * heads + head) * size,
-                              size, round_up(size, VF));
+            for (int64_t head = 0; head < heads; ++head) {
+                const float* const key = projected_[r] + head * size;
+                memory_.keep(layer, head, first_ + r, key, key + heads * size);
+            }
     }
 
     const Decoder& d_;

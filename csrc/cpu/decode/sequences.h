@@ -44,11 +44,19 @@ class Sequences {
     int64_t bytes() const { return chunk_count_ * chunk_floats() * int64_t(sizeof(float)); }
 
     int64_t time_of(int32_t entry) const { return entry >> slot_bits_; }
-    // The key of an entry, or its value.
+    // How many of the first entries two slots have in common.
+    int64_t common(int64_t slot, int64_t other) const {
+        int64_t count = 0;
+        const int64_t most_common = least(lengths_[slot], lengths_[other]);
+        while (count < most_common && entries(slot)[count] == entries(other)[count])
+            ++count;
+        return count;
+    }
+    // The key of an entry, or its value, which lies behind it.
     float* at(int64_t layer, int64_t which, int64_t head, int32_t entry) const {
         const int64_t time = time_of(entry), slot = entry - (time << slot_bits_);
-        const int64_t plane = ((layer * 2 + which) * heads_ + head) * CHUNK_TIMES;
-        return chunks_[time / CHUNK_TIMES] + ((plane + time % CHUNK_TIMES) * slots_ + slot) * width_;
+        const int64_t line = ((layer * heads_ + head) * slots_ + slot) * LINE_TIMES + time % CHUNK_TIMES;
+        return chunks_[time / CHUNK_TIMES] + (2 * line + which) * width_;
     }
 
     // Lets every slot attend to a source of a memory, which outlives it.
@@ -100,12 +108,14 @@ class Sequences {
     }
 
   private:
-    static constexpr int64_t CHUNK_TIMES = 64;
+    // A slot's times follow each other, as they are read, and one more keeps those of one time, which are written
+    // together, out of each other's way in the cache.
+    static constexpr int64_t CHUNK_TIMES = 64, LINE_TIMES = CHUNK_TIMES + 1;
 
     static void copy(int32_t* to, const int32_t* from, int64_t count) {
         __builtin_memcpy(to, from, static_cast<size_t>(count) * sizeof(int32_t));
     }
-    int64_t chunk_floats() const { return layers_ * 2 * heads_ * CHUNK_TIMES * slots_ * width_; }
+    int64_t chunk_floats() const { return layers_ * 2 * heads_ * slots_ * LINE_TIMES * width_; }
 
     void widen(int64_t capacity) {
         int32_t* const wider = new int32_t[static_cast<size_t>(slots_ * capacity)];
