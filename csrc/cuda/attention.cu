@@ -191,8 +191,10 @@ __global__ void __launch_bounds__(BLOCK, RESIDENT<T>) parts_kernel(Call<T> call,
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         softmax.total[r] = over_row<P>(softmax.total[r], false);
-        shared.top[warp][P::row(r)] = softmax.top[r];
-        shared.total[warp][P::row(r)] = softmax.total[r];
+        if (P::leads()) {
+            shared.top[warp][P::row(r)] = softmax.top[r];
+            shared.total[warp][P::row(r)] = softmax.total[r];
+        }
     }
     __syncthreads();
     // A thread of each row weighs its warps; what they sum is put together in their order.

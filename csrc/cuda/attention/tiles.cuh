@@ -2,7 +2,7 @@
 // cores, of float32 by multiplying and adding.
 //
 // A lane is number `pair` of four in group `group` of eight. Its scores are of two rows, and the lanes that share a row
-// differ by the bits from FIRST to LAST.
+// differ by the bits from FIRST to LAST; one of them leads.
 #pragma once
 
 #include "cuda/launch.cuh"
@@ -60,6 +60,7 @@ class Products {
     struct Memory {};
 
     __device__ static int row(int r) { return group() + 8 * r; }
+    __device__ static bool leads() { return pair() == 0; }
     // The key of a row's score.
     __device__ static int key(int i) { return i / 2 * 8 + pair() * 2 + i % 2; }
 
@@ -146,6 +147,7 @@ class Products<float, WIDTH> {
     };
 
     __device__ static int row(int r) { return pair() * 2 + r; }
+    __device__ static bool leads() { return group() == 0; }
     __device__ static int key(int i) { return group() + 8 * i; }
 
     __device__ Products(Memory& memory) : memory_(memory) {
@@ -196,7 +198,7 @@ class Products<float, WIDTH> {
 #pragma unroll
         for (int i = 0; i < 2 * EACH; ++i)
             memory_.probabilities[key(i % EACH)][row(i / EACH)] = p[i / EACH][i % EACH];
-        if (group() == 0)
+        if (leads())
             for (int r = 0; r < 2; ++r)
                 memory_.factors[row(r)] = factors[r];
         __syncwarp();
