@@ -1,5 +1,6 @@
 // All-pole recursions y[t] = x[t] + sign * sum over i of c[i] y[t - i], their transposes, and the gradients to
 // coefficients. The sign is 1 or -1.
+#include "cuda/recursion/chain.cuh"
 #include "cuda/recursion/lags.cuh"
 #include "cuda/recursion/series.cuh"
 
@@ -32,10 +33,21 @@ Plan plan_of(int64_t count, int64_t length, int64_t order, bool shared, bool var
     return {cut, part, varying ? count * (cut - 1) : shared ? 1 : count, most};
 }
 
+// Whether series that would be cut are chained instead.
+bool is_chained(const Plan& plan, int64_t order) { return order == 1 && plan.parts > 1; }
+
+int64_t chain_tiles(int64_t length, int64_t dtype) {
+    return ceil_div(length, dtype == FLOAT64 ? CHAIN_TILE<double> : CHAIN_TILE<float>);
+}
+
 // Bytes that `recursion` needs as workspace.
 int64_t recursion_workspace(int64_t count, int64_t length, int64_t order, int64_t shared, int64_t varying,
                             int64_t dtype) {
     const Plan plan = plan_of(count, length, order, shared != 0, varying != 0, dtype);
+    if (is_chained(plan, order)) {
+        const int64_t tiles = count * chain_tiles(length, dtype);
+        return round_up(tiles * 3 * ELEMENT_BYTES[dtype] + (tiles + 1) * int64_t(sizeof(uint32_t)), sizeof(int64_t));
+    }
     return plan.parts == 1 ? 0 : count * int64_t(sizeof(int64_t)) + plan.elements(count) * ELEMENT_BYTES[dtype];
 }
 
@@ -63,7 +75,20 @@ void run_kind(const Series<T>& s, const Plan& plan, const Between<T>& between, c
 }
 
 template <class T>
+void run_chain(const Series<T>& s, void* workspace, const Queue& queue) {
+    const int64_t tiles = s.count * ceil_div(s.length, CHAIN_TILE<T>);
+    auto* const steps = static_cast<Steps<T>*>(workspace);
+    auto* const ends = reinterpret_cast<T*>(steps + tiles);
+    auto* const words = reinterpret_cast<uint32_t*>(ends + tiles);
+    launch("recursion's chain, cleared", &clear_kernel, queue, {blocks_for(tiles + 1), THREADS}, words, tiles + 1);
+    launch("recursion's chain", s.coeffs_step == 0 ? &chain_kernel<T, false> : &chain_kernel<T, true>, queue,
+           {tiles, THREADS, sizeof(ChainShared<T>)}, s, Chain<T>{steps, ends, words + 1, words});
+}
+
+template <class T>
 void run(const Series<T>& series, const Plan& plan, void* workspace, const Queue& queue) {
+    if (is_chained(plan, series.order))
+        return run_chain(series, workspace, queue);
     auto* const whole = static_cast<int64_t*>(workspace);
     auto* const memory = reinterpret_cast<T*>(whole + series.count);
     const Between<T> between{memory, memory + series.count * plan.parts * plan.most, whole};

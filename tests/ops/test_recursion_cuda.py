@@ -115,3 +115,67 @@ def test_emulated_rows_beyond_32_bits(varying: bool) -> None:
     with aigc_fast.backend("cuda"):
         found = AF.ar_recursion(x, c)
     assert relative_error(found, reference.recursion(x.double(), c.double(), None)) < 1e-5
+
+
+# Steps of a chain's tile in float32, and tiles of its window.
+TILE, WINDOW = 8192, 32
+
+
+def first_order(kind: str, length: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """Two series, their coefficients and states."""
+    shape = {"shared": (1, 1), "of each": (2, 1), "varying": (2, length, 1), "varying, shared": (1, length, 1)}[kind]
+    return torch.randn(2, length, dtype=dtype), 1.9 * torch.rand(shape, dtype=dtype) - 0.95, torch.randn(2, 1).to(dtype)
+
+
+def run_both(x: Tensor, c: Tensor, state: Tensor, backend: str) -> list[Tensor]:
+    with aigc_fast.backend(backend):
+        return [RECURSION(x, c, state, -1), RECURSION_TRANSPOSED(x, c, 1)]
+
+
+@pytest.mark.parametrize("kind", ["shared", "of each", "varying", "varying, shared"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("length", [601, TILE + 1028])
+def test_emulated_chains_of_order_1(length: int, dtype: torch.dtype, kind: str) -> None:
+    x, c, state = first_order(kind, length, dtype)
+    exact, theirs = run_both(x.double(), c.double(), state.double(), "cpu"), run_both(x, c, state, "cpu")
+    found = []
+    for place in EMULATOR:
+        with place.in_force():
+            found.append([RECURSION(x, c, state, -1), RECURSION_TRANSPOSED(x, c, 1)])
+        assert native.cuda.last_launch()["kernel"] == "recursion's chain"
+    floor = 1e-6 if dtype == torch.float32 else 1e-14
+    for ours, pytorchs, expected in zip(found[0], theirs, exact, strict=True):
+        assert relative_error(ours, expected) <= max(2 * relative_error(pytorchs, expected), floor)
+    # The same bits whichever tile is first.
+    assert all(torch.equal(a, b) for others in found[1:] for a, b in zip(others, found[0], strict=True))
+
+
+def test_emulated_chains_of_several_windows() -> None:
+    series = first_order("of each", (WINDOW + 2) * TILE // 2 + 9, torch.float64)
+    x, c, state = (tensor[:1] for tensor in series)
+    with EMULATOR[1].in_force():
+        found = RECURSION(x, c, state, -1)
+    with aigc_fast.backend("cpu"):
+        assert relative_error(found, RECURSION(x, c, state, -1)) < 1e-13
+
+
+@IN_ORDERS
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e30])
+def test_emulated_chains_of_what_is_not_finite_or_grows(value: float, place: Place) -> None:
+    x, c, state = first_order("varying", 2 * TILE + 500)
+    c = c.abs()
+    x[0, TILE + 700] = value
+    # For some steps of a tile the values grow beyond all that a factor may be, and overflow in the second series.
+    c[:, 2 * TILE : 2 * TILE + 200] = torch.tensor([1.2, 3.0])[:, None, None]
+    with place.in_force():
+        found = RECURSION(x, c, state, 1)
+    with aigc_fast.backend("cpu"):
+        same(found, RECURSION(x, c, state, 1))
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_emulated_chains_of_rows_that_are_not_aligned(shift: int) -> None:
+    x, c, state = first_order("of each", TILE + 403)
+    x = torch.randn(2, TILE + 404)[:, shift : shift + TILE + 402]
+    for ours, expected in zip(run_both(x, c, state, "cuda"), run_both(x, c, state, "cpu"), strict=True):
+        assert relative_error(ours, expected) < 1e-6
