@@ -299,6 +299,8 @@ def test_dropout_names_bad_arguments():
             AF.dropout(torch.ones(3), p)
     with pytest.raises(RuntimeError, match=r"input: got torch\.int64"):
         AF.dropout(torch.ones(3, dtype=torch.int64), 0.5)
+    # PyTorch drops all of any type.
+    assert torch.equal(AF.dropout(torch.ones(3, dtype=torch.int64), 1.0), torch.zeros(3, dtype=torch.int64))
 
 
 def test_dropout_module_is_a_drop_in():

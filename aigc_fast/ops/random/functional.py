@@ -137,6 +137,8 @@ def dropout(
     if not training or p == 0.0 or input.numel() == 0:
         return input
     if not (input.is_floating_point() or input.is_complex()):
+        if p == 1.0:
+            return torch.nn.functional.dropout(input, p, training, inplace)
         raise RuntimeError(f"input: got {input.dtype}, expected a floating-point or complex type")
     key = draw_key(input, generator)
     if rows.layouts and generator is None:
