@@ -14,6 +14,7 @@ test: $(VENV)/.installed $(VENV)/.emulated
 
 fuzz: $(VENV)/.installed
 	$(BIN)/python tests/fuzz.py 10
+	$(BIN)/python tests/hostile.py 10
 
 demo: $(VENV)/.torch
 	AIGC_FAST_CUDA=AUTO $(BIN)/python -m pip install -q '.[demo]'

@@ -7,7 +7,7 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from aigc_fast.bench.cases import CASES, WHOLE, Case, label
 from aigc_fast.bench.contest import OURS, PYTORCH, Contest
 from aigc_fast.bench.decode import costs, generated
-from aigc_fast.bench.machine import CPU, described, placed, probe
+from aigc_fast.bench.machine import CPU, described, limits_text, machine_text, placed, probe
 from aigc_fast.bench.models import whole_model
 from aigc_fast.bench.ops import attention, convolution, dropout, linear, norm, recursion, reparameterize
 from aigc_fast.bench.parity import ParityError
@@ -147,9 +147,41 @@ class Result:
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
             rows = tuple(map(_row, found["rows"]))
-            return Result(found["machine"], found["limits"], rows, found.get("complete", True))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            result = Result(found["machine"], found["limits"], rows, found.get("complete", True))
+            _check(result)
+            return result
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(f"{path}: holds no result of a bench ({error})") from None
+
+
+def _check(result: Result) -> None:
+    """Refuses what `write` would not have written, by one of the errors that `read` expects."""
+    machine_text(result.machine)
+    limits_text(result.limits)
+    _check_kinds("machine", result.machine["peers"], dict)
+    _check_kinds("date", result.machine["date"], str)
+    _check_numbers("limits", result.limits.values(), above=0)
+    for row in result.rows:
+        for name in ("op", "name", "dtype", "mode"):
+            _check_kinds(name, getattr(row, name), str)
+        _check_kinds("limit", row.limit, (str, type(None)))
+        if not (row.ours and row.peers):
+            raise ValueError(f"{row.label}: lacks its times")
+        for timing in (*row.ours.values(), *row.peers.values(), row.ratio):
+            _check_numbers(row.label, astuple(timing), above=0)
+        counts = (row.share, row.peak, row.operations, row.nbytes)
+        _check_numbers(row.label, [row.error, row.own_error, *(count for count in counts if count is not None)])
+
+
+def _check_kinds(name: str, value: Any, kinds: type | tuple[type, ...]) -> None:
+    if not isinstance(value, kinds):
+        raise ValueError(f"{name} is {value!r:.40}")
+
+
+def _check_numbers(name: str, values: Iterable[Any], above: float = -math.ulp(0)) -> None:
+    for value in values:
+        if type(value) not in (int, float) or not above < float(value) < math.inf:
+            raise ValueError(f"{name} has a number {value!r:.40}")
 
 
 def _row(found: Mapping[str, Any]) -> Row:

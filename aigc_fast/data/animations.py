@@ -17,7 +17,7 @@ from torch import Tensor
 from aigc_fast.data.folder import check_classes, entries
 from aigc_fast.data.notes import Notes, one_line, text_of
 from aigc_fast.data.pictures import opaque, picture_suffixes
-from aigc_fast.data.pillow import DAMAGED, TOO_LARGE, reading
+from aigc_fast.data.pillow import DAMAGED, TOO_LARGE, decode, reading
 from aigc_fast.errors import UserError
 from aigc_fast.wording import counted
 
@@ -202,7 +202,7 @@ class _FrameReader:
                 if index >= most:
                     break
                 picture.seek(index)
-                picture.load()
+                decode(picture, [])
                 frames.append(self._fitted(picture))
                 lengths.append(float(picture.info.get("duration", 0) or 0))
             total = getattr(picture, "n_frames", 1)
@@ -230,7 +230,7 @@ class _FrameReader:
             with Image.open(path) as picture:
                 sizes.setdefault(picture.size, path)
                 if len(sizes) == 1:
-                    picture.load()
+                    decode(picture, [])
                     frames.append(self._fitted(picture))
         if len(sizes) > 1:
             (first, _), (other, _) = list(sizes.items())[:2]

@@ -52,7 +52,7 @@ def read_npz(path: Path, notes: Notes) -> tuple[np.ndarray, np.ndarray | None]:
             f"{'a single array' if single else 'a file of another kind, or damaged'}"
         )
     try:
-        with overheard() as said, np.load(path, allow_pickle=False) as arrays:
+        with overheard() as said, path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = list(arrays)
             chosen = [next((name for name in known if name in names), None) for known in (_IMAGES, _LABELS)]
             if chosen[0] is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import struct
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ DAMAGED = (
     *TOO_LARGE,
 )
 """What Pillow raises on damaged images; it lets through what its parsers of metadata run into."""
+
+# Deflate makes at most so many bytes of one.
+_MOST_INFLATED = 1032
 
 # Without a handler Python would write to stderr what Pillow logs and raises besides.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -43,6 +47,17 @@ def reading(max_pixels: int) -> Iterator[list[str]]:
 
 def decode(picture: Image.Image, said: list[str]) -> None:
     """Decodes an opened picture within `reading`."""
+    if picture.format == "PNG" and not _may_hold(picture):
+        raise OSError("image file is truncated")
     # libtiff has no other way to warn.
     with stderr_overheard(said) if picture.format == "TIFF" else nullcontext():
         picture.load()
+
+
+def _may_hold(picture: Image.Image) -> bool:
+    """Whether a PNG is as large as its pixels, of a bit and more, need; Pillow takes memory for them, and fills it."""
+    try:
+        size = os.stat(picture.filename).st_size
+    except (OSError, AttributeError):
+        return True
+    return picture.width * picture.height <= 8 * _MOST_INFLATED * size

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import aigc_fast
 from aigc_fast.data.pictures import MAX_PIXELS
-from aigc_fast.data.pillow import DAMAGED, reading
+from aigc_fast.data.pillow import DAMAGED, decode, reading
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic
 from aigc_fast.generation.grid import to_uint8
@@ -135,8 +135,8 @@ def read_provenance(path: str | os.PathLike[str]) -> Provenance:
         UserError: when the file is not an image or carries no record of this package.
     """
     try:
-        with reading(MAX_PIXELS), Image.open(path) as picture:
-            picture.load()
+        with reading(MAX_PIXELS) as said, Image.open(path) as picture:
+            decode(picture, said)
             text = getattr(picture, "text", {}).get(RECORD)
     except DAMAGED as error:
         raise UserError(f"cannot read image {path}: {getattr(error, 'strerror', None) or error}") from None

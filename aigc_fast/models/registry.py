@@ -38,7 +38,8 @@ def create(name: str, **config: Any) -> Model:
     try:
         return MODELS[name](**config)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise UserError(f"{name} cannot be built: {error}") from None
+        # What follows PyTorch's first line is of its own code.
+        raise UserError(f"{name} cannot be built: {str(error).partition(chr(10))[0]}") from None
 
 
 def describe(model: Model) -> dict[str, Any]:

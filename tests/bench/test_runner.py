@@ -293,6 +293,7 @@ def test_results_are_read_as_they_were_written_and_tables_are_written_from_them(
     assert cells(without_pytorch)[4] == "0.50× (0.50-0.50)"
     slow = dataclasses.replace(row(), op="dropout", peers={"PyTorch": Timing(1, 1, 1)})
     facts = {"processor": "A processor", "level": "avx2", "threads": 2, "torch": "2.13.0", "aigc_fast": "0.1.0"}
+    facts |= {"date": "2026-01-01", "peers": {}}
     result = Result(facts, LIMITS, (row(), other, slow))
     result.write(tmp_path / "a.json")
     assert Result.read(tmp_path / "a.json") == result

@@ -30,6 +30,10 @@ def library() -> Any:
     return tokenizers
 
 
+def _halves(name: str) -> UserError:
+    return UserError(f"{name}: expected what UTF-8 can hold, got half of a surrogate pair")
+
+
 class BPETokenizer(Tokenizer):
     """Pieces of words, as the `tokenizers` library finds them: byte pairs, or whatever a tokenizer.json says.
 
@@ -84,7 +88,10 @@ class BPETokenizer(Tokenizer):
         trainer = library().trainers.BpeTrainer(
             vocab_size=vocab_size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
         )
-        found.train_from_iterator(texts, trainer)
+        try:
+            found.train_from_iterator(texts, trainer)
+        except UnicodeEncodeError:
+            raise _halves("texts") from None
         return cls(found.to_str(), found.token_to_id(END))
 
     @property
@@ -123,7 +130,7 @@ class BPETokenizer(Tokenizer):
         try:
             return self._tokenizer.encode(text, add_special_tokens=is_prompt).ids
         except (TypeError, UnicodeEncodeError):
-            raise UserError("text: expected what UTF-8 can hold, got half of a surrogate pair") from None
+            raise _halves("text") from None
 
     def decode(self, tokens: Iterable[int]) -> str:
         """See `Tokenizer.decode`."""
