@@ -46,10 +46,16 @@ static inline void store(float16* p, vf v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(__m256(v), _MM_FROUND_TO_NEAREST_INT));
 }
 #else
+// In C++ GCC has _Float16 on aarch64 since version 13, and this name always.
+#if defined(__ARM_FP16_FORMAT_IEEE)
+using half_number = __fp16;
+#else
+using half_number = _Float16;
+#endif
 static inline vf load(const float16* p) {
     vf v;
     for (int i = 0; i < VF; ++i) {
-        _Float16 x;
+        half_number x;
         __builtin_memcpy(&x, p + i, 2);
         v[i] = float(x);
     }
@@ -57,7 +63,7 @@ static inline vf load(const float16* p) {
 }
 static inline void store(float16* p, vf v) {
     for (int i = 0; i < VF; ++i) {
-        const _Float16 x = static_cast<_Float16>(v[i]);
+        const half_number x = static_cast<half_number>(v[i]);
         __builtin_memcpy(p + i, &x, 2);
     }
 }
