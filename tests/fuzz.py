@@ -21,7 +21,7 @@ import hypothesis
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as TF
-from cases import MASKS, Attention, Convolution, Recursion, assert_parity
+from cases import MASKS, Attention, Convolution, Linear, Norm, Recursion, assert_parity
 from memory import poisoned
 from recurrent_cases import Recurrent
 from torch import Tensor
@@ -300,11 +300,11 @@ def check_sequences(case: Sequences, setting: Setting) -> None:
     check(setting, tensors, ours, theirs)
 
 
-def recursions() -> st.SearchStrategy[Recursion]:
+def recursions(longest: int = 2000) -> st.SearchStrategy[Recursion]:
     shared = st.builds(
         Recursion,
         st.integers(1, 20),
-        st.integers(1, 2000),
+        st.integers(1, longest),
         st.integers(1, 24),
         st.sampled_from(["shared", "series"]),
         st.booleans(),
@@ -377,6 +377,78 @@ def check_samples(shape: tuple[int, ...], spread: float, setting: Setting) -> No
     check(setting, [mu, logvar], lambda m, l: REPARAMETERIZE_KL(m, l, key), formula)
 
 
+def check_one_of_samples(shape: tuple[int, ...], setting: Setting) -> None:
+    """Functions that give one of what `reparameterize_kl` gives."""
+    mu, logvar = torch.randn(shape), torch.randn(shape)
+    noise = numbers.normal(shape, draw_key(mu, torch.Generator().manual_seed(1)), torch.float64)
+
+    def sample(mu: Tensor, logvar: Tensor) -> Tensor:
+        return AF.reparameterize(mu, logvar, generator=torch.Generator().manual_seed(1))
+
+    check(setting, [mu, logvar], sample, lambda m, l: m + noise.to(m.dtype) * torch.exp(0.5 * l))
+    check(
+        setting,
+        [mu, logvar],
+        AF.kl_standard_normal,
+        lambda m, l: -0.5 * (1 + l - m * m - l.exp()).reshape(len(m), -1).sum(1),
+    )
+
+
+# None with a kink, at which a rounding decides on the gradient.
+ACTIVATIONS = st.sampled_from([None, None, "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "elu"])
+FEATURES = st.sampled_from([1, 2, 3, 8, 16, 17, 33, 64, 96, 200, 513])
+
+
+def linears() -> st.SearchStrategy[Linear]:
+    lead = st.lists(st.sampled_from([1, 2, 3, 7, 17, 40]), max_size=3).map(tuple)
+    found = st.builds(Linear, lead, FEATURES, FEATURES, st.booleans(), ACTIVATIONS)
+    return found.filter(lambda case: math.prod(case.lead) * case.inputs * case.outputs <= MOST_WORK)
+
+
+def check_case(case: Linear | Norm, setting: Setting) -> None:
+    check(setting, case.tensors(), case.ours, case.theirs)
+
+
+@st.composite
+def norms(draw: Callable[..., Any]) -> Norm:
+    function = draw(st.sampled_from(["group_norm", "instance_norm", "layer_norm"]))
+    if function == "layer_norm":
+        shape = draw(st.lists(FEATURES, min_size=1, max_size=3).map(tuple))
+        sizes = draw(st.integers(1, len(shape)))
+        elements = math.prod(shape[-sizes:])
+    else:
+        groups, each = draw(st.sampled_from([1, 2, 3, 8])), draw(st.sampled_from([1, 2, 5, 16]))
+        inner = draw(st.lists(st.integers(1, 12), max_size=3).map(tuple))
+        shape, sizes = (draw(st.integers(1, 4)), groups * each, *inner), groups
+        elements = math.prod(inner) * (each if function == "group_norm" else 1)
+    # A mean of few numbers leaves differences of numbers that are nearly the same.
+    hypothesis.assume(elements > 4 and math.prod(shape) <= 200_000)
+    return Norm(function, shape, sizes, draw(st.integers(0, 2)), draw(ACTIVATIONS))
+
+
+def check_signs(case: Recursion, setting: Setting) -> None:
+    """The recursion by the names and signs of other libraries."""
+    x, coeffs, *state = case.tensors()
+    if case.kind == "varying":
+
+        def varying(x: Tensor, a: Tensor, *zi: Tensor) -> Tensor:
+            return recursion_reference.recursion(x, -a, *zi or [None])
+
+        check(setting, [x, -coeffs, *state], AF.sample_wise_lpc, varying)
+        return
+    a = torch.cat([torch.ones(*coeffs.shape[:-1], 1), -coeffs], -1)
+    b = torch.randn(a.shape)
+
+    def filtered(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        taps = b.expand(len(x), -1) / a[..., :1]
+        padded = torch.nn.functional.pad(x, (b.shape[-1] - 1, 0))
+        driven = torch.nn.functional.conv1d(padded[None], taps.flip(-1)[:, None], groups=len(x))[0]
+        feedback = -a[..., 1:] / a[..., :1]
+        return recursion_reference.recursion(driven, feedback if a.dim() > 1 else feedback[None], None)
+
+    check(setting, [x, a, b], lambda x, a, b: AF.lfilter(x, a, b, clamp=False), filtered)
+
+
 def check_numbers(shape: tuple[int, ...], setting: Setting) -> None:
     for drawn, make in ((AF.randn, numbers.normal), (AF.rand, numbers.uniform)):
         key = draw_key(torch.zeros(0), torch.Generator().manual_seed(1))
@@ -394,8 +466,12 @@ CHECKS: dict[str, tuple[Callable[..., None], tuple[st.SearchStrategy[Any], ...]]
     "varlen_attn": (check_sequences, (sequences(), settings(*HALVES))),
     "recursion": (check_recursion, (recursions(), settings(torch.float32, torch.float64))),
     "recurrent networks": (check_recurrent, (recurrents(), settings(*FLOATS))),
+    "lfilter, sample_wise_lpc": (check_signs, (recursions(200), settings(torch.float32, torch.float64))),
+    "linear": (check_case, (linears(), settings(*FLOATS))),
+    "norms": (check_case, (norms(), settings(*HALVES))),
+    "reparameterize, kl_standard_normal": (check_one_of_samples, (SHAPES, settings(*HALVES))),
     "dropout": (check_dropout, (SHAPES, st.sampled_from([0.1, 0.5, 0.9]), settings(*HALVES))),
-    "reparameterize": (check_samples, (SHAPES, st.sampled_from([0.1, 1.0, 4.0]), settings(*HALVES))),
+    "reparameterize_kl": (check_samples, (SHAPES, st.sampled_from([0.1, 1.0, 4.0]), settings(*HALVES))),
     "randn, rand": (check_numbers, (SHAPES, settings(*HALVES))),
 }
 
