@@ -23,7 +23,7 @@ from aigc_fast.bench.summary import by_op, summarised
 from aigc_fast.bench.tables import share as share_text
 from aigc_fast.bench.tables import speed, without
 from aigc_fast.cli.app import console
-from aigc_fast.cli.options import Device, Overwrite, chosen_device, new_file, with_default
+from aigc_fast.cli.options import Device, Overwrite, chosen_device, new_files, with_default
 from aigc_fast.cli.sharing import installation, scrubbed
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic, make_folder
@@ -201,8 +201,7 @@ def bench(
     Example:  aigc-fast bench --op attention --html out/bench.html
     """
     ops, dtypes = _checked("--op", op, OPS), _checked("--dtype", dtype, _DTYPES)
-    for path in filter(None, (json_file, html, share)):
-        new_file(path, overwrite)
+    new_files(overwrite, {"--json": json_file, "--html": html, "--share": share})
     before = None if earlier is None else Result.read(earlier)
     if threads:
         torch.set_num_threads(threads)

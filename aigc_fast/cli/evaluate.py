@@ -113,7 +113,7 @@ def evaluate(
     if neighbours is not None:
         if neighbours.suffix.lower() != ".png":
             raise UserError(f"{neighbours}: expected the name of a PNG file")
-        new_file(neighbours, overwrite)
+        new_file(neighbours, overwrite, "--neighbours")
     place, reading, measuring = chosen_device(device), chosen(given, _READING), chosen(given, _MEASURING)
     if subject.is_dir() and not has_model(subject):
         medium = _medium_of_folder(subject)

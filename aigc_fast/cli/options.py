@@ -163,8 +163,8 @@ def _devices() -> dict[str, int]:
     return {"cpu": 1, **({} if found is None else {found.type: torch.accelerator.device_count()})}
 
 
-def new_file(path: Path, overwrite: bool) -> Path:
-    """Checks, before any work is done, that a file can be written.
+def new_file(path: Path, overwrite: bool, option: str = "--out") -> Path:
+    """Checks, before any work is done, that the file that an option names can be written.
 
     Raises:
         UserError: when it is there already and may not be replaced, or its folder can't be written to.
@@ -172,9 +172,25 @@ def new_file(path: Path, overwrite: bool) -> Path:
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it")
     if path.exists() and not overwrite:
-        raise UserError(f"{path} is there already: choose another --out, or give --overwrite")
+        raise UserError(f"{path} is there already: choose another {option}, or give --overwrite")
     make_folder(path.parent)
     return path
+
+
+def new_files(overwrite: bool, files: Mapping[str, Path | None]) -> None:
+    """Checks, before any work is done, that the files of several options, where they are given, can be written.
+
+    Raises:
+        UserError: as `new_file`, and where two options name the same file.
+    """
+    named: dict[Path, str] = {}
+    for option, path in files.items():
+        if path is None:
+            continue
+        other = named.setdefault(path.resolve(), option)
+        if other != option:
+            raise UserError(f"{other} and {option} both name {path}: choose another {option}")
+        new_file(path, overwrite, option)
 
 
 def load_model(subject: Path, device: torch.device) -> Model:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from aigc_fast.cli.app import console
-from aigc_fast.cli.options import Device, Overwrite, chosen_device, new_file, with_default
+from aigc_fast.cli.options import Device, Overwrite, chosen_device, new_files, with_default
 from aigc_fast.cli.running import Stepping, run_script, script_of
 from aigc_fast.errors import UserError
 from aigc_fast.profiling import watch
@@ -52,8 +52,7 @@ def profile(
 
     Example:  aigc-fast profile train.py -- --epochs 1
     """
-    for path in filter(None, (trace, html)):
-        new_file(path, overwrite)
+    new_files(overwrite, {"--trace": trace, "--html": html})
     script = script_of(subject)
     if script is None:
         stepping = Stepping(subject, chosen_device(device))

@@ -37,7 +37,18 @@ def test_it_measures_and_writes_results_a_page_and_what_can_be_shared(tmp_path, 
     again = run("bench", "--from", files["json"], "--compare", files["share"])
     assert again.exit_code == 0, again.output
     assert "0 of 1 row changed beyond noise" in again.stdout
-    assert_refused(run("bench", *SMALL, "--json", files["json"]), "is there already")
+    for option in ("json", "html", "share"):
+        refused = run("bench", *SMALL, f"--{option}", files[option])
+        assert_refused(refused, "is there already", f"choose another --{option}")
+
+
+def test_options_that_name_the_same_file_are_refused(tmp_path):
+    file = tmp_path / "found"
+    assert_refused(run("bench", *SMALL, "--json", file, "--html", file), "--json and --html both name")
+    assert_refused(
+        run("profile", "dcgan", "--trace", file, "--html", tmp_path / "." / "found"), "choose another --html"
+    )
+    assert not file.exists()
 
 
 def test_bad_input_is_a_line(tmp_path):

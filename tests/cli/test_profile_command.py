@@ -25,7 +25,7 @@ def test_a_script_is_watched_without_changes_and_left_after_its_steps(tmp_path):
     assert found.exit_code == 0, found.output
     assert "a step of 2: Sequential forward" in " ".join(found.stdout.split())
     assert "Sequential.0" in page.read_text(encoding="utf-8")
-    assert_refused(run("profile", script, "--html", page), "is there already")
+    assert_refused(run("profile", script, "--html", page), "is there already", "choose another --html")
 
 
 def test_of_a_model():
