@@ -6,7 +6,7 @@ PYTEST := OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n logical --dist loadfile
 export AIGC_FAST_CUDA ?= $(if $(shell command -v nvcc),ON,OFF)
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc aigc_fast aigc_fast_cli -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: test docs fuzz sweep demo bench hosts gate gpu wheel clean-room versions sanitize dev lint clean
+.PHONY: test docs fuzz sweep demo bench hosts gate gpu wheel clean-room versions sanitize aarch64 dev lint clean
 
 test: $(VENV)/.installed $(VENV)/.emulated
 	$(PYTEST)
@@ -61,6 +61,10 @@ versions:
 # Memory, undefined behaviour and our own threads, in the checks of csrc/check.
 sanitize:
 	$(PYTHON) tests/sanitize.py
+
+# The kernels of the first level there, in an emulator.
+aarch64:
+	$(PYTHON) tests/aarch64.py
 
 dev: $(VENV)/.torch
 	$(BIN)/python -m pip install -q scikit-build-core pybind11 ninja
