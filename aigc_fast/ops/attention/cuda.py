@@ -30,6 +30,9 @@ def unsupported(
 ) -> Reason:
     """Why this backend cannot take these arguments, or None."""
     queries, keys, size = query.shape[-2], key.shape[-2], max(query.shape[-1], value.shape[-1])
+    elsewhere = devices.cuda(query.dtype, query, key, value, mask)
+    if elsewhere is not None:
+        return elsewhere
     if philox_key is not None:
         return "dropout: the kernel for few queries has none"
     if queries > MOST_QUERIES:
@@ -42,7 +45,7 @@ def unsupported(
         return f"{query.dtype} is computed by the reference"
     if mask is not None and mask.dtype not in (torch.bool, torch.float32, query.dtype):
         return f"a mask of {mask.dtype} is computed by the reference"
-    return devices.cuda(query.dtype, query, key, value, mask)
+    return None
 
 
 def detail(*args: object) -> str:
