@@ -130,6 +130,14 @@ def test_few_channels_of_three_axes_take_the_direct_way() -> None:
     assert taken(64) == cpu.WINOGRAD
 
 
+@pytest.mark.parametrize(("channels", "chosen"), [(16, "reference"), (32, "cpu")])
+def test_a_panel_half_empty_on_three_axes_is_pytorchs(channels: int, chosen: str) -> None:
+    if not native.has_wide_vectors():
+        pytest.skip("narrow vectors have narrower panels")
+    tensors = torch.randn(1, 32, 8, 16, 16), torch.randn(32, channels, 4, 4, 4)
+    assert aigc_fast.explain("conv_transpose3d", *tensors, stride=2, padding=1).chosen == chosen
+
+
 @pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
 def test_a_small_call_is_explained_and_can_be_forced(name: str) -> None:
     tensors = torch.randn(1, 4, 4, 4), torch.randn(4, 4, 3, 3)
