@@ -128,18 +128,18 @@ class Around(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.near = fast.Conv2d(inputs, outputs, 3, padding=1)
+        self.near = _with_activation(fast.Conv2d(inputs, outputs, 3, padding=1))
         self.far = nn.ModuleList(
-            fast.Conv2d(outputs, outputs, 3, padding=apart, dilation=apart) for apart in _DILATIONS
+            _with_activation(fast.Conv2d(outputs, outputs, 3, padding=apart, dilation=apart)) for apart in _DILATIONS
         )
         for layer in (self.near, *self.far):
-            nn.init.kaiming_normal_(layer.weight, _SLOPE)
+            nn.init.kaiming_normal_(layer[0].weight, _SLOPE)
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, outputs, h, w) of maps (N, inputs, h, w)."""
-        found = nn.functional.leaky_relu(self.near(maps), _SLOPE)
+        found = self.near(maps)
         for layer in self.far:
-            found = found + nn.functional.leaky_relu(layer(found), _SLOPE)
+            found = found + layer(found)
         return found
 
 
