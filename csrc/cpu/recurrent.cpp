@@ -481,5 +481,5 @@ AIGC_EXPORT(AIGC_KERNEL(recurrent), AIGC_KERNEL(recurrent_packed_size), AIGC_KER
             AIGC_KERNEL(recurrent_takes_pairs), AIGC_KERNEL(recurrent_compact_bytes),
             AIGC_KERNEL(recurrent_compact_head_bytes), AIGC_KERNEL(recurrent_pack_compact),
             AIGC_KERNEL(recurrent_pack_compact_head), AIGC_KERNEL(recurrent_sample), AIGC_KERNEL(recurrent_backward),
-            AIGC_KERNEL(lstm_maps), AIGC_KERNEL(lstm_maps_backward), AIGC_KERNEL_CODES(recurrent_modes, Mode))
+            AIGC_KERNEL(lstm_maps), AIGC_KERNEL(lstm_maps_backward), AIGC_KERNEL_CODES(recurrent_modes, Cell))
 }

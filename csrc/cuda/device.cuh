@@ -27,7 +27,14 @@ struct Queue {
 struct Grid {
     int64_t blocks;
     unsigned threads = 256;
-    size_t shared = 0; // bytes
+    size_t shared = 0;     // bytes
+    bool together = false; // whether all blocks are under way at once, as those must be that wait for each other
+};
+
+// What a device has: multiprocessors, and bytes of shared memory for a block.
+struct Device {
+    int64_t processors;
+    size_t shared;
 };
 
 constexpr int64_t MOST_BLOCKS = (int64_t(1) << 31) - 1;
@@ -43,6 +50,8 @@ inline Layout& shared_memory() {
 
 template <class... P>
 void start(const char* name, void (*kernel)(P...), const Queue& queue, const Grid& grid, P... arguments) {
+    if (grid.together && grid.blocks > emulate::resident_blocks())
+        throw std::runtime_error(std::string("CUDA kernel ") + name + ": more blocks than can be under way at once");
     const auto thread = [&] { kernel(arguments...); };
     emulate::launch(
         {name, grid.blocks, grid.threads, grid.shared, queue.device, queue.stream},
@@ -50,6 +59,9 @@ void start(const char* name, void (*kernel)(P...), const Queue& queue, const Gri
 }
 
 inline void probe_device(const void*, const Queue&) {}
+
+// As many multiprocessors as blocks are under way at a time, with as much shared memory as a card of 9.0 has.
+inline Device device_of(const Queue&) { return {emulate::resident_blocks(), 227 << 10}; }
 
 // In a loop that waits for another block.
 inline void wait_a_moment() { emulate::let_others_run(); }
@@ -122,6 +134,11 @@ void start(const char* name, void (*kernel)(P...), const Queue& queue, const Gri
     config.blockDim = dim3(grid.threads);
     config.dynamicSmemBytes = grid.shared;
     config.stream = static_cast<cudaStream_t>(queue.stream);
+    cudaLaunchAttribute cooperative{};
+    cooperative.id = cudaLaunchAttributeCooperative;
+    cooperative.val.cooperative = 1;
+    config.attrs = &cooperative;
+    config.numAttrs = grid.together ? 1 : 0;
     check(cudaLaunchKernelEx(&config, kernel, arguments...), name);
 }
 
@@ -129,6 +146,15 @@ inline void probe_device(const void* kernel, const Queue& queue) {
     const OnDevice current(queue);
     cudaFuncAttributes found;
     check(cudaFuncGetAttributes(&found, kernel), "probe");
+}
+
+inline Device device_of(const Queue& queue) {
+    const auto ask = [&](cudaDeviceAttr attribute) {
+        int found = 0;
+        check(cudaDeviceGetAttribute(&found, attribute, static_cast<int>(queue.device)), "on its device");
+        return found;
+    };
+    return {ask(cudaDevAttrMultiProcessorCount), static_cast<size_t>(ask(cudaDevAttrMaxSharedMemoryPerBlockOptin))};
 }
 
 __device__ inline void wait_a_moment() { __nanosleep(20); }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from aigc_fast.ops.recurrent.sizes import (
     Kept,
     Options,
     Sizes,
+    counts_of,
     kept_of,
     params_of,
     sizes_of,
@@ -94,21 +94,6 @@ def _in_float32(fill: Callable[..., bool], results: Sequence[Tensor], *args: Any
     for result, values in zip(results, found, strict=True):
         result.copy_(values)
     return True
-
-
-def _counts(batch_sizes: Tensor | None, sizes: Sizes) -> list[int]:
-    """The rows of each step of packed sequences; none of others."""
-    if batch_sizes is None:
-        return []
-    counts = batch_sizes.tolist()
-    falls = all(first >= second for first, second in pairwise(counts))
-    if not (counts and falls) or counts[-1] < 1 or counts[0] != sizes.batch or sum(counts) != sizes.rows:
-        shown = counts if len(counts) < 9 else f"[{counts[0]}, ..., {counts[-1]}]"
-        raise RuntimeError(
-            f"batch_sizes is {shown}: expected to fall from hx's batch, {sizes.batch}, to at least 1, and a sum of "
-            f"{sizes.rows}, the rows of data"
-        )
-    return counts
 
 
 def _dense_rows(tensor: Tensor) -> Tensor:
@@ -195,7 +180,7 @@ def _run(
         input, states, params = _dense_rows(input), _contiguous(states), _contiguous(params)
     native.kernels().recurrent(
         input,
-        _counts(batch_sizes, sizes),
+        counts_of(batch_sizes, sizes),
         batch_sizes is not None,
         options.batch_first,
         sizes.steps,
@@ -363,7 +348,7 @@ def recurrent_backward(
     call = _Backward(
         options,
         sizes,
-        _counts(batch_sizes, sizes),
+        counts_of(batch_sizes, sizes),
         batch_sizes is not None,
         _contiguous(states),
         _contiguous(params),

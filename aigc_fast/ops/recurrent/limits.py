@@ -22,3 +22,7 @@ MOST_ROUNDED_BATCH = 1
 # AVX-512 BF16, Intel Xeon, torch 2.13.0, 2026-11-29: LSTM and GRU, one row, 32 to 256 units; a cell without gates lost
 # at all of them.
 LIGHT_STEP, HEAVY_STEP = 1 << 15, 1 << 18
+
+# Bytes of a CUDA block's shared memory that weights are kept in, where a card has so many; all that there are, as
+# nothing else would use them.
+MOST_SHARED = 1 << 20

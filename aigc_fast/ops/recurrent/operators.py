@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.recurrent import cpu, reference
+from aigc_fast.ops.recurrent import cpu, cuda, reference
 from aigc_fast.ops.recurrent.sizes import Options, kept_size, sizes_of
 from aigc_fast.runtime.derivatives import own_variable
 from aigc_fast.runtime.operator import Operator
@@ -106,4 +106,5 @@ RECURRENT_BACKWARD = Operator(
     backward=_double_backward,
 )
 RECURRENT.register("cpu", cpu.recurrent, cpu.unsupported)
+RECURRENT.register("cuda", cuda.recurrent, cuda.unsupported)
 RECURRENT_BACKWARD.register("cpu", cpu.recurrent_backward, cpu.backward_unsupported)

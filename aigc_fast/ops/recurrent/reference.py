@@ -23,15 +23,15 @@ def _normalized_step(x: Tensor, states: tuple[Tensor, ...], params: Sequence[Ten
     return o.sigmoid() * TF.layer_norm(cell, cell.shape[-1:], *of_cells, eps).tanh(), cell
 
 
-def _product(x: Tensor, params: Sequence[Tensor], options: Options) -> Tensor:
-    """The input's product with its bias, or normalized."""
+def product(x: Tensor, params: Sequence[Tensor], options: Options) -> Tensor:
+    """The product of the input of any steps with its bias, or normalized."""
     if options.mode != LAYER_NORM_LSTM:
         return TF.linear(x, params[0], params[2] if options.has_biases else None)
     return TF.layer_norm(TF.linear(x, params[0]), params[2].shape, params[4], params[2], options.eps)
 
 
 def _step(x: Tensor, states: tuple[Tensor, ...], params: Sequence[Tensor], options: Options) -> Any:
-    """The states after a step; `x` is the input's `_product` already."""
+    """The states after a step; `x` is the input's `product` already."""
     mode, has_biases, hidden = options.mode, options.has_biases, states[0]
     if mode == LAYER_NORM_LSTM:
         return _normalized_step(x, states, params, options.eps)
@@ -62,7 +62,7 @@ def _direction(
             now = tuple(state[:count] for state in now)
         elif count > going_on:
             now = tuple(torch.cat([state, first[going_on:count]]) for state, first in zip(now, states, strict=True))
-        now = _step(_product(x, params, options), now, params, options)
+        now = _step(product(x, params, options), now, params, options)
         found.append(now[0])
     last = tuple(torch.cat(parts) for parts in zip(now, *reversed(ended), strict=True)) if ended else now
     return found[::-1] if reversed_ else found, last

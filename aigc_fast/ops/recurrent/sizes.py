@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from torch import Tensor
@@ -85,6 +86,21 @@ def sizes_of(input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor]
         return Sizes(batch_sizes.shape[0], batch, input.shape[0], hidden, size)
     steps = input.shape[1 if options.batch_first else 0]
     return Sizes(steps, batch, steps * batch, hidden, size)
+
+
+def counts_of(batch_sizes: Tensor | None, sizes: Sizes) -> list[int]:
+    """The rows of each step of packed sequences; none of others."""
+    if batch_sizes is None:
+        return []
+    counts = batch_sizes.tolist()
+    falls = all(first >= second for first, second in pairwise(counts))
+    if not (counts and falls) or counts[-1] < 1 or counts[0] != sizes.batch or sum(counts) != sizes.rows:
+        shown = counts if len(counts) < 9 else f"[{counts[0]}, ..., {counts[-1]}]"
+        raise RuntimeError(
+            f"batch_sizes is {shown}: expected to fall from hx's batch, {sizes.batch}, to at least 1, and a sum of "
+            f"{sizes.rows}, the rows of data"
+        )
+    return counts
 
 
 def params_of(params: Sequence[Tensor], options: Options) -> list[Sequence[Tensor]]:

@@ -5,33 +5,17 @@
 #include <cstddef>
 
 #include "core/arena.h"
-#include "core/codes.h"
 #include "core/cpu.h"
 #include "core/elements.h"
 #include "core/gemm.h"
 #include "core/integers.h"
 #include "core/kernel.h"
 #include "core/parallel.h"
+#include "core/recurrent_cells.h"
 #include "core/simd_math.h"
 
 namespace aigc::AIGC_LEVEL::recurrent {
 namespace {
-
-AIGC_CODES(Mode, RNN_TANH, RNN_RELU, LSTM, GRU, LAYER_NORM_LSTM)
-
-template <int64_t MODE>
-constexpr bool HAS_CELLS = MODE == LSTM || MODE == LAYER_NORM_LSTM;
-
-// Gates in a row of weights, and numbers of each unit that backward reads: the gates, of a GRU the product within its
-// reset gate, of a normalized LSTM the products with the hidden state.
-template <int64_t MODE>
-constexpr int GATES = HAS_CELLS<MODE> ? 4
-                      : MODE == GRU   ? 3
-                                      : 1;
-template <int64_t MODE>
-constexpr int KEPT = MODE == LAYER_NORM_LSTM       ? 8
-                     : MODE == LSTM || MODE == GRU ? 4
-                                                   : 1;
 
 // What is added to the sums of a unit; of a normalized LSTM the gains besides.
 template <int64_t MODE>

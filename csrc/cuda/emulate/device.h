@@ -20,6 +20,9 @@
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
 
 struct __half {
     _Float16 value;
@@ -83,6 +86,7 @@ struct Launch {
 
 // The order of all that follows: of blocks, of warps and of lanes, and how many blocks are under way at a time.
 void set_order(uint64_t seed, int64_t resident_blocks);
+int64_t resident_blocks();
 
 // Runs `body` once per thread. Throws std::runtime_error where threads wait for what never comes.
 void launch(const Launch& what, void (*body)(const void*), const void* of);

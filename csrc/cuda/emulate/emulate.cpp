@@ -459,6 +459,11 @@ void set_order(uint64_t of_seed, int64_t resident_blocks) {
     resident = resident_blocks;
 }
 
+int64_t resident_blocks() {
+    const std::lock_guard lock(one_launch);
+    return resident;
+}
+
 void launch(const Launch& what, void (*body)(const void*), const void* of) {
     const std::lock_guard lock(one_launch);
     last = what;
