@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from aigc_fast.ops.recurrent.gradients import fill_normalized, fill_params
 from aigc_fast.ops.recurrent.limits import LEAST_STEP_WORK, WAIT_WORK, WAVE_SHARE, WAVE_STEPS
 from aigc_fast.ops.recurrent.packing import packing, packing_of_head
 from aigc_fast.ops.recurrent.sizes import (
-    GRU,
     LAYER_NORM_LSTM,
     Drawing,
     Kept,
     Options,
     Sizes,
+    by_steps,
     counts_of,
     kept_of,
     params_of,
@@ -104,11 +105,6 @@ def _dense_rows(tensor: Tensor) -> Tensor:
         return tensor
     odd = tensor.data_ptr() % 4 or any(stride % 2 for stride in tensor.stride()[:-1])
     return tensor.clone(memory_format=torch.contiguous_format) if odd else tensor
-
-
-def _by_steps(tensor: Tensor, batch_sizes: Tensor | None, options: Options) -> Tensor:
-    """(steps, batch, size), or (rows, size) of packed sequences, as a view."""
-    return tensor.transpose(0, 1) if batch_sizes is None and options.batch_first else tensor
 
 
 def _contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -356,15 +352,15 @@ def recurrent_backward(
         to_states,
         to_params,
     )
-    grad, output = (_dense_rows(_by_steps(tensor, batch_sizes, options)).detach() for tensor in (grads[0], output))
-    rows = _by_steps(input.detach(), batch_sizes, options).reshape(sizes.rows, input.shape[-1])
+    grad, output = (_dense_rows(by_steps(tensor, batch_sizes, options)).detach() for tensor in (grads[0], output))
+    rows = by_steps(input.detach(), batch_sizes, options).reshape(sizes.rows, input.shape[-1])
     inputs = [rows, *call.kept.outputs]
     for layer in reversed(range(options.layers)):
         grad = _differentiate(call, layer, grad, output, inputs[layer], layer > 0 or wants_input)
         output = inputs[layer]
     if wants_input:
-        by_steps = _by_steps(to_input, batch_sizes, options)
-        by_steps.copy_(grad.view(by_steps.shape))
+        to_steps = by_steps(to_input, batch_sizes, options)
+        to_steps.copy_(grad.view(to_steps.shape))
     return True
 
 
@@ -413,9 +409,9 @@ def _differentiate(
         if to_normalized is not None:
             to_cells = to_normalized, call.kept.cells[part]
             given = to_sums, call.kept.gates[part].flatten(1), *to_cells, input, before
-            to_sums = _fill_normalized(call.to_params[part], of_parts[part], *given, options.eps)
+            to_sums = fill_normalized(call.to_params[part], of_parts[part], *given, options.eps)
         else:
-            _fill_params(call.to_params[part], to_sums, input, before, options)
+            fill_params(call.to_params[part], to_sums, input, before, options)
         if shown is not None:
             torch.mm(to_shown.t(), shown, out=call.to_params[part][-1])
         if to_input is not None:
@@ -437,71 +433,3 @@ def _workspace(call: _Backward, part: int) -> tuple[Tensor | None, ...]:
         *(shape and like.new_empty(shape) for shape in of_projection),
         like.new_empty(sizes.rows, sizes.hidden) if call.options.mode == LAYER_NORM_LSTM else None,
     )
-
-
-def _fill_params(
-    to_params: Sequence[Tensor], to_gates: Tensor, input: Tensor, before: Tensor, options: Options
-) -> None:
-    """The gradients of weights and biases, from those of the gates' sums in all rows."""
-    of_input, of_hidden, *biases = to_params
-    count, hidden = of_input.shape[0], of_input.shape[0] // 3
-    torch.mm(to_gates[:, :count].t(), input, out=of_input)
-    if options.has_biases:
-        torch.sum(to_gates[:, :count], 0, out=biases[0])
-    # Of a GRU's new gate the sum with the hidden state lies within the reset gate: it is a fourth one.
-    same = 2 * hidden if options.mode == GRU else count
-    torch.mm(to_gates[:, :same].t(), before, out=of_hidden[:same])
-    if options.has_biases:
-        biases[1][:same] = biases[0][:same]
-    if options.mode == GRU:
-        torch.mm(to_gates[:, count:].t(), before, out=of_hidden[same:])
-        if options.has_biases:
-            torch.sum(to_gates[:, count:], 0, out=biases[1][same:])
-
-
-def _fill_normalized(
-    to_params: Sequence[Tensor],
-    params: Sequence[Tensor],
-    to_sums: Tensor,
-    kept: Tensor,
-    to_normalized: Tensor,
-    cells: Tensor,
-    input: Tensor,
-    before: Tensor,
-    eps: float,
-) -> Tensor:
-    """The gradients of a normalized LSTM's parameters, from those of the sums, and then of the products with the hidden
-    state, in all rows; returns those of the products with the input.
-
-    Args:
-        to_params, params: of the direction.
-        to_sums: (rows, 8 * hidden).
-        kept: (rows, 8 * hidden), the products in its second half.
-        to_normalized: (rows, hidden), the gradients of the normalized cells.
-        cells: (rows, hidden).
-        input, before: of the two products.
-        eps: added to variances.
-    """
-    count = to_sums.shape[1] // 2
-    to_sums, to_products = to_sums[:, :count], to_sums[:, count:]
-    of_input, of_hidden, bias_input, bias_hidden, gain_input, gain_hidden, gain_cells, bias_cells = to_params
-    to_input_products = _normalized_backward(
-        to_sums, torch.mm(input, params[0].t()), params[4], eps, (gain_input, bias_input), True
-    )
-    _normalized_backward(to_sums, kept[:, count:], params[5], eps, (gain_hidden, bias_hidden))
-    _normalized_backward(to_normalized, cells, params[6], eps, (gain_cells, bias_cells))
-    torch.mm(to_input_products.t(), input, out=of_input)
-    torch.mm(to_products.t(), before, out=of_hidden)
-    return to_input_products
-
-
-def _normalized_backward(
-    grad: Tensor, x: Tensor, gain: Tensor, eps: float, results: tuple[Tensor, Tensor], to_x: bool = False
-) -> Tensor | None:
-    """Fills the gradients of a gain and a bias; returns those of what is normalized, where they are wanted."""
-    x, grad = x.contiguous(), grad.contiguous()
-    _, mean, scale = torch.native_layer_norm(x, gain.shape, None, None, eps)
-    found = torch.ops.aten.native_layer_norm_backward(grad, x, gain.shape, mean, scale, gain, gain, [to_x, True, True])
-    for result, part in zip(results, found[1:], strict=True):
-        result.copy_(part)
-    return found[0]

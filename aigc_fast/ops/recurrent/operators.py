@@ -108,3 +108,4 @@ RECURRENT_BACKWARD = Operator(
 RECURRENT.register("cpu", cpu.recurrent, cpu.unsupported)
 RECURRENT.register("cuda", cuda.recurrent, cuda.unsupported)
 RECURRENT_BACKWARD.register("cpu", cpu.recurrent_backward, cpu.backward_unsupported)
+RECURRENT_BACKWARD.register("cuda", cuda.recurrent_backward, cuda.backward_unsupported)

@@ -103,6 +103,11 @@ def counts_of(batch_sizes: Tensor | None, sizes: Sizes) -> list[int]:
     return counts
 
 
+def by_steps(tensor: Tensor, batch_sizes: Tensor | None, options: Options) -> Tensor:
+    """(steps, batch, size), or (rows, size) of packed sequences, as a view."""
+    return tensor.transpose(0, 1) if batch_sizes is None and options.batch_first else tensor
+
+
 def params_of(params: Sequence[Tensor], options: Options) -> list[Sequence[Tensor]]:
     """The parameters of each direction of each layer."""
     each = len(params) // options.parts

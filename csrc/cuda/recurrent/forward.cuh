@@ -24,21 +24,6 @@ struct Forward {
     uint32_t* words;
 };
 
-// A unit of a row, whose numbers no other thread touches.
-struct Unit {
-    int64_t unit;
-    int in_tile, b;
-    bool is_there;
-
-    // Of this thread, if it has one.
-    __device__ Unit(int64_t tile, int64_t units, int rows) {
-        in_tile = static_cast<int>(threadIdx.x) % UNITS;
-        b = static_cast<int>(threadIdx.x) / UNITS;
-        unit = tile * UNITS + in_tile;
-        is_there = unit < units && b < rows;
-    }
-};
-
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 template <class T>

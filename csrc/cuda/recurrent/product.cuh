@@ -131,6 +131,9 @@ class Product {
             sums.at[warp() % D::SEGMENTS][slot_of(number / BATCH)][number % BATCH] = sum;
     }
 
+    // Behind all that the cut takes.
+    __device__ void* rest() const { return kept_ + cut_.each * D::ALL_ROWS * cut_.kept; }
+
   private:
     static __device__ int warp() { return static_cast<int>(threadIdx.x) / WARP; }
     static __device__ int lane() { return static_cast<int>(threadIdx.x) % WARP; }
@@ -170,7 +173,7 @@ class Product {
     T* kept_;
 };
 
-// Bytes of shared memory that a cut takes.
+// Bytes of shared memory that a cut takes, without the rest.
 template <class T, int GATES_OF_ROW, int BATCH>
 int64_t shared_bytes(const Cut& cut) {
     const int64_t rows = cut.each * Division<GATES_OF_ROW>::ALL_ROWS;
@@ -179,16 +182,16 @@ int64_t shared_bytes(const Cut& cut) {
 }
 
 // All units over as many blocks as can be under way at once, each with at least a tile; of their rows as much in shared
-// memory as there is, of at most `most_shared` bytes.
+// memory as there is, of at most `most_shared` bytes and without `rest`.
 template <class T, int GATES_OF_ROW, int BATCH>
-Cut cut_for(const Matrix<T>& matrix, const Device& device, int64_t most_shared) {
+Cut cut_for(const Matrix<T>& matrix, const Device& device, int64_t most_shared, int64_t rest) {
     constexpr int64_t STAGED = 16 << 10; // floats of all vectors
     Cut cut{ceil_div(matrix.units, UNITS), 0, 0, 0};
     cut.each = ceil_div(cut.tiles, device.processors);
     const int64_t whole = ceil_div(matrix.stride, SWEEP) * SWEEP, fits = STAGED / BATCH;
     cut.chunk = whole < fits ? whole : fits;
     const int64_t most = most_shared < int64_t(device.shared) ? most_shared : int64_t(device.shared);
-    const int64_t left = most - shared_bytes<T, GATES_OF_ROW, BATCH>(cut);
+    const int64_t left = most - rest - shared_bytes<T, GATES_OF_ROW, BATCH>(cut);
     const int64_t sweeps = left / (cut.each * Division<GATES_OF_ROW>::ALL_ROWS * SWEEP * int64_t(sizeof(T)));
     cut.kept = sweeps < 0 ? 0 : sweeps * SWEEP < whole ? sweeps * SWEEP : whole;
     return cut;

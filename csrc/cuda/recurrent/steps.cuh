@@ -48,6 +48,21 @@ struct Rows {
     }
 };
 
+// A unit of a row, whose numbers no other thread touches.
+struct Unit {
+    int64_t unit;
+    int in_tile, b;
+    bool is_there;
+
+    // Of this thread, if it has one.
+    __device__ Unit(int64_t tile, int64_t units, int rows) {
+        in_tile = static_cast<int>(threadIdx.x) % UNITS;
+        b = static_cast<int>(threadIdx.x) / UNITS;
+        unit = tile * UNITS + in_tile;
+        is_there = unit < units && b < rows;
+    }
+};
+
 // Where all blocks of a grid wait until each of them has come: one word each, zeros at first.
 struct Meeting {
     uint32_t* words;

@@ -1,0 +1,76 @@
+"""The gradients of parameters, from those of the gates' sums in all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from aigc_fast.ops.recurrent.sizes import GRU, Options
+
+
+def fill_params(to_params: Sequence[Tensor], to_gates: Tensor, input: Tensor, before: Tensor, options: Options) -> None:
+    """The gradients of weights and biases, from those of the gates' sums in all rows."""
+    of_input, of_hidden, *biases = to_params
+    count, hidden = of_input.shape[0], of_input.shape[0] // 3
+    torch.mm(to_gates[:, :count].t(), input, out=of_input)
+    if options.has_biases:
+        torch.sum(to_gates[:, :count], 0, out=biases[0])
+    # Of a GRU's new gate the sum with the hidden state lies within the reset gate: it is a fourth one.
+    same = 2 * hidden if options.mode == GRU else count
+    torch.mm(to_gates[:, :same].t(), before, out=of_hidden[:same])
+    if options.has_biases:
+        biases[1][:same] = biases[0][:same]
+    if options.mode == GRU:
+        torch.mm(to_gates[:, count:].t(), before, out=of_hidden[same:])
+        if options.has_biases:
+            torch.sum(to_gates[:, count:], 0, out=biases[1][same:])
+
+
+def fill_normalized(
+    to_params: Sequence[Tensor],
+    params: Sequence[Tensor],
+    to_sums: Tensor,
+    kept: Tensor,
+    to_normalized: Tensor,
+    cells: Tensor,
+    input: Tensor,
+    before: Tensor,
+    eps: float,
+) -> Tensor:
+    """The gradients of a normalized LSTM's parameters, from those of the sums, and then of the products with the hidden
+    state, in all rows; returns those of the products with the input.
+
+    Args:
+        to_params, params: of the direction.
+        to_sums: (rows, 8 * hidden).
+        kept: (rows, 8 * hidden), the products in its second half.
+        to_normalized: (rows, hidden), the gradients of the normalized cells.
+        cells: (rows, hidden).
+        input, before: of the two products.
+        eps: added to variances.
+    """
+    count = to_sums.shape[1] // 2
+    to_sums, to_products = to_sums[:, :count], to_sums[:, count:]
+    of_input, of_hidden, bias_input, bias_hidden, gain_input, gain_hidden, gain_cells, bias_cells = to_params
+    to_input_products = _normalized_backward(
+        to_sums, torch.mm(input, params[0].t()), params[4], eps, (gain_input, bias_input), True
+    )
+    _normalized_backward(to_sums, kept[:, count:], params[5], eps, (gain_hidden, bias_hidden))
+    _normalized_backward(to_normalized, cells, params[6], eps, (gain_cells, bias_cells))
+    torch.mm(to_input_products.t(), input, out=of_input)
+    torch.mm(to_products.t(), before, out=of_hidden)
+    return to_input_products
+
+
+def _normalized_backward(
+    grad: Tensor, x: Tensor, gain: Tensor, eps: float, results: tuple[Tensor, Tensor], to_x: bool = False
+) -> Tensor | None:
+    """Fills the gradients of a gain and a bias; returns those of what is normalized, where they are wanted."""
+    x, grad = x.contiguous(), grad.contiguous()
+    _, mean, scale = torch.native_layer_norm(x, gain.shape, None, None, eps)
+    found = torch.ops.aten.native_layer_norm_backward(grad, x, gain.shape, mean, scale, gain, gain, [to_x, True, True])
+    for result, part in zip(results, found[1:], strict=True):
+        result.copy_(part)
+    return found[0]
