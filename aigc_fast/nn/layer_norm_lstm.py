@@ -115,8 +115,8 @@ class LayerNormLSTM(Stepwise, nn.Module):
         """As torch.nn.LSTM's.
 
         On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one
-        for each layer; in bfloat16 too, of one sequence without gradients, where the processor multiplies it; else by
-        PyTorch's operators, step by step.
+        for each layer; in bfloat16 too, of one sequence without gradients, where the processor multiplies it; on a card
+        of up to 8 sequences by a launch for each direction of each layer; else by PyTorch's operators, step by step.
 
         Args:
             input: (T, B, input_size), (B, T, input_size) with `batch_first`, (T, input_size) of a single sequence, or a

@@ -14,6 +14,7 @@
 
 #include "core/dtypes.h"
 #include "core/kernel.h"
+#include "core/recurrent_cells.h"
 #include "cuda/emulate/device.h"
 
 namespace aigc::cuda {
@@ -24,6 +25,9 @@ namespace conv_transpose {
 extern const Kernel kernels[];
 }
 namespace random {
+extern const Kernel kernels[];
+}
+namespace recurrent {
 extern const Kernel kernels[];
 }
 namespace recursion {
@@ -197,6 +201,56 @@ void run_reparameterize() {
         }
 }
 
+// Every cell, of sequences of one length and of several, both ways; with shared memory for all, some and no weights.
+void run_recurrent() {
+    struct Shape {
+        int64_t steps, batch, units;
+    };
+    constexpr int64_t LAST_DTYPE = FLOAT16, MOST_BATCH = 8;
+    const auto* kernels = cuda::recurrent::kernels;
+    for (const int64_t mode : {RNN_RELU, LSTM, GRU, LAYER_NORM_LSTM})
+        for (int64_t dtype = FLOAT32; dtype <= LAST_DTYPE; ++dtype)
+            for (const auto [steps, batch, units] : {Shape{1, 1, 1}, {3, 3, 19}, {2, 5, 150}})
+                for (const int64_t reversed : {0, 1}) {
+                    const bool normalized = mode == LAYER_NORM_LSTM, has_cells = normalized || mode == LSTM;
+                    const int64_t gates = has_cells ? 4 : mode == GRU ? 3 : 1;
+                    const int64_t kept = normalized ? 8 : gates == 1 ? 1 : 4;
+                    int64_t lengths[MOST_BATCH] = {}, rows = 0;
+                    for (int64_t b = 0; b < batch; ++b)
+                        rows += lengths[b] = b + 1 == batch && steps > 1 ? steps - 1 : steps;
+                    const auto padded = [](int64_t columns) { return (columns + 3) / 4 * 4; };
+                    const auto numbers = [&](int64_t stride, int64_t first_row, int64_t second_row) {
+                        std::vector<int64_t> told{
+                            mode,  dtype,  steps,    batch,
+                            units, stride, reversed, reversed ? int64_t(20) << 10 : int64_t(1) << 20};
+                        told.insert(told.end(), {0, first_row, 0, second_row});
+                        told.insert(told.end(), lengths, lengths + MOST_BATCH);
+                        return told;
+                    };
+                    const Elements sums(rows * gates * units, dtype), weight(gates * units * padded(units), dtype);
+                    const Elements bias(gates * units, dtype), gain(gates * units, dtype);
+                    const Elements cell_gain(units, dtype), cell_bias(units, dtype);
+                    const Elements start_hidden(batch * units, dtype), start_cells(batch * units, dtype);
+                    const Elements out(rows * units, dtype);
+                    const Elements last_hidden(batch * units, dtype), last_cells(batch * units, dtype);
+                    const Elements of_gates(rows * kept * units), of_cells(rows * units), cells(batch * units);
+                    const Elements products(batch * 4 * units);
+                    const int64_t tiles = (units + 7) / 8;
+                    const Elements of_tiles(2 * tiles * MOST_BATCH * 2), words(tiles), later_words(tiles);
+                    const auto forward = numbers(padded(units), gates * units, units);
+                    call(kernels, "recurrent", sums, weight, bias, gain, cell_gain, cell_bias, start_hidden,
+                         start_cells, out, last_hidden, last_cells, of_gates, of_cells, cells, products, of_tiles,
+                         words, list(forward.data()), 1e-5, DEVICE, STREAM);
+                    const Elements turned(units * padded(gates * units), dtype), before(rows * units, dtype);
+                    const Elements normalizations(rows * 4), to_gates(rows * kept * units), to_hidden(batch * units);
+                    const Elements to_cells(batch * units), to_normalized(rows * units);
+                    const auto backward = numbers(padded(gates * units), units, units);
+                    call(kernels, "recurrent_backward", out, out, turned, gain, cell_gain, cell_bias, start_hidden,
+                         start_cells, of_gates, of_cells, normalizations, to_gates, before, to_hidden, to_cells,
+                         to_normalized, of_tiles, later_words, list(backward.data()), DEVICE, STREAM);
+                }
+}
+
 void run_recursion() {
     struct Shape {
         int64_t count, length, order;
@@ -230,11 +284,9 @@ struct Op {
     const char* name;
     void (*run)();
 };
-constexpr Op OPS[] = {{"attention", run_attention},
-                      {"conv_transpose", run_conv_transpose},
-                      {"random", run_random},
-                      {"recursion", run_recursion},
-                      {"reparameterize", run_reparameterize}};
+constexpr Op OPS[] = {{"attention", run_attention}, {"conv_transpose", run_conv_transpose},
+                      {"random", run_random},       {"recurrent", run_recurrent},
+                      {"recursion", run_recursion}, {"reparameterize", run_reparameterize}};
 
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.recurrent import cpu
+from aigc_fast.ops.recurrent import cpu, cuda
 from aigc_fast.ops.recurrent.limits import HEAVY_STEP, LIGHT_STEP, MOST_ROUNDED_BATCH
 from aigc_fast.ops.recurrent.sizes import GATES, LAYER_NORM_LSTM, Options, sizes_of
 from aigc_fast.runtime import native
@@ -114,16 +114,34 @@ def leave_step(mode: int, rows: int, inputs: int, hidden: int) -> bool:
     return not suits and is_open()
 
 
+def _leave_card(
+    input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], params: Sequence[Tensor], options: Options
+) -> Reason:
+    """Why a call elsewhere than on the CPU is PyTorch's own, or None."""
+    # Of these PyTorch has no kernel.
+    if (
+        options.mode == LAYER_NORM_LSTM
+        and cuda.unsupported(input, batch_sizes, states, params, *options, False) is None
+    ):
+        return None
+    return f"the tensors are on {input.device}: PyTorch's own kernels compute there"
+
+
 def leave(
-    input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], options: Options, gradients: bool
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    states: Sequence[Tensor],
+    params: Sequence[Tensor],
+    options: Options,
+    gradients: bool,
 ) -> Reason:
     """Why a call that fits is PyTorch's own, or None."""
-    elsewhere = None if input.is_cpu else f"the tensors are on {input.device}: PyTorch's own kernels compute there"
+    elsewhere = None if input.is_cpu else _leave_card(input, batch_sizes, states, params, options)
     if not is_open():
         return elsewhere if is_compiling() else None
     if has_autocast(input):
         return "autocast: PyTorch's own call obeys it"
-    if elsewhere is not None:
+    if elsewhere is not None or not input.is_cpu:
         return elsewhere
     missing = native.cpu_reason()
     if missing is not None or input.dtype == torch.float32:

@@ -50,6 +50,11 @@ def unsupported(
     return None
 
 
+def detail(*args: object) -> str:
+    """What the kernel does."""
+    return "few sequences: all steps of each direction of each layer in one launch"
+
+
 class _Call(NamedTuple):
     """What a call's launches have in common.
 
@@ -176,7 +181,7 @@ def _run(
     native.cuda.recurrent(
         *map(_address, (sums, weight, bias, *normalization, *_two(states), output, *_two(last), *to_keep)),
         *map(_address, (cells, products, of_tiles, words)),
-        call.numbers(weight.stride(0), reversed_, sums, output),
+        call.numbers(weight.shape[1], reversed_, sums, output),
         options.eps,
         *queue(call.like),
     )
@@ -288,7 +293,7 @@ def _differentiate(
     native.cuda.recurrent_backward(
         *map(_address, (grad, output, weight, *normalization, *_two(states), *kept, normalizations)),
         *map(_address, (made.to_gates, made.before, *_two(to_states), made.to_normalized, of_tiles, words)),
-        call.numbers(weight.stride(0), reversed_, grad, output),
+        call.numbers(weight.shape[1], reversed_, grad, output),
         *queue(call.like),
     )
     return made

@@ -99,11 +99,11 @@ def recur(
             return own()
         raise RuntimeError(misfit)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (input, *states, *params))
-    reason = choice.leave(input, batch_sizes, states, options, keep)
+    reason = choice.leave(input, batch_sizes, states, params, options, keep)
     if reason is not None:
         leave_to_pytorch(RECURRENT.name, reason)
         return pytorchs()
-    if key is not None:
+    if key is not None and input.is_cpu:
         plan = cpu.plan_of(input, batch_sizes, states, params, options, weights)
         RECURRENT.choice.remember(key, plan)
         return cpu.recur_at_once(plan, input, batch_sizes, states, params)
@@ -188,7 +188,8 @@ def rnn_tanh(*args: Any, **named: Any) -> tuple[Tensor, ...]:
 
     On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one for
     each layer and a mask of `aigc_fast.functional.dropout`; in bfloat16 too, of one sequence without gradients, where
-    the processor multiplies it; else by PyTorch's own.
+    the processor multiplies it; else by PyTorch's own. Where the backend "cuda" is forced, of up to 8 sequences by a
+    launch for each direction of each layer.
 
     Args:
         input: (T, B, I), or (B, T, I) with `batch_first`.
@@ -213,7 +214,8 @@ def rnn_relu(*args: Any, **named: Any) -> tuple[Tensor, ...]:
 
     On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one for
     each layer and a mask of `aigc_fast.functional.dropout`; in bfloat16 too, of one sequence without gradients, where
-    the processor multiplies it; else by PyTorch's own.
+    the processor multiplies it; else by PyTorch's own. Where the backend "cuda" is forced, of up to 8 sequences by a
+    launch for each direction of each layer.
 
     Args:
         input: (T, B, I), or (B, T, I) with `batch_first`.
@@ -238,7 +240,8 @@ def lstm(*args: Any, **named: Any) -> tuple[Tensor, ...]:
 
     On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one for
     each layer and a mask of `aigc_fast.functional.dropout`; in bfloat16 too, of one sequence without gradients, where
-    the processor multiplies it; else by PyTorch's own.
+    the processor multiplies it; else by PyTorch's own. Where the backend "cuda" is forced, of up to 8 sequences by a
+    launch for each direction of each layer.
 
     Args:
         input: (T, B, I), or (B, T, I) with `batch_first`.
@@ -264,7 +267,8 @@ def gru(*args: Any, **named: Any) -> tuple[Tensor, ...]:
 
     On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one for
     each layer and a mask of `aigc_fast.functional.dropout`; in bfloat16 too, of one sequence without gradients, where
-    the processor multiplies it; else by PyTorch's own.
+    the processor multiplies it; else by PyTorch's own. Where the backend "cuda" is forced, of up to 8 sequences by a
+    launch for each direction of each layer.
 
     Args:
         input: (T, B, I), or (B, T, I) with `batch_first`.

@@ -94,7 +94,7 @@ RECURRENT = Operator(
     reference=reference.recurrent,
     allocate=_empty,
     setup_context=_setup,
-    detail={"cpu": cpu.detail},
+    detail={"cpu": cpu.detail, "cuda": cuda.detail},
     backward=_backward,
 )
 RECURRENT_BACKWARD = Operator(
