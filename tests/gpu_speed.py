@@ -117,6 +117,23 @@ def convolution_rows() -> None:
             row(f"conv_transpose {channels}->{outputs} {size} {dtype} {backend}", moved, ours, peers)
 
 
+def recurrent_rows() -> None:
+    """Few sequences against cuDNN, as shares of copying the weights once for each step."""
+    steps, size = 256, 1024
+    for mode, gates in (("lstm", 4), ("gru", 3)):
+        for batch in (1, 8):
+            for dtype in (torch.float32, torch.bfloat16):
+                params = [
+                    torch.randn(shape, device="cuda", dtype=dtype) / size**0.5
+                    for shape in ((gates * size, size), (gates * size, size), (gates * size,), (gates * size,))
+                ]
+                x, state = (torch.randn(count, batch, size, device="cuda", dtype=dtype) for count in (steps, 1))
+                call = x, (state, state) if mode == "lstm" else state, params, True, 1, 0.0, False, False, False
+                ours = forced("cuda", lambda mode=mode, call=call: getattr(AF, mode)(*call))
+                peers = {"cuDNN": lambda mode=mode, call=call: getattr(torch._VF, mode)(*call)}
+                row(f"{mode} {steps}x{batch}x{size} {dtype}", 2 * steps * params[1].nbytes, ours, peers)
+
+
 def main() -> None:
     if not torch.cuda.is_available():
         print("no CUDA device: nothing is measured")
@@ -124,6 +141,7 @@ def main() -> None:
     random_rows()
     recursion_rows()
     convolution_rows()
+    recurrent_rows()
 
 
 if __name__ == "__main__":

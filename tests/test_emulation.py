@@ -22,6 +22,8 @@ FOUND = {
     "missing lane": {"plain": "waits in a shuffle to which not all lanes of its mask come"},
     "no release": {"threads": "data race"},
     "not resident": {"plain": "CUDA kernel chain: all blocks that are resident wait for others"},
+    "no meeting": {"plain": "meet: wrong numbers", "threads": "data race"},
+    "too many": {"plain": "CUDA kernel meet: more blocks than can be under way at once"},
 }
 
 

@@ -3,6 +3,7 @@
 //
 // Usage: built with -DAIGC_CUDA_HOST -Icsrc, with or without sanitizers, and cuda/emulate/emulate.cpp without; run with
 // the name of a case. Returns 0 where every order gives the right numbers, else says what is wrong and returns 1.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -28,6 +29,8 @@ enum Mistake {
     MISSING_LANE,
     NO_RELEASE,
     NOT_RESIDENT,
+    NO_MEETING,
+    TOO_MANY,
 };
 
 constexpr int THREADS = 64, TILES = 5;
@@ -133,6 +136,21 @@ __global__ void chain(float* out, const float* in, uint32_t* ticket, uint32_t* r
         atomicExch(ready + block, 1u);
     else
         store_release(ready + block, 1);
+}
+
+// Blocks that are under way at once, each of which reads what the next one wrote.
+template <Mistake MISTAKE>
+__global__ void meet(float* out, float* between, const float* in, uint32_t* ready) {
+    if (threadIdx.x == 0) {
+        between[blockIdx.x] = in[blockIdx.x];
+        store_release(ready + blockIdx.x, 1);
+    }
+    for (unsigned block = threadIdx.x; block < gridDim.x; block += THREADS)
+        while (MISTAKE != NO_MEETING && load_acquire(ready + block) == 0)
+            wait_a_moment();
+    __syncthreads();
+    if (threadIdx.x == 0)
+        out[blockIdx.x] = between[(blockIdx.x + 1) % gridDim.x];
 }
 
 // The product of a 16x16 and a 16x8 matrix, which are the same for every block.
@@ -243,6 +261,17 @@ void check_chain() {
     expect(out, expected, "chain");
 }
 
+template <Mistake MISTAKE>
+void check_meet() {
+    const int64_t blocks = aigc::emulate::resident_blocks() + (MISTAKE == TOO_MANY);
+    const auto in = counted(blocks);
+    auto out = nothing(blocks), between = out, expected = in;
+    std::vector<uint32_t> ready(static_cast<size_t>(blocks));
+    launch("meet", &meet<MISTAKE>, {}, {blocks, THREADS, 0, true}, out.data(), between.data(), in.data(), ready.data());
+    std::rotate(expected.begin(), expected.begin() + 1, expected.end());
+    expect(out, expected, "meet");
+}
+
 template <class T>
 void check_multiply() {
     std::vector<T> a, b;
@@ -279,6 +308,7 @@ void check_right() {
     check_rotate<NONE>();
     check_stream<NONE>();
     check_chain<NONE>();
+    check_meet<NONE>();
     check_multiply<__nv_bfloat16>();
     check_multiply<__half>();
     check_tell();
@@ -302,6 +332,8 @@ constexpr Case CASES[] = {
     {"missing lane", check_sum<MISSING_LANE>},
     {"no release", check_chain<NO_RELEASE>},
     {"not resident", check_chain<NOT_RESIDENT>},
+    {"no meeting", check_meet<NO_MEETING>},
+    {"too many", check_meet<TOO_MANY>},
 };
 
 }

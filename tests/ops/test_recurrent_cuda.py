@@ -233,6 +233,14 @@ def test_emulated_orders_of_threads_give_the_same_bits_of_normalized_lstms() -> 
 
 
 @needs_emulation
+def test_emulated_kernels_are_explained() -> None:
+    input, hx, *params = Recurrent("GRU", 3, 5).tensors()
+    with aigc_fast.backend("cuda"):
+        found = aigc_fast.explain("gru", input, hx, params, True, 1, 0.0, False, False, False)
+    assert (found.chosen, found.detail) == ("cuda", cuda.detail())
+
+
+@needs_emulation
 def test_emulated_autocast_stays_outside_of_the_op() -> None:
     module, x = normalized(1, 9, False), torch.randn(3, 2, 5)
     options = Options(LAYER_NORM_LSTM, 1, False, True, False, module.eps)

@@ -23,6 +23,5 @@ MOST_ROUNDED_BATCH = 1
 # at all of them.
 LIGHT_STEP, HEAVY_STEP = 1 << 15, 1 << 18
 
-# Bytes of a CUDA block's shared memory that weights are kept in, where a card has so many; all that there are, as
-# nothing else would use them.
+# Bytes of shared memory that a CUDA block takes at most, for weights first of all: as many as any card has.
 MOST_SHARED = 1 << 20
