@@ -46,7 +46,7 @@ def unsupported(
     if sizes.batch > MOST_BATCH:
         return f"{sizes.batch} sequences: the kernel takes up to {MOST_BATCH}"
     if sizes.projected:
-        return "hidden states are projected: the kernel takes up to as many numbers as units, not fewer"
+        return "hidden states are projected: the kernel has no projections"
     return None
 
 

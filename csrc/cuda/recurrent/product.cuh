@@ -106,8 +106,8 @@ class Product {
             }
     }
 
-    // Fills the sums of a tile; `stage(columns, count)` writes `count` columns, from one on, of each vector. Threads
-    // may read the sums after the next barrier, and must have before this is called for another tile.
+    // Fills the sums of a tile; `stage(to, chunk, first, count)` writes `count` columns from `first` on of each vector,
+    // `chunk` apart. Threads may read the sums after a barrier, which there must be again before the next tile's.
     template <class Stage>
     __device__ void multiply(int64_t tile, const Stage& stage) {
         constexpr int NUMBERS = power_of_two_from(D::ROWS * BATCH), PER_NUMBER = WARP / NUMBERS;
