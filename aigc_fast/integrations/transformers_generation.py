@@ -33,8 +33,9 @@ from aigc_fast.errors import UserError
 from aigc_fast.integrations.transformers_decoders import BUILDERS, Refused, spec_of
 from aigc_fast.models.text.decoding import Plan, search_on
 from aigc_fast.models.text.options import Never, NoRepeatedNGram, Options
+from aigc_fast.ops.decode.choice import check, unavailable
 from aigc_fast.ops.decode.engine import MOST_GREEDY, Engine, State, default_weights
-from aigc_fast.ops.decode.keeping import engine_of, forget, unavailable
+from aigc_fast.ops.decode.keeping import engine_of, forget
 from aigc_fast.ops.decode.lookup import MOST_GUESSED, Lookup
 from aigc_fast.ops.decode.spec import Spec
 
@@ -476,6 +477,7 @@ def _decide(
             raise Refused("this transformers computes prompts in chunks by the model's forward")
         _check_tensors(ids, kwargs)
         spec = spec_of(model, cls)
+        check(spec, Engine.backend)
         _check_windows(kwargs[_CACHE], spec)
     except Refused as refused:
         return None, Decision(LEFT, None, str(refused))

@@ -96,7 +96,7 @@ def explain(model: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
     reasons = dict.fromkeys(NAMES[1:], NOT_THERE) | {"reference": None}
     if any(module is model for _, module in _own_in(model)):
         found = model.way_of(*args, **kwargs)
-        return _explained(reasons, found.reason, str(found))
+        return _explained(reasons, found.reason, str(found), found.backend)
     if not any(module is model for _, module in found_in(model)):
         reason = f"there is no builder for {type(model).__name__}"
         return Explanation("decode", "reference", reasons | {"cpu": reason}, "transformers' own generate")
@@ -104,5 +104,5 @@ def explain(model: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
     return _explained(reasons, found.reason, str(found))
 
 
-def _explained(reasons: dict[str, str | None], reason: str | None, text: str) -> Explanation:
-    return Explanation("decode", "cpu" if reason is None else "reference", reasons | {"cpu": reason}, text)
+def _explained(reasons: dict[str, str | None], reason: str | None, text: str, backend: str = "cpu") -> Explanation:
+    return Explanation("decode", backend if reason is None else "reference", reasons | {backend: reason}, text)

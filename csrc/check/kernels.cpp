@@ -120,10 +120,13 @@ void run_attention() {
                         strides[at++] = stride;
                 const int64_t of_mask[] = {kind, heads * s.queries * s.keys, s.queries * s.keys, s.keys, 1};
                 const int64_t left = kind == WITHOUT ? s.keys : 20, offset = s.keys - s.queries;
+                int64_t length = s.keys / 2 + 1;
                 const int64_t sizes[] = {BATCH,        heads, s.groups, s.queries, s.keys, s.size,
                                          s.value_size, left,  s.keys,   offset,    s.parts};
                 call(cuda::attention::kernels, "attention_few_queries", out, sums, parts, part_sums, query, key, value,
-                     list(strides), mask, list(of_mask), dtype, list(sizes), 0.1, DEVICE, STREAM);
+                     list(strides), mask, list(of_mask), dtype, list(sizes),
+                     kind == WITHOUT && dtype == FLOAT32 ? argument(static_cast<void*>(&length)) : argument(nullptr),
+                     0.1, DEVICE, STREAM);
             }
 }
 

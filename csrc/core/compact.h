@@ -9,13 +9,12 @@
 #include "core/packed.h"
 #include "core/parallel.h"
 #include "core/simd_math.h"
+#include "core/weight_codes.h"
 
 namespace aigc {
 
 // Numbers of which none is greater become zeros in int8: their scale's inverse is no finite float.
 constexpr float LEAST_SCALED = 1e-36f;
-// How weights are kept.
-AIGC_CODES(Weights, FP32, BF16, INT8, INT4)
 
 }
 

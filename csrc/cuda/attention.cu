@@ -1,5 +1,7 @@
 // Attention of few queries, the keys in parts: a block for each part of a head's keys, whose warps take tiles in turn.
 // The queries of all heads that share keys are its rows, so that keys and values are read once for all of them.
+#include "cuda/attention/few_queries.h"
+
 #include "cuda/attention/tiles.cuh"
 
 namespace aigc::cuda::attention {
@@ -37,6 +39,22 @@ struct Call {
     Sizes n;
     float scale;
     bool wide;
+    const int64_t* length;
+
+    // What there is by now, where the device's memory tells how many keys there are: of float32 alone, as tensor cores
+    // leave no registers for it.
+    __device__ decltype(auto) sizes() const {
+        if constexpr (sizeof(T) == sizeof(float)) {
+            Sizes found = n;
+            if (length) {
+                found.keys = *length < n.keys ? *length : n.keys;
+                found.offset = found.keys - n.queries;
+            }
+            return found;
+        } else {
+            return (n);
+        }
+    }
 };
 
 template <class T, class P, int WIDTH>
@@ -66,8 +84,7 @@ __device__ float as_float(T x) {
 
 // What is added to a score: minus infinity where the key is hidden.
 template <class T>
-__device__ float added(const Call<T>& call, int64_t batch, const Row& row, int64_t key) {
-    const Sizes& n = call.n;
+__device__ float added(const Call<T>& call, const Sizes& n, int64_t batch, const Row& row, int64_t key) {
     const int64_t distance = key - row.query - n.offset;
     if (!row.is_there || key >= n.keys || distance < -n.left || distance > n.right)
         return -INFINITY;
@@ -141,7 +158,7 @@ template <class T, int WIDTH>
 __global__ void __launch_bounds__(BLOCK, RESIDENT<T>) parts_kernel(Call<T> call, int64_t blocks) {
     using P = Products<T, WIDTH>;
     auto& shared = shared_memory<Shared<T, P, WIDTH>>();
-    const Sizes& n = call.n;
+    const Sizes& n = call.sizes();
     const int64_t split = blockIdx.x % n.splits, unit = blockIdx.x / n.splits;
     const int64_t first = unit % blocks * P::ROWS, of_group = unit / blocks % n.groups,
                   batch = unit / blocks / n.groups;
@@ -172,7 +189,7 @@ __global__ void __launch_bounds__(BLOCK, RESIDENT<T>) parts_kernel(Call<T> call,
 #pragma unroll
         for (int i = 0; i < 2 * P::EACH; ++i) {
             float& one = more[i / P::EACH][i % P::EACH];
-            one = added(call, batch, rows[i / P::EACH], at + P::key(i % P::EACH));
+            one = added(call, n, batch, rows[i / P::EACH], at + P::key(i % P::EACH));
             any = any || one != -INFINITY;
         }
         if (!__any_sync(ALL_LANES, any))
@@ -282,12 +299,13 @@ bool is_wide(const T* data, const Strides& of, int64_t size) {
 
 Strides strides_of(const int64_t* numbers) { return {numbers[0], numbers[1], numbers[2]}; }
 
-// `strides` of out, query, key and value are those of batches, heads and rows; `mask` has a kind and four strides;
-// `sizes` are those of Sizes. `parts` has a row of value_size floats for each part, batch, head and query, `part_sums`
-// one float; null for one part. Heads have at most 256 elements.
+}
+
+// See few_queries.h.
 void attention_few_queries(void* out, float* sums, float* parts, float* part_sums, const void* query, const void* key,
                            const void* value, const int64_t* strides, const void* mask, const int64_t* of_mask,
-                           int64_t dtype, const int64_t* sizes, double scale, int64_t device, void* stream) {
+                           int64_t dtype, const int64_t* sizes, const void* length, double scale, int64_t device,
+                           void* stream) {
     Sizes n;
     std::memcpy(&n, sizes, sizeof n);
     const auto call_of = [&](auto* type) {
@@ -306,7 +324,8 @@ void attention_few_queries(void* out, float* sums, float* parts, float* part_sum
                      {mask, of_mask[0], of_mask[1], of_mask[2], of_mask[3], of_mask[4]},
                      n,
                      static_cast<float>(scale),
-                     false};
+                     false,
+                     static_cast<const int64_t*>(length)};
         call.wide = is_wide(call.key, call.of_key, n.size) && is_wide(call.value, call.of_value, n.value_size);
         const Queue queue{device, stream};
         const int64_t widest = n.size > n.value_size ? n.size : n.value_size;
@@ -323,8 +342,6 @@ void attention_few_queries(void* out, float* sums, float* parts, float* part_sum
         call_of(static_cast<__nv_bfloat16*>(nullptr));
     else
         call_of(static_cast<__half*>(nullptr));
-}
-
 }
 
 AIGC_EXPORT(AIGC_KERNEL(attention_few_queries))

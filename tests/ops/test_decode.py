@@ -8,6 +8,18 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as TF
+from decoder_specs import (
+    POSITIONS,
+    SPECS,
+    VOCABULARY,
+    fake_bytes,
+    fake_nibbles,
+    make_spec,
+    mapped,
+    norm_of_error,
+    random_numbers,
+    rounded_to,
+)
 from torch import Tensor, nn
 
 from aigc_fast.ops.decode import reference
@@ -23,7 +35,7 @@ from aigc_fast.runtime.weights import WEIGHTS
 
 pytestmark = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 
-VOCABULARY, POSITIONS, LENGTH = 131, 90, 50
+LENGTH = 50
 
 
 @pytest.fixture(params=native.levels())
@@ -32,116 +44,10 @@ def level(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-def _random(*shape: int, scale: float = 1.0) -> Tensor:
-    return torch.randn(*shape) * scale
-
-
-def _linear(outputs: int, inputs: int, bias: bool) -> Linear:
-    return Linear(_random(outputs, inputs, scale=1.2 * inputs**-0.5), _random(outputs, scale=0.1) if bias else None)
-
-
-def _norm(hidden: int, bias: bool) -> Norm:
-    return Norm(1 + _random(hidden, scale=0.1), _random(hidden, scale=0.1) if bias else None)
-
-
-def _cross(hidden: int, memory: int, heads: int, kv_heads: int, size: int, bias: bool) -> Cross:
-    return Cross(
-        _norm(hidden, bias),
-        _linear(heads * size, hidden, bias),
-        tuple(_linear(kv_heads * size, memory, bias) for _ in range(2)),
-        _linear(hidden, heads * size, bias),
-        0.9 * size**-0.5,
-    )
-
-
-def _spec(
-    hidden: int,
-    heads: int,
-    kv_heads: int,
-    size: int,
-    units: int,
-    *,
-    bias: bool = True,
-    is_gated: bool = False,
-    rotated: int = 0,
-    memory: int = 0,
-    window: int | None = None,
-    has_last_norm: bool = True,
-    is_tied: bool = False,
-    **changes: Any,
-) -> Spec:
-    """Two layers; learned positions, where none are rotated, and one projection then rather than three."""
-    columns = heads * size, kv_heads * size, kv_heads * size
-    layers = tuple(
-        Layer(
-            _norm(hidden, bias),
-            _norm(hidden, bias),
-            tuple(_linear(count, hidden, bias) for count in (columns if rotated else (sum(columns),))),
-            _linear(hidden, heads * size, bias),
-            _linear(units, hidden, bias),
-            _linear(units, hidden, bias) if is_gated else None,
-            _linear(hidden, units, bias),
-            size**-0.5,
-            _cross(hidden, memory, heads, kv_heads, size, bias) if memory else None,
-            window if index else None,
-        )
-        for index in range(2)
-    )
-    embedding = _random(VOCABULARY, hidden)
-    head = _linear(VOCABULARY, hidden, bias)
-    spec = Spec(
-        embedding,
-        None if rotated else _random(POSITIONS, hidden, scale=0.3),
-        10.0 ** -torch.linspace(0, 2, rotated // 2) if rotated else None,
-        1.1,
-        layers,
-        _norm(hidden, bias) if has_last_norm else None,
-        head._replace(weight=embedding) if is_tied else head,
-        heads,
-        kv_heads,
-        size,
-        1e-5,
-        "LAYER_NORM" if bias else "RMS_NORM",
-        "GELU_TANH",
-    )
-    return spec._replace(**changes)
-
-
-_LLAMA: dict[str, Any] = {"bias": False, "is_gated": True, "activation": "SILU"}
-_PAPER: dict[str, Any] = {
-    "order": "AFTER",
-    "activation": "RELU",
-    "embedding_scale": 1.7,
-    "has_last_norm": False,
-    "is_tied": True,
-}
-SPECS: dict[str, Callable[[], Spec]] = {
-    "gpt2": lambda: _spec(96, 6, 6, 16, 200),
-    "gpt2-odd": lambda: _spec(37, 3, 3, 11, 71),
-    "llama": lambda: _spec(64, 8, 2, 8, 96, rotated=4, **_LLAMA),
-    "llama-odd": lambda: _spec(75, 9, 1, 13, 33, rotated=6, **_LLAMA),
-    "mistral": lambda: _spec(64, 4, 2, 16, 50, rotated=16, window=7, **_LLAMA),
-    "neox": lambda: _spec(72, 4, 4, 18, 100, rotated=4, order="PARALLEL", activation="GELU"),
-    "paper": lambda: _spec(64, 4, 4, 16, 130, memory=64, **_PAPER),
-    "paper-odd": lambda: _spec(45, 5, 1, 9, 61, memory=23, **_PAPER | {"has_last_norm": True}),
-    "to-memory": lambda: _spec(48, 6, 3, 10, 90, memory=70, rotated=10, **_LLAMA),
-}
-
-
 @pytest.fixture(params=SPECS)
 def spec(request: pytest.FixtureRequest) -> Spec:
     torch.manual_seed(3)
     return SPECS[request.param]()
-
-
-def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A spec with other tensors."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, tuple):
-        items = [mapped(item, change) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    return value
 
 
 def _given(rows: int = 3, length: int = LENGTH) -> tuple[Tensor, Tensor]:
@@ -173,16 +79,12 @@ def _exact(spec: Spec, ids: Tensor, positions: Tensor, visible: Tensor | None = 
     return reference.logits(spec, ids, positions, visible, encoded[: len(ids)], LENGTHS[: len(ids)])
 
 
-def _error(found: Tensor, exact: Tensor) -> float:
-    return ((found.double() - exact).norm() / exact.norm()).item()
-
-
 def test_float32_is_as_exact_as_pytorchs_on_every_level(spec: Spec, level: str) -> None:
     ids, positions = _given()
     exact = _exact(mapped(spec, Tensor.double), ids, positions)
     state = _begin(Engine(spec, "fp32"), 3)
     found = state.extend(ids, positions, None, LENGTH)
-    assert _error(found, exact) < 2 * _error(_exact(spec, ids, positions), exact) + 1e-7
+    assert norm_of_error(found, exact) < 2 * norm_of_error(_exact(spec, ids, positions), exact) + 1e-7
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
@@ -202,57 +104,13 @@ def test_every_way_through_gives_the_same_bits_on_every_level(spec: Spec, level:
         torch.set_num_threads(before)
 
 
-def _fake_bytes(weight: Tensor) -> Tensor:
-    scale = weight.abs().amax(1, keepdim=True) / 127
-    return (weight / scale).round() * scale
-
-
-def _fake_nibbles(weight: Tensor) -> Tensor:
-    depth = weight.shape[1]
-    groups = torch.nn.functional.pad(weight, (0, -depth % 32)).unflatten(1, (-1, 32))
-    farthest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
-
-    def rounded(scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """By a scale; the error, and the scale that suits the same steps best."""
-        scale = scale.half().float()
-        steps = (groups / scale).nan_to_num(0).round().clamp(-8, 7)
-        better = (steps * groups).sum(-1, keepdim=True) / steps.square().sum(-1, keepdim=True)
-        return steps * scale, (steps * scale - groups).square().sum(-1, keepdim=True), better.nan_to_num(0)
-
-    def best(*tried: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
-        chosen = torch.stack([error for _, error, _ in tried]).argmin(0, keepdim=True)
-        return tuple(torch.stack(parts).take_along_dim(chosen, 0)[0] for parts in zip(*tried, strict=True))
-
-    found = best(*(rounded(farthest / steps) for steps in (-8.0, -8.5, -7.5, -7.0, 7.0, 7.5)))
-    return best(found, rounded(found[2]))[0].flatten(1)[:, :depth]
-
-
 @pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
 def test_smaller_weights_are_what_they_are_rounded_to_on_every_level(spec: Spec, level: str, weights: str) -> None:
-    fake = {"bf16": lambda weight: weight.bfloat16().float(), "int8": _fake_bytes, "int4": _fake_nibbles}[weights]
-    head_fake = _fake_bytes if weights == "int4" else fake
-
-    def rounded(linear: Linear | None, by: Callable[[Tensor], Tensor] = fake) -> Linear | None:
-        return linear and linear._replace(weight=by(linear.weight))
-
-    layers = [
-        layer._replace(
-            projections=tuple(map(rounded, layer.projections)),
-            cross=layer.cross
-            and layer.cross._replace(
-                projections=tuple(map(rounded, layer.cross.projections)),
-                **{name: rounded(getattr(layer.cross, name)) for name in ("query", "out")},
-            ),
-            **{name: rounded(getattr(layer, name)) for name in ("out", "up", "gate", "down")},
-        )
-        for layer in spec.layers
-    ]
-    same = spec._replace(layers=tuple(layers), head=rounded(spec.head, head_fake))
     ids, positions = _given()
-    exact = _exact(mapped(same, Tensor.double), ids, positions)
+    exact = _exact(mapped(rounded_to(spec, weights), Tensor.double), ids, positions)
     found = _begin(Engine(spec, weights), 3).extend(ids, positions, None, LENGTH)
     # What is left is what activations are rounded to.
-    assert _error(found, exact) < {"bf16": 2e-6, "int8": 0.04, "int4": 0.04}[weights]
+    assert norm_of_error(found, exact) < {"bf16": 2e-6, "int8": 0.04, "int4": 0.04}[weights]
 
 
 def test_hidden_tokens_are_not_seen(spec: Spec) -> None:
@@ -263,7 +121,7 @@ def test_hidden_tokens_are_not_seen(spec: Spec) -> None:
     state = _begin(Engine(spec, "fp32"), 3)
     found = [state.extend(ids[:, :17], positions[:, :17], visible[:, :17], 3)]
     found += [state.extend(ids[:, 17:], positions[:, 17:], visible[:, 17:], 3)]
-    assert _error(torch.cat(found, 1), exact[:, 14:]) < 2e-6
+    assert norm_of_error(torch.cat(found, 1), exact[:, 14:]) < 2e-6
 
 
 def test_sequences_part_and_go_back(spec: Spec) -> None:
@@ -371,8 +229,12 @@ def test_pytorchs_decoder_gives_the_same_on_every_level(level: str, norm_first: 
     model = nn.TransformerDecoder(layer, 2, norm).eval()
     for parameter in model.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
-    embedding, table, bias = _random(VOCABULARY, hidden, scale=hidden**-0.5), _random(POSITIONS, hidden), _random(131)
-    encoded, lengths = _random(rows, 19, hidden), torch.tensor([19, 1, 8])
+    embedding, table, bias = (
+        random_numbers(VOCABULARY, hidden, scale=hidden**-0.5),
+        random_numbers(POSITIONS, hidden),
+        random_numbers(131),
+    )
+    encoded, lengths = random_numbers(rows, 19, hidden), torch.tensor([19, 1, 8])
 
     def logits(ids: Tensor) -> Tensor:
         """Of beams by PyTorch, with all tokens at once."""
@@ -407,7 +269,7 @@ def test_long_memories_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aigc_fast.ops.decode.engine.MOST_TOKENS", 37)
     torch.testing.assert_close(_begin(engine, 8).extend(ids, positions, None, 3), whole, rtol=1e-4, atol=1e-5)
     half = engine.remember(_encoded(64).bfloat16(), LENGTHS.int())
-    assert _error(engine.begin(8, half).extend(ids, positions, None, 3), whole.double()) < 0.02
+    assert norm_of_error(engine.begin(8, half).extend(ids, positions, None, 3), whole.double()) < 0.02
 
 
 def test_bad_memories() -> None:
@@ -470,7 +332,7 @@ def test_what_is_not_finite_shows_on_every_level(spec: Spec, level: str) -> None
 
 @pytest.mark.parametrize("rows", [1, 3, 8])
 def test_greedy_tokens_are_the_logits_greatest_on_every_level(spec: Spec, level: str, rows: int) -> None:
-    spec = spec._replace(head=Linear(_random(1500, spec.embedding.shape[1])))
+    spec = spec._replace(head=Linear(random_numbers(1500, spec.embedding.shape[1])))
     # Some columns are alike, so that the first of equal ones is wanted.
     spec.head.weight[900:] = spec.head.weight[:600]
     engine = Engine(spec, "fp32")
@@ -491,7 +353,7 @@ def test_greedy_tokens_are_the_logits_greatest_on_every_level(spec: Spec, level:
 
 
 def test_a_screen_needs_finite_weights(spec: Spec) -> None:
-    weight = _random(40, spec.embedding.shape[1])
+    weight = random_numbers(40, spec.embedding.shape[1])
     weight[3, 2] = torch.inf
     bad = spec._replace(head=Linear(weight))
     assert not Engine(bad, "fp32").certify(bad)
@@ -516,7 +378,7 @@ def test_lookup_takes_the_most_recent_of_the_longest_matches() -> None:
 def test_the_best_continuations_are_those_of_all_on_every_level(level: str, vocabulary: int, beams: int) -> None:
     torch.manual_seed(vocabulary)
     prompts, count = 3, min(2 * beams, beams * vocabulary)
-    logits, scores = 4 * _random(prompts * beams, vocabulary), _random(prompts, beams)
+    logits, scores = 4 * random_numbers(prompts * beams, vocabulary), random_numbers(prompts, beams)
     scores[0, 1:] = -1e9
     banned = torch.stack([torch.randint(prompts * beams, (9,)), torch.randint(vocabulary - 1, (9,))])
     logarithms = logits.double().log_softmax(-1)
@@ -546,7 +408,7 @@ def test_hypotheses_are_followed_and_kept_as_pytorch_has_them_on_every_level(
         given = ids, beams, prompt + new, ends, -1, length_penalty, early_stopping
         found, expected = Hypotheses(*given), Hypotheses(*given)
         for _ in range(new):
-            logarithms = (2 * _random(prompts, beams, vocabulary)).log_softmax(-1)
+            logarithms = (2 * random_numbers(prompts, beams, vocabulary)).log_softmax(-1)
             best, places = (logarithms + expected.running_scores[:, :, None]).flatten(1).topk(expected.kept)
             goes_on = found.advance(best, places, vocabulary)
             with backend("reference"):
@@ -602,18 +464,18 @@ def test_the_first_layers_of_deep_decoders_and_the_head_are_int8_where_others_ar
 
 @pytest.mark.parametrize("memory", [0, 40])
 def test_a_deep_decoder_by_int4_runs_its_first_layer_by_int8(level: str, memory: int) -> None:
-    spec = _spec(48, 3, 3, 16, 64, memory=memory)
+    spec = make_spec(48, 3, 3, 16, 64, memory=memory)
     spec = spec._replace(layers=spec.layers * 6)
     ids, positions = _given(1, 9)
 
     def rounded(part: Any, by: Callable[[Tensor], Tensor]) -> Any:
         return mapped(part, lambda tensor: by(tensor) if tensor.dim() == 2 else tensor)
 
-    head = spec.head._replace(weight=_fake_bytes(spec.head.weight))
+    head = spec.head._replace(weight=fake_bytes(spec.head.weight))
     found = _begin(Engine(spec, "int4"), 1).extend(ids, positions, None, 9)
     errors = []
     for first in (0, 1, 2):
-        layers = [rounded(layer, _fake_bytes if i < first else _fake_nibbles) for i, layer in enumerate(spec.layers)]
+        layers = [rounded(layer, fake_bytes if i < first else fake_nibbles) for i, layer in enumerate(spec.layers)]
         same = spec._replace(layers=tuple(layers), head=head)
-        errors.append(_error(found, _exact(mapped(same, Tensor.double), ids, positions)))
+        errors.append(norm_of_error(found, _exact(mapped(same, Tensor.double), ids, positions)))
     assert 2 * errors[1] < min(errors[0], errors[2])

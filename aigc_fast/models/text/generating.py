@@ -17,8 +17,9 @@ from aigc_fast.errors import UserError
 from aigc_fast.models.base import evaluating
 from aigc_fast.models.text.base import TokenModel
 from aigc_fast.models.text.decoding import Plan, Sequences, beam_search, look_up, sample
+from aigc_fast.ops.decode.choice import backend_on, check
 from aigc_fast.ops.decode.engine import MOST_GREEDY, Engine, default_weights
-from aigc_fast.ops.decode.keeping import engine_of, unavailable
+from aigc_fast.ops.decode.keeping import engine_of
 from aigc_fast.ops.decode.reading import Refused, check_modules
 from aigc_fast.ops.decode.spec import Spec
 from aigc_fast.runtime.weights import check_weights
@@ -67,14 +68,17 @@ class Way(NamedTuple):
         loop: "steps", "steps without most of the head", "prompt lookup" or "beams".
         weights: how the engine keeps them; None where it does not run.
         reason: why it does not, or None.
+        backend: whose engine it is.
     """
 
     loop: str
     weights: str | None
     reason: str | None
+    backend: str = "cpu"
 
     def __str__(self) -> str:
-        where = f"the engine, {self.weights} weights" if self.reason is None else f"plain PyTorch: {self.reason}"
+        whose = "the engine" if self.backend == "cpu" else "the CUDA engine"
+        where = f"{whose}, {self.weights} weights" if self.reason is None else f"plain PyTorch: {self.reason}"
         return f"{self.loop} on {where}"
 
 
@@ -117,17 +121,20 @@ class Decoding(TokenModel):
 
     def _engine_or_none(self, steps: int, release: Callable[[Tensor], None] | None = None) -> Engine | None:
         """The engine for so many steps; None where it does not run. `release`: see `Engine`."""
-        spec = self._spec_or_reason()
+        spec = self._spec_or_reason(self.weights)
         if isinstance(spec, str):
             _say_once(self.name, spec)
             return None
         return engine_of(self, spec, self.weights or default_weights(spec), steps, release)
 
     def _way(self, plan: Plan, weights: str | None = None) -> tuple[Spec | None, Way]:
-        spec, options = self._spec_or_reason(), plan.options
+        weights, options = weights or self.weights, plan.options
+        spec = self._spec_or_reason(weights)
         if isinstance(spec, str):
             return None, Way(BEAMS if options.num_beams > 1 else STEPS, None, spec)
-        weights = weights or self.weights or default_weights(spec)
+        weights = weights or default_weights(spec)
+        if (backend := backend_on(self.device, weights)) == "cuda":
+            return spec, Way(BEAMS if options.num_beams > 1 else STEPS, weights, None, backend)
         if options.num_beams > 1:
             return spec, Way(BEAMS, weights, None)
         if options.prompt_lookup_num_tokens is not None:
@@ -136,13 +143,13 @@ class Decoding(TokenModel):
         is_greedy = is_sure and plan.ids.shape[0] <= MOST_GREEDY and plan.bans() is not None
         return spec, Way(GREEDY if is_greedy else STEPS, weights, None)
 
-    def _spec_or_reason(self) -> Spec | str:
-        """The model as the engine reads it, or why it does not run."""
+    def _spec_or_reason(self, weights: str | None) -> Spec | str:
+        """The model as the engine reads it that keeps the weights so, or why it does not run."""
         try:
-            if (reason := unavailable()) is not None:
-                raise Refused(reason)
+            backend = backend_on(self.device, weights)
             check_modules(self)
             spec = self.spec()
+            check(spec, backend)
             if len({tensor.dtype for tensor in spec.tensors() if tensor is not spec.frequencies}) > 1:
                 raise Refused("its weights are of several dtypes")
         except Refused as refused:
@@ -160,7 +167,7 @@ class Decoding(TokenModel):
         """
         check_weights(weights)
         with evaluating(self):
-            reason = self._spec_or_reason()
+            reason = self._spec_or_reason(weights)
         if weights is not None and isinstance(reason, str):
             raise UserError(f"weights={weights!r}: {self.name} generates in plain PyTorch: {reason}")
         self.weights = weights

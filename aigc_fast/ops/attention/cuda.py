@@ -53,6 +53,14 @@ def detail(*args: object) -> str:
     return "few queries: keys in parts, read once for all heads that share them"
 
 
+def count_parts_of(
+    batches: int, heads: int, groups: int, queries: int, keys: int, dtype: torch.dtype, device: torch.device
+) -> int:
+    """Into how many parts the kernel cuts so many keys; `groups` of the heads have keys of their own."""
+    blocks = batches * groups * -(-queries * heads // groups // _ROWS_OF_BLOCK[dtype])
+    return count_parts(blocks, -(-keys // _KEYS_OF_BLOCK), device)
+
+
 def _mask(mask: Tensor | None) -> tuple[int | None, bytes]:
     """Address, and kind and strides."""
     if mask is None:
@@ -68,8 +76,8 @@ def attention(results: tuple[Tensor, Tensor], query: Tensor, key: Tensor, value:
     asked, (output, sums) = Options(*options), results
     query, key, value = map(in_rows, (query, key, value))
     (batches, heads, queries, size), (_, groups, keys, _), value_size = query.shape, key.shape, value.shape[3]
-    blocks = batches * groups * -(-queries * heads // groups // _ROWS_OF_BLOCK[query.dtype])
-    parts = count_parts(blocks, -(-seen_keys(asked, queries, keys) // _KEYS_OF_BLOCK), query.device)
+    seen = seen_keys(asked, queries, keys)
+    parts = count_parts_of(batches, heads, groups, queries, seen, query.dtype, query.device)
     of_parts, sums_of_parts = (
         None if parts == 1 else torch.empty((parts, *result.shape), dtype=torch.float32, device=query.device)
         for result in results
@@ -89,6 +97,7 @@ def attention(results: tuple[Tensor, Tensor], query: Tensor, key: Tensor, value:
         *_mask(asked.mask),
         DTYPES[query.dtype],
         struct.pack("11q", *sizes),
+        None,
         asked.scale,
         *queue(query),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.decode.keeping import unavailable
+from aigc_fast.ops.decode.choice import unavailable
 from aigc_fast.runtime import native
 
 

@@ -47,8 +47,19 @@ class Stamp(NamedTuple):
         """Of all elements, or of a few cache lines in every page."""
         version = 0 if tensor.is_inference() else tensor._version
         dense = tensor if tensor.is_contiguous() else tensor.t() if tensor.t().is_contiguous() else tensor.contiguous()
-        digest = fingerprint(dense, MANY_USES if whole else 1)
+        digest = fingerprint(dense, MANY_USES if whole else 1) if dense.is_cpu else digest_on_device(dense)
         return cls(tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), version, digest)
+
+
+def digest_on_device(tensor: Tensor) -> int:
+    """A number that changes with the elements; waits for the device.
+
+    Args:
+        tensor: of 16 or 32 bits, its elements without gaps.
+    """
+    words = tensor.detach().reshape(-1).view(torch.int32 if tensor.itemsize == 4 else torch.int16)
+    parts = torch.stack([words[::step].sum(dtype=torch.int64) * factor for step, factor in ((1, 1), (3, 31), (7, 127))])
+    return int(parts.sum())
 
 
 def default_weights(spec: Spec) -> str:
@@ -57,7 +68,7 @@ def default_weights(spec: Spec) -> str:
 
 
 class Engine:
-    """A decoder's packed weights. They don't follow the parameters: `is_current` tells whether these have changed.
+    """A decoder's weights, packed on the CPU. They don't follow the parameters: `is_current` tells of changes.
 
     Args:
         spec: the decoder.
@@ -77,6 +88,8 @@ class Engine:
         >>> state.reorder(parents)  # beams that go on from others
         >>> logits = state.step(more, positions + 1)
     """
+
+    backend = "cpu"
 
     def __init__(self, spec: Spec, weights: str, release: Callable[[Tensor], None] | None = None) -> None:
         _check(spec)
@@ -114,7 +127,7 @@ class Engine:
 
     def _pack(self, spec: Spec, release: Callable[[Tensor], None]) -> Tensor:
         parts, kinds = [], []
-        for index, matrices in enumerate((*map(_matrices, spec.layers), ((spec.head,),))):
+        for index, matrices in enumerate((*map(matrices_of, spec.layers), ((spec.head,),))):
             parts += matrices
             kinds += [self._kept_as(index)] * len(matrices)
         sizes = [
@@ -129,7 +142,7 @@ class Engine:
         for kind, part, size in zip(kinds, parts, sizes, strict=True):
             self._addresses.append(address if part else 0)
             if part:
-                self._kernels.decode_pack([_readable(linear.weight) for linear in part], kind, address)
+                self._kernels.decode_pack([readable(linear.weight) for linear in part], kind, address)
                 for linear in part:
                     release(linear.weight)
             address += -(-size // 64) * 64
@@ -137,17 +150,21 @@ class Engine:
 
     def _create(self, spec: Spec) -> object:
         self._vectors = [
-            _readable(spec.embedding),
-            None if spec.positions is None else _readable(spec.positions),
-            _vector(spec.frequencies),
+            readable(spec.embedding),
+            None if spec.positions is None else readable(spec.positions),
+            vector(spec.frequencies),
             torch.tensor([_scales(layer) for layer in spec.layers], dtype=torch.float32),
-            *_norm(spec.norm),
+            *norm_vectors(spec.norm),
         ]
         for layer in spec.layers:
             cross_norm = None if layer.cross is None else layer.cross.norm
-            self._vectors += (*_norm(layer.attention_norm), *_norm(layer.units_norm), *_norm(cross_norm))
-            self._vectors += map(_bias, _matrices(layer))
-        self._vectors.append(_vector(spec.head.bias))
+            self._vectors += (
+                *norm_vectors(layer.attention_norm),
+                *norm_vectors(layer.units_norm),
+                *norm_vectors(cross_norm),
+            )
+            self._vectors += map(bias_of, matrices_of(layer))
+        self._vectors.append(vector(spec.head.bias))
         numbers = [
             len(spec.layers),
             spec.embedding.shape[1],
@@ -227,7 +244,7 @@ class Screen:
     def __init__(self, kernels: object, decoder: object, weight: Tensor) -> None:
         code = WEIGHT_CODES["int8"]
         self.packed = lasting(kernels.decode_packed_size(code, weight.shape[1], weight.shape[0]))
-        kernels.decode_pack([_readable(weight)], code, self.packed.data_ptr())
+        kernels.decode_pack([readable(weight)], code, self.packed.data_ptr())
         self.bounds = torch.empty(2, kernels.decode_padded(weight.shape[0]))
         kernels.decode_bounds(decoder, self.packed.data_ptr(), self.bounds)
 
@@ -312,31 +329,35 @@ def _scales(layer: Layer) -> tuple[float, float]:
     return layer.scale, 0.0 if layer.cross is None else layer.cross.scale
 
 
-def _norm(norm: Norm | None) -> tuple[Tensor | None, Tensor | None]:
-    return (None, None) if norm is None else (_vector(norm.weight), _vector(norm.bias))
+def norm_vectors(norm: Norm | None) -> tuple[Tensor | None, Tensor | None]:
+    """Weight and bias as kernels read them."""
+    return (None, None) if norm is None else (vector(norm.weight), vector(norm.bias))
 
 
-def _matrices(layer: Layer) -> tuple[tuple[Linear, ...], ...]:
+def matrices_of(layer: Layer) -> tuple[tuple[Linear, ...], ...]:
     """What is packed as one each, in the kernel's order."""
     gate = () if layer.gate is None else (layer.gate,)
     cross = ((), (), ()) if layer.cross is None else ((layer.cross.query,), layer.cross.projections, (layer.cross.out,))
     return layer.projections, (layer.out,), (layer.up,), gate, (layer.down,), *cross
 
 
-def _readable(tensor: Tensor) -> Tensor:
+def readable(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy, in a dtype that kernels read."""
     tensor = tensor.detach()
     return tensor if tensor.dtype in _TAKEN else tensor.float()
 
 
-def _vector(tensor: Tensor | None) -> Tensor | None:
+def vector(tensor: Tensor | None) -> Tensor | None:
+    """A copy that kernels read."""
     return None if tensor is None else tensor.detach().to(torch.float32, copy=True).contiguous()
 
 
-def _bias(linears: tuple[Linear, ...]) -> Tensor | None:
+def bias_of(linears: tuple[Linear, ...]) -> Tensor | None:
+    """The biases of what is packed as one, zeros where one has none; None where none has."""
     if all(linear.bias is None for linear in linears):
         return None
     zeros = [linear.weight.new_zeros(linear.weight.shape[0]) for linear in linears]
-    return _vector(torch.cat([z if p.bias is None else p.bias for z, p in zip(zeros, linears, strict=True)]))
+    return vector(torch.cat([z if p.bias is None else p.bias for z, p in zip(zeros, linears, strict=True)]))
 
 
 class State:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from aigc_fast.ops.decode.keeping import unavailable
+from aigc_fast.ops.decode.choice import unavailable
 from aigc_fast.runtime import native
 
 # Below any sum of logarithms of probabilities.

@@ -6,13 +6,14 @@ import threading
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
+from aigc_fast.ops.decode.choice import backend_on
+from aigc_fast.ops.decode.cuda import CudaEngine
 from aigc_fast.ops.decode.engine import Engine
 from aigc_fast.ops.decode.spec import Spec
-from aigc_fast.runtime import backends, native
 
+_ENGINES = {engine.backend: engine for engine in (Engine, CudaEngine)}
 _engines: WeakKeyDictionary[nn.Module, Engine] = WeakKeyDictionary()
 _packing = threading.Lock()
 
@@ -28,14 +29,18 @@ def engine_of(
         weights: "fp32", "bf16", "int8" or "int4".
         steps: that are about to be made.
         release: see `Engine`.
+
+    Raises:
+        Refused: where no engine may run.
     """
+    kind = _ENGINES[backend_on(spec.embedding.device, weights)]
     with _packing:
         engine = _engines.get(module)
-        if engine is None or not engine.is_current(spec, weights, steps):
+        if type(engine) is not kind or not engine.is_current(spec, weights, steps):
             # The old one's memory goes first.
             del engine
             _engines.pop(module, None)
-            engine = _engines[module] = Engine(spec, weights, release)
+            engine = _engines[module] = kind(spec, weights, release)
         return engine
 
 
@@ -47,12 +52,3 @@ def kept_bytes(module: nn.Module) -> int:
 def forget(module: nn.Module) -> None:
     """Gives back the memory of the module's engine."""
     _engines.pop(module, None)
-
-
-def unavailable() -> str | None:
-    """Why no engine may run here and now, or None."""
-    if backends.current() not in ("auto", "cpu"):
-        return f"the backend {backends.current()!r} is forced"
-    if (missing := native.cpu_reason()) is not None:
-        return missing
-    return "autocast is on" if torch.is_autocast_enabled("cpu") else None

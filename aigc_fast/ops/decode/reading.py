@@ -42,7 +42,8 @@ def parameter(tensor: Tensor) -> Tensor:
     """A weight that the engine can read."""
     if type(tensor) not in (nn.Parameter, Tensor):
         raise Refused(f"a weight is a {type(tensor).__name__}, not a plain parameter")
-    if tensor.dtype not in _TAKEN or not tensor.is_cpu or tensor.layout is not torch.strided:
+    is_there = tensor.device.type in ("cpu", "cuda") and tensor.layout is torch.strided
+    if tensor.dtype not in _TAKEN or not is_there:
         raise Refused(
             f"a weight is {tensor.dtype} on {tensor.device}: the engine takes float32, bfloat16 and float16 on the CPU"
         )

@@ -18,11 +18,13 @@ _ACTIVATIONS = {
 }
 
 
-def _linear(x: Tensor, linear: Linear) -> Tensor:
-    return TF.linear(x, linear.weight, linear.bias)
+def linear(x: Tensor, by: Linear) -> Tensor:
+    """A product."""
+    return TF.linear(x, by.weight, by.bias)
 
 
-def _norm(x: Tensor, norm: Norm | None, spec: Spec) -> Tensor:
+def normalize(x: Tensor, norm: Norm | None, spec: Spec) -> Tensor:
+    """A norm, or, of none, the same."""
     if norm is None:
         return x
     if spec.norm_kind == "LAYER_NORM":
@@ -30,7 +32,7 @@ def _norm(x: Tensor, norm: Norm | None, spec: Spec) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + spec.epsilon) * norm.weight
 
 
-def _rotate(x: Tensor, positions: Tensor, spec: Spec) -> Tensor:
+def rotate(x: Tensor, positions: Tensor, spec: Spec) -> Tensor:
     """Turns the first numbers of each head, by halves; x is (batch, heads, length, head_size)."""
     if spec.frequencies is None:
         return x
@@ -40,9 +42,9 @@ def _rotate(x: Tensor, positions: Tensor, spec: Spec) -> Tensor:
     return torch.cat([first * cosines - second * sines, second * cosines + first * sines, rest], -1)
 
 
-def _heads(x: Tensor, linears: tuple[Linear, ...], spec: Spec) -> Tensor:
+def heads_of(x: Tensor, linears: tuple[Linear, ...], spec: Spec) -> Tensor:
     """(batch, heads of all, length, head_size)."""
-    projected = torch.cat([_linear(x, linear) for linear in linears], -1)
+    projected = torch.cat([linear(x, each) for each in linears], -1)
     return projected.unflatten(-1, (-1, spec.head_size)).transpose(1, 2)
 
 
@@ -52,13 +54,13 @@ def _weighted(query: Tensor, key: Tensor, value: Tensor, scale: float, seen: Ten
     scores = (query @ key.transpose(-1, -2) * scale).masked_fill(~seen, -torch.inf)
     # A token that sees none attends to none.
     found = scores.softmax(-1).nan_to_num(0.0) @ value
-    return _linear(found.transpose(1, 2).flatten(2), out)
+    return linear(found.transpose(1, 2).flatten(2), out)
 
 
 def _attend(x: Tensor, layer: Layer, spec: Spec, positions: Tensor, seen: Tensor) -> Tensor:
-    heads = _heads(x, layer.projections, spec)
+    heads = heads_of(x, layer.projections, spec)
     query, key, value = heads.split((spec.heads, spec.kv_heads, spec.kv_heads), 1)
-    query, key = _rotate(query, positions, spec), _rotate(key, positions, spec)
+    query, key = rotate(query, positions, spec), rotate(key, positions, spec)
     if layer.window is not None:
         length = x.shape[1]
         seen = seen & torch.ones(length, length, dtype=torch.bool).triu(1 - layer.window)
@@ -66,25 +68,26 @@ def _attend(x: Tensor, layer: Layer, spec: Spec, positions: Tensor, seen: Tensor
 
 
 def _attend_to_memory(x: Tensor, cross: Cross, spec: Spec, memory: Tensor, present: Tensor) -> Tensor:
-    key, value = _heads(memory, cross.projections, spec).chunk(2, 1)
-    return _weighted(_heads(x, (cross.query,), spec), key, value, cross.scale, present, cross.out)
+    key, value = heads_of(memory, cross.projections, spec).chunk(2, 1)
+    return _weighted(heads_of(x, (cross.query,), spec), key, value, cross.scale, present, cross.out)
 
 
 def _units(x: Tensor, layer: Layer, spec: Spec) -> Tensor:
-    activation, up = _ACTIVATIONS[spec.activation], _linear(x, layer.up)
-    return _linear(activation(up) if layer.gate is None else activation(_linear(x, layer.gate)) * up, layer.down)
+    activation, up = _ACTIVATIONS[spec.activation], linear(x, layer.up)
+    return linear(activation(up) if layer.gate is None else activation(linear(x, layer.gate)) * up, layer.down)
 
 
 def _part(x: Tensor, norm: Norm, spec: Spec, of: Callable[[Tensor], Tensor]) -> Tensor:
-    return _norm(x + of(x), norm, spec) if spec.order == "AFTER" else x + of(_norm(x, norm, spec))
+    return normalize(x + of(x), norm, spec) if spec.order == "AFTER" else x + of(normalize(x, norm, spec))
 
 
-def _layer(
+def run_layer(
     x: Tensor, layer: Layer, spec: Spec, attend: Callable[[Tensor], Tensor], memory: Tensor | None, present: Tensor
 ) -> Tensor:
+    """All parts of a layer; `attend` is the first one's attention."""
     attended = _part(x, layer.attention_norm, spec, attend)
     if spec.order == "PARALLEL":
-        return attended + _units(_norm(x, layer.units_norm, spec), layer, spec)
+        return attended + _units(normalize(x, layer.units_norm, spec), layer, spec)
     if layer.cross is not None:
         cross = layer.cross
         attended = _part(attended, cross.norm, spec, lambda y: _attend_to_memory(y, cross, spec, memory, present))
@@ -124,5 +127,5 @@ def logits(
         x = x + TF.embedding(positions, spec.positions)
 
     for layer in spec.layers:
-        x = _layer(x, layer, spec, lambda y, layer=layer: _attend(y, layer, spec, positions, seen), memory, present)
-    return _linear(_norm(x, spec.norm, spec), spec.head)
+        x = run_layer(x, layer, spec, lambda y, layer=layer: _attend(y, layer, spec, positions, seen), memory, present)
+    return linear(normalize(x, spec.norm, spec), spec.head)

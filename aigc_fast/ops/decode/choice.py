@@ -1,0 +1,60 @@
+"""Whose engine generates: the CPU's, or CUDA's where it is asked for, as no card was measured on which it is faster."""
+
+from __future__ import annotations
+
+import torch
+
+from aigc_fast.ops.decode import cuda
+from aigc_fast.ops.decode.reading import Refused
+from aigc_fast.ops.decode.spec import Spec
+from aigc_fast.runtime import backends, native
+
+# What plain PyTorch does not keep weights as.
+_OURS_ALONE = "int8", "int4"
+
+
+def unavailable() -> str | None:
+    """Why the CPU's kernels of decoding may not run here and now, or None."""
+    if backends.current() not in ("auto", "cpu"):
+        return f"the backend {backends.current()!r} is forced"
+    if (missing := native.cpu_reason()) is not None:
+        return missing
+    return "autocast is on" if torch.is_autocast_enabled("cpu") else None
+
+
+def backend_on(device: torch.device, weights: str | None) -> str:
+    """The backend whose engine may run there and now, "cpu" or "cuda", as far as no decoder is looked at.
+
+    Args:
+        device: of the model.
+        weights: how they are wanted; None as they are.
+
+    Raises:
+        Refused: where none may.
+    """
+    if backends.current() == "cuda" or (device.type == "cuda" and backends.current() == "auto"):
+        if torch.is_autocast_enabled(device.type):
+            raise Refused("autocast is on")
+        if backends.current() == "auto" and weights not in _OURS_ALONE:
+            raise Refused("no card was measured on which the engine is faster: aigc_fast.backend('cuda') asks for it")
+        return "cuda"
+    if (reason := unavailable()) is not None:
+        raise Refused(reason)
+    if device.type == "cuda":
+        raise Refused(f"the weights are on {device}")
+    return "cpu"
+
+
+def check(spec: Spec, backend: str) -> None:
+    """Refuses a decoder that the backend's engine cannot run.
+
+    Raises:
+        Refused: with the reason.
+    """
+    devices = {str(tensor.device) for tensor in spec.tensors() if tensor is not spec.frequencies}
+    if backend == "cuda":
+        reason = cuda.unsupported(spec)
+    else:
+        reason = None if devices == {"cpu"} else f"the weights are on {' and '.join(sorted(devices))}"
+    if reason is not None:
+        raise Refused(reason)

@@ -1,0 +1,330 @@
+"""The CUDA engine of decoders, as the CPU emulates its kernels: against plain PyTorch, the CPU's engine and itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from decoder_specs import SPECS, VOCABULARY, make_spec, mapped, norm_of_error, rounded_to
+from places import EMULATOR, Place
+from torch import Tensor
+
+import aigc_fast
+from aigc_fast.ops.decode import choice, cuda, packing, reference
+from aigc_fast.ops.decode.cuda import LEAST_ROOM, CudaEngine, CudaState
+from aigc_fast.ops.decode.engine import Engine, digest_on_device
+from aigc_fast.ops.decode.reading import Refused
+from aigc_fast.ops.decode.spec import Spec
+from aigc_fast.runtime import native
+from aigc_fast.runtime.weights import WEIGHTS
+
+needs_emulation = pytest.mark.skipif(
+    not native.is_emulated or native.cuda is None or native.cpu_reason() is not None,
+    reason="AIGC_FAST_CUDA_HOST=1 is not set",
+)
+IN_ORDERS = pytest.mark.parametrize("place", EMULATOR, ids=str)
+TAKEN = [name for name in SPECS if name not in ("paper", "paper-odd", "to-memory")]
+
+
+@pytest.fixture(params=TAKEN)
+def spec(request: pytest.FixtureRequest) -> Spec:
+    return made(request.param)
+
+
+@pytest.fixture
+def in_emulation() -> Iterator[None]:
+    with EMULATOR[-1].in_force():
+        yield
+
+
+def made(name: str) -> Spec:
+    torch.manual_seed(3)
+    return SPECS[name]()
+
+
+def given(rows: int, length: int) -> tuple[Tensor, Tensor]:
+    return torch.randint(VOCABULARY, (rows, length)), torch.arange(length).expand(rows, length)
+
+
+def stepped(state: CudaState, ids: Tensor, positions: Tensor) -> Tensor:
+    """The logits of all steps, (slots, count, vocabulary)."""
+    return torch.stack([state.step(ids[:, i], positions[:, i]) for i in range(ids.shape[1])], 1)
+
+
+@needs_emulation
+@IN_ORDERS
+@pytest.mark.parametrize("name", TAKEN)
+def test_emulated_float32_is_as_exact_as_pytorchs(name: str, place: Place) -> None:
+    spec, (ids, positions) = made(name), given(2, 5)
+    exact = reference.logits(mapped(spec, Tensor.double), ids, positions)
+    least = 2 * norm_of_error(reference.logits(spec, ids, positions), exact) + 1e-7
+    with place.in_force():
+        engine = CudaEngine(spec, "fp32")
+        assert norm_of_error(stepped(engine.begin(2), ids, positions), exact) < least
+        assert norm_of_error(engine.begin(2).extend(ids, positions, None, 5), exact) < least
+
+
+@needs_emulation
+@pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
+def test_emulated_smaller_weights_are_what_they_are_rounded_to(spec: Spec, weights: str, in_emulation: None) -> None:
+    (ids, positions), engine = given(2, 3), CudaEngine(spec, weights)
+    kept = spec._replace(layers=tuple(map(engine.layer, range(2))), head=engine.head())
+    exact, alike = (
+        reference.logits(mapped(same, Tensor.double), ids, positions) for same in (kept, rounded_to(spec, weights))
+    )
+    # Activations are not rounded.
+    assert norm_of_error(stepped(engine.begin(2), ids, positions), exact) < 2e-6
+    assert norm_of_error(engine.begin(2).extend(ids, positions, None, 3), exact) < 2e-6
+    # But for what is halfway between two steps of int8.
+    assert norm_of_error(exact, alike) < 1e-3
+    assert engine.nbytes < CudaEngine(spec, "fp32").nbytes * {"bf16": 0.6, "int8": 0.5, "int4": 0.4}[weights]
+
+
+@needs_emulation
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_emulated_rows_are_the_same_bits_alone_and_among_others(weights: str) -> None:
+    spec, (ids, positions) = made("llama-odd"), given(11, 2)
+    found = []
+    for place, rows in zip((*EMULATOR, EMULATOR[0], EMULATOR[1]), (1, 2, 3, 6, 11), strict=True):
+        with place.in_force():
+            found.append(stepped(CudaEngine(spec, weights).begin(rows), ids[:rows], positions[:rows]))
+    assert all(torch.equal(other[0], found[0][0]) for other in found[1:])
+    assert torch.equal(found[3], found[4][:6])
+
+
+@needs_emulation
+def test_emulated_rows_that_are_longer_than_is_in_shared_memory(in_emulation: None) -> None:
+    spec, (ids, positions) = make_spec(16, 1, 1, 8, 8300, activation="RELU"), given(3, 1)
+    for weights, rows in (("fp32", 1), ("int4", 3)):
+        engine = CudaEngine(spec, weights)
+        kept = spec._replace(layers=tuple(map(engine.layer, range(2))), head=engine.head())
+        exact = reference.logits(mapped(kept, Tensor.double), ids[:rows], positions[:rows])[:, 0]
+        assert norm_of_error(engine.begin(rows).step(ids[:rows, 0], positions[:rows, 0]), exact) < 2e-6
+
+
+@needs_emulation
+def test_emulated_replays_are_the_steps_that_follow(spec: Spec, in_emulation: None, monkeypatch: Any) -> None:
+    """What a captured graph does: the same launches, with ids and positions that were written before."""
+    ids, positions = given(1, 4)
+    engine = CudaEngine(spec, "fp32")
+    state, told = engine.begin(1), []
+    wanted = stepped(engine.begin(1), ids, positions)
+    run = native.cuda.decode_step
+    monkeypatch.setattr(native.cuda, "decode_step", lambda *args: told.append(args) or run(*args))
+    state.step(ids[:, 0], positions[:, 0])
+    monkeypatch.setattr(torch, "empty", None)  # nothing is allocated
+    for i in range(1, 4):
+        state._ids.copy_(ids[:, i])
+        state._positions.copy_(positions[:, i])
+        run(*told[0])
+        assert torch.equal(state._logits, wanted[:, i])
+    assert state._lengths.tolist() == [4, 5]
+
+
+@needs_emulation
+def test_emulated_room_grows(in_emulation: None) -> None:
+    spec, (ids, positions) = made("llama-odd"), given(1, LEAST_ROOM + 2)
+    exact = reference.logits(mapped(spec, Tensor.double), ids, positions)
+    state = CudaEngine(spec, "fp32").begin(1)
+    state.extend(ids[:, : LEAST_ROOM - 1], positions[:, : LEAST_ROOM - 1], None, 1)
+    assert state.room == LEAST_ROOM
+    found = stepped(state, ids[:, LEAST_ROOM - 1 :], positions[:, LEAST_ROOM - 1 :])
+    assert state.room == 2 * LEAST_ROOM
+    assert norm_of_error(found, exact[:, LEAST_ROOM - 1 :]) < 1e-6
+    assert state.nbytes == 2 * 4 * 2 * 13 * 2 * LEAST_ROOM
+
+
+@needs_emulation
+def test_emulated_steps_beyond_the_room_write_nothing(in_emulation: None) -> None:
+    engine, (ids, positions) = CudaEngine(made("gpt2"), "fp32"), given(1, 1)
+    state = engine.begin(1)
+    state.step(ids[:, 0], positions[:, 0])
+    state._set_length(state.room)
+    before = state._cache.clone()
+    state.replay()
+    assert torch.equal(state._cache, before)
+
+
+@needs_emulation
+def test_emulated_hidden_tokens_are_not_seen(spec: Spec, in_emulation: None) -> None:
+    ids, positions = given(3, 20)
+    visible = torch.rand(3, 20) > 0.3
+    visible[:, 0] = torch.tensor([True, False, False])
+    visible[:, 17:] = True
+    exact = reference.logits(mapped(spec, Tensor.double), ids, positions, visible)
+    state = CudaEngine(spec, "fp32").begin(3)
+    found = [state.extend(ids[:, :9], positions[:, :9], visible[:, :9], 3)]
+    found += [state.extend(ids[:, 9:17], positions[:, 9:17], visible[:, 9:17], 8)]
+    found += [stepped(state, ids[:, 17:], positions[:, 17:])]
+    assert norm_of_error(torch.cat(found, 1), exact[:, 6:]) < 2e-6
+
+
+@needs_emulation
+def test_emulated_long_prompts_in_parts(spec: Spec, in_emulation: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, positions = given(2, 40)
+    engine = CudaEngine(spec, "fp32")
+    whole = engine.begin(2).extend(ids, positions, None, 19)
+    monkeypatch.setattr("aigc_fast.ops.decode.cuda.MOST_TOKENS", 13)
+    parts = engine.begin(2).extend(ids, positions, None, 19)
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+
+
+@needs_emulation
+def test_emulated_sequences_part_and_go_back(spec: Spec, in_emulation: None) -> None:
+    ids, positions = given(4, 30)
+    engine = CudaEngine(spec, "fp32")
+    state = engine.begin(4)
+    state.extend(ids[:, :10], positions[:, :10], None, 1)
+    stepped(state, ids[:, 10:14], positions[:, 10:14])
+    parents = torch.tensor([3, 0, 0, 1])
+    state.reorder(parents)
+    found = state.step(ids[:, 14], positions[:, 14])
+    history = torch.cat([ids[parents, :14], ids[:, 14:15]], 1)
+    plain = engine.begin(4).extend(history, positions[:, :15], None, 1)[:, 0]
+    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
+    state.crop(12)
+    assert state.length == 12
+    again = state.step(history[:, 12], positions[:, 12])
+    plain = engine.begin(4).extend(history[:, :13], positions[:, :13], None, 1)[:, 0]
+    torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-5)
+
+
+@needs_emulation
+def test_emulated_keys_and_values_go_out_and_in(spec: Spec, in_emulation: None) -> None:
+    ids, positions = given(2, 25)
+    visible = torch.ones(2, 25, dtype=torch.bool)
+    visible[1, :4] = False
+    engine = CudaEngine(spec, "fp32")
+    state = engine.begin(2)
+    state.extend(ids[:, :24], positions[:, :24], visible[:, :24], 1)
+    layers = state.export()
+    assert layers[0][0].shape == (2, spec.kv_heads, 24, spec.head_size)
+    assert not layers[0][0][1, :, :4].any()
+    other, plain = engine.begin(2), Engine(spec, "fp32").begin(2)
+    for each in (other, plain):
+        each.load(layers, visible[:, :24])
+    wanted = state.step(ids[:, 24], positions[:, 24])
+    assert torch.equal(wanted, other.step(ids[:, 24], positions[:, 24]))
+    torch.testing.assert_close(wanted, plain.step(ids[:, 24], positions[:, 24]), rtol=1e-4, atol=1e-5)
+
+
+@needs_emulation
+def test_emulated_greedy_tokens_leave_out_what_is_banned(in_emulation: None) -> None:
+    engine, (ids, positions) = CudaEngine(made("gpt2"), "fp32"), given(3, 1)
+    logits = engine.begin(3).step(ids[:, 0], positions[:, 0])
+    banned = logits.argmax(-1).unique()
+    found = engine.begin(3).greedy(ids[:, 0], positions[:, 0], banned)
+    assert torch.equal(found, logits.index_fill(1, banned, -torch.inf).argmax(-1))
+
+
+@needs_emulation
+def test_emulated_far_positions_are_turned_by_as_much(in_emulation: None) -> None:
+    spec = make_spec(24, 2, 1, 8, 16, rotated=8, bias=False)
+    spec = spec._replace(frequencies=torch.tensor([1.0, 0.7, 0.01, 1e-4]))
+    for position in (1, 3, 50_000, 1_000_003):
+        ids, positions = given(1, 2)[0], torch.tensor([[position, position + 1]])
+        wanted = reference.logits(spec, ids, positions)
+        found = stepped(CudaEngine(spec, "fp32").begin(1), ids, positions)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@needs_emulation
+def test_emulated_numbers_that_are_not_finite_show(spec: Spec, in_emulation: None) -> None:
+    spec = spec._replace(embedding=spec.embedding.clone())  # the head may be the same
+    spec.embedding[7] = torch.nan
+    for weights in WEIGHTS:
+        engine = CudaEngine(spec, weights)
+        for found in (
+            engine.begin(2).step(torch.tensor([5, 7]), torch.tensor([0])),
+            engine.begin(2).extend(torch.tensor([[5, 5], [5, 7]]), torch.tensor([[0, 1]] * 2), None, 1)[:, 0],
+        ):
+            assert found[0].isfinite().all()
+            assert found[1].isnan().all()
+
+
+@needs_emulation
+def test_emulated_ids_and_positions_that_are_none(spec: Spec, in_emulation: None) -> None:
+    engine = CudaEngine(spec, "fp32")
+    # A step does not wait for the device to tell.
+    found = engine.begin(4).step(torch.tensor([-1, VOCABULARY, 3, 3]), torch.tensor([0, 0, -1, 2]))
+    assert found[:3].isnan().all()
+    assert found[3].isfinite().all()
+    state = engine.begin(1)
+    for ids, positions in (([[3, VOCABULARY]], [[0, 1]]), ([[-1, 3]], [[0, 1]]), ([[3, 3]], [[0, -1]])):
+        with pytest.raises(IndexError, match="index out of range in self"):
+            state.extend(torch.tensor(ids), torch.tensor(positions), None, 1)
+    assert state.length == 0
+
+
+@needs_emulation
+def test_emulated_tables_and_weights_of_other_dtypes(spec: Spec, in_emulation: None) -> None:
+    ids, positions = given(1, 3)
+    for dtype in (torch.bfloat16, torch.float16):
+        small = mapped(spec, lambda tensor, dtype=dtype: tensor.to(dtype))._replace(frequencies=spec.frequencies)
+        exact = reference.logits(mapped(small, Tensor.double), ids, positions)
+        engine = CudaEngine(small, "bf16" if dtype == torch.bfloat16 else "fp32")
+        assert norm_of_error(stepped(engine.begin(1), ids, positions), exact) < 2e-6
+        assert norm_of_error(engine.begin(1).extend(ids, positions, None, 3), exact) < 2e-6
+
+
+@needs_emulation
+def test_emulated_decoders_that_are_refused(in_emulation: None) -> None:
+    assert "attends to no memory" in cuda.unsupported(made("to-memory"))
+    assert "norms before" in cuda.unsupported(made("gpt2")._replace(order="AFTER"))
+    assert "heads of 257 numbers" in cuda.unsupported(make_spec(16, 1, 1, 257, 16))
+    meta = mapped(made("gpt2"), lambda tensor: tensor.to("meta"))
+    assert cuda.unsupported(meta) == "the tensors are on meta"
+    mixed = made("gpt2")._replace(embedding=meta.embedding)
+    assert "meta and cpu" in cuda.unsupported(mixed)
+    engine = CudaEngine(made("gpt2"), "fp32")
+    with pytest.raises(ValueError, match="attends to no memory"):
+        engine.remember(torch.ones(1, 2, 3))
+    with pytest.raises(ValueError, match="expected None on CUDA"):
+        engine.begin(1, object())
+
+
+def test_the_engine_is_the_cpus_unless_cuda_is_asked_for() -> None:
+    card, here = torch.device("cuda:0"), torch.device("cpu")
+    assert choice.backend_on(here, None) == "cpu"
+    with pytest.raises(Refused, match="no card was measured"):
+        choice.backend_on(card, None)
+    # PyTorch does not keep weights so.
+    assert choice.backend_on(card, "int8") == "cuda"
+    with aigc_fast.backend("cuda"):
+        assert choice.backend_on(card, None) == choice.backend_on(here, None) == "cuda"
+    with aigc_fast.backend("cpu"), pytest.raises(Refused, match="the weights are on cuda:0"):
+        choice.backend_on(card, None)
+    for forced in ("reference", "triton"):
+        with aigc_fast.backend(forced), pytest.raises(Refused, match=f"{forced}' is forced"):
+            choice.backend_on(card, "int8")
+    with pytest.raises(Refused, match="the weights are on cpu and meta"):
+        choice.check(made("gpt2")._replace(positions=torch.ones(3, 96, device="meta")), "cpu")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 37), (65, 96)])
+@pytest.mark.parametrize("kept", WEIGHTS)
+def test_packed_weights_are_unpacked_to_what_they_were_rounded_to(kept: str, shape: tuple[int, int]) -> None:
+    weight, bias = torch.randn(shape), torch.randn(shape[0])
+    if shape[0] > 1:
+        weight[1], weight[2, :32] = 0, 1e-38
+    found = packing.pack(weight, kept, bias)
+    assert found.data[0].nbytes % 16 == 0
+    unpacked, same = found.linear()
+    assert same is bias
+    bounds = {"fp32": 0.0, "bf16": 2.0**-8, "int8": 1 / 253, "int4": 1 / 8}
+    assert ((unpacked - weight).abs().amax(1) <= bounds[kept] * weight.abs().amax(1) + 1e-37).all()
+    weight[0, 0] = torch.nan
+    assert packing.pack(weight, kept).linear().weight[0, 0].isnan()
+
+
+def test_a_digest_on_a_device_changes_with_any_element() -> None:
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        tensor = torch.randn(7, 11).to(dtype)
+        first = digest_on_device(tensor)
+        assert digest_on_device(tensor.clone()) == first
+        for i in (0, 5, 21, 76):
+            other = tensor.clone()
+            other.view(-1)[i] += 1
+            assert digest_on_device(other) != first
