@@ -7,9 +7,11 @@ import sys
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from aigc_fast.ops.decode import keeping
+from aigc_fast.ops.decode.choice import not_taken
 from aigc_fast.optimize.reporting import Entry
 from aigc_fast.runtime.backends import NAMES, NOT_THERE, Explanation
 
@@ -96,13 +98,17 @@ def explain(model: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
     reasons = dict.fromkeys(NAMES[1:], NOT_THERE) | {"reference": None}
     if any(module is model for _, module in _own_in(model)):
         found = model.way_of(*args, **kwargs)
-        return _explained(reasons, found.reason, str(found), found.backend)
+        return _explained(reasons, found.reason, str(found), found.backend, model.device)
     if not any(module is model for _, module in found_in(model)):
         reason = f"there is no builder for {type(model).__name__}"
         return Explanation("decode", "reference", reasons | {"cpu": reason}, "transformers' own generate")
     found = _integration().decision_of(model, *args, **kwargs)
-    return _explained(reasons, found.reason, str(found))
+    return _explained(reasons, found.reason, str(found), "cpu", next(model.parameters()).device)
 
 
-def _explained(reasons: dict[str, str | None], reason: str | None, text: str, backend: str = "cpu") -> Explanation:
-    return Explanation("decode", backend if reason is None else "reference", reasons | {backend: reason}, text)
+def _explained(
+    reasons: dict[str, str | None], reason: str | None, text: str, backend: str, device: torch.device
+) -> Explanation:
+    other = "cpu" if backend == "cuda" else "cuda"
+    reasons = reasons | {backend: reason, other: not_taken(other, device)}
+    return Explanation("decode", backend if reason is None else "reference", reasons, text)

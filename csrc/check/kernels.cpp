@@ -12,9 +12,11 @@
 #include <tuple>
 #include <vector>
 
+#include "core/activation_codes.h"
 #include "core/dtypes.h"
 #include "core/kernel.h"
 #include "core/recurrent_cells.h"
+#include "core/weight_codes.h"
 #include "cuda/emulate/device.h"
 
 namespace aigc::cuda {
@@ -22,6 +24,9 @@ namespace attention {
 extern const Kernel kernels[];
 }
 namespace conv_transpose {
+extern const Kernel kernels[];
+}
+namespace decode {
 extern const Kernel kernels[];
 }
 namespace random {
@@ -169,6 +174,90 @@ void run_conv_transpose() {
         }
 }
 
+// Two layers, a gate or none, a rotation or learned positions, for a few sequences and more than are taken together.
+void run_decode() {
+    struct Shape {
+        int64_t hidden, heads, kv_heads, size, units, rotated, gated, parallel;
+    };
+    constexpr int64_t LAYERS = 2, VOCABULARY = 37, POSITIONS = 9, CAPACITY = 5, PARTS = 2, CENTRED = 1;
+    constexpr int64_t EACH[] = {4, 8, 32, 32}, BITS[] = {32, 16, 8, 4};
+    for (const int64_t kept : {FP32, BF16, INT8, INT4})
+        for (const auto& s : {Shape{37, 3, 3, 5, 71, 0, 0, 0}, {40, 6, 2, 7, 33, 4, 1, 1}})
+            for (const int64_t slots : {1, 3, 9}) {
+                std::vector<Elements> memory;
+                std::vector<int64_t> addresses;
+                const auto give = [&](const Elements& elements) {
+                    return reinterpret_cast<int64_t>(static_cast<void*>(elements));
+                };
+                const auto floats = [&](int64_t count) {
+                    memory.emplace_back(count);
+                    addresses.push_back(give(memory.back()));
+                };
+                const auto matrix = [&](int64_t columns, int64_t depth) {
+                    const int64_t groups = (depth + 31) / 32,
+                                  padded = (depth + EACH[kept] - 1) / EACH[kept] * EACH[kept];
+                    floats(columns * padded * BITS[kept] / 32);
+                    if (kept >= INT8) {
+                        memory.emplace_back(columns * (kept == INT4 ? groups : 1), kept == INT4 ? FLOAT16 : FLOAT32);
+                        addresses.push_back(give(memory.back()));
+                    } else {
+                        addresses.push_back(0);
+                    }
+                    floats(columns);
+                };
+                const auto norm = [&] {
+                    floats(s.hidden);
+                    floats(s.hidden);
+                };
+                const int64_t queries = s.heads * s.size, keys = s.kv_heads * s.size;
+                floats(VOCABULARY * s.hidden);
+                floats(POSITIONS * s.hidden);
+                floats(s.rotated / 2);
+                norm();
+                for (int64_t layer = 0; layer < LAYERS; ++layer) {
+                    norm();
+                    norm();
+                    matrix(queries + 2 * keys, s.hidden);
+                    matrix(s.hidden, queries);
+                    matrix(s.units * (1 + s.gated), s.hidden);
+                    matrix(s.hidden, s.units);
+                }
+                matrix(VOCABULARY, s.hidden);
+                const int64_t numbers[] = {LAYERS,     s.hidden,  s.heads,   s.kv_heads, s.size,    s.units, VOCABULARY,
+                                           VOCABULARY, POSITIONS, s.rotated, CENTRED,    GELU_TANH, s.gated, s.parallel,
+                                           FLOAT32,    FLOAT32,   kept,      kept,       kept,      0,       2};
+                const double reals[] = {1e-5, 1.1, 0.9, 0.3, 0.4};
+                int64_t of_reals[5];
+                std::memcpy(of_reals, reals, sizeof reals);
+                Arg decoder;
+                decoder.integer =
+                    call(cuda::decode::kernels, "decode_create", list(numbers), list(addresses.data()), list(of_reals));
+                int64_t lengths[] = {0, 1};
+                const std::vector<int64_t> ids(static_cast<size_t>(slots), 3);
+                std::vector<int64_t> step{slots,
+                                          CAPACITY,
+                                          PARTS,
+                                          reinterpret_cast<int64_t>(ids.data()),
+                                          reinterpret_cast<int64_t>(ids.data()),
+                                          reinterpret_cast<int64_t>(lengths)};
+                memory.emplace_back((slots * CAPACITY + 3) / 4); // bytes
+                step.push_back(give(memory.back()));
+                for (const int64_t count :
+                     {LAYERS * 2 * slots * keys * CAPACITY, slots * s.hidden, slots * (queries + 2 * keys),
+                      slots * queries, slots * s.units, slots * VOCABULARY, slots * s.heads, PARTS * slots * queries,
+                      PARTS * slots * s.heads}) {
+                    memory.emplace_back(count);
+                    step.push_back(give(memory.back()));
+                }
+                // The last one finds no room.
+                for (int64_t time = 0; time <= CAPACITY; time += CAPACITY) {
+                    lengths[0] = time, lengths[1] = time + 1;
+                    call(cuda::decode::kernels, "decode_step", decoder, list(step.data()), DEVICE, STREAM);
+                }
+                cuda::decode::kernels[0].handles[3]->destroy(decoder.pointer);
+            }
+}
+
 void run_random() {
     for (const int64_t dtype : DTYPES)
         for (const int64_t n : {1, 7, 8, 1021, 2049}) {
@@ -287,9 +376,13 @@ struct Op {
     const char* name;
     void (*run)();
 };
-constexpr Op OPS[] = {{"attention", run_attention}, {"conv_transpose", run_conv_transpose},
-                      {"random", run_random},       {"recurrent", run_recurrent},
-                      {"recursion", run_recursion}, {"reparameterize", run_reparameterize}};
+constexpr Op OPS[] = {{"attention", run_attention},
+                      {"conv_transpose", run_conv_transpose},
+                      {"decode", run_decode},
+                      {"random", run_random},
+                      {"recurrent", run_recurrent},
+                      {"recursion", run_recursion},
+                      {"reparameterize", run_reparameterize}};
 
 }
 

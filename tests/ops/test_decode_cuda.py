@@ -12,6 +12,7 @@ from places import EMULATOR, Place
 from torch import Tensor
 
 import aigc_fast
+from aigc_fast.models import GPT2, DecoderModel, IdTokenizer, Llama
 from aigc_fast.ops.decode import choice, cuda, packing, reference
 from aigc_fast.ops.decode.cuda import LEAST_ROOM, CudaEngine, CudaState
 from aigc_fast.ops.decode.engine import Engine, digest_on_device
@@ -172,8 +173,9 @@ def test_emulated_long_prompts_in_parts(spec: Spec, in_emulation: None, monkeypa
 
 
 @needs_emulation
-def test_emulated_sequences_part_and_go_back(spec: Spec, in_emulation: None) -> None:
-    ids, positions = given(4, 30)
+@pytest.mark.parametrize("name", ["gpt2-odd", "mistral"])
+def test_emulated_sequences_part_and_go_back(name: str, in_emulation: None) -> None:
+    spec, (ids, positions) = made(name), given(4, 15)
     engine = CudaEngine(spec, "fp32")
     state = engine.begin(4)
     state.extend(ids[:, :10], positions[:, :10], None, 1)
@@ -231,7 +233,9 @@ def test_emulated_far_positions_are_turned_by_as_much(in_emulation: None) -> Non
 
 
 @needs_emulation
-def test_emulated_numbers_that_are_not_finite_show(spec: Spec, in_emulation: None) -> None:
+@pytest.mark.parametrize("name", ["gpt2-odd", "llama-odd"])
+def test_emulated_numbers_that_are_not_finite_show(name: str, in_emulation: None) -> None:
+    spec = made(name)
     spec = spec._replace(embedding=spec.embedding.clone())  # the head may be the same
     spec.embedding[7] = torch.nan
     for weights in WEIGHTS:
@@ -245,8 +249,9 @@ def test_emulated_numbers_that_are_not_finite_show(spec: Spec, in_emulation: Non
 
 
 @needs_emulation
-def test_emulated_ids_and_positions_that_are_none(spec: Spec, in_emulation: None) -> None:
-    engine = CudaEngine(spec, "fp32")
+@pytest.mark.parametrize("name", ["gpt2-odd", "llama-odd"])
+def test_emulated_ids_and_positions_that_are_none(name: str, in_emulation: None) -> None:
+    engine = CudaEngine(made(name), "fp32")
     # A step does not wait for the device to tell.
     found = engine.begin(4).step(torch.tensor([-1, VOCABULARY, 3, 3]), torch.tensor([0, 0, -1, 2]))
     assert found[:3].isnan().all()
@@ -259,8 +264,9 @@ def test_emulated_ids_and_positions_that_are_none(spec: Spec, in_emulation: None
 
 
 @needs_emulation
-def test_emulated_tables_and_weights_of_other_dtypes(spec: Spec, in_emulation: None) -> None:
-    ids, positions = given(1, 3)
+@pytest.mark.parametrize("name", ["gpt2-odd", "llama-odd"])
+def test_emulated_tables_and_weights_of_other_dtypes(name: str, in_emulation: None) -> None:
+    spec, (ids, positions) = made(name), given(1, 3)
     for dtype in (torch.bfloat16, torch.float16):
         small = mapped(spec, lambda tensor, dtype=dtype: tensor.to(dtype))._replace(frequencies=spec.frequencies)
         exact = reference.logits(mapped(small, Tensor.double), ids, positions)
@@ -283,6 +289,90 @@ def test_emulated_decoders_that_are_refused(in_emulation: None) -> None:
         engine.remember(torch.ones(1, 2, 3))
     with pytest.raises(ValueError, match="expected None on CUDA"):
         engine.begin(1, object())
+
+
+MODELS: dict[str, Any] = {
+    "gpt2": (GPT2, {"hidden": 36, "num_heads": 3, "context": 64}),
+    "llama": (Llama, {"hidden": 48, "num_heads": 6, "num_kv_heads": 2, "context": 64, "units": 40}),
+}
+
+
+def model_of(name: str) -> DecoderModel:
+    """One whose logits are far enough apart for ids to mean something."""
+    torch.manual_seed(0)
+    kind, settings = MODELS[name]
+    model = kind(tokenizer=IdTokenizer(97, 1, 0), num_layers=2, dropout=0.0, **settings).eval()
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.12) if parameter.dim() > 1 else parameter.data.add_(0.1)
+    return model
+
+
+@needs_emulation
+@IN_ORDERS
+@pytest.mark.parametrize("name", MODELS)
+def test_emulated_greedy_ids_are_the_cpus(name: str, place: Place) -> None:
+    model, ids = model_of(name), torch.randint(3, 97, (1, 5))
+    wanted = model.generate(ids, max_new_tokens=6)
+    assert model.way.backend == "cpu"
+    with place.in_force():
+        found = model.generate(ids, max_new_tokens=6)
+    assert str(model.way) == "steps on the CUDA engine, fp32 weights"
+    assert torch.equal(found, wanted)
+
+
+@needs_emulation
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 3},
+        {"do_sample": True, "top_k": 20, "top_p": 0.9, "seed": 4},
+        {"repetition_penalty": 1.3},
+        {"prompt_lookup_num_tokens": 3},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_emulated_ids_are_the_cpus_by_every_loop(name: str, options: dict[str, Any], in_emulation: None) -> None:
+    model, ids = model_of(name), torch.randint(3, 97, (1 if "prompt_lookup_num_tokens" in options else 2, 5))
+    mask = torch.ones_like(ids)
+    mask[-1, : 2 if len(ids) > 1 else 0] = 0
+    found = model.generate(ids, attention_mask=mask, max_new_tokens=5, **options)
+    assert model.way.backend == "cuda"
+    with aigc_fast.backend("cpu"):
+        assert torch.equal(found, model.generate(ids, attention_mask=mask, max_new_tokens=5, **options))
+    assert model.way.backend == "cpu"
+
+
+@needs_emulation
+def test_emulated_weights_that_changed_are_packed_anew(in_emulation: None) -> None:
+    model, ids = model_of("gpt2"), torch.randint(3, 97, (1, 4))
+    model.keep_weights("int4")
+    first = model.generate(ids, max_new_tokens=4)
+    with torch.no_grad():
+        model.head.weight[int(first[0, -1])] *= -3
+    model.keep_weights(None)
+    found = model.generate(ids, max_new_tokens=4)
+    assert model.way.weights == "fp32"
+    with aigc_fast.backend("cpu"):
+        assert torch.equal(found, model.generate(ids, max_new_tokens=4))
+
+
+@needs_emulation
+def test_emulated_explanations(in_emulation: None) -> None:
+    model, ids = model_of("gpt2"), torch.randint(3, 97, (1, 4))
+    explained = aigc_fast.explain("decode", model, ids, num_beams=2)
+    assert (explained.chosen, explained.reasons["cuda"]) == ("cuda", None)
+    assert explained.reasons["cpu"] == "the backend 'cuda' is in force"
+    assert explained.detail == "beams on the CUDA engine, fp32 weights"
+    with torch.autocast("cpu"):
+        explained = aigc_fast.explain("decode", model, ids)
+    assert (explained.chosen, explained.reasons["cuda"]) == ("reference", "autocast is on")
+
+
+def test_explanations_on_the_cpu_say_why_not_cuda() -> None:
+    explained = aigc_fast.explain("decode", model_of("gpt2"), torch.randint(3, 97, (1, 4)))
+    in_force = "the backend 'auto' is in force" if native.is_emulated else "the weights are on cpu"
+    assert explained.reasons["cuda"] == in_force
 
 
 def test_the_engine_is_the_cpus_unless_cuda_is_asked_for() -> None:

@@ -17,7 +17,7 @@ from aigc_fast.errors import UserError
 from aigc_fast.models.base import evaluating
 from aigc_fast.models.text.base import TokenModel
 from aigc_fast.models.text.decoding import Plan, Sequences, beam_search, look_up, sample
-from aigc_fast.ops.decode.choice import backend_on, check
+from aigc_fast.ops.decode.choice import backend_on, check, wanted_on
 from aigc_fast.ops.decode.engine import MOST_GREEDY, Engine, default_weights
 from aigc_fast.ops.decode.keeping import engine_of
 from aigc_fast.ops.decode.reading import Refused, check_modules
@@ -68,7 +68,7 @@ class Way(NamedTuple):
         loop: "steps", "steps without most of the head", "prompt lookup" or "beams".
         weights: how the engine keeps them; None where it does not run.
         reason: why it does not, or None.
-        backend: whose engine it is.
+        backend: whose engine it is, or would be.
     """
 
     loop: str
@@ -131,7 +131,7 @@ class Decoding(TokenModel):
         weights, options = weights or self.weights, plan.options
         spec = self._spec_or_reason(weights)
         if isinstance(spec, str):
-            return None, Way(BEAMS if options.num_beams > 1 else STEPS, None, spec)
+            return None, Way(BEAMS if options.num_beams > 1 else STEPS, None, spec, wanted_on(self.device))
         weights = weights or default_weights(spec)
         if (backend := backend_on(self.device, weights)) == "cuda":
             return spec, Way(BEAMS if options.num_beams > 1 else STEPS, weights, None, backend)

@@ -22,6 +22,12 @@ def unavailable() -> str | None:
     return "autocast is on" if torch.is_autocast_enabled("cpu") else None
 
 
+def wanted_on(device: torch.device) -> str:
+    """The backend whose engine would run there: "cuda" on a card, unless another is forced, and where it is forced."""
+    forced = backends.current()
+    return "cuda" if forced == "cuda" or (device.type == "cuda" and forced == "auto") else "cpu"
+
+
 def backend_on(device: torch.device, weights: str | None) -> str:
     """The backend whose engine may run there and now, "cpu" or "cuda", as far as no decoder is looked at.
 
@@ -32,7 +38,7 @@ def backend_on(device: torch.device, weights: str | None) -> str:
     Raises:
         Refused: where none may.
     """
-    if backends.current() == "cuda" or (device.type == "cuda" and backends.current() == "auto"):
+    if wanted_on(device) == "cuda":
         if torch.is_autocast_enabled(device.type):
             raise Refused("autocast is on")
         if backends.current() == "auto" and weights not in _OURS_ALONE:
@@ -43,6 +49,17 @@ def backend_on(device: torch.device, weights: str | None) -> str:
     if device.type == "cuda":
         raise Refused(f"the weights are on {device}")
     return "cpu"
+
+
+def not_taken(backend: str, device: torch.device) -> str:
+    """Why the other backend's engine runs and not this one's.
+
+    Args:
+        backend: "cpu" or "cuda".
+        device: of the model.
+    """
+    is_elsewhere = device.type != backend and not (backend == "cuda" and native.is_emulated)
+    return f"the weights are on {device}" if is_elsewhere else f"the backend {backends.current()!r} is in force"
 
 
 def check(spec: Spec, backend: str) -> None:
