@@ -14,10 +14,11 @@ from rich.table import Table
 from aigc_fast.cli.app import console
 from aigc_fast.cli.explain import typical
 from aigc_fast.cli.sharing import scrubbed
-from aigc_fast.diagnostics import info
+from aigc_fast.diagnostics import explain, info
+from aigc_fast.models import GPT2, IdTokenizer
 from aigc_fast.ops.examples import examples
 from aigc_fast.runtime import native, tuning
-from aigc_fast.runtime.backends import BACKEND_VARIABLE
+from aigc_fast.runtime.backends import BACKEND_VARIABLE, Explanation
 from aigc_fast.runtime.kept import KEPT_VARIABLE, store
 from aigc_fast.runtime.machine import processor_name
 from aigc_fast.wording import sized
@@ -87,13 +88,21 @@ def examine() -> dict[str, Any]:
         "tuned": {"file": str(tuning.path()), "calls": len(tuning.measurements())},
         "kept_weights": {"bytes": store.total(), "cap": store.cap},
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "functions": {name: _function(name) for name in sorted(examples())},
+        "functions": {name: _function(name) for name in sorted([*examples(), "decode"])},
     }
+
+
+def _decoding() -> Explanation:
+    """How a small decoder would generate, on a card where there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = IdTokenizer(16, 0, 0)
+    model = GPT2(tokenizer=tokenizer, hidden=8, num_layers=1, num_heads=1, context=16).to(device)
+    return explain("decode", model, torch.ones(1, 2, dtype=torch.int64, device=device))
 
 
 def _function(name: str) -> dict[str, Any]:
     try:
-        found = typical(name)
+        found = _decoding() if name == "decode" else typical(name)
     # A broken installation is what doctor is for.
     except Exception as error:
         return {"runs": None, "detail": f"{type(error).__name__}: {error}", "backends": {}}

@@ -418,3 +418,62 @@ def test_a_digest_on_a_device_changes_with_any_element() -> None:
             other = tensor.clone()
             other.view(-1)[i] += 1
             assert digest_on_device(other) != first
+
+
+@pytest.mark.gpu
+class TestCard:
+    """What the emulation has not: captured graphs, streams, a card's memory."""
+
+    @pytest.fixture(autouse=True)
+    def _has_kernels(self) -> Iterator[None]:
+        if (reason := native.cuda_reason() or native.cpu_reason()) is not None:
+            pytest.skip(reason)
+        with aigc_fast.backend("cuda"):
+            yield
+
+    @pytest.mark.parametrize("name", MODELS)
+    def test_greedy_ids_are_the_cpus(self, name: str) -> None:
+        model, ids = model_of(name), torch.randint(3, 97, (2, 5))
+        with aigc_fast.backend("cpu"):
+            wanted = [model.generate(ids, max_new_tokens=40, num_beams=beams) for beams in (1, 3)]
+        model.cuda()
+        for beams, each in zip((1, 3), wanted, strict=True):
+            assert torch.equal(model.generate(ids.cuda(), max_new_tokens=40, num_beams=beams).cpu(), each)
+            assert model.way.backend == "cuda"
+
+    @pytest.mark.parametrize("weights", WEIGHTS)
+    @pytest.mark.parametrize("name", TAKEN)
+    def test_steps_are_replayed_until_there_is_no_room(self, name: str, weights: str) -> None:
+        spec = mapped(made(name), Tensor.cuda)
+        if spec.positions is not None:
+            spec = spec._replace(positions=torch.randn(LEAST_ROOM + 4, spec.embedding.shape[1], device="cuda"))
+        engine, (ids, positions) = CudaEngine(spec, weights), given(3, LEAST_ROOM + 4)
+        ids, positions, first = ids.cuda(), positions.cuda(), LEAST_ROOM - 4
+        state, whole = engine.begin(3), engine.begin(3).extend(ids, positions, None, 8)
+        state.extend(ids[:, :first], positions[:, :first], None, 1)
+        graphs, found = [], []
+        for i in range(first, LEAST_ROOM + 4):
+            found.append(state.step(ids[:, i], positions[:, i]))
+            graphs.append(state._graph)
+        assert graphs[0] is graphs[3] is not None
+        assert graphs[4] is graphs[7] is not graphs[0]
+        torch.testing.assert_close(torch.stack(found, 1), whole, rtol=1e-3, atol=1e-3)
+
+    def test_steps_run_on_the_current_stream(self) -> None:
+        engine, (ids, positions) = CudaEngine(mapped(made("llama"), Tensor.cuda), "fp32"), given(2, 6)
+        ids, positions = ids.cuda(), positions.cuda()
+        wanted, stream = stepped(engine.begin(2), ids, positions), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            found = stepped(engine.begin(2), ids, positions)
+        torch.cuda.current_stream().wait_stream(stream)
+        assert torch.equal(found, wanted)
+
+    def test_weights_that_pytorch_does_not_keep_are_the_engines(self) -> None:
+        model, ids = model_of("gpt2").cuda(), torch.randint(3, 97, (1, 5)).cuda()
+        with aigc_fast.backend("auto"):
+            model.generate(ids, max_new_tokens=3)
+            assert "no card was measured" in model.way.reason
+            model.keep_weights("int8")
+            model.generate(ids, max_new_tokens=3)
+        assert str(model.way) == "steps on the CUDA engine, int8 weights"
