@@ -18,6 +18,10 @@ from torch import Tensor
 
 import aigc_fast
 import aigc_fast.functional as AF
+from aigc_fast.models import GPT2, IdTokenizer
+from aigc_fast.models.text.layers import Past
+from aigc_fast.ops.decode.cuda import CudaEngine
+from aigc_fast.runtime.weights import WEIGHTS
 
 ROUNDS, CALLS = 9, 10
 
@@ -134,6 +138,24 @@ def recurrent_rows() -> None:
                 row(f"{mode} {steps}x{batch}x{size} {dtype}", 2 * steps * params[1].nbytes, ours, peers)
 
 
+def decoding_rows() -> None:
+    """A step of one sequence in GPT-2 small's sizes; the share is of what copying as many bytes as there are takes."""
+    tokenizer = IdTokenizer(50_257, 0, 0)
+    model = GPT2(tokenizer=tokenizer, hidden=768, num_layers=12, num_heads=12, context=1024).eval().cuda()
+    ids, position = torch.ones(1, dtype=torch.int64, device="cuda"), torch.full((1,), 16, device="cuda")
+    prompt, places = ids.expand(1, 16), torch.arange(16, device="cuda")[None]
+
+    def begun(state: Any) -> Callable[[], Any]:
+        state.extend(prompt, places, None, 1)
+        return lambda: state.step(ids, position)
+
+    with torch.no_grad():
+        peers = {"torch": begun(Past(model, 1))}
+        for weights in WEIGHTS:
+            engine = CudaEngine(model.spec(), weights)
+            row(f"decode a token, {weights} weights", engine.nbytes, begun(engine.begin(1)), peers)
+
+
 def main() -> None:
     if not torch.cuda.is_available():
         print("no CUDA device: nothing is measured")
@@ -142,6 +164,7 @@ def main() -> None:
     recursion_rows()
     convolution_rows()
     recurrent_rows()
+    decoding_rows()
 
 
 if __name__ == "__main__":

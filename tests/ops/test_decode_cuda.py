@@ -10,6 +10,7 @@ import torch
 from decoder_specs import SPECS, VOCABULARY, make_spec, mapped, norm_of_error, rounded_to
 from places import EMULATOR, Place
 from torch import Tensor
+from watching import launches
 
 import aigc_fast
 from aigc_fast.models import GPT2, DecoderModel, IdTokenizer, Llama
@@ -260,6 +261,28 @@ def test_emulated_ids_and_positions_that_are_none(name: str, in_emulation: None)
     for ids, positions in (([[3, VOCABULARY]], [[0, 1]]), ([[-1, 3]], [[0, 1]]), ([[3, 3]], [[0, -1]])):
         with pytest.raises(IndexError, match="index out of range in self"):
             state.extend(torch.tensor(ids), torch.tensor(positions), None, 1)
+    assert state.length == 0
+
+
+@needs_emulation
+def test_emulated_arguments_that_do_not_fit_are_named_before_anything_runs(in_emulation: None) -> None:
+    state, (ids, positions) = CudaEngine(made("gpt2-odd"), "fp32").begin(2), given(2, 3)
+    bad = {
+        (ids[:1, 0], positions[:, 0]): r"ids: expected \(2,\), got \(1,\)",
+        (ids[:, 0].int(), positions[:, 0]): "ids: expected torch.int64 on cpu, got torch.int32 on cpu",
+        (ids[:, 0].to("meta"), positions[:, 0]): "ids: expected torch.int64 on cpu, got torch.int64 on meta",
+        (ids[:, 0], torch.zeros(3)): r"positions: expected \(\d,\) or \(\d,\), got \(3,\)",
+        (ids[:, 0], positions[:, 0].float()): "positions: expected torch.int64 on cpu, got torch.float32",
+    }
+    with launches("cuda:decode_step") as launched:
+        for given_wrong, message in bad.items():
+            with pytest.raises((ValueError, TypeError), match=message):
+                state.step(*given_wrong)
+        with pytest.raises(ValueError, match=r"ids: expected \(2, 3\), got \(1, 3\)"):
+            state.extend(ids[:1], positions, None, 1)
+        with pytest.raises(TypeError, match=r"visible: expected torch.bool on cpu, got torch.int64 on cpu"):
+            state.extend(ids, positions, torch.ones_like(ids), 1)
+    assert not launched
     assert state.length == 0
 
 

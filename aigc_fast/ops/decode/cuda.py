@@ -269,7 +269,13 @@ class CudaState:
 
         Returns:
             (slots, vocabulary), float32.
+
+        Raises:
+            ValueError: on other shapes.
+            TypeError: on another dtype or device.
         """
+        self._check("ids", ids, (self.slots,))
+        self._check("positions", positions, (self.slots,), (1,))
         self._make_room(1)
         self._ids.copy_(ids)
         self._positions.copy_(positions.expand(self.slots))
@@ -278,14 +284,14 @@ class CudaState:
 
     def replay(self) -> None:
         """A step of the ids and positions that are there: by its graph, from the second one on."""
-        is_first, self.length = self._graph is None and self.engine.device.type == "cuda", self.length + 1
         if self._graph is not None:
             self._graph.replay()
-            return
-        self.engine.run(self._numbers)
-        # The first one loads what a capture must not load.
-        if is_first and not torch.cuda.is_current_stream_capturing():
-            self._graph = self._captured()
+        else:
+            self.engine.run(self._numbers)
+            # That loaded what a capture must not load.
+            if self.engine.device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
+                self._graph = self._captured()
+        self.length += 1
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         """A step, not run. Without `torch.cuda.graph`, which collects garbage first."""
@@ -319,13 +325,19 @@ class CudaState:
         """The logits after some more tokens of each sequence; see `State.extend`.
 
         Raises:
+            ValueError, TypeError: as `step`.
             IndexError: on ids or positions that are none, with nothing done.
         """
-        count, of = ids.shape[1], self.engine.spec
+        count, of = ids.shape[-1], self.engine.spec
+        shape = self.slots, count
+        self._check("ids", ids, shape)
+        self._check("positions", positions, shape)
+        if visible is not None:
+            self._check("visible", visible, shape, dtype=torch.bool)
         if count == 1 and keep == 1 and visible is None:
             return self.step(ids[:, 0], positions[:, 0]).unsqueeze(1)
-        self._check(ids, self.engine.embedded)
-        self._check(positions, 1 << 31 if of.positions is None else of.positions.shape[0])
+        self._check_range(ids, self.engine.embedded)
+        self._check_range(positions, 1 << 31 if of.positions is None else of.positions.shape[0])
         self._make_room(count)
         self._see(visible, count)
         found = []
@@ -337,8 +349,16 @@ class CudaState:
         head = self.engine.head()
         return reference.linear(reference.normalize(torch.cat(found, 1), of.norm, of), head)
 
+    def _check(self, name: str, given: Tensor, *shapes: tuple[int, ...], dtype: torch.dtype = torch.int64) -> None:
+        if tuple(given.shape) not in shapes:
+            expected = " or ".join(map(str, shapes))
+            raise ValueError(f"{name}: expected {expected}, got {tuple(given.shape)}")
+        if given.dtype != dtype or given.device != self.engine.device:
+            expected = f"{dtype} on {self.engine.device}"
+            raise TypeError(f"{name}: expected {expected}, got {given.dtype} on {given.device}")
+
     @staticmethod
-    def _check(numbers: Tensor, end: int) -> None:
+    def _check_range(numbers: Tensor, end: int) -> None:
         if numbers.numel() and (numbers.min() < 0 or numbers.max() >= end):
             raise IndexError("index out of range in self")  # as an embedding says it
 
