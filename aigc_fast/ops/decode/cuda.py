@@ -75,9 +75,8 @@ class CudaEngine(Engine):
         return [*packed, [self._packed_as(self.layers, (spec.head,), release)]]
 
     def _packed_as(self, index: int, part: tuple[Linear, ...], release: Callable[[Tensor], None]) -> Packed:
-        return self._rounded(
-            index, torch.cat([linear.weight.detach() for linear in part]), bias_of(part), part, release
-        )
+        weight = torch.cat([linear.weight.detach() for linear in part])
+        return self._rounded(index, weight, bias_of(part), part, release)
 
     def _both(
         self, index: int, gate: tuple[Linear, ...], up: tuple[Linear, ...], release: Callable[[Tensor], None]
@@ -85,7 +84,7 @@ class CudaEngine(Engine):
         """A gate's outputs and those that it multiplies, in turn."""
         weight = torch.stack([linear.weight.detach() for linear in (*gate, *up)], 1).flatten(0, 1)
         biases = bias_of(gate + up)
-        bias = None if biases is None else biases.view(2, -1).t().flatten().contiguous()
+        bias = None if biases is None else biases.view(2, -1).t().flatten()
         return self._rounded(index, weight, bias, gate + up, release)
 
     def _rounded(
@@ -103,22 +102,23 @@ class CudaEngine(Engine):
 
     def _create(self, spec: Spec) -> object:
         """Keeps all but the matrices as a spec of its own, which prompts go through."""
-        layers = tuple(
-            layer._replace(attention_norm=_copied(layer.attention_norm), units_norm=_copied(layer.units_norm))
-            for layer in spec.layers
-        )
-        frequencies = None if spec.frequencies is None else vector(spec.frequencies).to(self.device)
+        self.units, self.is_gated = spec.layers[0].up.weight.shape[0], spec.layers[0].gate is not None
         self.spec = spec._replace(
             embedding=readable(spec.embedding).contiguous(),
             positions=None if spec.positions is None else readable(spec.positions).contiguous(),
-            frequencies=frequencies,
-            layers=tuple(_without_matrices(layer) for layer in layers),
+            frequencies=None if spec.frequencies is None else vector(spec.frequencies).to(self.device),
+            layers=tuple(map(_without_matrices, spec.layers)),
             norm=None if spec.norm is None else _copied(spec.norm),
             head=None,
         )
-        of, positions = self.spec, self.spec.positions
-        self.units = spec.layers[0].up.weight.shape[0]
-        numbers = [
+        reals = spec.epsilon, spec.rotation_scale, spec.embedding_scale, *(layer.scale for layer in spec.layers)
+        return native.cuda.decode_create(
+            self._sizes(), self._addresses_in_order(), struct.pack(f"{len(reals)}d", *reals)
+        )
+
+    def _sizes(self) -> list[int]:
+        of, positions, frequencies = self.spec, self.spec.positions, self.spec.frequencies
+        return [
             self.layers,
             of.embedding.shape[1],
             of.heads,
@@ -131,27 +131,27 @@ class CudaEngine(Engine):
             0 if frequencies is None else 2 * frequencies.shape[0],
             int(of.norm_kind == "LAYER_NORM"),
             ACTIVATIONS[of.activation.lower()],
-            int(spec.layers[0].gate is not None),
+            int(self.is_gated),
             int(of.order == "PARALLEL"),
             DTYPES[of.embedding.dtype],
             DTYPES[torch.float32 if positions is None else positions.dtype],
             *(self._kept_as(index) for index in range(self.layers + 1)),
             *(layer.window or 0 for layer in of.layers),
         ]
-        tensors = [of.embedding, positions, frequencies, *norm_of(of.norm)]
-        addresses = [_address(tensor) for tensor in tensors]
-        for layer, matrices in zip(of.layers, self._packed, strict=False):
-            addresses += map(_address, (*norm_of(layer.attention_norm), *norm_of(layer.units_norm)))
-            addresses += [address for matrix in matrices for address in matrix.addresses]
-        addresses += self._packed[-1][0].addresses
-        reals = of.epsilon, of.rotation_scale, of.embedding_scale, *(layer.scale for layer in of.layers)
-        return native.cuda.decode_create(numbers, addresses, struct.pack(f"{len(reals)}d", *reals))
+
+    def _addresses_in_order(self) -> list[int]:
+        of = self.spec
+        found = [*map(_address, (of.embedding, of.positions, of.frequencies)), *_addresses_of(of.norm)]
+        for layer, matrices in zip(of.layers, self._packed[:-1], strict=True):
+            found += (*_addresses_of(layer.attention_norm), *_addresses_of(layer.units_norm))
+            found += [address for matrix in matrices for address in matrix.addresses]
+        return [*found, *self._packed[-1][0].addresses]
 
     def layer(self, index: int) -> Layer:
         """A layer with its matrices as the kernels multiply by them, in float32."""
         projections, out, up, down = (matrix.linear() for matrix in self._packed[index])
         gate = None
-        if self.units < up.weight.shape[0]:
+        if self.is_gated:
             gate, up = (Linear(up.weight[i::2], None if up.bias is None else up.bias[i::2]) for i in (0, 1))
         return self.spec.layers[index]._replace(projections=(projections,), out=out, up=up, gate=gate, down=down)
 
@@ -182,13 +182,13 @@ def _copied(norm: Norm) -> Norm:
     return Norm(*norm_vectors(norm))
 
 
-def norm_of(norm: Norm | None) -> tuple[Tensor | None, Tensor | None]:
-    """Weight and bias."""
-    return (None, None) if norm is None else tuple(norm)
-
-
 def _without_matrices(layer: Layer) -> Layer:
-    return layer._replace(projections=(), out=None, up=None, gate=None, down=None)
+    norms = {name: _copied(getattr(layer, name)) for name in ("attention_norm", "units_norm")}
+    return layer._replace(projections=(), out=None, up=None, gate=None, down=None, **norms)
+
+
+def _addresses_of(norm: Norm | None) -> tuple[int, int]:
+    return (0, 0) if norm is None else (_address(norm.weight), _address(norm.bias))
 
 
 def _address(tensor: Tensor | None) -> int:
