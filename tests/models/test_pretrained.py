@@ -201,6 +201,7 @@ def _fact(**facts):
         (_indexed(spy="model-00001-of-00003.safetensors"), "lacks the tensors spy, which its index names"),
         (_indexed(spy="../model.safetensors"), "names the file '../model.safetensors'"),
         (_indexed(spy="missing.safetensors"), "names the file missing.safetensors, which is not there"),
+        (_indexed(spy=f"{'0' * 300}.safetensors"), f"names the file {'0' * 80}, which is not there"),
         (_indexed(**{"transformer.wpe.weight": "model-00001-of-00003.safetensors"}), "index"),
         (_fact(model_type="llama"), "says 32 layers, and there are 28 tensors in all"),
         (_fact(model_type="bert"), "model_type is 'bert': expected one of gpt2, llama"),

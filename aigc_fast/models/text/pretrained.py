@@ -331,11 +331,13 @@ def _files(path: Path) -> dict[str, Path]:
         raise UserError(f"{path}: holds no {WEIGHTS}")
     index = Facts.read(path / _INDEX)
     files = index.get("weight_map", {}, dict, "the file of each tensor")
+    # Of a name from a file the system may refuse to tell whether it is there.
+    there = {file.name for file in path.iterdir() if file.is_file()}
     for name in dict.fromkeys(map(str, files.values())):
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise UserError(f"{index.path}: names the file {name!r:.80}: expected a safetensors file of the folder")
-        if not (path / name).is_file():
-            raise UserError(f"{index.path}: names the file {name}, which is not there")
+        if name not in there:
+            raise UserError(f"{index.path}: names the file {name:.80}, which is not there")
     return {tensor: path / str(name) for tensor, name in files.items()}
 
 
