@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from decoder_files import shard, write_gguf
+from memory import forget_peak, peak
 from PIL import Image
 
 from aigc_fast.bench.comparison import compare
@@ -398,22 +399,6 @@ READERS: dict[str, Reader] = {
 }
 
 
-def _peak() -> int:
-    """The most bytes that this process had since `_forget_peak`; 0 where nobody tells."""
-    try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    except OSError:
-        return 0
-    return 1024 * int(found[1]) if found else 0
-
-
-def _forget_peak() -> None:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
 def check_message(error: UserError) -> None:
     text = str(error)
     assert text.strip(), "an error that says nothing"
@@ -434,15 +419,15 @@ def check(name: str, valid: Path, place: Path, seed: int) -> bool:
     shutil.copytree(valid, place)
     reader.change(source.choice(sorted(path for path in place.iterdir() if path.is_file())), source)
     before = {path: path.stat().st_size for path in place.rglob("*")}
-    _forget_peak()
-    began = _peak()
+    forget_peak()
+    began = peak()
     try:
         reader.read(place)
         done = True
     except UserError as error:
         check_message(error)
         done = False
-    assert _peak() - began < MOST_BYTES, f"{name} {seed}: {(_peak() - began) / 1e6:.0f} MB"
+    assert peak() - began < MOST_BYTES, f"{name} {seed}: {(peak() - began) / 1e6:.0f} MB"
     if not reader.writes:
         assert {path: path.stat().st_size for path in place.rglob("*")} == before, f"{name} {seed}: wrote beside"
     return done

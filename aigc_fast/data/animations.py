@@ -17,7 +17,7 @@ from torch import Tensor
 from aigc_fast.data.folder import check_classes, entries
 from aigc_fast.data.notes import Notes, one_line, text_of
 from aigc_fast.data.pictures import opaque, picture_suffixes
-from aigc_fast.data.pillow import DAMAGED, TOO_LARGE, decode, reading
+from aigc_fast.data.pillow import DAMAGED, TOO_LARGE, decode, opened, reading
 from aigc_fast.errors import UserError
 from aigc_fast.wording import counted
 
@@ -132,7 +132,7 @@ def moves(path: Path) -> bool:
     if suffix != _MAYBE_ANIMATED:
         return suffix in (*ANIMATED_SUFFIXES, *VIDEO_SUFFIXES) and path.is_file()
     try:
-        with reading(2**62), Image.open(path) as picture:
+        with reading(2**62), opened(path) as picture:
             return bool(getattr(picture, "is_animated", False))
     except DAMAGED:
         return False
@@ -197,7 +197,7 @@ class _FrameReader:
 
     def of_animation(self, most: int) -> tuple[list[np.ndarray], float | None]:
         frames, lengths = [], []
-        with Image.open(self.source.path) as picture:
+        with opened(self.source.path) as picture:
             for index in range(getattr(picture, "n_frames", 1)):
                 if index >= most:
                     break
@@ -227,7 +227,7 @@ class _FrameReader:
     def of_folder(self, most: int) -> tuple[list[np.ndarray], None]:
         frames, sizes = [], {}
         for path in self.source.stills[:most]:
-            with Image.open(path) as picture:
+            with opened(path) as picture:
                 sizes.setdefault(picture.size, path)
                 if len(sizes) == 1:
                     decode(picture, [])

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from aigc_fast.data.notes import Notes, one_line
-from aigc_fast.data.pillow import DAMAGED, TOO_LARGE, decode, reading
+from aigc_fast.data.pillow import DAMAGED, TOO_LARGE, decode, opened, reading
 from aigc_fast.errors import UserError
 
 MAX_PIXELS = 500_000_000
@@ -122,7 +122,7 @@ def read_pictures(
 
 def _read(path: Path, size: int, background: str, max_pixels: int, notes: Notes) -> _Picture:
     try:
-        with reading(max_pixels) as said, Image.open(path) as picture:
+        with reading(max_pixels) as said, opened(path) as picture:
             if picture.format != _STEREO and getattr(picture, "is_animated", False):
                 notes.add("of several pictures, of which the first was read", path)
             decode(picture, said)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from PIL import Image
@@ -22,8 +23,8 @@ DAMAGED = (
 )
 """What Pillow raises on damaged images; it lets through what its parsers of metadata run into."""
 
-# Deflate makes at most so many bytes of one.
-_MOST_INFLATED = 1032
+# Deflate makes at most so many bytes of one, and a code of 12 bits is the most that a GIF has for 4096 pixels.
+_MOST_INFLATED, _MOST_OF_GIF = 1032, 4096 * 8 // 12
 
 # Without a handler Python would write to stderr what Pillow logs and raises besides.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -43,6 +44,34 @@ def reading(max_pixels: int) -> Iterator[list[str]]:
             yield said
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str], formats: Sequence[str] | None = None) -> Iterator[Image.Image]:
+    """A picture to look at within `reading`.
+
+    Of a GIF the frames are no larger than the file has pixels for: Pillow fills their memory when it comes to them.
+
+    Args:
+        path: the file.
+        formats: what it may be, as Pillow calls it; None for all.
+    """
+    limit, most = Image.MAX_IMAGE_PIXELS, _most_of_gif(path)
+    Image.MAX_IMAGE_PIXELS = min(limit, most)
+    try:
+        with Image.open(path, formats=formats) as picture:
+            yield picture
+    except TOO_LARGE:
+        if limit <= most:
+            raise
+        raise OSError("its frames are larger than the file has pixels for") from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _most_of_gif(path: str | os.PathLike[str]) -> float:
+    with open(path, "rb") as file:
+        return _MOST_OF_GIF * os.fstat(file.fileno()).st_size if file.read(3) == b"GIF" else math.inf
 
 
 def decode(picture: Image.Image, said: list[str]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import aigc_fast
 from aigc_fast.data.pictures import MAX_PIXELS
-from aigc_fast.data.pillow import DAMAGED, decode, reading
+from aigc_fast.data.pillow import DAMAGED, decode, opened, reading
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic
 from aigc_fast.generation.grid import to_uint8
@@ -135,7 +135,7 @@ def read_provenance(path: str | os.PathLike[str]) -> Provenance:
         UserError: when the file is not an image or carries no record of this package.
     """
     try:
-        with reading(MAX_PIXELS) as said, Image.open(path) as picture:
+        with reading(MAX_PIXELS) as said, opened(path) as picture:
             decode(picture, said)
             text = getattr(picture, "text", {}).get(RECORD)
     except DAMAGED as error:

@@ -16,7 +16,7 @@ from torch import Tensor
 from aigc_fast.data.animations import ffmpeg
 from aigc_fast.data.notes import one_line
 from aigc_fast.data.pictures import MAX_PIXELS
-from aigc_fast.data.pillow import DAMAGED, decode, reading
+from aigc_fast.data.pillow import DAMAGED, decode, opened, reading
 from aigc_fast.errors import UserError
 from aigc_fast.files import atomic
 from aigc_fast.generation.grid import image_grid, to_uint8
@@ -184,7 +184,7 @@ def read_video_provenance(path: str | os.PathLike[str]) -> Provenance:
 
 
 def _comment_of_gif(path: str | os.PathLike[str]) -> bytes:
-    with reading(MAX_PIXELS) as said, Image.open(path, formats=["GIF"]) as picture:
+    with reading(MAX_PIXELS) as said, opened(path, formats=["GIF"]) as picture:
         decode(picture, said)
         return picture.info.get("comment", b"")
 

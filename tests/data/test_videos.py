@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from memory import forget_peak, peak
 from PIL import Image
 
 from aigc_fast.data import load_videos, moving_digits
@@ -227,6 +228,21 @@ def test_a_frame_of_too_many_pixels_is_told(tmp_path):
     write(tmp_path / "a.gif", pictures(4))
     with pytest.raises(UserError, match=r"a\.gif: expected frames of at most 100 pixels \(max_pixels\)"):
         load_videos(tmp_path, frames=2, max_pixels=100)
+
+
+@pytest.mark.parametrize("disposal", [1, 2])
+def test_a_gif_has_no_frames_larger_than_its_file_can_hold(tmp_path, disposal):
+    path = write(tmp_path / "a.gif", pictures(3), disposal=disposal)
+    content = bytearray(path.read_bytes())
+    # The second frame's extent.
+    at = [i for i in range(len(content)) if content[i : i + 9] == b"," + bytes([0, 0, 0, 0, 16, 0, 16, 0])][1]
+    content[at + 5 : at + 9] = (20_000).to_bytes(2, "little") * 2
+    path.write_bytes(content)
+    forget_peak()
+    before = peak()
+    with pytest.raises(UserError, match=r"a\.gif: cannot be read to its end: its frames are larger than the file has"):
+        load_videos(tmp_path, frames=2)
+    assert peak() - before < 100_000_000
 
 
 def test_video_files_need_their_reader(tmp_path, monkeypatch):
