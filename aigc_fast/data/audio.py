@@ -32,7 +32,8 @@ _NO_SIZE = 0x7FFFF000
 _CHUNK_NAME = re.compile(rb"[ -~]{4}")
 _ZERO_CROSSINGS = 10
 _KAISER_BETA = 5.0
-_RESAMPLED_AT_ONCE = 1 << 16
+# Numbers that are looked at in one call, about; and the highest rate that is brought to another.
+_AT_ONCE, MAX_RATE = 1 << 22, 1_000_000
 
 
 def read_wav(path: str | os.PathLike[str], sample_rate: int | None = None, mono: bool = True) -> tuple[Tensor, int]:
@@ -86,6 +87,8 @@ def read_recording(path: str | os.PathLike[str], sample_rate: int | None = None,
         raise UserError(f"{path}: expected at least one sample, got none")
     audio = samples.mean(0) if mono else samples.contiguous()
     rate = own_rate if sample_rate is None else sample_rate
+    if rate != own_rate > MAX_RATE:
+        raise UserError(f"{path}: has {own_rate} samples a second: expected at most {MAX_RATE} to bring it to {rate}")
     audio = resample(audio, own_rate, rate)
     if not audio.isfinite().all():
         raise UserError(
@@ -134,26 +137,29 @@ def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
     up, down = to_rate // divisor, from_rate // divisor
     if up == down or not audio.shape[-1]:
         return audio
-    phases = _phases_of_sinc(up, down).to(audio)
+    phases = _phases_of_sinc(up, down, audio)
     taps = phases.shape[1]
     windows = torch.nn.functional.pad(audio, (taps // 2, taps // 2)).unfold(-1, taps, 1)
     ticks = torch.arange(-(-audio.shape[-1] * up // down), device=audio.device) * down
-    parts = [(windows[..., part // up, :] * phases[part % up]).sum(-1) for part in ticks.split(_RESAMPLED_AT_ONCE)]
-    return torch.cat(parts, -1)
+    parts = ticks.split(max(1, _AT_ONCE // max(1, taps * audio.shape[:-1].numel())))
+    found = [(windows[..., part // up, :] * phases[part % up]).sum(-1) for part in parts]
+    return torch.cat(found, -1)
 
 
-def _phases_of_sinc(up: int, down: int) -> Tensor:
-    """float64 (up, taps): the low-pass at `up` times the rate, as seen from each of `up` places between two samples."""
+def _phases_of_sinc(up: int, down: int, like: Tensor) -> Tensor:
+    """(up, taps): the low-pass at `up` times the rate, as seen from each of `up` places between two samples."""
     slower = max(up, down)
     half = _ZERO_CROSSINGS * slower
-    at = torch.arange(-half, half + 1, dtype=torch.float64)
-    window = torch.kaiser_window(2 * half + 1, periodic=False, beta=_KAISER_BETA, dtype=torch.float64)
-    low_pass = torch.sinc(at / slower) * window
-    low_pass = low_pass * (up / low_pass.sum())
     reach = half // up + 1
-    before = reach * up - half
-    padded = torch.nn.functional.pad(low_pass, (before, (2 * reach + 1) * up - before - len(low_pass)))
-    return padded.view(2 * reach + 1, up).T.flip(1)
+    found, total = like.new_empty(up, 2 * reach + 1), 0.0
+    for taps in torch.arange(2 * reach + 1).split(max(1, _AT_ONCE // 8 // up)):
+        at = torch.arange(up, dtype=torch.float64)[:, None] + (reach - taps) * up
+        inside = 1 - (at / half).square()
+        window = torch.special.i0(_KAISER_BETA * inside.clamp(min=0).sqrt()) * (inside >= 0)
+        low_pass = torch.sinc(at / slower) * window
+        found[:, taps] = low_pass.to(found)
+        total += float(low_pass.sum())
+    return found.mul_(up / total)
 
 
 def check_rate(name: str, rate: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast import functional
-from aigc_fast.data.audio import WAV_SUFFIXES, read_recording
+from aigc_fast.data.audio import MAX_RATE, WAV_SUFFIXES, read_recording
 from aigc_fast.data.dataset import Dataset
 from aigc_fast.data.folder import files_below, find_files, indexed
 from aigc_fast.data.notes import Notes, some, text_of
@@ -39,7 +39,7 @@ _JITTER = 0.005
 _BREATH = 0.01
 _PEAK = 0.8
 # Beyond what is recorded, and a quarter of an hour at 16 kHz: more than a model can be built for.
-_MAX_RATE, _MAX_LENGTH = 1_000_000, 1 << 24
+_MAX_LENGTH = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def load_sounds(
             sample at least and 2²⁴ at most, or the rate is above 1 MHz, or below 12,000 Hz where the package makes the
             sounds.
     """
-    if not 1 <= sample_rate <= _MAX_RATE:
-        raise UserError(f"sample_rate={sample_rate}: expected 1 to {_MAX_RATE} Hz")
+    if not 1 <= sample_rate <= MAX_RATE:
+        raise UserError(f"sample_rate={sample_rate}: expected 1 to {MAX_RATE} Hz")
     length = round(seconds * sample_rate) if math.isfinite(seconds) else 0
     if length < 1:
         raise UserError(f"seconds={seconds}: expected at least one sample at {sample_rate} Hz")

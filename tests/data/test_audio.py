@@ -10,6 +10,7 @@ import pytest
 import scipy.signal
 import soundfile
 import torch
+from memory import forget_peak, peak
 
 from aigc_fast.data import read_wav, resample
 from aigc_fast.errors import UserError
@@ -70,7 +71,7 @@ def test_codecs_that_cannot_seek(tmp_path, subtype, sample_rate):
 
 
 @pytest.mark.parametrize(
-    "rates", [(44100, 16000), (8000, 16000), (16000, 44100), (22050, 16001), (3, 7), (48000, 8000)]
+    "rates", [(44100, 16000), (8000, 16000), (16000, 44100), (22050, 16001), (3, 7), (48000, 8000), (99991, 100)]
 )
 @pytest.mark.parametrize("length", [1, 17, 3001])
 def test_resampling_is_scipy_s(rates, length):
@@ -89,6 +90,23 @@ def test_resampling_a_long_signal_in_parts():
 def test_resampling_has_gradients():
     audio = torch.rand(2, 9, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: resample(x, 5, 3), audio)
+
+
+def test_odd_rates_take_little_memory_and_impossible_ones_are_refused(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(900), RATE, "PCM_16")
+    content = bytearray(path.read_bytes())
+    for rate in (999_983, 2**31 - 1):
+        struct.pack_into("<II", content, 24, rate, min(2 * rate, 2**32 - 1))
+        path.write_bytes(content)
+        forget_peak()
+        before = peak()
+        if rate < 10**6:
+            assert read_wav(path, 8000)[0].shape == (8,)
+        else:
+            with pytest.raises(UserError, match=r"a\.wav: has 2147483647 samples a second: expected at most 1000000"):
+                read_wav(path, 8000)
+        assert peak() - before < 400_000_000
 
 
 def test_reading_at_another_rate(tmp_path):
