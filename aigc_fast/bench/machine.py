@@ -15,6 +15,13 @@ from aigc_fast.runtime.timing import wait
 CACHED = 128 << 20
 """Bytes below which memory's bandwidth bounds nothing: caches are faster."""
 CPU = torch.device("cpu")
+LIMITS = {
+    "gemm_float32": "matrix products",
+    "gemm_bfloat16": "matrix products",
+    "read": "reading memory",
+    "copy": "copying memory",
+}
+"""What the limits are of, by their names."""
 _SIDE, _SIDE_OF_ACCELERATORS, _ELEMENTS = 1024, 8192, 48_000_000
 
 

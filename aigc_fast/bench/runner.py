@@ -17,7 +17,7 @@ import torch
 from aigc_fast.bench.cases import CASES, WHOLE, Case, label
 from aigc_fast.bench.contest import OURS, PYTORCH, Contest
 from aigc_fast.bench.decode import costs, generated
-from aigc_fast.bench.machine import CPU, described, limits_text, machine_text, placed, probe
+from aigc_fast.bench.machine import CPU, LIMITS, described, limits_text, machine_text, placed, probe
 from aigc_fast.bench.models import whole_model
 from aigc_fast.bench.ops import attention, convolution, dropout, linear, norm, recursion, reparameterize
 from aigc_fast.bench.parity import ParityError
@@ -165,6 +165,8 @@ def _check(result: Result) -> None:
         for name in ("op", "name", "dtype", "mode"):
             _check_kinds(name, getattr(row, name), str)
         _check_kinds("limit", row.limit, (str, type(None)))
+        if row.share is not None and row.limit not in LIMITS:
+            raise ValueError(f"{row.label}: has a share of {row.limit!r:.40}")
         if not (row.ours and row.peers):
             raise ValueError(f"{row.label}: lacks its times")
         for timing in (*row.ours.values(), *row.peers.values(), row.ratio):

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from aigc_fast.bench.machine import limits_text, machine_text
+from aigc_fast.bench.machine import LIMITS, limits_text, machine_text
 from aigc_fast.bench.runner import Result, Row
 from aigc_fast.page import EVEN
 from aigc_fast.runtime.timing import Timing
 from aigc_fast.wording import three_digits
 
-LIMITS = {
-    "gemm_float32": "matrix products",
-    "gemm_bfloat16": "matrix products",
-    "read": "reading memory",
-    "copy": "copying memory",
-}
 SLOWER = 1 - EVEN
 """The ratio to PyTorch below which a layout is told as slower."""
 HEADINGS = ("", "", "aigc_fast, ms", "fastest peer, ms", "speed", "of the machine's limit", "error (PyTorch's)")

@@ -315,6 +315,15 @@ def test_a_file_of_something_else_is_one_line(tmp_path, text):
         Result.read(tmp_path / "a.json")
 
 
+@pytest.mark.parametrize("limit", [None, "hope"])
+def test_a_share_of_no_limit_is_one_line(tmp_path, limit):
+    facts = {"processor": "A processor", "level": "avx2", "threads": 2, "torch": "2.13.0", "aigc_fast": "0.1.0"}
+    facts |= {"date": "2026-01-01", "peers": {}}
+    Result(facts, LIMITS, (dataclasses.replace(row(), limit=limit),)).write(tmp_path / "a.json")
+    with pytest.raises(UserError, match=r"a\.json: holds no result of a bench \(.*: has a share of"):
+        Result.read(tmp_path / "a.json")
+
+
 def test_a_run_tells_its_rows_and_what_it_leaves_out(monkeypatch):
     monkeypatch.setattr("aigc_fast.bench.runner.probe", lambda: LIMITS)
     lonely = Case("recursion", "alone", Recursion(1, 9, 2))
