@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,6 +90,15 @@ def append(path: Path, content: bytes) -> None:
         raise UserError(f"cannot write {path}: {_reason(error)}") from None
 
 
+def checksum(path: Path) -> str:
+    """The CRC-32 of a file, in eight hexadecimal digits."""
+    found = 0
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            found = zlib.crc32(part, found)
+    return f"{found:08x}"
+
+
 def remove(path: Path) -> None:
     """Removes a file, if it is there.
 
@@ -96,6 +107,20 @@ def remove(path: Path) -> None:
     """
     try:
         path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot remove {path}: {_reason(error)}") from None
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder and what is in it, if it is there.
+
+    Raises:
+        UserError: when it can't be removed.
+    """
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise UserError(f"cannot remove {path}: {_reason(error)}") from None
 

@@ -6,7 +6,6 @@ import io
 import json
 import tarfile
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from aigc_fast.errors import UserError
-from aigc_fast.files import atomic, make_folder, unsettled
+from aigc_fast.files import atomic, checksum, make_folder, unsettled
 from aigc_fast.generation import provenance_of
 from aigc_fast.media.kinds import SHARD_SIZE
 from aigc_fast.media.medium import Medium
@@ -219,11 +218,7 @@ def _pack(files: Sequence[Path], target: Path) -> None:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    checksum = 0
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            checksum = zlib.crc32(part, checksum)
-    return {"bytes": path.stat().st_size, "crc32": f"{checksum:08x}"}
+    return {"bytes": path.stat().st_size, "crc32": checksum(path)}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -156,6 +156,14 @@ class Ranks:
             raise UserError(outcome[1])
         return outcome[0]
 
+    def from_all(self, value: _Result) -> list[_Result]:
+        """What each process has, by their numbers."""
+        found = [value] * self.count
+        if self.count > 1:
+            with _told():
+                dist.all_gather_object(found, value)
+        return found
+
     def spread(self, tensors: Iterable[Tensor]) -> None:
         """Gives the first process's tensors to all."""
         if self.count == 1:
@@ -211,6 +219,21 @@ def _told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        raise RankLostError(str(error).partition("\n")[0]) from error
+
+
+@contextmanager
+def losses_told() -> Iterator[None]:
+    """Tells, of what computes and talks to other processes as well, where one of them has ended.
+
+    Raises:
+        RankLostError: in place of what PyTorch raises then.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
         raise RankLostError(str(error).partition("\n")[0]) from error
 
 

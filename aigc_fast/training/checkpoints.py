@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from aigc_fast.errors import UserError
-from aigc_fast.files import remove
+from aigc_fast.files import remove, remove_folder
 from aigc_fast.models.storage import read_tensors, write_tensors
 from aigc_fast.training.log import Averages
+from aigc_fast.training.parts import SUFFIX, check_parts, laid_like, read_parts, write_parts
 from aigc_fast.training.trainer import Trainer
 
 _NAME = re.compile(r"step-\d{8,}\.safetensors")
+_PARTS = "parts"
 _OF_ADAM = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -31,7 +33,30 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name))
 
 
-def write_checkpoint(folder: Path, trainer: Trainer, record: Mapping[str, Any], keep: int) -> Path:
+def parts_of(checkpoint: Path) -> Path:
+    """The folder beside a checkpoint that holds what several processes have in parts."""
+    return checkpoint.with_suffix(SUFFIX)
+
+
+def write_parts_of_checkpoint(folder: Path, trainer: Trainer) -> dict[str, str]:
+    """Writes weights and optimizers' state where the processes have them in parts; called by all, before
+    `write_checkpoint` by one: what has no checkpoint beside it is not there.
+
+    Returns:
+        The files' checksums by their names; none where each process has the whole.
+
+    Raises:
+        UserError: when the folder can't be written to.
+        RankLostError: when a process has ended.
+    """
+    if not trainer.is_sharded:
+        return {}
+    return write_parts(parts_of(checkpoint_path(folder, trainer.step_count)), _state(trainer), trainer.ranks)
+
+
+def write_checkpoint(
+    folder: Path, trainer: Trainer, record: Mapping[str, Any], keep: int, parts: Mapping[str, str]
+) -> Path:
     """Writes weights, optimizers' and random generators' state and the step; then drops all but the newest `keep`.
 
     Checkpoints of later steps go too: they are from before the run was taken back to an earlier one.
@@ -41,24 +66,37 @@ def write_checkpoint(folder: Path, trainer: Trainer, record: Mapping[str, Any], 
         trainer: what to save.
         record: JSON-able facts to save beside.
         keep: how many checkpoints stay.
+        parts: what `write_parts_of_checkpoint` gave.
 
     Raises:
         UserError: when the folder can't be written to.
     """
-    tensors = {
-        f"{name}.{key}": value for name, module in trainer.modules.items() for key, value in module.state_dict().items()
-    }
-    for name, optimizer in trainer.optimizers.items():
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors.update({f"optimizer.{name}.{index}.{key}": value for key, value in state.items()})
-    tensors.update(random_state(trainer.model.device))
     path = checkpoint_path(folder, trainer.step_count)
-    write_tensors(path, tensors, {**record, "step": trainer.step_count})
+    tensors = ({} if parts else _state(trainer)) | random_state(trainer.model.device)
+    write_tensors(path, tensors, {**record, **({_PARTS: dict(parts)} if parts else {}), "step": trainer.step_count})
     found = checkpoints_in(folder)
     end = found.index(path) + 1
     for old in found[: max(end - keep, 0)] + found[end:]:
         remove(old)
+    for left in folder.glob(f"step-*{SUFFIX}"):
+        if not left.with_suffix(path.suffix).exists():
+            remove_folder(left)
     return path
+
+
+def _state(trainer: Trainer) -> dict[str, Tensor]:
+    """Weights and optimizers' state."""
+    tensors = _weights(trainer)
+    for name, optimizer in trainer.optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors.update({f"optimizer.{name}.{index}.{key}": value for key, value in state.items()})
+    return tensors
+
+
+def _weights(trainer: Trainer) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}": value for name, module in trainer.modules.items() for key, value in module.state_dict().items()
+    }
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
@@ -113,6 +151,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise UserError(f"{path}: the checkpoint is damaged: it lacks its {part}")
     if not Averages.fits(record.get("averages"), step):
         raise UserError(f"{path}: the checkpoint is damaged: its averages are none of {step} steps")
+    if _PARTS in record:
+        check_parts(parts_of(path), record[_PARTS])
     return tensors, record
 
 
@@ -141,13 +181,23 @@ def _is_intact(path: Path) -> bool:
     return True
 
 
-def restore_checkpoint(path: Path, tensors: Mapping[str, Tensor], step: int, trainer: Trainer) -> None:
-    """Puts a trainer and the random generators into a checkpoint's state.
+def restore_checkpoint(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any], trainer: Trainer) -> None:
+    """Puts a trainer and the random generators into a checkpoint's state; called by all processes.
+
+    Args:
+        path, tensors, record: what `read_checkpoint` read, and where.
+        trainer: as it was made.
 
     Raises:
         UserError: when the tensors do not fit the trainer's model and optimizers.
     """
+    step = record["step"]
     try:
+        if _PARTS in record:
+            tensors = {**tensors, **read_parts(parts_of(path), _state_after(trainer, step), trainer.ranks)}
+        elif trainer.is_sharded:
+            like = _state_after(trainer, step)
+            tensors = {name: laid_like(value, like[name]) if name in like else value for name, value in tensors.items()}
         for name, module in trainer.modules.items():
             module.load_state_dict(_module_state(_under(f"{name}.", tensors), module))
         for name, optimizer in trainer.optimizers.items():
@@ -158,6 +208,21 @@ def restore_checkpoint(path: Path, tensors: Mapping[str, Tensor], step: int, tra
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: the checkpoint does not fit the model: {error}") from None
     trainer.step_count = step
+
+
+def _state_after(trainer: Trainer, step: int) -> dict[str, Tensor]:
+    """Tensors that lie as the trainer's state after so many steps."""
+    like = _weights(trainer)
+    for name, optimizer in trainer.optimizers.items():
+        for index, parameter in enumerate(_moved(optimizer, step >= trainer.first_step(name))):
+            of_adam = {"step": torch.zeros(()), "exp_avg": parameter.detach(), "exp_avg_sq": parameter.detach()}
+            like.update({f"optimizer.{name}.{index}.{key}": value for key, value in of_adam.items()})
+    return like
+
+
+def _moved(optimizer: torch.optim.Optimizer, moved: bool) -> list[Tensor]:
+    """The parameters that the optimizer has moved."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]] if moved else []
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -175,7 +240,7 @@ def _optimizer_state(
     flat: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, moved: bool
 ) -> dict[int, dict[str, Tensor]]:
     """Adam's state of each parameter by its index; none before the optimizer has moved the parameters."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]] if moved else []
+    parameters = _moved(optimizer, moved)
     if len(flat) != len(_OF_ADAM) * len(parameters):
         raise ValueError(f"optimizer state: expected {len(_OF_ADAM) * len(parameters)} tensors, got {len(flat)}")
     state: dict[int, dict[str, Tensor]] = {}

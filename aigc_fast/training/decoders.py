@@ -28,6 +28,7 @@ class DecoderConfig(TrainingConfig):
         half_life: passes over the text in which it halves afterwards; 0 leaves it.
         weight_decay: of the matrices, as a share of the learning rate.
         clip: the largest norm of the gradient; a longer one is shortened to it.
+        sharded: of several processes, leave each a part of the weights, gradients and Adam's state instead of all.
         measure_interval: steps between two measurements of the held-out text; 0 for none.
 
     Raises:
@@ -41,6 +42,7 @@ class DecoderConfig(TrainingConfig):
     half_life: float = 5.0
     weight_decay: float = 0.1
     clip: float = 1.0
+    sharded: bool = False
     measure_interval: int = 200
     sample_interval: int = 200
 
@@ -70,12 +72,15 @@ class DecoderTrainer(Trainer):
         HALF_LIFE,
         Setting("weight_decay", float, "By which matrices shrink, as a share of the learning rate.", least=0),
         CLIP,
+        Setting("sharded", bool, "Under torchrun, keep a part of weights and Adam's state in each process (FSDP2)."),
         MEASURE_INTERVAL,
     )
     shown = ("loss", "bits", "held_out")
 
     def __init__(self, model: DecoderModel, config: DecoderConfig) -> None:
         super().__init__(model, config)
+        if config.sharded and self.ranks.count > 1:
+            self._share_out()
         matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
         others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
         groups = [

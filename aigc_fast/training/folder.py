@@ -9,16 +9,19 @@ import shutil
 from pathlib import Path
 
 from aigc_fast.errors import UserError
-from aigc_fast.files import atomic, make_folder, move, remove
+from aigc_fast.files import atomic, make_folder, move, remove, remove_folder
 from aigc_fast.media import all_media, read_provenance
 from aigc_fast.models.storage import read_metadata
+from aigc_fast.training.parts import SUFFIX, holds_parts
 
 MODEL_FILE, LOG_FILE = "model.safetensors", "log.jsonl"
 STAGING = ".aigc_fast-new"
 
 _CHECKPOINTS, _SAMPLES, _TENSORBOARD = "checkpoints", "samples", "tensorboard"
 _MARKER = "takes-place-of.json"
-_OF_STEP = re.compile(rf"(?:{_CHECKPOINTS}/step-(\d{{8,}})\.safetensors|{_SAMPLES}/step-(\d{{8,}})((?:\.\w+)+))")
+_OF_STEP = re.compile(
+    rf"(?:{_CHECKPOINTS}/step-(\d{{8,}})(?:\.safetensors|{re.escape(SUFFIX)})|{_SAMPLES}/step-(\d{{8,}})((?:\.\w+)+))"
+)
 _WHOLE = (MODEL_FILE, LOG_FILE)
 
 
@@ -68,9 +71,13 @@ class RunFolder:
         return self.work / _TENSORBOARD
 
     def standing(self) -> list[str]:
-        """The files in `path` that a run would write or has written, by their names in it."""
+        """The files in `path` that a run would write or has written, by their names in it.
+
+        Parts without their checkpoint, which a process that was killed may leave, are in nobody's way.
+        """
         candidates = [*_WHOLE, *_names_in(self.path, f"{_CHECKPOINTS}/step-*", f"{_SAMPLES}/step-*")]
-        return [name for name in candidates if _is_of_run(name) and os.path.lexists(self.path / name)]
+        found = [name for name in candidates if _is_of_run(name) and os.path.lexists(self.path / name)]
+        return [name for name in found if not _is_left_over(self.path / name)]
 
     def check_free(self, overwrite: bool) -> None:
         """Checks that a new run may begin here.
@@ -143,8 +150,10 @@ class RunFolder:
         if not self._marker.exists():
             return
         for name in self._given_way():
-            remove(self.path / name)
+            (remove_folder if name.endswith(SUFFIX) else remove)(self.path / name)
         for name in self._staged():
+            if name.endswith(SUFFIX):
+                remove_folder(self.path / name)
             move(self._inside / name, make_folder((self.path / name).parent) / Path(name).name)
         remove(self._marker)
         shutil.rmtree(self._inside, ignore_errors=True)
@@ -175,7 +184,8 @@ class RunFolder:
 
     def _staged(self) -> list[str]:
         """What is in the folder inside, checkpoints last: as long as one is there, the run can be resumed."""
-        names = _names_in(self._inside, f"{_SAMPLES}/step-*", f"{_TENSORBOARD}/*", *_WHOLE, f"{_CHECKPOINTS}/step-*")
+        kinds = f"{_SAMPLES}/step-*", f"{_TENSORBOARD}/*", *_WHOLE, f"{_CHECKPOINTS}/step-*{SUFFIX}"
+        names = _names_in(self._inside, *kinds, f"{_CHECKPOINTS}/step-*.safetensors")
         return [name for name in names if name.startswith(_TENSORBOARD) or _is_of_run(name)]
 
 
@@ -189,6 +199,10 @@ def _is_of_run(name: str) -> bool:
     return name in _WHOLE or (found is not None and found[3] in (None, *samples))
 
 
+def _is_left_over(path: Path) -> bool:
+    return path.suffix == SUFFIX and not path.with_suffix(".safetensors").exists() and holds_parts(path)
+
+
 def _is_checkpoint(name: str) -> bool:
     return name.startswith(_CHECKPOINTS)
 
@@ -200,7 +214,9 @@ def _step(name: str) -> int | float:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether this package wrote the file, by what stands in it."""
+    """Whether this package wrote the file, or the folder of parts, by what stands in it."""
+    if path.suffix == SUFFIX:
+        return holds_parts(path)
     read = {".safetensors": read_metadata, ".jsonl": read_rows}
     try:
         read.get(path.suffix, read_provenance)(path)

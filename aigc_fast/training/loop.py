@@ -27,6 +27,7 @@ from aigc_fast.models import Model, describe, save
 from aigc_fast.runtime.ranks import RankLostError
 from aigc_fast.runtime.rows import Split
 from aigc_fast.training.checkpoints import (
+    checkpoint_path,
     checkpoints_in,
     forked_generators,
     random_state,
@@ -35,11 +36,13 @@ from aigc_fast.training.checkpoints import (
     restore_checkpoint,
     set_random_state,
     write_checkpoint,
+    write_parts_of_checkpoint,
 )
 from aigc_fast.training.config import TrainingConfig
 from aigc_fast.training.feed import feed_of
 from aigc_fast.training.folder import RunFolder
 from aigc_fast.training.log import Averages, ProgressBar, RunLog
+from aigc_fast.training.parts import own
 from aigc_fast.training.trainer import Trainer, make_trainer
 from aigc_fast.wording import singular
 
@@ -59,6 +62,7 @@ _MAY_CHANGE = (
     "checkpoint_interval",
     "keep_checkpoints",
     "measure_interval",
+    "sharded",
     "tensorboard",
 )
 
@@ -80,7 +84,8 @@ class TrainingResult:
     """What a finished run leaves.
 
     Attributes:
-        model: the trained model in eval mode, a GAN with its averaged generator.
+        model: the trained model in eval mode, a GAN with its averaged generator; of one that was trained in parts the
+            first process has the whole, the others their parts.
         model_path: the file that `aigc_fast.models.load` reads.
         rows: the log: {"step": ..., losses by name}.
         steps: steps in all.
@@ -198,9 +203,11 @@ class _Run:
         if resume == "auto":
             resume = self.ranks.from_first(lambda: bool(checkpoints_in(self.folder.checkpoints)))
         kept = self._restore(resume) if resume else -1
-        modules = self.trainer.modules.values()
-        self.ranks.spread(value for module in modules for value in module.state_dict().values())
+        if not self.trainer.is_sharded:
+            modules = self.trainer.modules.values()
+            self.ranks.spread(value for module in modules for value in module.state_dict().values())
         self.folder.follow(*self.ranks.from_first(lambda: self._begin(kept, overwrite)))
+        self.is_new = kept < 0
 
     def _begin(self, kept: int, overwrite: bool) -> tuple[bool, list[str]]:
         if kept < 0:
@@ -215,7 +222,7 @@ class _Run:
         self._check_same_run(path, record)
         if record["step"] > self.total:
             raise UserError(f"{path}: is at step {record['step']} already, {self.total} were asked for")
-        restore_checkpoint(path, tensors, record["step"], self.trainer)
+        restore_checkpoint(path, tensors, record, self.trainer)
         self.averages = Averages(record["averages"])
         return record["step"] if self.folder.holds(path) else -1
 
@@ -251,6 +258,9 @@ class _Run:
         self, bar: ProgressBar, callbacks: tuple[Callback, ...], interrupted: Callable[[], bool]
     ) -> TrainingResult:
         bar.show(self.trainer.step_count, {}, self._rate())
+        if self.trainer.is_sharded and self.is_new:
+            # When a process ends, its part of what came since is lost.
+            self._checkpoint()
         begin = self.trainer.step_count
         self._mark()
         for inputs, labels, split in islice(self.feed.batches(begin), self.total - begin):
@@ -276,15 +286,26 @@ class _Run:
             self.marked = self.trainer.step_count, random_state(self.model.device)
 
     def _rescue(self, error: RankLostError) -> None:
-        """Leaves a checkpoint of the last step that was done, by one of the processes that are left."""
+        """Leaves a checkpoint of the last step that was done, by one of the processes that are left.
+
+        Of a model in parts none of them has the whole: the last checkpoint stays.
+        """
         if not self.ranks.claims("checkpoint"):
+            return
+        if self.trainer.is_sharded:
+            written = checkpoints_in(self.folder.checkpoints)
+            if written:
+                raise TrainingInterrupted(written[-1], "another process has ended") from error
             return
         step, state = self.marked
         if self.trainer.step_count == step:
             self.trainer.take_back()
             set_random_state(state, self.model.device, step)
         self._check_weights()
-        raise TrainingInterrupted(self._write_checkpoint(), "another process has ended") from error
+        path = self._write_checkpoint({})
+        with self.trainer.sampling() as model:
+            self._write_model(model)
+        raise TrainingInterrupted(self.folder.checkpoints / path.name, "another process has ended") from error
 
     def _timed_step(self, inputs: Any, labels: Tensor | None, split: Split | None) -> dict[str, float]:
         begin = time.perf_counter()
@@ -353,23 +374,32 @@ class _Run:
 
     def _checkpoint(self) -> Path:
         self._check_weights()
-        path = self.ranks.from_first(self._write_checkpoint)
-        self.folder.follow(False, [])
-        return path
-
-    def _write_checkpoint(self) -> Path:
-        record = {**self.record, "averages": self.averages.sums}
-        path = write_checkpoint(self.folder.checkpoints, self.trainer, record, self.config.keep_checkpoints)
+        path = checkpoint_path(self.folder.checkpoints, self.trainer.step_count)
+        # Parts that the run went on from are not put at risk to write the same.
+        if not self.trainer.is_sharded or self.steps_here or not self.ranks.from_first(path.exists):
+            parts = write_parts_of_checkpoint(self.folder.checkpoints, self.trainer)
+            self.ranks.from_first(lambda: self._write_checkpoint(parts))
         with self.trainer.sampling() as model:
-            save(model, self.folder.model, {**self.record, "step": self.trainer.step_count})
-        self.folder.take_place()
+            self.ranks.from_first(lambda: self._write_model(model))
+        self.folder.follow(False, [])
         return self.folder.checkpoints / path.name
 
+    def _write_checkpoint(self, parts: Mapping[str, str]) -> Path:
+        record, keep = {**self.record, "averages": self.averages.sums}, self.config.keep_checkpoints
+        return write_checkpoint(self.folder.checkpoints, self.trainer, record, keep, parts)
+
+    def _write_model(self, model: Model) -> None:
+        save(model, self.folder.model, {**self.record, "step": self.trainer.step_count})
+        self.folder.take_place()
+
     def _check_weights(self) -> None:
-        for name, module in self.trainer.modules.items():
-            for key, value in module.state_dict().items():
-                if not value.isfinite().all():
-                    raise self._diverged(f"{name}.{key} is not finite")
+        states = {name: module.state_dict() for name, module in self.trainer.modules.items()}
+        tensors = {f"{name}.{key}": own(value) for name, state in states.items() for key, value in state.items()}
+        bad = next((name for name, value in tensors.items() if not value.isfinite().all()), None)
+        if self.trainer.is_sharded:
+            bad = next(filter(None, self.ranks.from_all(bad)), None)
+        if bad:
+            raise self._diverged(f"{bad} is not finite")
 
     def _diverged(self, how: str) -> UserError:
         return UserError(f"training diverged at step {self.trainer.step_count}: {how}; try a lower learning rate")
@@ -381,7 +411,8 @@ class _Run:
         self.trainer.finish()
         done = self.total, self.seconds, self._rate(), self.feed.unit
         rows = self.ranks.from_first(lambda: self.log.rows)
-        return TrainingResult(self.model, self.folder.model, rows, *done)
+        with self.trainer.sampling() as model:
+            return TrainingResult(model.eval(), self.folder.model, rows, *done)
 
 
 def _settings(record: Mapping[str, Any]) -> dict[str, Any]:

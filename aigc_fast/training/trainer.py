@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from aigc_fast.errors import UserError
-from aigc_fast.models import Model
-from aigc_fast.runtime.ranks import Ranks
+from aigc_fast.models import Model, create
+from aigc_fast.runtime.ranks import Ranks, losses_told
 from aigc_fast.runtime.rows import Split, laid_out
 from aigc_fast.settings import Setting
 from aigc_fast.training.batch_norm import over_ranks
 from aigc_fast.training.config import TrainingConfig
+from aigc_fast.training.parts import share_out, whole
 
 
 class Trainer(ABC):
@@ -37,6 +38,7 @@ class Trainer(ABC):
         step_count: steps done.
         total_steps: steps that will have been done at the end; None where nobody has said.
         ranks: the processes that train together.
+        is_sharded: whether each of them has a part of the weights and of the optimizers' state alone.
         shown: names of the values that a progress bar has room for.
     """
 
@@ -51,7 +53,14 @@ class Trainer(ABC):
         self.step_count = 0
         self.total_steps = config.steps
         self.ranks = Ranks()
+        self.is_sharded = False
         self._before: list[tuple[Tensor, Tensor]] = []
+
+    def _share_out(self) -> None:
+        """Leaves each process its part of the model, which is the first one's; before optimizers are made."""
+        self.ranks.spread(self.model.state_dict().values())
+        share_out(self.model, self.ranks)
+        self.is_sharded = True
 
     def step(self, inputs: Any, labels: Tensor | None = None, split: Split | None = None) -> dict[str, float]:
         """Trains on one batch.
@@ -72,7 +81,8 @@ class Trainer(ABC):
         self.ranks.set_part(split)
         self._before = []
         self._remember(buffer for module in self.modules.values() for buffer in module.buffers())
-        with over_ranks(self.modules.values(), self.ranks), laid_out(*(split.rows if split else ())):
+        rows = split.rows if split else ()
+        with losses_told(), over_ranks(self.modules.values(), self.ranks), laid_out(*rows):
             values = self._step(inputs, labels)
         self.step_count += 1
         return self.ranks.means(values)
@@ -106,10 +116,14 @@ class Trainer(ABC):
             for group in optimizer.param_groups:
                 group["lr"] = rate
         optimizer.zero_grad()
-        loss.backward()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self.ranks.reduce_gradients(parameters)
-        norm = None if clip is None else nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        if self.is_sharded:
+            # Which takes the mean over the processes, as if their parts were alike.
+            (loss * (self.ranks.weight * self.ranks.count)).backward()
+        else:
+            loss.backward()
+            self.ranks.reduce_gradients(parameters)
+        norm = None if clip is None else whole(nn.utils.clip_grad_norm_(self.model.parameters(), clip))
         if len(self.optimizers) > 1:
             # Another optimizer's step may fail after this one.
             self._remember(parameters)
@@ -126,8 +140,20 @@ class Trainer(ABC):
 
     @contextmanager
     def sampling(self) -> Iterator[Model]:
-        """The model as it should be sampled and saved, for the length of the block."""
-        yield self.model
+        """The model as it should be sampled and saved, for the length of the block; of one in parts the first process
+        alone has that, and all of them make the call.
+        """
+        yield self._whole() if self.is_sharded else self.model
+
+    def _whole(self) -> Model:
+        with losses_told():
+            weights = {name: whole(value.detach()) for name, value in self.model.state_dict().items()}
+        if not self.ranks.is_first:
+            return self.model
+        with torch.device("meta"):
+            model = create(self.model.name, **self.model.config)
+        model.load_state_dict(weights, assign=True)
+        return model
 
     def finish(self) -> None:
         """Leaves the model as it should be sampled, in eval mode; training can't go on from there."""

@@ -16,6 +16,8 @@ import torch
 
 from aigc_fast.data import ImageDataset
 from aigc_fast.errors import UserError
+from aigc_fast.media import medium_of
+from aigc_fast.media.shards import Order, Shards
 from aigc_fast.models import create, load
 from aigc_fast.training import default_config, train
 
@@ -127,9 +129,33 @@ class Scenario:
         assert ended["log.jsonl"] == self.after["log.jsonl"]
 
 
+def kill_generation(place: Path) -> None:
+    """Shards that another process goes on with are those of one that was not killed."""
+    torch.manual_seed(0)
+    model = create("vae", image_shape=(1, 4, 4), hidden=3, latent_dim=2)
+
+    def fill(folder: Path) -> None:
+        found = Shards(folder, model, medium_of(model), Order(70, size=50))
+        found.write(found.missing())
+        assert found.write_index()
+
+    def killed(change: int) -> bool:
+        return not in_a_process(lambda: (die_at(change, folder), fill(folder)))
+
+    whole, folder, change = place / "whole", place / "shards", 1
+    fill(whole)
+    while killed(change):
+        assert in_a_process(lambda: fill(folder)), f"shards, killed before change {change}"
+        assert tree(folder) == tree(whole), f"shards, killed before change {change}"
+        shutil.rmtree(folder)
+        change += 1
+    print("shards", change - 1, flush=True)
+
+
 def main(place: Path) -> None:
-    """Kills a first run, one that replaces another, and one that goes on from an earlier checkpoint."""
+    """Kills a first run, one that replaces another, one that goes on from an earlier checkpoint, and one of shards."""
     torch.set_num_threads(1)
+    kill_generation(place)
     fresh, finished = place / "prepared" / "fresh", place / "prepared" / "finished"
     for folder in (fresh, finished):
         for name in _FOREIGN:

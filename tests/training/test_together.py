@@ -11,24 +11,47 @@ import pytest
 import torch
 
 from aigc_fast.models import MODELS, load
+from aigc_fast.training.parts import can_write_parts
 
 HERE = Path(__file__).parent
 TESTS = HERE.parent
+
+
+needs_parts = pytest.mark.skipif(
+    sys.platform == "win32" or not can_write_parts(), reason="no fork, or a torch that writes no safetensors in parts"
+)
 
 
 def process(*command, **variables) -> subprocess.CompletedProcess[str]:
     paths = [str(TESTS), *filter(None, sys.path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"} | variables
     command = [sys.executable, *map(str, command)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_gradients_logs_and_checkpoints_of_every_family_are_those_of_one_process(tmp_path):
-    found = process(HERE / "together.py", tmp_path)
+    found = process(HERE / "together.py", tmp_path, "whole")
     assert found.returncode == 0, found.stderr[-3000:]
     assert found.stdout.split("\n") == [*MODELS, "refused", "died 0", "died 2", ""]
+
+
+@pytest.mark.slow
+@needs_parts
+def test_models_whose_weights_lie_in_parts_learn_the_same_and_go_on_in_any_number_of_processes(tmp_path):
+    found = process(HERE / "together.py", tmp_path, "parts")
+    assert found.returncode == 0, found.stderr[-3000:]
+    done = ["gpt2-sharded", "llama-sharded", "died 0", "died 2", "regrouped", "replaced", ""]
+    assert found.stdout.split("\n") == done
+
+
+@pytest.mark.slow
+@needs_parts
+def test_a_process_that_is_killed_at_any_change_of_the_folder_leaves_a_run_that_can_go_on(tmp_path):
+    found = process(HERE / "together.py", tmp_path, "killed")
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert found.stdout.split("\n") == ["killed 0", "killed 1", ""]
 
 
 @pytest.mark.slow
