@@ -58,9 +58,9 @@ clean-room:
 versions:
 	$(PYTHON) tests/versions.py dist
 
-# Memory, undefined behaviour and our own threads, in the checks of csrc/check.
-sanitize:
-	$(PYTHON) tests/sanitize.py
+# Memory, undefined behaviour and our own threads, in the checks of csrc/check, and the former two in the module.
+sanitize: $(VENV)/.installed
+	$(BIN)/python tests/sanitize.py
 
 # The kernels of the first level there, in an emulator.
 aarch64:
