@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from calls import CALLS, EXAMPLES, FIRST, Call, expected, results
 from cases import assert_parity, relative_error
+from memory import far_apart
 from places import ELSEWHERE, EMULATOR, HERE, INTERPRETER, LEVELS, Place, moved, ops, there
 from torch import Tensor
 from watching import INTERPRETED
@@ -90,6 +92,37 @@ def transposed_memory(tensor: Tensor) -> Tensor:
 @pytest.mark.parametrize(("call", "place"), pairs(list(FIRST.values()), HERE + ELSEWHERE))
 def test_values_and_gradients_of_tensors_that_lie_otherwise(call: Call, place: Place) -> None:
     check(call, place, transposed_memory)
+
+
+def rows_far_apart(tensor: Tensor) -> Tensor:
+    """The tensor, whose rows lie more than 2³¹ elements apart."""
+    return far_apart(*tensor.shape, step=2**31 + 3).copy_(tensor) if tensor.dim() and len(tensor) > 1 else tensor
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no memory of addresses alone")
+@pytest.mark.parametrize(("call", "place"), pairs(list(FIRST.values()), [HERE[0], *LEVELS]))
+def test_values_and_gradients_of_tensors_whose_rows_lie_beyond_32_bits(call: Call, place: Place) -> None:
+    check(call, place, rows_far_apart)
+
+
+@pytest.mark.parametrize("place", [HERE[0], HERE[-1]], ids=str)
+def test_threads_that_call_at_once_get_their_own_numbers(place: Place) -> None:
+    calls = [call for call in FIRST.values() if there(call.function, place)]
+    made = [expected(call).made for call in calls]
+
+    def values(index: int) -> list[Tensor]:
+        with place.in_force(), torch.no_grad():
+            return results(made[index].ours, made[index].tensors, calls[index], False)
+
+    alone, again = ([values(index) for index in range(len(calls))] for _ in range(2))
+    # Others draw from the one generator.
+    sure = [index for index, pair in enumerate(zip(alone, again, strict=True)) if all(map(torch.equal, *pair))]
+    assert len(sure) > len(calls) / 2
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(values, 5 * sure))
+    for index, given in zip(5 * sure, found, strict=True):
+        for ours, wanted in zip(given, alone[index], strict=True):
+            torch.testing.assert_close(ours, wanted, rtol=1e-6, atol=1e-6, msg=str(calls[index]))
 
 
 DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
