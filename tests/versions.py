@@ -1,11 +1,13 @@
 """Checks one wheel beside several torch, and records what comes of it: `python versions.py FOLDER [VERSION...]`.
 
-A version for which more than a few hundred megabytes would have to be fetched is left out, and said to be.
+Of those that nobody named one for which more than a few hundred megabytes would have to be fetched is left out, and
+said to be; what is recorded of it stays.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,7 @@ from clean_room import environment, newest, run_in
 VERSIONS = "2.6.0", "2.9.1", "2.13.0", "2.14.1"
 RESULTS = Path(__file__).with_name("versions.json")
 _MOST_BYTES = 500_000_000
+_MISSING = "not to be had"
 
 
 def to_fetch(version: str) -> int | str:
@@ -34,13 +37,13 @@ def _size(url: str) -> int:
         return int(answer.headers.get("Content-Length", 0))
 
 
-def result_of(wheel: Path, version: str) -> str:
-    """What the check of a wheel says beside a version of torch."""
+def result_of(wheel: Path, version: str, most_bytes: float) -> str:
+    """What the check of a wheel says beside a version of torch, for which so much may be fetched."""
     size = to_fetch(version)
     if isinstance(size, str):
-        return f"not to be had: {size}"
-    if size > _MOST_BYTES:
-        return f"not to be had here: {size / 1e9:.1f} GB to fetch"
+        return f"{_MISSING}: {size}"
+    if size > most_bytes:
+        return f"{_MISSING} here: {size / 1e9:.1f} GB to fetch"
     with tempfile.TemporaryDirectory() as place:
         found = run_in(environment(Path(place) / "venv", wheel, version), Path(place), "--native")
     return found.stdout.strip() if found.returncode == 0 else f"failed: {found.stderr.strip().splitlines()[-1]}"
@@ -49,12 +52,14 @@ def result_of(wheel: Path, version: str) -> str:
 def main(folder: Path, versions: tuple[str, ...]) -> None:
     wheel = newest(folder).resolve()
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    for version in versions:
-        results[version] = result_of(wheel, version)
-        print(f"torch {version}: {results[version]}", flush=True)
+    for version in versions or VERSIONS:
+        found = result_of(wheel, version, math.inf if versions else _MOST_BYTES)
+        print(f"torch {version}: {found}", flush=True)
+        if version not in results or not found.startswith(_MISSING):
+            results[version] = found
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     sys.exit(any(text.startswith("failed") for text in results.values()))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), tuple(sys.argv[2:]) or VERSIONS)
+    main(Path(sys.argv[1]), tuple(sys.argv[2:]))
