@@ -116,7 +116,7 @@ def _batch_of_states(state: Tensor, rows: Tensor, order: int) -> Tensor:
 def sample_wise_lpc(
     x: Tensor, a: Tensor, zi: Tensor | None = None, return_zf: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """y[t] = x[t] - sum over i of a[t][i - 1] y[t - i], `torchlpc.sample_wise_lpc`: its signature and its sign.
+    """y[t] = x[t] - sum over i of a[t, i - 1] y[t - i], `torchlpc.sample_wise_lpc`: its signature and its sign.
 
     Under autocast arguments of several dtypes are taken in the widest of them.
 
