@@ -99,7 +99,7 @@ def misfit(
         return f"hx has shape {tuple(states[0].shape)}: expected (layers * directions, batch, size)"
     batch = states[0].shape[1] if batch_sizes is not None else input.shape[0 if options.batch_first else 1]
     size, hidden = states[0].shape[2], states[-1].shape[2]
-    for state, width in zip(states, (size, hidden), strict=False):
+    for state, width in zip(states, (size, hidden)[: len(states)], strict=True):
         if state.shape != (options.parts, batch, width):
             return f"hx has shape {tuple(state.shape)}: expected ({options.parts}, {batch}, {width})"
     if not 0 < size <= hidden:

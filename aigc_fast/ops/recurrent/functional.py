@@ -176,7 +176,7 @@ def _called(function: Callable[..., Any], mode: int, args: tuple[Any, ...], name
     values = dict(zip(names, args, strict=False))
     if len(args) > len(names) or values.keys() & named.keys() or values.keys() | named.keys() != set(names):
         raise TypeError(f"{function.__name__}() takes ({', '.join(_PADDED)}) or ({', '.join(_PACKED)})")
-    values |= named
+    values.update(named)
     rest = [values[name] for name in names[3 if is_packed else 2 :]]
     if is_packed:
         return recur(mode, values["data"], values["batch_sizes"], values["hx"], *rest, False)
