@@ -38,6 +38,12 @@ def compiler() -> str:
     return os.environ.get("CXX", "c++")
 
 
+def library(name: str) -> str:
+    """Where the compiler's library is."""
+    found = subprocess.run([compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    return found.stdout.strip()
+
+
 def run(check: str, sanitizer: str, folder: Path) -> bool:
     """Whether a check finds nothing."""
     others, _ = CHECKS[check]
@@ -69,10 +75,10 @@ def build(folder: Path) -> None:
 
 def run_parity(folder: Path) -> bool:
     """Whether the parity tests find nothing, and the sanitizers neither."""
-    library = subprocess.run([compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     variables = {
         "PYTHONPATH": str(folder),
-        "LD_PRELOAD": library.stdout.strip(),
+        # The latter, which Python does not load itself, throws exceptions, which the former looks at.
+        "LD_PRELOAD": f"{library('libasan.so')} {library('libstdc++.so')}",
         # What Python never gives back is no leak of ours.
         "ASAN_OPTIONS": f"detect_leaks=0:redzone={GUARD_BYTES}",
         "UBSAN_OPTIONS": "print_stacktrace=1",
