@@ -100,7 +100,7 @@ __host__ __device__ constexpr int place(int k) { return k + k / GROUP_DEPTH * 4;
 
 template <int ROWS>
 struct Shared {
-    float mean[MOST_ROWS], factor[MOST_ROWS];
+    float mean[MOST_ROWS], factor[MOST_ROWS], parts[WARPS][MOST_ROWS];
     float rows[1]; // as many as the launch says
 
     // Numbers of a row at a time.
@@ -110,7 +110,7 @@ struct Shared {
         return static_cast<int>(all < chunk() ? all : chunk());
     }
     static size_t bytes(int64_t depth) {
-        return (2 * MOST_ROWS + static_cast<size_t>(ROWS * place(width(depth)))) * sizeof(float);
+        return ((2 + WARPS) * MOST_ROWS + static_cast<size_t>(ROWS * place(width(depth)))) * sizeof(float);
     }
 };
 
@@ -127,26 +127,54 @@ __device__ inline float activate(float x, int64_t activation) {
     }
 }
 
-// A warp for each row.
+// Loops over a row's numbers have some of them under way.
+template <int ROWS>
+constexpr int UNDER_WAY = MOST_ROWS / ROWS;
+
+// Of each row the mean of what `of` makes of its numbers, by all threads.
+template <int ROWS, class F>
+__device__ void average(const Product& p, int64_t first, Shared<ROWS>& shared, const F& of, float (&found)[ROWS]) {
+    const int depth = static_cast<int>(p.matrix.depth);
+    const float* const x = p.rows + first * depth;
+    const int rows = p.count - first < ROWS ? static_cast<int>(p.count - first) : ROWS;
+    float sums[ROWS] = {};
+#pragma unroll(UNDER_WAY<ROWS>)
+    for (int k = static_cast<int>(threadIdx.x); k < depth; k += BLOCK)
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r)
+            if (r < rows)
+                sums[r] += of(x[int64_t(r) * depth + k], r);
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+        const float sum = sum_of_warp(sums[r]);
+        if (lane() == 0)
+            shared.parts[warp()][r] = sum;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+        float sum = 0;
+#pragma unroll
+        for (int w = 0; w < WARPS; ++w)
+            sum += shared.parts[w][r];
+        found[r] = sum / static_cast<float>(depth);
+    }
+    __syncthreads();
+}
+
 template <int ROWS>
 __device__ void measure(const Product& p, int64_t first, Shared<ROWS>& shared) {
-    const int64_t depth = p.matrix.depth;
-    for (int r = warp(); r < ROWS && first + r < p.count; r += WARPS) {
-        const float* const x = p.rows + (first + r) * depth;
-        float mean = 0, squares = 0;
-        if (p.norm.centred) {
-            for (int64_t k = lane(); k < depth; k += WARP)
-                mean += x[k];
-            mean = sum_of_warp(mean) / static_cast<float>(depth);
+    float means[ROWS] = {}, squares[ROWS];
+    if (p.norm.centred)
+        average<ROWS>(p, first, shared, [](float x, int) { return x; }, means);
+    average<ROWS>(p, first, shared, [&](float x, int r) { return (x - means[r]) * (x - means[r]); }, squares);
+    if (threadIdx.x == 0)
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) {
+            shared.mean[r] = means[r];
+            shared.factor[r] = 1.0f / sqrtf(squares[r] + p.norm.epsilon);
         }
-        for (int64_t k = lane(); k < depth; k += WARP)
-            squares += (x[k] - mean) * (x[k] - mean);
-        squares = sum_of_warp(squares) / static_cast<float>(depth);
-        if (lane() == 0) {
-            shared.mean[r] = mean;
-            shared.factor[r] = 1.0f / sqrtf(squares + p.norm.epsilon);
-        }
-    }
+    __syncthreads();
 }
 
 // Numbers of the rows from `begin` on, zeros where there are none.
@@ -154,6 +182,7 @@ template <int ROWS>
 __device__ void stage(const Product& p, int64_t first, int begin, int width, Shared<ROWS>& shared) {
     const int64_t depth = p.matrix.depth;
     const Norm& norm = p.norm;
+#pragma unroll(UNDER_WAY<ROWS> < 4 ? UNDER_WAY<ROWS> : 4)
     for (int k = static_cast<int>(threadIdx.x); k < width; k += BLOCK) {
         const bool inside = begin + k < depth;
         const float weight = norm.weight && inside ? norm.weight[begin + k] : 1.0f;
@@ -200,60 +229,43 @@ __device__ void multiply(const uint4 (&bits)[COLUMNS], const float (&scales)[COL
             WEIGHTS == INT4 ? found[i / ROWS][i % ROWS] * scales[i / ROWS] : found[i / ROWS][i % ROWS];
 }
 
-// Blocks of a multiprocessor at least: left to itself, the compiler puts sums on the stack for more.
-constexpr int RESIDENT = 4;
-
-template <int64_t WEIGHTS, int ROWS>
-__global__ void __launch_bounds__(BLOCK, RESIDENT) product_kernel(Product p) {
-    using P = Piece<WEIGHTS>;
-    using Of = Shared<ROWS>;
-    constexpr int AHEAD = ROWS > 2 ? 2 : 4; // pieces of each column that are under way
-    auto& shared = shared_memory<Of>();
-    const Matrix& m = p.matrix;
-    const int64_t blocks = ceil_div(m.columns, WARPS * COLUMNS);
-    const int64_t first = blockIdx.x / blocks * ROWS, column = (blockIdx.x % blocks * WARPS + warp()) * COLUMNS;
-    const int depth = static_cast<int>(m.depth), groups = (depth + GROUP_DEPTH - 1) / GROUP_DEPTH;
-    const int pieces = WEIGHTS == INT8 ? groups * (GROUP_DEPTH / P::EACH) : (depth + P::EACH - 1) / P::EACH;
+// Where a warp's columns lie, and their scales in int4.
+struct Columns {
     const uint4* weights[COLUMNS];
     const __half* scales[COLUMNS];
+};
+
+// Adds products of the pieces from `from` to `end`, whose rows are in shared memory, `row` numbers from each other.
+template <int64_t WEIGHTS, int ROWS>
+__device__ void sweep(const Columns& columns, int from, int end, const float* rows, int row,
+                      float (&sums)[COLUMNS][ROWS]) {
+    constexpr int AHEAD = ROWS > 2 ? 2 : 4; // pieces of each column that are under way
+    for (int piece = from + lane(); piece < end; piece += AHEAD * WARP) {
+        uint4 bits[AHEAD][COLUMNS];
+        float scales[AHEAD][COLUMNS] = {};
 #pragma unroll
-    for (int c = 0; c < COLUMNS; ++c) {
-        const int64_t own = column + c < m.columns ? column + c : m.columns - 1;
-        weights[c] = m.data + own * pieces;
-        scales[c] = static_cast<const __half*>(m.scales) + own * groups;
-    }
-    if (p.norm.weight) {
-        measure<ROWS>(p, first, shared);
-        __syncthreads();
-    }
-    const int width = Of::width(m.depth);
-    float sums[COLUMNS][ROWS] = {};
-    for (int begin = 0; begin < depth; begin += width) {
-        stage<ROWS>(p, first, begin, width, shared);
-        __syncthreads();
-        const int from = begin / P::EACH, end = from + width / P::EACH < pieces ? from + width / P::EACH : pieces;
-        for (int piece = from + lane(); piece < end; piece += AHEAD * WARP) {
-            uint4 bits[AHEAD][COLUMNS];
-            float by[AHEAD][COLUMNS] = {};
-#pragma unroll
-            for (int i = 0; i < AHEAD * COLUMNS; ++i) {
-                const int at = piece + i / COLUMNS * WARP;
-                if (at < end) {
-                    bits[i / COLUMNS][i % COLUMNS] = weights[i % COLUMNS][at];
-                    if (WEIGHTS == INT4)
-                        by[i / COLUMNS][i % COLUMNS] = static_cast<float>(scales[i % COLUMNS][at]);
-                }
-            }
-#pragma unroll
-            for (int i = 0; i < AHEAD; ++i) {
-                const int at = piece + i * WARP;
-                if (at < end)
-                    multiply<WEIGHTS, ROWS>(bits[i], by[i], shared.rows + place((at - from) * P::EACH), place(width),
-                                            sums);
+        for (int i = 0; i < AHEAD * COLUMNS; ++i) {
+            const int at = piece + i / COLUMNS * WARP;
+            if (at < end) {
+                bits[i / COLUMNS][i % COLUMNS] = columns.weights[i % COLUMNS][at];
+                if (WEIGHTS == INT4)
+                    scales[i / COLUMNS][i % COLUMNS] = static_cast<float>(columns.scales[i % COLUMNS][at]);
             }
         }
-        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+            const int at = piece + i * WARP;
+            if (at < end)
+                multiply<WEIGHTS, ROWS>(bits[i], scales[i], rows + place((at - from) * Piece<WEIGHTS>::EACH), row,
+                                        sums);
+        }
     }
+}
+
+// A lane for each row puts the sums of all where they belong.
+template <int64_t WEIGHTS, int ROWS>
+__device__ void finish(const Product& p, int64_t first, int64_t column, const float (&sums)[COLUMNS][ROWS]) {
+    const Matrix& m = p.matrix;
     float own[COLUMNS] = {};
 #pragma unroll
     for (int i = 0; i < COLUMNS * ROWS; ++i) {
@@ -282,6 +294,39 @@ __global__ void __launch_bounds__(BLOCK, RESIDENT) product_kernel(Product p) {
     }
     if (p.end == End::GATE)
         p.out[(row * m.columns + column) / 2] = activate(own[0], p.activation) * own[1];
+}
+
+// Blocks of a multiprocessor at least: left to itself, the compiler puts sums on the stack for more.
+constexpr int RESIDENT = 4;
+
+template <int64_t WEIGHTS, int ROWS>
+__global__ void __launch_bounds__(BLOCK, RESIDENT) product_kernel(Product p) {
+    constexpr int EACH = Piece<WEIGHTS>::EACH;
+    auto& shared = shared_memory<Shared<ROWS>>();
+    const Matrix& m = p.matrix;
+    const int64_t blocks = ceil_div(m.columns, WARPS * COLUMNS);
+    const int64_t first = blockIdx.x / blocks * ROWS, column = (blockIdx.x % blocks * WARPS + warp()) * COLUMNS;
+    const int depth = static_cast<int>(m.depth), groups = (depth + GROUP_DEPTH - 1) / GROUP_DEPTH;
+    const int pieces = WEIGHTS == INT8 ? groups * (GROUP_DEPTH / EACH) : (depth + EACH - 1) / EACH;
+    Columns columns;
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) {
+        const int64_t own = column + c < m.columns ? column + c : m.columns - 1;
+        columns.weights[c] = m.data + own * pieces;
+        columns.scales[c] = static_cast<const __half*>(m.scales) + own * groups;
+    }
+    if (p.norm.weight)
+        measure<ROWS>(p, first, shared);
+    const int width = Shared<ROWS>::width(m.depth);
+    float sums[COLUMNS][ROWS] = {};
+    for (int begin = 0; begin < depth; begin += width) {
+        stage<ROWS>(p, first, begin, width, shared);
+        __syncthreads();
+        const int from = begin / EACH, end = from + width / EACH < pieces ? from + width / EACH : pieces;
+        sweep<WEIGHTS, ROWS>(columns, from, end, shared.rows, place(width), sums);
+        __syncthreads();
+    }
+    finish<WEIGHTS, ROWS>(p, first, column, sums);
 }
 
 template <int64_t WEIGHTS, int ROWS>
