@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aigc_fast.nn import conv_transpose, linear, norm
+from aigc_fast.nn import conv_transpose, folding, linear, norm
 from aigc_fast.nn.drop_in import drop_in
 from aigc_fast.nn.overrides import Methods, calls_are_observed
 from aigc_fast.nn.random import Dropout
 from aigc_fast.ops.conv_transpose.operators import conv_activation, conv_transpose_activation
-from aigc_fast.ops.conv_transpose.plan import CHANNELS_LAST, is_dense, memory_format
-from aigc_fast.runtime import native
+from aigc_fast.ops.conv_transpose.plan import CHANNELS_LAST, memory_format
 from aigc_fast.runtime.activations import Activation
 from aigc_fast.runtime.autocast import has_autocast
-from aigc_fast.runtime.kept import fingerprint, store
 from aigc_fast.runtime.lowered import keeps_casts, lowered
 from aigc_fast.runtime.modules import kind_of, stand_ins
-from aigc_fast.runtime.operator import plain_eager
+from aigc_fast.runtime.operator import is_traced_by_dynamo, plain_eager
 
 _NAMES = ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 _CONVOLUTIONS = {getattr(home, name) for home in (nn, conv_transpose) for name in _NAMES}
@@ -51,8 +49,9 @@ _HEADS = _LAYERS.keys() | {ours for ours, theirs in stand_ins.items() if theirs 
 _READERS = _CONVOLUTIONS | _HEADS | {*_NORMS.values()}
 _VIEWS = {nn.Flatten, nn.Unflatten, nn.Identity}
 _DROPOUTS = {nn.Dropout, nn.Dropout2d, nn.Dropout3d, Dropout}
-_SAMPLES = 64
 _NARROW = 4
+# A torch that does not tell exports from compilation runs the modules one by one in both.
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: True)
 _KNOWN = Methods(_READERS | _VIEWS | _DROPOUTS | _ENDINGS.keys())
 
 
@@ -93,8 +92,7 @@ class Chain:
             return False
         if input.is_meta or (has_autocast(input) and not keeps_casts(input, *self.tensors())):
             return False
-        keeps_input = type(self.activation) is nn.LeakyReLU and not self.activation.inplace
-        if self.norm is None and self.slope >= 0 and (hidden or not keeps_input):
+        if self.norm is None and self.slope >= 0 and (hidden or not self.keeps_input):
             return True
         needs_gradient = input.requires_grad or any(tensor.requires_grad for tensor in self.tensors())
         return not (needs_gradient and torch.is_grad_enabled())
@@ -102,7 +100,12 @@ class Chain:
     @property
     def slope(self) -> float:
         """LeakyReLU's slope for negative values; where it is negative, the output does not tell which they were."""
-        return getattr(self.activation, "negative_slope", 0.0)
+        return _slope(self.activation)
+
+    @property
+    def keeps_input(self) -> bool:
+        """Whether the activation alone would keep its input for the gradient, and leave its output to be written to."""
+        return type(self.activation) is nn.LeakyReLU and not self.activation.inplace
 
     def turns(self, input: Tensor) -> bool:
         """Whether `run` can write channels_last where the modules would not: the folded weight is its own."""
@@ -118,25 +121,46 @@ class Chain:
         conv = self.convolution
         weight, bias = conv.weight, conv.bias
         if self.norm is not None:
-            folded = _folded(self, input.numel() // input.shape[1], channels_last)
+            pixels = input.numel() // input.shape[1]
+            folded = folding.folded(weight, bias, _statistics(self.norm), *_kind(conv), pixels, channels_last)
             if folded is None:
                 return self._one_by_one(input)
             weight, bias = folded
         if has_autocast(input):
             input, weight, bias = lowered(input, weight, bias, input.numel() // input.shape[1])
-        activation = _ACTIVATIONS[type(self.activation)] if self.activation is not None else "none"
-        geometry = (conv.stride, conv.padding)
-        if conv.transposed:
-            geometry = (*geometry, conv.output_padding)
-            fused = conv_transpose_activation
-        else:
-            fused = conv_activation
-        arguments = input, weight, bias, *geometry, conv.dilation, conv.groups, activation, self.slope
-        return fused(*arguments, precision=getattr(conv, "float32_precision", None))
+        return _activated(conv, input, weight, bias, self.activation)
 
     def _one_by_one(self, input: Tensor) -> Tensor:
         output = self.norm(self.convolution(input))
         return output if self.activation is None else self.activation(output)
+
+
+def _slope(activation: nn.Module | None) -> float:
+    return getattr(activation, "negative_slope", 0.0)
+
+
+def _statistics(norm: nn.Module) -> folding.Statistics:
+    return folding.Statistics(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
+
+
+def _kind(conv: nn.Module) -> tuple[bool, int]:
+    return conv.transposed, conv.groups
+
+
+def _sizes(conv: nn.Module) -> tuple[Any, ...]:
+    """Stride, padding, output_padding of a transposed convolution, dilation and groups."""
+    extra = (conv.output_padding,) if conv.transposed else ()
+    return conv.stride, conv.padding, *extra, conv.dilation, conv.groups
+
+
+def _activated(
+    conv: nn.Module, input: Tensor, weight: Tensor, bias: Tensor | None, activation: nn.Module | None
+) -> Tensor:
+    """The convolution, with these weights, and the activation in one call."""
+    fused = conv_transpose_activation if conv.transposed else conv_activation
+    name = "none" if activation is None else _ACTIVATIONS[type(activation)]
+    arguments = input, weight, bias, *_sizes(conv), name, _slope(activation)
+    return fused(*arguments, precision=getattr(conv, "float32_precision", None))
 
 
 @dataclass(frozen=True)
@@ -184,8 +208,9 @@ class FusedSequential(nn.Sequential):
     A Conv1d/2d/3d or ConvTranspose1d/2d/3d, followed by the BatchNorm of its dimension and/or ReLU, LeakyReLU, Tanh or
     Sigmoid, becomes one call: the norm is folded into weight and bias, the activation is applied as the result is
     written. With a norm this happens in eval mode where no gradient is needed, without one also in training; with
-    hooks on an inner module, under autocast to other dtypes than bfloat16, compile, export and function transforms the
-    modules run one by one as in torch.nn.Sequential. A GroupNorm, LayerNorm or InstanceNorm1d/2d/3d and one of these,
+    hooks on an inner module, under autocast to other dtypes than bfloat16, export and function transforms the modules
+    run one by one as in torch.nn.Sequential. In a compiled graph a chain is one op, forward and backward, without
+    autocast. A GroupNorm, LayerNorm or InstanceNorm1d/2d/3d and one of these,
     SiLU, GELU or ELU become one call likewise, in training too, and so does a Linear where no gradient is needed.
     Between convolutions that end in few channels, values are kept in channels_last, which saves rearranging them. The
     `state_dict` is torch.nn.Sequential's.
@@ -202,7 +227,7 @@ class FusedSequential(nn.Sequential):
     def forward(self, input: Any) -> Any:
         """Runs the modules in turn; see torch.nn.Sequential."""
         if not plain_eager() or calls_are_observed():
-            return super().forward(input)
+            return super().forward(input) if not is_traced_by_dynamo() or _is_exporting() else self._in_graph(input)
         modules = list(self)
         index, turned = 0, False
         while index < len(modules):
@@ -217,6 +242,98 @@ class FusedSequential(nn.Sequential):
             if turned and not _is_run(modules, index):
                 input, turned = input.contiguous(), False
         return input
+
+    def _in_graph(self, input: Any) -> Any:
+        """The same as Dynamo traces it: a chain is an op of the graph."""
+        modules, index = list(self), 0
+        for length, kind in self._calls():
+            input = _IN_GRAPH[kind](modules[index : index + length], input)
+            index += length
+        return input
+
+    # Dynamo guards what is read of the modules that it traces, and takes hooks and methods for what they were.
+    @torch.compiler.assume_constant_result
+    def _calls(self) -> tuple[tuple[int, str], ...]:
+        """How many modules each call in a graph takes, and its kind."""
+        modules, index, found = list(self), 0, []
+        while index < len(modules):
+            chain = None if calls_are_observed() else chain_at(modules, index)
+            length = 1 if chain is None else len(chain)
+            found.append((length, _kind_in_graphs(chain, modules[index + length :])))
+            index += length
+        return tuple(found)
+
+
+def _kind_in_graphs(chain: Chain | Ended | None, following: list[nn.Module]) -> str:
+    if isinstance(chain, Ended):
+        return "ended"
+    if chain is None or chain.slope < 0:
+        return "apart"
+    if chain.norm is not None:
+        return "folded"
+    return "activated" if not chain.keeps_input or _is_hidden(following, 0) else "apart"
+
+
+def _apart(modules: list[nn.Module], input: Any) -> Any:
+    for module in modules:
+        input = module(input)
+    return input
+
+
+def _ended_in_graph(modules: list[nn.Module], input: Any) -> Any:
+    layer, activation = modules
+    if type(input) is not Tensor or has_autocast(input):
+        return _apart(modules, input)
+    dimensions, call = _LAYERS[kind_of(layer)]
+    if dimensions not in (None, input.dim()):
+        return _apart(modules, input)
+    return call(layer, input, _ENDINGS[type(activation)](activation))
+
+
+def _fits_in_graph(conv: nn.Module, input: Any) -> bool:
+    return type(input) is Tensor and input.dim() == conv.weight.dim() and not has_autocast(input)
+
+
+def _activated_in_graph(modules: list[nn.Module], input: Any) -> Any:
+    conv, activation = modules
+    if not _fits_in_graph(conv, input) or _slope(activation) < 0:
+        return _apart(modules, input)
+    return _activated(conv, input, conv.weight, conv.bias, activation)
+
+
+def _folded_in_graph(modules: list[nn.Module], input: Any) -> Any:
+    conv, norm, *rest = modules
+    if not _fits_in_graph(conv, input) or norm.training or norm.running_mean is None or torch.is_grad_enabled():
+        return _apart(modules, input)
+    activation = rest[0] if rest else None
+    stride, padding, *extra, dilation, groups = _sizes(conv)
+    name = "none" if activation is None else _ACTIVATIONS[type(activation)]
+    return torch.ops.aigc_fast.conv_batch_norm_activation(
+        input,
+        conv.weight,
+        conv.bias,
+        norm.weight,
+        norm.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        stride,
+        padding,
+        extra[0] if extra else None,
+        dilation,
+        groups,
+        name,
+        _slope(activation),
+        precision=getattr(conv, "float32_precision", None),
+    )
+
+
+_IN_GRAPH: dict[str, Callable[[list[nn.Module], Any], Any]] = {
+    "apart": _apart,
+    "ended": _ended_in_graph,
+    "activated": _activated_in_graph,
+    "folded": _folded_in_graph,
+}
 
 
 def _is_hidden(modules: list[nn.Module], index: int) -> bool:
@@ -277,65 +394,3 @@ def _foldable_convolution(module: nn.Module) -> bool:
 def _foldable_norm(module: nn.Module, conv: nn.Module) -> bool:
     expected = _NORMS[conv.weight.dim() - 2]
     return type(module) is expected and module.num_features == conv.out_channels and _KNOWN.run_unseen(module)
-
-
-class _Fold(NamedTuple):
-    stamp: tuple[Any, ...]
-    weight: Tensor
-    bias: Tensor
-
-
-def _folded(chain: Chain, pixels: int, channels_last: bool) -> tuple[Tensor, Tensor] | None:
-    """The folded weight and bias; None where there is no room to keep them."""
-    tensors = chain.tensors()
-    if not all(_trackable(tensor) for tensor in tensors):
-        return _fold(chain, channels_last)
-    weight, norm = chain.convolution.weight, chain.norm
-    slot = store.slot_of(weight, ("fold", id(norm), channels_last))
-    # The cap is of the machine's memory alone.
-    if weight.is_cpu and not store.hold(slot, weight.nbytes + norm.num_features * weight.itemsize):
-        return None
-    versions = [(tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors]
-    stamp = (norm.eps, *versions, *_contents(tensors, pixels))
-    known = slot.value
-    if known is None or known.stamp != stamp:
-        known = slot.value = _Fold(stamp, *_fold(chain, channels_last))
-    return known.weight, known.bias
-
-
-def _trackable(tensor: Tensor) -> bool:
-    return is_dense(tensor) and not tensor.is_inference() and tensor.numel() > 0
-
-
-def _contents(tensors: list[Tensor], pixels: int) -> list[Hashable]:
-    """Numbers that change with the elements of tensors that meet so many pixels."""
-    if tensors[0].is_cpu and native.cpu_reason() is None:
-        return [fingerprint(tensor, pixels) for tensor in tensors]
-    picked = []
-    for tensor in tensors:
-        step = -(-tensor.numel() // _SAMPLES)
-        picked.append(tensor.detach().as_strided((-(-tensor.numel() // step),), (step,)))
-    return torch.cat(picked).tolist()
-
-
-def _fold(chain: Chain, channels_last: bool) -> tuple[Tensor, Tensor]:
-    conv, norm = chain.convolution, chain.norm
-    with torch.no_grad():
-        scale = (norm.running_var.double() + norm.eps).rsqrt()
-        if norm.weight is not None:
-            scale = scale * norm.weight
-        shift = -norm.running_mean.double() * scale
-        if conv.bias is not None:
-            shift = shift + conv.bias * scale
-        if norm.bias is not None:
-            shift = shift + norm.bias
-        weight = conv.weight
-        if conv.transposed:
-            grouped = weight.unflatten(0, (conv.groups, -1))
-            per_channel = scale.to(weight.dtype).view(conv.groups, 1, -1, *[1] * (weight.dim() - 2))
-            folded = (grouped * per_channel).flatten(0, 1)
-        else:
-            folded = weight * scale.to(weight.dtype).view(-1, *[1] * (weight.dim() - 1))
-        if channels_last:
-            folded = folded.contiguous(memory_format=CHANNELS_LAST[folded.dim()])
-        return folded, shift.to(weight.dtype)

@@ -8,6 +8,7 @@ other two, so every order of derivative runs on the same kernels.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -20,7 +21,7 @@ from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.activations import GRADIENTS_FROM_OUTPUT
 from aigc_fast.runtime.backends import Runner
 from aigc_fast.runtime.devices import Reason, lazily
-from aigc_fast.runtime.operator import Operator, ReadOnce, hashable
+from aigc_fast.runtime.operator import LIBRARY, Operator, ReadOnce, functorch_level, hashable, in_force, is_compiling
 from aigc_fast.runtime.precision import EXACT, factors_of, precision
 from aigc_fast.runtime.sharding import Sharding
 
@@ -256,7 +257,7 @@ def _forward_operator(
         reference=pieces["reference"],
         allocate=pieces["fake"],
         setup_context=_save_with_output if activated else _save_input_and_weight,
-        backward=_through_activation(backward) if activated else backward,
+        backward=_whole_in_graphs(_through_activation(backward) if activated else backward),
         signature=_signature,
         flops=flops,
         detail=pieces["details"],
@@ -341,6 +342,77 @@ def _through_activation(backward: Callable[..., Any]) -> Callable[..., Any]:
     return backward_of_both
 
 
+def _whole_in_graphs(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """The backward of a convolution, which a compiled graph takes as one op: Inductor's loops over the masks of
+    activations and for the sums of a bias take many times PyTorch's, and ours reads the activation off the output."""
+
+    def run(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        # With a graph of the gradients, these are to be differentiated.
+        if not is_compiling() or torch.is_grad_enabled() or functorch_level() is not None:
+            return backward(ctx, gradient)
+        ctx = ReadOnce(ctx)
+        input, weight, *output = ctx.saved_tensors
+        stride, padding, *output_padding, dilation, groups = ctx.sizes
+        wanted = list(ctx.needs_input_grad[:3])
+        found = torch.ops.aigc_fast.conv_gradients(
+            gradient,
+            input,
+            weight,
+            output[0] if output else None,
+            stride,
+            padding,
+            output_padding[0] if output_padding else None,
+            dilation,
+            groups,
+            *((ctx.activation, ctx.slope) if output else ("none", 0.0)),
+            wanted,
+            precision=in_force().precision,
+        )
+        given = (of if asked else None for of, asked in zip(found, wanted, strict=True))
+        return *given, *(None,) * (len(ctx.needs_input_grad) - 3)
+
+    return run
+
+
+@dataclass
+class _Held:
+    """What a backward reads of its context."""
+
+    saved_tensors: list[Tensor]
+    sizes: tuple[Any, ...]
+    activation: str
+    slope: float
+    needs_input_grad: list[bool]
+
+
+def _gradients(
+    gradient: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    output: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    output_padding: Ints | None,
+    dilation: Ints,
+    groups: int,
+    activation: str,
+    slope: float,
+    wanted: list[bool],
+    *,
+    precision: str | None = None,
+) -> tuple[Tensor, ...]:
+    """The gradients to input, weight and bias; without elements where they are not wanted."""
+    transposed = output_padding is not None
+    sizes = (stride, padding, output_padding, dilation) if transposed else (stride, padding, dilation)
+    tensors = [input, weight] if output is None else [input, weight, output]
+    held = _Held(tensors, (*hashable(sizes), groups), activation, slope, wanted)
+    backward = _conv_transpose_backward if transposed else _conv_backward
+    if output is not None:
+        backward = _through_activation(backward)
+    found = in_force(precision).run(backward, held, gradient)
+    return tuple(gradient.new_empty(0) if of is None else of for of in found[:3])
+
+
 _TENSORS = "(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, "
 _PRECISION = ", *, str? precision=None) -> Tensor"
 _ACTIVATION = ", str activation, float slope" + _PRECISION
@@ -379,6 +451,14 @@ conv_transpose_activation = _forward_operator(
     _conv_transpose_backward,
     activated=True,
 )
+
+LIBRARY.define(
+    "conv_gradients(Tensor gradient, Tensor input, Tensor weight, Tensor? output, SymInt[] stride, SymInt[] padding, "
+    "SymInt[]? output_padding, SymInt[] dilation, SymInt groups, str activation, float slope, bool[] wanted, *, "
+    "str? precision=None) -> (Tensor, Tensor, Tensor)"
+)
+LIBRARY.impl("conv_gradients", _gradients, "CompositeExplicitAutograd")
+torch.library.register_fake("aigc_fast::conv_gradients", _gradients, lib=LIBRARY)
 
 
 def _save_maps(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
