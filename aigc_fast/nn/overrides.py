@@ -72,6 +72,14 @@ class Methods:
         return True
 
 
+def is_unwatched(module: nn.Module) -> bool:
+    """Whether a call of the module, of whatever class, is its class's forward, which no hook sees."""
+    own = vars(module)
+    if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+        return False
+    return "forward" not in own and own.keys().isdisjoint(_CALLED_BY)
+
+
 def is_of_torch(cls: type[nn.Module]) -> bool:
     """Whether a class is PyTorch's own."""
     return cls.__module__.startswith("torch.")

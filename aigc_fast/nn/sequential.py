@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from aigc_fast.nn import conv_transpose, folding, linear, norm
 from aigc_fast.nn.drop_in import drop_in
-from aigc_fast.nn.overrides import Methods, calls_are_observed
+from aigc_fast.nn.overrides import Methods, calls_are_observed, is_unwatched
 from aigc_fast.nn.random import Dropout
 from aigc_fast.ops.conv_transpose.operators import conv_activation, conv_transpose_activation
 from aigc_fast.ops.conv_transpose.plan import CHANNELS_LAST, memory_format
@@ -383,6 +384,20 @@ def chain_at(modules: list[nn.Module], index: int) -> Chain | Ended | None:
     norm = rest.pop(0) if rest and _foldable_norm(rest[0], conv) else None
     activation = rest[0] if rest and type(rest[0]) in _ACTIVATIONS and _KNOWN.run_unseen(rest[0]) else None
     return Chain(conv, norm, activation) if norm is not None or activation is not None else None
+
+
+def run_together(modules: list[nn.Module], input: Any, hidden: bool = False) -> Any:
+    """What modules make of an input in turn, in one call where that gives the same; see `Chain.takes` for `hidden`."""
+    chain = chain_at(modules, 0)
+    if chain is not None and len(chain) == len(modules) and chain.takes(input, hidden):
+        return chain.run(input, channels_last=False)
+    return _apart(modules, input)
+
+
+def writes_anew(module: nn.Module) -> bool:
+    """Whether the module is a convolution, parametrized or not, whose output nobody but its caller sees."""
+    cls = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
+    return cls in _CONVOLUTIONS and is_unwatched(module) and _KNOWN.replaced(module, cls) is None
 
 
 def _foldable_convolution(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from aigc_fast.integrations import blocks
 from aigc_fast.nn.sequential import FusedSequential, chains
 from aigc_fast.optimize import decoders, measure, swap
 from aigc_fast.optimize.reporting import Entry, Report
@@ -24,8 +25,9 @@ __all__ = ["Entry", "Report", "optimize", "report", "restore"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
-# By a module's name, and whether it is a Sequential: PyTorch's time in milliseconds, and ours.
-Times = dict[tuple[str, bool], list[float]]
+_LAYER, _CHAINS, _BLOCK = "layer", "chains", "block"
+# By a module's name and what it is: PyTorch's time in milliseconds, or that of its own modules in turn, and ours.
+Times = dict[tuple[str, str], list[float]]
 
 _reports: WeakKeyDictionary[nn.Module, Report] = WeakKeyDictionary()
 
@@ -47,6 +49,9 @@ def optimize(
     Sigmoid becomes an `aigc_fast.nn.FusedSequential`, which runs them as one call: with a norm at inference, else in
     training too. So does one in which a Linear, GroupNorm, InstanceNorm or LayerNorm is followed by one of these, SiLU,
     GELU or ELU.
+    Residual blocks of diffusers (ResnetBlock2D, AutoencoderTinyBlock) and transformers (HifiGanResidualBlock,
+    EncodecResnetBlock) become blocks that do the same in fewer passes over memory; other blocks, subclasses, and those
+    whose forward is not the one that is known are left.
     `report(model)` tells what was done and why; `restore(model)` undoes it.
 
     The `generate` of transformers' GPT2LMHeadModel, GPTNeoXForCausalLM, LlamaForCausalLM, MistralForCausalLM and
@@ -107,8 +112,9 @@ def swapped(model: nn.Module, times: Times | None) -> Report:
     """Swaps the layers that are no slower by these times, all where there are none, and says what was done."""
     layers = tuple(_decide(name, module, times) for name, module in _candidates(model))
     fused = tuple(_fuse(name, module, times) for name, module in _fusible(model))
+    whole = tuple(_decide_block(name, module, times) for name, module in _blocks(model))
     timed = None if times is None else "forward + backward" if model.training else "forward"
-    return Report(layers, fused, _others(model), timed)
+    return Report(layers, fused, _others(model), timed, blocks=whole)
 
 
 def restore(model: Model) -> Model:
@@ -127,6 +133,8 @@ def restore(model: Model) -> Model:
             vars(module).pop("weights", None)
         elif type(module) is FusedSequential:
             swap.unfuse(module)
+        elif blocks.is_swapped(module):
+            blocks.put_back(module)
     decoders.put_back(model)
     _reports.pop(model, None)
     store.release(_tensors(model))
@@ -159,7 +167,11 @@ def _found(model: nn.Module) -> Report:
         for name, module in _named(model)
         if type(module) is FusedSequential and chains(module)
     )
-    return Report(layers, fused, _others(model))
+    whole = tuple(
+        Entry(name, type(module).__name__, blocks.is_swapped(module), blocks.refusal(module))
+        for name, module in _blocks(model)
+    )
+    return Report(layers, fused, _others(model), blocks=whole)
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:
@@ -195,6 +207,10 @@ def _fusible(model: nn.Module) -> list[tuple[str, nn.Sequential]]:
     return [(name, module) for name, module in _named(model) if swap.is_fusible(module) and chains(module)]
 
 
+def _blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, module) for name, module in _named(model) if blocks.known_in(module) is not None]
+
+
 def _measured(model: nn.Module, example_inputs: Any) -> Times:
     """The times of the model's layers and fusible Sequentials, as they are called, each in both ways."""
     with measure.rehearsal(model) as stage:
@@ -202,9 +218,10 @@ def _measured(model: nn.Module, example_inputs: Any) -> Times:
 
 
 def measurable(model: nn.Module) -> list[nn.Module]:
-    """The modules that there are two ways to run: layers that can be swapped, and Sequentials that can be fused."""
+    """The modules that there are two ways to run: layers and blocks to be swapped, and Sequentials to be fused."""
     layers = [module for _, module in _candidates(model) if swap.refusal(module) is None]
-    return layers + [module for _, module in _fusible(model)]
+    whole = [module for _, module in _blocks(model) if blocks.refusal(module) is None]
+    return [*layers, *(module for _, module in _fusible(model)), *whole]
 
 
 def times_of(stage: nn.Module, calls: Mapping[nn.Module, Sequence[measure.Call]]) -> Times:
@@ -216,20 +233,28 @@ def times_of(stage: nn.Module, calls: Mapping[nn.Module, Sequence[measure.Call]]
     """
     layers = {name: module for name, module in _candidates(stage) if calls.get(module)}
     sequentials = {name: module for name, module in _fusible(stage) if calls.get(module)}
+    whole = {name: module for name, module in _blocks(stage) if calls.get(module)}
     make = measure.step_of if stage.training else measure.forward_of
     measure.silence(stage)
     times: Times = {}
     with torch.set_grad_enabled(stage.training):
         for name, module in layers.items():
             _tune(module, calls[module], make)
-            times[name, False] = measure.interleaved_ms(module, calls[module], make, [swap.put_back, swap.swap])
+            times[name, _LAYER] = measure.interleaved_ms(module, calls[module], make, [swap.put_back, swap.swap])
     for name, module in layers.items():
         _decide(name, module, times)
     with torch.no_grad():
         for name, module in sequentials.items():
             module.eval()
             ways = [swap.unfuse, swap.fuse]
-            times[name, True] = measure.interleaved_ms(module, calls[module], measure.forward_of, ways)
+            times[name, _CHAINS] = measure.interleaved_ms(module, calls[module], measure.forward_of, ways)
+    for name, module in sequentials.items():
+        _fuse(name, module, times)
+        module.train(stage.training)
+    with torch.set_grad_enabled(stage.training):
+        for name, module in whole.items():
+            ways = [blocks.put_back, blocks.swap]
+            times[name, _BLOCK] = measure.interleaved_ms(module, calls[module], make, ways)
     return times
 
 
@@ -248,7 +273,7 @@ def _decide(name: str, module: nn.Module, times: Times | None) -> Entry:
     reason = swap.refusal(module)
     if reason is not None:
         return Entry(name, kind, False, reason)
-    measured = (times or {}).get((name, False))
+    measured = (times or {}).get((name, _LAYER))
     if measured is not None and measured[1] >= measured[0]:
         swap.put_back(module)
         return Entry(name, kind, False, "no faster than PyTorch's here", *measured)
@@ -260,12 +285,24 @@ def _decide(name: str, module: nn.Module, times: Times | None) -> Entry:
 
 def _fuse(name: str, module: nn.Sequential, times: Times | None) -> Entry:
     text = _chain_text(module)
-    measured = (times or {}).get((name, True))
+    measured = (times or {}).get((name, _CHAINS))
     if measured is not None and measured[1] >= measured[0]:
         swap.unfuse(module)
         return Entry(name, text, False, "no faster than module by module here", *measured)
     swap.fuse(module)
     return Entry(name, text, True, "at inference", *(measured or ()))
+
+
+def _decide_block(name: str, module: nn.Module, times: Times | None) -> Entry:
+    kind, reason = type(module).__name__, blocks.refusal(module)
+    measured = (times or {}).get((name, _BLOCK))
+    if reason is None and measured is not None and measured[1] >= measured[0]:
+        reason = "no faster than the block's own here"
+    if reason is not None:
+        blocks.put_back(module)
+        return Entry(name, kind, False, reason, *(measured or ()))
+    blocks.swap(module)
+    return Entry(name, kind, True, None, *(measured or ()))
 
 
 def _chain_text(module: nn.Sequential) -> str:

@@ -39,6 +39,7 @@ class Report:
         timed: what was timed: "forward", "forward + backward", or None.
         kept_bytes: memory that the packed and folded forms of the model's weights took when the report was made.
         decoders: every model of transformers whose `generate` can run on the engine, and every one of ours.
+        blocks: every residual block of diffusers and transformers that can do with fewer passes over memory.
     """
 
     layers: tuple[Entry, ...]
@@ -47,6 +48,7 @@ class Report:
     timed: str | None = None
     kept_bytes: int = 0
     decoders: tuple[Entry, ...] = ()
+    blocks: tuple[Entry, ...] = ()
 
     @property
     def swapped(self) -> tuple[Entry, ...]:
@@ -64,6 +66,8 @@ class Report:
             lines += ["", *_table(self.layers, "swapped")]
         if self.fused:
             lines += ["", *_table(self.fused, "fused")]
+        if self.blocks:
+            lines += ["", *_table(self.blocks, "swapped")]
         if self.decoders:
             lines += ["", *_table(self.decoders, "generates")]
         if self.others:

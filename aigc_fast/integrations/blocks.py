@@ -1,0 +1,251 @@
+"""Residual blocks of diffusers and transformers with fewer passes over memory: the same layers, hooks and numbers.
+
+A block of a known class whose forward is known by its source becomes one of a class derived from it. Layers that nobody
+watches run together, norms and convolutions with the activation that follows, and sums are written where a convolution
+wrote before, if no gradient is wanted. Whatever else the block is asked for, its own forward does.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aigc_fast.nn.overrides import calls_are_observed, is_unwatched
+from aigc_fast.nn.sequential import chain_at, run_together, writes_anew
+from aigc_fast.runtime.operator import plain_eager
+
+Reason = str | None
+
+
+def _added(output: Tensor, is_own: bool, other: Tensor) -> Tensor:
+    """The sum of two tensors, in place of the first if nobody else has it and no gradient is wanted."""
+    alike = type(output) is type(other) is Tensor and output.shape == other.shape and output.dtype == other.dtype
+    return output.add_(other) if is_own and alike and not torch.is_grad_enabled() else output + other
+
+
+@functools.cache
+def _leaky_relu(slope: float) -> nn.LeakyReLU:
+    return nn.LeakyReLU(slope)
+
+
+def _resnet_block_2d(block: Any, input_tensor: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any) -> Any:
+    resized = block.upsample is not None or block.downsample is not None
+    if args or kwargs or resized or block.time_embedding_norm != "default":
+        return NotImplemented
+    x = block.conv1(run_together([block.norm1, block.nonlinearity], input_tensor))
+    if block.time_emb_proj is not None:
+        temb = temb if block.skip_time_act else block.nonlinearity(temb)
+        temb = block.time_emb_proj(temb)[:, :, None, None]
+    if temb is not None:
+        x = x + temb
+    x = block.conv2(block.dropout(run_together([block.norm2, block.nonlinearity], x)))
+    if block.conv_shortcut is not None:
+        input_tensor = block.conv_shortcut(input_tensor.contiguous() if block.training else input_tensor)
+    output = _added(x, writes_anew(block.conv2), input_tensor)
+    return output if block.output_scale_factor == 1 else output / block.output_scale_factor
+
+
+def _resnet_block_2d_refusal(block: Any) -> Reason:
+    if chain_at([block.norm1, block.nonlinearity], 0) or chain_at([block.norm2, block.nonlinearity], 0):
+        return None
+    return "its norms and its nonlinearity are none that run as one call"
+
+
+def _tiny_block(block: Any, x: Tensor) -> Any:
+    conv, fuse = block.conv, block.fuse
+    output = _added(conv(x), is_unwatched(conv) and len(conv) > 0 and writes_anew(conv[-1]), block.skip(x))
+    in_place = type(fuse) is nn.ReLU and is_unwatched(fuse) and type(output) is Tensor and not torch.is_grad_enabled()
+    return torch.relu_(output) if in_place else fuse(output)
+
+
+def _tiny_block_refusal(block: Any) -> Reason:
+    fits = isinstance(block.conv, nn.Sequential) and len(block.conv) > 0 and isinstance(block.conv[-1], nn.Conv2d)
+    return None if fits else "its conv is no Sequential that ends in a convolution"
+
+
+def _hifigan_block(block: Any, hidden_states: Tensor) -> Any:
+    slope = block.leaky_relu_slope
+    for conv1, conv2 in zip(block.convs1, block.convs2, strict=False):
+        x = nn.functional.leaky_relu(hidden_states, slope)
+        x = run_together([conv1, _leaky_relu(slope)], x, hidden=writes_anew(conv2))
+        hidden_states = _added(conv2(x), writes_anew(conv2), hidden_states)
+    return hidden_states
+
+
+def _hifigan_block_refusal(block: Any) -> Reason:
+    if all(isinstance(conv, nn.Conv1d) for conv in (*block.convs1, *block.convs2)):
+        return None
+    return "its convs1 and convs2 are not convolutions alone"
+
+
+def _encodec_block(block: Any, hidden_states: Tensor) -> Any:
+    x, is_own = hidden_states, False
+    for layer in block.block:
+        in_place = is_own and type(layer) is nn.ELU and is_unwatched(layer) and not torch.is_grad_enabled()
+        x = nn.functional.elu_(x, layer.alpha) if in_place and type(x) is Tensor else layer(x)
+        # The library's convolution pads before its own, which writes what it returns.
+        is_own = is_unwatched(layer) and writes_anew(getattr(layer, "conv", layer)) and not hasattr(layer, "norm")
+    return _added(x, is_own, block.shortcut(hidden_states))
+
+
+def _encodec_block_refusal(block: Any) -> Reason:
+    fits = any(isinstance(getattr(layer, "conv", None), nn.Conv1d) for layer in block.block)
+    return None if fits else "its block has no convolution"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A class of another library's, and what its forward is known to be.
+
+    Attributes:
+        home: the module that it is written in.
+        name: its name there.
+        written: the digests of its forward's source, of each known version; see `digest_of`.
+        forward: the same with fewer passes; NotImplemented where the block's own is asked for.
+        misfit: why a block of the class, its attributes changed, had better be left alone, or None.
+    """
+
+    home: str
+    name: str
+    written: frozenset[str]
+    forward: Callable[..., Any]
+    misfit: Callable[[Any], Reason]
+
+    @property
+    def library(self) -> str:
+        """The library that it is from."""
+        return self.home.partition(".")[0]
+
+    @property
+    def key(self) -> str:
+        """Its name here."""
+        return f"{self.home.rpartition('.')[2]}_{self.name}"
+
+
+_HIFIGAN_FAMILIES = "fastspeech2_conformer", "seamless_m4t", "seamless_m4t_v2", "speecht5", "vits"
+BLOCKS = (
+    Block(
+        "diffusers.models.resnet",
+        "ResnetBlock2D",
+        frozenset({"09614de2c837ddb5"}),
+        _resnet_block_2d,
+        _resnet_block_2d_refusal,
+    ),
+    Block(
+        "diffusers.models.unets.unet_2d_blocks",
+        "AutoencoderTinyBlock",
+        frozenset({"500f170d5673db95"}),
+        _tiny_block,
+        _tiny_block_refusal,
+    ),
+    Block(
+        "transformers.models.encodec.modeling_encodec",
+        "EncodecResnetBlock",
+        frozenset({"950105a69fdf144c"}),
+        _encodec_block,
+        _encodec_block_refusal,
+    ),
+    *(
+        Block(
+            f"transformers.models.{family}.modeling_{family}",
+            "HifiGanResidualBlock",
+            frozenset({"4bfbe3cf9d247068"}),
+            _hifigan_block,
+            _hifigan_block_refusal,
+        )
+        for family in _HIFIGAN_FAMILIES
+    ),
+)
+
+
+def digest_of(function: Callable[..., Any]) -> str | None:
+    """What tells the source of a function from others', comments and blank lines apart; None where it has none."""
+    try:
+        lines = textwrap.dedent(inspect.getsource(function)).splitlines()
+    except (OSError, TypeError):
+        return None
+    kept = [line.rstrip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:16]
+
+
+def _theirs(block: Block) -> type[nn.Module] | None:
+    """The class, if anybody has imported it."""
+    return getattr(sys.modules.get(block.home), block.name, None)
+
+
+@functools.cache
+def _ours(block: Block, theirs: type[nn.Module]) -> type[nn.Module]:
+    own = theirs.forward
+
+    @functools.wraps(own)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if theirs.forward is own and plain_eager() and not calls_are_observed():
+            found = block.forward(self, *args, **kwargs)
+            if found is not NotImplemented:
+                return found
+        return theirs.forward(self, *args, **kwargs)
+
+    members = {"forward": forward, "__module__": __name__, "__qualname__": block.key, "__doc__": theirs.__doc__}
+    return type(theirs.__name__, (theirs,), members)
+
+
+def __getattr__(name: str) -> type[nn.Module]:
+    """The derived classes, by which pickle finds them."""
+    for block in BLOCKS:
+        if block.key == name:
+            return _ours(block, getattr(importlib.import_module(block.home), block.name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def known_in(module: nn.Module) -> Block | None:
+    """The entry of `BLOCKS` that the module, or a class that it derives from, belongs to."""
+    for block in BLOCKS:
+        theirs = _theirs(block)
+        if theirs is not None and isinstance(module, theirs):
+            return block
+    return None
+
+
+def is_swapped(module: nn.Module) -> bool:
+    """Whether the module is of a derived class."""
+    return type(module).__module__ == __name__
+
+
+def refusal(module: nn.Module) -> Reason:
+    """Why a block that `known_in` knows is left alone, or None."""
+    block = known_in(module)
+    theirs = _theirs(block)
+    if type(module) is not theirs and not is_swapped(module):
+        return f"{type(module).__name__} is a subclass: its forward may differ"
+    if "forward" in vars(module):
+        return "its forward was replaced on the instance"
+    if digest_of(theirs.forward) not in block.written:
+        version = getattr(sys.modules.get(block.library), "__version__", "of a version that is not told")
+        return f"its forward is none that is known: {block.library} {version}'s, or somebody's in its place"
+    try:
+        return block.misfit(module)
+    except AttributeError as error:
+        return f"an attribute was taken away: {error}"
+
+
+def swap(module: nn.Module) -> None:
+    """Makes the block one of the derived class: nothing else of it changes."""
+    if not is_swapped(module):
+        block = known_in(module)
+        module.__class__ = _ours(block, _theirs(block))
+
+
+def put_back(module: nn.Module) -> None:
+    """Makes the block its library's again."""
+    if is_swapped(module):
+        module.__class__ = type(module).__bases__[0]

@@ -1,0 +1,237 @@
+"""Residual blocks of diffusers and transformers after `optimize`: the same numbers and hooks; others are left."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import io
+from collections.abc import Callable
+
+import pytest
+import torch
+from cases import relative_error
+from torch import Tensor, nn
+
+import aigc_fast
+from aigc_fast.integrations import blocks
+
+FAMILIES = "fastspeech2_conformer", "seamless_m4t", "seamless_m4t_v2", "speecht5", "vits"
+
+
+def _class(home: str, name: str) -> type[nn.Module]:
+    try:
+        return getattr(importlib.import_module(home), name)
+    except ImportError as error:
+        pytest.skip(f"{home} is not to be had: {error}")
+
+
+def resnet(**options: object) -> tuple[nn.Module, tuple[Tensor | None, ...]]:
+    made = _class("diffusers.models.resnet", "ResnetBlock2D")
+    block = made(in_channels=32, out_channels=48, temb_channels=16, groups=8, **options)
+    return block, (torch.randn(2, 32, 33, 35), torch.randn(2, 16))
+
+
+def resnet_without_time() -> tuple[nn.Module, tuple[Tensor | None, ...]]:
+    made = _class("diffusers.models.resnet", "ResnetBlock2D")
+    return made(in_channels=32, temb_channels=None, groups=4, output_scale_factor=1.5), (
+        torch.randn(1, 32, 50, 47),
+        None,
+    )
+
+
+def tiny(activation: str = "relu", out_channels: int = 6) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    made = _class("diffusers.models.unets.unet_2d_blocks", "AutoencoderTinyBlock")
+    return made(6, out_channels, activation), (torch.randn(2, 6, 9, 7),)
+
+
+def hifigan(family: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    made = _class(f"transformers.models.{family}.modeling_{family}", "HifiGanResidualBlock")
+    return made(6, 3, (1, 3)), (torch.randn(2, 6, 50),)
+
+
+def encodec(**options: object) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    made = _class("transformers.models.encodec.modeling_encodec", "EncodecResnetBlock")
+    config = importlib.import_module("transformers").EncodecConfig(**options)
+    return made(config, 8, [1, 1]), (torch.randn(2, 8, 40),)
+
+
+MAKERS: dict[str, Callable[[], tuple[nn.Module, tuple]]] = {
+    "ResnetBlock2D": resnet,
+    "ResnetBlock2D without a time": resnet_without_time,
+    "ResnetBlock2D, upsampling": lambda: resnet(up=True),
+    "ResnetBlock2D, downsampling": lambda: resnet(down=True),
+    "ResnetBlock2D, scale and shift": lambda: resnet(time_embedding_norm="scale_shift", non_linearity="mish"),
+    "AutoencoderTinyBlock": tiny,
+    "AutoencoderTinyBlock, other channels": lambda: tiny("gelu", 5),
+    "EncodecResnetBlock": encodec,
+    "EncodecResnetBlock, norms": lambda: encodec(norm_type="time_group_norm", use_conv_shortcut=False),
+    **{f"HifiGanResidualBlock, {family}": lambda family=family: hifigan(family) for family in FAMILIES},
+}
+PLAIN = ("ResnetBlock2D", "AutoencoderTinyBlock", "EncodecResnetBlock", "HifiGanResidualBlock, vits")
+
+
+def both(name: str) -> tuple[nn.Module, nn.Module, tuple]:
+    """A block after `optimize`, the same before, and its arguments."""
+    torch.manual_seed(0)
+    stock, inputs = MAKERS[name]()
+    return aigc_fast.optimize(copy.deepcopy(stock)), stock, inputs
+
+
+def in_float64(stock: nn.Module, inputs: tuple) -> tuple[nn.Module, list[Tensor | None]]:
+    return copy.deepcopy(stock).double(), [None if tensor is None else tensor.double() for tensor in inputs]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_numbers_and_gradients_are_the_librarys(name: str) -> None:
+    fast, stock, inputs = both(name)
+    assert blocks.is_swapped(fast) != ("mish" in str(stock.extra_repr()) or "scale and shift" in name)
+    assert isinstance(fast, type(stock))
+    assert list(fast.state_dict()) == list(stock.state_dict())
+    exact, exact_inputs = in_float64(stock, inputs)
+    kept = copy.deepcopy(inputs)
+    with torch.no_grad():
+        right, theirs = exact(*exact_inputs), stock(*inputs)
+        for _ in range(2):
+            ours = fast(*inputs)
+            assert ours.stride() == theirs.stride()
+            assert relative_error(ours, right) <= max(2 * relative_error(theirs, right), 2e-6)
+    for before, after in zip(kept, inputs, strict=True):
+        assert before is None or torch.equal(before, after)
+    found = []
+    for model, given in ((fast, inputs), (stock, inputs), (exact, exact_inputs)):
+        given = [None if tensor is None else tensor.clone().requires_grad_() for tensor in given]
+        output = model.train()(*given)
+        wanted = [tensor for tensor in (*given, *model.parameters()) if tensor is not None]
+        found.append(torch.autograd.grad(output.square().sum(), wanted))
+    for ours, theirs, right in zip(*found, strict=True):
+        assert relative_error(ours, right) <= max(2 * relative_error(theirs, right), 5e-6)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_hooks_see_what_they_saw(name: str) -> None:
+    fast, stock, inputs = both(name)
+    seen: dict[int, list[tuple[str, Tensor, Tensor, Tensor]]] = {}
+    for number, block in enumerate((fast, stock)):
+        told = seen[number] = []
+        for inner, module in block.named_modules():
+            if next(module.children(), None) is None or hasattr(module, "parametrizations"):
+                module.register_forward_hook(
+                    lambda module, args, output, inner=inner, told=told: told.append(
+                        (inner, args[0], output, output.clone())
+                    )
+                )
+        with torch.no_grad():
+            block(*inputs)
+    assert [inner for inner, *_ in seen[0]] == [inner for inner, *_ in seen[1]]
+    for (inner, ours_in, ours_kept, ours), (_, theirs_in, _, theirs) in zip(seen[0], seen[1], strict=True):
+        assert relative_error(ours_in, theirs_in) < 2e-6, inner
+        assert relative_error(ours, theirs) < 2e-6, inner
+        inplace = "inplace=True" in repr(fast.get_submodule(inner))
+        assert inplace or torch.equal(ours_kept, ours), f"{inner}: what it returned was written to"
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_an_inner_module_does_otherwise_is_done(name: str) -> None:
+    fast, stock, inputs = both(name)
+    for block in (fast, stock):
+        last = [module for module in block.modules() if isinstance(module, (nn.Conv1d, nn.Conv2d))][-1]
+        last.forward = lambda x, last=last: type(last).forward(last, x) * 2
+    with torch.no_grad():
+        assert relative_error(fast(*inputs), stock(*inputs)) < 2e-6
+
+
+class TestLeft:
+    @pytest.mark.parametrize("name", PLAIN)
+    def test_a_subclass(self, name: str) -> None:
+        block, inputs = MAKERS[name]()
+        theirs = type(block)
+        block.__class__ = type("Mine", (theirs,), {"forward": lambda self, *args: theirs.forward(self, *args) * 2})
+        right = block(*inputs)
+        aigc_fast.optimize(block)
+        (entry,) = aigc_fast.report(block).blocks
+        assert (entry.swapped, entry.note) == (False, "Mine is a subclass: its forward may differ")
+        assert relative_error(block(*inputs), right) < 2e-6
+
+    @pytest.mark.parametrize("name", PLAIN)
+    def test_a_forward_of_the_instances(self, name: str) -> None:
+        block, inputs = MAKERS[name]()
+        block.forward = lambda *args: args[0] * 3
+        aigc_fast.optimize(block)
+        (entry,) = aigc_fast.report(block).blocks
+        assert (entry.swapped, entry.note) == (False, "its forward was replaced on the instance")
+        assert torch.equal(block(*inputs), inputs[0] * 3)
+
+    @pytest.mark.parametrize("name", PLAIN)
+    def test_a_forward_of_another_version(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        block, inputs = MAKERS[name]()
+
+        def forward(self: nn.Module, *args: Tensor) -> Tensor:
+            return args[0] * 3
+
+        monkeypatch.setattr(type(block), "forward", forward)
+        aigc_fast.optimize(block)
+        (entry,) = aigc_fast.report(block).blocks
+        assert not entry.swapped
+        assert entry.note.startswith("its forward is none that is known: ")
+        assert torch.equal(block(*inputs), inputs[0] * 3)
+
+    @pytest.mark.parametrize("name", PLAIN)
+    def test_a_forward_that_is_replaced_afterwards(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        fast, stock, inputs = both(name)
+        monkeypatch.setattr(type(stock), "forward", lambda self, *args: args[0] * 3)
+        assert torch.equal(fast(*inputs), inputs[0] * 3)
+
+    def test_attributes_that_were_taken_away_or_changed(self) -> None:
+        block, _ = resnet()
+        del block.nonlinearity
+        tiny_block, _ = tiny()
+        tiny_block.conv = nn.Identity()
+        vocoder, _ = hifigan("vits")
+        vocoder.convs1[0] = nn.Identity()
+        codec, _ = encodec()
+        codec.block = nn.ModuleList([nn.ELU()])
+        for left, reason in (
+            (block, "an attribute was taken away: 'ResnetBlock2D' object has no attribute 'nonlinearity'"),
+            (tiny_block, "its conv is no Sequential that ends in a convolution"),
+            (vocoder, "its convs1 and convs2 are not convolutions alone"),
+            (codec, "its block has no convolution"),
+        ):
+            (entry,) = aigc_fast.report(aigc_fast.optimize(left)).blocks
+            assert (entry.swapped, entry.note) == (False, reason)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_there_and_back_copies_and_pickles(name: str) -> None:
+    fast, stock, inputs = both(name)
+    twins = [copy.deepcopy(fast)]
+    if "Encodec" not in name:  # PyTorch pickles no parametrized modules
+        file = io.BytesIO()
+        torch.save(fast, file)
+        file.seek(0)
+        twins.append(torch.load(file, weights_only=False))
+    with torch.no_grad():
+        right = stock(*inputs)
+        for twin in twins:
+            assert type(twin) is type(fast)
+            assert relative_error(twin(*inputs), right) < 2e-6
+    assert type(aigc_fast.restore(fast)) is type(stock)
+    assert vars(fast).keys() == vars(stock).keys()
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_compiles(name: str) -> None:
+    fast, stock, inputs = both(name)
+    torch.compiler.reset()
+    # EnCodec's convolutions compute their padding with tensors.
+    compiled = torch.compile(fast, fullgraph="Encodec" not in name, backend="aot_eager")
+    with torch.no_grad():
+        assert relative_error(compiled(*inputs), stock(*inputs)) < 2e-6
+
+
+def test_the_report_tells_both_times() -> None:
+    block, inputs = tiny()
+    (entry,) = aigc_fast.report(aigc_fast.optimize(block, example_inputs=inputs)).blocks
+    assert entry.layer == "AutoencoderTinyBlock"
+    assert min(entry.torch_ms, entry.fast_ms) > 0
+    assert entry.swapped == (entry.fast_ms < entry.torch_ms)
+    assert "AutoencoderTinyBlock" in str(aigc_fast.report(block))
