@@ -18,6 +18,7 @@ from aigc_fast.ops.conv_transpose.operators import conv_activation, conv_transpo
 from aigc_fast.ops.conv_transpose.plan import CHANNELS_LAST, memory_format
 from aigc_fast.runtime.activations import Activation
 from aigc_fast.runtime.autocast import has_autocast
+from aigc_fast.runtime.imports import after_import
 from aigc_fast.runtime.lowered import keeps_casts, lowered
 from aigc_fast.runtime.modules import kind_of, stand_ins
 from aigc_fast.runtime.operator import is_traced_by_dynamo, plain_eager
@@ -252,8 +253,6 @@ class FusedSequential(nn.Sequential):
             index += length
         return input
 
-    # Dynamo guards what is read of the modules that it traces, and takes hooks and methods for what they were.
-    @torch.compiler.assume_constant_result
     def _calls(self) -> tuple[tuple[int, str], ...]:
         """How many modules each call in a graph takes, and its kind."""
         modules, index, found = list(self), 0, []
@@ -263,6 +262,10 @@ class FusedSequential(nn.Sequential):
             found.append((length, _kind_in_graphs(chain, modules[index + length :])))
             index += length
         return tuple(found)
+
+
+# Dynamo guards what is read of the modules that it traces, and takes hooks and methods for what they were.
+after_import("torch._dynamo", lambda dynamo: dynamo.assume_constant_result(FusedSequential._calls))
 
 
 def _kind_in_graphs(chain: Chain | Ended | None, following: list[nn.Module]) -> str:
