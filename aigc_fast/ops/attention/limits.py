@@ -19,10 +19,11 @@ WIDEST_HEAD, LEAST_WIDEST_QUERIES = 192, 64
 FEW_POSITIONS = 128
 # From so many positions on, its call for a whole layer, which stores all scores, is slower than the layer's parts.
 LEAST_LENGTH = 256
-# From so many keys on, a single bfloat16 query with keys of its own is PyTorch's on processors that multiply bfloat16:
-# Intel Xeon (family 6 model 207), AVX-512 BF16, 2 threads, torch 2.13.0, 2026-11-29; 1024 keys 0.53, 8192 keys 0.62.
+# From so many keys on, a single bfloat16 query with keys of its own is PyTorch's on Intel's processors that multiply
+# bfloat16: Intel Xeon (family 6 model 207), AVX-512 BF16, 2 threads, torch 2.13.0, 2026-11-29; 1024 keys 0.53, 8192
+# keys 0.62. AMD EPYC (family 26 model 2), 2026-11-30: 4.5 to 7.6.
 MANY_KEYS = 512
 # Wider heads of other sizes than its multiples are PyTorch's where nothing is hidden, on the same processors: of CPU
 # time on one thread, same machine and day, 64 to 4096 queries; sizes 33, 40, 48, 72 and 80 0.61 to 0.93, 16, 32 and 96
-# 0.98 to 1.01; the same sizes under a causal mask 1.04 to 1.11.
+# 0.98 to 1.01; the same sizes under a causal mask 1.04 to 1.11. AMD EPYC, 64 to 4096 queries of 40 and 80: 1.3 to 2.5.
 EVEN_PAIRS = 32
