@@ -61,6 +61,31 @@ def _resnet_block_2d_refusal(block: Any) -> Reason:
     return "its norms and its nonlinearity are none that run as one call"
 
 
+@functools.cache
+def _doubling() -> nn.Upsample:
+    return nn.Upsample(scale_factor=2)
+
+
+def _convolution_of(block: Any) -> nn.Module:
+    return block.conv if block.name == "conv" else block.Conv2d_0
+
+
+def _upsample_2d(block: Any, hidden_states: Tensor, output_size: Any = None, *args: Any, **kwargs: Any) -> Any:
+    if args or kwargs or output_size is not None or hidden_states.shape[1] != block.channels:
+        return NotImplemented
+    chain = chain_at([_doubling(), _convolution_of(block)], 0)
+    if _upsample_2d_refusal(block) or not chain.takes(hidden_states, hidden=True):
+        return NotImplemented
+    return chain.run(hidden_states, channels_last=False)
+
+
+def _upsample_2d_refusal(block: Any) -> Reason:
+    plain = block.use_conv and block.interpolate and not block.use_conv_transpose and block.norm is None
+    if plain and chain_at([_doubling(), _convolution_of(block)], 0):
+        return None
+    return "it does not double and convolve alone, with a kernel of 3"
+
+
 def _tiny_block(block: Any, x: Tensor) -> Any:
     conv, fuse = block.conv, block.fuse
     output = _added(conv(x), is_unwatched(conv) and len(conv) > 0 and writes_anew(conv[-1]), block.skip(x))
@@ -140,6 +165,13 @@ BLOCKS = (
         frozenset({"09614de2c837ddb5"}),
         _resnet_block_2d,
         _resnet_block_2d_refusal,
+    ),
+    Block(
+        "diffusers.models.upsampling",
+        "Upsample2D",
+        frozenset({"104b2a8bff44ad67"}),
+        _upsample_2d,
+        _upsample_2d_refusal,
     ),
     Block(
         "diffusers.models.unets.unet_2d_blocks",

@@ -1,4 +1,4 @@
-"""Batch norms folded into the weights of the convolutions before them, kept as long as nothing of them changes."""
+"""Weights of convolutions into which batch norms, and upsampling, are folded, kept as long as nothing changes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from aigc_fast.ops.conv_transpose import nearest
 from aigc_fast.ops.conv_transpose.operators import conv_activation, conv_transpose_activation
 from aigc_fast.ops.conv_transpose.plan import CHANNELS_LAST, is_dense
 from aigc_fast.runtime import native
@@ -31,7 +32,7 @@ class Statistics(NamedTuple):
 class _Fold(NamedTuple):
     stamp: tuple[Any, ...]
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
 
 
 def folded(
@@ -59,12 +60,37 @@ def folded(
     # The cap is of the machine's memory alone.
     if weight.is_cpu and not store.hold(slot, weight.nbytes + norm.mean.numel() * weight.itemsize):
         return None
-    versions = [(tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors]
-    stamp = (norm.eps, *versions, *_contents(tensors, pixels))
+    stamp = (norm.eps, *_state(tensors, pixels))
     known = slot.value
     if known is None or known.stamp != stamp:
         known = slot.value = _Fold(stamp, *_fold(weight, bias, norm, transposed, groups, channels_last))
     return known.weight, known.bias
+
+
+def doubled(weight: Tensor, groups: int, pixels: int) -> Tensor | None:
+    """`nearest.doubling_weight`, kept as long as the weight is what it was; None where there is no room to keep it.
+
+    Args:
+        weight: of a convolution.
+        groups: of it.
+        pixels: of its input, before that is doubled.
+    """
+    if not _trackable(weight):
+        return nearest.doubling_weight(weight.detach(), groups)
+    slot = store.slot_of(weight, ("doubled", groups))
+    axes = weight.dim() - 2
+    if not store.hold(slot, weight.nbytes // nearest.KERNEL**axes * nearest.DOUBLING_KERNEL**axes):
+        return None
+    stamp = tuple(_state([weight], pixels))
+    known = slot.value
+    if known is None or known.stamp != stamp:
+        known = slot.value = _Fold(stamp, nearest.doubling_weight(weight.detach(), groups), None)
+    return known.weight
+
+
+def _state(tensors: list[Tensor], pixels: int) -> list[Hashable]:
+    versions = [(tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors]
+    return [*versions, *_contents(tensors, pixels)]
 
 
 def _trackable(tensor: Tensor) -> bool:

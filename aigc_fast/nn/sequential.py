@@ -14,6 +14,7 @@ from aigc_fast.nn import conv_transpose, folding, linear, norm
 from aigc_fast.nn.drop_in import drop_in
 from aigc_fast.nn.overrides import Methods, calls_are_observed, is_unwatched
 from aigc_fast.nn.random import Dropout
+from aigc_fast.ops.conv_transpose import nearest
 from aigc_fast.ops.conv_transpose.operators import conv_activation, conv_transpose_activation
 from aigc_fast.ops.conv_transpose.plan import CHANNELS_LAST, memory_format
 from aigc_fast.runtime.activations import Activation
@@ -47,8 +48,9 @@ _LAYERS: dict[type[nn.Module], tuple[int | None, Callable[[Any, Tensor, Activati
     nn.InstanceNorm3d: (5, norm.normalized_channels),
 }
 _HEADS = _LAYERS.keys() | {ours for ours, theirs in stand_ins.items() if theirs in _LAYERS}
+_DOUBLINGS = {nn.Upsample, nn.UpsamplingNearest2d}
 # Modules that read their input only, that return it or a view of it, and that do so where they drop nothing.
-_READERS = _CONVOLUTIONS | _HEADS | {*_NORMS.values()}
+_READERS = _CONVOLUTIONS | _HEADS | {*_NORMS.values()} | _DOUBLINGS
 _VIEWS = {nn.Flatten, nn.Unflatten, nn.Identity}
 _DROPOUTS = {nn.Dropout, nn.Dropout2d, nn.Dropout3d, Dropout}
 _NARROW = 4
@@ -65,12 +67,15 @@ class Chain:
     norm: nn.Module | None
     activation: nn.Module | None
 
+    def parts(self) -> list[nn.Module]:
+        """The modules, as they follow each other."""
+        return [part for part in (self.convolution, self.norm, self.activation) if part is not None]
+
     def __len__(self) -> int:
-        return 1 + (self.norm is not None) + (self.activation is not None)
+        return len(self.parts())
 
     def __str__(self) -> str:
-        parts = (self.convolution, self.norm, self.activation)
-        return " + ".join(type(part).__name__ for part in parts if part is not None)
+        return " + ".join(type(part).__name__ for part in self.parts())
 
     def tensors(self) -> list[Tensor]:
         """Everything that the folded weight and bias are made from."""
@@ -96,8 +101,12 @@ class Chain:
             return False
         if self.norm is None and self.slope >= 0 and (hidden or not self.keeps_input):
             return True
-        needs_gradient = input.requires_grad or any(tensor.requires_grad for tensor in self.tensors())
-        return not (needs_gradient and torch.is_grad_enabled())
+        return not self.wants_gradient(input)
+
+    def wants_gradient(self, input: Tensor) -> bool:
+        """Whether the gradient to the input or to any of `tensors` is wanted."""
+        wanted = input.requires_grad or any(tensor.requires_grad for tensor in self.tensors())
+        return wanted and torch.is_grad_enabled()
 
     @property
     def slope(self) -> float:
@@ -120,21 +129,20 @@ class Chain:
 
         One by one where there is no room to keep the folded weight.
         """
-        conv = self.convolution
-        weight, bias = conv.weight, conv.bias
-        if self.norm is not None:
-            pixels = input.numel() // input.shape[1]
-            folded = folding.folded(weight, bias, _statistics(self.norm), *_kind(conv), pixels, channels_last)
-            if folded is None:
-                return self._one_by_one(input)
-            weight, bias = folded
+        found = self.weights(input, channels_last)
+        if found is None:
+            return _apart(self.parts(), input)
         if has_autocast(input):
-            input, weight, bias = lowered(input, weight, bias, input.numel() // input.shape[1])
-        return _activated(conv, input, weight, bias, self.activation)
+            input, *found = lowered(input, *found, input.numel() // input.shape[1])
+        return _activated(self.convolution, input, *found, self.activation)
 
-    def _one_by_one(self, input: Tensor) -> Tensor:
-        output = self.norm(self.convolution(input))
-        return output if self.activation is None else self.activation(output)
+    def weights(self, input: Tensor, channels_last: bool) -> tuple[Tensor, Tensor | None] | None:
+        """The convolution's weight and bias, with the norm folded in; None where there is no room to keep them."""
+        conv = self.convolution
+        if self.norm is None:
+            return conv.weight, conv.bias
+        pixels = input.numel() // input.shape[1]
+        return folding.folded(conv.weight, conv.bias, _statistics(self.norm), *_kind(conv), pixels, channels_last)
 
 
 def _slope(activation: nn.Module | None) -> float:
@@ -155,14 +163,63 @@ def _sizes(conv: nn.Module) -> tuple[Any, ...]:
     return conv.stride, conv.padding, *extra, conv.dilation, conv.groups
 
 
+def _written(activation: nn.Module | None) -> tuple[str, float]:
+    """An activation as the ops write it: its name and slope."""
+    return "none" if activation is None else _ACTIVATIONS[type(activation)], _slope(activation)
+
+
 def _activated(
     conv: nn.Module, input: Tensor, weight: Tensor, bias: Tensor | None, activation: nn.Module | None
 ) -> Tensor:
     """The convolution, with these weights, and the activation in one call."""
     fused = conv_transpose_activation if conv.transposed else conv_activation
-    name = "none" if activation is None else _ACTIVATIONS[type(activation)]
-    arguments = input, weight, bias, *_sizes(conv), name, _slope(activation)
+    arguments = input, weight, bias, *_sizes(conv), *_written(activation)
     return fused(*arguments, precision=getattr(conv, "float32_precision", None))
+
+
+@dataclass(frozen=True)
+class Doubled:
+    """Nearest-neighbour upsampling by two and what its output meets: a convolution alone, or a chain that begins so."""
+
+    upsampling: nn.Module
+    chain: Chain
+
+    def __len__(self) -> int:
+        return 1 + len(self.chain)
+
+    def __str__(self) -> str:
+        return f"{type(self.upsampling).__name__} + {self.chain}"
+
+    def takes(self, input: Any, hidden: bool) -> bool:
+        """Whether one call gives what the modules would give for this input, and sooner; see `Chain.takes`."""
+        chain = self.chain
+        if not chain.takes(input, hidden) or has_autocast(input):
+            return False
+        return nearest.gains(input, chain.convolution.weight, chain.wants_gradient(input))
+
+    def turns(self, input: Tensor) -> bool:
+        """Never: the output lies as that of the modules."""
+        return False
+
+    def run(self, input: Tensor, channels_last: bool) -> Tensor:
+        """A transposed convolution of what is not doubled; one by one where there is no room to keep its weight."""
+        conv, activation = self.chain.convolution, self.chain.activation
+        weights = self._weights(input)
+        if weights is None:
+            return _apart([self.upsampling, *self.chain.parts()], input)
+        arguments = input, *weights, *nearest.geometry(conv.weight.dim() - 2), conv.groups, *_written(activation)
+        return conv_transpose_activation(*arguments, precision=getattr(conv, "float32_precision", None))
+
+    def _weights(self, input: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        groups = self.chain.convolution.groups
+        found = self.chain.weights(input, False)
+        if found is None:
+            return None
+        weight, bias = found
+        if self.chain.wants_gradient(input):
+            return nearest.doubling_weight(weight, groups), bias
+        weight = folding.doubled(weight, groups, input.numel() // input.shape[1])
+        return None if weight is None else (weight, bias)
 
 
 @dataclass(frozen=True)
@@ -209,13 +266,15 @@ class FusedSequential(nn.Sequential):
 
     A Conv1d/2d/3d or ConvTranspose1d/2d/3d, followed by the BatchNorm of its dimension and/or ReLU, LeakyReLU, Tanh or
     Sigmoid, becomes one call: the norm is folded into weight and bias, the activation is applied as the result is
-    written. With a norm this happens in eval mode where no gradient is needed, without one also in training; with
+    written. Upsample(scale_factor=2) of mode nearest before a Conv of kernel 3, stride 1 and padding 1 is folded into
+    the weight as well: the call is a transposed convolution, of 4 products for 9 in two dimensions; float32's, where it
+    is faster. With a norm this happens in eval mode where no gradient is needed, without one also in training; with
     hooks on an inner module, under autocast to other dtypes than bfloat16, export and function transforms the modules
     run one by one as in torch.nn.Sequential. In a compiled graph a chain is one op, forward and backward, without
-    autocast. A GroupNorm, LayerNorm or InstanceNorm1d/2d/3d and one of these,
-    SiLU, GELU or ELU become one call likewise, in training too, and so does a Linear where no gradient is needed.
-    Between convolutions that end in few channels, values are kept in channels_last, which saves rearranging them. The
-    `state_dict` is torch.nn.Sequential's.
+    autocast and upsampling. A GroupNorm, LayerNorm or InstanceNorm1d/2d/3d and one of these, SiLU, GELU or ELU become
+    one call likewise, in training too, and so does a Linear where no gradient is needed. Between convolutions that end
+    in few channels, values are kept in channels_last, which saves rearranging them. The `state_dict` is
+    torch.nn.Sequential's.
 
     The folded weights are kept until a tensor that they came from changes: its version counter, address, dtype or, for
     changes made through `.data`, which no counter shows, its elements. Of those a sample is looked at where all would
@@ -258,6 +317,8 @@ class FusedSequential(nn.Sequential):
         modules, index, found = list(self), 0, []
         while index < len(modules):
             chain = None if calls_are_observed() else chain_at(modules, index)
+            if isinstance(chain, Doubled):
+                chain = None
             length = 1 if chain is None else len(chain)
             found.append((length, _kind_in_graphs(chain, modules[index + length :])))
             index += length
@@ -311,7 +372,6 @@ def _folded_in_graph(modules: list[nn.Module], input: Any) -> Any:
         return _apart(modules, input)
     activation = rest[0] if rest else None
     stride, padding, *extra, dilation, groups = _sizes(conv)
-    name = "none" if activation is None else _ACTIVATIONS[type(activation)]
     return torch.ops.aigc_fast.conv_batch_norm_activation(
         input,
         conv.weight,
@@ -326,8 +386,7 @@ def _folded_in_graph(modules: list[nn.Module], input: Any) -> Any:
         extra[0] if extra else None,
         dilation,
         groups,
-        name,
-        _slope(activation),
+        *_written(activation),
         precision=getattr(conv, "float32_precision", None),
     )
 
@@ -367,26 +426,54 @@ def _ends_narrow(modules: list[nn.Module], index: int) -> bool:
     return channels <= _NARROW
 
 
-def chains(sequential: nn.Sequential) -> list[Chain | Ended]:
+def chains(sequential: nn.Sequential) -> list[Chain | Doubled | Ended]:
     """The chains that `FusedSequential` would run as one call each."""
-    modules = list(sequential)
-    found = (chain_at(modules, index) for index in range(len(modules)))
-    return [chain for chain in found if chain is not None]
+    modules, index, found = list(sequential), 0, []
+    while index < len(modules):
+        chain = chain_at(modules, index)
+        if chain is not None:
+            found.append(chain)
+        index += 1 if chain is None else len(chain)
+    return found
 
 
-def chain_at(modules: list[nn.Module], index: int) -> Chain | Ended | None:
+def chain_at(modules: list[nn.Module], index: int) -> Chain | Doubled | Ended | None:
     """The chain that begins with `modules[index]`, or None."""
-    conv = modules[index]
-    if type(conv) in _HEADS:
-        rest = modules[index : index + 2]
-        ends = len(rest) == 2 and type(rest[1]) in _ENDINGS and all(map(_KNOWN.run_unseen, rest))
-        return Ended(*rest) if ends else None
-    if not _foldable_convolution(conv):
+    first, rest = modules[index], modules[index + 1 : index + 4]
+    if type(first) in _HEADS:
+        ends = bool(rest) and type(rest[0]) in _ENDINGS and all(map(_KNOWN.run_unseen, (first, rest[0])))
+        return Ended(first, rest[0]) if ends else None
+    if type(first) in _DOUBLINGS:
+        meets = bool(rest) and _doubles(first) and _meets_doubled(rest[0])
+        return Doubled(first, _chain_of(rest[0], rest[1:])) if meets else None
+    if not _foldable_convolution(first):
         return None
-    rest = modules[index + 1 : index + 3]
-    norm = rest.pop(0) if rest and _foldable_norm(rest[0], conv) else None
-    activation = rest[0] if rest and type(rest[0]) in _ACTIVATIONS and _KNOWN.run_unseen(rest[0]) else None
-    return Chain(conv, norm, activation) if norm is not None or activation is not None else None
+    chain = _chain_of(first, rest)
+    return chain if len(chain) > 1 else None
+
+
+def _chain_of(conv: nn.Module, following: list[nn.Module]) -> Chain:
+    """A convolution with what of the following modules can be its norm and activation."""
+    norm = following[0] if following and _foldable_norm(following[0], conv) else None
+    after = following[1:2] if norm is not None else following[:1]
+    ends = bool(after) and type(after[0]) in _ACTIVATIONS and _KNOWN.run_unseen(after[0])
+    return Chain(conv, norm, after[0] if ends else None)
+
+
+def _doubles(module: nn.Module) -> bool:
+    """Whether the module repeats every element twice along each axis."""
+    if module.mode != "nearest" or module.size is not None or not _KNOWN.run_unseen(module):
+        return False
+    factor = module.scale_factor
+    return set(factor if isinstance(factor, tuple) else (factor,)) == {nearest.STRIDE}
+
+
+def _meets_doubled(module: nn.Module) -> bool:
+    """Whether the module is a convolution that `nearest.doubling_weight` knows."""
+    if not _foldable_convolution(module) or module.transposed:
+        return False
+    sizes = ((module.kernel_size, nearest.KERNEL), (module.padding, nearest.PADDING), (module.stride, 1))
+    return all(set(given) == {expected} for given, expected in (*sizes, (module.dilation, 1)))
 
 
 def run_together(modules: list[nn.Module], input: Any, hidden: bool = False) -> Any:

@@ -39,6 +39,11 @@ def resnet_without_time() -> tuple[nn.Module, tuple[Tensor | None, ...]]:
     )
 
 
+def upsampler(**options: object) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    made = _class("diffusers.models.upsampling", "Upsample2D")
+    return made(32, use_conv=True, **options), (torch.randn(1, 32, 25, 27),)
+
+
 def tiny(activation: str = "relu", out_channels: int = 6) -> tuple[nn.Module, tuple[Tensor, ...]]:
     made = _class("diffusers.models.unets.unet_2d_blocks", "AutoencoderTinyBlock")
     return made(6, out_channels, activation), (torch.randn(2, 6, 9, 7),)
@@ -61,13 +66,15 @@ MAKERS: dict[str, Callable[[], tuple[nn.Module, tuple]]] = {
     "ResnetBlock2D, upsampling": lambda: resnet(up=True),
     "ResnetBlock2D, downsampling": lambda: resnet(down=True),
     "ResnetBlock2D, scale and shift": lambda: resnet(time_embedding_norm="scale_shift", non_linearity="mish"),
+    "Upsample2D": upsampler,
+    "Upsample2D, other channels": lambda: upsampler(out_channels=48, name="Conv2d_0", bias=False),
     "AutoencoderTinyBlock": tiny,
     "AutoencoderTinyBlock, other channels": lambda: tiny("gelu", 5),
     "EncodecResnetBlock": encodec,
     "EncodecResnetBlock, norms": lambda: encodec(norm_type="time_group_norm", use_conv_shortcut=False),
     **{f"HifiGanResidualBlock, {family}": lambda family=family: hifigan(family) for family in FAMILIES},
 }
-PLAIN = ("ResnetBlock2D", "AutoencoderTinyBlock", "EncodecResnetBlock", "HifiGanResidualBlock, vits")
+PLAIN = ("ResnetBlock2D", "Upsample2D", "AutoencoderTinyBlock", "EncodecResnetBlock", "HifiGanResidualBlock, vits")
 
 
 def both(name: str) -> tuple[nn.Module, nn.Module, tuple]:
@@ -190,7 +197,12 @@ class TestLeft:
         vocoder.convs1[0] = nn.Identity()
         codec, _ = encodec()
         codec.block = nn.ModuleList([nn.ELU()])
+        unconvolved, _ = upsampler()
+        unconvolved.conv = nn.Identity()
+        wide, _ = upsampler(kernel_size=5, padding=2)
         for left, reason in (
+            (unconvolved, "it does not double and convolve alone, with a kernel of 3"),
+            (wide, "it does not double and convolve alone, with a kernel of 3"),
             (block, "an attribute was taken away: 'ResnetBlock2D' object has no attribute 'nonlinearity'"),
             (tiny_block, "its conv is no Sequential that ends in a convolution"),
             (vocoder, "its convs1 and convs2 are not convolutions alone"),
@@ -216,6 +228,13 @@ def test_there_and_back_copies_and_pickles(name: str) -> None:
             assert relative_error(twin(*inputs), right) < 2e-6
     assert type(aigc_fast.restore(fast)) is type(stock)
     assert vars(fast).keys() == vars(stock).keys()
+
+
+def test_upsampling_to_a_size_is_the_librarys() -> None:
+    fast, stock, inputs = both("Upsample2D")
+    with torch.no_grad():
+        assert relative_error(fast(*inputs, output_size=(75, 80)), stock(*inputs, output_size=(75, 80))) < 2e-6
+        assert relative_error(fast(*inputs), stock(*inputs)) < 2e-6
 
 
 @pytest.mark.parametrize("name", PLAIN)
