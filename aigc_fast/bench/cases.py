@@ -260,8 +260,8 @@ class Shape:
 
 @dataclass(frozen=True)
 class WholeModel:
-    """A model of `aigc_fast.bench.stock`, or a `VideoRNN`, and what is done with it: "step", "penalised step" or
-    "generate"."""
+    """A model of `aigc_fast.bench.stock` or `decoders`, or a `VideoRNN`, and what is done with it: "step", "penalised
+    step", "generate" or "decode"."""
 
     model: str
     work: str
@@ -540,6 +540,8 @@ _DROPOUTS = {
 _MODELS = {
     "DCGAN, a training step": WholeModel("dcgan", "step"),
     "DCGAN, images generated": WholeModel("dcgan", "generate"),
+    "HiFi-GAN, a second of sound": WholeModel("hifigan", "decode", 1),
+    "VAE decoder of latent diffusion, a 256×256 image": WholeModel("latent decoder", "decode", 1),
     "WGAN-GP, a training step of the critic": WholeModel("dcgan", "penalised step"),
     "ConvVAE, a training step": WholeModel("vae", "step"),
     "VideoRNN, ConvLSTM, a training step": WholeModel("video", "step", 16),
@@ -656,7 +658,7 @@ CASES: tuple[Case, ...] = (
     *_chosen("models", _MODELS, _OF_STEPS, FLOAT32, TRAINING),
     *_all("seq2seq", {n: c for n, c in _ANSWERING.items() if c.work == "step"}, (FLOAT32, TRAINING)),
     *_all("seq2seq", {n: c for n, c in _ANSWERING.items() if c.work != "step"}, (FLOAT32, FORWARD)),
-    *_chosen("models", _MODELS, ("DCGAN, images generated",), FLOAT32, FORWARD),
+    *_all("models", {n: c for n, c in _MODELS.items() if c.work in ("generate", "decode")}, (FLOAT32, FORWARD)),
 )
 OPS = tuple(dict.fromkeys(case.op for case in CASES))
 WHOLE = ("models", "seq2seq", "decode", "decode_costs", "sampling")

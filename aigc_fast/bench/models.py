@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aigc_fast import functional
-from aigc_fast.bench import stock
+from aigc_fast.bench import decoders, stock
 from aigc_fast.bench.cases import Case, WholeModel
 from aigc_fast.bench.contest import CHANNELS_LAST, OURS, PYTORCH, Contest
 from aigc_fast.bench.parity import check_parity, comparable, in_float64
@@ -20,13 +20,20 @@ from aigc_fast.training import gradient_penalty
 
 _PENALTY = 10.0
 _KINDS: dict[str, type[nn.Module]] = {"dcgan": stock.StockDCGAN, "vae": stock.StockConvVAE}
+# What is decoded, but for the batch.
+_DECODERS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
+    "hifigan": (decoders.StockHiFiGAN, (decoders.MELS, decoders.FRAMES)),
+    "latent decoder": (decoders.StockLatentDecoder, decoders.LATENT_SHAPE),
+}
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Sequence[Tensor]]
 
 
 def whole_model(case: Case) -> Contest:
-    """A step of training, or a batch generated."""
+    """A step of training, or a batch generated or decoded."""
     call: WholeModel = case.call
+    if call.model in _DECODERS:
+        return _decoding(call)
     if call.model not in _KINDS:
         return video_model(case)
     plain = _KINDS[call.model]()
@@ -39,6 +46,28 @@ def whole_model(case: Case) -> Contest:
         for name, model, ours in ((OURS, fast, True), (PYTORCH, plain, False))
     ]
     return Contest(ways[0], ways[1], partial(_gate, call, plain, fast, images, z))
+
+
+def _decoding(call: WholeModel) -> Contest:
+    kind, shape = _DECODERS[call.model]
+    plain = kind().eval()
+    fast, z = optimize(copy.deepcopy(plain)), torch.randn(call.batch, *shape)
+    layouts = ("", CHANNELS_LAST) if z.dim() == 4 else ("",)
+    ways = [
+        {name + layout: partial(_decoded, _in_layout(model, layout), z) for layout in layouts}
+        for name, model in ((OURS, fast), (PYTORCH, plain))
+    ]
+
+    def gate() -> tuple[float, float]:
+        exact = _decoded(in_float64(plain), z.double())
+        return check_parity([_decoded(fast, z)], [_decoded(plain, z)], [exact], torch.float32)
+
+    return Contest(ways[0], ways[1], gate)
+
+
+def _decoded(model: nn.Module, z: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(z)
 
 
 def _in_layout(model: nn.Module, layout: str) -> nn.Module:

@@ -23,6 +23,10 @@ INTRODUCTION = (
     "section."
 )
 TITLES = {
+    "models": (
+        "Whole models",
+        "Stock PyTorch against the same model after `optimize`. On your machine: `aigc-fast bench --op models`.",
+    ),
     "conv_transpose": (
         "Transposed convolution",
         "Layers of GANs, vocoders and U-Nets; kernel 4, stride 2, padding 1 where nothing else is said.",
@@ -56,7 +60,6 @@ TITLES = {
         "A training step of `Seq2SeqTransformer` against the same on `torch.nn.Transformer`; answers against loops "
         "that keep keys and values, over the weights of `torch.nn.TransformerDecoderLayer`, the encoder included.",
     ),
-    "models": ("Whole models", "Stock PyTorch against the same model after `optimize`."),
     "examples": (
         "Each public function",
         "The typical call that `aigc-fast explain` shows; against our reference where PyTorch has no such function.",

@@ -155,7 +155,7 @@ def test_the_cases_are_told_apart_and_hold_what_nobody_tunes_for():
     assert any(call.inputs == 1 for call in odd)
     assert any(size % 2 for call in odd for size in call.spatial)
     assert {case.name for case in CASES if case.op == "examples"} == set(functions)
-    assert {case.call.work for case in CASES if case.op == "models"} == {"step", "penalised step", "generate"}
+    assert {case.call.work for case in CASES if case.op == "models"} == {"step", "penalised step", "generate", "decode"}
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def demo(
     device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make a stock DCGAN faster, train on digits, sounds, text and video, and show and play it all on one page.
+    """Make stock models faster, train on digits, sounds, text and video, and show and play it all on one page.
 
     A few minutes on two cores; the page is out/demo/index.html.
     """
@@ -91,8 +91,8 @@ def demo(
     folder, dataset, sounds = make_folder(out), digits(), load_sounds(seconds=QUICK_SOUND if quick else 1.0)
     texts = load_text()
     clips = moving_digits(QUICK_CLIPS, frames=VIDEO_FRAMES) if quick else moving_digits(frames=VIDEO_FRAMES)
-    console.rule("A stock PyTorch DCGAN, before and after aigc_fast.optimize")
-    comparison = compare(dataset.batch(slice(0, batch)).to(place), seconds_per_row, _tell_row)
+    console.rule("Stock PyTorch models, before and after aigc_fast.optimize")
+    comparison = compare(dataset.batch(slice(0, batch)).to(place), seconds_per_row, _tell_row, small=quick)
     _tell_parity(comparison)
     console.rule("Training on digits")
     conditional = {**GAN_MODEL, "num_classes": dataset.num_classes}

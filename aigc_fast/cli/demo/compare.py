@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aigc_fast import functional
-from aigc_fast.bench import stock
+from aigc_fast.bench import decoders, stock
 from aigc_fast.bench.parity import comparable, in_float64, relative_error, worst_error
 from aigc_fast.optimize import Report, optimize, report
 from aigc_fast.runtime.timing import Timing, interleaved
@@ -169,6 +169,31 @@ def _vae_row(images: Tensor, seconds: float) -> Row:
     return _model_row("Whole model", f"ConvVAE training step, batch {len(images)}", calls, errors, seconds)
 
 
+def _decoder_rows(device: torch.device, seconds: float, small: bool) -> Iterator[Row]:
+    """A vocoder and a decoder of latent images, as their users call them."""
+    vocoder = decoders.StockHiFiGAN(32) if small else decoders.StockHiFiGAN()
+    yield _decoder_row("HiFi-GAN, a second of sound", vocoder, (decoders.MELS, decoders.FRAMES), device, seconds)
+    decoder = decoders.StockLatentDecoder((32, 16, 8, 8)) if small else decoders.StockLatentDecoder()
+    yield _decoder_row("VAE decoder, a 256×256 image", decoder, decoders.LATENT_SHAPE, device, seconds)
+
+
+def _decoder_row(name: str, plain: nn.Module, shape: tuple[int, ...], device: torch.device, seconds: float) -> Row:
+    """Of ours the faster layout, as of PyTorch's."""
+    plain = plain.to(device).eval()
+    x = torch.randn(1, *shape, device=device)
+    models = {"stock": plain, "fast": optimize(copy.deepcopy(plain))}
+    if x.dim() == 4:
+        models |= {"channels_last": _channels_last(plain), "fast channels_last": optimize(_channels_last(plain))}
+    calls = {way: lambda model=model: _generate(model, x) for way, model in models.items()}
+    exact = _generate(in_float64(plain), x.cpu().double())
+    errors = {way: relative_error(call(), exact) for way, call in calls.items()}
+    times = interleaved(calls, seconds)
+    ours = [way for way in models if way.startswith("fast")]
+    best = min((times[way] for way in ours), key=lambda timing: timing.median)
+    error = max(errors[way] for way in ours)
+    return Row("Whole model", name, times["stock"], times.get("channels_last"), best, error, errors["stock"])
+
+
 def _inputs_of(model: stock.StockDCGAN, images: Tensor, z: Tensor) -> dict[str, Tensor]:
     """What each layer of the generator and the discriminator is called with, by the layer's name."""
     found: dict[str, Tensor] = {}
@@ -266,13 +291,16 @@ def _sampling_row(device: torch.device, seconds: float) -> Row:
     return Row("One layer, forward and backward", name, times["stock"], None, times["fast"], *errors)
 
 
-def compare(images: Tensor, seconds: float, on_row: Callable[[Row], None] = lambda row: None) -> Comparison:
-    """Optimises a stock DCGAN, proves parity, and times both.
+def compare(
+    images: Tensor, seconds: float, on_row: Callable[[Row], None] = lambda row: None, small: bool = False
+) -> Comparison:
+    """Optimises a stock DCGAN, proves parity, and times both; then other models and layers.
 
     Args:
         images: (N, 1, 28, 28) training images in [-1, 1], on the device that is timed; N is the batch size.
         seconds: about how long each line of the table is measured.
         on_row: called with each line as it is ready.
+        small: whether the vocoder and the decoder of latent images have few channels.
     """
     torch.manual_seed(0)
     plain = stock.StockDCGAN().to(images.device)
@@ -284,6 +312,7 @@ def compare(images: Tensor, seconds: float, on_row: Callable[[Row], None] = lamb
         _step_rows(plain, fast, images, parity, seconds),
         _generation_rows(plain, fast, z, seconds),
         (_vae_row(images, seconds) for _ in range(1)),
+        _decoder_rows(images.device, seconds, small),
         _layer_rows(plain, fast, images, z, seconds),
         (_sampling_row(images.device, seconds) for _ in range(1)),
     ):

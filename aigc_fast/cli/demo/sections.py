@@ -53,8 +53,9 @@ def add_comparison(page: Page, comparison: Comparison) -> None:
     """The stock DCGAN, before and after `optimize`."""
     page.heading("The same model, sooner")
     page.paragraph(
-        "A DCGAN and a ConvVAE written with nothing but torch.nn go through aigc_fast.optimize, which swaps their "
-        "layers in place. The numbers come first, then the time."
+        "A DCGAN, a ConvVAE, a HiFi-GAN vocoder and the decoder of latent diffusion's VAE, written with nothing but "
+        "torch.nn, go through aigc_fast.optimize, which swaps their layers in place. The numbers come first, then the "
+        "time."
     )
     page.add("<pre>model = aigc_fast.optimize(model)</pre>", parity_cards(comparison))
     page.paragraph(
