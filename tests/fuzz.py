@@ -145,7 +145,8 @@ def check(
     with torch.no_grad():
         upstream = [torch.randn(output.shape).to(setting.dtype) for output in _outputs(exact(*doubles))]
     reference = every_gradient(exact, doubles, upstream)
-    nearby = every_gradient(exact, [_a_rounding_away(tensor) for tensor in doubles], upstream)
+    away = [[_a_rounding_away(tensor.double()) for tensor in tensors] for tensors in (rounded, upstream)]
+    nearby = every_gradient(exact, *away)
     laid = [LAYOUTS[setting.layout](tensor) for tensor in rounded]
     if peer_fails:
         peer = [result.to(setting.dtype) for result in reference]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import struct
 import sys
 from pathlib import Path
 
@@ -314,7 +315,10 @@ def test_gguf_files_that_lie_are_told(tmp_path):
     path = tmp_path / "a.gguf"
     write_gguf(path, decoder("llama"))
     content = path.read_bytes()
-    for damaged in (b"", b"GGUF", content[: len(content) // 2], content[:-7], b"\0" * 100, content[:20] + content[40:]):
+    # A list, 9, of whole numbers, 4, that has 2⁴⁰ of them.
+    endless = content[:16] + struct.pack("<QQ3sIIQ", 1, 3, b"own", 9, 4, 2**40)
+    cut = content[: len(content) // 2]
+    for damaged in (b"", b"GGUF", cut, content[:-7], b"\0" * 100, content[:20] + content[40:], endless):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"a\.gguf") as told:
             Llama.from_pretrained(path)

@@ -110,11 +110,24 @@ def gguf_source(path: Path) -> Source:
 def _reader(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    library_ = _library()
+    reader = _bounded_reader(_library().GGUFReader)
     try:
-        return library_.GGUFReader(path)
+        return reader(path)
     except Exception as error:  # whatever NumPy says of what is not there
         raise UserError(f"{path}: the file is damaged or no GGUF file: {error}") from None
+
+
+def _bounded_reader(reader: Any) -> Any:
+    """The reader, which would else look for as many numbers as a file says that it has, where it has ended."""
+
+    class Bounded(reader):
+        def _get(self, offset: int, dtype: Any, count: int = 1, **order: Any) -> Any:
+            found = super()._get(offset, dtype, count, **order)
+            if len(found) < count:
+                raise ValueError(f"it ends before its byte {offset + int(count) * found.itemsize}")
+            return found
+
+    return Bounded
 
 
 def _contents(field: Any, path: Path) -> Any:
