@@ -21,6 +21,9 @@ from aigc_fast.training.batch_norm import over_ranks
 from aigc_fast.training.config import TrainingConfig
 from aigc_fast.training.parts import share_out, whole
 
+SHARE = "share"
+"""In a group of an optimizer's parameters: by what its learning rate is multiplied."""
+
 
 class Trainer(ABC):
     """What changes from step to step, and the step.
@@ -105,7 +108,7 @@ class Trainer(ABC):
         Args:
             loss: the mean over the part of the batch that is here.
             name: the optimizer's.
-            rate: its learning rate from now on; None leaves it.
+            rate: its learning rate from now on, of which groups have their `SHARE`; None leaves it.
             clip: the largest norm of the model's gradient; a longer one is shortened to it.
 
         Returns:
@@ -114,7 +117,7 @@ class Trainer(ABC):
         optimizer = self.optimizers[name]
         if rate is not None:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get(SHARE, 1.0)
         optimizer.zero_grad()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if self.is_sharded:
@@ -160,7 +163,9 @@ class Trainer(ABC):
         self.model.eval()
 
 
-def adam(parameters: Iterator[nn.Parameter], rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
+def adam(
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], rate: float, betas: tuple[float, float]
+) -> torch.optim.Adam:
     """Adam in one kernel."""
     return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True)
 

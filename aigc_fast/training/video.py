@@ -15,6 +15,7 @@ from aigc_fast.models.video.rnn import CORES
 from aigc_fast.settings import Setting
 from aigc_fast.training.config import require
 from aigc_fast.training.text import CLIP, WARM_UP
+from aigc_fast.training.trainer import SHARE, adam
 from aigc_fast.training.vae import VAEConfig, VAETrainer
 
 SCHEDULES = ("linear", "exponential", "inverse-sigmoid", "none")
@@ -25,10 +26,12 @@ class VideoConfig(VAEConfig):
     """Training of a `VideoRNN`: the VAE's loss, in nats a frame, with scheduled sampling (Bengio, Vinyals, Jaitly and
     Shazeer, "Scheduled Sampling for Sequence Prediction with Recurrent Neural Networks", 2015).
 
-    After the given frames, each step reads the model's own frame instead of the true one with a probability that grows
-    from 0 as the schedule says.
+    How clips begin is learned of several places in each. After the given frames, each step reads the model's own frame
+    instead of the true one with a probability that grows from 0 as the schedule says.
 
     Attributes:
+        beginnings: places in each clip, drawn anew in each step, that it could begin with.
+        beginnings_rate: the learning rate of what clips begin with, as a multiple of the others'.
         schedule: how that probability grows: one of `SCHEDULES`; "none" for true frames throughout.
         schedule_steps: the steps after which it has grown to about `own_share`.
         own_share: the most that it becomes.
@@ -40,6 +43,10 @@ class VideoConfig(VAEConfig):
         UserError: on a value out of range.
     """
 
+    beta: float = 0.5
+    warmup: int = 300
+    beginnings: int = 8
+    beginnings_rate: float = 3.0
     schedule: str = "linear"
     schedule_steps: int = 400
     own_share: float = 1.0
@@ -54,11 +61,13 @@ class VideoConfig(VAEConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {', '.join(SCHEDULES)}")
+        require(self.beginnings >= 1, "beginnings", self.beginnings, "at least 1")
         require(self.schedule_steps >= 1, "schedule_steps", self.schedule_steps, "at least 1")
         require(0 <= self.own_share <= 1, "own_share", self.own_share, "0 to 1")
         for name in ("warm_up", "halving"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        require(0 < self.clip < math.inf, "clip", self.clip, "above 0 and finite")
+        for name in ("beginnings_rate", "clip"):
+            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "above 0 and finite")
 
 
 class VideoTrainer(VAETrainer):
@@ -77,6 +86,9 @@ class VideoTrainer(VAETrainer):
         Setting("core", str, f"What remembers: {' or '.join(CORES)}.", shapes_model=True),
         Setting("prior", str, f"Of the latent core: {' or '.join(PRIORS)}.", shapes_model=True),
         Setting("given", int, "Frames that it is given, and that are always true.", least=1, shapes_model=True),
+        Setting("things", int, "Things that move in clips of nothing.", least=1, shapes_model=True),
+        Setting("beginnings", int, "Places in each clip that it could begin with as well.", least=1),
+        Setting("beginnings_rate", float, "Learning rate of what clips begin with, as a multiple of the others'."),
         Setting("schedule", str, f"How the model's own frames come in: {', '.join(SCHEDULES)}."),
         Setting("schedule_steps", int, "Steps until they have.", least=1),
         Setting("own_share", float, "The share of them after that."),
@@ -85,6 +97,14 @@ class VideoTrainer(VAETrainer):
         CLIP,
     )
     shown = ("loss", "kl")
+
+    def __init__(self, model: VideoRNN, config: VideoConfig) -> None:
+        super().__init__(model, config)
+        begun = list(model.beginnings.parameters())
+        places = {id(parameter) for parameter in begun}
+        others = [parameter for parameter in model.parameters() if id(parameter) not in places]
+        groups = [{"params": others}, {"params": begun, SHARE: config.beginnings_rate}]
+        self.optimizers["model"] = adam(groups, config.learning_rate, (0.9, 0.999))
 
     def own_probability(self) -> float:
         """Of a step of the coming batch, after the given frames, to read the model's own frame."""
@@ -106,11 +126,13 @@ class VideoTrainer(VAETrainer):
 
     def _step(self, inputs: Tensor, labels: Tensor | None) -> Mapping[str, Tensor | float]:
         probability, rate = self.own_probability(), self.learning_rate()
+        # Each is followed by another frame.
+        beginnings = torch.randperm(inputs.shape[1] - 1)[: self.config.beginnings].tolist()
         # A step reads the frame before it: the first after the given ones reads the last of those.
         after = range(self.model.given + 1, inputs.shape[1])
         own = [
             step for step, chance in zip(after, torch.rand(len(after)).tolist(), strict=True) if chance < probability
         ]
-        loss, values = self._loss(*self.model(inputs, labels, own))
+        loss, values = self._loss(*self.model(inputs, labels, own, beginnings))
         norm = self._descend(loss, rate=rate, clip=self.config.clip)
         return {**values, "own": len(own) / max(1, len(after)), "gradient": norm, "learning_rate": rate}

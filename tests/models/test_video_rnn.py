@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
+from aigc_fast import functional
 from aigc_fast import nn as fast
 from aigc_fast.models import VideoRNN
 from aigc_fast.models.likelihood import pixel_log_likelihood
@@ -45,22 +46,48 @@ def log_likelihood(model, means, truth):
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
-@pytest.mark.parametrize("own", [(), (4, 5, 6), (6,)])
+@pytest.mark.parametrize("own", [(), (2, 3), (4, 5, 6), (6,)])
 def test_training_counts_what_predictions_of_the_same_frames_would(own, likelihood):
-    """The second of two clips, of which nothing is told, frame by frame and side by side."""
+    """Frame by frame and side by side; the second frame by half, the first two as they are drawn."""
     model = model_of("convlstm", likelihood=likelihood).double().eval()
     clips = clips_of(model, 2).double()
+    torch.manual_seed(3)
     found, kl, _, _ = model(clips, own=own)
-    expected, shown = 0.0, clips[1:].clone()
+    torch.manual_seed(3)
+    of_first, of_second, expected_kl = begun(model, clips[:, :2])
+    expected = of_first + of_second / 2
     for step in range(1, 7):
         # Steps of their own read what the model foretold of the frame before, as predictions go on by themselves.
         begin = step
         while begin in own:
             begin -= 1
-        mean = model.predict(clips[1:, :begin], step - begin + 1)[:, -1]
-        expected = expected + log_likelihood(model, mean, shown[:, step]) / 7
-    torch.testing.assert_close(found[1:], expected)
-    assert kl[1] == 0 < kl[0]
+        mean = model.predict(clips[:, :begin], step - begin + 1)[:, -1]
+        expected = expected + log_likelihood(model, mean, clips[:, step]) * (0.5 if step == 1 else 1)
+    torch.testing.assert_close(found, expected / 7, rtol=1e-5, atol=0)
+    torch.testing.assert_close(kl, expected_kl / 7)
+
+
+def begun(model, pairs):
+    """log p(x|z) of the first and the second of pairs of frames, and the divergence, (N,) each."""
+    mu, logvar = model.beginnings.infer(pairs, pairs.new_zeros(len(pairs), 0))
+    z, kl = functional.reparameterize_kl(mu.flatten(0, 1), logvar.flatten(0, 1))
+    decoded = model.beginnings(z.view_as(mu), pairs.new_zeros(len(pairs), 0))
+    found = (
+        pixel_log_likelihood(decoded[:, place], pairs[:, place], model.likelihood, model.log_scale)
+        for place in range(2)
+    )
+    return *found, kl.view(mu.shape[:2]).sum(0)
+
+
+def test_clips_begin_at_the_places_that_are_told_and_these_count_by_their_mean():
+    model = model_of("convlstm", things=2).double()
+    clips = clips_of(model, 3).double()
+    kls = [begun(model, clips[:, place : place + 2])[2] for place in (1, 4, 5)]
+    assert not torch.allclose(kls[0], kls[1])
+    _, kl, mu, logvar = model(clips, beginnings=(1, 4, 5))
+    torch.testing.assert_close(kl, sum(kls) / 3 / 7)
+    # Of three places, two things and three clips.
+    assert mu.shape == logvar.shape == (3 * 2 * 3, 3)
 
 
 def test_steps_side_by_side_are_those_one_after_the_other(core):
@@ -69,7 +96,7 @@ def test_steps_side_by_side_are_those_one_after_the_other(core):
     inputs = torch.randn(6, 2, model.encoder.coarse, 2, 3, dtype=torch.float64)
     classes, noise = torch.zeros(2, 0, dtype=torch.float64), torch.randn(7, 2, 3, dtype=torch.float64)
     whole, parts = Drawn(noise), Drawn(noise)
-    state = again = model.core.begin(None, classes, 0)
+    state = again = model.core.begin(classes)
     together, state = model.core(inputs, state, whole, classes)
     found = []
     for step in inputs:
@@ -82,16 +109,16 @@ def test_steps_side_by_side_are_those_one_after_the_other(core):
 @pytest.mark.parametrize("num_classes", [None, 3])
 @pytest.mark.parametrize("own", [(), (4, 6)])
 def test_gradients_reach_every_parameter(core, num_classes, own):
-    model = model_of(core, num_classes=num_classes, likelihood="gaussian")
+    model = model_of(core, num_classes=num_classes, likelihood="gaussian", latent_dim=8)
     found, kl, mu, logvar = model(clips_of(model, 5), None if num_classes is None else torch.arange(5) % 3, own)
     (kl.mean() - found.mean()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
-    assert mu.shape == logvar.shape == (3 if core == "convlstm" else 5 * 7, 3)
-    assert (kl[:3] > 0).all()
-    assert bool((kl[3:] > 0).all()) == (core != "convlstm")
+    # Of each clip one for its thing and, to a latent core, one for each step.
+    assert mu.shape == logvar.shape == (5 if core == "convlstm" else 5 * 7, 8)
+    assert (kl > 0).all()
 
 
 @pytest.mark.parametrize("frames", [1, 4, 9])
@@ -135,8 +162,13 @@ def test_a_class_changes_what_is_drawn_of_nothing(core):
 def test_clips_of_another_length_are_drawn(core):
     model = model_of(core)
     z = model.prior(2, frames=11)
-    assert model.decode(z, frames=11).shape == (2, 11, *model.frame_shape)
-    assert model.latent_dim == (3 if core == "convlstm" else 21)
+    whole = model.decode(z, frames=11)
+    assert whole.shape == (2, 11, *model.frame_shape)
+    assert model.latent_dim == (3 if core == "convlstm" else 3 * 6)
+    for frames in (1, 2, 5):
+        torch.testing.assert_close(
+            model.decode(z[:, : model.prior(1, frames=frames).shape[1]], frames=frames), whole[:, :frames]
+        )
 
 
 def test_the_convlstm_is_its_formula():
@@ -246,6 +278,7 @@ def test_its_layers_are_the_package_s():
         ({"frame_shape": (1, 10, 8)}, "multiples of 4"),
         ({"frame_shape": (8, 8)}, "frame_shape=(8, 8): expected (channels, height, width)"),
         ({"hidden": 0}, "hidden=0"),
+        ({"things": 0}, "things=0"),
     ],
 )
 def test_what_cannot_be_built_is_told(config, words):

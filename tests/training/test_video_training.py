@@ -47,7 +47,9 @@ def test_own_frames_come_in_from_none_to_their_share(schedule):
 def test_the_steps_that_read_own_frames_come_after_the_given_ones(clips, monkeypatch):
     model, read = tiny(), []
     forward = VideoRNN.forward
-    monkeypatch.setattr(VideoRNN, "forward", lambda self, x, y, own: read.append(own) or forward(self, x, y, own))
+    monkeypatch.setattr(
+        VideoRNN, "forward", lambda self, x, y, own, *a: read.append(own) or forward(self, x, y, own, *a)
+    )
     for share in (0.0, 1.0, 0.5):
         trainer = VideoTrainer(model, VideoConfig(schedule_steps=1, own_share=share))
         trainer.step_count = 5
@@ -56,6 +58,31 @@ def test_the_steps_that_read_own_frames_come_after_the_given_ones(clips, monkeyp
     assert read[:8] == [[]] * 8
     assert read[8:16] == [[3, 4, 5]] * 8
     assert len({tuple(own) for own in read[16:]}) > 1
+
+
+def test_clips_begin_at_other_places_in_each_step_and_always_before_their_last_frame(clips, monkeypatch):
+    model, read = tiny(), []
+    forward = VideoRNN.forward
+    monkeypatch.setattr(VideoRNN, "forward", lambda self, *args: read.append(args[-1]) or forward(self, *args))
+    trainer = VideoTrainer(model, VideoConfig(beginnings=3))
+    torch.manual_seed(0)
+    for _ in range(12):
+        trainer.step(clips.batch(slice(0, 4)))
+    assert all(len(set(places)) == 3 for places in read)
+    assert {place for places in read for place in places} == set(range(5))
+    assert len({tuple(places) for places in read}) > 6
+    VideoTrainer(model, VideoConfig(beginnings=100)).step(clips.batch(slice(0, 4)))
+    assert sorted(read[-1]) == [0, 1, 2, 3, 4]
+
+
+def test_what_clips_begin_with_has_a_learning_rate_of_its_own(clips):
+    trainer = trainer_of(learning_rate=1e-3, beginnings_rate=4.0, warm_up=2)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.step(clips.batch(slice(0, 4)))
+    for name, value in trainer.model.named_parameters():
+        # Adam's first step is the learning rate's, half of which the first of two has.
+        rate = 5e-4 * (4 if name.startswith("beginnings") else 1)
+        assert (value - before[name]).abs().max().item() == pytest.approx(rate, rel=1e-2), name
 
 
 def test_the_learning_rate_warms_up_and_halves(clips):
@@ -72,7 +99,8 @@ def test_the_weight_of_the_kl_and_free_bits_are_counted_in_the_loss(clips):
     batch = clips.batch(slice(0, 6))
     for settings in ({}, {"beta": 0.5}, {"warmup": 10}, {"free_bits": 3.0}):
         torch.manual_seed(1)
-        values = VideoTrainer(tiny(core="latent"), VideoConfig(**settings)).step(batch)
+        config = VideoConfig(**{"beta": 1.0, "warmup": 0, **settings})
+        values = VideoTrainer(tiny(core="latent"), config).step(batch)
         beta = {"beta": 0.5, "warmup": 0.1}.get(next(iter(settings), ""), 1.0)
         counted = 6.0 if "free_bits" in settings else values["kl"]
         assert values["beta"] == pytest.approx(beta)
@@ -106,6 +134,8 @@ def test_foretold_clips_begin_with_the_given_frames(clips):
         ({"own_share": 1.5}, "own_share=1.5: expected 0 to 1"),
         ({"halving": -1}, "halving=-1"),
         ({"clip": 0}, "clip=0"),
+        ({"beginnings": 0}, "beginnings=0: expected at least 1"),
+        ({"beginnings_rate": 0.0}, "beginnings_rate=0.0: expected above 0"),
     ],
 )
 def test_settings_out_of_range_are_told(settings, words):

@@ -59,7 +59,7 @@ def watch(
         config: of the model.
     """
     half = max(1, steps // 2)
-    training = {"batch_size": BATCH, "learning_rate": RATE, "schedule_steps": half, "halving": half}
+    training = {"batch_size": BATCH, "learning_rate": RATE, "schedule_steps": half, "halving": half, "warmup": half}
     result = trained("video", dataset, steps, folder, console, config, training, device)
     model = result.model
     truth, foretold = foretell(model, dataset, SHOWN, SEED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,6 @@ from aigc_fast.ops.recurrent.maps import conv_lstm, step_by_step
 from aigc_fast.runtime.operator import plain_eager
 
 PRIORS = ("learned", "fixed")
-# Frames of a clip that its start code is inferred from: where things are, and how they move.
-_STARTING = 3
 _KNOWN = Methods([fast.Conv2d])
 
 
@@ -26,33 +24,30 @@ class Core(nn.Module, ABC):
     Sequences come time first. A class is (N, num_classes): weights, all 0 where nobody knows it.
 
     Attributes:
-        stepwise: whether each step has a latent vector; else the clip has one, and may begin without.
         maps: channels of what it gives to the decoder.
-        latent_dim: size of a latent vector.
     """
 
-    stepwise: ClassVar[bool]
     maps: int
-    latent_dim: int
 
     @abstractmethod
-    def latents_of(self, frames: int) -> int:
-        """How many latent vectors so many frames of a clip have."""
+    def latents_of(self, steps: int) -> int:
+        """How many latent vectors so many steps have."""
 
     @abstractmethod
     def seen(self, frames: int) -> int:
         """How many first frames of a clip its posterior reads."""
 
     @abstractmethod
-    def infer(self, features: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """μ and log σ² of the posterior, (steps, N, latent_dim), of the features (T, N, F, h, w) of seen frames."""
+    def infer(self, features: Tensor, classes: Tensor) -> tuple[Tensor, Tensor] | None:
+        """μ and log σ² of the posterior, (T, N, latent_dim), of the frames whose features are (T, N, F, h, w); None
+        where steps have no latent vectors."""
 
     @abstractmethod
-    def begin(self, latents: Latents | None, classes: Tensor, told: int) -> Any:
-        """The state before N clips, `told` of which, the first, have latents that say how they begin."""
+    def begin(self, classes: Tensor) -> Any:
+        """The state before N clips."""
 
     @abstractmethod
-    def forward(self, inputs: Tensor, state: Any, latents: Latents, classes: Tensor) -> tuple[Tensor, Any]:
+    def forward(self, inputs: Tensor, state: Any, latents: Latents | None, classes: Tensor) -> tuple[Tensor, Any]:
         """Maps (T, N, maps, h, w) of the features (T, N, F, h, w) of the frames before, and the state after them."""
 
 
@@ -97,64 +92,39 @@ class ConvLSTM(nn.Module):
 
 
 class ConvLSTMCore(Core):
-    """A `ConvLSTM`, whose state begins with a latent vector for the whole clip, or with nothing.
+    """A `ConvLSTM`: all is said by the frames that it has seen.
 
     Args:
         features: channels of the frames' features.
         side: (height, width) of the features.
         hidden: channels of the state.
-        latent_dim: size of the latent vector.
-        classes: number of classes, 0 for none.
     """
 
-    stepwise = False
-
-    def __init__(self, features: int, side: tuple[int, int], hidden: int, latent_dim: int, classes: int) -> None:
+    def __init__(self, features: int, side: tuple[int, int], hidden: int) -> None:
         super().__init__()
-        self.maps, self.latent_dim, self.side = hidden, latent_dim, side
-        cells = side[0] * side[1]
-        self.code = nn.Sequential(
-            nn.Linear(_STARTING * features * cells + classes, 2 * hidden),
-            nn.LeakyReLU(0.2),
-            nn.Linear(2 * hidden, 2 * latent_dim),
-        )
-        self.start = nn.Sequential(
-            nn.Linear(latent_dim + classes, 2 * hidden),
-            nn.LeakyReLU(0.2),
-            nn.Linear(2 * hidden, 2 * hidden * cells),
-        )
+        self.maps, self.side = hidden, side
         self.recurrent = ConvLSTM(features, hidden)
 
-    def latents_of(self, frames: int) -> int:
-        """See `Core`: one, for all of them."""
-        return 1
+    def latents_of(self, steps: int) -> int:
+        """See `Core`: none."""
+        return 0
 
     def seen(self, frames: int) -> int:
-        """See `Core.seen`."""
-        return min(_STARTING, frames)
+        """See `Core.seen`: there is none."""
+        return 0
 
-    def infer(self, features: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Core.infer`."""
-        missing = _STARTING - len(features)
-        first = torch.cat([features, features[-1:].expand(missing, *features.shape[1:])]) if missing > 0 else features
-        flat = first[:_STARTING].transpose(0, 1).flatten(1)
-        mu, logvar = split(self.code(torch.cat([flat, classes], dim=1)))
-        return mu[None], logvar[None]
+    def infer(self, features: Tensor, classes: Tensor) -> None:
+        """See `Core.infer`: nothing."""
 
-    def begin(self, latents: Latents | None, classes: Tensor, told: int) -> tuple[Tensor, Tensor]:
+    def begin(self, classes: Tensor) -> tuple[Tensor, Tensor]:
         """See `Core.begin`."""
-        state = classes.new_zeros(len(classes), 2, self.maps, *self.side)
-        if latents is not None:
-            prior = classes.new_zeros(1, told, self.latent_dim)
-            code = torch.cat([latents.take(prior, prior)[0], classes[:told]], dim=1)
-            begun = self.start(code).unflatten(1, state.shape[1:])
-            state = torch.cat([begun, state[told:]])
-        return state[:, 0].tanh(), state[:, 1].contiguous()
+        zeros = classes.new_zeros(len(classes), self.maps, *self.side)
+        return zeros, zeros
 
     def forward(
-        self, inputs: Tensor, state: tuple[Tensor, Tensor], latents: Latents, classes: Tensor
+        self, inputs: Tensor, state: tuple[Tensor, Tensor], latents: Latents | None, classes: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """See `Core.forward`; the latents have had their say when it began."""
+        """See `Core.forward`; classes tell nothing more."""
         return self.recurrent(inputs, state)
 
 
@@ -173,8 +143,6 @@ class LatentCore(Core):
     Method: Denton and Fergus, "Stochastic Video Generation with a Learned Prior", 2018.
     """
 
-    stepwise = True
-
     def __init__(
         self, features: int, side: tuple[int, int], hidden: int, latent_dim: int, classes: int, prior: str
     ) -> None:
@@ -191,9 +159,9 @@ class LatentCore(Core):
         self.predictor = fast.LSTM(hidden + latent_dim + classes, hidden)
         self.spread = nn.Sequential(nn.Linear(hidden, features * cells), nn.LeakyReLU(0.2))
 
-    def latents_of(self, frames: int) -> int:
+    def latents_of(self, steps: int) -> int:
         """See `Core`: one for each."""
-        return frames
+        return steps
 
     def seen(self, frames: int) -> int:
         """See `Core.seen`: all."""
@@ -203,8 +171,8 @@ class LatentCore(Core):
         """See `Core.infer`."""
         return split(self.code(self.posterior(_with_classes(self.read(features.flatten(2)), classes))[0]))
 
-    def begin(self, latents: Latents | None, classes: Tensor, told: int) -> tuple[Any, Any]:
-        """See `Core.begin`: nothing; all is said step by step."""
+    def begin(self, classes: Tensor) -> tuple[Any, Any]:
+        """See `Core.begin`."""
         zeros = classes.new_zeros(1, len(classes), self.predictor.hidden_size)
         return (zeros, zeros), (zeros, zeros)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from aigc_fast import functional
 from aigc_fast.models.base import Labels, VideoModel, check_counts, evaluating, quarter_sides
 from aigc_fast.models.likelihood import STEEPNESS, check_likelihood, pixel_log_likelihood, pixel_mean
+from aigc_fast.models.video.beginnings import FRAMES, Beginnings
 from aigc_fast.models.video.cores import PRIORS, ConvLSTMCore, LatentCore
-from aigc_fast.models.video.frames import MATCHES, Decoder, Encoder, Features
+from aigc_fast.models.video.frames import Decoder, Encoder, Features
 from aigc_fast.models.video.latents import Drawn, Expected, Inferred, Latents
-from aigc_fast.runtime.rows import rows_of
+from aigc_fast.runtime.rows import Rows, rows_of
 
 CORES = ("convlstm", "latent")
 
@@ -24,14 +25,16 @@ CORES = ("convlstm", "latent")
 class VideoRNN(VideoModel):
     """Foretells the frames of a clip one after the other, each from those before; for sides that are multiples of 4.
 
+    A clip begins with frames that are given, or with two that are drawn of latent vectors, one for each of the things
+    that move.
+
     Encoder: two Conv 4×4 of stride 2 with LeakyReLU, over a frame and the one before it, and how well these match when
     one is moved. Decoder: two ConvTranspose 4×4 of stride 2 with LeakyReLU, then Conv 3×3, of what the core says and
     the features of the frame before, drawn upon the pixels of that frame, which move as the core says. The core is one
     of
 
-    - "convlstm": a convolutional LSTM. A clip begins with a latent vector, from which the state is made, or with frames
-      that are given, of which it foretells one future.
-    - "latent": LSTMs with a latent vector at every step, so that given frames go on in as many ways as are drawn.
+    - "convlstm": a convolutional LSTM, which foretells one future.
+    - "latent": LSTMs with a latent vector at every step, so that frames go on in as many ways as are drawn.
 
     Args:
         frame_shape: (channels, height, width).
@@ -39,6 +42,7 @@ class VideoRNN(VideoModel):
         given: frames that a prediction begins from, at least 1 and fewer than `frames`; in training they are true.
         core: one of `CORES`.
         prior: of the latent core's vectors: "learned" from the frames before, or "fixed", N(0, I).
+        things: that move in a clip which begins with nothing.
         latent_dim: size of a latent vector.
         width: number of the encoder's maps.
         hidden: maps of the ConvLSTM's state, or units of the latent core's LSTMs.
@@ -67,6 +71,7 @@ class VideoRNN(VideoModel):
         given: int = 5,
         core: str = "convlstm",
         prior: str = "learned",
+        things: int = 1,
         latent_dim: int = 16,
         width: int = 32,
         hidden: int = 64,
@@ -83,6 +88,7 @@ class VideoRNN(VideoModel):
             given=given,
             core=core,
             prior=prior,
+            things=things,
             latent_dim=latent_dim,
             width=width,
             hidden=hidden,
@@ -95,26 +101,34 @@ class VideoRNN(VideoModel):
         channels, *side = quarter_sides(frame_shape)
         half = max(1, width // 2)
         self.encoder = Encoder(channels, half, width)
-        shape = self.encoder.coarse, tuple(side), hidden, latent_dim, num_classes or 0
-        self.core = ConvLSTMCore(*shape) if core == "convlstm" else LatentCore(*shape, prior)
+        shape, classes = (self.encoder.coarse, tuple(side), hidden), num_classes or 0
+        self.core = ConvLSTMCore(*shape) if core == "convlstm" else LatentCore(*shape, latent_dim, classes, prior)
         maps, longest = self.core.maps + self.encoder.coarse, max(frame_shape[1:])
         self.decoder = Decoder(maps, width, half, channels, longest, STEEPNESS[likelihood])
+        self.beginnings = Beginnings(self.frame_shape, things, latent_dim, 4 * hidden, classes)
         self.log_scale = nn.Parameter(torch.zeros(())) if likelihood == "gaussian" else None
-        self.latent_dim = latent_dim * self.core.latents_of(frames)
+        self._of_each = latent_dim
+        self.latent_dim = self._numbers(frames)
 
     def forward(
-        self, clips: Tensor, labels: Labels | None = None, own: Sequence[int] = ()
+        self,
+        clips: Tensor,
+        labels: Labels | None = None,
+        own: Sequence[int] = (),
+        beginnings: Sequence[int] = (0,),
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One pass of training.
 
-        Half of the clips tell their class, and to a ConvLSTM their latent vector; of the others it learns how frames go
-        on of which nothing else is known, and to a ConvLSTM their first frame does not count.
+        Half of the clips tell the core their class; of the others it learns how frames go on of which nothing else is
+        known. The second frame counts by half as it is drawn with the first, and by half as it is foretold from it.
 
         Args:
             clips: (N, T, channels, height, width) in [-1, 1].
             labels: for a conditional model.
             own: the steps, in order, that read the model's own frame before them instead of the true one, each at
-                least 1. The steps between two of them are computed side by side.
+                least 2. The steps between two of them are computed side by side.
+            beginnings: the frames, each followed by another, that clips could begin with as well as with their first:
+                how clips begin is learned of their mean.
 
         Returns:
             log p(x|z) (N,) and the KL divergence of the posterior from the prior (N,), both in nats a frame, and the
@@ -122,45 +136,68 @@ class VideoRNN(VideoModel):
             lower bound a frame is the first less the second.
         """
         rows = rows_of(len(clips))
-        known = rows.before(rows.total - rows.total // 2)
-        count, half = len(clips), known.count
-        classes = self._weights(self.check_labels(labels, count), count)
+        classes = self._weights(self.check_labels(labels, len(clips)), len(clips))
+        begun, of_beginnings = self._begun(clips, classes, beginnings, rows)
+        half = rows.before(rows.total - rows.total // 2).count
         classes = torch.cat([classes[:half], torch.zeros_like(classes[half:])])
-        told = count if self.core.stepwise else half
-        truth = clips.transpose(0, 1)
-        features = _Features(self, truth, own)
-        latents = Inferred(
-            *self.core.infer(features.of(0, self.core.seen(len(truth))).coarse[:, :told], classes[:told]),
-            rows if self.core.stepwise else known,
+        foretold, of_steps = self._foretold(clips.transpose(0, 1), classes, own, rows)
+        nats = (begun[:, 0] + (begun[:, 1] + foretold[0]) / 2 + foretold[1:].sum(0)) / clips.shape[1]
+        kl = torch.cat(of_beginnings.kl).sum(0) / len(beginnings)
+        if of_steps is None:
+            return nats, kl / clips.shape[1], *of_beginnings.in_units_of_prior()
+        kl = kl + torch.cat(of_steps.kl).sum(0)
+        units = zip(of_beginnings.in_units_of_prior(), of_steps.in_units_of_prior(), strict=True)
+        return nats, kl / clips.shape[1], *map(torch.cat, units)
+
+    def _begun(self, clips: Tensor, classes: Tensor, beginnings: Sequence[int], rows: Rows) -> tuple[Tensor, Inferred]:
+        """log p(x|z) of the two frames that clips begin with, (N, 2), the mean of the beginnings, and the latents."""
+        pairs = torch.stack([clips[:, begin : begin + FRAMES] for begin in beginnings])
+        classes = classes.repeat(len(beginnings), 1)
+        # A row for each thing and beginning, then for each clip.
+        mu, logvar = (
+            each.view(-1, len(clips), self._of_each) for each in self.beginnings.infer(pairs.flatten(0, 1), classes)
         )
-        state = self.core.begin(latents, classes, told)
-        decoded, before, read = [], self._nothing(count), self._no_frame(count)
-        for begin, end in pairwise((0, *own, len(truth))):
+        latents, zeros = Inferred(mu, logvar, rows), torch.zeros_like(mu)
+        z = latents.take(zeros, zeros).view(self.beginnings.things, -1, self._of_each)
+        decoded = self.beginnings(z, classes)
+        found = pixel_log_likelihood(decoded.flatten(0, 1), pairs.flatten(0, 2), self.likelihood, self.log_scale)
+        return found.view(pairs.shape[:3]).mean(0), latents
+
+    def _foretold(
+        self, truth: Tensor, classes: Tensor, own: Sequence[int], rows: Rows
+    ) -> tuple[Tensor, Inferred | None]:
+        """log p(x|z) of all frames (T, N, ...) but the first, (T - 1, N), and the latents of their steps."""
+        length, seen = len(truth), self.core.seen(len(truth))
+        features = _Features(self, truth, set(range(length - 1)) - {step - 1 for step in own} | set(range(seen)))
+        posterior = self.core.infer(features.of(0, seen).coarse, classes)
+        latents = None if posterior is None else Inferred(*(each[1:] for each in posterior), rows)
+        decoded, state, before, read = [], self.core.begin(classes), features.of(0, 1), truth[0]
+        for begin, end in pairwise((1, *own, length)):
             inputs = before.followed_by(features.of(begin, end - 1))
             found, state = self._steps(inputs, state, latents, classes)
             decoded.append(found)
-            if end < len(truth):
+            if end < length:
                 # What the last of these steps has read is the frame before their last.
                 read = truth[end - 2] if end - begin > 1 else read
                 shown = self._mean(found[-1])
                 before, read = self._read(shown, read), shown
-        return *self._bound(torch.cat(decoded), truth, latents, told), *latents.in_units_of_prior()
+        found = torch.cat(decoded).flatten(0, 1)
+        return (
+            pixel_log_likelihood(found, truth[1:].flatten(0, 1), self.likelihood, self.log_scale).view(length - 1, -1),
+            latents,
+        )
 
-    def _bound(self, decoded: Tensor, truth: Tensor, latents: Inferred, told: int) -> tuple[Tensor, Tensor]:
-        """log p(x|z) and the divergence of each clip, (N,), a frame."""
-        frames, count = truth.shape[:2]
-        found = pixel_log_likelihood(decoded.flatten(0, 1), truth.flatten(0, 1), self.likelihood, self.log_scale)
-        found = found.view(frames, count)
-        # Nobody can foretell the first frame of a clip of which nothing is told.
-        first = torch.cat([found[:1, :told], torch.zeros_like(found[:1, told:])], dim=1)
-        kl = nn.functional.pad(torch.cat(latents.kl).sum(0), (0, count - told))
-        return (first.sum(0) + found[1:].sum(0)) / frames, kl / frames
+    def _numbers(self, frames: int) -> int:
+        """Of the latent vectors of a clip of so many frames."""
+        return self._of_each * (self.beginnings.things + self.core.latents_of(max(0, frames - FRAMES)))
 
     def prior(self, n: int, *, generator: torch.Generator | None = None, frames: int | None = None) -> Tensor:
         """z (n, latent_dim) from N(0, I); of clips of another length, z for `decode` with as many `frames`."""
-        size = self.core.latent_dim * self.core.latents_of(frames or self.frames)
+        return self._noise(n, self._numbers(frames or self.frames), generator)
+
+    def _noise(self, n: int, numbers: int, generator: torch.Generator | None) -> Tensor:
         device = self.device if generator is None else generator.device
-        return functional.randn(n, size, generator=generator, dtype=self.dtype, device=device).to(self.device)
+        return functional.randn(n, numbers, generator=generator, dtype=self.dtype, device=device).to(self.device)
 
     def decode(self, z: Tensor, labels: Tensor | None = None, frames: int | None = None) -> Tensor:
         """z to N clips, differentiably. See `LatentModel.decode`.
@@ -173,10 +210,12 @@ class VideoRNN(VideoModel):
         Returns:
             (N, frames, channels, height, width) in [-1, 1].
         """
-        classes, latents = self._weights(labels, len(z)), self._drawn(z)
-        state = self.core.begin(latents, classes, len(z))
-        nothing, no_frame = self._nothing(len(z)), self._no_frame(len(z))
-        return self._go_on(nothing, no_frame, state, latents, classes, frames or self.frames)
+        frames, classes, vectors = frames or self.frames, self._weights(labels, len(z)), self._vectors(z)
+        begun = self._mean(self.beginnings(vectors[: self.beginnings.things], classes))
+        if frames <= FRAMES:
+            return begun[:, :frames]
+        noise = Drawn(vectors[self.beginnings.things :])
+        return torch.cat([begun, self._go_on(begun.transpose(0, 1), frames - FRAMES, noise, classes)], dim=1)
 
     def predict(
         self,
@@ -191,30 +230,29 @@ class VideoRNN(VideoModel):
             wanted = ", ".join(map(str, self.frame_shape))
             raise ValueError(f"given: expected (N, K, {wanted}), K at least 1, got {tuple(given.shape)}")
         check_counts(frames=frames)
-        count, steps = given.shape[:2]
+        count = len(given)
         classes = self._weights(None if labels is None else self.check_labels(labels, count), count)
-        noise = self._drawn(self.prior(count, generator=generator, frames=frames))
+        numbers = self._of_each * self.core.latents_of(frames)
+        noise = Drawn(self._vectors(self._noise(count, numbers, generator)))
         with evaluating(self):
-            truth = given.to(self.device, self.dtype).transpose(0, 1)
-            seen = _Features(self, truth, ()).of(0, steps)
-            latents = Expected(self.core.infer(seen.coarse, classes)[0])
-            state = self.core.begin(None, classes, 0)
-            inputs = self._nothing(count).followed_by(seen.part(0, steps - 1))
-            _, state = self.core(inputs.coarse, state, latents, classes)
-            return self._go_on(seen.part(steps - 1, steps), truth[-1], state, noise, classes, frames)
+            return self._go_on(given.to(self.device, self.dtype).transpose(0, 1), frames, noise, classes)
 
-    def _go_on(
-        self, before: Features, read: Tensor, state: Any, latents: Latents, classes: Tensor, frames: int
-    ) -> Tensor:
-        """(N, frames, ...): the model's own frames after one, `read`, whose features are `before`."""
-        found = []
+    def _go_on(self, given: Tensor, frames: int, noise: Latents, classes: Tensor) -> Tensor:
+        """(N, frames, ...): the model's own frames after (K, N, ...)."""
+        steps = len(given)
+        features, state, found = _Features(self, given, range(steps)), self.core.begin(classes), []
+        if steps > 1:
+            posterior = self.core.infer(features.of(0, steps).coarse, classes)
+            latents = None if posterior is None else Expected(posterior[0][1:])
+            _, state = self.core(features.of(0, steps - 1).coarse, state, latents, classes)
+        before, read = features.of(steps - 1, steps), given[-1]
         for _ in range(frames):
-            decoded, state = self._steps(before, state, latents, classes)
+            decoded, state = self._steps(before, state, noise, classes)
             found.append(self._mean(decoded[0]))
             before, read = self._read(found[-1], read), found[-1]
         return torch.stack(found, dim=1)
 
-    def _steps(self, inputs: Features, state: Any, latents: Latents, classes: Tensor) -> tuple[Tensor, Any]:
+    def _steps(self, inputs: Features, state: Any, latents: Latents | None, classes: Tensor) -> tuple[Tensor, Any]:
         """Frames (T, N, ...) before the likelihood's squashing, of the features of those before, and the state."""
         maps, state = self.core(inputs.coarse, state, latents, classes)
         return self.decoder(maps, inputs), state
@@ -223,20 +261,9 @@ class VideoRNN(VideoModel):
         """The features of a frame (N, channels, height, width) that comes after another."""
         return Features(frame[None], *(each[None] for each in self.encoder(frame, before)))
 
-    def _drawn(self, z: Tensor) -> Drawn:
-        return Drawn(z.unflatten(1, (-1, self.core.latent_dim)).transpose(0, 1))
-
-    def _no_frame(self, count: int) -> Tensor:
-        """What stands for the frame before the first."""
-        return torch.zeros(count, *self.frame_shape, dtype=self.dtype, device=self.device)
-
-    def _nothing(self, count: int) -> Features:
-        """The features of what comes before the first frame."""
-        _, height, width = self.frame_shape
-        nothing = self._no_frame(count)
-        fine = nothing.new_zeros(1, count, self.encoder.fine, height // 2, width // 2)
-        coarse = nothing.new_zeros(1, count, self.encoder.coarse, height // 4, width // 4)
-        return Features(nothing[None], fine, coarse, nothing.new_zeros(1, count, MATCHES, height // 4, width // 4))
+    def _vectors(self, z: Tensor) -> Tensor:
+        """(N, numbers) to latent vectors (numbers / latent_dim, N, latent_dim)."""
+        return z.view(len(z), z.shape[1] // self._of_each, self._of_each).transpose(0, 1)
 
     def _weights(self, labels: Tensor | None, count: int) -> Tensor:
         """(N, num_classes): the classes of N clips, all 0 where nobody knows them."""
@@ -255,17 +282,16 @@ class _Features:
     Args:
         model: whose encoder finds them.
         truth: (T, N, channels, height, width).
-        own: the steps that do not read the true frame before them.
+        read: the frames that something reads.
     """
 
-    def __init__(self, model: VideoRNN, truth: Tensor, own: Sequence[int]) -> None:
-        length, count = truth.shape[:2]
-        fed = set(range(length)) - {step - 1 for step in own}
-        read = sorted({*range(model.core.seen(length)), *fed})
-        self._place = {frame: place for place, frame in enumerate(read)}
-        before = torch.cat([model._no_frame(count)[None], truth[:-1]])
-        if len(read) < length:
-            truth, before = truth[read], before[read]
+    def __init__(self, model: VideoRNN, truth: Tensor, read: Iterable[int]) -> None:
+        order = sorted(read)
+        self._place = {frame: place for place, frame in enumerate(order)}
+        # What stands for the frame before the first.
+        before = torch.cat([torch.zeros_like(truth[:1]), truth[:-1]])
+        if len(order) < len(truth):
+            truth, before = truth[order], before[order]
         found = model.encoder(truth.flatten(0, 1), before.flatten(0, 1))
         self._all = Features(truth, *(each.unflatten(0, truth.shape[:2]) for each in found))
 
