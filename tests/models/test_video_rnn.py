@@ -14,7 +14,7 @@ from aigc_fast import nn as fast
 from aigc_fast.models import VideoRNN
 from aigc_fast.models.likelihood import pixel_log_likelihood
 from aigc_fast.models.video import ConvLSTM
-from aigc_fast.models.video.frames import Features, matches
+from aigc_fast.models.video.frames import Features, contrasted, matches
 from aigc_fast.models.video.latents import Drawn, Expected, Inferred
 from aigc_fast.optimize import restore
 
@@ -220,6 +220,31 @@ def test_pixels_move_as_the_decoder_says():
         moved = decoder(torch.randn(1, 2, 5, 8, 8), before)
     # What is drawn is nothing, so that the mean is what has moved.
     torch.testing.assert_close(torch.tanh(moved / 2)[..., :-2, 1:], 0.98 * frames[..., 2:, :-1])
+
+
+@pytest.mark.parametrize("steepness", [1.0, 2.0])
+def test_frames_of_more_contrast_are_as_bright(steepness):
+    decoded = (3 * torch.randn(2, 5, 3, 8, 12, dtype=torch.float64) - 2).requires_grad_()
+    found = contrasted(decoded, steepness)
+    before, after = (torch.tanh(each / steepness) for each in (decoded, found))
+    torch.testing.assert_close(after.mean((2, 3, 4)), before.mean((2, 3, 4)), atol=2e-3, rtol=0)
+    assert (after.std((2, 3, 4)) > before.std((2, 3, 4))).all()
+    order = decoded[0, 0].flatten().argsort()
+    assert (found[0, 0].flatten()[order].diff() >= 0).all()
+    assert torch.allclose(torch.autograd.grad(found.sum(), decoded)[0], torch.full_like(decoded, 1.2))
+    for level in (-30.0, 30.0):
+        assert contrasted(torch.full((1, 1, 4, 4), level), steepness).isfinite().all()
+
+
+def test_contrast_is_for_clips_of_nothing_alone(monkeypatch):
+    model, calls = model_of("convlstm"), []
+    monkeypatch.setattr("aigc_fast.models.video.rnn.contrasted", lambda *args: calls.append(1) or contrasted(*args))
+    model.predict(clips_of(model)[:, :3], 2)
+    model(clips_of(model), own=(4, 5))
+    assert not calls
+    model.sample(2)
+    # Of the two frames that it begins with together, and of each of the others.
+    assert len(calls) == 1 + 5
 
 
 @pytest.mark.parametrize("side", [32, 64])

@@ -27,6 +27,9 @@ _DILATIONS = (2, 4)
 # What moved pixels are taken for at most, of black and white.
 _SURE = 0.98
 
+# By what decoded frames are multiplied for contrast, and halvings of what is added for brightness, from so far.
+_CONTRAST, _HALVINGS, _FARTHEST = 1.2, 16, 40.0
+
 
 class Features(NamedTuple):
     """Of frames one after the other.
@@ -206,3 +209,30 @@ class Decoder(nn.Module):
             share = logits.softmax(1).repeat_interleave(_CELL, 3).repeat_interleave(_CELL, 2)
             frames = (shifted * share[:, None]).sum(2)
         return frames
+
+
+def contrasted(decoded: Tensor, steepness: float) -> Tensor:
+    """Frames of more contrast and the same mean brightness.
+
+    A mean of what may come is paler than anything that comes; where it is read in its turn, things fade.
+
+    Args:
+        decoded: (..., channels, height, width), before any squashing.
+        steepness: s, of which the mean of a pixel is tanh(decoded / s).
+
+    Returns:
+        The same shape, before squashing; what is added for brightness is a constant to gradients.
+    """
+    steep = decoded * _CONTRAST
+    with torch.no_grad():
+        wanted = _brightness(decoded, steepness)
+        least, most = torch.full_like(wanted, -_FARTHEST), torch.full_like(wanted, _FARTHEST)
+        for _ in range(_HALVINGS):
+            middle = (least + most) / 2
+            darker = _brightness(steep + middle, steepness) < wanted
+            least, most = torch.where(darker, middle, least), torch.where(darker, most, middle)
+    return steep + (least + most) / 2
+
+
+def _brightness(decoded: Tensor, steepness: float) -> Tensor:
+    return torch.tanh(decoded / steepness).mean((-3, -2, -1), keepdim=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,7 @@ from aigc_fast.models.base import Labels, VideoModel, check_counts, evaluating, 
 from aigc_fast.models.likelihood import STEEPNESS, check_likelihood, pixel_log_likelihood, pixel_mean
 from aigc_fast.models.video.beginnings import FRAMES, Beginnings
 from aigc_fast.models.video.cores import PRIORS, ConvLSTMCore, LatentCore
-from aigc_fast.models.video.frames import Decoder, Encoder, Features
+from aigc_fast.models.video.frames import Decoder, Encoder, Features, contrasted
 from aigc_fast.models.video.latents import Drawn, Expected, Inferred, Latents
 from aigc_fast.runtime.rows import Rows, rows_of
 
@@ -211,11 +211,13 @@ class VideoRNN(VideoModel):
             (N, frames, channels, height, width) in [-1, 1].
         """
         frames, classes, vectors = frames or self.frames, self._weights(labels, len(z)), self._vectors(z)
-        begun = self._mean(self.beginnings(vectors[: self.beginnings.things], classes))
+        begun = self._shown(self.beginnings(vectors[: self.beginnings.things], classes, whole=True))
         if frames <= FRAMES:
             return begun[:, :frames]
         noise = Drawn(vectors[self.beginnings.things :])
-        return torch.cat([begun, self._go_on(begun.transpose(0, 1), frames - FRAMES, noise, classes)], dim=1)
+        return torch.cat(
+            [begun, self._go_on(begun.transpose(0, 1), frames - FRAMES, noise, classes, self._shown)], dim=1
+        )
 
     def predict(
         self,
@@ -235,10 +237,12 @@ class VideoRNN(VideoModel):
         numbers = self._of_each * self.core.latents_of(frames)
         noise = Drawn(self._vectors(self._noise(count, numbers, generator)))
         with evaluating(self):
-            return self._go_on(given.to(self.device, self.dtype).transpose(0, 1), frames, noise, classes)
+            return self._go_on(given.to(self.device, self.dtype).transpose(0, 1), frames, noise, classes, self._mean)
 
-    def _go_on(self, given: Tensor, frames: int, noise: Latents, classes: Tensor) -> Tensor:
-        """(N, frames, ...): the model's own frames after (K, N, ...)."""
+    def _go_on(
+        self, given: Tensor, frames: int, noise: Latents, classes: Tensor, show: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """(N, frames, ...): the model's own frames after (K, N, ...), each as it is shown of what was decoded."""
         steps = len(given)
         features, state, found = _Features(self, given, range(steps)), self.core.begin(classes), []
         if steps > 1:
@@ -248,7 +252,7 @@ class VideoRNN(VideoModel):
         before, read = features.of(steps - 1, steps), given[-1]
         for _ in range(frames):
             decoded, state = self._steps(before, state, noise, classes)
-            found.append(self._mean(decoded[0]))
+            found.append(show(decoded[0]))
             before, read = self._read(found[-1], read), found[-1]
         return torch.stack(found, dim=1)
 
@@ -271,6 +275,10 @@ class VideoRNN(VideoModel):
         if labels is None:
             return nothing.new_zeros(count, self.num_classes or 0)
         return self.with_classes(nothing, labels)
+
+    def _shown(self, decoded: Tensor) -> Tensor:
+        """Of frames that nobody knows better, for which sharp ones are worth more than their mean."""
+        return self._mean(contrasted(decoded, STEEPNESS[self.likelihood]))
 
     def _mean(self, decoded: Tensor) -> Tensor:
         return pixel_mean(decoded, self.likelihood)
