@@ -82,24 +82,6 @@ def test_what_is_inferred_begins_where_things_were_found_and_is_drawn_there():
     assert (logvar < -2).all()
 
 
-def test_things_stand_and_move_by_whole_pixels_where_they_should():
-    """Their pictures are moved, not blurred, and gradients are as of where they would be."""
-    model = beginnings((1, 32, 32))
-    with torch.no_grad():
-        model.background.zero_()
-        for parameter in model.what[:-1].parameters():
-            parameter.zero_()
-        model.what[-1].weight.zero_()
-    picture = model.what[-1].bias.view(model.side, model.side)
-    z = torch.randn(1, 20, 6, dtype=torch.float64, requires_grad=True)
-    drawn = model(z, z.new_zeros(20, 0), whole=True)
-    levels = torch.cat([picture.detach().flatten(), torch.zeros(1)])
-    assert (drawn.detach().flatten()[:, None] - levels).abs().amin(1).max() < 1e-9
-    assert not torch.allclose(model(z, z.new_zeros(20, 0)), drawn)
-    (gradient,) = torch.autograd.grad(drawn.sin().sum(), z)
-    assert gradient[..., :4].any()
-
-
 @pytest.mark.parametrize("latent_dim", [1, 2, 5, 9])
 @pytest.mark.parametrize(("shape", "things", "classes"), [((1, 4, 4), 1, 0), ((3, 8, 12), 2, 4), ((1, 64, 4), 3, 2)])
 def test_shapes_and_gradients(shape, things, classes, latent_dim):

@@ -86,29 +86,16 @@ class Beginnings(nn.Module):
         of_places = torch.cat([found[..., : self.placed], torch.zeros_like(mu[..., self.placed :])], dim=-1)
         return mu + of_places, logvar
 
-    def forward(self, z: Tensor, classes: Tensor, whole: bool = False) -> Tensor:
-        """Frames before any squashing.
-
-        Args:
-            z: vectors (things, N, latent_dim).
-            classes: (N, classes), weights.
-            whole: whether things stand and move by whole pixels, the nearest ones: what moves by parts of them is
-                blurred anew in each frame. Gradients pass as if they did not.
-
-        Returns:
-            (N, 2, channels, height, width).
-        """
+    def forward(self, z: Tensor, classes: Tensor) -> Tensor:
+        """Vectors (things, N, latent_dim) and weights of classes (N, classes) to frames (N, 2, channels, height, width)
+        before any squashing."""
         placed = z[..., : self.placed]
         places = self.where(placed) + nn.functional.pad(placed, (0, _PLACED - self.placed))
         middles, moves = self._in_pixels(places)
         pictures = self.what(_beside(z, classes.expand(self.things, -1, -1)))
-        pictures = pictures.view(*z.shape[:2], -1, self.side, self.side)
-        first = middles - moves / 2
-        if whole:
-            # The middle of a picture is between two of its pixels.
-            first, moves = _rounded(first - 0.5) + 0.5, _rounded(moves)
+        pictures = pictures.unflatten(2, (-1, self.side, self.side))
         frames = []
-        for centres in (first, first + moves):
+        for centres in (middles - moves / 2, middles + moves / 2):
             rows, columns = self._placing(centres)
             frames.append((rows[:, :, None] @ pictures @ columns[:, :, None].transpose(-1, -2)).sum(0))
         return torch.stack(frames, dim=1) + _GAIN * self.background
@@ -182,11 +169,6 @@ def _window(maps: Tensor, centre: Tensor) -> Tensor:
         apart = torch.arange(side, dtype=maps.dtype, device=maps.device) - place[:, None]
         near.append(torch.exp(-apart.square() / scale))
     return near[0][:, :, None] * near[1][:, None]
-
-
-def _rounded(values: Tensor) -> Tensor:
-    """To whole numbers, with the gradients of what they were."""
-    return values + (values.round() - values).detach()
 
 
 def _layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

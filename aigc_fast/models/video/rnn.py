@@ -211,7 +211,7 @@ class VideoRNN(VideoModel):
             (N, frames, channels, height, width) in [-1, 1].
         """
         frames, classes, vectors = frames or self.frames, self._weights(labels, len(z)), self._vectors(z)
-        begun = self._shown(self.beginnings(vectors[: self.beginnings.things], classes, whole=True))
+        begun = self._shown(self.beginnings(vectors[: self.beginnings.things], classes))
         if frames <= FRAMES:
             return begun[:, :frames]
         noise = Drawn(vectors[self.beginnings.things :])
