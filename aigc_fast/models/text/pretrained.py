@@ -213,7 +213,8 @@ def _built(
     except UserError:
         raise
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise UserError(f"{source.path}: {error}") from None
+        # PyTorch tells where in its own code, too.
+        raise UserError(f"{source.path}: {str(error).partition(chr(10))[0]:.300}") from None
     _check_shapes(source, model)
     checksum = _fill(source, model, dtype, copies)
     model.metadata = {"source": source.path.name, "checksum": f"{checksum:08x}"}
