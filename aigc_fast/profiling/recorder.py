@@ -12,7 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.modules.module import (
+    _global_forward_hooks_with_kwargs,
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._pytree import tree_leaves
 
@@ -111,9 +115,12 @@ class Recorder:
     def watching(self) -> Iterator[Recorder]:
         """Records what is called in a `with` block."""
         with ExitStack() as stack:
+            after = register_module_forward_hook(self._after, with_kwargs=True, always_call=True)
+            # PyTorch's handle leaves that the hook took keyword arguments, and torch.compile takes it for a hook.
+            stack.callback(_global_forward_hooks_with_kwargs.pop, after.id, None)
             for handle in (
+                after,
                 register_module_forward_pre_hook(self._before),
-                register_module_forward_hook(self._after, with_kwargs=True, always_call=True),
                 register_optimizer_step_pre_hook(lambda *_: self._begin(OPTIMIZER)),
                 register_optimizer_step_post_hook(lambda *_: self._end_of_step()),
             ):

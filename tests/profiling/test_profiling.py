@@ -81,7 +81,9 @@ def test_nothing_is_left_behind_and_gradients_are_the_same():
     x = torch.randn(2, 2, 5, 5)
     wanted = torch.autograd.grad(net(x).sum(), list(net.parameters()))
     backward, grad = torch.autograd.backward, torch.autograd.grad
+    hooks = {name: dict(value) for name, value in vars(torch.nn.modules.module).items() if isinstance(value, dict)}
     recorded(lambda: net(x).sum().backward())
+    assert all(dict(vars(torch.nn.modules.module)[name]) == value for name, value in hooks.items())
     assert (torch.autograd.backward, torch.autograd.grad) == (backward, grad)
     for parameter, gradient in zip(net.parameters(), wanted, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)

@@ -11,7 +11,7 @@ from aigc_fast.data import SoundDataset
 from aigc_fast.generation import draw, interpolate, latent_manifold
 from aigc_fast.models import MODELS, LatentModel, SoundModel
 from aigc_fast.models.storage import read_tensors, write_tensors
-from aigc_fast.training import default_config, gan, make_trainer, train, vae
+from aigc_fast.training import default_config, gan, make_trainer, train, vae, video
 from aigc_fast.training.checkpoints import forked_generators
 from aigc_fast.training.feed import feed_of
 
@@ -23,7 +23,7 @@ def _an_adam_that_takes_meta_tensors(monkeypatch):
     def adam(parameters, rate, betas):
         return torch.optim.Adam(parameters, lr=rate, betas=betas)
 
-    for family in (gan, vae):
+    for family in (gan, vae, video):
         monkeypatch.setattr(family, "adam", adam)
 
 
