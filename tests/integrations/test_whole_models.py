@@ -98,27 +98,23 @@ def _library(name: str) -> Any:
     return pytest.importorskip(name, reason=f"{name} is not installed")
 
 
+VOCODER = {
+    "upsample_initial_channel": 32,
+    "upsample_rates": [4, 2],
+    "upsample_kernel_sizes": [8, 4],
+    "resblock_kernel_sizes": [3, 7, 11],
+}
+
+
 def hifigan() -> Made:
     library = _library("transformers")
-    config = library.SpeechT5HifiGanConfig(
-        model_in_dim=12,
-        upsample_initial_channel=32,
-        upsample_rates=[4, 2],
-        upsample_kernel_sizes=[8, 4],
-        resblock_kernel_sizes=[3, 7, 11],
-    )
+    config = library.SpeechT5HifiGanConfig(model_in_dim=12, **VOCODER)
     return library.SpeechT5HifiGan(config), (torch.randn(1, 20, 12),)
 
 
 def vits() -> Made:
     library = _library("transformers")
-    config = library.VitsConfig(
-        flow_size=12,
-        upsample_initial_channel=32,
-        upsample_rates=[4, 2],
-        upsample_kernel_sizes=[8, 4],
-        resblock_kernel_sizes=[3, 7, 11],
-    )
+    config = library.VitsConfig(flow_size=12, **VOCODER)
     decoder = importlib.import_module("transformers.models.vits.modeling_vits").VitsHifiGan
     return decoder(config), (torch.randn(1, 12, 20),)
 
