@@ -26,6 +26,11 @@ def processor_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def is_intels() -> bool:
+    """Whether the processor is one of Intel's."""
+    return "Intel" in processor_name()
+
+
 @cache
 def device_name(device: torch.device) -> str:
     """The device as measurements name it: a card by what it is, with its compute capability; others by their type."""

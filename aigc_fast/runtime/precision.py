@@ -7,7 +7,7 @@ from contextvars import ContextVar
 import torch
 
 from aigc_fast.runtime import native
-from aigc_fast.runtime.machine import processor_name
+from aigc_fast.runtime.machine import is_intels
 
 # What the factors of a product may be rounded to: none at all, one bfloat16, or the sum of two.
 EXACT, ROUNDED, SPLIT = native.codes("factors", "EXACT", "ROUNDED", "SPLIT")
@@ -42,12 +42,7 @@ def factors_of(dtype: torch.dtype) -> int:
     return ROUNDED if dtype == torch.bfloat16 else EXACT
 
 
-def is_slow_at_pairs() -> bool:
-    """Whether vectors of bfloat16's pairs are multiplied at half the rate of floats': by Intel's processors."""
-    return "Intel" in processor_name()
-
-
 def factors_for(dtype: torch.dtype, uses: int) -> int:
     """`factors_of` where a call multiplies each number of a weight so often: what is fastest at no less precision."""
-    prefers_floats = native.level() == "avx512_bf16" and is_slow_at_pairs()
+    prefers_floats = native.level() == "avx512_bf16" and is_intels()
     return EXACT if dtype == torch.bfloat16 and uses >= USES_OF_FLOATS and prefers_floats else factors_of(dtype)

@@ -28,6 +28,7 @@ def upsampled(dims: int, *after: nn.Module, groups: int = 1, bias: bool = True, 
 def of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit in ("DOUBLED_WORK", "DOUBLED_WORK_OF_GRADIENTS", "DOUBLED_POSITIONS_OF_GRADIENTS"):
         monkeypatch.setattr(nearest, limit, 0)
+    monkeypatch.setattr(nearest, "MOST_DOUBLED_GROUPS", 2)
 
 
 def is_folded(model: nn.Module, input: Tensor) -> bool:
@@ -150,6 +151,8 @@ def test_small_ones_run_module_by_module(monkeypatch: pytest.MonkeyPatch) -> Non
         assert is_folded(model, torch.randn(1, 16, 64, 64))
     assert not is_folded(model, torch.randn(1, 16, 8, 8))
     assert is_folded(model, torch.randn(1, 16, 64, 64))
+    grouped = aigc_fast.optimize(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(16, 16, 3, padding=1, groups=16)))
+    assert not is_folded(grouped, torch.randn(1, 16, 256, 256))
 
 
 def test_the_report_names_the_chain() -> None:

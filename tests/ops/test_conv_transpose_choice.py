@@ -62,7 +62,7 @@ def test_large_bfloat16_convolutions_in_channels_last_are_pytorchs_where_pairs_a
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(native, "level", lambda: level)
-    monkeypatch.setattr(precision, "processor_name", lambda: processor)
+    monkeypatch.setattr(precision, "is_intels", lambda: processor.startswith("Intel"))
     input = torch.empty(batch, 256, 8, 8, dtype=dtype, device="meta", memory_format=layout)
     weight = torch.empty(256, 128, 4, 4, dtype=dtype, device="meta")
     plan = make_plan(tuple(input.shape), tuple(weight.shape), None, (2, 2), (1, 1), (0, 0), (1, 1), 1, True)

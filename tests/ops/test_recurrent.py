@@ -98,7 +98,7 @@ def test_forward(case: Recurrent) -> None:
 @needs_native
 @pytest.mark.parametrize("case", [*NETWORKS, *PROJECTED_NETWORKS, *NETWORK_SIZES], ids=str)
 def test_gradients(case: Recurrent) -> None:
-    with launches() as called:
+    with aigc_fast.backend("cpu"), launches() as called:
         assert_gradients(case)
     assert "recurrent_backward" in called
 

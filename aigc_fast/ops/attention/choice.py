@@ -24,9 +24,9 @@ from aigc_fast.runtime import devices, rows
 from aigc_fast.runtime.backends import is_automatic
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.dtypes import UP_TO_FLOAT32
+from aigc_fast.runtime.machine import is_intels
 from aigc_fast.runtime.native import has_wide_vectors, rounds_natively
 from aigc_fast.runtime.operator import functorch_level, is_compiling, plain_eager
-from aigc_fast.runtime.precision import is_slow_at_pairs
 
 # What a program of Triton's keeps at a time, and the rows, queries of heads that share keys, of its smallest block.
 MOST_TRITON_SIZE, FEW_TRITON_ROWS = 256, 16
@@ -88,7 +88,7 @@ def is_left(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether PyTorch's kernel is faster where nothing is hidden: of wide heads, and of some bfloat16 ones."""
     if query.dtype is _float32:
         return _has_wide_heads(query, key, value)
-    if query.dtype is not torch.bfloat16 or not (rounds_natively() and is_slow_at_pairs()):
+    if query.dtype is not torch.bfloat16 or not (rounds_natively() and is_intels()):
         return False
     if not _is_faster_in_pairs(query, key):
         return False

@@ -111,6 +111,7 @@ WINDOWS_PIXELS, GRADIENT_WINDOW_CHANNELS = 40_000, 64
 # much work and so many positions on. On one to three axes, 8 to 512 channels, batches of 1 to 16: 1.1 to 9 times the
 # faster of PyTorch and our convolution of the doubled map, 0.2 to 1.0 below; with gradients 1.2 to 4.3 times.
 # AVX-512 BF16, AMD EPYC (family 26 model 2), 2 threads, torch 2.13.0, 2026-11-30; other levels unmeasured.
+MOST_DOUBLED_GROUPS = 1
 DOUBLED_WORK = 1 << 19
 FEW_DOUBLED_OUTPUTS, DOUBLED_POSITIONS = 4, 128
 DOUBLED_WORK_OF_GRADIENTS, DOUBLED_POSITIONS_OF_GRADIENTS = 1 << 20, 1024

@@ -17,8 +17,10 @@ from aigc_fast.ops.conv_transpose.limits import (
     DOUBLED_WORK,
     DOUBLED_WORK_OF_GRADIENTS,
     FEW_DOUBLED_OUTPUTS,
+    MOST_DOUBLED_GROUPS,
 )
 from aigc_fast.ops.conv_transpose.plan import memory_format
+from aigc_fast.runtime import native
 
 # The convolution of the doubled map has this kernel and padding, the transposed one this kernel, stride and padding.
 KERNEL, PADDING = 3, 1
@@ -38,7 +40,9 @@ def gains(input: Tensor, weight: Tensor, gradients: bool) -> bool:
         weight: of the convolution.
         gradients: whether any are wanted: the weight is then made anew in each call, and its gradient taken back.
     """
-    if not (input.is_cpu and input.dtype == weight.dtype == torch.float32):
+    if not (input.is_cpu and input.dtype == weight.dtype == torch.float32) or native.cpu_reason() is not None:
+        return False
+    if input.shape[1] > MOST_DOUBLED_GROUPS * weight.shape[1]:
         return False
     outputs, positions = weight.shape[0], input.numel() // (input.shape[1] or 1)
     work = outputs * input.numel()

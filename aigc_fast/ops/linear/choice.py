@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from aigc_fast.ops.linear.limits import (
+    FOREIGN_PRODUCTS,
+    FOREIGN_PRODUCTS_OF_GRADIENTS,
+    FOREIGN_WEIGHT,
     LARGE_WEIGHT,
     LEAST_WEIGHT,
     LIGHT_PRODUCTS,
@@ -16,6 +19,7 @@ from aigc_fast.ops.linear.limits import (
     ROWS_OF_OTHERS,
 )
 from aigc_fast.runtime import native, tuning
+from aigc_fast.runtime.machine import is_intels
 
 
 def is_light(input: Tensor, weight: Tensor) -> bool:
@@ -34,8 +38,15 @@ def is_pytorchs_at_once(input: Tensor, weight: Tensor) -> bool:
 
 def _floats_win(rows: int, size: int) -> bool:
     """Whether so many rows of float32 by a weight of this size are ours."""
+    if has_foreign_products():
+        return size >= LEAST_WEIGHT or (size >= FOREIGN_WEIGHT and rows * size >= FOREIGN_PRODUCTS)
     taken = rows in ROWS_OF_LARGE if size >= LARGE_WEIGHT else rows in ROWS_OF_OTHERS and size >= LEAST_WEIGHT
     return taken and native.has_wide_vectors()
+
+
+def has_foreign_products() -> bool:
+    """Whether PyTorch multiplies float32 by MKL on another maker's processor than MKL's."""
+    return native.has_wide_vectors() and torch.backends.mkl.is_available() and not is_intels()
 
 
 def slower(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str, slope: float) -> str | None:
@@ -51,6 +62,9 @@ def slower(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str, 
     return f"{rows} rows of float32 by {size} weights: PyTorch's product is as fast as the processor or its memory"
 
 
-def leave(*args: object) -> str | None:
+def leave(input: Tensor, weight: Tensor, *rest: object) -> str | None:
     """Why PyTorch had better have a linear layer with all its gradients, or None."""
+    large = weight.numel() >= FOREIGN_WEIGHT and input.numel() * weight.shape[0] >= FOREIGN_PRODUCTS_OF_GRADIENTS
+    if large and input.dtype == torch.float32 and has_foreign_products():
+        return None
     return "with gradients the weights change from call to call: PyTorch's product takes them as they lie"

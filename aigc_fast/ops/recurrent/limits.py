@@ -17,6 +17,11 @@ WAIT_WORK, WAVE_STEPS, WAVE_SHARE = 1 << 13, 16, 0.3
 # Sequences in bfloat16 up to which weights, not products, take the time: of more, PyTorch multiplies them in tiles.
 MOST_ROUNDED_BATCH = 1
 
+# Sequences of float32 from which an LSTM with gradients is PyTorch's on other makers' processors than Intel's: 0.7 to
+# 1.0 of its speed, at 512 units and more or 64 sequences 0.9 to 1.15; fewer 0.95 to 1.4. AMD EPYC (family 26 model 2),
+# AVX-512 BF16, 2 threads, torch 2.13.0, 2026-11-30, 64 to 512 units.
+LEAST_GRADIENT_BATCH = 5
+
 # A cell's step: multiply-adds below which the call costs more than the kernel, and weights beyond which they do not
 # stay in the second-level cache beside PyTorch's, which the call looks through for changes. Of CPU time on one thread,
 # AVX-512 BF16, Intel Xeon, torch 2.13.0, 2026-11-29: LSTM and GRU, one row, 32 to 256 units; a cell without gates lost
