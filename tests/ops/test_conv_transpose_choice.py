@@ -66,7 +66,7 @@ def test_large_bfloat16_convolutions_in_channels_last_are_pytorchs_where_pairs_a
     input = torch.empty(batch, 256, 8, 8, dtype=dtype, device="meta", memory_format=layout)
     weight = torch.empty(256, 128, 4, 4, dtype=dtype, device="meta")
     plan = make_plan(tuple(input.shape), tuple(weight.shape), None, (2, 2), (1, 1), (0, 0), (1, 1), 1, True)
-    assert (choice.forward_slower(input, weight, plan, winograd=False) is not None) == left
+    assert (choice.forward_slower(input, weight, plan, "other") is not None) == left
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,67 @@ def test_one_channel_is_pytorchs_but_where_it_is_spread_over_many(
     weight = torch.empty(*((1, 16) if transposed else (16, 1)), kernel, kernel, device="meta")
     around = (kernel // 2,) * 2
     plan = make_plan(tuple(input.shape), tuple(weight.shape), None, (1, 1), around, (0, 0), (1, 1), 1, transposed)
-    assert (choice.forward_slower(input, weight, plan, winograd=False) is not None) == left
+    assert (choice.forward_slower(input, weight, plan, "other") is not None) == left
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "layout", "algorithm", "left_by_intels", "left_elsewhere"),
+    [
+        ((8, 16, 32, 32), 4, 2, torch.contiguous_format, "direct", True, False),
+        ((8, 32, 64, 64), 3, 1, torch.channels_last, "direct", False, True),
+        ((8, 32, 64, 64), 3, 1, torch.contiguous_format, "direct", False, False),
+        ((8, 3, 64, 64), 3, 1, torch.contiguous_format, "narrow", False, False),
+        ((8, 3, 64, 64), 3, 1, torch.channels_last, "narrow", True, True),
+        ((1, 32, 16, 16, 16), 5, 1, torch.contiguous_format, "direct", True, True),
+        ((1, 32, 16, 16, 16), 3, 1, torch.contiguous_format, "winograd", False, False),
+    ],
+)
+def test_what_is_pytorchs_depends_on_the_processors_maker(
+    shape: tuple[int, ...],
+    kernel: int,
+    stride: int,
+    layout: torch.memory_format,
+    algorithm: str,
+    left_by_intels: bool,
+    left_elsewhere: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native, "level", lambda: "avx512")
+    dims = len(shape) - 2
+    input = torch.empty(shape, device="meta").to(memory_format=layout)
+    weight = torch.empty(32, shape[1], *(kernel,) * dims, device="meta")
+    sizes = (stride,) * dims, (kernel // 2,) * dims, (0,) * dims, (1,) * dims
+    plan = make_plan(shape, tuple(weight.shape), None, *sizes, 1, False)
+    for intels, left in ((True, left_by_intels), (False, left_elsewhere)):
+        monkeypatch.setattr(choice, "is_intels", lambda intels=intels: intels)
+        assert (choice.forward_slower(input, weight, plan, algorithm) is not None) == left
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "kernel", "layout", "left"),
+    [
+        ((2, 32), 64, 4, torch.channels_last, True),
+        ((2, 32), 64, 4, torch.contiguous_format, False),
+        ((16, 2), 32, 4, torch.contiguous_format, False),
+        ((256, 128), 8, 1, torch.contiguous_format, True),
+        ((256, 128), 8, 4, torch.contiguous_format, False),
+    ],
+)
+def test_weight_gradients_left_to_pytorch_by_other_makers_processors(
+    channels: tuple[int, int],
+    side: int,
+    kernel: int,
+    layout: torch.memory_format,
+    left: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native, "level", lambda: "avx512")
+    monkeypatch.setattr(choice, "is_intels", lambda: False)
+    large = torch.empty(8, channels[0], side, side, device="meta").to(memory_format=layout)
+    shape = (channels[1], channels[0], kernel, kernel)
+    plan = make_plan(tuple(large.shape), shape, None, (1, 1), (0, 0), (0, 0), (1, 1), 1, False)
+    small = torch.empty(plan.output_shape, device="meta").to(memory_format=layout)
+    assert (choice.weight_gradient_slower(large, small, plan, winograd=False) is not None) == left
 
 
 @pytest.mark.parametrize(
@@ -131,9 +191,12 @@ def test_few_channels_of_three_axes_take_the_direct_way() -> None:
 
 
 @pytest.mark.parametrize(("channels", "chosen"), [(16, "reference"), (32, "cpu")])
-def test_a_panel_half_empty_on_three_axes_is_pytorchs(channels: int, chosen: str) -> None:
+def test_a_panel_half_empty_on_three_axes_is_pytorchs_by_intels(
+    channels: int, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not native.has_wide_vectors():
         pytest.skip("narrow vectors have narrower panels")
+    monkeypatch.setattr(choice, "is_intels", lambda: True)
     tensors = torch.randn(1, 32, 8, 16, 16), torch.randn(32, channels, 4, 4, 4)
     assert aigc_fast.explain("conv_transpose3d", *tensors, stride=2, padding=1).chosen == chosen
 

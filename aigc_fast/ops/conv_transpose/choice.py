@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from math import prod
 from typing import Any
@@ -12,13 +13,18 @@ from torch import Tensor
 from aigc_fast.ops.conv_transpose.limits import (
     FEW_CHANNELS,
     GRADIENT_CHANNELS,
+    GRADIENT_FEW_POSITIONS,
     GRADIENT_KERNEL,
+    GRADIENT_MANY_CHANNELS,
     GRADIENT_PIXELS,
+    GRADIENT_POSITIONS_ELSEWHERE,
+    GRADIENT_SMALL_KERNEL,
     GRADIENT_WINDOW_CHANNELS,
     LARGE_WORK,
     LEAST_GROUP_CHANNELS,
     LEFT_BFLOAT16,
     LEFT_WIDE,
+    LEFT_WIDE_ELSEWHERE,
     LIGHT_KERNEL,
     LIGHT_NUMEL,
     LIGHT_PRODUCTS,
@@ -33,13 +39,17 @@ from aigc_fast.ops.conv_transpose.limits import (
     WIDEST_KERNEL,
     WINDOW_CHANNELS,
     WINDOWS_PIXELS,
+    Region,
 )
 from aigc_fast.ops.conv_transpose.plan import AXES, Plan, memory_format
 from aigc_fast.runtime import native
+from aigc_fast.runtime.machine import is_intels
 from aigc_fast.runtime.memory import MAPPED_ANEW
 from aigc_fast.runtime.native import has_wide_vectors, rounds_natively
 from aigc_fast.runtime.precision import EXACT, ROUNDED, factors_for
 
+# Products of the taps, phase by phase or added up where they fall.
+_OVER_TAPS = "direct", "col2im"
 _grad_enabled = torch.is_grad_enabled
 _float32 = torch.float32
 
@@ -125,71 +135,95 @@ def _many_phases(plan: Plan, channels_last: bool) -> str | None:
     return f"stride {max(stride)}: {phases} phases of few products each" if phases > most else None
 
 
-def _lies_where_left(input: Tensor, plan: Plan, channels_last: bool, winograd: bool, over_taps: bool) -> bool:
+def _is_of_another_maker(dtype: torch.dtype, plan: Plan) -> bool:
+    """Whether the table of other makers' processors than Intel's says all there is to say of it."""
+    plain = plan.geometry[-2] == 1 and max(plan.geometry[9:12]) == 1 and not plan.is_matrix
+    return dtype == torch.float32 and plain and has_wide_vectors() and not is_intels()
+
+
+def _lies_where_left(input: Tensor, plan: Plan, channels_last: bool, algorithm: str, regions: Sequence[Region]) -> bool:
     """Whether the convolution lies in a region where PyTorch's was measured to be faster."""
-    *_, groups, transposed = plan.geometry
-    kernel, stride, dilation = plan.geometry[:3], plan.geometry[3:6], plan.geometry[9:12]
-    fits = _is_of_floats(input.dtype, plan) and groups == 1 and max(dilation) == 1 and not plan.is_matrix
-    if not (fits and has_wide_vectors() and (winograd or over_taps)):
-        return False
-    channels = plan.output_shape[1] if transposed else input.shape[1]
-    if min(input.shape[1], plan.output_shape[1]) <= FEW_CHANNELS:
-        return False
+    transposed = bool(plan.geometry[-1])
+    kernel, stride = plan.geometry[:3], plan.geometry[3:6]
+    inputs, outputs = input.shape[1], plan.output_shape[1]
+    channels = outputs if transposed else inputs
     dims, pixels, strided = input.dim() - 2, prod(input.shape[2:]), max(stride) > 1
     whole = all(size % step == 0 for size, step in zip(plan.output_shape[2:], stride[AXES - dims :], strict=True))
     return any(
         region.dims == dims
-        and region.transposed in (None, bool(transposed))
+        and region.transposed in (None, transposed)
         and region.channels_last in (None, channels_last)
         and region.strided in (None, strided)
         and max(kernel) in region.kernels
         and channels in region.channels
         and pixels in region.pixels
-        and region.algorithm in (None, "winograd" if winograd else "direct")
+        and inputs in region.inputs
+        and outputs in region.outputs
+        and pixels * input.shape[0] in region.positions
+        and region.algorithm in (None, algorithm)
         and region.whole in (None, whole)
-        for region in (LEFT_WIDE if input.dtype == torch.float32 else LEFT_BFLOAT16)
+        for region in regions
     )
 
 
-def forward_slower(input: Tensor, weight: Tensor, plan: Plan, winograd: bool, over_taps: bool = False) -> str | None:
+def _lies_where_left_by_intels(input: Tensor, plan: Plan, channels_last: bool, algorithm: str) -> bool:
+    plain = plan.geometry[-2] == 1 and max(plan.geometry[9:12]) == 1 and not plan.is_matrix
+    fits = _is_of_floats(input.dtype, plan) and plain and min(input.shape[1], plan.output_shape[1]) > FEW_CHANNELS
+    if not (fits and has_wide_vectors() and algorithm in (*_OVER_TAPS, "winograd")):
+        return False
+    regions = LEFT_WIDE if input.dtype == torch.float32 else LEFT_BFLOAT16
+    return _lies_where_left(input, plan, channels_last, "direct" if algorithm in _OVER_TAPS else algorithm, regions)
+
+
+def _slower_of_few_or_strided(input: Tensor, plan: Plan, channels_last: bool, algorithm: str) -> str | None:
+    *_, groups, transposed = plan.geometry
+    in_channels, kernel, stride = input.shape[1] // groups, plan.geometry[:3], plan.geometry[3:6]
+    few = in_channels <= FEW_CHANNELS and not plan.is_matrix
+    if few and (not transposed or max(stride) == 1) and channels_last:
+        return f"{in_channels} input channels: too few for a product"
+    strided = not transposed and max(stride) > 1 and input.dtype == torch.float32
+    # Memory that is mapped anew is ours in huge pages.
+    is_small = prod(plan.output_shape) * input.dtype.itemsize < MAPPED_ANEW
+    if few and strided and (is_small or has_wide_vectors()):
+        return f"{in_channels} input channels and a stride of {max(stride)}: too few products for each output"
+    if strided and max(kernel) > WIDE_KERNEL and not _strided_wins(plan, algorithm == "winograd"):
+        return f"a plain convolution with stride {max(stride)} and kernel {max(kernel)}: PyTorch's is as fast"
+    return None
+
+
+def forward_slower(input: Tensor, weight: Tensor, plan: Plan, algorithm: str) -> str | None:
     """Why PyTorch's forward is preferred for this convolution or transposed convolution, or None.
 
     Args:
         input: (N, C_in, ...).
         weight: of the convolution.
         plan: of the convolution.
-        winograd: whether ours would go through Winograd's windows.
-        over_taps: whether ours would be products of the taps, phase by phase or added up where they fall.
+        algorithm: of ours, one of "direct", "winograd", "narrow", "col2im" and "other".
     """
     *_, groups, transposed = plan.geometry
     in_channels = input.shape[1] // groups
     kernel, stride = plan.geometry[:3], plan.geometry[3:6]
     channels_last = memory_format(input, weight) != torch.contiguous_format
-    few = in_channels <= FEW_CHANNELS and not plan.is_matrix
     if is_light(input, weight, groups, transposed, gradients=False):
         return "small: PyTorch's call costs less"
     few_per_group = _few_per_group(plan.output_shape[1], groups)
     if few_per_group:
         return few_per_group
     one_phase = not transposed or max(stride) == 1
-    if few and one_phase and channels_last:
-        return f"{in_channels} input channels: too few for a product"
-    strided = not transposed and max(stride) > 1
-    # Memory that is mapped anew is ours in huge pages.
-    is_small = prod(plan.output_shape) * input.dtype.itemsize < MAPPED_ANEW
-    if few and strided and (is_small or has_wide_vectors()) and input.dtype == torch.float32:
-        return f"{in_channels} input channels and a stride of {max(stride)}: too few products for each output"
-    wide = strided and max(kernel) > WIDE_KERNEL
-    if wide and input.dtype == torch.float32 and not _strided_wins(plan, winograd):
-        return f"a plain convolution with stride {max(stride)} and kernel {max(kernel)}: PyTorch's is as fast"
     pytorchs_is_slow = transposed and max(kernel) > 1 and prod(input.shape[2:]) > ONE_CHANNEL_PIXELS
     of_floats = _is_of_floats(input.dtype, plan) and has_wide_vectors()
     if in_channels == 1 and one_phase and not pytorchs_is_slow and of_floats:
         return "one input channel: too few for a product"
-    if _lies_where_left(input, plan, channels_last, winograd, over_taps):
+    if _is_of_another_maker(input.dtype, plan):
+        lies_where_left = _lies_where_left(input, plan, channels_last, algorithm, LEFT_WIDE_ELSEWHERE)
+    else:
+        if reason := _slower_of_few_or_strided(input, plan, channels_last, algorithm):
+            return reason
+        lies_where_left = _lies_where_left_by_intels(input, plan, channels_last, algorithm)
+    if lies_where_left:
         return f"kernel {max(kernel)}, stride {max(stride)}: PyTorch's is faster with wide vectors"
     apart = kernel == stride and plan.output_shape[1] <= FEW_CHANNELS
-    if transposed and over_taps and not apart and (reason := _many_phases(plan, channels_last)):
+    if transposed and algorithm in _OVER_TAPS and not apart and (reason := _many_phases(plan, channels_last)):
         return reason
     small_map = has_wide_vectors() and prod(input.shape[2:]) <= SMALL_MAP
     if transposed and kernel == stride and channels_last and not small_map:
@@ -214,12 +248,27 @@ def _direct_weight_gradient_wins(channels: int, pixels: int, channels_last: bool
     return channels > FEW_CHANNELS or (channels > 1 and (stride == 1 or kernel < WIDE_KERNEL))
 
 
+def _weight_gradient_wins_elsewhere(large: Tensor, small: Tensor, plan: Plan, channels_last: bool) -> bool:
+    positions = prod(large.shape[2:]) * large.shape[0]
+    if large.shape[1] <= FEW_CHANNELS and positions >= GRADIENT_POSITIONS_ELSEWHERE[channels_last]:
+        return False
+    many = min(large.shape[1], small.shape[1]) >= GRADIENT_MANY_CHANNELS and positions < GRADIENT_FEW_POSITIONS
+    return not (many and max(plan.geometry[:3]) <= GRADIENT_SMALL_KERNEL[large.dim() - 3])
+
+
+def _weight_gradient_is_as_fast(channels: int, plan: Plan) -> str:
+    return f"{channels} channels of the larger map, kernel {plan.geometry[:3]}: PyTorch's weight gradient is as fast"
+
+
 def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, winograd: bool) -> str | None:
     """Why PyTorch's weight gradient is preferred for the convolution from `large` to `small`, or None."""
     channels_last = memory_format(large, small) != torch.contiguous_format
     channels, pixels = large.shape[1] // plan.geometry[-2], prod(large.shape[2:])
     if not _is_of_floats(large.dtype, plan) and rounds_natively() and not plan.is_matrix:
         return "bfloat16 on a processor that multiplies it: PyTorch's weight gradient does so, ours computes in float32"
+    if _is_of_another_maker(large.dtype, plan):
+        wins = plan.multiply_adds < SMALL_WORK or _weight_gradient_wins_elsewhere(large, small, plan, channels_last)
+        return None if wins else _weight_gradient_is_as_fast(channels, plan)
     thin = channels_last and pixels >= WINDOWS_PIXELS and channels < GRADIENT_WINDOW_CHANNELS
     wins = (
         (winograd and not (thin and has_wide_vectors()))
@@ -229,7 +278,5 @@ def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, winograd: b
         or (not winograd and _direct_weight_gradient_wins(channels, pixels, channels_last, plan))
     )
     if not wins:
-        return (
-            f"{channels} channels of the larger map, kernel {plan.geometry[:3]}: PyTorch's weight gradient is as fast"
-        )
+        return _weight_gradient_is_as_fast(channels, plan)
     return _amx(large.dtype) or _few_per_group(small.shape[1], plan.geometry[-2])

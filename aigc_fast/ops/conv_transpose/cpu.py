@@ -37,6 +37,8 @@ ALGORITHMS = {
     DIRECT_SPLIT: "direct: float32 as sums of two bfloat16",
     MATRIX: "a single pixel: a product of matrices",
 }
+# What the choice between these and PyTorch's tells apart.
+KINDS = {DIRECT: "direct", WINOGRAD: "winograd", NARROW: "narrow", COL2IM: "col2im"}
 # To pack so many numbers anew costs less than to find them packed.
 SMALL_WEIGHT = 1024
 

@@ -49,7 +49,9 @@ class Region(NamedTuple):
         kernels: of the widest side of the kernel.
         channels: of the larger map: the input of a convolution, the output of a transposed one.
         pixels: of one image of the input.
-        algorithm: which of ours it would meet, "direct" or "winograd"; None for both.
+        inputs, outputs: channels of the input and of the output.
+        positions: of the input, pixels of all images together.
+        algorithm: which of ours it would meet, one of "direct", "winograd", "narrow" and "col2im"; None for any.
         whole: of a transposed one, whether the output is a multiple of the stride; None for either.
     """
 
@@ -62,8 +64,17 @@ class Region(NamedTuple):
     pixels: range = _ANY
     algorithm: str | None = None
     whole: bool | None = None
+    inputs: range = _ANY
+    outputs: range = _ANY
+    positions: range = _ANY
 
 
+# On three axes, from this kernel on, windows and taps are so many that PyTorch's takes 0.3 to 0.6 of the time of ours.
+# Measured as LEFT_WIDE_ELSEWHERE.
+_LEFT_ON_THREE_AXES = (
+    Region(3, None, None, False, range(4, _ENDLESS), inputs=range(6, _ENDLESS), algorithm="direct"),
+    Region(3, False, None, True, range(4, _ENDLESS), algorithm="winograd"),
+)
 # In float32 on AVX-512: Intel Xeon (family 6 model 207), 2 threads, torch 2.13.0, 2026-11-29; from 16 to 256 channels,
 # 8 to 256 pixels wide, kernels of 1 to 7, strides of 1 and 2. Ours takes 0.2 to 0.95 of PyTorch's speed there.
 LEFT_WIDE = (
@@ -90,7 +101,46 @@ LEFT_WIDE = (
     Region(3, False, None, True, _ANY, channels=range(32), pixels=range(4096, _ENDLESS)),
     Region(3, True, True, True, _ANY, channels=range(64), pixels=range(1024, _ENDLESS)),
     Region(3, True, False, True, _ANY, channels=range(17), pixels=range(1024, _ENDLESS)),
+    *_LEFT_ON_THREE_AXES,
 )
+_FEW = range(2, 5)
+# The same on other makers' processors, of one group with any number of channels but one: AMD EPYC (family 26 model 2),
+# 2 threads, torch 2.13.0, 2026-11-30; 3,008 of batches of 1 and 8, 1 to 256 channels, 8 to 256 pixels wide (4 to 32 on
+# three axes), kernels of 1 to 7, strides of 1 and 2. Ours takes 0.4 to 0.95 of PyTorch's speed there in the mean, and
+# 2.1 times it in the others.
+LEFT_WIDE_ELSEWHERE = (
+    Region(2, None, None, False, range(7, _ENDLESS), algorithm="direct"),
+    Region(2, True, True, False, range(4, 7), algorithm="direct"),
+    Region(2, None, True, False, _ANY, positions=range(8192, _ENDLESS), algorithm="direct"),
+    Region(2, None, True, False, _ANY, inputs=range(17), positions=range(4096, _ENDLESS), algorithm="winograd"),
+    Region(2, None, True, True, _ANY, positions=range(16384, _ENDLESS), algorithm="direct"),
+    Region(2, False, True, True, _ANY, inputs=range(17), positions=range(32768, _ENDLESS), algorithm="winograd"),
+    Region(
+        2,
+        None,
+        True,
+        None,
+        _ANY,
+        inputs=range(8, _ENDLESS),
+        outputs=range(8, _ENDLESS),
+        positions=range(8192, _ENDLESS),
+        algorithm="col2im",
+    ),
+    Region(2, None, None, None, range(7, _ENDLESS), outputs=range(8, _ENDLESS), algorithm="col2im"),
+    Region(2, False, True, False, _ANY, inputs=_FEW, outputs=range(16, _ENDLESS), positions=range(2048, _ENDLESS)),
+    Region(2, True, True, None, range(3), inputs=_FEW, outputs=range(16, _ENDLESS), positions=range(4096, _ENDLESS)),
+    *_LEFT_ON_THREE_AXES,
+    Region(3, None, None, False, range(4, _ENDLESS), outputs=range(3, _ENDLESS), algorithm="col2im"),
+    Region(3, None, None, True, range(4, _ENDLESS), outputs=range(8, _ENDLESS), algorithm="col2im"),
+    Region(3, None, True, None, range(2), positions=range(8192, _ENDLESS)),
+    Region(3, None, True, None, _ANY, inputs=_FEW, outputs=range(16, _ENDLESS), positions=range(16384, _ENDLESS)),
+    Region(3, False, None, True, range(4, _ENDLESS), inputs=range(2, 9), positions=range(16384, _ENDLESS)),
+)
+# Weight gradients there: ours takes 0.55 to 0.93 of PyTorch's speed where the larger map has few channels and, by the
+# layout, contiguous or channels_last, so many positions; and 0.62 to 0.72 where both maps have many channels, at few
+# positions, through kernels so small.
+GRADIENT_POSITIONS_ELSEWHERE = 40_000, 8192
+GRADIENT_MANY_CHANNELS, GRADIENT_FEW_POSITIONS, GRADIENT_SMALL_KERNEL = 128, 2048, (7, 2, 0)
 # In bfloat16 as products of floats, on the same machine: ours takes 0.4 to 0.95 of PyTorch's speed there, and 2.1 times
 # it in the geometric mean of the others.
 LEFT_BFLOAT16 = (

@@ -195,7 +195,7 @@ def _backend_of(
     def slower(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
         plan = plan_of(input, weight, bias, *split(rest)[0])
         taken = cpu.forward_algorithm(input, weight, plan)
-        return choice.forward_slower(input, weight, plan, taken == cpu.WINOGRAD, taken in (cpu.DIRECT, cpu.COL2IM))
+        return choice.forward_slower(input, weight, plan, cpu.KINDS.get(taken, "other"))
 
     def leave(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
         return choice.leave_gradients(input, weight, plan_of(input, weight, bias, *split(rest)[0]))
