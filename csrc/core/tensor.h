@@ -37,6 +37,16 @@ struct Tensor {
         }
         return contiguous || expected == 0;
     }
+    // Whether the channels of (images, channels, ...) are neighbours, and pixels lie without gaps.
+    bool is_channels_last() const {
+        int64_t expected = sizes[1];
+        bool dense = strides[1] == 1 || sizes[1] == 1;
+        for (int d = dimensions - 1; d > 1; --d) {
+            dense &= sizes[d] == 1 || strides[d] == expected;
+            expected *= sizes[d];
+        }
+        return dense && (sizes[0] == 1 || strides[0] == expected);
+    }
     // A Dtype, or -1.
     [[gnu::always_inline]] int64_t dtype() const {
         return has(2, 32) ? FLOAT32 : has(4, 16) ? BFLOAT16 : has(2, 16) ? FLOAT16 : has(2, 64) ? int64_t(FLOAT64) : -1;

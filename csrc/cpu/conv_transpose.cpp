@@ -1,6 +1,7 @@
 // Convolution and its two gradients. Forward convolution, transposed convolution (its input gradient) and the weight
 // gradient are the three faces of one trilinear form, and share geometry, layout and product.
 #include "core/kernel.h"
+#include "cpu/conv_transpose/activation_gradient.h"
 #include "cpu/conv_transpose/col2im.h"
 #include "cpu/conv_transpose/im2col_weight_gradient.h"
 #include "cpu/conv_transpose/matrix.h"
@@ -195,10 +196,43 @@ void conv_weight_gradient(void* large_data, const int64_t* large_layout, void* s
         WeightGradient(g, large, small).run(out, dtype);
 }
 
+// inner, gradient, output: (images, channels, ...) of one type; of_bias: (channels,) of theirs. Returns whether it ran:
+// it takes tensors without gaps, of one layout.
+int64_t conv_activation_gradient(const Tensor* inner, const Tensor* of_bias, const Tensor* gradient,
+                                 const Tensor* output, int64_t activation, double slope) {
+    const auto all = [&](const auto& fits) { return fits(*inner) && fits(*gradient) && fits(*output); };
+    const bool planes = all([](const Tensor& tensor) { return tensor.is_contiguous(); });
+    if (!planes && !all([](const Tensor& tensor) { return tensor.is_channels_last(); }))
+        return false;
+    const int64_t images = output->sizes[0], channels = output->sizes[1];
+    const int64_t pixels = output->elements() / (images * channels);
+    const int64_t together = most<int64_t>(1, SUMMED_TOGETHER / VF);
+    const int64_t parts = planes ? images : ceil_div(images * pixels, together);
+    Scope scope;
+    auto* const sums = scope.take<double>(parts * channels);
+    with_gradient_at_output(activation, static_cast<float>(slope), [&](const auto& f) {
+        const auto run = [&]<class T>(T* masked) {
+            const auto *const above = static_cast<const T*>(gradient->data()), *const y = static_cast<const T*>(
+                                                                                   output->data());
+            if (planes)
+                mask_planes(masked, above, y, sums, images * channels, pixels, f);
+            else
+                mask_pixels(masked, above, y, sums, images * pixels, together, channels, f);
+            add_parts(static_cast<T*>(of_bias->data()), sums, parts, channels);
+        };
+        if (output->dtype() == FLOAT32)
+            run(static_cast<float*>(inner->data()));
+        else
+            run(static_cast<bfloat16*>(inner->data()));
+    });
+    return true;
 }
 
-AIGC_EXPORT(AIGC_KERNEL(conv_algorithm), AIGC_KERNEL(conv_packed_size), AIGC_KERNEL(conv_pack),
-            AIGC_KERNEL(conv_forward), AIGC_KERNEL(conv_forward_once), AIGC_KERNEL(conv_weight_gradient),
-            AIGC_KERNEL(conv_weight_gradient_algorithm), AIGC_KERNEL_CODES(conv_algorithms, Algorithm))
+}
+
+AIGC_EXPORT(AIGC_KERNEL(conv_algorithm), AIGC_KERNEL(conv_activation_gradient), AIGC_KERNEL(conv_packed_size),
+            AIGC_KERNEL(conv_pack), AIGC_KERNEL(conv_forward), AIGC_KERNEL(conv_forward_once),
+            AIGC_KERNEL(conv_weight_gradient), AIGC_KERNEL(conv_weight_gradient_algorithm),
+            AIGC_KERNEL_CODES(conv_algorithms, Algorithm))
 
 }

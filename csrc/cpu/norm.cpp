@@ -6,17 +6,6 @@
 namespace aigc::AIGC_LEVEL::norm {
 namespace {
 
-// What a pixel's channels are to a tensor (images, channels, ...): neighbours, and pixels without gaps.
-bool is_channels_last(const Tensor& tensor) {
-    int64_t expected = tensor.sizes[1];
-    bool dense = tensor.strides[1] == 1 || tensor.sizes[1] == 1;
-    for (int d = tensor.dimensions - 1; d > 1; --d) {
-        dense &= tensor.sizes[d] == 1 || tensor.strides[d] == expected;
-        expected *= tensor.sizes[d];
-    }
-    return dense && (tensor.sizes[0] == 1 || tensor.strides[0] == expected);
-}
-
 bool is_dense(const Tensor* tensor) { return !tensor || tensor->is_contiguous(); }
 
 // Whether all tensors are planes, or all have their channels innermost; -1 where neither.
@@ -25,7 +14,7 @@ int64_t layout_of(const Tensor* first, const Tensor* second, const Tensor* third
     const bool planes = all([](const Tensor& tensor) { return tensor.is_contiguous(); });
     if (planes && first->elements() != first->sizes[0] * first->sizes[1])
         return 0;
-    return all(is_channels_last) ? 1 : planes ? 0 : -1;
+    return all([](const Tensor& tensor) { return tensor.is_channels_last(); }) ? 1 : planes ? 0 : -1;
 }
 
 template <class T>

@@ -223,3 +223,19 @@ def prepare_weight_gradient(large: Tensor, small: Tensor, plan: Plan, weight_sha
         return output
 
     return run_matrix if plan.is_matrix else run
+
+
+def through_activation(gradient: Tensor, output: Tensor, activation: str, slope: float) -> tuple[Tensor, Tensor] | None:
+    """The gradient before a convolution's activation, and the bias's, or None where the kernel cannot take these.
+
+    Args:
+        gradient: to the output, of its shape.
+        output: after the activation, (N, C, ...).
+        activation: a key of `aigc_fast.runtime.activations.GRADIENTS_FROM_OUTPUT`.
+        slope: of leaky_relu.
+    """
+    if activation == "none" or gradient.dtype != output.dtype or unsupported((gradient, output)) is not None:
+        return None
+    inner, of_bias = on_huge_pages(torch.empty_like(output)), output.new_empty(output.shape[1])
+    kernel = native.kernels().conv_activation_gradient
+    return (inner, of_bias) if kernel(inner, of_bias, gradient, output, CODES[activation], slope) else None

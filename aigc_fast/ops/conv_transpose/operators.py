@@ -21,7 +21,16 @@ from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.activations import GRADIENTS_FROM_OUTPUT
 from aigc_fast.runtime.backends import Runner
 from aigc_fast.runtime.devices import Reason, lazily
-from aigc_fast.runtime.operator import LIBRARY, Operator, ReadOnce, functorch_level, hashable, in_force, is_compiling
+from aigc_fast.runtime.operator import (
+    LIBRARY,
+    Operator,
+    ReadOnce,
+    functorch_level,
+    hashable,
+    in_force,
+    is_compiling,
+    is_plain,
+)
 from aigc_fast.runtime.precision import EXACT, factors_of, precision
 from aigc_fast.runtime.sharding import Sharding
 
@@ -296,25 +305,27 @@ def _output_padding(large: Tensor, small: Tensor, kernel: Ints, stride: Ints, pa
     )
 
 
-def _conv_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+def _conv_backward(ctx: Any, gradient: Tensor, of_bias: Tensor | None = None) -> tuple[Any, ...]:
     input, weight, *_ = ctx.saved_tensors
     stride, padding, dilation, groups = ctx.sizes
     kernel = weight.shape[2:]
-    of_input = of_weight = of_bias = None
+    of_input = of_weight = None
     if ctx.needs_input_grad[0]:
         output_padding = _output_padding(input, gradient, kernel, stride, padding, dilation)
         of_input = conv_transpose(gradient, weight, None, stride, padding, output_padding, dilation, groups)
     if ctx.needs_input_grad[1]:
         of_weight = conv_weight_gradient(input, gradient, kernel, stride, padding, dilation, groups)
-    if ctx.needs_input_grad[2]:
+    if not ctx.needs_input_grad[2]:
+        of_bias = None
+    elif of_bias is None:
         of_bias = _bias_gradient(gradient)
     return of_input, of_weight, of_bias, None, None, None, None
 
 
-def _conv_transpose_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+def _conv_transpose_backward(ctx: Any, gradient: Tensor, of_bias: Tensor | None = None) -> tuple[Any, ...]:
     input, weight, *_ = ctx.saved_tensors
     stride, padding, output_padding, dilation, groups = ctx.sizes
-    of_input = of_weight = of_bias = None
+    of_input = of_weight = None
     # An output_padding of a whole stride or more adds elements to the output that no input element reaches.
     surplus = [extra // step for extra, step in zip(output_padding, stride, strict=True)]
     if ctx.needs_input_grad[0]:
@@ -325,7 +336,9 @@ def _conv_transpose_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         if any(surplus):
             input = torch.nn.functional.pad(input, [side for extra in reversed(surplus) for side in (0, extra)])
         of_weight = conv_weight_gradient(gradient, input, weight.shape[2:], stride, padding, dilation, groups)
-    if ctx.needs_input_grad[2]:
+    if not ctx.needs_input_grad[2]:
+        of_bias = None
+    elif of_bias is None:
         of_bias = _bias_gradient(gradient)
     return of_input, of_weight, of_bias, None, None, None, None, None
 
@@ -336,6 +349,9 @@ def _through_activation(backward: Callable[..., Any]) -> Callable[..., Any]:
     def backward_of_both(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         ctx = ReadOnce(ctx)
         *_, output = ctx.saved_tensors
+        ending = ctx.activation, ctx.slope
+        if is_plain(gradient, output) and (found := cpu.through_activation(gradient, output, *ending)):
+            return *backward(ctx, *found), None, None
         inner = GRADIENTS_FROM_OUTPUT[ctx.activation](gradient, output, ctx.slope)
         return *backward(ctx, inner), None, None
 
