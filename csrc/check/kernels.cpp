@@ -126,12 +126,14 @@ void run_attention() {
                 const int64_t of_mask[] = {kind, heads * s.queries * s.keys, s.queries * s.keys, s.keys, 1};
                 const int64_t left = kind == WITHOUT ? s.keys : 20, offset = s.keys - s.queries;
                 int64_t length = s.keys / 2 + 1;
+                int64_t sources[] = {1, 0};
+                const bool told = kind == WITHOUT && dtype == FLOAT32;
                 const int64_t sizes[] = {BATCH,        heads, s.groups, s.queries, s.keys, s.size,
                                          s.value_size, left,  s.keys,   offset,    s.parts};
                 call(cuda::attention::kernels, "attention_few_queries", out, sums, parts, part_sums, query, key, value,
                      list(strides), mask, list(of_mask), dtype, list(sizes),
-                     kind == WITHOUT && dtype == FLOAT32 ? argument(static_cast<void*>(&length)) : argument(nullptr),
-                     0.1, DEVICE, STREAM);
+                     told ? argument(static_cast<void*>(&length)) : argument(nullptr),
+                     told ? argument(static_cast<void*>(sources)) : argument(nullptr), 0.1, DEVICE, STREAM);
             }
 }
 
@@ -174,15 +176,17 @@ void run_conv_transpose() {
         }
 }
 
-// Two layers, a gate or none, a rotation or learned positions, for a few sequences and more than are taken together.
+// Two layers, a gate or none, a rotation or learned positions, a memory or none, for a few sequences and more than are
+// taken together.
 void run_decode() {
     struct Shape {
-        int64_t hidden, heads, kv_heads, size, units, rotated, gated, parallel;
+        int64_t hidden, heads, kv_heads, size, units, rotated, gated, parallel, crossed;
     };
     constexpr int64_t LAYERS = 2, VOCABULARY = 37, POSITIONS = 9, CAPACITY = 5, PARTS = 2, CENTRED = 1;
+    constexpr int64_t ROWS = 1, TOKENS = 70; // of the memory
     constexpr int64_t EACH[] = {4, 8, 32, 32}, BITS[] = {32, 16, 8, 4};
     for (const int64_t kept : {FP32, BF16, INT8, INT4})
-        for (const auto& s : {Shape{37, 3, 3, 5, 71, 0, 0, 0}, {40, 6, 2, 7, 33, 4, 1, 1}})
+        for (const auto& s : {Shape{37, 3, 3, 5, 71, 0, 0, 0, 1}, {40, 6, 2, 7, 33, 4, 1, 1, 0}})
             for (const int64_t slots : {1, 3, 9}) {
                 std::vector<Elements> memory;
                 std::vector<int64_t> addresses;
@@ -217,17 +221,24 @@ void run_decode() {
                 for (int64_t layer = 0; layer < LAYERS; ++layer) {
                     norm();
                     norm();
+                    if (s.crossed)
+                        norm();
                     matrix(queries + 2 * keys, s.hidden);
                     matrix(s.hidden, queries);
                     matrix(s.units * (1 + s.gated), s.hidden);
                     matrix(s.hidden, s.units);
+                    if (s.crossed) {
+                        matrix(queries, s.hidden);
+                        matrix(s.hidden, queries);
+                    }
                 }
                 matrix(VOCABULARY, s.hidden);
-                const int64_t numbers[] = {LAYERS,     s.hidden,  s.heads,   s.kv_heads, s.size,    s.units, VOCABULARY,
-                                           VOCABULARY, POSITIONS, s.rotated, CENTRED,    GELU_TANH, s.gated, s.parallel,
-                                           FLOAT32,    FLOAT32,   kept,      kept,       kept,      0,       2};
-                const double reals[] = {1e-5, 1.1, 0.9, 0.3, 0.4};
-                int64_t of_reals[5];
+                const int64_t numbers[] = {LAYERS,     s.hidden,   s.heads,   s.kv_heads, s.size,  s.units,
+                                           VOCABULARY, VOCABULARY, POSITIONS, s.rotated,  CENTRED, GELU_TANH,
+                                           s.gated,    s.parallel, s.crossed, s.crossed,  FLOAT32, FLOAT32,
+                                           kept,       kept,       kept,      0,          2};
+                const double reals[] = {1e-5, 1.1, 0.9, 0.3, 0.4, 0.5, 0.6};
+                int64_t of_reals[7];
                 std::memcpy(of_reals, reals, sizeof reals);
                 Arg decoder;
                 decoder.integer =
@@ -249,6 +260,13 @@ void run_decode() {
                     memory.emplace_back(count);
                     step.push_back(give(memory.back()));
                 }
+                memory.emplace_back(LAYERS * 2 * ROWS * keys * TOKENS);
+                step.push_back(give(memory.back()));
+                const std::vector<char> present(TOKENS, 1);
+                const std::vector<int64_t> sources(static_cast<size_t>(slots), 0);
+                step.push_back(reinterpret_cast<int64_t>(present.data()));
+                step.push_back(reinterpret_cast<int64_t>(sources.data()));
+                step.insert(step.end(), {ROWS, TOKENS, PARTS});
                 // The last one finds no room.
                 for (int64_t time = 0; time <= CAPACITY; time += CAPACITY) {
                     lengths[0] = time, lengths[1] = time + 1;

@@ -39,7 +39,7 @@ struct Call {
     Sizes n;
     float scale;
     bool wide;
-    const int64_t* length;
+    const int64_t *length, *sources;
 
     // What there is by now, where the device's memory tells how many keys there are: of float32 alone, as tensor cores
     // leave no registers for it.
@@ -54,6 +54,12 @@ struct Call {
         } else {
             return (n);
         }
+    }
+    __device__ int64_t source(int64_t batch) const {
+        if constexpr (sizeof(T) == sizeof(float))
+            return sources ? sources[batch] : batch;
+        else
+            return batch;
     }
 };
 
@@ -161,7 +167,7 @@ __global__ void __launch_bounds__(BLOCK, RESIDENT<T>) parts_kernel(Call<T> call,
     const Sizes& n = call.sizes();
     const int64_t split = blockIdx.x % n.splits, unit = blockIdx.x / n.splits;
     const int64_t first = unit % blocks * P::ROWS, of_group = unit / blocks % n.groups,
-                  batch = unit / blocks / n.groups;
+                  batch = unit / blocks / n.groups, source = call.source(batch);
     const int warp = static_cast<int>(threadIdx.x) / WARP;
     for (int i = static_cast<int>(threadIdx.x); i < P::ROWS * WIDTH; i += BLOCK) {
         const int r = i / WIDTH, element = i % WIDTH;
@@ -173,9 +179,9 @@ __global__ void __launch_bounds__(BLOCK, RESIDENT<T>) parts_kernel(Call<T> call,
         shared.sums[r][element] = 0;
     }
     __syncthreads();
-    const Matrix<T> keys{call.key + batch * call.of_key.batch + of_group * call.of_key.head, call.of_key.row,
+    const Matrix<T> keys{call.key + source * call.of_key.batch + of_group * call.of_key.head, call.of_key.row,
                          static_cast<int>(n.keys), static_cast<int>(n.size), call.wide};
-    const Matrix<T> values{call.value + batch * call.of_value.batch + of_group * call.of_value.head, call.of_value.row,
+    const Matrix<T> values{call.value + source * call.of_value.batch + of_group * call.of_value.head, call.of_value.row,
                            static_cast<int>(n.keys), static_cast<int>(n.value_size), call.wide};
     const Row rows[] = {{n, of_group, first + P::row(0)}, {n, of_group, first + P::row(1)}};
     const int64_t last = first + P::ROWS < n.rows() ? first + P::ROWS - 1 : n.rows() - 1;
@@ -189,7 +195,7 @@ __global__ void __launch_bounds__(BLOCK, RESIDENT<T>) parts_kernel(Call<T> call,
 #pragma unroll
         for (int i = 0; i < 2 * P::EACH; ++i) {
             float& one = more[i / P::EACH][i % P::EACH];
-            one = added(call, n, batch, rows[i / P::EACH], at + P::key(i % P::EACH));
+            one = added(call, n, source, rows[i / P::EACH], at + P::key(i % P::EACH));
             any = any || one != -INFINITY;
         }
         if (!__any_sync(ALL_LANES, any))
@@ -304,8 +310,8 @@ Strides strides_of(const int64_t* numbers) { return {numbers[0], numbers[1], num
 // See few_queries.h.
 void attention_few_queries(void* out, float* sums, float* parts, float* part_sums, const void* query, const void* key,
                            const void* value, const int64_t* strides, const void* mask, const int64_t* of_mask,
-                           int64_t dtype, const int64_t* sizes, const void* length, double scale, int64_t device,
-                           void* stream) {
+                           int64_t dtype, const int64_t* sizes, const void* length, const void* sources, double scale,
+                           int64_t device, void* stream) {
     Sizes n;
     std::memcpy(&n, sizes, sizeof n);
     const auto call_of = [&](auto* type) {
@@ -325,7 +331,8 @@ void attention_few_queries(void* out, float* sums, float* parts, float* part_sum
                      n,
                      static_cast<float>(scale),
                      false,
-                     static_cast<const int64_t*>(length)};
+                     static_cast<const int64_t*>(length),
+                     static_cast<const int64_t*>(sources)};
         call.wide = is_wide(call.key, call.of_key, n.size) && is_wide(call.value, call.of_value, n.value_size);
         const Queue queue{device, stream};
         const int64_t widest = n.size > n.value_size ? n.size : n.value_size;

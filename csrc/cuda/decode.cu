@@ -23,7 +23,7 @@ struct Table {
 // What the first numbers of `decode_create` are, in their order.
 struct Sizes {
     int64_t layers, hidden, heads, kv_heads, head_size, units, embedded, vocabulary, positions, rotated, centred,
-        activation, gated, parallel, embedding_dtype, positions_dtype;
+        activation, gated, parallel, after, crossed, embedding_dtype, positions_dtype;
 
     int64_t query_columns() const { return heads * head_size; }
     int64_t key_columns() const { return kv_heads * head_size; }
@@ -31,12 +31,13 @@ struct Sizes {
 constexpr int64_t SIZES = sizeof(Sizes) / sizeof(int64_t);
 
 struct Layer {
-    Norm attention_norm, units_norm;
+    Norm attention_norm, units_norm, cross_norm;
     Matrix projections; // queries, keys and values, one after the other
     Matrix out, up;     // a gate's columns and those that it multiplies in turn, where there is one
     Matrix down;
-    int64_t window; // tokens that one sees, itself among them; 0 for all before it
-    double scale;   // of the scores
+    Matrix cross_query, cross_out; // of the attention to a memory
+    int64_t window;                // tokens that one sees, itself among them; 0 for all before it
+    double scale, cross_scale;     // of the scores
 };
 
 // What lies where of a decoder; it owns none of it.
@@ -54,7 +55,7 @@ class Decoder {
 };
 
 // What the numbers of `decode_step` are, in their order: how many sequences, tokens that there is room for, and parts
-// into which attention cuts them; then addresses on the device.
+// into which attention cuts them; then addresses on the device; at last the memory that they attend to besides.
 struct Step {
     int64_t slots, capacity, parts;
     const int64_t *ids, *positions; // (slots,)
@@ -63,8 +64,12 @@ struct Step {
     float* cache;                   // (layers, 2, slots, kv_heads, capacity, head_size)
     float *x, *projected, *attended, *units, *logits;
     float *sums, *of_parts, *part_sums; // of attention
+    const float* memory;                // (layers, 2, rows, kv_heads, tokens, head_size)
+    const bool* present;                // (rows, tokens), or null where all are
+    const int64_t* sources;             // (slots,), rows
+    int64_t memory_rows, memory_tokens, memory_parts;
 };
-static_assert(sizeof(Step) == 16 * sizeof(int64_t), "the numbers are read as they are");
+static_assert(sizeof(Step) == 22 * sizeof(int64_t), "the numbers are read as they are");
 
 // A block for each sequence; one whose id or position is none has no numbers.
 __global__ void embed_kernel(Step s, Table embedding, Table positions, int64_t hidden, float scale) {
@@ -133,33 +138,73 @@ __global__ void keep_kernel(Keeping k) {
 
 __global__ void advance_kernel(int64_t* length) { ++length[threadIdx.x]; }
 
-// A layer's attention to all that is kept, this token among it.
-void attend(const Decoder& d, int64_t index, const Step& s, const float* keys, const Queue& queue) {
-    const Sizes& n = d.n;
-    const int64_t size = n.head_size, columns = n.query_columns() + 2 * n.key_columns(), of_head = s.capacity * size;
-    const int64_t of_slot = n.kv_heads * of_head, window = d.layers[static_cast<size_t>(index)].window;
-    const int64_t strides[] = {n.query_columns(), size,    size, columns, size,    size,
-                               of_slot,           of_head, size, of_slot, of_head, size};
+// What a query of each sequence attends to.
+struct Attended {
+    const float* keys; // (rows, kv_heads, tokens, head_size); values follow
+    int64_t rows, tokens;
+    const bool* visible; // (rows, tokens), or null
+    const int64_t *length, *sources;
+    int64_t query_stride, left, right, parts; // tokens that are seen to either side
+    double scale;
+};
+
+void attend(const Sizes& n, const Step& s, const Attended& to, const Queue& queue) {
+    const int64_t size = n.head_size, of_head = to.tokens * size, of_row = n.kv_heads * of_head;
+    const int64_t strides[] = {n.query_columns(), size, size,   to.query_stride, size, size, of_row,
+                               of_head,           size, of_row, of_head,         size};
     constexpr int64_t NO_MASK = 0, BOOLEAN = 1;
-    const int64_t of_mask[] = {s.visible ? BOOLEAN : NO_MASK, s.capacity, 0, 0, 1};
-    const int64_t sizes[] = {s.slots, n.heads, n.kv_heads, 1, s.capacity, size, size, window ? window - 1 : s.capacity,
-                             0,       0,       s.parts};
-    attention::attention_few_queries(
-        s.attended, s.sums, s.of_parts, s.part_sums, s.projected, keys, keys + s.slots * of_slot, strides, s.visible,
-        of_mask, FLOAT32, sizes, s.length + 1, d.layers[static_cast<size_t>(index)].scale, queue.device, queue.stream);
+    const int64_t of_mask[] = {to.visible ? BOOLEAN : NO_MASK, to.tokens, 0, 0, 1};
+    const int64_t sizes[] = {s.slots, n.heads, n.kv_heads, 1, to.tokens, size, size, to.left, to.right, 0, to.parts};
+    attention::attention_few_queries(s.attended, s.sums, s.of_parts, s.part_sums, s.projected, to.keys,
+                                     to.keys + to.rows * of_row, strides, to.visible, of_mask, FLOAT32, sizes,
+                                     to.length, to.sources, to.scale, queue.device, queue.stream);
+}
+
+// To all that is kept, this token among it.
+void attend_to_tokens(const Sizes& n, const Layer& layer, const float* keys, const Step& s, const Queue& queue) {
+    const int64_t columns = n.query_columns() + 2 * n.key_columns(),
+                  left = layer.window ? layer.window - 1 : s.capacity;
+    attend(n, s, {keys, s.slots, s.capacity, s.visible, s.length + 1, nullptr, columns, left, 0, s.parts, layer.scale},
+           queue);
+}
+
+void attend_to_memory(const Sizes& n, const Layer& layer, int64_t index, const Step& s, const Queue& queue) {
+    const int64_t tokens = s.memory_tokens;
+    const float* const keys = s.memory + index * 2 * s.memory_rows * n.key_columns() * tokens;
+    attend(n, s,
+           {keys, s.memory_rows, tokens, s.present, nullptr, s.sources, n.query_columns(), tokens, tokens,
+            s.memory_parts, layer.cross_scale},
+           queue);
+}
+
+// A block for each row of x.
+__global__ void __launch_bounds__(BLOCK) normalize_kernel(Norm norm, float* x, int64_t hidden) {
+    auto& shared = shared_memory<Shared<1>>();
+    Product p{};
+    p.matrix.depth = hidden, p.norm = norm, p.rows = x, p.count = gridDim.x;
+    measure<1>(p, blockIdx.x, shared);
+    float* const row = x + blockIdx.x * hidden;
+    for (int64_t c = threadIdx.x; c < hidden; c += BLOCK)
+        row[c] = (row[c] - shared.mean[0]) * shared.factor[0] * norm.weight[c] + (norm.bias ? norm.bias[c] : 0.0f);
 }
 
 void run_layer(const Decoder& d, int64_t index, const Step& s, const Queue& queue) {
     const Sizes& n = d.n;
     const Layer& layer = d.layers[static_cast<size_t>(index)];
     const Norm none{};
-    const auto make_units = [&] {
-        run("decode: units",
-            {layer.up, layer.units_norm, s.x, s.units, s.slots, n.gated ? End::GATE : End::ACTIVATE, n.activation},
-            queue);
+    const auto before = [&](const Norm& norm) { return n.after ? none : norm; };
+    const auto add = [&](const char* name, const Matrix& matrix, const float* rows, const Norm& norm) {
+        run(name, {matrix, none, rows, s.x, s.slots, End::ADD, 0}, queue);
+        if (n.after)
+            launch("decode: normalize", &normalize_kernel, queue, {s.slots, BLOCK, Shared<1>::bytes(0)}, norm, s.x,
+                   n.hidden);
     };
-    run("decode: projections", {layer.projections, layer.attention_norm, s.x, s.projected, s.slots, End::STORE, 0},
-        queue);
+    const auto make_units = [&] {
+        const End end = n.gated ? End::GATE : End::ACTIVATE;
+        run("decode: units", {layer.up, before(layer.units_norm), s.x, s.units, s.slots, end, n.activation}, queue);
+    };
+    run("decode: projections",
+        {layer.projections, before(layer.attention_norm), s.x, s.projected, s.slots, End::STORE, 0}, queue);
     float* const keys = s.cache + index * 2 * s.slots * n.key_columns() * s.capacity;
     const int64_t kept = s.slots * (n.query_columns() + 2 * n.key_columns());
     launch("decode: keep", &keep_kernel, queue, {blocks_for(kept), THREADS},
@@ -167,11 +212,17 @@ void run_layer(const Decoder& d, int64_t index, const Step& s, const Queue& queu
     // Two parts that begin with the same: the second one before the first one adds to it.
     if (n.parallel)
         make_units();
-    attend(d, index, s, keys, queue);
-    run("decode: out", {layer.out, none, s.attended, s.x, s.slots, End::ADD, 0}, queue);
+    attend_to_tokens(n, layer, keys, s, queue);
+    add("decode: out", layer.out, s.attended, layer.attention_norm);
+    if (n.crossed) {
+        run("decode: query", {layer.cross_query, before(layer.cross_norm), s.x, s.projected, s.slots, End::STORE, 0},
+            queue);
+        attend_to_memory(n, layer, index, s, queue);
+        add("decode: out of memory", layer.cross_out, s.attended, layer.cross_norm);
+    }
     if (!n.parallel)
         make_units();
-    run("decode: down", {layer.down, none, s.units, s.x, s.slots, End::ADD, 0}, queue);
+    add("decode: down", layer.down, s.units, layer.units_norm);
 }
 
 // Takes what was given in the order in which it is asked for.
@@ -197,13 +248,14 @@ struct Given {
 
 // `numbers`: the sizes, then how the weights of each layer and of the head are kept, then each layer's window.
 // `addresses`, 0 for what is not there: the embedding, positions and frequencies; the last norm's weight and bias; of
-// each layer the weights and biases of its norms, then weights, scales and biases of its matrices; those of the head.
-// `reals`, doubles: epsilon, the scales of rotation and embedding, and of each layer's scores.
+// each layer the weights and biases of its norms, then weights, scales and biases of its matrices, those of its
+// attention to a memory last of both where there is one; those of the head. `reals`, doubles: epsilon, the scales of
+// rotation and embedding, and of each layer's scores, to its tokens and to a memory.
 Decoder* decode_create(const int64_t* numbers, const int64_t* addresses, const int64_t* reals) {
     auto* const decoder = new Decoder();
     Sizes& n = decoder->n;
     std::memcpy(&n, numbers, sizeof n);
-    std::vector<double> real(static_cast<size_t>(3 + n.layers));
+    std::vector<double> real(static_cast<size_t>(3 + 2 * n.layers));
     std::memcpy(real.data(), reals, real.size() * sizeof(double));
     const int64_t *const kept = numbers + SIZES, *const windows = kept + n.layers + 1;
     Given given{addresses, static_cast<float>(real[0]), n.centred != 0};
@@ -215,15 +267,22 @@ Decoder* decode_create(const int64_t* numbers, const int64_t* addresses, const i
     decoder->last_norm = given.norm();
     const int64_t queries = n.query_columns(), all = queries + 2 * n.key_columns();
     for (int64_t i = 0; i < n.layers; ++i) {
-        Layer layer;
+        Layer layer{};
         layer.attention_norm = given.norm();
         layer.units_norm = given.norm();
+        if (n.crossed)
+            layer.cross_norm = given.norm();
         layer.projections = given.matrix(kept[i], n.hidden, all);
         layer.out = given.matrix(kept[i], queries, n.hidden);
         layer.up = given.matrix(kept[i], n.hidden, n.gated ? 2 * n.units : n.units);
         layer.down = given.matrix(kept[i], n.units, n.hidden);
+        if (n.crossed) {
+            layer.cross_query = given.matrix(kept[i], n.hidden, queries);
+            layer.cross_out = given.matrix(kept[i], queries, n.hidden);
+        }
         layer.window = windows[i];
-        layer.scale = real[static_cast<size_t>(3 + i)];
+        layer.scale = real[static_cast<size_t>(3 + 2 * i)];
+        layer.cross_scale = real[static_cast<size_t>(4 + 2 * i)];
         decoder->layers.push_back(layer);
     }
     decoder->head = given.matrix(kept[n.layers], n.hidden, n.vocabulary);

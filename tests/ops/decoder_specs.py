@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aigc_fast.ops.decode import reference
+from aigc_fast.ops.decode.engine import Engine, State
 from aigc_fast.ops.decode.spec import Cross, Layer, Linear, Norm, Spec
 
 VOCABULARY, POSITIONS = 131, 90
@@ -171,3 +173,32 @@ def rounded_to(spec: Spec, weights: str) -> Spec:
         for layer in spec.layers
     ]
     return spec._replace(layers=tuple(layers), head=rounded(spec.head, head_fake))
+
+
+LENGTHS = torch.tensor([9, 140, 0, 1, 33, 140, 17, 64])
+
+
+def encoded_rows(depth: int) -> Tensor:
+    """What an encoder may have given: the lengths of the rows are LENGTHS."""
+    return torch.randn(len(LENGTHS), 140, depth, generator=torch.Generator().manual_seed(8))
+
+
+def begin(engine: Engine, rows: int, sources: Tensor | None = None) -> State:
+    """Sequences, each of its row of the memory where the decoder attends to one."""
+    if not engine.memory_depth:
+        return engine.begin(rows)
+    memory = engine.remember(encoded_rows(engine.memory_depth).to(engine.device), LENGTHS)
+    return engine.begin(rows, memory, torch.arange(rows) if sources is None else sources)
+
+
+def exact_logits(
+    spec: Spec, ids: Tensor, positions: Tensor, visible: Tensor | None = None, encoded: Tensor | None = None
+) -> Tensor:
+    """The reference's logits."""
+    cross = spec.layers[0].cross
+    if cross is None:
+        return reference.logits(spec, ids, positions, visible)
+    if encoded is not None:
+        return reference.logits(spec, ids, positions, visible, encoded)
+    encoded = encoded_rows(cross.projections[0].weight.shape[1]).to(spec.embedding.dtype)
+    return reference.logits(spec, ids, positions, visible, encoded[: len(ids)], LENGTHS[: len(ids)])

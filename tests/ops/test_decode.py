@@ -9,9 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as TF
 from decoder_specs import (
+    LENGTHS,
     POSITIONS,
     SPECS,
     VOCABULARY,
+    begin,
+    encoded_rows,
+    exact_logits,
     fake_bytes,
     fake_nibbles,
     make_spec,
@@ -22,9 +26,8 @@ from decoder_specs import (
 )
 from torch import Tensor, nn
 
-from aigc_fast.ops.decode import reference
 from aigc_fast.ops.decode.candidates import best_continuations
-from aigc_fast.ops.decode.engine import Engine, State
+from aigc_fast.ops.decode.engine import Engine
 from aigc_fast.ops.decode.hypotheses import Hypotheses
 from aigc_fast.ops.decode.lookup import Lookup
 from aigc_fast.ops.decode.spec import Cross, Layer, Linear, Norm, Spec
@@ -54,52 +57,27 @@ def _given(rows: int = 3, length: int = LENGTH) -> tuple[Tensor, Tensor]:
     return torch.randint(VOCABULARY, (rows, length)), torch.arange(length).expand(rows, length)
 
 
-LENGTHS = torch.tensor([9, 140, 0, 1, 33, 140, 17, 64])
-
-
-def _encoded(depth: int) -> Tensor:
-    """What an encoder may have given: the lengths of the rows are LENGTHS."""
-    return torch.randn(len(LENGTHS), 140, depth, generator=torch.Generator().manual_seed(8))
-
-
-def _begin(engine: Engine, rows: int, sources: Tensor | None = None) -> State:
-    """Sequences, each of its row of the memory where the decoder attends to one."""
-    if not engine.memory_depth:
-        return engine.begin(rows)
-    memory = engine.remember(_encoded(engine.memory_depth), LENGTHS)
-    return engine.begin(rows, memory, torch.arange(rows) if sources is None else sources)
-
-
-def _exact(spec: Spec, ids: Tensor, positions: Tensor, visible: Tensor | None = None) -> Tensor:
-    """The reference's logits."""
-    cross = spec.layers[0].cross
-    if cross is None:
-        return reference.logits(spec, ids, positions, visible)
-    encoded = _encoded(cross.projections[0].weight.shape[1]).to(spec.embedding.dtype)
-    return reference.logits(spec, ids, positions, visible, encoded[: len(ids)], LENGTHS[: len(ids)])
-
-
 def test_float32_is_as_exact_as_pytorchs_on_every_level(spec: Spec, level: str) -> None:
     ids, positions = _given()
-    exact = _exact(mapped(spec, Tensor.double), ids, positions)
-    state = _begin(Engine(spec, "fp32"), 3)
+    exact = exact_logits(mapped(spec, Tensor.double), ids, positions)
+    state = begin(Engine(spec, "fp32"), 3)
     found = state.extend(ids, positions, None, LENGTH)
-    assert norm_of_error(found, exact) < 2 * norm_of_error(_exact(spec, ids, positions), exact) + 1e-7
+    assert norm_of_error(found, exact) < 2 * norm_of_error(exact_logits(spec, ids, positions), exact) + 1e-7
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_every_way_through_gives_the_same_bits_on_every_level(spec: Spec, level: str, weights: str) -> None:
     ids, positions = _given(length=12)
     engine = Engine(spec, weights)
-    whole = _begin(engine, 3).extend(ids, positions, None, 12)
-    by_steps, alone = _begin(engine, 3), _begin(engine, 1, torch.tensor([2]))
+    whole = begin(engine, 3).extend(ids, positions, None, 12)
+    by_steps, alone = begin(engine, 3), begin(engine, 1, torch.tensor([2]))
     for i in range(12):
         assert torch.equal(by_steps.step(ids[:, i], positions[:, i]), whole[:, i])
     assert torch.equal(alone.extend(ids[2:], positions[2:], None, 12)[0], whole[2])
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        assert torch.equal(_begin(engine, 3).extend(ids, positions, None, 12), whole)
+        assert torch.equal(begin(engine, 3).extend(ids, positions, None, 12), whole)
     finally:
         torch.set_num_threads(before)
 
@@ -107,8 +85,8 @@ def test_every_way_through_gives_the_same_bits_on_every_level(spec: Spec, level:
 @pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
 def test_smaller_weights_are_what_they_are_rounded_to_on_every_level(spec: Spec, level: str, weights: str) -> None:
     ids, positions = _given()
-    exact = _exact(mapped(rounded_to(spec, weights), Tensor.double), ids, positions)
-    found = _begin(Engine(spec, weights), 3).extend(ids, positions, None, LENGTH)
+    exact = exact_logits(mapped(rounded_to(spec, weights), Tensor.double), ids, positions)
+    found = begin(Engine(spec, weights), 3).extend(ids, positions, None, LENGTH)
     # What is left is what activations are rounded to.
     assert norm_of_error(found, exact) < {"bf16": 2e-6, "int8": 0.04, "int4": 0.04}[weights]
 
@@ -117,8 +95,8 @@ def test_hidden_tokens_are_not_seen(spec: Spec) -> None:
     ids, positions = _given(3, 20)
     visible = torch.rand(3, 20) > 0.3
     visible[:, 0] = torch.tensor([True, False, False])
-    exact = _exact(mapped(spec, Tensor.double), ids, positions, visible)
-    state = _begin(Engine(spec, "fp32"), 3)
+    exact = exact_logits(mapped(spec, Tensor.double), ids, positions, visible)
+    state = begin(Engine(spec, "fp32"), 3)
     found = [state.extend(ids[:, :17], positions[:, :17], visible[:, :17], 3)]
     found += [state.extend(ids[:, 17:], positions[:, 17:], visible[:, 17:], 3)]
     assert norm_of_error(torch.cat(found, 1), exact[:, 14:]) < 2e-6
@@ -129,7 +107,7 @@ def test_sequences_part_and_go_back(spec: Spec) -> None:
     ids[:, :10] = ids[:1, :10]
     ids[2:, :10] = ids[2:3, :10] + 0
     engine = Engine(spec, "fp32")
-    state = _begin(engine, 4)
+    state = begin(engine, 4)
     state.extend(ids[:, :10], positions[:, :10], None, 1)
     for i in range(10, 20):
         state.step(ids[:, i], positions[:, i])
@@ -137,12 +115,12 @@ def test_sequences_part_and_go_back(spec: Spec) -> None:
     state.reorder(parents)
     found = state.step(ids[:, 20], positions[:, 20])
     history = torch.cat([ids[parents, :20], ids[:, 20:21]], 1)
-    plain = _begin(engine, 4, parents).extend(history, positions[:, :21], None, 1)[:, 0]
+    plain = begin(engine, 4, parents).extend(history, positions[:, :21], None, 1)[:, 0]
     torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
     state.crop(15)
     assert state.length == 15
     again = state.step(history[:, 15], positions[:, 15])
-    plain = _begin(engine, 4, parents).extend(history[:, :16], positions[:, :16], None, 1)[:, 0]
+    plain = begin(engine, 4, parents).extend(history[:, :16], positions[:, :16], None, 1)[:, 0]
     torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-5)
 
 
@@ -150,7 +128,7 @@ def test_sequences_that_share_a_past_give_the_bits_of_each_alone_on_every_level(
     count, rows = 14, 6
     ids, positions = _given(rows, count)
     engine, sources = Engine(spec, "fp32"), torch.ones(rows, dtype=torch.int64)
-    state, history = _begin(engine, rows, sources), ids[:, :0]
+    state, history = begin(engine, rows, sources), ids[:, :0]
     for i in range(count):
         if i in (4, 9, 11):
             parents = torch.tensor([1, 1, 0, 4, 4, 4])
@@ -158,7 +136,7 @@ def test_sequences_that_share_a_past_give_the_bits_of_each_alone_on_every_level(
             history = history[parents]
         found, history = state.step(ids[:, i], positions[:, i]), torch.cat([history, ids[:, i : i + 1]], 1)
     for row in range(rows):
-        alone = _begin(engine, 1, sources[:1])
+        alone = begin(engine, 1, sources[:1])
         last = [alone.step(history[row, i : i + 1], positions[0, i : i + 1]) for i in range(count)][-1]
         assert torch.equal(found[row], last[0])
 
@@ -168,12 +146,12 @@ def test_keys_and_values_go_out_and_in(spec: Spec, level: str) -> None:
     visible = torch.ones(2, 25, dtype=torch.bool)
     visible[1, :4] = False
     engine = Engine(spec, "fp32")
-    state = _begin(engine, 2)
+    state = begin(engine, 2)
     state.extend(ids[:, :24], positions[:, :24], visible[:, :24], 1)
     layers = state.export()
     assert layers[0][0].shape == (2, spec.kv_heads, 24, spec.head_size)
     assert not layers[0][0][1, :, :4].any()
-    other = _begin(engine, 2)
+    other = begin(engine, 2)
     other.load(layers, visible[:, :24])
     wanted, found = (each.step(ids[:, 24], positions[:, 24]) for each in (state, other))
     assert torch.equal(wanted, found)
@@ -265,17 +243,17 @@ def test_long_memories_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = SPECS["paper"]()
     ids, positions = _given(8, 3)
     engine = Engine(spec, "fp32")
-    whole = _begin(engine, 8).extend(ids, positions, None, 3)
+    whole = begin(engine, 8).extend(ids, positions, None, 3)
     monkeypatch.setattr("aigc_fast.ops.decode.engine.MOST_TOKENS", 37)
-    torch.testing.assert_close(_begin(engine, 8).extend(ids, positions, None, 3), whole, rtol=1e-4, atol=1e-5)
-    half = engine.remember(_encoded(64).bfloat16(), LENGTHS.int())
+    torch.testing.assert_close(begin(engine, 8).extend(ids, positions, None, 3), whole, rtol=1e-4, atol=1e-5)
+    half = engine.remember(encoded_rows(64).bfloat16(), LENGTHS.int())
     assert norm_of_error(engine.begin(8, half).extend(ids, positions, None, 3), whole.double()) < 0.02
 
 
 def test_bad_memories() -> None:
     spec, alone = SPECS["paper"](), SPECS["gpt2"]()
     engine = Engine(spec, "fp32")
-    encoded = _encoded(64)
+    encoded = encoded_rows(64)
     memory = engine.remember(encoded)
     with pytest.raises(ValueError, match="memory=None: expected what `remember` gave"):
         engine.begin(8)
@@ -313,9 +291,9 @@ def test_bad_memories() -> None:
 def test_long_prompts_in_parts(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
     ids, positions = _given(2, 40)
     engine = Engine(spec, "fp32")
-    whole = _begin(engine, 2).extend(ids, positions, None, 6)
+    whole = begin(engine, 2).extend(ids, positions, None, 6)
     monkeypatch.setattr("aigc_fast.ops.decode.engine.MOST_TOKENS", 13)
-    parts = _begin(engine, 2).extend(ids, positions, None, 6)
+    parts = begin(engine, 2).extend(ids, positions, None, 6)
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
 
 
@@ -325,7 +303,7 @@ def test_what_is_not_finite_shows_on_every_level(spec: Spec, level: str) -> None
     ids, positions = _given(2, 3)
     ids[0], ids[1] = 5, 7
     for weights in WEIGHTS:
-        found = _begin(Engine(spec, weights), 2).extend(ids, positions, None, 1)
+        found = begin(Engine(spec, weights), 2).extend(ids, positions, None, 1)
         assert found[0].isfinite().all()
         assert found[1].isnan().all()
 
@@ -340,7 +318,7 @@ def test_greedy_tokens_are_the_logits_greatest_on_every_level(spec: Spec, level:
     assert engine.nbytes > Engine(spec, "fp32").nbytes
     ids, positions = _given(rows, 20)
     none = torch.empty(0, dtype=torch.int64)
-    plain, sure, banning = (_begin(engine, rows) for _ in range(3))
+    plain, sure, banning = (begin(engine, rows) for _ in range(3))
     for i in range(20):
         logits = plain.step(ids[:, i], positions[:, i])
         assert torch.equal(sure.greedy(ids[:, i], positions[:, i], none), logits.argmax(-1))
@@ -430,7 +408,7 @@ def _same(found: Hypotheses, expected: Hypotheses) -> None:
 
 
 def test_bad_ids_and_positions(spec: Spec) -> None:
-    state = _begin(Engine(spec, "fp32"), 1)
+    state = begin(Engine(spec, "fp32"), 1)
     zero = torch.zeros(1, dtype=torch.int64)
     for bad in (-1, VOCABULARY):
         with pytest.raises(IndexError, match="out of range"):
@@ -472,10 +450,10 @@ def test_a_deep_decoder_by_int4_runs_its_first_layer_by_int8(level: str, memory:
         return mapped(part, lambda tensor: by(tensor) if tensor.dim() == 2 else tensor)
 
     head = spec.head._replace(weight=fake_bytes(spec.head.weight))
-    found = _begin(Engine(spec, "int4"), 1).extend(ids, positions, None, 9)
+    found = begin(Engine(spec, "int4"), 1).extend(ids, positions, None, 9)
     errors = []
     for first in (0, 1, 2):
         layers = [rounded(layer, fake_bytes if i < first else fake_nibbles) for i, layer in enumerate(spec.layers)]
         same = spec._replace(layers=tuple(layers), head=head)
-        errors.append(norm_of_error(found, _exact(mapped(same, Tensor.double), ids, positions)))
+        errors.append(norm_of_error(found, exact_logits(mapped(same, Tensor.double), ids, positions)))
     assert 2 * errors[1] < min(errors[0], errors[2])

@@ -7,14 +7,25 @@ from typing import Any
 
 import pytest
 import torch
-from decoder_specs import SPECS, VOCABULARY, make_spec, mapped, norm_of_error, rounded_to
+from decoder_specs import (
+    LENGTHS,
+    SPECS,
+    VOCABULARY,
+    begin,
+    encoded_rows,
+    exact_logits,
+    make_spec,
+    mapped,
+    norm_of_error,
+    rounded_to,
+)
 from places import EMULATOR, Place
 from torch import Tensor
 from watching import launches
 
 import aigc_fast
-from aigc_fast.models import GPT2, DecoderModel, IdTokenizer, Llama
-from aigc_fast.ops.decode import choice, cuda, packing, reference
+from aigc_fast.models import GPT2, DecoderModel, IdTokenizer, Llama, Seq2SeqTransformer
+from aigc_fast.ops.decode import choice, cuda, packing
 from aigc_fast.ops.decode.cuda import LEAST_ROOM, CudaEngine, CudaState
 from aigc_fast.ops.decode.engine import Engine, digest_on_device
 from aigc_fast.ops.decode.reading import Refused
@@ -27,10 +38,9 @@ needs_emulation = pytest.mark.skipif(
     reason="AIGC_FAST_CUDA_HOST=1 is not set",
 )
 IN_ORDERS = pytest.mark.parametrize("place", EMULATOR, ids=str)
-TAKEN = [name for name in SPECS if name not in ("paper", "paper-odd", "to-memory")]
 
 
-@pytest.fixture(params=TAKEN)
+@pytest.fixture(params=SPECS)
 def spec(request: pytest.FixtureRequest) -> Spec:
     return made(request.param)
 
@@ -57,15 +67,15 @@ def stepped(state: CudaState, ids: Tensor, positions: Tensor) -> Tensor:
 
 @needs_emulation
 @IN_ORDERS
-@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize("name", SPECS)
 def test_emulated_float32_is_as_exact_as_pytorchs(name: str, place: Place) -> None:
     spec, (ids, positions) = made(name), given(2, 5)
-    exact = reference.logits(mapped(spec, Tensor.double), ids, positions)
-    least = 2 * norm_of_error(reference.logits(spec, ids, positions), exact) + 1e-7
+    exact = exact_logits(mapped(spec, Tensor.double), ids, positions)
+    least = 2 * norm_of_error(exact_logits(spec, ids, positions), exact) + 1e-7
     with place.in_force():
         engine = CudaEngine(spec, "fp32")
-        assert norm_of_error(stepped(engine.begin(2), ids, positions), exact) < least
-        assert norm_of_error(engine.begin(2).extend(ids, positions, None, 5), exact) < least
+        assert norm_of_error(stepped(begin(engine, 2), ids, positions), exact) < least
+        assert norm_of_error(begin(engine, 2).extend(ids, positions, None, 5), exact) < least
 
 
 @needs_emulation
@@ -74,11 +84,11 @@ def test_emulated_smaller_weights_are_what_they_are_rounded_to(spec: Spec, weigh
     (ids, positions), engine = given(2, 3), CudaEngine(spec, weights)
     kept = spec._replace(layers=tuple(map(engine.layer, range(2))), head=engine.head())
     exact, alike = (
-        reference.logits(mapped(same, Tensor.double), ids, positions) for same in (kept, rounded_to(spec, weights))
+        exact_logits(mapped(same, Tensor.double), ids, positions) for same in (kept, rounded_to(spec, weights))
     )
     # Activations are not rounded.
-    assert norm_of_error(stepped(engine.begin(2), ids, positions), exact) < 2e-6
-    assert norm_of_error(engine.begin(2).extend(ids, positions, None, 3), exact) < 2e-6
+    assert norm_of_error(stepped(begin(engine, 2), ids, positions), exact) < 2e-6
+    assert norm_of_error(begin(engine, 2).extend(ids, positions, None, 3), exact) < 2e-6
     # But for what is halfway between two steps of int8.
     assert norm_of_error(exact, alike) < 1e-3
     assert engine.nbytes < CudaEngine(spec, "fp32").nbytes * {"bf16": 0.6, "int8": 0.5, "int4": 0.4}[weights]
@@ -91,7 +101,7 @@ def test_emulated_rows_are_the_same_bits_alone_and_among_others(weights: str) ->
     found = []
     for place, rows in zip((*EMULATOR, EMULATOR[0], EMULATOR[1]), (1, 2, 3, 6, 11), strict=True):
         with place.in_force():
-            found.append(stepped(CudaEngine(spec, weights).begin(rows), ids[:rows], positions[:rows]))
+            found.append(stepped(begin(CudaEngine(spec, weights), rows), ids[:rows], positions[:rows]))
     assert all(torch.equal(other[0], found[0][0]) for other in found[1:])
     assert torch.equal(found[3], found[4][:6])
 
@@ -102,8 +112,8 @@ def test_emulated_rows_that_are_longer_than_is_in_shared_memory(in_emulation: No
     for weights, rows in (("fp32", 1), ("int4", 3)):
         engine = CudaEngine(spec, weights)
         kept = spec._replace(layers=tuple(map(engine.layer, range(2))), head=engine.head())
-        exact = reference.logits(mapped(kept, Tensor.double), ids[:rows], positions[:rows])[:, 0]
-        assert norm_of_error(engine.begin(rows).step(ids[:rows, 0], positions[:rows, 0]), exact) < 2e-6
+        exact = exact_logits(mapped(kept, Tensor.double), ids[:rows], positions[:rows])[:, 0]
+        assert norm_of_error(begin(engine, rows).step(ids[:rows, 0], positions[:rows, 0]), exact) < 2e-6
 
 
 @needs_emulation
@@ -111,8 +121,8 @@ def test_emulated_replays_are_the_steps_that_follow(spec: Spec, in_emulation: No
     """What a captured graph does: the same launches, with ids and positions that were written before."""
     ids, positions = given(1, 4)
     engine = CudaEngine(spec, "fp32")
-    state, told = engine.begin(1), []
-    wanted = stepped(engine.begin(1), ids, positions)
+    state, told = begin(engine, 1), []
+    wanted = stepped(begin(engine, 1), ids, positions)
     run = native.cuda.decode_step
     monkeypatch.setattr(native.cuda, "decode_step", lambda *args: told.append(args) or run(*args))
     state.step(ids[:, 0], positions[:, 0])
@@ -128,8 +138,8 @@ def test_emulated_replays_are_the_steps_that_follow(spec: Spec, in_emulation: No
 @needs_emulation
 def test_emulated_room_grows(in_emulation: None) -> None:
     spec, (ids, positions) = made("llama-odd"), given(1, LEAST_ROOM + 2)
-    exact = reference.logits(mapped(spec, Tensor.double), ids, positions)
-    state = CudaEngine(spec, "fp32").begin(1)
+    exact = exact_logits(mapped(spec, Tensor.double), ids, positions)
+    state = begin(CudaEngine(spec, "fp32"), 1)
     state.extend(ids[:, : LEAST_ROOM - 1], positions[:, : LEAST_ROOM - 1], None, 1)
     assert state.room == LEAST_ROOM
     found = stepped(state, ids[:, LEAST_ROOM - 1 :], positions[:, LEAST_ROOM - 1 :])
@@ -141,7 +151,7 @@ def test_emulated_room_grows(in_emulation: None) -> None:
 @needs_emulation
 def test_emulated_steps_beyond_the_room_write_nothing(in_emulation: None) -> None:
     engine, (ids, positions) = CudaEngine(made("gpt2"), "fp32"), given(1, 1)
-    state = engine.begin(1)
+    state = begin(engine, 1)
     state.step(ids[:, 0], positions[:, 0])
     state._set_length(state.room)
     before = state._cache.clone()
@@ -155,8 +165,8 @@ def test_emulated_hidden_tokens_are_not_seen(spec: Spec, in_emulation: None) -> 
     visible = torch.rand(3, 20) > 0.3
     visible[:, 0] = torch.tensor([True, False, False])
     visible[:, 17:] = True
-    exact = reference.logits(mapped(spec, Tensor.double), ids, positions, visible)
-    state = CudaEngine(spec, "fp32").begin(3)
+    exact = exact_logits(mapped(spec, Tensor.double), ids, positions, visible)
+    state = begin(CudaEngine(spec, "fp32"), 3)
     found = [state.extend(ids[:, :9], positions[:, :9], visible[:, :9], 3)]
     found += [state.extend(ids[:, 9:17], positions[:, 9:17], visible[:, 9:17], 8)]
     found += [stepped(state, ids[:, 17:], positions[:, 17:])]
@@ -167,30 +177,30 @@ def test_emulated_hidden_tokens_are_not_seen(spec: Spec, in_emulation: None) -> 
 def test_emulated_long_prompts_in_parts(spec: Spec, in_emulation: None, monkeypatch: pytest.MonkeyPatch) -> None:
     ids, positions = given(2, 40)
     engine = CudaEngine(spec, "fp32")
-    whole = engine.begin(2).extend(ids, positions, None, 19)
+    whole = begin(engine, 2).extend(ids, positions, None, 19)
     monkeypatch.setattr("aigc_fast.ops.decode.cuda.MOST_TOKENS", 13)
-    parts = engine.begin(2).extend(ids, positions, None, 19)
+    parts = begin(engine, 2).extend(ids, positions, None, 19)
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
 
 
 @needs_emulation
-@pytest.mark.parametrize("name", ["gpt2-odd", "mistral"])
+@pytest.mark.parametrize("name", ["gpt2-odd", "mistral", "paper"])
 def test_emulated_sequences_part_and_go_back(name: str, in_emulation: None) -> None:
     spec, (ids, positions) = made(name), given(4, 15)
     engine = CudaEngine(spec, "fp32")
-    state = engine.begin(4)
+    state = begin(engine, 4)
     state.extend(ids[:, :10], positions[:, :10], None, 1)
     stepped(state, ids[:, 10:14], positions[:, 10:14])
     parents = torch.tensor([3, 0, 0, 1])
     state.reorder(parents)
     found = state.step(ids[:, 14], positions[:, 14])
     history = torch.cat([ids[parents, :14], ids[:, 14:15]], 1)
-    plain = engine.begin(4).extend(history, positions[:, :15], None, 1)[:, 0]
+    plain = begin(engine, 4, parents).extend(history, positions[:, :15], None, 1)[:, 0]
     torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
     state.crop(12)
     assert state.length == 12
     again = state.step(history[:, 12], positions[:, 12])
-    plain = engine.begin(4).extend(history[:, :13], positions[:, :13], None, 1)[:, 0]
+    plain = begin(engine, 4, parents).extend(history[:, :13], positions[:, :13], None, 1)[:, 0]
     torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-5)
 
 
@@ -200,12 +210,12 @@ def test_emulated_keys_and_values_go_out_and_in(spec: Spec, in_emulation: None) 
     visible = torch.ones(2, 25, dtype=torch.bool)
     visible[1, :4] = False
     engine = CudaEngine(spec, "fp32")
-    state = engine.begin(2)
+    state = begin(engine, 2)
     state.extend(ids[:, :24], positions[:, :24], visible[:, :24], 1)
     layers = state.export()
     assert layers[0][0].shape == (2, spec.kv_heads, 24, spec.head_size)
     assert not layers[0][0][1, :, :4].any()
-    other, plain = engine.begin(2), Engine(spec, "fp32").begin(2)
+    other, plain = begin(engine, 2), begin(Engine(spec, "fp32"), 2)
     for each in (other, plain):
         each.load(layers, visible[:, :24])
     wanted = state.step(ids[:, 24], positions[:, 24])
@@ -216,9 +226,9 @@ def test_emulated_keys_and_values_go_out_and_in(spec: Spec, in_emulation: None) 
 @needs_emulation
 def test_emulated_greedy_tokens_leave_out_what_is_banned(in_emulation: None) -> None:
     engine, (ids, positions) = CudaEngine(made("gpt2"), "fp32"), given(3, 1)
-    logits = engine.begin(3).step(ids[:, 0], positions[:, 0])
+    logits = begin(engine, 3).step(ids[:, 0], positions[:, 0])
     banned = logits.argmax(-1).unique()
-    found = engine.begin(3).greedy(ids[:, 0], positions[:, 0], banned)
+    found = begin(engine, 3).greedy(ids[:, 0], positions[:, 0], banned)
     assert torch.equal(found, logits.index_fill(1, banned, -torch.inf).argmax(-1))
 
 
@@ -228,8 +238,8 @@ def test_emulated_far_positions_are_turned_by_as_much(in_emulation: None) -> Non
     spec = spec._replace(frequencies=torch.tensor([1.0, 0.7, 0.01, 1e-4]))
     for position in (1, 3, 50_000, 1_000_003):
         ids, positions = given(1, 2)[0], torch.tensor([[position, position + 1]])
-        wanted = reference.logits(spec, ids, positions)
-        found = stepped(CudaEngine(spec, "fp32").begin(1), ids, positions)
+        wanted = exact_logits(spec, ids, positions)
+        found = stepped(begin(CudaEngine(spec, "fp32"), 1), ids, positions)
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -242,8 +252,8 @@ def test_emulated_numbers_that_are_not_finite_show(name: str, in_emulation: None
     for weights in WEIGHTS:
         engine = CudaEngine(spec, weights)
         for found in (
-            engine.begin(2).step(torch.tensor([5, 7]), torch.tensor([0])),
-            engine.begin(2).extend(torch.tensor([[5, 5], [5, 7]]), torch.tensor([[0, 1]] * 2), None, 1)[:, 0],
+            begin(engine, 2).step(torch.tensor([5, 7]), torch.tensor([0])),
+            begin(engine, 2).extend(torch.tensor([[5, 5], [5, 7]]), torch.tensor([[0, 1]] * 2), None, 1)[:, 0],
         ):
             assert found[0].isfinite().all()
             assert found[1].isnan().all()
@@ -254,10 +264,10 @@ def test_emulated_numbers_that_are_not_finite_show(name: str, in_emulation: None
 def test_emulated_ids_and_positions_that_are_none(name: str, in_emulation: None) -> None:
     engine = CudaEngine(made(name), "fp32")
     # A step does not wait for the device to tell.
-    found = engine.begin(4).step(torch.tensor([-1, VOCABULARY, 3, 3]), torch.tensor([0, 0, -1, 2]))
+    found = begin(engine, 4).step(torch.tensor([-1, VOCABULARY, 3, 3]), torch.tensor([0, 0, -1, 2]))
     assert found[:3].isnan().all()
     assert found[3].isfinite().all()
-    state = engine.begin(1)
+    state = begin(engine, 1)
     for ids, positions in (([[3, VOCABULARY]], [[0, 1]]), ([[-1, 3]], [[0, 1]]), ([[3, 3]], [[0, -1]])):
         with pytest.raises(IndexError, match="index out of range in self"):
             state.extend(torch.tensor(ids), torch.tensor(positions), None, 1)
@@ -266,7 +276,7 @@ def test_emulated_ids_and_positions_that_are_none(name: str, in_emulation: None)
 
 @needs_emulation
 def test_emulated_arguments_that_do_not_fit_are_named_before_anything_runs(in_emulation: None) -> None:
-    state, (ids, positions) = CudaEngine(made("gpt2-odd"), "fp32").begin(2), given(2, 3)
+    state, (ids, positions) = begin(CudaEngine(made("gpt2-odd"), "fp32"), 2), given(2, 3)
     bad = {
         (ids[:1, 0], positions[:, 0]): r"ids: expected \(2,\), got \(1,\)",
         (ids[:, 0].int(), positions[:, 0]): "ids: expected torch.int64 on cpu, got torch.int32 on cpu",
@@ -292,26 +302,72 @@ def test_emulated_tables_and_weights_of_other_dtypes(name: str, in_emulation: No
     spec, (ids, positions) = made(name), given(1, 3)
     for dtype in (torch.bfloat16, torch.float16):
         small = mapped(spec, lambda tensor, dtype=dtype: tensor.to(dtype))._replace(frequencies=spec.frequencies)
-        exact = reference.logits(mapped(small, Tensor.double), ids, positions)
+        exact = exact_logits(mapped(small, Tensor.double), ids, positions)
         engine = CudaEngine(small, "bf16" if dtype == torch.bfloat16 else "fp32")
-        assert norm_of_error(stepped(engine.begin(1), ids, positions), exact) < 2e-6
-        assert norm_of_error(engine.begin(1).extend(ids, positions, None, 3), exact) < 2e-6
+        assert norm_of_error(stepped(begin(engine, 1), ids, positions), exact) < 2e-6
+        assert norm_of_error(begin(engine, 1).extend(ids, positions, None, 3), exact) < 2e-6
 
 
 @needs_emulation
 def test_emulated_decoders_that_are_refused(in_emulation: None) -> None:
-    assert "attends to no memory" in cuda.unsupported(made("to-memory"))
-    assert "norms before" in cuda.unsupported(made("gpt2")._replace(order="AFTER"))
     assert "heads of 257 numbers" in cuda.unsupported(make_spec(16, 1, 1, 257, 16))
     meta = mapped(made("gpt2"), lambda tensor: tensor.to("meta"))
     assert cuda.unsupported(meta) == "the tensors are on meta"
     mixed = made("gpt2")._replace(embedding=meta.embedding)
     assert "meta and cpu" in cuda.unsupported(mixed)
-    engine = CudaEngine(made("gpt2"), "fp32")
-    with pytest.raises(ValueError, match="attends to no memory"):
-        engine.remember(torch.ones(1, 2, 3))
-    with pytest.raises(ValueError, match="expected None on CUDA"):
-        engine.begin(1, object())
+
+
+@needs_emulation
+@IN_ORDERS
+@pytest.mark.parametrize("name", ["paper", "paper-odd", "to-memory"])
+def test_emulated_beams_attend_to_their_rows_memory(name: str, place: Place) -> None:
+    spec, (ids, positions) = made(name), given(6, 4)
+    encoded, lengths = encoded_rows(spec.layers[0].cross.projections[0].weight.shape[1])[:3, :40], LENGTHS[:3] % 40
+    # What is not there may be anything.
+    encoded = encoded.clone()
+    encoded[0, 9:] = torch.nan
+    whole = Engine(spec, "fp32")
+    plain = whole.begin(6, whole.remember(encoded, lengths))
+    with place.in_force():
+        engine = CudaEngine(spec, "fp32")
+        memory = engine.remember(encoded, lengths)
+        assert memory.nbytes == 4 * 2 * 2 * 3 * spec.kv_heads * 40 * spec.head_size
+        state = engine.begin(6, memory)
+        for i, parents in enumerate(([1, 1, 2, 3, 5, 4], [0, 5, 3, 3, 0, 1], [0, 1, 2, 3, 4, 5])):
+            found = state.step(ids[:, i], positions[:, i])
+            torch.testing.assert_close(found, plain.step(ids[:, i], positions[:, i]), rtol=1e-4, atol=1e-4)
+            state.reorder(torch.tensor(parents))
+            plain.reorder(torch.tensor(parents))
+        found = state.extend(ids[:, 2:], positions[:, 2:] + 1, None, 2)
+    torch.testing.assert_close(found, plain.extend(ids[:, 2:], positions[:, 2:] + 1, None, 2), rtol=1e-4, atol=1e-4)
+
+
+@needs_emulation
+def test_emulated_memories_of_nothing(in_emulation: None) -> None:
+    spec, (ids, positions) = made("paper"), given(2, 2)
+    exact = exact_logits(mapped(spec, Tensor.double), ids, positions, encoded=torch.zeros(2, 0, 64).double())
+    engine = CudaEngine(spec, "fp32")
+    state = engine.begin(2, engine.remember(torch.zeros(2, 0, 64)))
+    assert norm_of_error(stepped(state, ids, positions), exact) < 1e-6
+
+
+@needs_emulation
+def test_emulated_bad_memories(in_emulation: None) -> None:
+    spec, alone = made("paper"), CudaEngine(made("gpt2"), "fp32")
+    engine, encoded = CudaEngine(spec, "fp32"), encoded_rows(64)
+    memory = engine.remember(encoded)
+    for begun, message in (
+        (lambda: engine.begin(8), "memory=None: expected what `remember` gave"),
+        (lambda: alone.begin(8, memory), "expected a decoder that attends to one"),
+        (lambda: alone.remember(encoded), "attends to no memory"),
+        (lambda: CudaEngine(spec, "fp32").begin(8, memory), "one of this engine"),
+        (lambda: engine.begin(12, memory), "slots=12: expected a multiple of the memory's 8 rows"),
+        (lambda: engine.begin(1, memory, torch.tensor([8])), "sources: expected 0 to 7, got 8 to 8"),
+        (lambda: engine.remember(encoded, LENGTHS + 1), "lengths: expected 0 to 140, got 1 to 141"),
+        (lambda: engine.remember(encoded.to("meta")), "a floating dtype on the CPU, got torch.float32 on meta"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            begun()
 
 
 MODELS: dict[str, Any] = {
@@ -364,6 +420,23 @@ def test_emulated_ids_are_the_cpus_by_every_loop(name: str, options: dict[str, A
     with aigc_fast.backend("cpu"):
         assert torch.equal(found, model.generate(ids, attention_mask=mask, max_new_tokens=5, **options))
     assert model.way.backend == "cpu"
+
+
+@needs_emulation
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_emulated_answers_are_the_cpus(norm_first: bool) -> None:
+    torch.manual_seed(0)
+    sizes = {"d_model": 48, "nhead": 4, "num_encoder_layers": 1, "num_decoder_layers": 2, "dim_feedforward": 60}
+    model = Seq2SeqTransformer(tokenizer=IdTokenizer(97, 1, 0), **sizes, norm_first=norm_first, max_positions=40).eval()
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.2) if parameter.dim() > 1 else parameter.data.add_(0.1)
+    ids = torch.randint(3, 97, (3, 7))
+    call = {"attention_mask": torch.arange(7) < torch.tensor([[7], [2], [5]]), "max_new_tokens": 4}
+    for options in ({}, {"num_beams": 3}, {"do_sample": True, "num_return_sequences": 2, "seed": 4}):
+        wanted = model.generate(ids, **call, **options)
+        with EMULATOR[0].in_force():
+            assert torch.equal(model.generate(ids, **call, **options), wanted)
+        assert (model.way.backend, model.way.reason) == ("cuda", None)
 
 
 @needs_emulation
@@ -465,14 +538,14 @@ class TestCard:
             assert model.way.backend == "cuda"
 
     @pytest.mark.parametrize("weights", WEIGHTS)
-    @pytest.mark.parametrize("name", TAKEN)
+    @pytest.mark.parametrize("name", SPECS)
     def test_steps_are_replayed_until_there_is_no_room(self, name: str, weights: str) -> None:
         spec = mapped(made(name), Tensor.cuda)
         if spec.positions is not None:
             spec = spec._replace(positions=torch.randn(LEAST_ROOM + 4, spec.embedding.shape[1], device="cuda"))
         engine, (ids, positions) = CudaEngine(spec, weights), given(3, LEAST_ROOM + 4)
         ids, positions, first = ids.cuda(), positions.cuda(), LEAST_ROOM - 4
-        state, whole = engine.begin(3), engine.begin(3).extend(ids, positions, None, 8)
+        state, whole = begin(engine, 3), begin(engine, 3).extend(ids, positions, None, 8)
         state.extend(ids[:, :first], positions[:, :first], None, 1)
         graphs, found = [], []
         for i in range(first, LEAST_ROOM + 4):
@@ -485,10 +558,10 @@ class TestCard:
     def test_steps_run_on_the_current_stream(self) -> None:
         engine, (ids, positions) = CudaEngine(mapped(made("llama"), Tensor.cuda), "fp32"), given(2, 6)
         ids, positions = ids.cuda(), positions.cuda()
-        wanted, stream = stepped(engine.begin(2), ids, positions), torch.cuda.Stream()
+        wanted, stream = stepped(begin(engine, 2), ids, positions), torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            found = stepped(engine.begin(2), ids, positions)
+            found = stepped(begin(engine, 2), ids, positions)
         torch.cuda.current_stream().wait_stream(stream)
         assert torch.equal(found, wanted)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from aigc_fast.ops.decode.engine import Engine
 from aigc_fast.ops.decode.reading import ACTIVATIONS as CODES
 from aigc_fast.ops.decode.reading import Refused, exactly, parameter
 from aigc_fast.ops.decode.spec import Linear, Spec
+from aigc_fast.runtime.backends import backend
 from aigc_fast.runtime.rows import laid_out
 
 # Sources that are answered in one call, and tokens that are scored in one.
@@ -408,7 +410,10 @@ class Seq2SeqTransformer(Decoding):
         return self._begin(tokens, lengths, copies, self._engine_or_none(steps))
 
     def _begin(self, tokens: Tensor, lengths: Lengths, copies: int, engine: Engine | None) -> Sequences:
-        memory = self.encode(tokens, lengths)
+        # A backend that is forced is the engine's here: CUDA's kernels are not all that an encoder needs.
+        is_on_cuda = engine is not None and engine.backend == "cuda"
+        with backend("auto") if is_on_cuda else nullcontext():
+            memory = self.encode(tokens, lengths)
         if engine is None:
             return Answers(self, memory, lengths, copies)
         kept = engine.remember(lengths.padded(memory), torch.tensor(lengths.each))

@@ -98,6 +98,7 @@ def attention(results: tuple[Tensor, Tensor], query: Tensor, key: Tensor, value:
         DTYPES[query.dtype],
         struct.pack("11q", *sizes),
         None,
+        None,
         asked.scale,
         *queue(query),
     )

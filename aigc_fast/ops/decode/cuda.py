@@ -14,11 +14,13 @@ from aigc_fast.ops.decode import reference
 from aigc_fast.ops.decode.engine import (
     MOST_TOKENS,
     Engine,
-    Memory,
     bias_of,
+    lengths_of,
     matrices_of,
     norm_vectors,
     readable,
+    scales_of,
+    sources_of,
     vector,
 )
 from aigc_fast.ops.decode.packing import Packed, pack
@@ -31,14 +33,12 @@ from aigc_fast.runtime.weights import WEIGHTS
 
 # Tokens that there is room for at first.
 LEAST_ROOM = 256
+# Matrices of a layer that its steps read: all but what makes a memory's keys and values.
+_OF_STEPS = 6
 
 
 def unsupported(spec: Spec) -> Reason:
     """Why this engine cannot run a decoder, or None."""
-    if any(layer.cross is not None for layer in spec.layers):
-        return "the CUDA engine attends to no memory"
-    if spec.order == "AFTER":
-        return "the CUDA engine has norms before the parts of a layer"
     if spec.head_size > MOST_SIZE:
         return f"heads of {spec.head_size} numbers: the CUDA engine takes up to {MOST_SIZE}"
     tensors = (tensor for tensor in spec.tensors() if tensor is not spec.frequencies)
@@ -56,7 +56,6 @@ class CudaEngine(Engine):
     """
 
     backend = "cuda"
-    memory_depth = 0
 
     @property
     def nbytes(self) -> int:
@@ -64,14 +63,15 @@ class CudaEngine(Engine):
         return sum(matrix.nbytes for matrices in self._packed for matrix in matrices)
 
     def _pack(self, spec: Spec, release: Callable[[Tensor], None]) -> list[list[Packed]]:
-        """Of each layer projections, out, up and down, and last the head."""
-        self.device = spec.embedding.device
+        """Of each layer projections, out, up and down; of its attention to a memory query, out and projections; and the
+        head."""
         packed = []
         for index, layer in enumerate(spec.layers):
-            projections, out, up, gate, down, *_ = matrices_of(layer)
+            projections, out, up, gate, down, query, of_memory, out_of_memory = matrices_of(layer)
             packed.append([self._packed_as(index, part, release) for part in (projections, out)])
             packed[-1].append(self._packed_as(index, up, release) if not gate else self._both(index, gate, up, release))
-            packed[-1].append(self._packed_as(index, down, release))
+            others = [down] if layer.cross is None else [down, query, out_of_memory, of_memory]
+            packed[-1] += [self._packed_as(index, part, release) for part in others]
         return [*packed, [self._packed_as(self.layers, (spec.head,), release)]]
 
     def _packed_as(self, index: int, part: tuple[Linear, ...], release: Callable[[Tensor], None]) -> Packed:
@@ -111,7 +111,8 @@ class CudaEngine(Engine):
             norm=None if spec.norm is None else _copied(spec.norm),
             head=None,
         )
-        reals = spec.epsilon, spec.rotation_scale, spec.embedding_scale, *(layer.scale for layer in spec.layers)
+        scales = [scale for layer in spec.layers for scale in scales_of(layer)]
+        reals = spec.epsilon, spec.rotation_scale, spec.embedding_scale, *scales
         return native.cuda.decode_create(
             self._sizes(), self._addresses_in_order(), struct.pack(f"{len(reals)}d", *reals)
         )
@@ -133,6 +134,8 @@ class CudaEngine(Engine):
             ACTIVATIONS[of.activation.lower()],
             int(self.is_gated),
             int(of.order == "PARALLEL"),
+            int(of.order == "AFTER"),
+            int(self.memory_depth > 0),
             DTYPES[of.embedding.dtype],
             DTYPES[torch.float32 if positions is None else positions.dtype],
             *(self._kept_as(index) for index in range(self.layers + 1)),
@@ -143,17 +146,26 @@ class CudaEngine(Engine):
         of = self.spec
         found = [*map(_address, (of.embedding, of.positions, of.frequencies)), *_addresses_of(of.norm)]
         for layer, matrices in zip(of.layers, self._packed[:-1], strict=True):
-            found += (*_addresses_of(layer.attention_norm), *_addresses_of(layer.units_norm))
-            found += [address for matrix in matrices for address in matrix.addresses]
+            norms = layer.attention_norm, layer.units_norm, *(() if layer.cross is None else (layer.cross.norm,))
+            found += [address for norm in norms for address in _addresses_of(norm)]
+            found += [address for matrix in matrices[:_OF_STEPS] for address in matrix.addresses]
         return [*found, *self._packed[-1][0].addresses]
 
     def layer(self, index: int) -> Layer:
         """A layer with its matrices as the kernels multiply by them, in float32."""
-        projections, out, up, down = (matrix.linear() for matrix in self._packed[index])
-        gate = None
+        projections, out, up, down, *others = (matrix.linear() for matrix in self._packed[index])
+        gate, cross = None, self.spec.layers[index].cross
         if self.is_gated:
             gate, up = (Linear(up.weight[i::2], None if up.bias is None else up.bias[i::2]) for i in (0, 1))
-        return self.spec.layers[index]._replace(projections=(projections,), out=out, up=up, gate=gate, down=down)
+        if cross is not None:
+            query, out_of_memory, of_memory = others
+            cross = cross._replace(query=query, projections=(of_memory,), out=out_of_memory)
+        made = {"projections": (projections,), "out": out, "up": up, "gate": gate, "down": down, "cross": cross}
+        return self.spec.layers[index]._replace(**made)
+
+    def of_memory(self, index: int) -> Linear:
+        """What makes keys and values of a memory in a layer, the same."""
+        return self._packed[index][-1].linear()
 
     def head(self) -> Linear:
         """The head, the same."""
@@ -167,15 +179,14 @@ class CudaEngine(Engine):
         """False: all of the head is read."""
         return False
 
-    def remember(self, encoded: Tensor, lengths: Tensor | None = None) -> Memory:
-        """Raises ValueError: there is nothing to attend to."""
-        raise ValueError("the CUDA engine attends to no memory")
+    def remember(self, encoded: Tensor, lengths: Tensor | None = None) -> CudaMemory:
+        """See `Engine.remember`."""
+        return CudaMemory(self, encoded, lengths)
 
-    def begin(self, slots: int, memory: Memory | None = None, sources: Tensor | None = None) -> CudaState:
-        """See `Engine.begin`; without a memory."""
-        if memory is not None:
-            raise ValueError(f"memory={memory}: expected None on CUDA")
-        return CudaState(self, slots)
+    def begin(self, slots: int, memory: CudaMemory | None = None, sources: Tensor | None = None) -> CudaState:
+        """See `Engine.begin`."""
+        self._check_memory(memory)
+        return CudaState(self, slots, memory, None if memory is None else sources_of(memory, slots, sources))
 
 
 def _copied(norm: Norm) -> Norm:
@@ -184,7 +195,8 @@ def _copied(norm: Norm) -> Norm:
 
 def _without_matrices(layer: Layer) -> Layer:
     norms = {name: _copied(getattr(layer, name)) for name in ("attention_norm", "units_norm")}
-    return layer._replace(projections=(), out=None, up=None, gate=None, down=None, **norms)
+    cross = layer.cross and layer.cross._replace(norm=_copied(layer.cross.norm), query=None, projections=(), out=None)
+    return layer._replace(projections=(), out=None, up=None, gate=None, down=None, cross=cross, **norms)
 
 
 def _addresses_of(norm: Norm | None) -> tuple[int, int]:
@@ -193,6 +205,36 @@ def _addresses_of(norm: Norm | None) -> tuple[int, int]:
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+class CudaMemory:
+    """Rows that sequences attend to, on CUDA; see `Memory`.
+
+    Attributes:
+        engine: whose they are.
+        rows: how many.
+        kept: (layers, 2, rows, kv_heads, length, head_size), float32: keys and values, of nothing zeros.
+        present: (rows, length), bool, which tokens there are; None for all.
+    """
+
+    @torch.no_grad()
+    def __init__(self, engine: CudaEngine, encoded: Tensor, lengths: Tensor | None) -> None:
+        of, device = engine.spec, engine.device
+        lengths = lengths_of(encoded, lengths, engine.memory_depth, device)
+        self.engine, (self.rows, length, _) = engine, encoded.shape
+        is_full = bool((lengths == length).all())
+        self.present = None if is_full else torch.arange(length, device=device) < lengths.to(device)[:, None]
+        encoded = encoded.float()
+        if self.present is not None:
+            # What is not there may be anything, of which no weight makes nothing.
+            encoded = encoded.where(self.present[:, :, None], 0.0)
+        made = (reference.heads_of(encoded, (engine.of_memory(index),), of) for index in range(engine.layers))
+        self.kept = torch.stack([torch.stack(heads.chunk(2, 1)) for heads in made])
+
+    @property
+    def nbytes(self) -> int:
+        """Of keys and values."""
+        return self.kept.nbytes
 
 
 class CudaState:
@@ -205,14 +247,13 @@ class CudaState:
         engine: whose they are.
         slots: how many sequences.
         length: tokens that each has been given, hidden ones among them.
-        memory: None.
+        memory: what they attend to besides their tokens, or None.
         room: tokens that there is room for.
     """
 
-    memory = None
-
-    def __init__(self, engine: CudaEngine, slots: int) -> None:
+    def __init__(self, engine: CudaEngine, slots: int, memory: CudaMemory | None, sources: Tensor | None) -> None:
         self.engine, self.slots, self.length, self.room = engine, slots, 0, 0
+        self.memory, self._sources = memory, None if sources is None else sources.to(engine.device)
         of = engine.spec
         self._ids, self._positions = self._empty(slots, dtype=torch.int64), self._empty(slots, dtype=torch.int64)
         # Before and with the token of a step.
@@ -250,14 +291,18 @@ class CudaState:
     def _prepare(self) -> None:
         """What a step is told; a graph of before is of other memory."""
         of = self.engine.spec
-        heads = self.slots, of.heads, of.kv_heads
-        parts = count_parts_of(*heads, 1, self.room, torch.float32, self.engine.device)
-        self._parts = self._empty(parts, self.slots, of.heads, of.head_size) if parts > 1 else None
-        self._part_sums = self._empty(parts, self.slots, of.heads) if parts > 1 else None
+        lengths = self.room, 0 if self.memory is None else self.memory.kept.shape[4]
+        heads = self.slots, of.heads, of.kv_heads, 1
+        parts = [count_parts_of(*heads, length, torch.float32, self.engine.device) for length in lengths]
+        most = max(parts)
+        self._parts = self._empty(most, self.slots, of.heads, of.head_size) if most > 1 else None
+        self._part_sums = self._empty(most, self.slots, of.heads) if most > 1 else None
         tensors = self._ids, self._positions, self._lengths, self._visible, self._cache
         tensors += self._x, self._projected, self._attended, self._units, self._logits
         tensors += self._sums, self._parts, self._part_sums
-        self._numbers = struct.pack("16q", self.slots, self.room, parts, *map(_address, tensors))
+        tensors += (None, None, None) if self.memory is None else (self.memory.kept, self.memory.present, self._sources)
+        of_memory = 0 if self.memory is None else self.memory.rows, lengths[1], parts[1]
+        self._numbers = struct.pack("22q", self.slots, self.room, parts[0], *map(_address, tensors), *of_memory)
         self._graph = None
 
     def step(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -387,7 +432,10 @@ class CudaState:
             def attend(y: Tensor, index: int = index, layer: Layer = layer) -> Tensor:
                 return self._attend(y, index, layer, positions)
 
-            x = reference.run_layer(x, layer, of, attend, None, positions)
+            def attend_to_memory(y: Tensor, index: int = index, layer: Layer = layer) -> Tensor:
+                return self._attend_to_memory(y, index, layer)
+
+            x = reference.run_layer(x, layer, of, attend, attend_to_memory)
         return x
 
     def _attend(self, x: Tensor, index: int, layer: Layer, positions: Tensor) -> Tensor:
@@ -404,6 +452,15 @@ class CudaState:
         found = TF.scaled_dot_product_attention(query, keys, values, seen, is_causal=is_plain, **given)
         return reference.linear(found.transpose(1, 2).flatten(2), layer.out)
 
+    def _attend_to_memory(self, x: Tensor, index: int, layer: Layer) -> Tensor:
+        of, cross, memory = self.engine.spec, layer.cross, self.memory
+        keys, values = memory.kept[index][:, self._sources]
+        present = None if memory.present is None else memory.present[self._sources][:, None, None]
+        given = {"scale": cross.scale, "enable_gqa": of.heads != of.kv_heads}
+        query = reference.heads_of(x, (cross.query,), of)
+        found = TF.scaled_dot_product_attention(query, keys, values, present, **given)
+        return reference.linear(found.transpose(1, 2).flatten(2), cross.out)
+
     def _seen(self, count: int, end: int, window: int | None) -> Tensor:
         """(slots or 1, 1, count, end): what the last tokens see."""
         device = self.engine.device
@@ -416,8 +473,9 @@ class CudaState:
         parents = parents.to(self.engine.device)
         kept = self._cache[:, :, :, :, : self.length]
         kept.copy_(kept.index_select(2, parents))
-        if self._visible is not None:
-            self._visible.copy_(self._visible.index_select(0, parents))
+        for of_slots in (self._visible, self._sources):
+            if of_slots is not None:
+                of_slots.copy_(of_slots.index_select(0, parents))
 
     def crop(self, length: int) -> None:
         """Forgets all but the first tokens of each sequence."""

@@ -94,7 +94,7 @@ class Engine:
     def __init__(self, spec: Spec, weights: str, release: Callable[[Tensor], None] | None = None) -> None:
         _check(spec)
         release = release or (lambda tensor: None)
-        self.weights, self.level = weights, native.level()
+        self.weights, self.level, self.device = weights, native.level(), spec.embedding.device
         self.vocabulary, self.embedded = spec.head.weight.shape[0], spec.embedding.shape[0]
         self.layers, self.kv_heads, self.head_size = len(spec.layers), spec.kv_heads, spec.head_size
         self.memory_depth = _memory_depth(spec)
@@ -153,7 +153,7 @@ class Engine:
             readable(spec.embedding),
             None if spec.positions is None else readable(spec.positions),
             vector(spec.frequencies),
-            torch.tensor([_scales(layer) for layer in spec.layers], dtype=torch.float32),
+            torch.tensor([scales_of(layer) for layer in spec.layers], dtype=torch.float32),
             *norm_vectors(spec.norm),
         ]
         for layer in spec.layers:
@@ -202,9 +202,9 @@ class Engine:
         """What an encoder gave, as the keys and values of all layers, made once for all steps.
 
         Args:
-            encoded: (rows, length, depth), of a floating dtype, on the CPU.
-            lengths: (rows,), integers: how many tokens of each row there are, the first ones; None for all. A sequence
-                that attends to none gets zeros.
+            encoded: (rows, length, depth), of a floating dtype, on the engine's device.
+            lengths: (rows,), integers on the CPU: how many tokens of each row there are, the first ones; None for all.
+                A sequence that attends to none gets zeros.
 
         Raises:
             ValueError: when the decoder attends to no memory, or on shapes that do not fit.
@@ -218,19 +218,24 @@ class Engine:
         Args:
             slots: how many.
             memory: of this engine, where its decoder attends to one.
-            sources: (slots,), integers: the memory's row that each of them attends to; None for as many of each row,
-                one row after the other.
+            sources: (slots,), integers on the CPU: the memory's row that each of them attends to; None for as many of
+                each row, one row after the other.
 
         Raises:
             ValueError: when a memory is missing, or there is none to attend to, or sources are out of range.
         """
-        if (memory is None) != (self.memory_depth == 0):
-            expected = "a decoder that attends to one" if memory is not None else "what `remember` gave"
-            raise ValueError(f"memory={memory}: expected {expected}")
+        self._check_memory(memory)
         state = State(self, self._kernels, self._handle, slots)
         if memory is not None:
             state.attend_to(memory, sources)
         return state
+
+    def _check_memory(self, memory: Memory | None) -> None:
+        if (memory is None) != (self.memory_depth == 0):
+            expected = "a decoder that attends to one" if memory is not None else "what `remember` gave"
+            raise ValueError(f"memory={memory}: expected {expected}")
+        if memory is not None and memory.engine is not self:
+            raise ValueError("memory: expected one of this engine")
 
 
 class Screen:
@@ -265,12 +270,10 @@ class Memory:
     def __init__(
         self, engine: Engine, kernels: object, decoder: object, encoded: Tensor, lengths: Tensor | None
     ) -> None:
-        _check_encoded(encoded, engine.memory_depth)
-        lengths = torch.full(encoded.shape[:1], encoded.shape[1]) if lengths is None else lengths
-        _check_indices("lengths", lengths, encoded.shape[0], encoded.shape[1])
+        lengths = lengths_of(encoded, lengths, engine.memory_depth, engine.device)
         self.engine, self.rows = engine, encoded.shape[0]
         self._kernels = kernels
-        self.handle = kernels.decode_memory(decoder, lengths.long().contiguous())
+        self.handle = kernels.decode_memory(decoder, lengths)
         present = torch.arange(encoded.shape[1]) < lengths[:, None]
         tokens = encoded.detach()[present].float()
         for first in range(0, tokens.shape[0], MOST_TOKENS):
@@ -282,13 +285,28 @@ class Memory:
         return self._kernels.decode_memory_bytes(self.handle)
 
 
-def _check_encoded(encoded: Tensor, depth: int) -> None:
+def lengths_of(encoded: Tensor, lengths: Tensor | None, depth: int, device: torch.device) -> Tensor:
+    """How many tokens there are of each row of what an encoder gave, (rows,), int64; see `Engine.remember`."""
     if not depth:
         raise ValueError("the decoder attends to no memory: expected a spec whose layers have `cross`")
     if encoded.dim() != 3 or encoded.shape[2] != depth:
         raise ValueError(f"encoded: expected (rows, length, {depth}), got {tuple(encoded.shape)}")
-    if not encoded.is_floating_point() or not encoded.is_cpu:
-        raise TypeError(f"encoded: expected a floating dtype on the CPU, got {encoded.dtype} on {encoded.device}")
+    if not encoded.is_floating_point() or encoded.device != device:
+        expected = f"a floating dtype on {'the CPU' if device.type == 'cpu' else device}"
+        raise TypeError(f"encoded: expected {expected}, got {encoded.dtype} on {encoded.device}")
+    lengths = torch.full(encoded.shape[:1], encoded.shape[1]) if lengths is None else lengths
+    _check_indices("lengths", lengths, encoded.shape[0], encoded.shape[1])
+    return lengths.long().contiguous()
+
+
+def sources_of(memory: Memory, slots: int, sources: Tensor | None) -> Tensor:
+    """The memory's row that each sequence attends to, (slots,), int64; see `Engine.begin`."""
+    if sources is None:
+        if not memory.rows or slots % memory.rows:
+            raise ValueError(f"slots={slots}: expected a multiple of the memory's {memory.rows} rows")
+        return torch.arange(memory.rows).repeat_interleave(slots // memory.rows)
+    _check_indices("sources", sources, slots, memory.rows - 1)
+    return sources.long().contiguous()
 
 
 def _check_indices(name: str, given: Tensor, count: int, greatest: int) -> None:
@@ -325,7 +343,8 @@ def _stamps(spec: Spec, whole: bool, release: Callable[[Tensor], None] = lambda 
     return found
 
 
-def _scales(layer: Layer) -> tuple[float, float]:
+def scales_of(layer: Layer) -> tuple[float, float]:
+    """Of the scores, to tokens and to a memory."""
     return layer.scale, 0.0 if layer.cross is None else layer.cross.scale
 
 
@@ -387,14 +406,7 @@ class State:
 
     def attend_to(self, memory: Memory, sources: Tensor | None) -> None:
         """Lets every sequence attend to a row of a memory; see `Engine.begin`."""
-        if memory.engine is not self.engine:
-            raise ValueError("memory: expected one of this engine")
-        if sources is None:
-            if not memory.rows or self.slots % memory.rows:
-                raise ValueError(f"slots={self.slots}: expected a multiple of the memory's {memory.rows} rows")
-            sources = torch.arange(memory.rows).repeat_interleave(self.slots // memory.rows)
-        _check_indices("sources", sources, self.slots, memory.rows - 1)
-        self.memory, self._sources = memory, sources.long().contiguous()
+        self.memory, self._sources = memory, sources_of(memory, self.slots, sources)
         self._kernels.decode_attach(self._handle, memory.handle, self._sources)
 
     def step(self, ids: Tensor, positions: Tensor) -> Tensor:

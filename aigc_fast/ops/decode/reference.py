@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
-from aigc_fast.ops.decode.spec import Cross, Layer, Linear, Norm, Spec
+from aigc_fast.ops.decode.spec import Layer, Linear, Norm, Spec
 
 _ACTIVATIONS = {
     "GELU": TF.gelu,
@@ -67,7 +67,8 @@ def _attend(x: Tensor, layer: Layer, spec: Spec, positions: Tensor, seen: Tensor
     return _weighted(query, key, value, layer.scale, seen, layer.out)
 
 
-def _attend_to_memory(x: Tensor, cross: Cross, spec: Spec, memory: Tensor, present: Tensor) -> Tensor:
+def _attend_to_memory(x: Tensor, layer: Layer, spec: Spec, memory: Tensor, present: Tensor) -> Tensor:
+    cross = layer.cross
     key, value = heads_of(memory, cross.projections, spec).chunk(2, 1)
     return _weighted(heads_of(x, (cross.query,), spec), key, value, cross.scale, present, cross.out)
 
@@ -82,15 +83,18 @@ def _part(x: Tensor, norm: Norm, spec: Spec, of: Callable[[Tensor], Tensor]) -> 
 
 
 def run_layer(
-    x: Tensor, layer: Layer, spec: Spec, attend: Callable[[Tensor], Tensor], memory: Tensor | None, present: Tensor
+    x: Tensor,
+    layer: Layer,
+    spec: Spec,
+    attend: Callable[[Tensor], Tensor],
+    attend_to_memory: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """All parts of a layer; `attend` is the first one's attention."""
+    """All parts of a layer, by its attention to the tokens, and to a memory where it has one."""
     attended = _part(x, layer.attention_norm, spec, attend)
     if spec.order == "PARALLEL":
         return attended + _units(normalize(x, layer.units_norm, spec), layer, spec)
     if layer.cross is not None:
-        cross = layer.cross
-        attended = _part(attended, cross.norm, spec, lambda y: _attend_to_memory(y, cross, spec, memory, present))
+        attended = _part(attended, layer.cross.norm, spec, attend_to_memory)
     return _part(attended, layer.units_norm, spec, lambda y: _units(y, layer, spec))
 
 
@@ -127,5 +131,11 @@ def logits(
         x = x + TF.embedding(positions, spec.positions)
 
     for layer in spec.layers:
-        x = run_layer(x, layer, spec, lambda y, layer=layer: _attend(y, layer, spec, positions, seen), memory, present)
+        x = run_layer(
+            x,
+            layer,
+            spec,
+            lambda y, layer=layer: _attend(y, layer, spec, positions, seen),
+            lambda y, layer=layer: _attend_to_memory(y, layer, spec, memory, present),
+        )
     return linear(normalize(x, spec.norm, spec), spec.head)
