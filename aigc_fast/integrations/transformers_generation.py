@@ -33,7 +33,7 @@ from aigc_fast.errors import UserError
 from aigc_fast.integrations.transformers_decoders import BUILDERS, Refused, spec_of
 from aigc_fast.models.text.decoding import Plan, search_on
 from aigc_fast.models.text.options import Never, NoRepeatedNGram, Options
-from aigc_fast.ops.decode.choice import check, unavailable
+from aigc_fast.ops.decode.choice import backend_on, check, wanted_on
 from aigc_fast.ops.decode.engine import MOST_GREEDY, Engine, State, default_weights
 from aigc_fast.ops.decode.keeping import engine_of, forget
 from aigc_fast.ops.decode.lookup import MOST_GUESSED, Lookup
@@ -72,14 +72,18 @@ class Decision(NamedTuple):
         level: "native loop", "native step" of transformers' loop, or "transformers".
         weights: how the engine keeps them; None of transformers'.
         reason: why it is transformers', or None.
+        backend: whose engine it is, or would be.
     """
 
     level: str
     weights: str | None
     reason: str | None
+    backend: str = "cpu"
 
     def __str__(self) -> str:
-        return f"{self.level}, {self.weights} weights" if self.reason is None else f"{self.level}' own: {self.reason}"
+        if self.reason is not None:
+            return f"{self.level}' own: {self.reason}"
+        return f"{self.level}{' on CUDA' if self.backend == 'cuda' else ''}, {self.weights} weights"
 
 
 class _Asked(BaseException):
@@ -137,7 +141,7 @@ def _step(cache: NativeCache, kwargs: dict[str, Any]) -> CausalLMOutputWithPast:
     rows, count = ids.shape
     positions, visible = kwargs.get("position_ids"), _visible(kwargs.get("attention_mask"), count)
     if positions is None:
-        positions = torch.arange(state.length, state.length + count)[None]
+        positions = torch.arange(state.length, state.length + count, device=ids.device)[None]
     kept = kwargs.get("logits_to_keep")
     keep = cache.keep or (kept if isinstance(kept, int) and kept else count)
     logits = state.extend(ids, positions.expand(rows, count), visible, min(keep, count))
@@ -366,7 +370,7 @@ def _loop(
     others = [each for each in criteria if type(each) in _OTHER_CRITERIA]
     ends = any(type(each) is EosTokenCriteria for each in criteria)
     (rows, count), found, streamer = ids.shape, _room(ids, criteria.max_length), kwargs.get("streamer")
-    unfinished = torch.ones(rows, dtype=torch.int64)
+    unfinished = torch.ones(rows, dtype=torch.int64, device=ids.device)
     state, position, logits = _begun(engine, ids, kwargs)
     while True:
         if logits is not None:
@@ -380,7 +384,7 @@ def _loop(
         found[:, count] = tokens
         count += 1
         if streamer is not None:
-            streamer.put(tokens)
+            streamer.put(tokens.cpu())
         for each in others:
             unfinished = unfinished & ~each(found[:, :count], None)
         if count >= criteria.max_length or not unfinished.any():
@@ -420,8 +424,8 @@ def _lookup_loop(model: nn.Module, engine: Engine, ids: Tensor, kwargs: dict[str
         state.crop(count - 1)
         guess = lookup.following(min(most, criteria.max_length - count - 1))
         offset = count - ids.shape[1]
-        tokens = torch.tensor([[token, *guess]])
-        positions = position + torch.arange(offset, offset + tokens.shape[1])
+        tokens = ids.new_tensor([[token, *guess]])
+        positions = position + torch.arange(offset, offset + tokens.shape[1], device=ids.device)
         logits = state.extend(tokens, positions[None], None, tokens.shape[1])[0]
 
 
@@ -472,25 +476,25 @@ def _decide(
         if kwargs.get(_CACHE) is None and kwargs.get("use_cache"):  # 5.0 leaves it to the model
             kwargs[_CACHE] = DynamicCache()
             kwargs[_CACHE].is_of_this_call = True
+        kept_as = vars(model).get(_WEIGHTS_ATTRIBUTE)
+        backend = backend_on(ids.device, kept_as)
         _check_call(kwargs)
         if getattr(kwargs["generation_config"], "prefill_chunk_size", None) and not hasattr(cls, "_prefill"):
             raise Refused("this transformers computes prompts in chunks by the model's forward")
         _check_tensors(ids, kwargs)
         spec = spec_of(model, cls)
-        check(spec, Engine.backend)
+        check(spec, backend)
         _check_windows(kwargs[_CACHE], spec)
     except Refused as refused:
-        return None, Decision(LEFT, None, str(refused))
+        return None, Decision(LEFT, None, str(refused), wanted_on(ids.device))
     looks_up = name == "_assisted_decoding" and _looks_up(ids, kwargs)
     beams = name == "_beam_search" and _follows_beams(kwargs)
     known = name == "_sample" or ((looks_up or beams) and _processors_known(kwargs))
     level = LOOP if known and _loops(kwargs) else STEP
-    return spec, Decision(level, vars(model).get(_WEIGHTS_ATTRIBUTE) or default_weights(spec), None)
+    return spec, Decision(level, kept_as or default_weights(spec), None, backend)
 
 
 def _check_call(kwargs: dict[str, Any]) -> None:
-    if (reason := unavailable()) is not None:
-        raise Refused(reason)
     config = kwargs["generation_config"]
     for name in ("output_attentions", "output_hidden_states"):
         if getattr(config, name, None):
@@ -507,8 +511,8 @@ def _check_call(kwargs: dict[str, Any]) -> None:
 
 
 def _check_tensors(ids: Tensor, kwargs: dict[str, Any]) -> None:
-    if not ids.is_cpu or ids.dim() != 2 or ids.dtype != torch.int64:
-        raise Refused(f"input_ids is {ids.dtype} of {ids.dim()} dimensions on {ids.device}")
+    if ids.dim() != 2 or ids.dtype != torch.int64:
+        raise Refused(f"input_ids is {ids.dtype} of {ids.dim()} dimensions")
     if ids.shape[0] == 0 or ids.shape[1] == 0:
         raise Refused("there are no ids")
     cache = kwargs.get(_CACHE)
@@ -519,7 +523,7 @@ def _check_tensors(ids: Tensor, kwargs: dict[str, Any]) -> None:
         raise Refused(f"the cache is a {type(cache).__name__}, not a plain DynamicCache")
     if cache.get_seq_length():
         keys = _pairs(cache)[0][0]
-        if keys.shape[0] != ids.shape[0] or not keys.is_cpu:
+        if keys.shape[0] != ids.shape[0] or keys.device != ids.device:
             raise Refused("the cache is of another batch or device")
 
 

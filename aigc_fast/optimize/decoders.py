@@ -103,7 +103,7 @@ def explain(model: nn.Module, *args: Any, **kwargs: Any) -> Explanation:
         reason = f"there is no builder for {type(model).__name__}"
         return Explanation("decode", "reference", reasons | {"cpu": reason}, "transformers' own generate")
     found = _integration().decision_of(model, *args, **kwargs)
-    return _explained(reasons, found.reason, str(found), "cpu", next(model.parameters()).device)
+    return _explained(reasons, found.reason, str(found), found.backend, next(model.parameters()).device)
 
 
 def _explained(
