@@ -10,7 +10,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc aigc_fast aigc_fast_c
 
 test: $(VENV)/.installed $(VENV)/.emulated
 	$(PYTEST)
-	PYTHONPATH=$(VENV)/emulated AIGC_FAST_CUDA_HOST=1 $(PYTEST) tests/ops tests/test_cuda.py tests/test_transforms.py tests/integrations/test_generate_on_cuda.py -k "every_level or emulated"
+	PYTHONPATH=$(VENV)/emulated AIGC_FAST_CUDA_HOST=1 $(PYTEST) tests/ops tests/test_cuda.py tests/test_transforms.py tests/test_gpu_script.py tests/integrations/test_generate_on_cuda.py -k "every_level or emulated"
 
 fuzz: $(VENV)/.installed
 	$(BIN)/python tests/fuzz.py 10

@@ -10,8 +10,8 @@ from __future__ import annotations
 import importlib.util
 import statistics
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,10 +20,55 @@ import aigc_fast
 import aigc_fast.functional as AF
 from aigc_fast.models import GPT2, IdTokenizer
 from aigc_fast.models.text.layers import Past
+from aigc_fast.nn import LayerNormLSTM
 from aigc_fast.ops.decode.cuda import CudaEngine
 from aigc_fast.runtime.weights import WEIGHTS
 
 ROUNDS, CALLS = 9, 10
+
+
+class Row(NamedTuple):
+    """What is timed.
+
+    Attributes:
+        name: what it is.
+        moved: bytes that it reads and writes at least.
+        ours: our call.
+        peers: others' by their names; None for one that is not installed.
+        backend: whose kernel ours is.
+        tokens: that a call makes, of a decoder.
+    """
+
+    name: str
+    moved: int
+    ours: Callable[[], Any]
+    peers: dict[str, Callable[[], Any] | None]
+    backend: str = "cuda"
+    tokens: int = 0
+
+    def run(self) -> Any:
+        """Our result."""
+        with aigc_fast.backend(self.backend):
+            return self.ours()
+
+
+class Sizes(NamedTuple):
+    """Where rows are made, and by what their sizes are divided.
+
+    Attributes:
+        device: of the tensors.
+        cut: 1 for what is timed.
+    """
+
+    device: str = "cuda"
+    cut: int = 1
+
+    def of(self, size: int) -> int:
+        """A size, or as much of it as there is to be."""
+        return max(1, size // self.cut)
+
+    def randn(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(shape, device=self.device, dtype=dtype)
 
 
 def milliseconds(function: Callable[[], Any]) -> float:
@@ -36,12 +81,12 @@ def milliseconds(function: Callable[[], Any]) -> float:
     return begin.elapsed_time(end) / CALLS
 
 
-def row(name: str, moved: int, ours: Callable[[], Any], peers: dict[str, Callable[[], Any] | None]) -> None:
+def measure(row: Row) -> str:
     """One line: our median, our share of what a copy of so many bytes takes, and each peer's ratio to us."""
-    source = torch.empty(moved // 2, dtype=torch.uint8, device="cuda")
+    source = torch.empty(row.moved // 2, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    ways = {"copy": lambda: target.copy_(source), "ours": ours}
-    ways |= {peer: call for peer, call in peers.items() if call is not None}
+    ways = {"copy": lambda: target.copy_(source), "ours": row.run}
+    ways |= {peer: call for peer, call in row.peers.items() if call is not None}
     for call in ways.values():
         call()
     times = {way: [] for way in ways}
@@ -49,31 +94,25 @@ def row(name: str, moved: int, ours: Callable[[], Any], peers: dict[str, Callabl
         for way, call in ways.items():
             times[way].append(milliseconds(call))
     median = {way: statistics.median(found) for way, found in times.items()}
-    told = [
-        f"{peer} {median[peer] / median['ours']:.2f}x" if peer in median else f"{peer} not installed" for peer in peers
+    told = [f"{row.tokens / median['ours'] * 1000:.0f} tokens/s"] if row.tokens else []
+    told += [
+        f"{peer} {median[peer] / median['ours']:.2f}x" if peer in median else f"{peer} not installed"
+        for peer in row.peers
     ]
-    print(f"{name:40s} {median['ours']:9.4f} ms  {median['copy'] / median['ours']:5.0%} of copy  {'  '.join(told)}")
+    return f"{row.name:44s} {median['ours']:9.4f} ms  {median['copy'] / median['ours']:5.0%} of copy  {'  '.join(told)}"
 
 
-def forced(backend: str, function: Callable[[], Any]) -> Callable[[], Any]:
-    def run() -> Any:
-        with aigc_fast.backend(backend):
-            return function()
-
-    return run
-
-
-def random_rows() -> None:
+def random_rows(at: Sizes) -> Iterator[Row]:
     for dtype in (torch.float32, torch.bfloat16):
-        x = torch.randn(64, 64, 56, 56, device="cuda", dtype=dtype)
+        x = at.randn(at.of(64), 64, 56, 56, dtype=dtype)
         for backend in ("cuda", "triton"):
-            ours = forced(backend, lambda x=x: AF.dropout(x, 0.3))
-            row(f"dropout {dtype} {backend}", 2 * x.nbytes, ours, {"torch": lambda x=x: torch.dropout(x, 0.3, True)})
+            peers = {"torch": lambda x=x: torch.dropout(x, 0.3, True)}
+            yield Row(f"dropout {dtype} {backend}", 2 * x.nbytes, lambda x=x: AF.dropout(x, 0.3), peers, backend)
         mu, logvar = x, x * 0.1
         peers = {"eager": lambda m=mu, l=logvar: m + torch.randn_like(m) * torch.exp(0.5 * l)}
         for backend in ("cuda", "triton"):
-            ours = forced(backend, lambda m=mu, l=logvar: AF.reparameterize(m, l))
-            row(f"reparameterize {dtype} {backend}", 3 * x.nbytes, ours, peers)
+            ours = lambda m=mu, l=logvar: AF.reparameterize(m, l)  # noqa: E731
+            yield Row(f"reparameterize {dtype} {backend}", 3 * x.nbytes, ours, peers, backend)
 
 
 def torchlpc(x: Tensor, c: Tensor) -> Callable[[], Any] | None:
@@ -96,75 +135,105 @@ def torchaudio(x: Tensor, c: Tensor) -> Callable[[], Any] | None:
     return lambda: lfilter(x, a, b, clamp=False)
 
 
-def recursion_rows() -> None:
+def recursion_rows(at: Sizes) -> Iterator[Row]:
     for count, length in ((64, 48_000), (4096, 4096)):
         for order in (1, 16):
-            x, c = torch.randn(count, length, device="cuda"), torch.full((count, order), 0.5 / order, device="cuda")
+            x = at.randn(at.of(count), at.of(length))
+            c = torch.full((len(x), order), 0.5 / order, device=at.device)
             peers = {"torchlpc": torchlpc(x, c), "torchaudio": torchaudio(x, c)}
-            ours = forced("cuda", lambda x=x, c=c: AF.ar_recursion(x, c[0]))
-            row(f"recursion {count}x{length} order {order}", 2 * x.nbytes, ours, peers)
+            ours = lambda x=x, c=c: AF.ar_recursion(x, c[0])  # noqa: E731
+            yield Row(f"recursion {count}x{length} order {order}", 2 * x.nbytes, ours, peers)
 
 
-def convolution_rows() -> None:
+def convolution_rows(at: Sizes) -> Iterator[Row]:
     """A generator's layers: many channels by Triton, an image's by CUDA C++, against cuDNN in the same layout."""
     layers = (("triton", 64, 128, 64, 16), ("triton", 16, 512, 256, 8), ("cuda", 64, 64, 3, 32))
     for backend, batch, channels, outputs, size in layers:
         for dtype in (torch.float32, torch.bfloat16):
-            shapes = (batch, channels, size, size), (channels, outputs, 4, 4)
-            x, w = (
-                torch.randn(shape, device="cuda", dtype=dtype).to(memory_format=torch.channels_last) for shape in shapes
-            )
+            shapes = (at.of(batch), channels, size, size), (channels, outputs, 4, 4)
+            x, w = (at.randn(*shape, dtype=dtype).to(memory_format=torch.channels_last) for shape in shapes)
             call = {"stride": 2, "padding": 1}
-            ours = forced(backend, lambda x=x, w=w, call=call: AF.conv_transpose2d(x, w, **call))
+            ours = lambda x=x, w=w, call=call: AF.conv_transpose2d(x, w, **call)  # noqa: E731
             peers = {"torch": lambda x=x, w=w, call=call: torch.nn.functional.conv_transpose2d(x, w, **call)}
-            moved = x.nbytes + w.nbytes + 4 * batch * outputs * size * size * dtype.itemsize
-            row(f"conv_transpose {channels}->{outputs} {size} {dtype} {backend}", moved, ours, peers)
+            moved = x.nbytes + w.nbytes + 4 * len(x) * outputs * size * size * dtype.itemsize
+            yield Row(f"conv_transpose {channels}->{outputs} {size} {dtype} {backend}", moved, ours, peers, backend)
 
 
-def recurrent_rows() -> None:
-    """Few sequences against cuDNN, as shares of copying the weights once for each step."""
-    steps, size = 256, 1024
+def attention_rows(at: Sizes) -> Iterator[Row]:
+    """One query of each of 32 heads, of which four share keys; and a window, against all keys before a query."""
+    heads, groups, size, dtype = 32, 8, 128, torch.bfloat16
+    for batch, keys in ((1, 8192), (8, 8192)):
+        query = at.randn(at.of(batch), heads, 1, size, dtype=dtype)
+        key, value = (at.randn(len(query), groups, at.of(keys), size, dtype=dtype) for _ in range(2))
+        call = (query, key, value), {"enable_gqa": True}
+        peers = {"torch": lambda c=call: torch.nn.functional.scaled_dot_product_attention(*c[0], **c[1])}
+        for backend in ("cuda", "triton"):
+            ours = lambda c=call: AF.scaled_dot_product_attention(*c[0], **c[1])  # noqa: E731
+            yield Row(f"attention of a query, {batch}x{keys} keys {backend}", 2 * key.nbytes, ours, peers, backend)
+    length, window = at.of(32_768), at.of(1024)
+    query, key, value = (at.randn(1, groups, length, size, dtype=dtype) for _ in range(3))
+    call = (query, key, value), {"is_causal": True}
+    peers = {"torch, no window": lambda c=call: torch.nn.functional.scaled_dot_product_attention(*c[0], **c[1])}
+    ours = lambda c=call: AF.scaled_dot_product_attention(*c[0], **c[1], window=(window - 1, 0))  # noqa: E731
+    yield Row(f"attention, window {window} of {length} triton", 4 * key.nbytes, ours, peers, "triton")
+
+
+def recurrent_rows(at: Sizes) -> Iterator[Row]:
+    """Few sequences against cuDNN, as shares of copying the weights once for each step; of what it lacks, eager."""
+    steps, size = at.of(256), at.of(1024)
     for mode, gates in (("lstm", 4), ("gru", 3)):
         for batch in (1, 8):
             for dtype in (torch.float32, torch.bfloat16):
-                params = [
-                    torch.randn(shape, device="cuda", dtype=dtype) / size**0.5
-                    for shape in ((gates * size, size), (gates * size, size), (gates * size,), (gates * size,))
-                ]
-                x, state = (torch.randn(count, batch, size, device="cuda", dtype=dtype) for count in (steps, 1))
+                shapes = (gates * size, size), (gates * size, size), (gates * size,), (gates * size,)
+                params = [at.randn(*shape, dtype=dtype) / size**0.5 for shape in shapes]
+                x, state = (at.randn(count, batch, size, dtype=dtype) for count in (steps, 1))
                 call = x, (state, state) if mode == "lstm" else state, params, True, 1, 0.0, False, False, False
-                ours = forced("cuda", lambda mode=mode, call=call: getattr(AF, mode)(*call))
+                ours = lambda mode=mode, call=call: getattr(AF, mode)(*call)  # noqa: E731
                 peers = {"cuDNN": lambda mode=mode, call=call: getattr(torch._VF, mode)(*call)}
-                row(f"{mode} {steps}x{batch}x{size} {dtype}", 2 * steps * params[1].nbytes, ours, peers)
+                yield Row(f"{mode} {steps}x{batch}x{size} {dtype}", 2 * steps * params[1].nbytes, ours, peers)
+    module, x = LayerNormLSTM(size, size, device=at.device), at.randn(steps, 1, size)
+
+    def eager() -> Any:
+        with torch.no_grad(), aigc_fast.backend("reference"):
+            return module(x)
+
+    def ours() -> Any:
+        with torch.no_grad():
+            return module(x)
+
+    moved = 2 * steps * module.weight_hh_l0.nbytes
+    yield Row(f"layer-normalized lstm {steps}x1x{size}", moved, ours, {"eager": eager})
 
 
-def decoding_rows() -> None:
-    """A step of one sequence in GPT-2 small's sizes; the share is of what copying as many bytes as there are takes."""
-    tokenizer = IdTokenizer(50_257, 0, 0)
-    model = GPT2(tokenizer=tokenizer, hidden=768, num_layers=12, num_heads=12, context=1024).eval().cuda()
-    ids, position = torch.ones(1, dtype=torch.int64, device="cuda"), torch.full((1,), 16, device="cuda")
-    prompt, places = ids.expand(1, 16), torch.arange(16, device="cuda")[None]
+@torch.no_grad()
+def decoding_rows(at: Sizes) -> Iterator[Row]:
+    """A step in GPT-2 small's sizes; the share is of what copying as many bytes as there are weights takes."""
+    tokenizer, hidden = IdTokenizer(50_257 // at.cut, 0, 0), 768 // at.cut
+    model = GPT2(tokenizer=tokenizer, hidden=hidden, num_layers=at.of(12), num_heads=12, context=1024).eval().to(at.device)
+    for rows in (1, 8):
+        ids = torch.ones(rows, dtype=torch.int64, device=at.device)
+        position, places = torch.full((1,), 16, device=at.device), torch.arange(16, device=at.device)
 
-    def begun(state: Any) -> Callable[[], Any]:
-        state.extend(prompt, places, None, 1)
-        return lambda: state.step(ids, position)
+        def begun(state: Any, ids: Tensor = ids, position: Tensor = position, places: Tensor = places) -> Any:
+            state.extend(ids[:, None].expand(-1, 16), places.expand(len(ids), 16), None, 1)
+            return torch.no_grad()(lambda: state.step(ids, position))
 
-    with torch.no_grad():
-        peers = {"torch": begun(Past(model, 1))}
+        peers = {"torch": begun(Past(model, rows))}
         for weights in WEIGHTS:
             engine = CudaEngine(model.spec(), weights)
-            row(f"decode a token, {weights} weights", engine.nbytes, begun(engine.begin(1)), peers)
+            yield Row(f"decode {rows}, {weights} weights", engine.nbytes, begun(engine.begin(rows)), peers, tokens=rows)
+
+
+ROOMS = random_rows, recursion_rows, convolution_rows, attention_rows, recurrent_rows, decoding_rows
 
 
 def main() -> None:
     if not torch.cuda.is_available():
         print("no CUDA device: nothing is measured")
         sys.exit(0)
-    random_rows()
-    recursion_rows()
-    convolution_rows()
-    recurrent_rows()
-    decoding_rows()
+    for room in ROOMS:
+        for row in room(Sizes()):
+            print(measure(row), flush=True)
 
 
 if __name__ == "__main__":

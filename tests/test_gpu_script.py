@@ -1,4 +1,4 @@
-"""`make gpu` keeps to its time and tells what each part returned; here, of parts that do nothing."""
+"""`make gpu` keeps to its time and tells what each part returned, of parts that do nothing; and its rows run."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import gpu_speed
 import pytest
+import torch
+
+from aigc_fast.runtime import native
 
 SCRIPT = Path(__file__).with_name("gpu.sh")
 PARTS = "build", "tests", "bench"
 
-pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+needs_emulation = pytest.mark.skipif(
+    not native.is_emulated or native.cuda is None or native.cpu_reason() is not None,
+    reason="AIGC_FAST_CUDA_HOST=1 is not set",
+)
 
 
 def lines(folder: Path, seconds: int) -> list[str]:
@@ -32,6 +42,7 @@ def lines(folder: Path, seconds: int) -> list[str]:
     return (out / "summary.txt").read_text().splitlines()
 
 
+@needs_bash
 def test_the_parts_share_the_time(tmp_path: Path) -> None:
     found = "\n".join(lines(tmp_path, 300))
     limits = {name: int(of) for name, of in re.findall(r"(\w+): returned \d+ after \d+ s of at most (\d+)", found)}
@@ -40,7 +51,28 @@ def test_the_parts_share_the_time(tmp_path: Path) -> None:
     assert "tests: returned 0" in found
 
 
+@needs_bash
 def test_parts_without_time_are_left_out(tmp_path: Path) -> None:
     found = lines(tmp_path, 5)
     for part in PARTS:
         assert f"{part}: left out: none of 5 s are left" in found
+
+
+def first_of(result: Any) -> torch.Tensor:
+    return result if isinstance(result, torch.Tensor) else first_of(result[0])
+
+
+@needs_emulation
+@pytest.mark.parametrize("room", gpu_speed.ROOMS, ids=lambda room: room.__name__)
+def test_emulated_rows_run_and_their_peers_do_the_same(
+    room: Callable[[gpu_speed.Sizes], Iterator[gpu_speed.Row]],
+) -> None:
+    rows = list(room(gpu_speed.Sizes("cpu", 32)))
+    assert len({row.name for row in rows}) == len(rows)
+    for row in (row for row in rows if row.backend == "cuda"):
+        found, others = first_of(row.run()), [first_of(peer()) for peer in row.peers.values() if peer is not None]
+        assert others or None in row.peers.values()
+        for other in others:
+            assert (found.shape, found.dtype) == (other.shape, other.dtype)
+            if room is not gpu_speed.random_rows:
+                torch.testing.assert_close(found, other, rtol=3e-2, atol=3e-2)
