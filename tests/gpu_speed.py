@@ -208,8 +208,8 @@ def recurrent_rows(at: Sizes) -> Iterator[Row]:
 @torch.no_grad()
 def decoding_rows(at: Sizes) -> Iterator[Row]:
     """A step in GPT-2 small's sizes; the share is of what copying as many bytes as there are weights takes."""
-    tokenizer, hidden = IdTokenizer(50_257 // at.cut, 0, 0), 768 // at.cut
-    model = GPT2(tokenizer=tokenizer, hidden=hidden, num_layers=at.of(12), num_heads=12, context=1024).eval().to(at.device)
+    sizes = {"hidden": 768 // at.cut, "num_layers": at.of(12), "num_heads": 12, "context": 1024}
+    model = GPT2(tokenizer=IdTokenizer(50_257 // at.cut, 0, 0), **sizes).eval().to(at.device)
     for rows in (1, 8):
         ids = torch.ones(rows, dtype=torch.int64, device=at.device)
         position, places = torch.full((1,), 16, device=at.device), torch.arange(16, device=at.device)
