@@ -37,9 +37,9 @@ sweep: $(VENV)/.installed
 
 # The machine code of every kernel, by the newest Triton and by the one that torch 2.11 has.
 gate: $(VENV)/.installed
-	$(BIN)/pytest -q -m "gate or not gate" tests/test_machine_code.py
+	$(PYTEST) --dist load -m "gate or not gate" tests/test_machine_code.py
 	$(BIN)/python -m pip install -q --no-deps --target $(VENV)/triton-3.6.0 triton==3.6.0
-	PYTHONPATH=$(VENV)/triton-3.6.0 $(BIN)/pytest -q -m "gate or not gate" tests/test_machine_code.py
+	PYTHONPATH=$(VENV)/triton-3.6.0$${PYTHONPATH:+:$$PYTHONPATH} $(PYTEST) --dist load -m "gate or not gate" -k triton tests/test_machine_code.py
 
 # On a machine with a card, without network: by its own Python, torch and nvcc; results go to $$OUT.
 gpu:

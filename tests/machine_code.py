@@ -146,8 +146,8 @@ class Launch(NamedTuple):
 
 
 @contextmanager
-def launches() -> Iterator[list[Launch]]:
-    """Triton kernels that are launched in the block are not run but noted."""
+def launches(architecture: int = 90) -> Iterator[list[Launch]]:
+    """Triton kernels that are launched in the block are not run but noted, as for a card of an architecture."""
     from triton.runtime import KernelInterface
 
     found: list[Launch] = []
@@ -159,16 +159,17 @@ def launches() -> Iterator[list[Launch]]:
         return launch
 
     on_device = patch.object(torch.cuda, "device", lambda device: nullcontext())
-    with patch.object(KernelInterface, "__getitem__", launcher), on_device:
+    capability = patch.object(torch.cuda, "get_device_capability", lambda device: divmod(architecture, 10))
+    with patch.object(KernelInterface, "__getitem__", launcher), on_device, capability:
         yield found
 
 
-def triton_launches() -> dict[str, Launch]:
+def triton_launches(architecture: int) -> dict[str, Launch]:
     """Every launch of the Triton kernels, by op, kernel, dtype and variant."""
     found = {}
     for dtype in UP_TO_FLOAT32:
         for op, variant, call in TRITON_CALLS:
-            with launches() as launched:
+            with launches(architecture) as launched:
                 call(importlib.import_module(f"aigc_fast.ops.{op}.triton"), dtype)
             for one in launched:
                 name = f"{one.kernel.__name__.strip('_')}<{str(dtype).removeprefix('torch.')}>"
@@ -191,6 +192,8 @@ _ATTENTIONS: dict[str, dict[str, Any]] = {
     "causal, 64": {"dtypes": UP_TO_FLOAT32, "size": 64, "right": 0},
     "causal, 128": {"dtypes": _BOTH, "size": 128, "right": 0},
     "causal, 256": {"dtypes": _BOTH, "size": 256, "right": 0},
+    "high, 128": {"dtypes": [torch.float32], "size": 128, "precision": "high"},
+    "high, 256": {"dtypes": [torch.float32], "size": 256, "precision": "high"},
     "high, 64": {"dtypes": [torch.float32], "size": 64, "precision": "high"},
     "mask, 80": {"dtypes": [torch.bfloat16], "size": 80, "mask": torch.bool},
     "bias, 64": {"dtypes": [torch.bfloat16], "size": 64, "mask": torch.bfloat16},
@@ -210,7 +213,7 @@ def _attend(
     right: int = -1,
     precision: str = "highest",
 ) -> None:
-    """Forward and, where the kernels have it and for many queries, backward of 8 heads, of which 4 share keys."""
+    """Forward and, for many queries, backward of 8 heads, of which 4 share keys."""
     if dtype not in dtypes:
         return
     query, output = meta(2, 8, queries, size, dtype=dtype), meta(2, 8, queries, size, dtype=dtype)
@@ -220,7 +223,7 @@ def _attend(
     rest = hidden, key_of_dropout, 0.3 if dropout else 0.0, -1, right, 0, 0.1
     with float32_precision(precision):
         op.attention((output, sums), query, key, key, *rest)
-        if queries > 1 and (dtype != torch.float32 or size <= 64):
+        if queries > 1:
             op.attention_backward((query, key, key), output, query, key, key, *rest)
 
 
@@ -344,8 +347,8 @@ def triton_code(launch: Launch, architecture: int) -> Code:
 
 def triton_codes() -> Iterator[tuple[str, Code]]:
     """By name and architecture."""
-    for name, launch in triton_launches().items():
-        for architecture in ARCHITECTURES:
+    for architecture in ARCHITECTURES:
+        for name, launch in triton_launches(architecture).items():
             yield f"{name} sm_{architecture}", triton_code(launch, architecture)
 
 

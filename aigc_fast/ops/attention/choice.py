@@ -30,8 +30,6 @@ from aigc_fast.runtime.operator import functorch_level, is_compiling, plain_eage
 
 # What a program of Triton's keeps at a time, and the rows, queries of heads that share keys, of its smallest block.
 MOST_TRITON_SIZE, FEW_TRITON_ROWS = 256, 16
-# Gradients of float32 ask for more.
-_MOST_TRITON_FLOAT32 = 64
 # Four times as many are counted in 32 bits.
 _MOST_TRITON_ROWS = 2**29 - 1
 
@@ -205,7 +203,7 @@ def triton_unsupported(query: Tensor, key: Tensor, value: Tensor, *rest: object)
 
 def triton_backward_unsupported(grad: Tensor, query: Tensor, *rest: object) -> Reason:
     """Why Triton's kernels cannot take these arguments, or None."""
-    return _triton_differentiates(query, *rest) or triton_unsupported(query, *rest)
+    return triton_unsupported(query, *rest)
 
 
 def triton_varlen_unsupported(query: Tensor, key: Tensor, value: Tensor, *rest: object) -> Reason:
@@ -215,14 +213,7 @@ def triton_varlen_unsupported(query: Tensor, key: Tensor, value: Tensor, *rest: 
 
 def triton_varlen_backward_unsupported(grad: Tensor, query: Tensor, *rest: object) -> Reason:
     """Why Triton's kernels cannot take these arguments of various lengths, or None."""
-    return _triton_differentiates(query, *rest) or triton_varlen_unsupported(query, *rest)
-
-
-def _triton_differentiates(query: Tensor, key: Tensor, value: Tensor, *rest: object) -> Reason:
-    size = max(query.shape[-1], value.shape[-1])
-    if query.dtype is not _float32 or size <= _MOST_TRITON_FLOAT32:
-        return None
-    return f"gradients of {size} numbers in float32: Triton's kernels take up to {_MOST_TRITON_FLOAT32}"
+    return triton_varlen_unsupported(query, *rest)
 
 
 def triton_detail(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *rest: object) -> str:

@@ -129,7 +129,6 @@ def kept(philox_key, number, row_at, first_key, below, keep_scale, SIZE: tl.cons
 
 @triton.jit
 def tiles_of_rows(
-    tiles,
     counts,
     listed,
     block,
@@ -142,18 +141,17 @@ def tiles_of_rows(
     KEYS: tl.constexpr,
     BAND: tl.constexpr,
 ):
-    """Which tiles of keys a block of rows sees: from the first to the last of its list, where there is one, or of
-    all."""
-    if tiles is not None:
+    """Which tiles of keys a block of rows sees: from the first to the last of its list, where there are lists, of which
+    `counts` has the lengths, or of all."""
+    if counts is not None:
         first, last = 0, tl.load(counts + listed)
-        tiles += listed * tl.cdiv(keys, KEYS)
     elif BAND:
         low = block * ROWS // shared + offset - left
         high = (block * ROWS + ROWS - 1) // shared + offset + right + 1
         first, last = tiles_between(low, high, keys, KEYS)
     else:
         first, last = 0, tl.cdiv(keys, KEYS)
-    return first, last, tiles
+    return first, last
 
 
 @triton.jit
@@ -306,10 +304,12 @@ def forward(
     value += batch * value_batch + group * value_head + first_key * value_row
     if mask is not None:
         mask += batch * mask_batch
-    first, last, tiles = tiles_of_rows(
-        tiles,
+    listed = batch * tiles_batch + group * tiles_group + block
+    if tiles is not None:
+        tiles += listed * tl.cdiv(keys, KEYS)
+    first, last = tiles_of_rows(
         counts,
-        batch * tiles_batch + group * tiles_group + block,
+        listed,
         block,
         shared,
         keys,
@@ -539,10 +539,12 @@ def backward_of_queries(
     value += batch * value_batch + group * value_head + first_key * value_row
     if mask is not None:
         mask += batch * mask_batch
-    first, last, tiles = tiles_of_rows(
-        tiles,
+    listed = batch * tiles_batch + group * tiles_group + block
+    if tiles is not None:
+        tiles += listed * tl.cdiv(keys, KEYS)
+    first, last = tiles_of_rows(
         counts,
-        batch * tiles_batch + group * tiles_group + block,
+        listed,
         block,
         shared,
         keys,

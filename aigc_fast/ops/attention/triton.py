@@ -32,10 +32,11 @@ def _width(size: int) -> int:
     return max(_LEAST_WIDTH, triton.next_power_of_2(size))
 
 
-def _precision(dtype: torch.dtype) -> str:
+def _precision(dtype: torch.dtype, width: int) -> str:
+    """Of the products: of more than 128 numbers the parts of float32 would not fit into registers."""
     if is_interpreted():
         return "interpreted"
-    return precision() if dtype == torch.float32 else "highest"
+    return precision() if dtype == torch.float32 and width <= 128 else "highest"
 
 
 def _places(**tensors: Tensor) -> dict[str, int]:
@@ -158,29 +159,41 @@ def _block(rows: int, keys: int, warps: int) -> dict[str, int]:
     return {"ROWS": rows, "KEYS": keys, "num_warps": warps}
 
 
-def _blocks(rows: int, width: int, dtype: torch.dtype, masked: bool) -> dict[str, int]:
+def _multiplies_from_shared(device: torch.device) -> bool:
+    """Whether products of 64 rows take their factors from shared memory, which leaves registers: from Hopper on."""
+    return device.type != "cpu" and torch.cuda.get_device_capability(device)[0] >= 9
+
+
+def _blocks(rows: int, width: int, query: Tensor, masked: bool) -> dict[str, int]:
     """Of forward; the addresses of a mask take registers too."""
-    is_float32 = dtype == torch.float32
+    is_float32 = query.dtype == torch.float32
     if width > 128 and is_float32:
         return _block(16, 16, 8)
     if rows <= FEW_TRITON_ROWS:
-        return _block(FEW_TRITON_ROWS, 32 if width > 128 or is_float32 else 64, 4)
+        return _block(FEW_TRITON_ROWS, 32 if width > 128 or is_float32 else 64, 8 if is_float32 else 4)
     if is_float32:
         return _block(16, 32, 8)
-    return _block(64, 32 if masked or width > 128 else 64, 4 if width <= 64 else 8)
+    if width > 128:
+        return _block(64 if _multiplies_from_shared(query.device) else 32, 32, 8)
+    return _block(64, 32 if masked else 64, 4 if width <= 64 else 8)
 
 
 def _blocks_for_queries(width: int, dtype: torch.dtype) -> dict[str, int]:
     """Of the gradient to queries."""
     if dtype == torch.float32:
-        return _block(32, 32, 8 if precision() == "highest" else 4)
-    return _block(64 if width <= 128 else 32, 32, 4 if width <= 64 else 8)
+        size = 32 if width <= 64 else 16
+        return _block(size, size, 8 if precision() == "highest" or width > 128 else 4)
+    return _block(64, 32, 4 if width <= 64 else 8) if width <= 128 else _block(32, 32, 4)
 
 
-def _blocks_for_keys(width: int, dtype: torch.dtype) -> dict[str, int]:
+def _blocks_for_keys(width: int, query: Tensor) -> dict[str, int]:
     """Of the gradients to keys and values."""
-    if dtype == torch.float32:
+    if query.dtype == torch.float32:
+        if width > 64:  # with the next rows on their way there would be no registers
+            return _block(16, 16, 8) | {"num_stages": 1}
         return _block(16, 16, 8) if precision() == "highest" else _block(32, 32, 8)
+    if width <= 64 and not _multiplies_from_shared(query.device):
+        return _block(64, 32, 8)
     return _block(32, 64 if width <= 128 else 32, 8)
 
 
@@ -209,7 +222,7 @@ def _attend(
     queries, keys = _lengths(bounds, sizes["queries"], sizes["keys"])
     # With one part asked for, blocks do not depend on what else there is.
     rows = FEW_TRITON_ROWS + 1 if bounds and splits == 1 else queries * shared
-    block = _blocks(rows, width, query.dtype, asked.mask is not None)
+    block = _blocks(rows, width, query, asked.mask is not None)
     in_blocks = _in_blocks(bounds and bounds.queries, bounds, sizes["queries"], block["ROWS"], shared)
     units = in_blocks["blocks"] * batches * sizes["groups"]
     tiles_of_keys = triton.cdiv(seen_keys(asked, queries, keys), block["KEYS"])
@@ -239,7 +252,7 @@ def _attend(
         splits=splits,
         **_band(asked, sizes["queries"], sizes["keys"]),
         scale=asked.scale,
-        PRECISION=_precision(query.dtype),
+        PRECISION=_precision(query.dtype, width),
         **block,
     )
     if splits > 1:
@@ -287,6 +300,7 @@ def _differentiate(results: Sequence[Tensor], *tensors: Tensor, asked: Options, 
     to_query, to_key, to_value = results
     grad, query, key, value = tensors
     batches, sizes = query.shape[0], _sizes(query, key, value)
+    width = max(sizes["WIDTH"], sizes["VALUE_WIDTH"])
     # Neither is kept from forward, as on the CPU: they are found again, the output unrounded.
     output = torch.empty(grad.shape, dtype=torch.float32, device=grad.device)
     sums = output.new_empty(grad.shape[:3])
@@ -300,9 +314,9 @@ def _differentiate(results: Sequence[Tensor], *tensors: Tensor, asked: Options, 
         **sizes,
         **_band(asked, sizes["queries"], sizes["keys"]),
         "scale": asked.scale,
-        "PRECISION": _precision(query.dtype),
+        "PRECISION": _precision(query.dtype, width),
     }
-    pairs, width = batches * sizes["groups"], max(sizes["WIDTH"], sizes["VALUE_WIDTH"])
+    pairs = batches * sizes["groups"]
     block = _blocks_for_queries(width, query.dtype)
     in_blocks = _in_blocks(bounds and bounds.queries, bounds, sizes["queries"], block["ROWS"], sizes["shared"])
     seen = _seen(asked, sizes, batches, block)
@@ -317,7 +331,7 @@ def _differentiate(results: Sequence[Tensor], *tensors: Tensor, asked: Options, 
         **given,
         **block,
     )
-    block = _blocks_for_keys(width, query.dtype)
+    block = _blocks_for_keys(width, query)
     in_blocks = _in_blocks(bounds and bounds.keys, bounds, sizes["keys"], block["KEYS"])
     seen = _seen(asked, sizes, batches, block)
     tiles.backward_of_keys[(in_blocks["blocks"] * pairs,)](
