@@ -1,7 +1,8 @@
-"""Checks one wheel beside several torch, and records what comes of it: `python versions.py FOLDER [VERSION...]`.
+"""Checks one wheel beside several torch, and records what comes of it: `python versions.py FOLDER [VERSION|PYTHON...]`.
 
 Of those that nobody named one for which more than a few hundred megabytes would have to be fetched is left out, and
-said to be; what is recorded of it stays.
+said to be; what is recorded of it stays. Where such a torch is there already, its environment's PYTHON is named: the
+wheel is installed into it, and nothing else, so that it must have the rest of what the wheel needs.
 """
 
 from __future__ import annotations
@@ -45,15 +46,36 @@ def result_of(wheel: Path, version: str, most_bytes: float) -> str:
     if size > most_bytes:
         return f"{_MISSING} here: {size / 1e9:.1f} GB to fetch"
     with tempfile.TemporaryDirectory() as place:
-        found = run_in(environment(Path(place) / "venv", wheel, version), Path(place), "--native")
+        return _checked(environment(Path(place), wheel, version))
+
+
+def _checked(python: Path) -> str:
+    with tempfile.TemporaryDirectory() as place:
+        found = run_in(python, Path(place), "--native")
     return found.stdout.strip() if found.returncode == 0 else f"failed: {found.stderr.strip().splitlines()[-1]}"
 
 
-def main(folder: Path, versions: tuple[str, ...]) -> None:
+def version_of(python: Path) -> str:
+    """The version of torch that an environment has, without the build's."""
+    command = [str(python), "-I", "-c", "import torch; print(torch.__version__)"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    return found.stdout.strip().partition("+")[0]
+
+
+def result_in(python: Path, wheel: Path) -> str:
+    """What the check of a wheel says in an environment."""
+    command = [str(python), "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", str(wheel)]
+    subprocess.run(command, check=True)
+    return _checked(python)
+
+
+def main(folder: Path, named: tuple[str, ...]) -> None:
     wheel = newest(folder).resolve()
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    for version in versions or VERSIONS:
-        found = result_of(wheel, version, math.inf if versions else _MOST_BYTES)
+    for each in named or VERSIONS:
+        python = Path(each).absolute() if Path(each).is_file() else None
+        version = version_of(python) if python else each
+        found = result_in(python, wheel) if python else result_of(wheel, version, math.inf if named else _MOST_BYTES)
         print(f"torch {version}: {found}", flush=True)
         if version not in results or not found.startswith(_MISSING):
             results[version] = found
