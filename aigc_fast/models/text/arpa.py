@@ -187,7 +187,7 @@ def _counts(reader: _Reader) -> list[int]:
         if len(counts) == MAX_ORDER:
             raise reader.wrong(f"expected n-grams of order 1 to {MAX_ORDER}, got {line!r}")
         counts.append(int(match[2]))
-    expected = "\\1-grams:" if counts else "ngram 1="
+    expected = "\\1-grams:" if counts else "the number of 1-grams"
     if line != expected:
         raise reader.wrong(f"expected {expected}, got {line!r:.{_SHOWN}}")
     return counts
