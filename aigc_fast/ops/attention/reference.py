@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aigc_fast.ops.random.philox import beside
 from aigc_fast.ops.random.reference import dropout
+from aigc_fast.runtime.arguments import numbers_of
 from aigc_fast.runtime.dtypes import computing_dtype
 
 
@@ -123,7 +124,7 @@ def _dropped(probabilities: Tensor, options: Options) -> Tensor:
 
 def bounds(name: str, cumulated: Tensor, total: int) -> list[int]:
     """Where each sequence begins, and at last where they end: they rise from 0 to `total`."""
-    found = cumulated.tolist()
+    found = numbers_of(cumulated)
     if found[0] != 0 or found[-1] != total or any(first > last for first, last in pairwise(found)):
         shown = found if len(found) < 9 else f"[{found[0]}, ..., {found[-1]}]"
         raise RuntimeError(f"{name} is {shown}: expected to rise from 0 to the total length, {total}")
@@ -136,7 +137,7 @@ def in_use(
     """Keys, values and their bounds without what `seqused_k` leaves out, from pages in order where there are any."""
     if seqused_k is None:
         return key, value, cu_seq_k
-    lengths = seqused_k.tolist()
+    lengths = numbers_of(seqused_k)
     pages = None if block_table is None else block_table.tolist()
     if pages is None:
         room = [last - first for first, last in pairwise(bounds("cu_seq_k", cu_seq_k, len(key)))]
@@ -146,7 +147,7 @@ def in_use(
         raise RuntimeError(f"seqused_k is {lengths}: expected none below 0 or above what there is, {room}")
     steps = [torch.arange(length, device=key.device) for length in lengths]
     if pages is None:
-        rows = [first + step for first, step in zip(cu_seq_k.tolist(), steps, strict=False)]
+        rows = [first + step for first, step in zip(numbers_of(cu_seq_k), steps, strict=False)]
     else:
         rows = [_rows_of_pages(row, step, key.shape[:2]) for row, step in zip(block_table.long(), steps, strict=True)]
         key, value = key.flatten(0, 1), value.flatten(0, 1)

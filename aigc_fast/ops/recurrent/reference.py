@@ -10,6 +10,7 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 from aigc_fast.ops.recurrent.sizes import GRU, LAYER_NORM_LSTM, LSTM, RNN_TANH, Options, kept_size, params_of, sizes_of
+from aigc_fast.runtime.arguments import numbers_of
 from aigc_fast.runtime.derivatives import own_variable, recording
 
 
@@ -80,7 +81,7 @@ def recurrent(
     options = Options(*rest)
     sizes = sizes_of(input, batch_sizes, states, options)
     if batch_sizes is not None:
-        steps = list(input.split(batch_sizes.tolist()))
+        steps = list(input.split(numbers_of(batch_sizes)))
     else:
         steps = list(input.unbind(1 if options.batch_first else 0))
     last = []

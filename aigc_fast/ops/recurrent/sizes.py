@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from aigc_fast.runtime import native
+from aigc_fast.runtime.arguments import numbers_of
 
 MODES = "RNN_TANH", "RNN_RELU", "LSTM", "GRU", "LAYER_NORM_LSTM"
 CODES = dict(zip(MODES, native.codes("recurrent_modes", *MODES), strict=True))
@@ -92,7 +93,7 @@ def counts_of(batch_sizes: Tensor | None, sizes: Sizes) -> list[int]:
     """The rows of each step of packed sequences; none of others."""
     if batch_sizes is None:
         return []
-    counts = batch_sizes.tolist()
+    counts = numbers_of(batch_sizes)
     falls = all(first >= second for first, second in pairwise(counts))
     if not (counts and falls) or counts[-1] < 1 or counts[0] != sizes.batch or sum(counts) != sizes.rows:
         shown = counts if len(counts) < 9 else f"[{counts[0]}, ..., {counts[-1]}]"
