@@ -27,7 +27,7 @@ from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
 from aigc_fast.runtime.native import NEGATED, PLAIN, UNKNOWN, WANTS_GRADIENT
 from aigc_fast.runtime.precision import own_precision
 from aigc_fast.runtime.recording import is_for_onnx
-from aigc_fast.runtime.sharding import Sharding
+from aigc_fast.runtime.sharding import Sharding, run_replicated
 
 LIBRARY = torch.library.Library("aigc_fast", "DEF")
 
@@ -264,19 +264,24 @@ class Operator:
         if precision is not None:
             return in_force(precision).run(self, *args)
         kind = native.kind(_grad_enabled(), *self._tensors(args))
-        if kind == UNKNOWN and self._sharding is not None:
-            found = self._sharding.run(self, args)
-            if found is not None:
-                return found
         if kind == UNKNOWN or functorch_level() is not None or forward_ad._current_level >= 0:
-            leave_to_pytorch(self.name, "a transform or a tensor subclass: plain PyTorch, which it sees through")
-            return self.reference(*args)
+            return self._run_seen_through(args)
         if kind == NEGATED:
             return self._overload(*args, **_named(None))
         runner = self.choice.runner(args)
         if kind == PLAIN:
             return runner.run(*args)
         return runner.pytorchs(*args) if runner.pytorchs else self.differentiable(runner.run, *args)
+
+    def _run_seen_through(self, args: Sequence[Any]) -> Any:
+        """Runs on tensor subclasses and inside transforms."""
+        if functorch_level() is None and forward_ad._current_level < 0:
+            found = self._sharding and self._sharding.run(self, args)
+            found = run_replicated(self, args) if found is None else found
+            if found is not None:
+                return found
+        leave_to_pytorch(self.name, "a transform or a tensor subclass: plain PyTorch, which it sees through")
+        return self.reference(*args)
 
     def differentiable(self, run: Callable[..., Any], *args: Any) -> Any:
         """What `run` makes of the arguments, with the op's gradients, where nothing traces or transforms."""
