@@ -59,7 +59,7 @@ def _sample_kl_backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tens
 def _sample_kl_gradient_backward(ctx: Any, to_mu: Tensor, to_logvar: Tensor) -> tuple[Tensor | None, ...]:
     grad_z, grad_kl, mu, logvar = ctx.saved_tensors
     rows = reference.per_row(grad_kl, mu)
-    to_kl = (to_mu * mu + 0.5 * to_logvar * torch.expm1(logvar)).reshape(grad_kl.numel(), -1).sum(1)
+    to_kl = (to_mu * mu + 0.5 * to_logvar * torch.expm1(logvar)).unsqueeze(-1).flatten(1).sum(1)
     return (
         to_mu + REPARAMETERIZE_BACKWARD(to_logvar, logvar, ctx.key),
         to_kl,
