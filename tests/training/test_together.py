@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from aigc_fast.models import MODELS, load
+from aigc_fast.models import MODELS, create, load, save
 from aigc_fast.training.parts import can_write_parts
 
 HERE = Path(__file__).parent
 TESTS = HERE.parent
 
-
 needs_parts = pytest.mark.skipif(
     sys.platform == "win32" or not can_write_parts(), reason="no fork, or a torch that writes no safetensors in parts"
 )
+
+
+TORCHRUN = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"
 
 
 def process(*command, **variables) -> subprocess.CompletedProcess[str]:
@@ -58,9 +60,8 @@ def test_a_process_that_is_killed_at_any_change_of_the_folder_leaves_a_run_that_
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")
 def test_the_command_line_trains_under_torchrun_and_refuses_in_one_line(tmp_path):
     def command(*options):
-        run = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"
         train = "-m", "aigc_fast.cli", "train", "mlp-gan", "--hidden", "8", "--device", "cpu", "--batch-size", "8"
-        return process(*run, *train, "--sample-interval", "0", "--out", tmp_path / "run", *options)
+        return process(*TORCHRUN, *train, "--sample-interval", "0", "--out", tmp_path / "run", *options)
 
     first = command("--steps", "3")
     assert first.returncode == 0, first.stderr
@@ -70,3 +71,23 @@ def test_the_command_line_trains_under_torchrun_and_refuses_in_one_line(tmp_path
     assert taken.stderr.count("aigc-fast: error:") == 1
     assert "holds a run already" in taken.stderr
     assert load(tmp_path / "run" / "model.safetensors").metadata["step"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")
+def test_the_command_line_generates_under_torchrun_what_one_process_does_and_goes_on(tmp_path):
+    torch.manual_seed(0)
+    save(create("vae", image_shape=(1, 4, 4), hidden=3, latent_dim=2), tmp_path / "model")
+
+    def command(*launcher, folder, count):
+        order = "--what", "shards", "--count", count, "--shard-size", 50, "--device", "cpu", "--out", tmp_path / folder
+        found = process(*launcher, "-m", "aigc_fast.cli", "generate", tmp_path / "model", *order)
+        assert found.returncode == 0, found.stderr[-3000:]
+        return {path.name: path.read_bytes() for path in (tmp_path / folder).glob("shard-*.tar")}, found.stdout
+
+    alone, _ = command(folder="alone", count=170)
+    assert len(alone) == 4
+    for count in (120, 170):
+        together, told = command(*TORCHRUN, folder="together", count=count)
+        assert told.count("Wrote") == 1
+    assert together == alone
