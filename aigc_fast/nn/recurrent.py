@@ -15,6 +15,7 @@ from aigc_fast.ops.recurrent import choice
 from aigc_fast.ops.recurrent.functional import recur, recur_known, step, step_known
 from aigc_fast.ops.recurrent.sampling import sample_tokens
 from aigc_fast.ops.recurrent.sizes import CODES, WITH_CELLS
+from aigc_fast.runtime.operator import is_traced_by_dynamo
 from aigc_fast.runtime.weights import AS_THEY_ARE, weights_code
 
 
@@ -81,8 +82,10 @@ def forward(module: torch.nn.Module, input: Any, hx: Any) -> tuple[Any, Any]:
     else:
         if not is_packed:
             hx = _unsqueezed(module, hx, is_batched)
-        hx = module.permute_hidden(hx, sorted_indices)
-    module.check_forward_args(data, hx, batch_sizes)
+        hx = _called(module, "permute_hidden", hx, sorted_indices)
+    # Of which torch 2.6 traces no call; in a graph the op checks the sizes.
+    if not is_traced_by_dynamo():
+        module.check_forward_args(data, hx, batch_sizes)
     numbers = module.bias, module.num_layers, module.dropout, module.training, module.bidirectional, module.batch_first
     tensors, weights = (data, batch_sizes, hx, _params(module, module._all_weights)), weights_code(module)
     output, *last = recur(CODES[module.mode], *tensors, *numbers, weights=weights, eps=module.eps)
@@ -90,7 +93,16 @@ def forward(module: torch.nn.Module, input: Any, hx: Any) -> tuple[Any, Any]:
         output = PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices)
     elif not is_batched:
         output, last = output.squeeze(batch_dim), [state.squeeze(1) for state in last]
-    return output, module.permute_hidden(tuple(last) if has_cells else last[0], unsorted_indices)
+    last = tuple(last) if has_cells else last[0]
+    return output, _called(module, "permute_hidden", last, unsorted_indices)
+
+
+def _called(module: torch.nn.Module, name: str, *args: Any) -> Any:
+    """What a method gives, replaced on the module or not."""
+    if name in module.__dict__:
+        return getattr(module, name)(*args)
+    # By the class: torch 2.6 compiles no call of an inherited method of a module of torch.nn.
+    return getattr(type(module), name)(module, *args)
 
 
 class Stepwise:

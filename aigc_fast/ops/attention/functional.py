@@ -361,7 +361,7 @@ def _leading_sizes(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) 
     except RuntimeError:
         shown = [tuple(shape) for shape in shapes]
         raise RuntimeError(f"query, key and value have shapes {shown}: expected batch sizes that fit") from None
-    if max(map(len, shapes)) == 2:
+    if all(len(shape) == 2 for shape in shapes):
         return ()
     own, of_key, of_value = map(_heads, (query, key, value))
     heads = own if own != 1 or enable_gqa else of_value if of_key == 1 else of_key
