@@ -243,7 +243,7 @@ class Packing:
         """The packed weight, kept or packed for this call; None where it can't be packed or has no room."""
         found = self._found(weight)
         if found is None:
-            return self._packed_once(weight)
+            return self.once(weight)
         return None if found is REFUSED else found
 
     def without_room(self, weight: Tensor) -> Tensor | None:
@@ -253,7 +253,7 @@ class Packing:
         """
         if self._uses < USES_WORTH_PACKING and backends.current() == "auto":
             return None
-        return self._packed_once(weight)
+        return self.once(weight)
 
     def kept(self, weight: Tensor) -> Tensor | None:
         """The packed weight, from the second call with the same weight on.
@@ -299,7 +299,8 @@ class Packing:
         finally:
             _filling.release()
 
-    def _packed_once(self, weight: Tensor) -> Tensor | None:
+    def once(self, weight: Tensor) -> Tensor | None:
+        """The weight packed for this call, until the thread packs another; None where it can't be packed."""
         packed = _workspace(self._nbytes)
         return packed if self._fill(weight if self._dense else weight.contiguous(), packed.data_ptr()) else None
 

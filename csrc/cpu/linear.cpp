@@ -9,10 +9,11 @@
 namespace aigc::AIGC_LEVEL::linear {
 namespace {
 
-constexpr int64_t ROW_BLOCK = 8 * TILE_ROWS;
-constexpr int64_t DEPTH_BLOCK = 256;    // elements of a sum before the next rows: a panel's stay near
+constexpr int64_t ROW_BLOCK = 16 * TILE_ROWS;
+constexpr int64_t DEPTH_BLOCK = 384;    // elements of a sum before the next rows: a panel's stay near
 constexpr int64_t LEAST_WORK = 1 << 16; // multiply-adds that are worth another thread
 constexpr int64_t PACKED_LINES = 64;    // lines of a panel that are packed at a time
+constexpr int64_t TURNED_ROWS = 16;     // rows that are read from columns at a time: a cache line of each
 
 // (columns, depth), either of which is contiguous.
 struct Weight {
@@ -109,9 +110,28 @@ int64_t row_step(int64_t depth) {
     return step % 1024 == 0 ? step + 16 : step;
 }
 
+bool lies_by_columns(const Tensor& input) {
+    return input.dimensions == 2 && input.strides[1] != 1 && input.strides[0] == 1;
+}
+
+// Rows of a matrix of floats that lies by columns.
+Rows<float> turned_rows(Scope& scope, const Tensor& input, const Problem& p) {
+    const auto* const data = static_cast<const float*>(input.data());
+    const int64_t made = row_step<float>(p.depth);
+    auto* const rows = scope.take<float>(p.rows * made);
+    parallel_for(0, ceil_div(p.rows, TURNED_ROWS), 1, [&](int64_t begin, int64_t end) {
+        const int64_t first = begin * TURNED_ROWS, last = least(end * TURNED_ROWS, p.rows);
+        transpose(data + first, input.strides[1], rows + first * made, made, p.depth, last - first);
+    });
+    return {rows, made};
+}
+
 // The input's rows as they are multiplied: in place where they are so already.
 template <class A>
 Rows<A> rows_of(Scope& scope, const Tensor& input, int64_t step, const Problem& p) {
+    if constexpr (!IS_PAIR<A>)
+        if (lies_by_columns(input))
+            return turned_rows(scope, input, p);
     const bool is_float = input.dtype() == FLOAT32;
     const auto* const data = static_cast<const char*>(input.data());
     if (!IS_PAIR<A> && is_float)
@@ -211,7 +231,8 @@ void linear_pack(const Tensor* weight, int64_t factors, void* packed) {
 }
 
 // output: contiguous, of `columns` numbers in a row; input: rows that are contiguous each, `step` numbers apart, of the
-// same dtype; packed: by linear_pack; bias: or null, of any dtype.
+// same dtype, or a matrix whose columns are, of float32 where products are; packed: by linear_pack; bias: or null, of
+// any dtype.
 void linear(const Tensor* output, const Tensor* input, int64_t step, void* packed, const Tensor* bias, int64_t factors,
             int64_t activation, double slope) {
     Scope scope;

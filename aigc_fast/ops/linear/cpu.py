@@ -16,7 +16,7 @@ from aigc_fast.runtime.activations import CODES
 from aigc_fast.runtime.backends import current
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
-from aigc_fast.runtime.precision import factors_for
+from aigc_fast.runtime.precision import ROUNDED, factors_for
 
 DTYPES = torch.float32, torch.bfloat16
 
@@ -40,6 +40,21 @@ def _row_step(input: Tensor) -> int | None:
     return input.stride(0) if input.dim() == 2 and input.stride(1) == 1 and input.stride(0) > 0 else None
 
 
+def _lies_by_columns(input: Tensor, factors: int) -> bool:
+    """Whether the kernel takes a matrix whose columns are contiguous, for products of floats."""
+    is_matrix = input.dim() == 2 and input.stride(0) == 1 and input.stride(1) > 1
+    return is_matrix and input.dtype == torch.float32 and factors != ROUNDED
+
+
+def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Fills `out`, contiguous, with a @ b, of float32 matrices on the CPU of any strides."""
+    weight, factors = b.t(), factors_for(a.dtype, a.shape[0])
+    step = a.shape[1] if _lies_by_columns(a, factors) else _row_step(a)
+    given = (a.contiguous(), a.shape[1]) if step is None else (a, step)
+    held = packing(weight, factors, a.shape[0]).once(weight)
+    native.kernels().linear(out, *given, held.data_ptr(), None, factors, CODES["none"], 0.0)
+
+
 def prepare(
     input: Tensor,
     weight: Tensor,
@@ -58,7 +73,8 @@ def prepare(
     shape, code = (*input.shape[:-1], weight.shape[0]), CODES[activation]
     rows = prod(input.shape[:-1])
     factors = factors_for(input.dtype, rows)
-    step, is_large = _row_step(input), prod(shape) * input.itemsize >= MAPPED_ANEW
+    step = input.shape[-1] if _lies_by_columns(input, factors) else _row_step(input)
+    is_large = prod(shape) * input.itemsize >= MAPPED_ANEW
     packed = packing(weight, factors, rows)
     forced = current() == "cpu"
     ways = (packed.of, packed.without_room) if forced or rows >= ROWS_WORTH_PACKING else (packed.kept,)

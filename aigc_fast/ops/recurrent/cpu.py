@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from aigc_fast.ops.linear.products import multiply
 from aigc_fast.ops.recurrent.gradients import fill_normalized, fill_params
 from aigc_fast.ops.recurrent.limits import LEAST_STEP_WORK, WAIT_WORK, WAVE_SHARE, WAVE_STEPS
 from aigc_fast.ops.recurrent.packing import packing, packing_of_head
@@ -402,7 +403,7 @@ def _differentiate(
         options.eps,
         LEAST_STEP_WORK,
     )
-    to_input = torch.zeros_like(input) if wants_input else None
+    to_input = None
     of_parts = params_of(call.params, options)
     for part, (to_gates, before, _, _, to_shown, shown, to_normalized) in zip(parts, work, strict=True):
         to_sums = to_gates.flatten(1)
@@ -413,10 +414,11 @@ def _differentiate(
         else:
             fill_params(call.to_params[part], to_sums, input, before, options)
         if shown is not None:
-            torch.mm(to_shown.t(), shown, out=call.to_params[part][-1])
-        if to_input is not None:
+            multiply(to_shown.t(), shown, call.to_params[part][-1])
+        if wants_input:
             weight = of_parts[part][0]
-            to_input.addmm_(to_sums[:, : weight.shape[0]], weight)
+            product = multiply(to_sums[:, : weight.shape[0]], weight, input.new_empty(input.shape))
+            to_input = product if to_input is None else to_input.add_(product)
     return to_input
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from aigc_fast.ops.linear.products import multiply
 from aigc_fast.ops.recurrent.sizes import GRU, Options
 
 
@@ -14,16 +15,16 @@ def fill_params(to_params: Sequence[Tensor], to_gates: Tensor, input: Tensor, be
     """The gradients of weights and biases, from those of the gates' sums in all rows."""
     of_input, of_hidden, *biases = to_params
     count, hidden = of_input.shape[0], of_input.shape[0] // 3
-    torch.mm(to_gates[:, :count].t(), input, out=of_input)
+    multiply(to_gates[:, :count].t(), input, of_input)
     if options.has_biases:
         torch.sum(to_gates[:, :count], 0, out=biases[0])
     # Of a GRU's new gate the sum with the hidden state lies within the reset gate: it is a fourth one.
     same = 2 * hidden if options.mode == GRU else count
-    torch.mm(to_gates[:, :same].t(), before, out=of_hidden[:same])
+    multiply(to_gates[:, :same].t(), before, of_hidden[:same])
     if options.has_biases:
         biases[1][:same] = biases[0][:same]
     if options.mode == GRU:
-        torch.mm(to_gates[:, count:].t(), before, out=of_hidden[same:])
+        multiply(to_gates[:, count:].t(), before, of_hidden[same:])
         if options.has_biases:
             torch.sum(to_gates[:, count:], 0, out=biases[1][same:])
 
@@ -54,13 +55,12 @@ def fill_normalized(
     count = to_sums.shape[1] // 2
     to_sums, to_products = to_sums[:, :count], to_sums[:, count:]
     of_input, of_hidden, bias_input, bias_hidden, gain_input, gain_hidden, gain_cells, bias_cells = to_params
-    to_input_products = _normalized_backward(
-        to_sums, torch.mm(input, params[0].t()), params[4], eps, (gain_input, bias_input), True
-    )
+    products = multiply(input, params[0].t(), to_sums.new_empty(to_sums.shape))
+    to_input_products = _normalized_backward(to_sums, products, params[4], eps, (gain_input, bias_input), True)
     _normalized_backward(to_sums, kept[:, count:], params[5], eps, (gain_hidden, bias_hidden))
     _normalized_backward(to_normalized, cells, params[6], eps, (gain_cells, bias_cells))
-    torch.mm(to_input_products.t(), input, out=of_input)
-    torch.mm(to_products.t(), before, out=of_hidden)
+    multiply(to_input_products.t(), input, of_input)
+    multiply(to_products.t(), before, of_hidden)
     return to_input_products
 
 
