@@ -128,6 +128,44 @@ def _encodec_block_refusal(block: Any) -> Reason:
     return None if fits else "its block has no convolution"
 
 
+# transformers.activations' forwards, of the modules that keep a function of PyTorch's and of SiLU.
+_KEPT_FUNCTION, _SILU = "9c258caf0e3d0746", "1aa9b3bd1fb68ef4"
+
+
+@functools.cache
+def _gelu(approximate: str) -> nn.GELU:
+    return nn.GELU(approximate)
+
+
+@functools.cache
+def _silu() -> nn.SiLU:
+    return nn.SiLU()
+
+
+def _as_pytorchs(activation: nn.Module) -> nn.Module:
+    """PyTorch's module for one of transformers' that does the same; any other as it is."""
+    if type(activation).__module__ != "transformers.activations" or not is_unwatched(activation):
+        return activation
+    written = _known_digest(type(activation).forward)
+    if written == _SILU:
+        return _silu()
+    function = getattr(activation, "act", None) if written == _KEPT_FUNCTION else None
+    if function is nn.functional.gelu:
+        return _gelu("none")
+    is_partial = isinstance(function, functools.partial) and function.func is nn.functional.gelu
+    return _gelu("tanh") if is_partial and function.keywords == {"approximate": "tanh"} else activation
+
+
+def _mlp(block: Any, hidden_states: Tensor) -> Any:
+    return block.fc2(run_together([block.fc1, _as_pytorchs(block.activation_fn)], hidden_states))
+
+
+def _mlp_refusal(block: Any) -> Reason:
+    if chain_at([block.fc1, _as_pytorchs(block.activation_fn)], 0):
+        return None
+    return "its fc1 and its activation_fn are none that run as one call"
+
+
 @dataclass(frozen=True)
 class Block:
     """A class of another library's, and what its forward is known to be.
@@ -158,6 +196,30 @@ class Block:
 
 
 _HIFIGAN_FAMILIES = "fastspeech2_conformer", "seamless_m4t", "seamless_m4t_v2", "speecht5", "vits"
+_MLPS = {
+    "audio_spectrogram_transformer": "ASTMLP",
+    "beit": "BeitMLP",
+    "blip": "BlipMLP",
+    "blip_2": "Blip2MLP",
+    "clip": "CLIPMLP",
+    "clipseg": "CLIPSegMLP",
+    "deit": "DeiTMLP",
+    "dinov2": "Dinov2MLP",
+    "dinov2_with_registers": "Dinov2WithRegistersMLP",
+    "florence2": "Florence2VisionMLP",
+    "hiera": "HieraMlp",
+    "idefics2": "Idefics2VisionMLP",
+    "idefics3": "Idefics3VisionMLP",
+    "ijepa": "IJepaMLP",
+    "metaclip_2": "MetaClip2MLP",
+    "phi": "PhiMLP",
+    "phi4_multimodal": "Phi4MultimodalVisionMLP",
+    "siglip": "SiglipMLP",
+    "siglip2": "Siglip2MLP",
+    "smolvlm": "SmolVLMVisionMLP",
+    "swin": "SwinMLP",
+    "vit": "ViTMLP",
+}
 BLOCKS = (
     Block(
         "diffusers.models.resnet",
@@ -197,6 +259,16 @@ BLOCKS = (
         )
         for family in _HIFIGAN_FAMILIES
     ),
+    *(
+        Block(
+            f"transformers.models.{family}.modeling_{family}",
+            name,
+            frozenset({"2097f227af29a742"}),
+            _mlp,
+            _mlp_refusal,
+        )
+        for family, name in _MLPS.items()
+    ),
 )
 
 
@@ -208,6 +280,9 @@ def digest_of(function: Callable[..., Any]) -> str | None:
         return None
     kept = [line.rstrip() for line in lines if line.strip() and not line.strip().startswith("#")]
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:16]
+
+
+_known_digest = functools.cache(digest_of)
 
 
 def _theirs(block: Block) -> type[nn.Module] | None:

@@ -6,6 +6,7 @@ import copy
 import importlib
 import io
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -60,6 +61,12 @@ def encodec(**options: object) -> tuple[nn.Module, tuple[Tensor, ...]]:
     return made(config, 8, [1, 1]), (torch.randn(2, 8, 40),)
 
 
+def mlp(family: str, name: str, activation: str = "gelu") -> tuple[nn.Module, tuple[Tensor, ...]]:
+    made = _class(f"transformers.models.{family}.modeling_{family}", name)
+    config = SimpleNamespace(hidden_size=24, intermediate_size=70, hidden_act=activation)
+    return made(config), (torch.randn(2, 17, 24),)
+
+
 MAKERS: dict[str, Callable[[], tuple[nn.Module, tuple]]] = {
     "ResnetBlock2D": resnet,
     "ResnetBlock2D without a time": resnet_without_time,
@@ -73,8 +80,18 @@ MAKERS: dict[str, Callable[[], tuple[nn.Module, tuple]]] = {
     "EncodecResnetBlock": encodec,
     "EncodecResnetBlock, norms": lambda: encodec(norm_type="time_group_norm", use_conv_shortcut=False),
     **{f"HifiGanResidualBlock, {family}": lambda family=family: hifigan(family) for family in FAMILIES},
+    "ViTMLP": lambda: mlp("vit", "ViTMLP"),
+    "SiglipMLP, tanh": lambda: mlp("siglip", "SiglipMLP", "gelu_pytorch_tanh"),
+    "SmolVLMVisionMLP, SiLU": lambda: mlp("smolvlm", "SmolVLMVisionMLP", "silu"),
+    "BeitMLP, ReLU": lambda: mlp("beit", "BeitMLP", "relu"),
+    "CLIPMLP, another activation": lambda: mlp("clip", "CLIPMLP", "quick_gelu"),
+    "PhiMLP, another activation": lambda: mlp("phi", "PhiMLP", "gelu_new"),
 }
-PLAIN = ("ResnetBlock2D", "Upsample2D", "AutoencoderTinyBlock", "EncodecResnetBlock", "HifiGanResidualBlock, vits")
+LEFT = ("ResnetBlock2D, scale and shift", "CLIPMLP, another activation", "PhiMLP, another activation")
+PLAIN = (
+    *("ResnetBlock2D", "Upsample2D", "AutoencoderTinyBlock", "EncodecResnetBlock", "HifiGanResidualBlock, vits"),
+    "ViTMLP",
+)
 
 
 def both(name: str) -> tuple[nn.Module, nn.Module, tuple]:
@@ -91,7 +108,7 @@ def in_float64(stock: nn.Module, inputs: tuple) -> tuple[nn.Module, list[Tensor 
 @pytest.mark.parametrize("name", MAKERS)
 def test_numbers_and_gradients_are_the_librarys(name: str) -> None:
     fast, stock, inputs = both(name)
-    assert blocks.is_swapped(fast) != ("mish" in str(stock.extra_repr()) or "scale and shift" in name)
+    assert blocks.is_swapped(fast) == (name not in LEFT)
     assert isinstance(fast, type(stock))
     assert list(fast.state_dict()) == list(stock.state_dict())
     exact, exact_inputs = in_float64(stock, inputs)
@@ -141,7 +158,7 @@ def test_hooks_see_what_they_saw(name: str) -> None:
 def test_what_an_inner_module_does_otherwise_is_done(name: str) -> None:
     fast, stock, inputs = both(name)
     for block in (fast, stock):
-        last = [module for module in block.modules() if isinstance(module, (nn.Conv1d, nn.Conv2d))][-1]
+        last = [module for module in block.modules() if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))][-1]
         last.forward = lambda x, last=last: type(last).forward(last, x) * 2
     with torch.no_grad():
         assert relative_error(fast(*inputs), stock(*inputs)) < 2e-6
@@ -200,6 +217,8 @@ class TestLeft:
         unconvolved, _ = upsampler()
         unconvolved.conv = nn.Identity()
         wide, _ = upsampler(kernel_size=5, padding=2)
+        unactivated, _ = mlp("vit", "ViTMLP")
+        unactivated.activation_fn = nn.Identity()
         for left, reason in (
             (unconvolved, "it does not double and convolve alone, with a kernel of 3"),
             (wide, "it does not double and convolve alone, with a kernel of 3"),
@@ -207,6 +226,7 @@ class TestLeft:
             (tiny_block, "its conv is no Sequential that ends in a convolution"),
             (vocoder, "its convs1 and convs2 are not convolutions alone"),
             (codec, "its block has no convolution"),
+            (unactivated, "its fc1 and its activation_fn are none that run as one call"),
         ):
             (entry,) = aigc_fast.report(aigc_fast.optimize(left)).blocks
             assert (entry.swapped, entry.note) == (False, reason)
