@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib
 import inspect
+import math
 import sys
 import textwrap
 from collections.abc import Callable
@@ -21,16 +22,27 @@ import torch
 from torch import Tensor, nn
 
 from aigc_fast.nn.overrides import calls_are_observed, is_unwatched
-from aigc_fast.nn.sequential import chain_at, run_together, writes_anew
+from aigc_fast.nn.sequential import chain_at, convolve, run_together, writes_anew
+from aigc_fast.ops.conv_transpose.surrounded import Before
 from aigc_fast.runtime.operator import plain_eager
 
 Reason = str | None
+
+# The library computes lengths in float32.
+_EXACT_LENGTH = 1 << 24
+_ENCODEC_PADDING = {"66f1e031cd65c26a", "d93b35e167377908"}
 
 
 def _added(output: Tensor, is_own: bool, other: Tensor) -> Tensor:
     """The sum of two tensors, in place of the first if nobody else has it and no gradient is wanted."""
     alike = type(output) is type(other) is Tensor and output.shape == other.shape and output.dtype == other.dtype
     return output.add_(other) if is_own and alike and not torch.is_grad_enabled() else output + other
+
+
+def _convolved_and_added(conv: nn.Module, input: Tensor, other: Tensor) -> Tensor:
+    """A convolution of the input and another tensor's sum."""
+    found = convolve(conv, input, added=other)
+    return _added(conv(input), writes_anew(conv), other) if found is None else found
 
 
 @functools.cache
@@ -48,10 +60,10 @@ def _resnet_block_2d(block: Any, input_tensor: Tensor, temb: Tensor | None, *arg
         temb = block.time_emb_proj(temb)[:, :, None, None]
     if temb is not None:
         x = x + temb
-    x = block.conv2(block.dropout(run_together([block.norm2, block.nonlinearity], x)))
+    x = block.dropout(run_together([block.norm2, block.nonlinearity], x))
     if block.conv_shortcut is not None:
         input_tensor = block.conv_shortcut(input_tensor.contiguous() if block.training else input_tensor)
-    output = _added(x, writes_anew(block.conv2), input_tensor)
+    output = _convolved_and_added(block.conv2, x, input_tensor)
     return output if block.output_scale_factor == 1 else output / block.output_scale_factor
 
 
@@ -100,10 +112,13 @@ def _tiny_block_refusal(block: Any) -> Reason:
 
 def _hifigan_block(block: Any, hidden_states: Tensor) -> Any:
     slope = block.leaky_relu_slope
+    before = Before("leaky_relu", slope)
     for conv1, conv2 in zip(block.convs1, block.convs2, strict=False):
-        x = nn.functional.leaky_relu(hidden_states, slope)
-        x = run_together([conv1, _leaky_relu(slope)], x, hidden=writes_anew(conv2))
-        hidden_states = _added(conv2(x), writes_anew(conv2), hidden_states)
+        x = convolve(conv1, hidden_states, before, _leaky_relu(slope))
+        if x is None:
+            x = nn.functional.leaky_relu(hidden_states, slope)
+            x = run_together([conv1, _leaky_relu(slope)], x, hidden=writes_anew(conv2))
+        hidden_states = _convolved_and_added(conv2, x, hidden_states)
     return hidden_states
 
 
@@ -113,14 +128,80 @@ def _hifigan_block_refusal(block: Any) -> Reason:
     return "its convs1 and convs2 are not convolutions alone"
 
 
+def _encodec_border(layer: Any, length: int) -> tuple[int, int] | None:
+    """How much of its input the library's convolution mirrors on both sides; None where it does something else."""
+    kernel, stride, total = int(layer.kernel_size), int(layer.stride), int(layer.padding_total)
+    extra = -(-(length - kernel + total) // stride) * stride + kernel - total - length
+    right = 0 if layer.causal else total // 2
+    border = total - right, right + extra
+    if border == (0, 0):
+        return border
+    fits = layer.pad_mode == "reflect" and 0 <= min(border) and max(border) < length < _EXACT_LENGTH
+    return border if fits else None
+
+
+def _encodec_convolved(layer: Any, input: Tensor, entry: tuple[str, float], added: Tensor | None) -> Any:
+    """What `_encodec_conv` gives for an activation of the input, plus something; NotImplemented in more calls."""
+    if layer.norm_type != "weight_norm" or type(input) is not Tensor or input.dim() != 3:
+        return NotImplemented
+    transposed = isinstance(layer.conv, nn.ConvTranspose1d)
+    border = (0, 0) if transposed else _encodec_border(layer, input.shape[-1])
+    found = None if border is None else convolve(layer.conv, input, Before(*entry, border), added=added)
+    if found is None:
+        return NotImplemented
+    return _encodec_trimmed(layer, found) if transposed else found
+
+
+def _encodec_trimmed(layer: Any, output: Tensor) -> Tensor:
+    total = layer.conv.kernel_size[0] - layer.conv.stride[0]
+    right = math.ceil(total * layer.trim_right_ratio) if layer.causal else total // 2
+    return output[..., total - right : output.shape[-1] - right]
+
+
+def _encodec_conv(layer: Any, hidden_states: Tensor) -> Any:
+    return _encodec_convolved(layer, hidden_states, ("none", 0.0), None)
+
+
+def _encodec_conv_refusal(layer: Any) -> Reason:
+    theirs = type(layer).__bases__[0] if is_swapped(layer) else type(layer)
+    inner = {digest_of(getattr(theirs, name)) for name in ("_get_extra_padding_for_conv1d", "_pad1d")}
+    return None if inner <= _ENCODEC_PADDING else "its padding is none that is known"
+
+
+def _encodec_conv_transpose_refusal(layer: Any) -> Reason:
+    return None if isinstance(layer.conv, nn.ConvTranspose1d) else "its conv is no transposed convolution"
+
+
+def _is_encodec_convolution(layer: nn.Module) -> bool:
+    if not is_swapped(layer) or not is_unwatched(layer):
+        return False
+    return type(layer).known_as.forward in (_encodec_conv, _encodec_conv_transpose)
+
+
+def _encodec_run(layers: Any, x: Tensor, added: Tensor | None = None) -> Tensor:
+    """The layers in turn, an ELU with the convolution after it; what is to be added the last one adds."""
+    layers, index = list(layers), 0
+    while index < len(layers):
+        layer, found = layers[index], NotImplemented
+        enters = type(layer) is nn.ELU and is_unwatched(layer) and not layer.inplace
+        following = index + enters
+        is_last = following + 1 == len(layers)
+        if following < len(layers) and _is_encodec_convolution(layers[following]):
+            entry = ("elu", layer.alpha) if enters else ("none", 0.0)
+            found = _encodec_convolved(layers[following], x, entry, added if is_last else None)
+        if found is NotImplemented:
+            x, index = layer(x), index + 1
+        else:
+            x, index, added = found, following + 1, None if is_last else added
+    return x if added is None else x + added
+
+
+def _encodec_conv_transpose(layer: Any, hidden_states: Tensor) -> Any:
+    return _encodec_convolved(layer, hidden_states, ("none", 0.0), None)
+
+
 def _encodec_block(block: Any, hidden_states: Tensor) -> Any:
-    x, is_own = hidden_states, False
-    for layer in block.block:
-        in_place = is_own and type(layer) is nn.ELU and is_unwatched(layer) and not torch.is_grad_enabled()
-        x = nn.functional.elu_(x, layer.alpha) if in_place and type(x) is Tensor else layer(x)
-        # The library's convolution pads before its own, which writes what it returns.
-        is_own = is_unwatched(layer) and writes_anew(getattr(layer, "conv", layer)) and not hasattr(layer, "norm")
-    return _added(x, is_own, block.shortcut(hidden_states))
+    return _encodec_run(block.block, hidden_states, block.shortcut(hidden_states))
 
 
 def _encodec_block_refusal(block: Any) -> Reason:
@@ -164,6 +245,14 @@ def _mlp_refusal(block: Any) -> Reason:
     if chain_at([block.fc1, _as_pytorchs(block.activation_fn)], 0):
         return None
     return "its fc1 and its activation_fn are none that run as one call"
+
+
+def _encodec_stack(stack: Any, hidden_states: Tensor) -> Any:
+    return _encodec_run(stack.layers, hidden_states)
+
+
+def _encodec_stack_refusal(stack: Any) -> Reason:
+    return None if any(type(layer) is nn.ELU for layer in stack.layers) else "it has no ELU"
 
 
 @dataclass(frozen=True)
@@ -249,6 +338,30 @@ BLOCKS = (
         _encodec_block,
         _encodec_block_refusal,
     ),
+    Block(
+        "transformers.models.encodec.modeling_encodec",
+        "EncodecConv1d",
+        frozenset({"5adcabe00cb08ad4"}),
+        _encodec_conv,
+        _encodec_conv_refusal,
+    ),
+    Block(
+        "transformers.models.encodec.modeling_encodec",
+        "EncodecConvTranspose1d",
+        frozenset({"e63806d73da24794"}),
+        _encodec_conv_transpose,
+        _encodec_conv_transpose_refusal,
+    ),
+    *(
+        Block(
+            "transformers.models.encodec.modeling_encodec",
+            name,
+            frozenset({"ed61b6297f030805"}),
+            _encodec_stack,
+            _encodec_stack_refusal,
+        )
+        for name in ("EncodecEncoder", "EncodecDecoder")
+    ),
     *(
         Block(
             f"transformers.models.{family}.modeling_{family}",
@@ -302,8 +415,8 @@ def _ours(block: Block, theirs: type[nn.Module]) -> type[nn.Module]:
                 return found
         return theirs.forward(self, *args, **kwargs)
 
-    members = {"forward": forward, "__module__": __name__, "__qualname__": block.key, "__doc__": theirs.__doc__}
-    return type(theirs.__name__, (theirs,), members)
+    members = {"forward": forward, "known_as": block, "__module__": __name__, "__qualname__": block.key}
+    return type(theirs.__name__, (theirs,), {**members, "__doc__": theirs.__doc__})
 
 
 def __getattr__(name: str) -> type[nn.Module]:

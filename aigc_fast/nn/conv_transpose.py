@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aigc_fast import functional
 from aigc_fast.nn.drop_in import drop_in
+from aigc_fast.nn.folding import weight_of
 from aigc_fast.nn.quantization import register_fusers
 
 
@@ -20,6 +21,10 @@ class Conv1d(torch.nn.Conv1d):
     """
 
     float32_precision: str | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The convolution of `input`."""
+        return self._conv_forward(input, weight_of(self, input), self.bias)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode != "zeros":
@@ -48,6 +53,10 @@ class Conv2d(torch.nn.Conv2d):
 
     float32_precision: str | None = None
 
+    def forward(self, input: Tensor) -> Tensor:
+        """The convolution of `input`."""
+        return self._conv_forward(input, weight_of(self, input), self.bias)
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode != "zeros":
             input = torch.nn.functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
@@ -74,6 +83,10 @@ class Conv3d(torch.nn.Conv3d):
     """
 
     float32_precision: str | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The convolution of `input`."""
+        return self._conv_forward(input, weight_of(self, input), self.bias)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode != "zeros":
@@ -116,7 +129,7 @@ class ConvTranspose1d(torch.nn.ConvTranspose1d):
         extra = _output_padding(self, input, output_size)
         return functional.conv_transpose1d(
             input,
-            self.weight,
+            weight_of(self, input),
             self.bias,
             self.stride,
             self.padding,
@@ -141,7 +154,7 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
         extra = _output_padding(self, input, output_size)
         return functional.conv_transpose2d(
             input,
-            self.weight,
+            weight_of(self, input),
             self.bias,
             self.stride,
             self.padding,
@@ -166,7 +179,7 @@ class ConvTranspose3d(torch.nn.ConvTranspose3d):
         extra = _output_padding(self, input, output_size)
         return functional.conv_transpose3d(
             input,
-            self.weight,
+            weight_of(self, input),
             self.bias,
             self.stride,
             self.padding,

@@ -1,20 +1,24 @@
-"""Weights of convolutions into which batch norms, and upsampling, are folded, kept as long as nothing changes."""
+"""Weights of convolutions into which norms, of maps or of the weight, and upsampling are folded, kept as long as
+nothing changes."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _WeightNorm
 
+from aigc_fast.nn.overrides import calls_are_observed, is_unwatched
 from aigc_fast.ops.conv_transpose import nearest
 from aigc_fast.ops.conv_transpose.operators import conv_activation, conv_transpose_activation
 from aigc_fast.ops.conv_transpose.plan import CHANNELS_LAST, is_dense
 from aigc_fast.runtime import native
 from aigc_fast.runtime.activations import FUNCTIONS
 from aigc_fast.runtime.kept import fingerprint, store
-from aigc_fast.runtime.operator import LIBRARY, hashable, in_force
+from aigc_fast.runtime.operator import LIBRARY, hashable, in_force, plain_eager
 
 _SAMPLES = 64
 
@@ -63,7 +67,7 @@ def folded(
     stamp = (norm.eps, *_state(tensors, pixels))
     known = slot.value
     if known is None or known.stamp != stamp:
-        known = slot.value = _Fold(stamp, *_fold(weight, bias, norm, transposed, groups, channels_last))
+        known = slot.value = _sealed(stamp, *_fold(weight, bias, norm, transposed, groups, channels_last))
     return known.weight, known.bias
 
 
@@ -84,8 +88,52 @@ def doubled(weight: Tensor, groups: int, pixels: int) -> Tensor | None:
     stamp = tuple(_state([weight], pixels))
     known = slot.value
     if known is None or known.stamp != stamp:
-        known = slot.value = _Fold(stamp, nearest.doubling_weight(weight.detach(), groups), None)
+        known = slot.value = _sealed(stamp, nearest.doubling_weight(weight.detach(), groups), None)
     return known.weight
+
+
+def weight_of(module: nn.Module, input: Tensor) -> Tensor:
+    """A convolution's weight; one that `torch.nn.utils.parametrizations.weight_norm` computes is kept where it can be.
+
+    Args:
+        module: the convolution.
+        input: of it.
+    """
+    norm = _weight_norm_of(module) if "parametrizations" in module._modules else None
+    if norm is None:
+        return module.weight
+    length, direction = parameters = norm.original0, norm.original1
+    if not (direction.is_cpu and all(_trackable(tensor) for tensor in parameters)) or _wants_gradient(parameters):
+        return module.weight
+    slot = store.slot_of(direction, ("weight_norm", length.data_ptr(), norm[0].dim))
+    if not store.hold(slot, direction.nbytes):
+        return module.weight
+    stamp = tuple(_state([length, direction], input.numel() // module.in_channels))
+    known = slot.value
+    if known is None or known.stamp != stamp:
+        with torch.inference_mode(False), torch.no_grad():
+            known = slot.value = _sealed(stamp, norm[0](length.detach(), direction.detach()), None)
+    return known.weight
+
+
+def _wants_gradient(tensors: Iterable[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _weight_norm_of(module: nn.Module) -> nn.Module | None:
+    """The parametrization of a module that has no other than the weight's norm, which runs as it is written."""
+    norms = module.parametrizations
+    if list(norms) != ["weight"] or parametrize._cache_enabled or not plain_eager() or calls_are_observed():
+        return None
+    norm = norms["weight"]
+    if type(norm) is not parametrize.ParametrizationList or len(norm) != 1 or type(norm[0]) is not _WeightNorm:
+        return None
+    return norm if is_unwatched(norm) and is_unwatched(norm[0]) else None
+
+
+def _sealed(stamp: tuple[Any, ...], weight: Tensor, bias: Tensor | None) -> _Fold:
+    store.seal(weight)
+    return _Fold(stamp, weight, bias)
 
 
 def _state(tensors: list[Tensor], pixels: int) -> list[Hashable]:

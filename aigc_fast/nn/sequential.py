@@ -17,7 +17,8 @@ from aigc_fast.nn.random import Dropout
 from aigc_fast.ops.conv_transpose import nearest
 from aigc_fast.ops.conv_transpose.operators import conv_activation, conv_transpose_activation
 from aigc_fast.ops.conv_transpose.plan import CHANNELS_LAST, memory_format
-from aigc_fast.runtime.activations import Activation
+from aigc_fast.ops.conv_transpose.surrounded import NOTHING, Before, surrounded
+from aigc_fast.runtime.activations import Activation, name_and_slope
 from aigc_fast.runtime.autocast import has_autocast
 from aigc_fast.runtime.imports import after_import
 from aigc_fast.runtime.lowered import keeps_casts, lowered
@@ -48,9 +49,11 @@ _LAYERS: dict[type[nn.Module], tuple[int | None, Callable[[Any, Tensor, Activati
     nn.InstanceNorm3d: (5, norm.normalized_channels),
 }
 _HEADS = _LAYERS.keys() | {ours for ours, theirs in stand_ins.items() if theirs in _LAYERS}
+# By the dimensions that their padding is told of.
+_BORDERS = {nn.ReflectionPad1d: 1, nn.ReflectionPad2d: 2, nn.ReflectionPad3d: 3}
 _DOUBLINGS = {nn.Upsample, nn.UpsamplingNearest2d}
 # Modules that read their input only, that return it or a view of it, and that do so where they drop nothing.
-_READERS = _CONVOLUTIONS | _HEADS | {*_NORMS.values()} | _DOUBLINGS
+_READERS = _CONVOLUTIONS | _HEADS | {*_NORMS.values()} | _DOUBLINGS | _BORDERS.keys()
 _VIEWS = {nn.Flatten, nn.Unflatten, nn.Identity}
 _DROPOUTS = {nn.Dropout, nn.Dropout2d, nn.Dropout3d, Dropout}
 _NARROW = 4
@@ -145,6 +148,60 @@ class Chain:
         return folding.folded(conv.weight, conv.bias, _statistics(self.norm), *_kind(conv), pixels, channels_last)
 
 
+@dataclass(frozen=True)
+class Entered:
+    """What the input of a chain, or of a convolution alone, meets: a mirrored border, an activation or both."""
+
+    border: nn.Module | None
+    entry: nn.Module | None
+    chain: Chain
+
+    def entries(self) -> list[nn.Module]:
+        """The modules before the chain, as they follow each other."""
+        return [part for part in (self.border, self.entry) if part is not None]
+
+    def __len__(self) -> int:
+        return len(self.entries()) + len(self.chain)
+
+    def __str__(self) -> str:
+        return " + ".join(type(part).__name__ for part in (*self.entries(), *self.chain.parts()))
+
+    def takes(self, input: Any, hidden: bool) -> bool:
+        """Whether the modules may run together for this input: without gradients; see `Chain.takes`."""
+        chain = self.chain
+        return chain.takes(input, hidden) and not has_autocast(input) and not chain.wants_gradient(input)
+
+    def turns(self, input: Tensor) -> bool:
+        """See `Chain.turns`."""
+        return self.chain.turns(input)
+
+    def run(self, input: Tensor, channels_last: bool) -> Tensor:
+        """All in one call, or the modules before the chain one by one where that is faster."""
+        conv, activation = self.chain.convolution, self.chain.activation
+        weights = self.chain.weights(input, channels_last)
+        if weights is None:
+            return _apart([*self.entries(), *self.chain.parts()], input)
+        before = Before(*_entry(self.entry), () if self.border is None else tuple(self.border.padding))
+        found = run_surrounded(conv, input, *weights, before, _written(activation))
+        if found is None:
+            return _activated(conv, _apart(self.entries(), input), *weights, activation)
+        return found
+
+
+def run_surrounded(
+    conv: nn.Module,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    before: Before,
+    after: tuple[str, float] = ("none", 0.0),
+    added: Tensor | None = None,
+) -> Tensor | None:
+    """`surrounded` of a convolution with these weights."""
+    precision = getattr(conv, "float32_precision", None)
+    return surrounded(input, weight, bias, _sizes(conv), conv.transposed, before, after, added, precision)
+
+
 def _slope(activation: nn.Module | None) -> float:
     return getattr(activation, "negative_slope", 0.0)
 
@@ -166,6 +223,10 @@ def _sizes(conv: nn.Module) -> tuple[Any, ...]:
 def _written(activation: nn.Module | None) -> tuple[str, float]:
     """An activation as the ops write it: its name and slope."""
     return "none" if activation is None else _ACTIVATIONS[type(activation)], _slope(activation)
+
+
+def _entry(activation: nn.Module | None) -> tuple[str, float]:
+    return ("none", 0.0) if activation is None else name_and_slope(_ENDINGS[type(activation)](activation))
 
 
 def _activated(
@@ -272,7 +333,8 @@ class FusedSequential(nn.Sequential):
     hooks on an inner module, under autocast to other dtypes than bfloat16, export and function transforms the modules
     run one by one as in torch.nn.Sequential. In a compiled graph a chain is one op, forward and backward, without
     autocast and upsampling. A GroupNorm, LayerNorm or InstanceNorm1d/2d/3d and one of these, SiLU, GELU or ELU become
-    one call likewise, in training too, and so does a Linear where no gradient is needed. Between convolutions that end
+    one call likewise, in training too, and so does a Linear where no gradient is needed. So does a convolution of
+    float32 with a ReflectionPad, an activation other than Sigmoid, or both before it. Between convolutions that end
     in few channels, values are kept in channels_last, which saves rearranging them. The `state_dict` is
     torch.nn.Sequential's.
 
@@ -317,7 +379,7 @@ class FusedSequential(nn.Sequential):
         modules, index, found = list(self), 0, []
         while index < len(modules):
             chain = None if calls_are_observed() else chain_at(modules, index)
-            if isinstance(chain, Doubled):
+            if isinstance(chain, (Doubled, Entered)):
                 chain = None
             length = 1 if chain is None else len(chain)
             found.append((length, _kind_in_graphs(chain, modules[index + length :])))
@@ -426,7 +488,7 @@ def _ends_narrow(modules: list[nn.Module], index: int) -> bool:
     return channels <= _NARROW
 
 
-def chains(sequential: nn.Sequential) -> list[Chain | Doubled | Ended]:
+def chains(sequential: nn.Sequential) -> list[Chain | Doubled | Ended | Entered]:
     """The chains that `FusedSequential` would run as one call each."""
     modules, index, found = list(sequential), 0, []
     while index < len(modules):
@@ -437,7 +499,7 @@ def chains(sequential: nn.Sequential) -> list[Chain | Doubled | Ended]:
     return found
 
 
-def chain_at(modules: list[nn.Module], index: int) -> Chain | Doubled | Ended | None:
+def chain_at(modules: list[nn.Module], index: int) -> Chain | Doubled | Ended | Entered | None:
     """The chain that begins with `modules[index]`, or None."""
     first, rest = modules[index], modules[index + 1 : index + 4]
     if type(first) in _HEADS:
@@ -446,10 +508,29 @@ def chain_at(modules: list[nn.Module], index: int) -> Chain | Doubled | Ended | 
     if type(first) in _DOUBLINGS:
         meets = bool(rest) and _doubles(first) and _meets_doubled(rest[0])
         return Doubled(first, _chain_of(rest[0], rest[1:])) if meets else None
+    if type(first) in _BORDERS or type(first) in _ENDINGS:
+        return _entered(modules[index : index + 5])
     if not _foldable_convolution(first):
         return None
     chain = _chain_of(first, rest)
     return chain if len(chain) > 1 else None
+
+
+def _entered(modules: list[nn.Module]) -> Entered | None:
+    """The chain that begins with a border, an activation or both in this order, each of which leaves its input."""
+    border = modules[0] if type(modules[0]) in _BORDERS else None
+    rest = modules if border is None else modules[1:]
+    entry = rest[0] if rest and _enters(rest[0]) else None
+    rest = rest if entry is None else rest[1:]
+    found = Entered(border, entry, _chain_of(rest[0], rest[1:])) if rest and _foldable_convolution(rest[0]) else None
+    if found is None or not found.entries() or not all(map(_KNOWN.run_unseen, found.entries())):
+        return None
+    mirrors_alone = border is None or not (rest[0].transposed or any(rest[0].padding))
+    return found if mirrors_alone and (border is None or _BORDERS[type(border)] == rest[0].weight.dim() - 2) else None
+
+
+def _enters(module: nn.Module) -> bool:
+    return type(module) in _ENDINGS and type(module) is not nn.Sigmoid and not getattr(module, "inplace", False)
 
 
 def _chain_of(conv: nn.Module, following: list[nn.Module]) -> Chain:
@@ -482,6 +563,24 @@ def run_together(modules: list[nn.Module], input: Any, hidden: bool = False) -> 
     if chain is not None and len(chain) == len(modules) and chain.takes(input, hidden):
         return chain.run(input, channels_last=False)
     return _apart(modules, input)
+
+
+def convolve(
+    conv: nn.Module,
+    input: Tensor,
+    before: Before = NOTHING,
+    activation: nn.Module | None = None,
+    added: Tensor | None = None,
+) -> Tensor | None:
+    """A convolution with what comes before and after it in one call; see `surrounded`.
+
+    None where that is not to be had, and where somebody watches the convolution or replaced what it does.
+    """
+    if not writes_anew(conv) or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return None
+    if any(before.reflected) and any(conv.padding):
+        return None
+    return run_surrounded(conv, input, folding.weight_of(conv, input), conv.bias, before, _written(activation), added)
 
 
 def writes_anew(module: nn.Module) -> bool:

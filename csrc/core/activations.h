@@ -25,9 +25,6 @@ static inline vf erf(vf x) {
     return t > 0.927734375f ? vf(vu(far) | (vu(x) & 0x80000000u)) : p * x + x;
 }
 
-// exp(x) - 1, near 0 too.
-static inline vf expm1(vf x) { return tanh(0.5f * x) * (exp(x) + 1.0f); }
-
 constexpr float SQRT_HALF = 0.70710678118654752f, INVERSE_SQRT_TWO_PI = 0.39894228040143268f;
 constexpr float SQRT_TWO_OVER_PI = 0.79788456080286536f, GELU_CUBE = 0.044715f;
 

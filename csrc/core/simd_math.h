@@ -9,12 +9,15 @@ static inline vf broadcast(float x) { return x - vf{}; }
 
 static inline vf power_of_two(vi n) { return vf((n + 127) << 23); }
 
-// exp over all of float: subnormal results, 0, infinity and NaN as in the C library.
-static inline vf exp(vf x) {
+// exp(x) = (1 + rest) * 2^exponent, for x within +-104.
+struct Exponential {
+    vf rest;
+    vi exponent;
+};
+
+static inline Exponential exponential(vf x) {
     constexpr float LOG2_E = 1.44269504088896341f, LN2_HIGH = 0.693359375f, LN2_LOW = -2.12194440e-4f;
     constexpr float ROUNDER = 0x1.8p23f; // added, it leaves the nearest integer in the low bits
-    x = x > 89.0f ? broadcast(89.0f) : x;
-    x = x < -104.0f ? broadcast(-104.0f) : x;
     const vf shifted = x * LOG2_E + ROUNDER;
     const vf n = shifted - ROUNDER;
     const vi exponent = vi(shifted) - vi(broadcast(ROUNDER));
@@ -24,10 +27,25 @@ static inline vf exp(vf x) {
     p = p * r + 4.1665795894e-2f;
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
+    return {p * (r * r) + r, exponent};
+}
+
+// exp over all of float: subnormal results, 0, infinity and NaN as in the C library.
+static inline vf exp(vf x) {
+    x = x > 89.0f ? broadcast(89.0f) : x;
+    x = x < -104.0f ? broadcast(-104.0f) : x;
+    const auto [rest, exponent] = exponential(x);
     // Two steps, since 2^exponent itself may not be a normal float.
     const vi half = exponent >> 1;
-    return p * power_of_two(half) * power_of_two(exponent - half);
+    return (rest + 1.0f) * power_of_two(half) * power_of_two(exponent - half);
+}
+
+// exp(x) - 1 for x up to 88, near 0 too.
+static inline vf expm1(vf x) {
+    x = x < -87.0f ? broadcast(-87.0f) : x;
+    const auto [rest, exponent] = exponential(x);
+    const vf power = power_of_two(exponent);
+    return rest * power + (power - 1.0f);
 }
 
 // Cephes' tanhf: a polynomial near zero, where 1 - 2 / (exp(2x) + 1) would cancel.

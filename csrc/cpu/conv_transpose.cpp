@@ -153,11 +153,20 @@ bool run_algorithm(int64_t algorithm, const Geometry& g, const Image& in, const 
 }
 
 // in, out: (N, C, D, H, W) by sizes and strides (10 numbers); packed: from conv_pack; bias: floats or null.
+// in_activation, in_slope: what meets the input before, which keeps 0; reflects: whether the padding mirrors the input.
+// added: what is added after the activation, floats of the output's layout, or null. DIRECT and WINOGRAD take all of
+// these, of floats, NARROW and COL2IM the first alone, the others none.
 // Returns 1, or 0 where the input holds values that this algorithm must not see: call again with the direct one.
 int64_t conv_forward(void* in_data, int64_t in_dtype, const int64_t* in_layout, const float* packed, const float* bias,
                      void* out_data, int64_t out_dtype, const int64_t* out_layout, const int64_t* geometry,
-                     int64_t algorithm, int64_t activation, double slope) {
-    const Image in(in_data, in_dtype, in_layout), out(out_data, out_dtype, out_layout);
+                     int64_t algorithm, int64_t activation, double slope, const float* added, int64_t in_activation,
+                     double in_slope, int64_t reflects) {
+    Image in(in_data, in_dtype, in_layout), out(out_data, out_dtype, out_layout);
+    in.with.activation = in_activation;
+    in.with.slope = static_cast<float>(in_slope);
+    in.with.reflects = reflects != 0;
+    if (added)
+        out.with.to_added = reinterpret_cast<const char*>(added) - out.data;
     const Geometry g(geometry, in, out);
     const Epilogue epilogue{bias, activation, static_cast<float>(slope)};
     // The others cut their work into bands that share nothing.
@@ -173,14 +182,15 @@ int64_t conv_forward(void* in_data, int64_t in_dtype, const int64_t* in_layout, 
 // conv_pack returns 0.
 int64_t conv_forward_once(void* in_data, int64_t in_dtype, const int64_t* in_layout, void* weight, const float* bias,
                           void* out_data, int64_t out_dtype, const int64_t* out_layout, const int64_t* geometry,
-                          int64_t algorithm, int64_t activation, double slope) {
+                          int64_t algorithm, int64_t activation, double slope, const float* added,
+                          int64_t in_activation, double in_slope, int64_t reflects) {
     const int64_t size = conv_packed_size(in_layout, out_layout, geometry, algorithm);
     Scope scope;
     auto* const packed = scope.take<float>(size);
     return conv_pack(weight, in_dtype, geometry + GEOMETRY_NUMBERS, in_layout, out_layout, geometry, algorithm,
                      packed) &&
            conv_forward(in_data, in_dtype, in_layout, packed, bias, out_data, out_dtype, out_layout, geometry,
-                        algorithm, activation, slope);
+                        algorithm, activation, slope, added, in_activation, in_slope, reflects);
 }
 
 // geometry: of the convolution from large to small; out: (small channels, large channels / groups, taps), contiguous.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from aigc_fast.ops.conv_transpose import reference
 from aigc_fast.ops.conv_transpose.packing import packing
 from aigc_fast.ops.conv_transpose.plan import (
+    AXES,
     Ints,
     Plan,
     is_dense,
@@ -41,6 +42,31 @@ ALGORITHMS = {
 KINDS = {DIRECT: "direct", WINOGRAD: "winograd", NARROW: "narrow", COL2IM: "col2im"}
 # To pack so many numbers anew costs less than to find them packed.
 SMALL_WEIGHT = 1024
+
+
+class Surroundings(NamedTuple):
+    """What a convolution of float32 meets besides its own operands, in one call with it.
+
+    Attributes:
+        activation, slope: of its input; a key of `ACTIVATIONS` that keeps 0.
+        reflected: how many elements mirror the input before each of the three axes, in place of the plan's padding; as
+            many follow it as the output asks for. None pads with zeros, as the plan says.
+        added: whether something of the output's layout is added to the result.
+    """
+
+    activation: str = "none"
+    slope: float = 0.0
+    reflected: Ints | None = None
+    added: bool = False
+
+    def suit(self, method: int) -> bool:
+        """Whether an algorithm knows of them."""
+        if self.reflected is not None or self.added:
+            return method in (DIRECT, WINOGRAD)
+        return self.activation == "none" or method in (DIRECT, WINOGRAD, NARROW, COL2IM)
+
+
+ALONE = Surroundings()
 
 
 def unsupported(tensors: Sequence[Tensor | None]) -> str | None:
@@ -104,7 +130,8 @@ def prepare_forward(
     fallback: Callable[..., Tensor],
     activation: str = "none",
     slope: float = 0.0,
-) -> Callable[..., Tensor]:
+    surroundings: Surroundings = ALONE,
+) -> Callable[..., Tensor] | None:
     """What runs a planned convolution, transposed or not, of these shapes, strides and dtypes.
 
     Args:
@@ -115,10 +142,14 @@ def prepare_forward(
         fallback: what runs where the weight is not finite or its packed form has no room, with the same arguments.
         activation: a key of `ACTIVATIONS`.
         slope: of leaky_relu.
+        surroundings: of the convolution; `plan` is of what it would be given, did it mirror no input.
 
     Returns:
-        A function of (input, weight, bias, and anything) that gives the output.
+        A function of (input, weight, bias, and anything) that gives the output; what is added comes first of anything.
+        None where the surroundings do not suit the algorithm.
     """
+    if plan.is_matrix and surroundings is not ALONE:
+        return None
     if plan.is_matrix:
 
         def fallback(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
@@ -130,13 +161,24 @@ def prepare_forward(
     like = output_like(input, weight, plan)
     layouts = in_layout, out_layout = layout(input), layout(like)
     geometry, activation_code = plan.packed_geometry, CODES[activation]
+    if surroundings.reflected is not None:
+        geometry = packed_ints((*plan.geometry[: 2 * AXES], *surroundings.reflected, *plan.geometry[3 * AXES :]))
     best = algorithm(*layouts, geometry, factors_for(input.dtype, plan.uses))
+    if not surroundings.suit(best):
+        return None
+    before = CODES[surroundings.activation], surroundings.slope, int(surroundings.reflected is not None)
     methods = (best,) if plan.is_matrix else dict.fromkeys((best, DIRECT))
     shape, strides, is_large = plan.output_shape, like.stride(), like.nbytes >= MAPPED_ANEW
     has_floats = _floats(bias) is bias
 
     def call(
-        kernel: Callable[..., int], input: Tensor, weight: int, bias: Tensor | None, geometry: bytes, method: int
+        kernel: Callable[..., int],
+        input: Tensor,
+        weight: int,
+        bias: Tensor | None,
+        rest: tuple[Any, ...],
+        geometry: bytes,
+        method: int,
     ) -> Tensor | None:
         output = input.new_empty_strided(shape, strides)
         if is_large:
@@ -155,6 +197,8 @@ def prepare_forward(
             method,
             activation_code,
             slope,
+            rest[0].data_ptr() if surroundings.added else None,
+            *before,
         )
         return output if taken else None
 
@@ -172,7 +216,7 @@ def prepare_forward(
             if packed is None:
                 continue
             kernel = native.kernels().conv_forward
-            output = call(kernel, input, packed.data_ptr(), bias, geometry, method)
+            output = call(kernel, input, packed.data_ptr(), bias, rest, geometry, method)
             if output is not None:
                 return output
         return fallback(input, weight, bias, *rest)
@@ -193,7 +237,7 @@ def _packing_at_every_call(
     def run(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
         for method in methods:
             kernel = native.kernels().conv_forward_once
-            output = call(kernel, input, weight.data_ptr(), bias, and_strides, method)
+            output = call(kernel, input, weight.data_ptr(), bias, rest, and_strides, method)
             if output is not None:
                 return output
         return fallback(input, weight, bias, *rest)

@@ -87,7 +87,13 @@ def check(op: Operator, input: Tensor, weight: Tensor, bias: Tensor | None, *siz
         RuntimeError: naming the argument that does not fit, what came and what was expected.
     """
     _check_alike(input, weight, bias)
-    (_conv_plan if op is conv else _conv_transpose_plan)(input, weight, bias, *sizes)
+    plan_of(op, input, weight, bias, *sizes)
+
+
+def plan_of(op: Operator, input: Tensor, weight: Tensor, bias: Tensor | None, *sizes: Any) -> Plan:
+    """The plan of one of the four forward ops' calls, without what follows the sizes."""
+    transposed = op in (conv_transpose, conv_transpose_activation)
+    return (_conv_transpose_plan if transposed else _conv_plan)(input, weight, bias, *sizes)
 
 
 def _reference_for(function: Callable[..., Tensor], plan_of: Callable[..., Plan]) -> Callable[..., Any]:

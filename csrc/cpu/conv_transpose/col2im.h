@@ -167,7 +167,7 @@ class Col2im {
             const int64_t count = least(COLUMNS, used - first), vectors = ceil_div(count, VF);
             for (int64_t r = 0; r < rows_; ++r)
                 work.to[r] = work.products + r * work.pixels + first;
-            read_panel(band, first, count, work.panel);
+            open_panel(band, first, count, work.panel);
             const Product product{.rows = work.rows,
                                   .a_step = 1,
                                   .a_offsets = &none,
@@ -215,7 +215,13 @@ class Col2im {
         return in_.at(band.n, 0, band.in_first[0] + d, band.in_first[1] + h, at % line_);
     }
 
-    // Some neighbouring pixels of a band, [input channel][COLUMNS].
+    // Some neighbouring pixels of a band, [input channel][COLUMNS], as the products meet them.
+    void open_panel(const Band& band, int64_t first, int64_t count, float* panel) const {
+        read_panel(band, first, count, panel);
+        if (in_.with.activation != NONE)
+            activate(in_.with.activation, in_.with.slope, panel, in_.channels * COLUMNS);
+    }
+
     void read_panel(const Band& band, int64_t first, int64_t count, float* panel) const {
         if (flat_ && (band.in_size[0] == 1 || band.in_size[1] == in_.size[1])) {
             const auto* from = reinterpret_cast<const float*>(pixel(band, first));

@@ -9,6 +9,7 @@
 // that: every output is written once, every tap read inside what was laid out for it.
 #pragma once
 
+#include "core/activation_codes.h"
 #include "core/dtypes.h"
 #include "core/integers.h"
 
@@ -114,10 +115,21 @@ struct Reach {
     int64_t length(const Axis& a, int64_t steps) const { return a.in_step() * (steps - 1) + high - low + 1; }
 };
 
+// What meets an element of a map before, or after, the convolution that reads, or writes, it.
+struct Surroundings {
+    int64_t activation = NONE; // of what is read; 0 stays 0
+    float slope = 0;
+    bool reflects = false;    // beyond the map's edges it is read as in a mirror, not as 0
+    int64_t to_added = 0;     // bytes from each element that is written to what is added to it; 0 for nothing
+
+    bool is_read_as_it_lies() const { return activation == NONE && !reflects; }
+};
+
 // A tensor (N, C, D, H, W) of any strides.
 struct Image {
     char* data;
     int64_t dtype, batch, channels, size[AXES], batch_stride, channel_stride, stride[AXES];
+    Surroundings with;
 
     // sizes and strides of the five dimensions
     Image(void* pointer, int64_t element, const int64_t* layout)

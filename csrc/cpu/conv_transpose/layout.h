@@ -137,7 +137,27 @@ void read_line(const Image& image, int64_t n, int64_t d, int64_t h, int64_t w, i
         read_pairs(image, reinterpret_cast<const float*>(at), pixels, out, step);
 }
 
-// Calls read(n, d, h, w, pixels, out, step) for every line of the box inside the image, and clears what lies outside.
+int64_t reflected(int64_t at, int64_t size) {
+    while (size > 1 && (at < 0 || at >= size))
+        at = at < 0 ? -at : 2 * (size - 1) - at;
+    return size > 1 ? at : 0;
+}
+
+// The pixels of a line of the box beyond the first..last that lie inside the image, which were read.
+template <class A, class F>
+void reflect_line(const Image& image, const Box& box, int64_t n, int64_t d, int64_t h, int64_t first, int64_t last,
+                  A* line, int64_t step, const F& read) {
+    for (int64_t w = first > 0 ? 0 : last; w < box.length[2]; w = w + 1 == first ? last : w + 1) {
+        const int64_t from = reflected(box.origin[2] + w, image.size[2]), in_box = from - box.origin[2];
+        if (in_box >= first && in_box < last)
+            __builtin_memcpy(line + w * step, line + in_box * step, sizeof(A) * step);
+        else
+            read(n, d, h, from, 1, line + w * step, step);
+    }
+}
+
+// Calls read(n, d, h, w, pixels, out, step) for every line of the box inside the image, and clears what lies outside,
+// or reflects what lies inside there.
 // out: box.lines() x box.length[2] x step elements
 template <class A, class F>
 void for_each_line(const Image& image, const Box& box, A* out, int64_t step, const F& read) {
@@ -147,10 +167,18 @@ void for_each_line(const Image& image, const Box& box, A* out, int64_t step, con
     const int64_t grain = most<int64_t>(1, 8192 / most<int64_t>(1, line_size));
     parallel_for(0, box.lines(), grain, [&](int64_t begin, int64_t end) {
         for (int64_t line = begin; line < end; ++line) {
-            const int64_t h = box.origin[1] + line % box.length[1];
-            const int64_t d = box.origin[0] + line / box.length[1] % box.length[0];
+            int64_t h = box.origin[1] + line % box.length[1], d = box.origin[0] + line / box.length[1] % box.length[0];
             const int64_t n = box.first_image + line / (box.length[1] * box.length[0]);
             A* at = out + line * line_size;
+            if (image.with.reflects) {
+                h = reflected(h, image.size[1]);
+                d = reflected(d, image.size[0]);
+                const int64_t first = least(low, box.length[2]), last = most(first, high);
+                if (first < last)
+                    read(n, d, h, box.origin[2] + first, last - first, at + first * step, step);
+                reflect_line(image, box, n, d, h, first, last, at, step, read);
+                continue;
+            }
             const bool inside = h >= 0 && h < image.size[1] && d >= 0 && d < image.size[0] && low < high;
             const int64_t first = inside ? low : box.length[2], last = inside ? high : box.length[2];
             __builtin_memset(at, 0, sizeof(A) * first * step);
@@ -161,9 +189,23 @@ void for_each_line(const Image& image, const Box& box, A* out, int64_t step, con
     });
 }
 
+void activate_pixels(const Image& image, int64_t pixels, float* at, int64_t step) {
+    with_activation(image.with.activation, image.with.slope, [&](const auto& f, const auto&) {
+        for (int64_t i = 0; i < pixels; ++i, at += step)
+            for_each_vector(image.channels, [&](int64_t c, int64_t n)
+                                                AIGC_INLINE { store_up_to(at + c, f(load_up_to(at + c, n)), n); });
+    });
+}
+
 template <class A>
 void read_box(const Image& image, const Box& box, A* out, int64_t step) {
-    for_each_line(image, box, out, step, [&](auto... where) { read_line(image, where...); });
+    for_each_line(image, box, out, step,
+                  [&](int64_t n, int64_t d, int64_t h, int64_t w, int64_t pixels, A* at, int64_t) {
+                      read_line(image, n, d, h, w, pixels, at, step);
+                      if constexpr (!IS_PAIR<A>)
+                          if (image.with.activation != NONE)
+                              activate_pixels(image, pixels, at, step);
+                  });
 }
 
 // The same as read_box for two planes of pairs. False where a value is not finite: it would spread.
@@ -250,6 +292,25 @@ void write_scattered(const float* in, int64_t step, int64_t pixels, int64_t chan
         }
 }
 
+// To floats, `count` neighbours each in lines `step` floats apart.
+void add_lines(float* out, int64_t to_added, int64_t lines, int64_t step, int64_t count) {
+    for (int64_t i = 0; i < lines; ++i, out += step) {
+        const auto* added = reinterpret_cast<const float*>(reinterpret_cast<const char*>(out) + to_added);
+        for_each_vector(count, [&](int64_t at, int64_t n) AIGC_INLINE {
+            store_up_to(out + at, load_up_to(out + at, n) + load_up_to(added + at, n), n);
+        });
+    }
+}
+
+// Of floats whose pixels or channels are neighbours.
+void add_to_line(const Image& image, char* at, int64_t pixels, int64_t channels) {
+    auto* const out = reinterpret_cast<float*>(at);
+    if (image.channel_stride == 1)
+        add_lines(out, image.with.to_added, pixels, image.stride[2], channels);
+    else
+        add_lines(out, image.with.to_added, channels, image.channel_stride, pixels);
+}
+
 // Writes `pixels` neighbours along W, `channels` from first_channel on, out of pixel-major sums.
 void write_line(const float* in, int64_t step, int64_t pixels, int64_t channels, const Image& image, int64_t n,
                 int64_t first_channel, int64_t d, int64_t h, int64_t w) {
@@ -262,6 +323,8 @@ void write_line(const float* in, int64_t step, int64_t pixels, int64_t channels,
     else
         write_scattered(in, step, pixels, channels, reinterpret_cast<float*>(at), image.channel_stride,
                         image.stride[2]);
+    if (image.with.to_added != 0)
+        add_to_line(image, at, pixels, channels);
 }
 
 }

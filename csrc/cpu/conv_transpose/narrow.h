@@ -101,6 +101,8 @@ class Narrow {
                 else
                     copy_line(reinterpret_cast<const float*>(from), in_.stride[2], inside, to);
             }
+        if (in_.with.activation != NONE)
+            activate(in_.with.activation, in_.with.slope, planes, plane_ * in_.channels);
     }
 
     bool holds(int64_t d, int64_t h) const { return d >= 0 && d < in_.size[0] && h >= 0 && h < in_.size[1]; }
