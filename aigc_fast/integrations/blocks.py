@@ -39,10 +39,18 @@ def _added(output: Tensor, is_own: bool, other: Tensor) -> Tensor:
     return output.add_(other) if is_own and alike and not torch.is_grad_enabled() else output + other
 
 
-def _convolved_and_added(conv: nn.Module, input: Tensor, other: Tensor) -> Tensor:
-    """A convolution of the input and another tensor's sum."""
-    found = convolve(conv, input, added=other)
-    return _added(conv(input), writes_anew(conv), other) if found is None else found
+def _is_unseen(module: nn.Module) -> bool:
+    """Whether nobody sees when the module, or a part of it, is called."""
+    return all(map(is_unwatched, module.modules()))
+
+
+def _convolved_and_added(conv: nn.Module, input: Tensor, other: Callable[[], Tensor]) -> Tensor:
+    """The sum of a convolution of the input and of another tensor, which is asked for when nobody sees how early."""
+    if not _is_unseen(conv):
+        return _added(conv(input), writes_anew(conv), other())
+    added = other()
+    found = convolve(conv, input, added=added)
+    return _added(conv(input), writes_anew(conv), added) if found is None else found
 
 
 @functools.cache
@@ -61,10 +69,14 @@ def _resnet_block_2d(block: Any, input_tensor: Tensor, temb: Tensor | None, *arg
     if temb is not None:
         x = x + temb
     x = block.dropout(run_together([block.norm2, block.nonlinearity], x))
-    if block.conv_shortcut is not None:
-        input_tensor = block.conv_shortcut(input_tensor.contiguous() if block.training else input_tensor)
-    output = _convolved_and_added(block.conv2, x, input_tensor)
+    output = _convolved_and_added(block.conv2, x, lambda: _shortcut(block, input_tensor))
     return output if block.output_scale_factor == 1 else output / block.output_scale_factor
+
+
+def _shortcut(block: Any, input: Tensor) -> Tensor:
+    if block.conv_shortcut is None:
+        return input
+    return block.conv_shortcut(input.contiguous() if block.training else input)
 
 
 def _resnet_block_2d_refusal(block: Any) -> Reason:
@@ -118,7 +130,7 @@ def _hifigan_block(block: Any, hidden_states: Tensor) -> Any:
         if x is None:
             x = nn.functional.leaky_relu(hidden_states, slope)
             x = run_together([conv1, _leaky_relu(slope)], x, hidden=writes_anew(conv2))
-        hidden_states = _convolved_and_added(conv2, x, hidden_states)
+        hidden_states = _convolved_and_added(conv2, x, lambda residual=hidden_states: residual)
     return hidden_states
 
 
@@ -136,7 +148,7 @@ def _encodec_border(layer: Any, length: int) -> tuple[int, int] | None:
     border = total - right, right + extra
     if border == (0, 0):
         return border
-    fits = layer.pad_mode == "reflect" and 0 <= min(border) and max(border) < length < _EXACT_LENGTH
+    fits = layer.pad_mode == "reflect" and min(border) >= 0 and max(border) < length < _EXACT_LENGTH
     return border if fits else None
 
 
@@ -201,6 +213,8 @@ def _encodec_conv_transpose(layer: Any, hidden_states: Tensor) -> Any:
 
 
 def _encodec_block(block: Any, hidden_states: Tensor) -> Any:
+    if not _is_unseen(block.block):
+        return _encodec_run(block.block, hidden_states) + block.shortcut(hidden_states)
     return _encodec_run(block.block, hidden_states, block.shortcut(hidden_states))
 
 

@@ -62,7 +62,7 @@ def made(*shapes: tuple[int, ...]) -> list[Tensor]:
 def check(found: Tensor | None, plain: Callable[..., Tensor], *tensors: Tensor) -> None:
     stock, expected = plain(*tensors), plain(*(tensor.double() for tensor in tensors))
     assert found is not None
-    assert found.shape == stock.shape and found.stride() == stock.stride()
+    assert (found.shape, found.stride()) == (stock.shape, stock.stride())
     assert relative_error(found, expected) <= max(2 * relative_error(stock, expected), 1e-6)
 
 
