@@ -253,3 +253,55 @@ class TestFusion:
         aigc_fast.restore(aigc_fast.optimize(model))
         assert type(model) is nn.Sequential
         assert [type(module) for module in model] == [type(module) for module in stock]
+
+
+def entered(*before: nn.Module, transposed: bool = False, padding: int = 1) -> nn.Sequential:
+    cls = nn.ConvTranspose2d if transposed else nn.Conv2d
+    return with_statistics(
+        nn.Sequential(*before, cls(32, 48, 3, 1, padding), nn.BatchNorm2d(48), nn.LeakyReLU(0.3))
+    ).eval()
+
+
+ENTERED = {
+    "LeakyReLU + Conv2d": lambda: entered(nn.LeakyReLU(0.2)),
+    "ELU + Conv2d": lambda: entered(nn.ELU(0.7)),
+    "SiLU + ConvTranspose2d": lambda: entered(nn.SiLU(), transposed=True),
+    "ReflectionPad2d + Conv2d": lambda: entered(nn.ReflectionPad2d((1, 2, 3, 0)), padding=0),
+    "ReflectionPad2d + ReLU + Conv2d": lambda: entered(nn.ReflectionPad2d(2), nn.ReLU(), padding=0),
+}
+NOT_ENTERED = {
+    "sigmoid of a border is not 0": lambda: entered(nn.Sigmoid()),
+    "it writes to its input": lambda: entered(nn.ReLU(inplace=True)),
+    "two borders": lambda: entered(nn.ReflectionPad2d(2)),
+    "a transposed convolution's border": lambda: entered(nn.ReflectionPad2d(2), transposed=True),
+    "other axes": lambda: entered(nn.ReflectionPad1d(1), padding=0),
+}
+
+
+class TestWhatComesBefore:
+    """An activation, or a mirrored border, before a convolution."""
+
+    @pytest.mark.parametrize("name", ENTERED)
+    def test_same_numbers(self, name: str) -> None:
+        model = ENTERED[name]()
+        stock = copy.deepcopy(model)
+        (entry,) = aigc_fast.report(aigc_fast.optimize(model)).fused
+        assert f"{name} + BatchNorm2d + LeakyReLU" in entry.layer
+        assert_same(model, stock, torch.randn(2, 32, 37, 41))
+
+    @pytest.mark.parametrize("name", NOT_ENTERED)
+    def test_what_runs_by_itself(self, name: str) -> None:
+        model = NOT_ENTERED[name]()
+        first = type(model[0]).__name__
+        (entry,) = aigc_fast.report(aigc_fast.optimize(model)).fused
+        assert f"{first} + " not in entry.layer
+
+    @pytest.mark.parametrize("name", ENTERED)
+    def test_hooks_see_what_they_saw(self, name: str) -> None:
+        model = aigc_fast.optimize(ENTERED[name]())
+        seen: list[Tensor] = []
+        model[0].register_forward_hook(lambda module, args, output: seen.append(output))
+        input = torch.randn(1, 32, 19, 23)
+        with torch.no_grad():
+            model(input)
+        assert torch.equal(seen[0], model[0](input))
