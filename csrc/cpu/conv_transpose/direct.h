@@ -224,8 +224,7 @@ class Direct {
     // Float maps with channels innermost that need no border are read where they lie, all others through a packed box.
     bool open_box(const Chunk& chunk, Scope& scope) {
         const Box box = box_of(chunk);
-        bool inside =
-            !IS_PAIR<A> && in_.dtype == FLOAT32 && in_.channel_stride == 1 && in_.with.is_read_as_it_lies();
+        bool inside = !IS_PAIR<A> && in_.dtype == FLOAT32 && in_.channel_stride == 1 && in_.with.is_read_as_it_lies();
         for (int i = 0; i < AXES; ++i)
             inside = inside && box.origin[i] >= 0 && box.origin[i] + box.length[i] <= in_.size[i];
         if (inside) {

@@ -119,8 +119,8 @@ struct Reach {
 struct Surroundings {
     int64_t activation = NONE; // of what is read; 0 stays 0
     float slope = 0;
-    bool reflects = false;    // beyond the map's edges it is read as in a mirror, not as 0
-    int64_t to_added = 0;     // bytes from each element that is written to what is added to it; 0 for nothing
+    bool reflects = false; // beyond the map's edges it is read as in a mirror, not as 0
+    int64_t to_added = 0;  // bytes from each element that is written to what is added to it; 0 for nothing
 
     bool is_read_as_it_lies() const { return activation == NONE && !reflects; }
 };
