@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aigc_fast.runtime.arguments import check_types
+from aigc_fast.runtime.arguments import check_types, whole
 from aigc_fast.runtime.operator import functorch_level, is_compiling
 
 
@@ -19,10 +18,7 @@ def integer(name: str, value: Any, least: int) -> int:
         TypeError: where it is no integer.
         ValueError: where it is less than `least`.
     """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {type(value).__name__}: expected an integer") from None
+    number = whole(name, value)
     if number < least:
         raise ValueError(f"{name}={number}: expected at least {least}")
     return number

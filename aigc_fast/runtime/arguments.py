@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from operator import index
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,3 +25,52 @@ def check_types(**tensors: Tensor) -> None:
 def numbers_of(integers: Tensor) -> list[int]:
     """`integers.tolist()` of a tensor (N,), which torch 2.6 refuses of what is made inside functorch's transforms."""
     return integers.tolist() if _functorch_level() is None else list(map(int, integers))
+
+
+def check_generator(generator: Any) -> None:
+    """Refuses what is neither a generator nor None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator is {type(generator).__name__}: expected a torch.Generator")
+
+
+def check_flags(**flags: Any) -> None:
+    """Refuses, by name, what is no truth value, as PyTorch does."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool | torch.SymBool):
+            raise TypeError(f"{name} is {type(flag).__name__}: expected a bool")
+
+
+def check_probability(name: str, value: Any) -> None:
+    """Refuses, by name, what is no number from 0 to 1."""
+    number(name, value)
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name}={value}: expected a probability between 0 and 1")
+
+
+def whole(name: str, value: Any) -> int:
+    """The value as an int.
+
+    Raises:
+        TypeError: where it is no integer; PyTorch takes no truth value for one.
+    """
+    try:
+        if not isinstance(value, bool):
+            return index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{name} is {type(value).__name__}: expected an integer")
+
+
+def number(name: str, value: Any) -> float:
+    """The value as a float.
+
+    Raises:
+        TypeError: where it is no real number.
+    """
+    if type(value) is float:
+        return value
+    try:
+        # What is written as text is none, though `float` reads it.
+        return float(value + 0.0)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} is {type(value).__name__}: expected a number") from None

@@ -251,7 +251,18 @@ IMPOSSIBLE = {
     "mask's dtype": (lambda: (randn(1, 2, 5, 8),) * 3, {"attn_mask": torch.ones(5, 5, dtype=torch.int32)}, "attn_mask"),
     "mask's type": (lambda: (randn(1, 2, 5, 8),) * 3, {"attn_mask": 3}, "attn_mask is int"),
     "dropout": (lambda: (randn(1, 2, 5, 8),) * 3, {"dropout_p": 1.5}, "dropout_p"),
+    "dropout's type": (lambda: (randn(1, 2, 5, 8),) * 3, {"dropout_p": "a"}, "dropout_p is str: expected a number"),
+    "scale's type": (lambda: (randn(1, 2, 5, 8),) * 3, {"scale": "a"}, "scale is str: expected a number"),
+    "causal": (lambda: (randn(1, 2, 5, 8),) * 3, {"is_causal": None}, "is_causal is NoneType: expected a bool"),
+    "grouped": (lambda: (randn(1, 2, 5, 8),) * 3, {"enable_gqa": 1}, "enable_gqa is int: expected a bool"),
+    "generator": (
+        lambda: (randn(1, 2, 5, 8),) * 3,
+        {"dropout_p": 0.5, "generator": 3},
+        "generator is int: expected a torch.Generator",
+    ),
     "window": (lambda: (randn(1, 2, 5, 8),) * 3, {"window": (-1, 3)}, "window"),
+    "window's type": (lambda: (randn(1, 2, 5, 8),) * 3, {"window": 1.5}, "window=1.5"),
+    "window of truth": (lambda: (randn(1, 2, 5, 8),) * 3, {"window": True}, "window=True"),
     "alignment": (lambda: (randn(1, 2, 5, 8),) * 3, {"alignment": "left"}, "alignment"),
 }
 

@@ -92,6 +92,16 @@ IMPOSSIBLE = {
         {},
         "weight|dtype|type",
     ),
+    "padding beyond 64 bits": (
+        lambda: (torch.randn(2, 3, 5, 5), torch.randn(3, 2, 3, 3)),
+        {"padding": 2**62},
+        "padding",
+    ),
+    "dilation beyond 64 bits": (
+        lambda: (torch.randn(2, 3, 5, 5), torch.randn(3, 2, 3, 3)),
+        {"dilation": 2**62},
+        "dilation",
+    ),
     "device": (
         lambda: (torch.randn(2, 3, 5, 5), torch.randn(3, 2, 3, 3, device="meta")),
         {},
@@ -109,6 +119,18 @@ def test_bad_arguments_name_the_argument(what: str, batch: int, backend: str) ->
     input, *others = make()
     with pytest.raises((ValueError, RuntimeError, TypeError), match=f"(?i){named}"):
         AF.conv_transpose2d(input[:batch], *others, **kwargs)
+
+
+@pytest.mark.parametrize("stride", [2**20, 2**40, 2**62])
+def test_strides_beyond_the_input_take_no_longer(stride: int, backend: str) -> None:
+    input, weight = torch.randn(2, 16, 9, 9, requires_grad=True), torch.randn(16, 16, 3, 3, requires_grad=True)
+    expected = TF.conv2d(input, weight, stride=7)
+    found = AF.conv2d(input, weight, stride=stride)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    upstream = torch.randn_like(found)
+    ours = torch.autograd.grad(found, (input, weight), upstream) if backend == "cpu" else []
+    for a, b in zip(ours, torch.autograd.grad(expected, (input, weight), upstream), strict=False):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])

@@ -236,6 +236,17 @@ def test_bad_arguments_are_named(function, message):
         function(*BAD[message])
 
 
+@pytest.mark.parametrize("function", [AF.reparameterize, AF.reparameterize_kl, AF.kl_standard_normal])
+def test_what_is_no_tensor_is_named(function):
+    with pytest.raises(TypeError, match="mu is list: expected a Tensor"):
+        function([1.0], torch.zeros(1))
+    with pytest.raises(TypeError, match="logvar is NoneType: expected a Tensor"):
+        function(torch.zeros(1), None)
+    if function is not AF.kl_standard_normal:
+        with pytest.raises(TypeError, match="generator is int: expected a torch.Generator"):
+            function(torch.zeros(1), torch.zeros(1), generator=2)
+
+
 def test_a_batch_is_needed_for_the_divergence():
     for function in (AF.reparameterize_kl, AF.kl_standard_normal):
         with pytest.raises(RuntimeError, match="mu: got a scalar"):

@@ -14,7 +14,14 @@ from aigc_fast.ops.attention.operators import ATTENTION, attention_unseen, atten
 from aigc_fast.ops.attention.reference import band
 from aigc_fast.ops.random.operators import draw_key
 from aigc_fast.runtime import native, rows, tuning
-from aigc_fast.runtime.arguments import REFUSALS, check_types
+from aigc_fast.runtime.arguments import (
+    REFUSALS,
+    check_flags,
+    check_generator,
+    check_probability,
+    check_types,
+    number,
+)
 from aigc_fast.runtime.autocast import autocast, has_autocast
 from aigc_fast.runtime.backends import leave_to_pytorch
 from aigc_fast.runtime.native import PLAIN, UNKNOWN, WANTS_GRADIENT
@@ -174,7 +181,7 @@ def scaled_dot_product_attention(
 
     Raises:
         RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
-        TypeError: an argument that is not a Tensor.
+        TypeError: an argument that is not a Tensor, or no number, bool or generator; the message names it.
         ValueError: an impossible `window`, `alignment`, `dropout_p` or `precision`.
     """
     kind, tensors = kind_of_call(query, key, value, attn_mask), (query, key, value, attn_mask)
@@ -183,8 +190,9 @@ def scaled_dot_product_attention(
         (has_torch_function_variadic(*tensors) and is_overridden(*tensors)) or tracing_state() is not None
     )
     is_torchs = window is None and alignment == "upper_left"
-    finite = scale is None or scale - scale == 0
-    if finite and precision is None and is_torchs and dropout_p == 0.0 and not foreign:
+    finite = scale is None or _is_finite(scale)
+    flagged = type(is_causal) is bool and type(enable_gqa) is bool
+    if finite and flagged and precision is None and is_torchs and dropout_p == 0.0 and not foreign:
         output = _at_once(kind, query, key, value, attn_mask, is_causal, scale, enable_gqa)
         if output is not None:
             return output
@@ -201,11 +209,12 @@ def scaled_dot_product_attention(
     if query.is_nested or key.is_nested or value.is_nested:
         _check_nested(window, alignment, generator)
         return _pytorchs(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    check_flags(is_causal=is_causal, enable_gqa=enable_gqa)
     left, right = (-1, -1) if window is None else _sides(window)
     if is_causal:
         right = 0
-    if not 0.0 <= dropout_p <= 1.0:
-        raise ValueError(f"dropout_p={dropout_p}: expected a probability between 0 and 1")
+    check_probability("dropout_p", dropout_p)
+    check_generator(generator)
     if has_autocast(query):
         query, key, value, attn_mask = autocast((query, key, value, attn_mask))
     q, k, v, mask = query, key, value, attn_mask
@@ -245,6 +254,11 @@ def scaled_dot_product_attention(
     if window is not None:
         output = window.cut(output)
     return output if simple else output.reshape(*lead, *output.shape[2:])
+
+
+def _is_finite(scale: Any) -> bool:
+    value = number("scale", scale)
+    return value - value == 0
 
 
 def _as_pytorchs(
@@ -332,8 +346,8 @@ def _offset(alignment: str, query: Tensor, key: Tensor) -> int:
 
 def _sides(window: Window) -> tuple[int, int]:
     """How far a query sees to both sides; -1 for as far as there are keys."""
-    sides = (window, window) if window is None or isinstance(window, int) else tuple(window)
-    if len(sides) != 2 or any(side is not None and (not isinstance(side, int) or side < 0) for side in sides):
+    sides = tuple(window) if isinstance(window, tuple | list) else (window, window)
+    if len(sides) != 2 or not all(side is None or (type(side) is int and side >= 0) for side in sides):
         raise ValueError(f"window={window!r}: expected an integer or (left, right), each at least 0 or None")
     left, right = (-1 if side is None else side for side in sides)
     return left, right

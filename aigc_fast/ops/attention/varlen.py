@@ -11,7 +11,7 @@ from torch import Tensor
 from aigc_fast.ops.attention.operators import VARLEN
 from aigc_fast.ops.random.operators import draw_key
 from aigc_fast.runtime import rows
-from aigc_fast.runtime.arguments import check_types
+from aigc_fast.runtime.arguments import check_probability, check_types, number
 from aigc_fast.runtime.autocast import autocast, has_autocast
 from aigc_fast.runtime.recording import is_symbolic, record
 
@@ -106,11 +106,12 @@ def varlen_attn(
     wants_sums = _wants_sums(return_aux)
     if scale is None:
         scale = query.size(-1) ** -0.5 if query.size(-1) else 1.0
+    scale = number("scale", scale)
     cache = _splits(num_splits), seqused_k, block_table
     philox_key = _key_of_dropout(query, dropout_p, generator, seqused_k)
     if philox_key is not None and rows.layouts and generator is None:
         philox_key = _of_whole(philox_key, len(cu_seq_q) - 1)
-    rest = philox_key, float(dropout_p), left, right, float(scale)
+    rest = philox_key, float(dropout_p), left, right, scale
     output, sums = VARLEN(query, key, value, cu_seq_q, cu_seq_k, *rest, *cache)
     return (output, sums) if wants_sums else output
 
@@ -134,8 +135,7 @@ def _splits(num_splits: Any) -> int:
 def _key_of_dropout(
     query: Tensor, dropout_p: float, generator: torch.Generator | None, seqused_k: Tensor | None
 ) -> Tensor | None:
-    if not 0.0 <= dropout_p <= 1.0:
-        raise ValueError(f"dropout_p={dropout_p}: expected a probability between 0 and 1")
+    check_probability("dropout_p", dropout_p)
     if dropout_p and seqused_k is not None:
         raise ValueError(f"dropout_p={dropout_p}: expected 0 with seqused_k, which is for inference only")
     return draw_key(query, generator) if dropout_p else None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 AXES = 3
+MOST = 2**63 - 1
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 Ints = tuple[int, ...]
@@ -187,13 +188,20 @@ def make_plan(
             f"input has shape {input}: kernel {kernel}, stride {stride}, padding {padding}, dilation {dilation} give "
             f"an output of size {size}, expected at least {least}"
         )
+    if max(size) > MOST:
+        raise RuntimeError(
+            f"input has shape {input}: stride {stride}, padding {padding}, dilation {dilation} give an output of size "
+            f"{size}, expected at most {MOST}"
+        )
+    large, small = (size, input[2:]) if transposed else (input[2:], size)
+    # Of one pixel in the small map the stride does not matter, and kernels take time for each of its residues.
+    stride = tuple(min(step, max(1, n + 2 * pad)) for step, n, pad in zip(stride, large, padding, strict=True))
     missing = AXES - spatial
     ones, zeros = (1,) * missing, (0,) * missing
     geometry = (*ones, *kernel, *ones, *stride, *zeros, *padding, *ones, *dilation, groups, int(transposed))
     steps = prod(input[2:]) if transposed else prod(size)
     uses = input[0] * steps
     multiply_adds = uses * prod(kernel) * (input[1] // groups) * out_channels
-    large, small = (size, input[2:]) if transposed else (input[2:], size)
     is_matrix = groups == 1 and set(small) == {1} and large == kernel and not any(padding)
     axes = zip(large, small, kernel, stride, padding, dilation, strict=True)
     pixels = [_pixels_inside(*axis) for axis in axes]

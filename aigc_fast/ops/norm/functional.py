@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from math import prod
-from operator import index
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from aigc_fast.ops.norm.choice import is_light_for_rows, is_pytorchs_at_once
 from aigc_fast.ops.norm.operators import GROUP_NORM, LAYER_NORM
 from aigc_fast.runtime import native
 from aigc_fast.runtime.activations import FUNCTIONS, Activation, name_and_slope
-from aigc_fast.runtime.arguments import REFUSALS
+from aigc_fast.runtime.arguments import REFUSALS, number, whole
 from aigc_fast.runtime.backends import current as backend_in_force
 from aigc_fast.runtime.backends import leave_to_pytorch
 from aigc_fast.runtime.native import PLAIN
@@ -53,10 +52,17 @@ def _check_tensors(input: Tensor, weight: Tensor | None, bias: Tensor | None) ->
             raise RuntimeError(f"{name} is on {tensor.device}: expected input's device {input.device}")
 
 
-def _check_parameters(shape: tuple[int, ...], per: str, weight: Tensor | None, bias: Tensor | None) -> None:
+def _check_parameters(
+    input: Tensor, shape: tuple[int, ...], per: str, weight: Tensor | None, bias: Tensor | None
+) -> None:
+    dtypes = (input.dtype, torch.float32) if input.dtype in (torch.bfloat16, torch.float16) else (input.dtype,)
     for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and tuple(tensor.shape) != shape:
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != shape:
             raise RuntimeError(f"{name} has shape {tuple(tensor.shape)}: expected {shape}, one value per {per}")
+        if tensor.dtype not in dtypes:
+            raise RuntimeError(f"{name} has dtype {tensor.dtype}: expected {' or '.join(map(str, dtypes))}, as input")
 
 
 def _check_groups(input: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None) -> None:
@@ -66,7 +72,7 @@ def _check_groups(input: Tensor, groups: int, weight: Tensor | None, bias: Tenso
         raise RuntimeError(f"input has shape {shape}: expected at least 2 dimensions (N, C, ...)")
     if groups < 1 or shape[1] % groups:
         raise RuntimeError(f"num_groups={groups}: expected a divisor of input's {shape[1]} channels, at least 1")
-    _check_parameters(shape[1:2], "channel", weight, bias)
+    _check_parameters(input, shape[1:2], "channel", weight, bias)
     if prod(shape) == groups:
         raise ValueError(f"input has shape {shape}: expected more than 1 value per channel, in {groups} groups")
 
@@ -76,7 +82,7 @@ def _check_instances(input: Tensor, weight: Tensor | None, bias: Tensor | None) 
     shape = tuple(input.shape)
     if len(shape) < 2 or prod(shape[2:]) == 1:
         raise ValueError(f"input has shape {shape}: expected (N, C, ...) with more than 1 value per channel")
-    _check_parameters(shape[1:2], "channel", weight, bias)
+    _check_parameters(input, shape[1:2], "channel", weight, bias)
 
 
 def _check_rows(input: Tensor, shape: tuple[int, ...], weight: Tensor | None, bias: Tensor | None) -> None:
@@ -85,7 +91,7 @@ def _check_rows(input: Tensor, shape: tuple[int, ...], weight: Tensor | None, bi
         raise RuntimeError("normalized_shape=(): expected at least one dimension")
     if tuple(input.shape)[-len(shape) :] != shape:
         raise RuntimeError(f"input has shape {tuple(input.shape)}: expected to end in normalized_shape={shape}")
-    _check_parameters(shape, "column", weight, bias)
+    _check_parameters(input, shape, "column", weight, bias)
 
 
 def _key(kind: str, input: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any) -> Hashable | None:
@@ -167,9 +173,9 @@ def group_norm(
     if key is not None and (known := GROUP_NORM.choice.remembered(key)) is not None:
         run, rest = known
         return run(input, weight, bias, *rest)
-    num_groups = index(num_groups)
+    num_groups = whole("num_groups", num_groups)
     _check_groups(input, num_groups, weight, bias)
-    return _call(GROUP_NORM, (input, weight, bias, num_groups, float(eps), name, slope), key)
+    return _call(GROUP_NORM, (input, weight, bias, num_groups, number("eps", eps), name, slope), key)
 
 
 def instance_norm(
@@ -229,7 +235,7 @@ def instance_norm(
     # PyTorch's output is contiguous whatever the input is.
     dense = input.contiguous()
     key = key if dense is input else None
-    return _call(GROUP_NORM, (dense, weight, bias, input.shape[1], float(eps), name, slope), key)
+    return _call(GROUP_NORM, (dense, weight, bias, input.shape[1], number("eps", eps), name, slope), key)
 
 
 def layer_norm(
@@ -282,10 +288,12 @@ def layer_norm(
         return run(input, weight, bias, *rest)
     shape = _integers(normalized_shape)
     _check_rows(input, shape, weight, bias)
-    return _call(LAYER_NORM, (input, weight, bias, shape, float(eps), name, slope), key)
+    return _call(LAYER_NORM, (input, weight, bias, shape, number("eps", eps), name, slope), key)
 
 
 def _integers(normalized_shape: Any) -> tuple[int, ...]:
     if not isinstance(normalized_shape, tuple | list):
         raise TypeError(f"normalized_shape is {type(normalized_shape).__name__}: expected a sequence of integers")
-    return tuple(size if isinstance(size, torch.SymInt) else index(size) for size in normalized_shape)
+    return tuple(
+        size if isinstance(size, torch.SymInt) else whole("normalized_shape", size) for size in normalized_shape
+    )

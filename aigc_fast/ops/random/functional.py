@@ -15,6 +15,7 @@ from aigc_fast.ops.random import cpu
 from aigc_fast.ops.random.operators import DROPOUT, NORMAL, UNIFORM, draw_key
 from aigc_fast.ops.random.philox import KEY_LIMIT
 from aigc_fast.runtime import rows
+from aigc_fast.runtime.arguments import check_generator, check_probability, check_types, whole
 from aigc_fast.runtime.backends import current as backend_in_force
 from aigc_fast.runtime.operator import Operator, is_compiling, plain_eager
 from aigc_fast.runtime.recording import has_torch_function_variadic, is_overridden, is_recorded, is_symbolic, record
@@ -45,10 +46,10 @@ def _fill(
     if is_recorded():
         source = {} if generator is None else {"generator": generator}
         return getattr(torch, function.__name__)(shape, dtype=dtype, device=device, **source)
-    for extent in shape:
-        if extent < 0:
-            raise RuntimeError(f"size: got {list(shape)}, expected no negative dimension")
+    shape = _checked_shape(shape)
     dtype = dtype or torch.get_default_dtype()
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype is {type(dtype).__name__}: expected a torch.dtype")
     if not dtype.is_floating_point:
         raise RuntimeError(f"dtype: got {dtype}, expected a floating-point type")
     if generator is None and not is_compiling():
@@ -60,6 +61,14 @@ def _fill(
         if window is not None:
             return window.cut(op((window.count, *shape[1:]), window.key(key), dtype))
     return op(shape, key, dtype)
+
+
+def _checked_shape(shape: Any) -> list[Any]:
+    extents = list(shape) if isinstance(shape, tuple | list) else [shape]
+    extents = [extent if isinstance(extent, torch.SymInt) else whole("size", extent) for extent in extents]
+    if any(extent < 0 for extent in extents):
+        raise RuntimeError(f"size: got {extents}, expected no negative dimension")
+    return extents
 
 
 def randn(
@@ -84,6 +93,7 @@ def randn(
 
     Raises:
         RuntimeError: for a negative size, another type, or a generator of another device.
+        TypeError: for arguments of other kinds; the message names the argument.
     """
     return _fill(randn, NORMAL, size, generator, dtype, device)
 
@@ -126,14 +136,16 @@ def dropout(
     Raises:
         ValueError: if p lies outside [0, 1].
         RuntimeError: for integer input, or a generator of another device.
+        TypeError: for arguments of other kinds; the message names the argument.
     """
     if has_torch_function_variadic(input) or is_recorded():
         if is_symbolic(input):
             return record(dropout, input, p, training, inplace, generator=generator)
         if generator is None and (is_overridden(input) or is_recorded()):
             return torch.nn.functional.dropout(input, p, training, inplace)
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"p: dropout probability has to be between 0 and 1, but got {p}")
+    check_types(input=input)
+    check_probability("p", p)
+    check_generator(generator)
     if not training or p == 0.0 or input.numel() == 0:
         return input
     if not (input.is_floating_point() or input.is_complex()):

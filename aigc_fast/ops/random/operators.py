@@ -15,6 +15,7 @@ from torch import Tensor
 from aigc_fast.ops.random import cpu, cuda, reference
 from aigc_fast.ops.random.philox import KEY_LIMIT, keyed
 from aigc_fast.runtime import devices
+from aigc_fast.runtime.arguments import check_generator
 from aigc_fast.runtime.devices import Reason, lazily
 from aigc_fast.runtime.operator import LIBRARY, Operator, decompose_for_onnx, is_compiling
 from aigc_fast.runtime.sharding import Sharding
@@ -48,9 +49,11 @@ def draw_key(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
     Raises:
         RuntimeError: if the generator is of another device, or of the CPU while a CUDA graph is captured.
+        TypeError: if it is none.
     """
     if generator is None:
         return torch.ops.aigc_fast.random_key(like) if is_compiling() else _draw(like)
+    check_generator(generator)
     source, device = generator.device, like.device
     if source.type not in ("cpu", device.type):
         raise RuntimeError(f"generator: got one of device {source}, expected one of {device} or of the cpu")

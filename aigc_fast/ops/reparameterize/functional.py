@@ -12,12 +12,14 @@ from aigc_fast.ops.random.operators import draw_key
 from aigc_fast.ops.reparameterize import cpu, reference
 from aigc_fast.ops.reparameterize.operators import KL_STANDARD_NORMAL, REPARAMETERIZE, REPARAMETERIZE_KL
 from aigc_fast.runtime import rows
+from aigc_fast.runtime.arguments import check_types
 from aigc_fast.runtime.autocast import has_autocast
 from aigc_fast.runtime.operator import Operator, is_plain
 from aigc_fast.runtime.recording import is_for_onnx, is_symbolic, record
 
 
 def _checked(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
+    check_types(mu=mu, logvar=logvar)
     if not mu.is_floating_point():
         raise RuntimeError(f"mu: got {mu.dtype}, expected a floating-point type")
     if mu.shape != logvar.shape:
@@ -45,6 +47,7 @@ def _sampled(op: Operator, mu: Tensor, logvar: Tensor, generator: torch.Generato
 
 
 def _checked_rows(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
+    check_types(mu=mu)
     if mu.dim() == 0:
         raise RuntimeError("mu: got a scalar, expected at least one dimension, the batch")
     return _checked(mu, logvar)
@@ -66,6 +69,7 @@ def reparameterize(mu: Tensor, logvar: Tensor, *, generator: torch.Generator | N
 
     Raises:
         RuntimeError: if shapes, dtypes or devices differ, for integers, or for a generator of another device.
+        TypeError: for an argument that is not a Tensor, or no generator.
     """
     if is_symbolic(mu, logvar):
         return record(reparameterize, mu, logvar, generator=generator)
@@ -87,6 +91,7 @@ def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
 
     Raises:
         RuntimeError: if shapes, dtypes or devices differ, for integers or a scalar.
+        TypeError: for an argument that is not a Tensor.
     """
     if is_symbolic(mu, logvar):
         return record(kl_standard_normal, mu, logvar)
@@ -105,7 +110,7 @@ def reparameterize_kl(mu: Tensor, logvar: Tensor, *, generator: torch.Generator 
         z, of the shape and dtype of `mu`, and the divergences, (B,).
 
     Raises:
-        RuntimeError: as for `reparameterize` and `kl_standard_normal`.
+        RuntimeError, TypeError: as for `reparameterize` and `kl_standard_normal`.
     """
     if is_symbolic(mu, logvar):
         return record(reparameterize_kl, mu, logvar, generator=generator)
