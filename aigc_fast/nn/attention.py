@@ -9,7 +9,7 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 from aigc_fast.functional import scaled_dot_product_attention
-from aigc_fast.nn.drop_in import drop_in
+from aigc_fast.nn.drop_in import become_drop_ins, drop_in
 from aigc_fast.ops.attention import choice
 from aigc_fast.runtime.modules import kind_of
 
@@ -133,8 +133,12 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
 
     At inference PyTorch runs the whole layer in one call of its own, past `self_attn`, and stores the scores of all
     heads. For long sequences this layer runs on its parts instead, as PyTorch's does in training. With children or
-    blocks that somebody put in another's place it is PyTorch's.
+    blocks that somebody put in another's place it is PyTorch's. Its children are this package's too.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        become_drop_ins(self.children())
 
     def forward(
         self,

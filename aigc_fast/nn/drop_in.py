@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -26,6 +26,14 @@ def become(module: nn.Module, cls: type[nn.Module]) -> None:
         members = {key: value for key, value in vars(old).items() if key not in ("__dict__", "__weakref__", "__doc__")}
         cls = type(f"Parametrized{cls.__name__}", (cls,), members)
     module.__class__ = cls
+
+
+def become_drop_ins(modules: Iterable[nn.Module]) -> None:
+    """Changes the class of those of the modules that there is a drop-in for, in place."""
+    ours = {torchs: cls for cls, torchs in stand_ins.items()}
+    for module in modules:
+        if type(module) in ours:
+            become(module, ours[type(module)])
 
 
 def drop_in(cls: Module) -> Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 import re
 
@@ -309,6 +310,20 @@ class TestReplacedChildren:
         for layer in (theirs, ours):
             layer(x, mask, mask[:N])
         torch.testing.assert_close(ours.self_attn.masks, theirs.self_attn.masks)
+
+    def test_a_new_layer_is_an_optimized_one(self) -> None:
+        options = {"dropout": 0.0, "batch_first": True, "dtype": torch.float64}
+        new, stock = TransformerEncoderLayer(E, H, 32, **options), nn.TransformerEncoderLayer(E, H, 32, **options)
+        optimized = aigc_fast.optimize(copy.deepcopy(stock))
+        assert [type(module) for module in new.modules()] == [type(module) for module in optimized.modules()]
+        assert inspect.signature(TransformerEncoderLayer) == inspect.signature(nn.TransformerEncoderLayer)
+        new.load_state_dict(stock.state_dict())
+        x = torch.randn(N, 3, E, dtype=torch.float64, requires_grad=True)
+        torch.testing.assert_close(new(x), stock(x))
+        (gradient,) = torch.autograd.grad(new(x).pow(3).sum(), x, create_graph=True)
+        gradient.square().sum().backward()
+        assert x.grad.isfinite().all()
+        assert [type(module) for module in aigc_fast.restore(new).modules()] == [type(m) for m in stock.modules()]
 
     @pytest.mark.parametrize("method", ["_sa_block", "_ff_block"])
     def test_a_block_that_is_replaced_on_the_instance(self, method: str) -> None:

@@ -170,6 +170,11 @@ class TestBadInput:
             (lambda x: AF.group_norm(x, 2, x[0, :, 0].double()), RuntimeError, "weight has dtype torch.float64"),
             (lambda x: AF.group_norm(x.double(), 2, None, x[0, :, 0]), RuntimeError, "bias has dtype torch.float32"),
             (lambda x: AF.instance_norm(x, weight=x[0, :, 0].bfloat16()), RuntimeError, "weight has dtype"),
+            (
+                lambda x: AF.instance_norm(x, x[0, :, 0], x[0, :, 0].exp(), x[0, :, 0].double(), x[0, :, 0].double()),
+                RuntimeError,
+                "dtype",
+            ),
             (lambda x: AF.layer_norm(x, (4,), x[0, 0].bfloat16()), RuntimeError, "expected torch.float32, as input"),
             (
                 lambda x: AF.layer_norm(x.bfloat16(), (4,), x[0, 0].half()),

@@ -243,7 +243,7 @@ def test_what_is_no_tensor_is_named(function):
     with pytest.raises(TypeError, match="logvar is NoneType: expected a Tensor"):
         function(torch.zeros(1), None)
     if function is not AF.kl_standard_normal:
-        with pytest.raises(TypeError, match="generator is int: expected a torch.Generator"):
+        with pytest.raises(TypeError, match=r"generator is int: expected a torch\.Generator"):
             function(torch.zeros(1), torch.zeros(1), generator=2)
 
 
