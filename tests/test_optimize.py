@@ -230,7 +230,7 @@ class TestExampleInputs:
             assert entry.torch_ms > 0
             assert entry.fast_ms > 0
             assert entry.swapped == (entry.fast_ms < entry.torch_ms)
-            assert isinstance(model.get_submodule(entry.name), aigc_fast.nn.ConvTranspose2d) == entry.swapped
+            assert isinstance(model.get_submodule(entry.name), getattr(aigc_fast.nn, entry.layer)) == entry.swapped
         (fused,) = report.fused
         assert fused.swapped == (fused.fast_ms < fused.torch_ms) == (type(model) is FusedSequential)
         assert_same(model.eval(), stock.eval(), torch.randn(3, 10))
@@ -344,6 +344,9 @@ class TestExampleInputs:
 
 class TestBadArguments:
     def test_a_model_that_is_none(self) -> None:
+        for function in (aigc_fast.report, aigc_fast.restore):
+            with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module, got int"):
+                function(3)
         with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module, got function"):
             aigc_fast.optimize(generator)
 

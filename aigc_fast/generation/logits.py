@@ -13,7 +13,21 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from aigc_fast.runtime.arguments import check_generator, check_probability, check_types, number, whole
+
 _NEVER = float("-inf")
+
+
+def _check(scores: Tensor) -> None:
+    check_types(scores=scores)
+    if scores.dim() != 2:
+        raise ValueError(f"scores has shape {tuple(scores.shape)}: expected (B, V)")
+
+
+def _check_ids(input_ids: Tensor, scores: Tensor) -> None:
+    check_types(input_ids=input_ids)
+    if input_ids.dim() != 2 or len(input_ids) != len(scores):
+        raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}: expected ({len(scores)}, T)")
 
 
 class TopNSigma:
@@ -26,6 +40,7 @@ class TopNSigma:
         n: standard deviations.
 
     Raises:
+        TypeError: for an n that is no number.
         ValueError: for n that is not positive.
 
     Example:
@@ -33,12 +48,13 @@ class TopNSigma:
     """
 
     def __init__(self, n: float = 1.0) -> None:
-        if not n > 0:
+        if not number("n", n) > 0:
             raise ValueError(f"n={n}: expected a positive number of standard deviations")
         self.n = n
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The scores, -inf where they are too far below the greatest of their row."""
+        _check(scores)
         wide = scores.double()
         possible = wide.isfinite()
         count = possible.sum(-1, keepdim=True).clamp_min(1)
@@ -75,19 +91,21 @@ class DRY:
         breakers: Collection[int] = (),
         window: int | None = None,
     ) -> None:
-        if not multiplier >= 0:
+        if not number("multiplier", multiplier) >= 0:
             raise ValueError(f"multiplier={multiplier}: expected 0 or more")
-        if not base >= 1:
+        if not number("base", base) >= 1:
             raise ValueError(f"base={base}: expected 1 or more")
-        if allowed_length < 1:
+        if whole("allowed_length", allowed_length) < 1:
             raise ValueError(f"allowed_length={allowed_length}: expected 1 token or more")
-        if window is not None and window < 1:
+        if window is not None and whole("window", window) < 1:
             raise ValueError(f"window={window}: expected 1 token or more")
         self.multiplier, self.base, self.allowed_length = multiplier, base, allowed_length
         self.breakers, self.window = frozenset(breakers), window
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The scores, less the penalties."""
+        _check(scores)
+        _check_ids(input_ids, scores)
         found = scores.clone()
         for row, ids in zip(found, input_ids.tolist(), strict=True):
             lengths = self._repeated(ids if self.window is None else ids[-self.window :])
@@ -151,13 +169,14 @@ class XTC:
         generator: torch.Generator | None = None,
     ) -> None:
         for name, value in (("threshold", threshold), ("probability", probability)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value}: expected a probability, 0 to 1")
+            check_probability(name, value)
+        check_generator(generator)
         self.threshold, self.probability = threshold, probability
         self.keep, self.generator = sorted(set(keep)), generator
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The scores, -inf for what is excluded in the rows where a draw says so."""
+        _check(scores)
         probabilities = scores.float().softmax(-1)
         chosen = probabilities >= self.threshold
         least = probabilities.masked_fill(~chosen, float("inf")).argmin(-1, keepdim=True)
@@ -191,7 +210,7 @@ class MirostatV2:
 
     def __init__(self, target: float = 5.0, learning_rate: float = 0.1) -> None:
         for name, value in (("target", target), ("learning_rate", learning_rate)):
-            if not 0 < value < math.inf:
+            if not 0 < number(name, value) < math.inf:
                 raise ValueError(f"{name}={value}: expected a positive number")
         self.target, self.learning_rate = target, learning_rate
         self._mu: Tensor | None = None
@@ -204,6 +223,8 @@ class MirostatV2:
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The scores, -inf where a token is too surprising; the likeliest token of a row always stays."""
+        _check(scores)
+        _check_ids(input_ids, scores)
         self._learn(input_ids, scores)
         surprise = -scores.double().log_softmax(-1) / math.log(2)
         too_high = surprise > self._mu

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from aigc_fast import functional
+from aigc_fast.runtime.arguments import check_generator, whole
 
 Labels = int | Sequence[int] | Tensor
 
@@ -39,6 +40,13 @@ def quarter_sides(image_shape: Sequence[int]) -> tuple[int, int, int]:
     if height % 4 or width % 4:
         raise ValueError(f"image_shape={tuple(image_shape)}: expected height and width to be multiples of 4")
     return channels, height // 4, width // 4
+
+
+def _checked_shape(name: str, shape: Any) -> tuple[int, int, int]:
+    sizes = tuple(shape) if isinstance(shape, Sequence) else ()
+    if len(sizes) != 3 or not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError(f"{name}={shape!r}: expected (channels, height, width), all positive")
+    return sizes
 
 
 def check_counts(**values: Any) -> None:
@@ -129,6 +137,7 @@ class LatentModel(Model):
         Raises:
             ValueError: when the model is unconditional and labels came, conditional and none came, or their number or
                 range is wrong.
+            TypeError: when they are no numbers.
         """
         if self.num_classes is None:
             if labels is not None:
@@ -136,7 +145,10 @@ class LatentModel(Model):
             return None
         if labels is None:
             raise ValueError(f"labels: this {self.name} has {self.num_classes} classes, expected {n} labels, got None")
-        found = torch.as_tensor(labels)
+        try:
+            found = torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"labels is {type(labels).__name__}: expected classes as integers or a Tensor") from None
         if found.dtype.is_floating_point and found.shape == (n, self.num_classes):
             return found.to(self.device, self.dtype)
         if found.dtype.is_floating_point or found.dtype.is_complex or found.dtype == torch.bool:
@@ -159,6 +171,7 @@ class LatentModel(Model):
 
     def prior(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """z (n, latent_dim) from N(0, I)."""
+        check_generator(generator)
         device = self.device if generator is None else generator.device
         return functional.randn(n, self.latent_dim, generator=generator, dtype=self.dtype, device=device).to(
             self.device
@@ -186,7 +199,9 @@ class LatentModel(Model):
 
         Raises:
             ValueError: when labels or z do not fit.
+            TypeError: for arguments of other kinds.
         """
+        n = whole("n", n)
         if n < 0:
             raise ValueError(f"n={n}: expected the number of items, 0 or more")
         if labels is None and self.num_classes is not None:
@@ -223,10 +238,9 @@ class ImageModel(LatentModel):
     medium = "aigc_fast.media.images:IMAGES"
 
     def __init__(self, *, image_shape: Sequence[int], **config: Any) -> None:
-        if len(image_shape) != 3 or min(image_shape) < 1:
-            raise ValueError(f"image_shape={tuple(image_shape)}: expected (channels, height, width), all positive")
-        super().__init__(image_shape=list(image_shape), **config)
-        self.image_shape = tuple(image_shape)
+        shape = _checked_shape("image_shape", image_shape)
+        super().__init__(image_shape=list(shape), **config)
+        self.image_shape = shape
 
 
 class SoundModel(LatentModel):
@@ -267,12 +281,11 @@ class VideoModel(LatentModel):
     decoded_at_once = 16
 
     def __init__(self, *, frame_shape: Sequence[int], frames: int, given: int, **config: Any) -> None:
-        if len(frame_shape) != 3 or min(frame_shape) < 1:
-            raise ValueError(f"frame_shape={tuple(frame_shape)}: expected (channels, height, width), all positive")
+        shape = _checked_shape("frame_shape", frame_shape)
         if type(frames) is int and frames < 2:
             raise ValueError(f"frames={frames}: expected at least 2")
-        super().__init__(frame_shape=list(frame_shape), frames=frames, given=given, **config)
-        self.frame_shape, self.frames, self.given = tuple(frame_shape), frames, given
+        super().__init__(frame_shape=list(shape), frames=frames, given=given, **config)
+        self.frame_shape, self.frames, self.given = shape, frames, given
 
     @abstractmethod
     def predict(

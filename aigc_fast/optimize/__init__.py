@@ -90,8 +90,7 @@ def optimize(
         >>> model = aigc_fast.optimize(model)
         >>> print(aigc_fast.report(model))
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    _check_model(model)
     check_precision(precision)
     check_weights(weights)
     if not inplace:
@@ -125,7 +124,11 @@ def restore(model: Model) -> Model:
 
     Returns:
         The model.
+
+    Raises:
+        TypeError: when `model` is not a module.
     """
+    _check_model(model)
     for module in model.modules():
         if swap.is_swapped(module):
             swap.put_back(module)
@@ -151,10 +154,19 @@ def report(model: nn.Module) -> Report:
 
     Returns:
         The report; `print` it for a table.
+
+    Raises:
+        TypeError: when `model` is not a module.
     """
+    _check_model(model)
     found = _reports[model] if model in _reports else _found(model)
     kept = store.bytes_of(_tensors(model)) + decoders.nbytes(model)
     return dataclasses.replace(found, decoders=decoders.entries(model), kept_bytes=kept)
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
 
 
 def _found(model: nn.Module) -> Report:

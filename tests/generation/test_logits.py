@@ -136,3 +136,37 @@ def test_they_fit_generate() -> None:
     prompt = torch.randint(1, 61, (2, 4))
     found: Tensor = model.generate(prompt, do_sample=True, logits_processor=processors, **options)
     assert found.shape[1] > 4
+
+
+PROCESSORS = [TopNSigma(1.0), DRY(), XTC(probability=1.0), MirostatV2()]
+
+
+@pytest.mark.parametrize("processor", PROCESSORS, ids=lambda processor: type(processor).__name__)
+def test_scores_of_one_sequence_without_a_batch_are_refused(processor: Callable[..., Tensor]) -> None:
+    with pytest.raises(ValueError, match=r"scores has shape \(9,\): expected \(B, V\)"):
+        processor(IDS, torch.randn(9))
+
+
+@pytest.mark.parametrize("processor", [DRY(), MirostatV2()], ids=lambda processor: type(processor).__name__)
+def test_ids_of_another_number_of_sequences_are_refused(processor: Callable[..., Tensor]) -> None:
+    for ids in (IDS, IDS[0]):
+        with pytest.raises(ValueError, match=r"input_ids has shape .*: expected \(2, T\)"):
+            processor(ids, torch.randn(2, 9))
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: TopNSigma("a"), "n"),
+        (lambda: DRY(None), "multiplier"),
+        (lambda: DRY(base="a"), "base"),
+        (lambda: DRY(allowed_length=2.5), "allowed_length"),
+        (lambda: DRY(window="a"), "window"),
+        (lambda: XTC("a"), "threshold"),
+        (lambda: XTC(generator=3), "generator"),
+        (lambda: MirostatV2(learning_rate=None), "learning_rate"),
+    ],
+)
+def test_settings_of_another_kind_are_named(make: Callable[[], Any], name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{name} is \w+: expected"):
+        make()

@@ -132,6 +132,20 @@ def test_wrong_latents_are_named():
         VAE(hidden=4).sample(2, z=torch.zeros(2, 3))
     with pytest.raises(ValueError, match="n=-1"):
         VAE(hidden=4).sample(-1)
+    for n in (2.5, "a", None):
+        with pytest.raises(TypeError, match=r"n is \w+: expected an integer"):
+            VAE(hidden=4).sample(n)
+    with pytest.raises(TypeError, match=r"generator is int: expected a torch\.Generator"):
+        VAE(hidden=4).sample(2, generator=3)
+
+
+def test_labels_and_shapes_of_another_kind() -> None:
+    model = create("vae", num_classes=3)
+    with pytest.raises(TypeError, match="labels is str: expected classes"):
+        model.sample(2, labels="7")
+    for shape in (28, (1, 28), "abc", (1, 2.5, 3)):
+        with pytest.raises(ValueError, match=r"image_shape=.*: expected \(channels, height, width\), all positive"):
+            create("vae", image_shape=shape)
 
 
 @pytest.mark.parametrize(

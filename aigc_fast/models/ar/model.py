@@ -15,6 +15,7 @@ from aigc_fast.models.ar.checks import DTYPES, check_choice, rows_of, tensor_of
 from aigc_fast.models.ar.diagnostics import CRITERIA, OrderSelection, Whiteness, information, ljung_box
 from aigc_fast.models.ar.fitting import estimate
 from aigc_fast.ops.recursion.reflection import reflection_of_coeffs
+from aigc_fast.runtime.arguments import number
 
 
 class Forecast(NamedTuple):
@@ -260,7 +261,7 @@ class ARModel(nn.Module):
         Equivalent to statsmodels' `AutoReg.fit().get_prediction(T, T + steps - 1)`.
         """
         steps = integer("steps", steps, 1)
-        if not 0 < level < 1:
+        if not 0 < number("level", level) < 1:
             raise ValueError(f"level={level}: expected a probability between 0 and 1")
         x = self._checked("forecast", x, self.order)
         driven = self.intercept[..., None].expand(*x.shape[:-1], steps)
