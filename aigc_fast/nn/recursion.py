@@ -8,6 +8,7 @@ from torch import Tensor
 from aigc_fast.nn.drop_in import node_of, refuse_script
 from aigc_fast.ops.recursion.functional import ar_recursion
 from aigc_fast.ops.recursion.reflection import greatest_reflection, reflection_of_coeffs, stable_coeffs
+from aigc_fast.runtime.arguments import check_types, whole
 
 
 class ARRecursion(torch.nn.Module):
@@ -25,6 +26,10 @@ class ARRecursion(torch.nn.Module):
 
     The parameters begin at zero, the identity; `set_coeffs` sets them.
 
+    Raises:
+        TypeError: for numbers that are no integers.
+        ValueError: for a negative order, fewer than one series, or a stable filter of another dtype.
+
     Example:
         >>> filter = ARRecursion(16, stable=True)
         >>> y = filter(excitation)  # (B, T)
@@ -41,8 +46,9 @@ class ARRecursion(torch.nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if order < 0:
-            raise ValueError(f"order={order}: expected at least 0")
+        for name, value, least in (("order", order, 0), ("series", 1 if series is None else series, 1)):
+            if whole(name, value) < least:
+                raise ValueError(f"{name}={value}: expected at least {least}")
         if stable and dtype is not None and not dtype.is_floating_point:
             raise ValueError(f"dtype={dtype}: expected a floating-point type of a stable filter")
         self.order, self.series, self.stable = order, series, stable
@@ -59,9 +65,18 @@ class ARRecursion(torch.nn.Module):
     def set_coeffs(self, coeffs: Tensor) -> None:
         """Sets the coefficients.
 
+        Args:
+            coeffs: (p,) or, of each series, (B, p).
+
         Raises:
-            ValueError: where the filter is to be stable and these, in the parameters' dtype, are not.
+            TypeError: where they are no Tensor.
+            ValueError: where their shape does not fit, or where the filter is to be stable and these, in the
+                parameters' dtype, are not.
         """
+        check_types(coeffs=coeffs)
+        parameter = self.raw_reflection if self.stable else self.raw_coeffs
+        if coeffs.shape not in (parameter.shape, parameter.shape[-1:]):
+            raise ValueError(f"coeffs has shape {tuple(coeffs.shape)}: expected {tuple(parameter.shape)}")
         if not self.stable:
             self.raw_coeffs.copy_(coeffs)
             return

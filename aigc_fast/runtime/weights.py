@@ -18,4 +18,5 @@ def check_weights(weights: str | None) -> None:
 def weights_code(module: object) -> int:
     """How a module's weights are kept, by its attribute `weights`, as csrc knows it."""
     name = getattr(module, "weights", None)
+    check_weights(name)
     return AS_THEY_ARE if name is None else CODES[name]

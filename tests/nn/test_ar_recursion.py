@@ -111,3 +111,20 @@ def test_bad_arguments() -> None:
         ARRecursion(1, stable=True, dtype=torch.complex64)
     with pytest.raises(ValueError, match=r"coeffs=\[1.5\]: expected those of a recursion that is stable"):
         ARRecursion(1, stable=True).set_coeffs(torch.tensor([1.5]))
+
+
+@pytest.mark.parametrize("stable", [False, True])
+def test_what_does_not_fit_is_named(stable: bool) -> None:
+    for options, error in (({"order": 2.5}, TypeError), ({"order": 2, "series": "a"}, TypeError)):
+        with pytest.raises(error, match=r"(order|series) is \w+: expected an integer"):
+            ARRecursion(**options, stable=stable)
+    for options in ({"order": -1}, {"order": 2, "series": 0}):
+        with pytest.raises(ValueError, match=r"(order|series)=-?\d: expected at least"):
+            ARRecursion(**options, stable=stable)
+    recursion = ARRecursion(2, 3, stable=stable)
+    with pytest.raises(ValueError, match=r"coeffs has shape \(4,\): expected \(3, 2\)"):
+        recursion.set_coeffs(torch.zeros(4))
+    with pytest.raises(TypeError, match="coeffs is list: expected a Tensor"):
+        recursion.set_coeffs([0.1, 0.2])
+    recursion.set_coeffs(torch.tensor([0.5, -0.2]))
+    torch.testing.assert_close(recursion.coeffs, torch.tensor([0.5, -0.2]).expand(3, 2))
