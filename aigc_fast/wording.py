@@ -17,6 +17,11 @@ def singular(plural: str) -> str:
     return plural.removesuffix("es") if plural.endswith("sses") else plural.removesuffix("s")
 
 
+def told(error: BaseException) -> str:
+    """`ValueError: x is wrong`: an error's kind, and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
 def listed(names: Sequence[object], most: int = _MOST) -> str:
     """`a, b, c`, and where there are more than `most`, how many."""
     text = ", ".join(map(str, names[:most]))

@@ -114,8 +114,8 @@ def new_app(commands: Iterable[Callable[..., None]], version: str, group: type[G
     app = typer.Typer(
         name=PROGRAM,
         cls=group,
-        help="Train models of images, sounds and text, generate with them and measure what they make, on kernels that "
-        "make PyTorch faster.",
+        help="Train models of images, sounds, text and video, generate with them and measure what they make, on "
+        "kernels that make PyTorch faster.",
         epilog=f"Start with:  {PROGRAM} demo",
         context_settings={"obj": version},
         no_args_is_help=True,

@@ -31,6 +31,55 @@ from aigc_fast.wording import counted, three_digits
 
 _DTYPES = tuple(dict.fromkeys(case.dtype for case in CASES))
 
+Op = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--op",
+        metavar="OP",
+        help=with_default(f"Only this one, with all its rows; may come again: {', '.join(OPS)}.", "all of layers"),
+        show_default=False,
+    ),
+]
+Only = Annotated[str, typer.Option(metavar="TEXT", help="Only rows whose label holds it.")]
+Dtype = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dtype", metavar="DTYPE", help=f"Only this one; may come again: {', '.join(_DTYPES)}.", show_default=False
+    ),
+]
+Models = Annotated[bool, typer.Option("--models", help="Whole models too: training steps and generation.")]
+Every = Annotated[bool, typer.Option("--all", help="Every row, rather than those that the README shows; half an hour.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="PyTorch's, and the kernels'.", show_default=False)]
+Seconds = Annotated[float, typer.Option(min=0.01, max=60, help="Time to measure each row for.")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results.", show_default=False)]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Write a page with charts and a roofline.", show_default=False),
+]
+Earlier = Annotated[
+    Path | None,
+    typer.Option("--compare", metavar="FILE", help="Tell what changed since an earlier --json.", show_default=False),
+]
+Share = Annotated[
+    Path | None,
+    typer.Option(
+        "--share",
+        metavar="FILE",
+        help="Write results, machine and versions to attach to a report: no paths, no names.",
+        show_default=False,
+    ),
+]
+Shown = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--from", metavar="FILE", help="Measure nothing, show what --json wrote; may come again.", show_default=False
+    ),
+]
+Keep = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Keep the results of each op in a file by machine.", show_default=False),
+]
+
 
 def _checked(option: str, given: Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:
     for value in given or ():
@@ -130,67 +179,20 @@ def _share(result: Result, path: Path) -> None:
 
 
 def bench(
-    op: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--op",
-            metavar="OP",
-            help=with_default(f"Only this one, with all its rows; may come again: {', '.join(OPS)}.", "all of layers"),
-            show_default=False,
-        ),
-    ] = None,
-    only: Annotated[str, typer.Option(metavar="TEXT", help="Only rows whose label holds it.")] = "",
-    dtype: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--dtype",
-            metavar="DTYPE",
-            help=f"Only this one; may come again: {', '.join(_DTYPES)}.",
-            show_default=False,
-        ),
-    ] = None,
-    models: Annotated[bool, typer.Option("--models", help="Whole models too: training steps and generation.")] = False,
-    every: Annotated[
-        bool, typer.Option("--all", help="Every row, rather than those that the README shows; half an hour.")
-    ] = False,
+    op: Op = None,
+    only: Only = "",
+    dtype: Dtype = None,
+    models: Models = False,
+    every: Every = False,
     device: Device = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="PyTorch's, and the kernels'.", show_default=False)] = None,
-    seconds: Annotated[float, typer.Option(min=0.01, max=60, help="Time to measure each row for.")] = 1.0,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the results.", show_default=False)
-    ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option("--html", metavar="FILE", help="Write a page with charts and a roofline.", show_default=False),
-    ] = None,
-    earlier: Annotated[
-        Path | None,
-        typer.Option(
-            "--compare", metavar="FILE", help="Tell what changed since an earlier --json.", show_default=False
-        ),
-    ] = None,
-    share: Annotated[
-        Path | None,
-        typer.Option(
-            "--share",
-            metavar="FILE",
-            help="Write results, machine and versions to attach to a report: no paths, no names.",
-            show_default=False,
-        ),
-    ] = None,
-    shown: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--from",
-            metavar="FILE",
-            help="Measure nothing, show what --json wrote; may come again.",
-            show_default=False,
-        ),
-    ] = None,
-    keep: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Keep the results of each op in a file by machine.", show_default=False),
-    ] = None,
+    threads: Threads = None,
+    seconds: Seconds = 1.0,
+    json_file: Json = None,
+    html: Html = None,
+    earlier: Earlier = None,
+    share: Share = None,
+    shown: Shown = None,
+    keep: Keep = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Measure this package against PyTorch and other peers that are installed, on this machine.

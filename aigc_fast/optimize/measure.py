@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
+from aigc_fast.wording import told
+
 ROUNDS = 5
 _SECONDS_PER_ROUND = 0.02
 _MOST_CALLS_PER_ROUND = 20
@@ -151,7 +153,7 @@ def captured_calls(model: nn.Module, modules: list[nn.Module], example_inputs: A
             with torch.set_grad_enabled(model.training):
                 model(*args, **kwargs)
         except Exception as error:
-            message = f"example_inputs: the model can't be called with them: {type(error).__name__}: {error}"
+            message = f"example_inputs: the model can't be called with them: {told(error)}"
             raise ValueError(message) from error
     return {module: list(found.values()) for module, found in calls.items()}
 

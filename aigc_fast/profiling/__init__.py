@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from aigc_fast.bench.machine import CPU, described, limits_text, machine_text, placed, probe
+from aigc_fast.files import atomic
 from aigc_fast.optimize import measurable, measure, optimize, report, restore, swapped, times_of
 from aigc_fast.optimize.reporting import Report
 from aigc_fast.profiling.found import OURS, PYTORCH, ModuleTimes, Profile
 from aigc_fast.profiling.recorder import BACKWARD, OPTIMIZER, Recorder, Times, now
 from aigc_fast.runtime.machine import description
 from aigc_fast.runtime.timing import interleaved
+from aigc_fast.wording import told
 
 __all__ = ["ModuleTimes", "Profile", "profile", "watch"]
 
@@ -152,7 +154,7 @@ def _check(forward: Callable[[], Any]) -> None:
     try:
         forward()
     except Exception as error:
-        message = f"inputs: the model can't be called with them: {type(error).__name__}: {error}"
+        message = f"inputs: the model can't be called with them: {told(error)}"
         raise ValueError(message) from error
 
 
@@ -206,9 +208,13 @@ def _traced(path: str | Path | None) -> Iterator[bool]:
     activities = [torch.profiler.ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as found:
-        yield True
-    found.export_chrome_trace(str(path))
+    with atomic(path) as temporary:
+        with torch.profiler.profile(activities=activities) as found:
+            yield True
+        # By the end of its name PyTorch tells whether to compress it.
+        written = temporary.with_name(temporary.name + Path(path).suffix)
+        found.export_chrome_trace(str(written))
+        written.replace(temporary)
 
 
 def _example(model: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:

@@ -40,6 +40,7 @@ _always = setting(TUNE_VARIABLE, ("0", "1"), "0") == "1"
 _tuning: ContextVar[bool] = ContextVar("aigc_fast_tuning", default=_always)
 # By the folder, and the level and the number of threads in force.
 _tables: dict[tuple[Path, str | None, int], dict[str, Measured]] = {}
+_unwritable: set[Path] = set()
 
 
 class Measured(NamedTuple):
@@ -219,7 +220,9 @@ def _record(key: str, result: Measured) -> None:
         with atomic(file) as temporary:
             temporary.write_text(_text(table), encoding="utf-8")
     except (OSError, UserError) as error:
-        log.warning("%s: measurements are not kept: %s", file, error)
+        if file not in _unwritable:
+            _unwritable.add(file)
+            log.warning("%s: measurements are not kept: %s", file, error)
 
 
 def _text(table: Mapping[str, Measured]) -> str:

@@ -1,6 +1,7 @@
 """Profiles: whose time is whose, that nothing is changed, and what is written; no time is asserted."""
 
 import copy
+import gzip
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from test_backends import needs_native
 from torch import nn
 
 import aigc_fast
+from aigc_fast.errors import UserError
 from aigc_fast.optimize.reporting import Entry, Report
 from aigc_fast.profiling import ModuleTimes, Profile, watch
 from aigc_fast.profiling import recorder as recording
@@ -150,11 +152,28 @@ def test_backward_inside_of_backward_counts_once():
     assert recorder.phases["backward"] > times["Net"].backward > 0
 
 
+class Refusing(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("one\ntwo")
+
+
+def test_a_trace_is_written_whole_or_refused_before_anything_runs(tmp_path):
+    net, x = nn.Linear(3, 3), torch.randn(2, 3)
+    with pytest.raises(UserError, match=r"cannot write .*there/a\.json"):
+        aigc_fast.profile(net, x, seconds=0.01, trace=tmp_path / "not" / "there" / "a.json")
+    aigc_fast.profile(net, x, seconds=0.01, trace=tmp_path / "a.json.gz")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json.gz"]
+    with gzip.open(tmp_path / "a.json.gz", "rt") as file:
+        assert json.load(file)["traceEvents"]
+
+
 def test_what_is_no_model_or_no_input_is_refused():
     with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module, got int"):
         aigc_fast.profile(3)
     with pytest.raises(ValueError, match="inputs: the model can't be called with them: RuntimeError"):
         aigc_fast.profile(Net(), torch.randn(1, 3, 5, 5))
+    with pytest.raises(ValueError, match=r"RuntimeError: one$"):
+        aigc_fast.profile(Refusing(), torch.randn(1))
     with pytest.raises(ValueError, match=r"nothing: calls no torch.nn.Module"):
         watch("nothing", lambda: None)
 

@@ -1,5 +1,5 @@
-"""Attention by the Triton kernels of `tiles.py`: few queries with the keys in parts, many in blocks, whose hidden tiles
-of keys are skipped."""
+"""Attention by the Triton kernels of `triton_forward.py` and `triton_backward.py`: few queries with the keys in parts,
+many in blocks, whose hidden tiles of keys are skipped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from aigc_fast.ops.attention import reference, tiles
+from aigc_fast.ops.attention import reference, triton_backward, triton_forward
 from aigc_fast.ops.attention.choice import FEW_TRITON_ROWS
 from aigc_fast.ops.attention.reference import Options
 from aigc_fast.ops.attention.sizes import MOST_PARTS, count_parts, in_rows, seen_keys, sides
@@ -104,7 +104,7 @@ def _seen(asked: Options, sizes: dict[str, int], batches: int, block: dict[str, 
     )
     found = torch.empty(shape, dtype=torch.uint8, device=asked.mask.device)
     numbers = {"groups": shape[1], "shared": shared, "blocks": shape[2], "columns": shape[3]}
-    tiles.look[(found.numel(),)](
+    triton_forward.look[(found.numel(),)](
         found,
         **mask,
         **numbers,
@@ -234,7 +234,7 @@ def _attend(
         out, out_sums = (
             torch.empty((splits, *result.shape), dtype=torch.float32, device=result.device) for result in results
         )
-    tiles.forward[(units * splits,)](
+    triton_forward.forward[(units * splits,)](
         out,
         out_sums,
         query,
@@ -266,7 +266,7 @@ def _sums_places(sums: Tensor) -> dict[str, int]:
 def _combine(results: tuple[Tensor, Tensor], parts: Tensor, part_sums: Tensor, splits: int) -> None:
     output, sums = results
     _, heads, queries, size = output.shape
-    tiles.combine[(sums.numel(),)](
+    triton_forward.combine[(sums.numel(),)](
         output,
         sums,
         parts,
@@ -320,7 +320,7 @@ def _differentiate(results: Sequence[Tensor], *tensors: Tensor, asked: Options, 
     block = _blocks_for_queries(width, query.dtype)
     in_blocks = _in_blocks(bounds and bounds.queries, bounds, sizes["queries"], block["ROWS"], sizes["shared"])
     seen = _seen(asked, sizes, batches, block)
-    tiles.backward_of_queries[(in_blocks["blocks"] * pairs,)](
+    triton_backward.backward_of_queries[(in_blocks["blocks"] * pairs,)](
         to_query,
         *tensors,
         sums,
@@ -334,7 +334,7 @@ def _differentiate(results: Sequence[Tensor], *tensors: Tensor, asked: Options, 
     block = _blocks_for_keys(width, query)
     in_blocks = _in_blocks(bounds and bounds.keys, bounds, sizes["keys"], block["KEYS"])
     seen = _seen(asked, sizes, batches, block)
-    tiles.backward_of_keys[(in_blocks["blocks"] * pairs,)](
+    triton_backward.backward_of_keys[(in_blocks["blocks"] * pairs,)](
         to_key,
         to_value,
         *tensors,

@@ -105,11 +105,12 @@ def _key(kind: str, input: Tensor, weight: Tensor | None, bias: Tensor | None, *
 
 
 def _call(op: Operator, args: tuple[Any, ...], key: Hashable | None) -> Tensor:
-    """Calls the op, and remembers what ran a plain call."""
-    output = op(*args)
-    if key is not None:
-        op.choice.remember(key, (op.choice.runner(args).run, args[3:]))
-    return output
+    """Calls the op, and remembers what runs a plain call."""
+    if key is None:
+        return op(*args)
+    run = op.choice.runner(args).run
+    op.choice.remember(key, (run, args[3:]))
+    return run(*args)
 
 
 def _handed_over(
