@@ -14,6 +14,7 @@ from own_decoders import GPT2S, LLAMAS, VOCABULARY, decoder, prompts, transforme
 import aigc_fast
 from aigc_fast.errors import UserError
 from aigc_fast.models import GPT2, CharTokenizer, IdTokenizer, Llama, load, save
+from aigc_fast.models.text.generating import Speed
 from aigc_fast.ops.decode.engine import State
 from aigc_fast.runtime import native
 
@@ -463,3 +464,8 @@ def test_bad_text_and_settings_of_streams_are_told():
 def test_bad_sizes_are_told(kind, config, words):
     with pytest.raises(ValueError, match=words):
         kind(tokenizer=IdTokenizer(9, 1), **config)
+
+
+def test_a_single_token_is_told_as_one() -> None:
+    assert str(Speed(1, 0.314, 0.314)) == "1 token after 0.31 s"
+    assert str(Speed(5, 0.5, 2.5)) == "5 tokens, 2 tokens/s, the first after 0.50 s"

@@ -58,6 +58,8 @@ class Speed:
         return after / max(self.seconds - self.first if self.seconds > self.first else self.seconds, 1e-9)
 
     def __str__(self) -> str:
+        if self.tokens == 1:
+            return f"1 token after {self.first:.2f} s"
         return f"{self.tokens} tokens, {self.tokens_per_second:.0f} tokens/s, the first after {self.first:.2f} s"
 
 
