@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -23,9 +24,24 @@ def main() -> None:
         package = Path(find_spec("aigc_fast").origin).parent
         new_app([_described(package / "cli", name) for name in COMMANDS], _version(package))(prog_name=PROGRAM)
     else:
-        from aigc_fast.cli import main as run
+        _imported()()
 
-        run()
+
+def _imported() -> Callable[[], None]:
+    """The package's entry point.
+
+    While it is imported Ctrl-C ends the process at once: a KeyboardInterrupt would be a traceback from within torch, or
+    be lost there.
+    """
+    is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_usual:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        from aigc_fast.cli import main as run
+    finally:
+        if is_usual:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    return run
 
 
 def _version(package: Path) -> str:

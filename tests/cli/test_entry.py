@@ -1,6 +1,7 @@
 """The script's beginning: what is answered before torch is imported, and that it is what the commands say."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -46,6 +47,33 @@ def test_what_is_wrong_is_said_by_the_commands():
     assert done.returncode == 2
     assert done.stderr.startswith("aigc-fast: error: No such command 'trian'")
     assert done.stderr.endswith("aigc_fast numpy torch\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there a signal is no reason to end")
+@pytest.mark.parametrize("ignored", [False, True])
+def test_an_interruption_while_the_package_is_imported_ends_it_without_a_word(ignored):
+    handler = "SIG_IGN" if ignored else "default_int_handler"
+    code = f"""
+import os, signal, sys
+class Interrupted:
+    def find_spec(self, name, *args):
+        if name == "aigc_fast.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.{handler})
+sys.meta_path.insert(0, Interrupted())
+sys.argv = ["aigc-fast", "trian"]
+from aigc_fast_cli import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert done.returncode == (2 if ignored else -signal.SIGINT)
+    assert done.stderr.startswith("aigc-fast: error" if ignored else "")
+    assert ignored or not done.stderr
 
 
 def test_the_shell_completes_options_of_commands():
