@@ -141,15 +141,14 @@ def tiles_of_rows(
     KEYS: tl.constexpr,
     BAND: tl.constexpr,
 ):
-    """Which tiles of keys a block of rows sees: from the first to the last of its list, where there is one, or of
-    all."""
-    if tiles is not None:
+    """Which tiles of keys a block of rows sees: from the first to the last of its list, where there are lists, of which
+    `counts` has the lengths, or of all."""
+    if counts is not None:
         first, last = 0, tl.load(counts + listed)
-        tiles += listed * tl.cdiv(keys, KEYS)
     elif BAND:
         low = block * ROWS // shared + offset - left
         high = (block * ROWS + ROWS - 1) // shared + offset + right + 1
         first, last = tiles_between(low, high, keys, KEYS)
     else:
         first, last = 0, tl.cdiv(keys, KEYS)
-    return first, last, tiles
+    return first, last
