@@ -168,7 +168,7 @@ def _blocks(rows: int, width: int, query: Tensor, masked: bool) -> dict[str, int
     """Of forward; the addresses of a mask take registers too."""
     is_float32 = query.dtype == torch.float32
     if width > 128 and is_float32:
-        return _block(16, 16, 8)
+        return _block(16, 16, 8) | {"num_stages": 1}
     if rows <= FEW_TRITON_ROWS:
         return _block(FEW_TRITON_ROWS, 32 if width > 128 or is_float32 else 64, 8 if is_float32 else 4)
     if is_float32:

@@ -106,7 +106,8 @@ def _rows(tensor: Tensor, options: Options) -> tuple[int, int]:
 
 def _aligned(weight: Tensor) -> Tensor:
     """With zeros behind each row, so that all begin where the kernels' accesses may."""
-    weight = TF.pad(weight, (0, -weight.shape[1] % _COLUMNS_AT_ONCE)).contiguous()
+    missing = -weight.shape[1] % _COLUMNS_AT_ONCE
+    weight = TF.pad(weight, (0, missing)) if missing else weight.contiguous()
     return weight.clone() if weight.data_ptr() % (_COLUMNS_AT_ONCE * weight.itemsize) else weight
 
 
