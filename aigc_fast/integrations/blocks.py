@@ -1,8 +1,9 @@
-"""Residual blocks of diffusers and transformers with fewer passes over memory: the same layers, hooks and numbers.
+"""Blocks of diffusers and transformers with fewer passes over memory: the same layers, hooks and numbers.
 
 A block of a known class whose forward is known by its source becomes one of a class derived from it. Layers that nobody
-watches run together, norms and convolutions with the activation that follows, and sums are written where a convolution
-wrote before, if no gradient is wanted. Whatever else the block is asked for, its own forward does.
+watches run together, if no gradient is wanted: norms with the activation that follows, convolutions with the activation
+and the mirrored border before them, and with what is added to them. Whatever else the block is asked for, its own
+forward does.
 """
 
 from __future__ import annotations

@@ -48,9 +48,9 @@ def optimize(
     modules are left. A torch.nn.Sequential in which a convolution is followed by BatchNorm, ReLU, LeakyReLU, Tanh or
     Sigmoid becomes an `aigc_fast.nn.FusedSequential`, which runs them as one call: with a norm at inference, else in
     training too. So does one in which a Linear, GroupNorm, InstanceNorm or LayerNorm is followed by one of these, SiLU,
-    GELU or ELU.
-    Residual blocks of diffusers (ResnetBlock2D, AutoencoderTinyBlock) and transformers (HifiGanResidualBlock,
-    EncodecResnetBlock) become blocks that do the same in fewer passes over memory; other blocks, subclasses, and those
+    GELU or ELU, or in which a ReflectionPad, or an activation other than Sigmoid, comes before a convolution.
+    Blocks of diffusers (ResnetBlock2D, AutoencoderTinyBlock) and transformers (HifiGanResidualBlock, EnCodec's
+    convolutions, residual blocks, encoder and decoder) become blocks that do the same in fewer passes over memory; other blocks, subclasses, and those
     whose forward is not the one that is known are left.
     `report(model)` tells what was done and why; `restore(model)` undoes it.
 

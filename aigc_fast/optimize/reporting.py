@@ -39,7 +39,7 @@ class Report:
         timed: what was timed: "forward", "forward + backward", or None.
         kept_bytes: memory that the packed and folded forms of the model's weights took when the report was made.
         decoders: every model of transformers whose `generate` can run on the engine, and every one of ours.
-        blocks: every residual block of diffusers and transformers that can do with fewer passes over memory.
+        blocks: every block of diffusers and transformers that can do with fewer passes over memory.
     """
 
     layers: tuple[Entry, ...]
