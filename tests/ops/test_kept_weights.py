@@ -238,6 +238,19 @@ def test_a_norm_is_not_folded_where_there_is_no_room(monkeypatch: pytest.MonkeyP
     assert aigc_fast.report(model).kept_bytes == 0
 
 
+def test_what_was_folded_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = aigc_fast.optimize(nn.Sequential(nn.Conv2d(32, 48, 3, padding=1), nn.BatchNorm2d(48)).eval())
+    input, own = torch.randn(2, 32, 24, 24), {tensor.data_ptr() for tensor in model.state_dict().values()}
+    looked_at: list[int] = []
+    digest = native.kernels().digest
+    monkeypatch.setattr(native.kernels(), "digest", lambda *args: (looked_at.append(args[0]), digest(*args))[1])
+    with torch.no_grad():
+        for _ in range(3):
+            model(input)
+    assert looked_at
+    assert set(looked_at) <= own
+
+
 def test_memory_that_is_kept_lies_in_whole_pages_where_it_is_large(room: Callable[[int], None]) -> None:
     room(1 << 30)
     input, weight = torch.randn(1, 256, 16, 16), torch.randn(256, 256, 4, 4)

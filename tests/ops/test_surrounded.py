@@ -148,6 +148,16 @@ def test_values_that_windows_would_spread() -> None:
     torch.testing.assert_close(found, expected, equal_nan=True, atol=1e-4, rtol=1e-4)
 
 
+def test_weights_that_padding_would_spread() -> None:
+    input, weight = made((2, 32, 37, 41), (48, 32, 3, 3))
+    weight[7, 3, 1, 2] = float("inf")
+    added = torch.randn(2, 48, 37, 41)
+    sizes = (1, 1), (1, 1), (1, 1), 1
+    found = surrounded(input, weight, None, sizes, False, Before("leaky_relu", 0.1), added=added)
+    expected = torch.nn.functional.conv2d(torch.nn.functional.leaky_relu(input, 0.1), weight, None, 1, 1) + added
+    torch.testing.assert_close(found, expected, equal_nan=True, atol=1e-4, rtol=1e-4)
+
+
 def declined(**changes: object) -> Tensor | None:
     """What a call gives that would be one call but for the changes."""
     input, weight = made((2, 32, 37, 41), (48, 32, 3, 3))
