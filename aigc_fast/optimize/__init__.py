@@ -50,8 +50,8 @@ def optimize(
     training too. So does one in which a Linear, GroupNorm, InstanceNorm or LayerNorm is followed by one of these, SiLU,
     GELU or ELU, or in which a ReflectionPad, or an activation other than Sigmoid, comes before a convolution.
     Blocks of diffusers (ResnetBlock2D, AutoencoderTinyBlock) and transformers (HifiGanResidualBlock, EnCodec's
-    convolutions, residual blocks, encoder and decoder) become blocks that do the same in fewer passes over memory; other
-    blocks, subclasses, and those whose forward is not the one that is known are left.
+    convolutions, residual blocks, encoder and decoder) become blocks that do the same in fewer passes over memory;
+    other blocks, subclasses, and those whose forward is not the one that is known are left.
     `report(model)` tells what was done and why; `restore(model)` undoes it.
 
     The `generate` of transformers' GPT2LMHeadModel, GPTNeoXForCausalLM, LlamaForCausalLM, MistralForCausalLM and
