@@ -234,7 +234,7 @@ class Seq2SeqTransformer(Decoding):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., vocab_size) of hidden states (..., d_model)."""
-        return TF.linear(hidden, self.embedding.weight)
+        return functional.linear(hidden, self.embedding.weight)
 
     def source_of(self, text: str, *, strict: bool = True) -> np.ndarray:
         """The tokens of a source, int64, with the end behind them; `strict` as for `Tokenizer.encode_array`."""

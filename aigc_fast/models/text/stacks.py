@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
+import aigc_fast.nn as fast
 from aigc_fast import functional
 from aigc_fast.models.text.layers import linear_of
 from aigc_fast.models.text.packed import Lengths, attend
@@ -44,13 +45,13 @@ class Attention(nn.Module):
         self.heads, self.dropped = sizes.nhead, sizes.dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * sizes.d_model, sizes.d_model))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * sizes.d_model)) if sizes.bias else None
-        self.out_proj = nn.Linear(sizes.d_model, sizes.d_model, bias=sizes.bias)
+        self.out_proj = fast.Linear(sizes.d_model, sizes.d_model, bias=sizes.bias)
 
     def projected(self, x: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
         """Some of queries (0), keys (1) and values (2) of (..., d_model), each (..., heads, size)."""
         rows = slice(first * x.shape[-1], (last + 1) * x.shape[-1])
         bias = None if self.in_proj_bias is None else self.in_proj_bias[rows]
-        found = TF.linear(x, self.in_proj_weight[rows], bias)
+        found = functional.linear(x, self.in_proj_weight[rows], bias)
         return found.unflatten(-1, (last + 1 - first, self.heads, -1)).unbind(-3)
 
     def forward(
@@ -107,8 +108,8 @@ class _Layer(nn.Module):
         self.activation = ACTIVATIONS[sizes.activation]
         for name in attentions:
             self.add_module(name, Attention(sizes))
-        self.linear1 = nn.Linear(sizes.d_model, sizes.dim_feedforward, bias=sizes.bias)
-        self.linear2 = nn.Linear(sizes.dim_feedforward, sizes.d_model, bias=sizes.bias)
+        self.linear1 = fast.Linear(sizes.d_model, sizes.dim_feedforward, bias=sizes.bias)
+        self.linear2 = fast.Linear(sizes.dim_feedforward, sizes.d_model, bias=sizes.bias)
 
     def added(self, x: Tensor, part: Sublayer, norm: nn.LayerNorm) -> Tensor:
         """A part with its residual connection, dropout and norm."""
