@@ -32,6 +32,8 @@ struct ProductOf {
     // Steps of B fetched into L2 ahead of use: packed panels come from L3 or memory once per block of rows. 0 where B
     // does not go on in the same direction.
     int64_t steps_ahead = 64;
+    // Whether tiles of rows in turn fetch the vectors of those steps, or all of them the first alone.
+    bool fetches_all = false;
     // So many rows of A, and of C, in succession lie at equal distances: what AMX needs. 0 where that is not known.
     int64_t run = 0;
 };
@@ -50,7 +52,8 @@ __attribute__((noinline)) static void multiply_tile(const ProductOf<A>& p, int64
     for (int r = 0; r < ROWS; ++r)
         a[r] = p.rows[row + r];
     const A* const b_start = p.b + column;
-    const int64_t a_step = p.a_step, b_step = p.b_step, ahead = p.steps_ahead * b_step;
+    const int64_t a_step = p.a_step, b_step = p.b_step;
+    const int64_t ahead = p.steps_ahead * b_step + (p.fetches_all ? row / ROWS % VECTORS * VF : 0);
     for (int64_t t = 0; t < p.batch; ++t) {
         const A* b = b_start + p.b_offsets[t];
         int64_t at = p.a_offsets[t];

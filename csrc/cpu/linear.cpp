@@ -10,7 +10,8 @@ namespace aigc::AIGC_LEVEL::linear {
 namespace {
 
 constexpr int64_t ROW_BLOCK = 16 * TILE_ROWS;
-constexpr int64_t DEPTH_BLOCK = 384;    // elements of a sum before the next rows: a panel's stay near
+// Elements of a sum before the next rows: a panel's stay near, and the next ones come in meanwhile.
+constexpr int64_t DEPTH_BLOCK = 384;
 constexpr int64_t LEAST_WORK = 1 << 16; // multiply-adds that are worth another thread
 constexpr int64_t PACKED_LINES = 64;    // lines of a panel that are packed at a time
 constexpr int64_t TURNED_ROWS = 16;     // rows that are read from columns at a time: a cache line of each
@@ -203,6 +204,8 @@ void run_block(const Rows<A>& in, const A* packed, int64_t panel, int64_t first,
                                    .depth = least(DEPTH_BLOCK, depth - k),
                                    .c = to,
                                    .accumulate = k > 0,
+                                   .steps_ahead = DEPTH_BLOCK,
+                                   .fetches_all = true,
                                    .run = rows};
         multiply(product, rows, panel_vectors(p.columns, panel));
     }
