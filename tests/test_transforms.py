@@ -83,6 +83,10 @@ def check_double_backward(case: Case, inputs: list[Tensor] | None = None) -> Non
     found = second_gradients(case.ours, tensors)
     with aigc_fast.backend("reference"):
         expected = second_gradients(case.theirs, tensors)
+    assert_all_close(found, expected)
+
+
+def assert_all_close(found: list[Tensor | None], expected: list[Tensor | None]) -> None:
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours is None) == (theirs is None)
         if ours is not None:
@@ -194,8 +198,10 @@ def check_dtensor(case: Case) -> None:
         found = case.ours(*tensors)
         assert_close(getattr(found, "full_tensor", lambda: found)(), case.theirs(*plain))
         if found.requires_grad:
-            for ours, theirs in zip(gradients(case.ours, tensors), expected_gradients(case, plain), strict=True):
-                assert_close(ours.full_tensor(), theirs)
+            for derive in (gradients, second_gradients):
+                ours = [None if each is None else each.full_tensor() for each in derive(case.ours, tensors)]
+                with aigc_fast.backend("reference"):
+                    assert_all_close(ours, derive(case.theirs, plain))
 
 
 def check_cuda_graph(case: Case) -> None:
