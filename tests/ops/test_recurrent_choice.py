@@ -13,23 +13,32 @@ from aigc_fast.ops.recurrent import choice
 
 @needs_native
 @pytest.mark.parametrize(
-    ("name", "batch", "graded", "packed", "left"),
+    ("name", "batch", "graded", "packed", "many", "left"),
     [
-        ("LSTM", 8, True, False, True),
-        ("LSTM", 4, True, False, False),
-        ("LSTM", 8, False, False, False),
-        ("LSTM", 8, True, True, False),
-        ("GRU", 8, True, False, False),
+        ("LSTM", 8, True, False, 1 << 20, True),
+        ("LSTM", 7, True, False, 1 << 20, False),
+        ("LSTM", 8, False, False, 1 << 20, False),
+        ("LSTM", 8, True, True, 1 << 20, False),
+        ("LSTM", 8, True, False, 7 * 8 * 64, False),
+        ("GRU", 8, True, False, 1 << 20, False),
     ],
 )
 @pytest.mark.parametrize("intels", [True, False])
 def test_lstms_of_several_sequences_train_by_onednn_on_other_makers_processors(
-    name: str, batch: int, graded: bool, packed: bool, left: bool, intels: bool, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    batch: int,
+    graded: bool,
+    packed: bool,
+    many: int,
+    left: bool,
+    intels: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this PyTorch has no oneDNN")
     monkeypatch.setattr(choice, "is_intels", lambda: intels)
     monkeypatch.setattr(choice.native, "has_wide_vectors", lambda: True)
+    monkeypatch.setattr(choice, "MANY_GRADIENT_UNITS", many)
     network, input = getattr(fast_nn, name)(64, 64), torch.randn(7, batch, 64)
     if packed:
         input = torch.nn.utils.rnn.pack_padded_sequence(input, torch.full((batch,), 7))

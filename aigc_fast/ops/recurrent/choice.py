@@ -8,8 +8,15 @@ import torch
 from torch import Tensor
 
 from aigc_fast.ops.recurrent import cpu, cuda
-from aigc_fast.ops.recurrent.limits import HEAVY_STEP, LEAST_GRADIENT_BATCH, LIGHT_STEP, MOST_ROUNDED_BATCH
-from aigc_fast.ops.recurrent.sizes import GATES, LAYER_NORM_LSTM, LSTM, Options, sizes_of
+from aigc_fast.ops.recurrent.limits import (
+    FEW_GRADIENT_UNITS,
+    HEAVY_STEP,
+    LEAST_GRADIENT_BATCH,
+    LIGHT_STEP,
+    MANY_GRADIENT_UNITS,
+    MOST_ROUNDED_BATCH,
+)
+from aigc_fast.ops.recurrent.sizes import GATES, LAYER_NORM_LSTM, LSTM, Options, Sizes, sizes_of
 from aigc_fast.runtime import native
 from aigc_fast.runtime.autocast import has_autocast
 from aigc_fast.runtime.backends import is_automatic
@@ -128,12 +135,14 @@ def _leave_card(
     return f"the tensors are on {input.device}: PyTorch's own kernels compute there"
 
 
-def _leave_gradients(batch: int) -> Reason:
-    """Why an LSTM that oneDNN has, of so many sequences in float32, is PyTorch's with its gradients, or None."""
+def _leave_gradients(sizes: Sizes) -> Reason:
+    """Why an LSTM that oneDNN has, in float32, is PyTorch's with its gradients, or None."""
     has_onednn = torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()
-    if not has_onednn or is_intels() or not native.has_wide_vectors() or batch < LEAST_GRADIENT_BATCH:
+    if not has_onednn or is_intels() or not native.has_wide_vectors() or sizes.batch < LEAST_GRADIENT_BATCH:
         return None
-    return f"{batch} sequences with gradients: oneDNN's, which PyTorch calls, are as fast or faster on this processor"
+    if sizes.hidden <= FEW_GRADIENT_UNITS and sizes.rows * sizes.hidden >= MANY_GRADIENT_UNITS:
+        return None
+    return f"{sizes.batch} sequences with gradients: oneDNN's, that PyTorch calls, are as fast on this processor"
 
 
 def leave(
@@ -158,7 +167,7 @@ def leave(
     sizes = sizes_of(input, batch_sizes, states, options)
     if input.dtype == torch.float32:
         is_onednns = options.mode == LSTM and batch_sizes is None and not sizes.projected and gradients
-        return _leave_gradients(sizes.batch) if is_onednns else None
+        return _leave_gradients(sizes) if is_onednns else None
     if input.dtype != torch.bfloat16 or gradients or not cpu.takes_pairs(input, sizes):
         return f"{input.dtype}: PyTorch's own kernel computes in it"
     if sizes.batch > MOST_ROUNDED_BATCH:

@@ -17,10 +17,12 @@ WAIT_WORK, WAVE_STEPS, WAVE_SHARE = 1 << 13, 16, 0.3
 # Sequences in bfloat16 up to which weights, not products, take the time: of more, PyTorch multiplies them in tiles.
 MOST_ROUNDED_BATCH = 1
 
-# Sequences of float32 from which an LSTM with gradients is PyTorch's on other makers' processors than Intel's: 0.7 to
-# 1.0 of its speed, at 512 units and more or 64 sequences 0.9 to 1.15; fewer 0.95 to 1.4. AMD EPYC (family 26 model 2),
-# AVX-512 BF16, 2 threads, torch 2.13.0, 2026-11-30, 64 to 512 units.
-LEAST_GRADIENT_BATCH = 5
+# Sequences of float32 from which an LSTM with gradients is PyTorch's on other makers' processors than Intel's: 0.79 to
+# 1.3 of its speed, mostly below 1; fewer 1.1 to 1.9. Of so few units, and so many in all rows together, ours are 1.26
+# to 1.38 times as fast even so: what oneDNN keeps is mapped anew at every call then. AMD EPYC (family 26 model 2),
+# AVX-512 BF16, 2 threads, torch 2.13.0, 2026-11-30, 32 to 512 units.
+LEAST_GRADIENT_BATCH = 8
+FEW_GRADIENT_UNITS, MANY_GRADIENT_UNITS = 128, 1 << 20
 
 # A cell's step: multiply-adds below which the call costs more than the kernel, and weights beyond which they do not
 # stay in the second-level cache beside PyTorch's, which the call looks through for changes. Of CPU time on one thread,
