@@ -16,6 +16,7 @@ from aigc_fast.ops.norm.operators import GROUP_NORM, LAYER_NORM
 from aigc_fast.runtime import native
 from aigc_fast.runtime.activations import FUNCTIONS, Activation, name_and_slope
 from aigc_fast.runtime.arguments import REFUSALS, number, whole
+from aigc_fast.runtime.autocast import any_autocast
 from aigc_fast.runtime.backends import current as backend_in_force
 from aigc_fast.runtime.backends import leave_to_pytorch
 from aigc_fast.runtime.native import PLAIN
@@ -55,13 +56,19 @@ def _check_tensors(input: Tensor, weight: Tensor | None, bias: Tensor | None) ->
 def _check_parameters(
     input: Tensor, shape: tuple[int, ...], per: str, weight: Tensor | None, bias: Tensor | None
 ) -> None:
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise RuntimeError(f"{name} has shape {tuple(tensor.shape)}: expected {shape}, one value per {per}")
+    _check_dtypes(input, weight, bias)
+
+
+def _check_dtypes(input: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+    """Under autocast any are taken: norms compute in float32 there."""
+    if any_autocast():
+        return
     dtypes = (input.dtype, torch.float32) if input.dtype in (torch.bfloat16, torch.float16) else (input.dtype,)
     for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is None:
-            continue
-        if tuple(tensor.shape) != shape:
-            raise RuntimeError(f"{name} has shape {tuple(tensor.shape)}: expected {shape}, one value per {per}")
-        if tensor.dtype not in dtypes:
+        if tensor is not None and tensor.dtype not in dtypes:
             raise RuntimeError(f"{name} has dtype {tensor.dtype}: expected {' or '.join(map(str, dtypes))}, as input")
 
 
@@ -227,6 +234,8 @@ def instance_norm(
             return found
     if running_mean is not None or running_var is not None or not use_input_stats:
         leave_to_pytorch("group_norm", RUNNING_STATISTICS)
+        _check_tensors(input, weight, bias)
+        _check_dtypes(input, weight, bias)
         return reference.instance_norm(*tensors, use_input_stats, momentum, eps, name, slope)
     key = _key("instances", input, weight, bias, eps, name, slope)
     if key is not None and (known := GROUP_NORM.choice.remembered(key)) is not None:

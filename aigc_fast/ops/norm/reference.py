@@ -14,14 +14,9 @@ from aigc_fast.runtime.dtypes import computing_dtype
 
 
 def _fitting(input: Tensor, *parameters: Tensor | None) -> list[Tensor | None]:
-    """The parameters in a dtype that PyTorch's norm of this input takes: float32 beside narrower ones, or the same.
-
-    Others are left as they are, for PyTorch to refuse.
-    """
+    """The parameters in a dtype that PyTorch's norm of this input takes: float32 beside narrower ones, or the same."""
     dtypes = {parameter.dtype for parameter in parameters if parameter is not None}
     computed = computing_dtype(input.dtype)
-    if not dtypes <= {input.dtype, computed}:
-        return list(parameters)
     dtype = input.dtype if dtypes <= {input.dtype} else computed
     return [None if parameter is None else parameter.to(dtype) for parameter in parameters]
 
