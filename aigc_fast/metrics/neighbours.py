@@ -181,8 +181,10 @@ def pairing_grid(images: Tensor, training: Tensor, neighbours: Neighbours, colum
         One image, (C, height, width).
 
     Raises:
+        TypeError: on images that are no tensors.
         ValueError: on images of unlike shapes, or neighbours of others.
     """
+    check_real(images=images, training=training)
     if images.shape[1:] != training.shape[1:] or len(neighbours.index) != len(images):
         raise ValueError(
             f"neighbours: expected those of images {tuple(images.shape)} in training {tuple(training.shape)}, "

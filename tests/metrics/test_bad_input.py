@@ -149,6 +149,8 @@ def test_images_that_do_not_compare_are_named():
     assert nearest(IMAGES[:0], IMAGES).distance.shape == (0,)
     with pytest.raises(ValueError, match=r"^neighbours: expected those of images"):
         metrics.pairing_grid(IMAGES[:3], IMAGES, nearest(IMAGES[:2], IMAGES))
+    with pytest.raises(TypeError, match="images is list: expected a Tensor"):
+        metrics.pairing_grid([1.0], IMAGES, nearest(IMAGES[:2], IMAGES))
 
 
 @pytest.mark.parametrize(("k", "least"), [(1, 4), (2, 5), (5, 11)])
