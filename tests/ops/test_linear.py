@@ -111,6 +111,22 @@ def test_compiled_with_gradients(case: Linear) -> None:
         assert relative_error(ours, theirs) < 1e-5
 
 
+@pytest.mark.parametrize("rows", [1, 4, 300])
+@pytest.mark.parametrize("activation", [None, "gelu"])
+def test_a_bias_of_one_number_is_every_outputs(rows: int, activation: str | None, backend: str) -> None:
+    tensors = [torch.randn(*shape, dtype=torch.double, requires_grad=True) for shape in ((rows, 60), (50, 60), (1,))]
+    wanted = TF.linear(*tensors) if activation is None else TF.gelu(TF.linear(*tensors))
+    floats = [tensor.detach().float().requires_grad_() for tensor in tensors]
+    found = AF.linear(*floats, activation=activation)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
+    gradients = [torch.autograd.grad(each.square().sum(), of) for each, of in ((found, floats), (wanted, tensors))]
+    for ours, exact in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-3, atol=1e-3)
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(AF.linear(*floats, activation=activation), found)
+
+
 class TestBadInput:
     X, W = torch.randn(4, 6), torch.randn(5, 6)
 

@@ -363,6 +363,14 @@ def test_neither_form_of_a_call() -> None:
         AF.lstm(torch.zeros(2, 2, 3))
 
 
+@pytest.mark.parametrize("dropout", [2.0, -0.1])
+def test_a_dropout_that_is_no_probability(dropout: float) -> None:
+    case = Recurrent("GRU", 3, 5, layers=2)
+    input, hx, *params = case.tensors()
+    with pytest.raises(RuntimeError, match=f"dropout={dropout}: expected a probability"):
+        AF.gru(input, hx, params, True, 2, dropout, True, False, False)
+
+
 def test_keyword_arguments() -> None:
     case = Recurrent("GRU", 3, 5)
     input, hx, *params = case.tensors()

@@ -209,6 +209,15 @@ def test_bad_input(backend: str) -> None:
         ):
             with pytest.raises(ValueError, match=message):
                 sample_tokens(*parts, prompt, **options)
+        for options, message in (
+            ({"temperature": "warm"}, "temperature is str: expected a number"),
+            ({"top_p": [0.5]}, "top_p is list: expected a number"),
+            ({"length": 2.5}, "length is float: expected an integer"),
+        ):
+            with pytest.raises(TypeError, match=message):
+                sample_tokens(*parts, prompt, **options)
+        with pytest.raises(TypeError, match="tokens is list: expected a Tensor"):
+            sample_tokens(*parts, [7])
         with pytest.raises(ValueError, match=r"tokens: got torch.int64 of shape \(0,\)"):
             sample_tokens(*parts, prompt[:0])
         with pytest.raises(IndexError, match="tokens: expected 0 to 29, got 30 to 30"):

@@ -89,7 +89,7 @@ def linear(
         input: (..., in_features), of any strides; float32 or bfloat16 on the native kernels, other dtypes and devices
             on PyTorch's.
         weight: (out_features, in_features) or (in_features,), of input's dtype.
-        bias: (out_features,), of input's dtype, or None.
+        bias: (out_features,) or (1,), of input's dtype, or None.
         activation: as for `aigc_fast.functional.group_norm`.
         precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
 
@@ -126,6 +126,8 @@ def linear(
             return reference.linear(input, weight, bias, name, slope)
         rows = input.numel() // (input.shape[-1] or 1)
         input, weight, bias = lowered(input, weight, bias, rows // USES_PER_LOOK)
+    if isinstance(bias, Tensor) and bias.shape == (1,) and isinstance(weight, Tensor) and weight.dim() == 2:
+        bias, key = bias.expand(weight.shape[0]), key if weight.shape[0] == 1 else None
     _check(input, weight, bias)
     args = input, weight, bias, name, slope
     if key is None and _keeps_what_it_takes(name, slope, input, weight, bias):

@@ -80,6 +80,8 @@ def recur(
     options = Options(mode, num_layers, bool(bidirectional), bool(has_biases), bool(batch_first), eps)
     states = tuple(hx) if mode in WITH_CELLS else (hx,)
     drops = bool(dropout) and train and num_layers > 1
+    if drops and not 0 <= dropout <= 1:
+        raise RuntimeError(f"dropout={dropout}: expected a probability between 0 and 1")
     key = None
     if not drops and kind_of_call(input, batch_sizes, *states, *params) == PLAIN:
         weights = weights if input.dtype == torch.float32 else AS_THEY_ARE

@@ -17,6 +17,7 @@ from aigc_fast.ops.random.operators import draw_key
 from aigc_fast.ops.random.philox import words
 from aigc_fast.ops.recurrent import cpu, reference
 from aigc_fast.ops.recurrent.sizes import CODES, WITH_CELLS, Drawing, Options
+from aigc_fast.runtime.arguments import check_types, number, whole
 from aigc_fast.runtime.backends import Choice
 from aigc_fast.runtime.weights import weights_code
 
@@ -44,14 +45,16 @@ def draw_of(temperature: float, top_k: int | None, top_p: float | None) -> Draw:
 
     Raises:
         ValueError: for a temperature below 0, fewer than one token or a probability outside of (0, 1].
+        TypeError: for what is no number.
     """
+    temperature, top_p = number("temperature", temperature), None if top_p is None else number("top_p", top_p)
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature={temperature}: expected a finite number, 0 or more")
     if top_k is not None and (type(top_k) is not int or top_k < 1):
         raise ValueError(f"top_k={top_k}: expected a number of tokens, 1 or more")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p}: expected a probability, above 0 and at most 1")
-    return Draw(float(temperature), top_k or 0, 1.0 if top_p is None else float(top_p))
+    return Draw(temperature, top_k or 0, 1.0 if top_p is None else top_p)
 
 
 def draw_token(logits: Tensor, uniform: float, draw: Draw) -> int:
@@ -109,6 +112,7 @@ def _checked(
     recurrent: nn.RNNBase, embedding: nn.Embedding, head: nn.Linear, tokens: Tensor, state: Any
 ) -> tuple[Tensor, ...]:
     """The states before the tokens."""
+    check_types(tokens=tokens)
     if recurrent.bidirectional:
         raise ValueError(f"recurrent: {recurrent!r} reads its input backwards too, expected one direction")
     size, hidden = recurrent.proj_size or recurrent.hidden_size, recurrent.hidden_size
@@ -179,10 +183,11 @@ def sample_tokens(
 
     Raises:
         ValueError: for shapes or options that do not fit; the message names the argument.
+        TypeError: for tokens that are no tensor and options that are no numbers.
         IndexError: for tokens that `embedding` does not have.
         RuntimeError: where logits are NaN or infinite.
     """
-    draw = draw_of(temperature, top_k, top_p)
+    draw, length = draw_of(temperature, top_k, top_p), whole("length", length)
     if length < 0:
         raise ValueError(f"length={length}: expected a number of tokens, 0 or more")
     with torch.no_grad():
