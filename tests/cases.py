@@ -21,6 +21,8 @@ from aigc_fast.runtime.activations import FUNCTIONS, name_and_slope
 FLOORS = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 6e-3, torch.float16: 1e-3}
 # How many roundings of its inputs a result may be off.
 ROUNDINGS = 8
+# Of a gradient of fewer most may cancel out, or roundings be lucky: its error is that of all gradients together.
+FEW_NUMBERS = 64
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
 

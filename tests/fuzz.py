@@ -21,7 +21,7 @@ import hypothesis
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as TF
-from cases import MASKS, Attention, Convolution, Linear, Norm, Recursion, assert_parity, relative_error
+from cases import FEW_NUMBERS, MASKS, Attention, Convolution, Linear, Norm, Recursion, assert_parity, relative_error
 from memory import poisoned
 from recurrent_cases import Recurrent
 from torch import Tensor
@@ -38,8 +38,6 @@ Compute = Callable[..., Tensor | Sequence[Tensor]]
 BACKENDS = ("auto", "cpu") if native.cpu_reason() is None else ("auto",)
 # Multiply-adds, beyond which an example takes too long.
 MOST_WORK = 3_000_000
-# Of a gradient of fewer most may cancel out, or roundings be lucky: its error is that of all gradients together.
-FEW_NUMBERS = 64
 
 
 @dataclass(frozen=True)

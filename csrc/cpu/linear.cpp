@@ -112,7 +112,8 @@ int64_t row_step(int64_t depth) {
 }
 
 bool lies_by_columns(const Tensor& input) {
-    return input.dimensions == 2 && input.strides[1] != 1 && input.strides[0] == 1;
+    const bool is_matrix = input.dimensions == 2 && input.sizes[1] > 1 && input.dtype() == FLOAT32;
+    return is_matrix && input.strides[0] == 1 && input.strides[1] > 1;
 }
 
 // Rows of a matrix of floats that lies by columns.
