@@ -118,6 +118,27 @@ def test_what_is_pytorchs_depends_on_the_processors_maker(
 
 
 @pytest.mark.parametrize(
+    ("batch", "layout", "level", "left"),
+    [
+        (8, torch.channels_last, "avx512_bf16", True),
+        (1, torch.channels_last, "avx512_bf16", False),
+        (8, torch.contiguous_format, "avx512_bf16", False),
+        (8, torch.channels_last, "avx512", False),
+    ],
+)
+def test_many_pixels_in_bfloat16_and_channels_last_are_pytorchs_by_other_makers_processors(
+    batch: int, layout: torch.memory_format, level: str, left: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "level", lambda: level)
+    for room in (choice, precision):
+        monkeypatch.setattr(room, "is_intels", lambda: False)
+    input = torch.empty(batch, 16, 32, 32, dtype=torch.bfloat16, device="meta").to(memory_format=layout)
+    weight = torch.empty(16, 16, 3, 3, dtype=torch.bfloat16, device="meta")
+    plan = make_plan(tuple(input.shape), tuple(weight.shape), None, (1, 1), (1, 1), (0, 0), (1, 1), 1, False)
+    assert (choice.forward_slower(input, weight, plan, "other") is not None) == left
+
+
+@pytest.mark.parametrize(
     ("channels", "side", "kernel", "layout", "left"),
     [
         ((2, 32), 64, 4, torch.channels_last, True),

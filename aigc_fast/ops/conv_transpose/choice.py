@@ -23,6 +23,7 @@ from aigc_fast.ops.conv_transpose.limits import (
     LARGE_WORK,
     LEAST_GROUP_CHANNELS,
     LEFT_BFLOAT16,
+    LEFT_PAIRS_ELSEWHERE,
     LEFT_WIDE,
     LEFT_WIDE_ELSEWHERE,
     LIGHT_KERNEL,
@@ -135,10 +136,15 @@ def _many_phases(plan: Plan, channels_last: bool) -> str | None:
     return f"stride {max(stride)}: {phases} phases of few products each" if phases > most else None
 
 
-def _is_of_another_maker(dtype: torch.dtype, plan: Plan) -> bool:
-    """Whether the table of other makers' processors than Intel's says all there is to say of it."""
+def _regions_elsewhere(dtype: torch.dtype, plan: Plan) -> Sequence[Region] | None:
+    """The table of other makers' processors than Intel's, where it says all there is to say of the convolution."""
     plain = plan.geometry[-2] == 1 and max(plan.geometry[9:12]) == 1 and not plan.is_matrix
-    return dtype == torch.float32 and plain and has_wide_vectors() and not is_intels()
+    if not plain or not has_wide_vectors() or is_intels():
+        return None
+    if dtype == torch.float32:
+        return LEFT_WIDE_ELSEWHERE
+    in_pairs = dtype == torch.bfloat16 and native.level() == "avx512_bf16" and not _is_of_floats(dtype, plan)
+    return LEFT_PAIRS_ELSEWHERE if in_pairs else None
 
 
 def _lies_where_left(input: Tensor, plan: Plan, channels_last: bool, algorithm: str, regions: Sequence[Region]) -> bool:
@@ -214,8 +220,8 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, algorithm: str) ->
     of_floats = _is_of_floats(input.dtype, plan) and has_wide_vectors()
     if in_channels == 1 and one_phase and not pytorchs_is_slow and of_floats:
         return "one input channel: too few for a product"
-    if _is_of_another_maker(input.dtype, plan):
-        lies_where_left = _lies_where_left(input, plan, channels_last, algorithm, LEFT_WIDE_ELSEWHERE)
+    if (regions := _regions_elsewhere(input.dtype, plan)) is not None:
+        lies_where_left = _lies_where_left(input, plan, channels_last, algorithm, regions)
     else:
         if reason := _slower_of_few_or_strided(input, plan, channels_last, algorithm):
             return reason
@@ -266,7 +272,7 @@ def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, winograd: b
     channels, pixels = large.shape[1] // plan.geometry[-2], prod(large.shape[2:])
     if not _is_of_floats(large.dtype, plan) and rounds_natively() and not plan.is_matrix:
         return "bfloat16 on a processor that multiplies it: PyTorch's weight gradient does so, ours computes in float32"
-    if _is_of_another_maker(large.dtype, plan):
+    if large.dtype == torch.float32 and _regions_elsewhere(large.dtype, plan) is not None:
         wins = plan.multiply_adds < SMALL_WORK or _weight_gradient_wins_elsewhere(large, small, plan, channels_last)
         return None if wins else _weight_gradient_is_as_fast(channels, plan)
     thin = channels_last and pixels >= WINDOWS_PIXELS and channels < GRADIENT_WINDOW_CHANNELS
