@@ -92,6 +92,8 @@ def test_one_channel_is_pytorchs_but_where_it_is_spread_over_many(
         ((8, 32, 64, 64), 3, 1, torch.contiguous_format, "direct", False, False),
         ((8, 3, 64, 64), 3, 1, torch.contiguous_format, "narrow", False, False),
         ((8, 3, 64, 64), 3, 1, torch.channels_last, "narrow", True, True),
+        ((8, 3, 112, 112), 7, 2, torch.contiguous_format, "narrow", True, True),
+        ((2, 3, 224, 224), 16, 16, torch.contiguous_format, "narrow", True, True),
         ((1, 32, 16, 16, 16), 5, 1, torch.contiguous_format, "direct", True, True),
         ((1, 32, 16, 16, 16), 3, 1, torch.contiguous_format, "winograd", False, False),
     ],

@@ -37,6 +37,7 @@ from aigc_fast.ops.conv_transpose.limits import (
     SMALL_WORK,
     WIDE_CHANNELS,
     WIDE_KERNEL,
+    WIDEST_ELSEWHERE,
     WIDEST_KERNEL,
     WINDOW_CHANNELS,
     WINDOWS_PIXELS,
@@ -139,7 +140,7 @@ def _many_phases(plan: Plan, channels_last: bool) -> str | None:
 def _regions_elsewhere(dtype: torch.dtype, plan: Plan) -> Sequence[Region] | None:
     """The table of other makers' processors than Intel's, where it says all there is to say of the convolution."""
     plain = plan.geometry[-2] == 1 and max(plan.geometry[9:12]) == 1 and not plan.is_matrix
-    if not plain or not has_wide_vectors() or is_intels():
+    if not plain or max(plan.geometry[:3]) > WIDEST_ELSEWHERE or not has_wide_vectors() or is_intels():
         return None
     if dtype == torch.float32:
         return LEFT_WIDE_ELSEWHERE

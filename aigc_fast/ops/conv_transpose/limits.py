@@ -104,6 +104,8 @@ LEFT_WIDE = (
     *_LEFT_ON_THREE_AXES,
 )
 _FEW, _SEVERAL = range(2, 5), range(2, _ENDLESS)
+# The widest kernel of the sweep below.
+WIDEST_ELSEWHERE = 7
 # The same on other makers' processors, of one group with any number of channels but one: AMD EPYC (family 26 model 2),
 # 2 threads, torch 2.13.0, 2026-11-30; 3,008 of batches of 1 and 8, 1 to 256 channels, 8 to 256 pixels wide (4 to 32 on
 # three axes), kernels of 1 to 7, strides of 1 and 2. Ours takes 0.4 to 0.95 of PyTorch's speed there in the mean, and
@@ -129,6 +131,7 @@ LEFT_WIDE_ELSEWHERE = (
     Region(2, None, None, None, range(7, _ENDLESS), outputs=range(8, _ENDLESS), algorithm="col2im"),
     Region(2, False, True, False, _ANY, inputs=_FEW, outputs=range(16, _ENDLESS), positions=range(2048, _ENDLESS)),
     Region(2, True, True, None, range(3), inputs=_FEW, outputs=range(16, _ENDLESS), positions=range(4096, _ENDLESS)),
+    Region(2, False, None, True, range(7, _ENDLESS), inputs=_FEW),
     *_LEFT_ON_THREE_AXES,
     Region(3, None, None, False, range(4, _ENDLESS), outputs=range(3, _ENDLESS), algorithm="col2im"),
     Region(3, None, None, True, range(4, _ENDLESS), outputs=range(8, _ENDLESS), algorithm="col2im"),
