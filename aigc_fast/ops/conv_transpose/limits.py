@@ -108,8 +108,8 @@ _FEW, _SEVERAL = range(2, 5), range(2, _ENDLESS)
 WIDEST_ELSEWHERE = 7
 # The same on other makers' processors, of one group with any number of channels but one: AMD EPYC (family 26 model 2),
 # 2 threads, torch 2.13.0, 2026-11-30; 3,008 of batches of 1 and 8, 1 to 256 channels, 8 to 256 pixels wide (4 to 32 on
-# three axes), kernels of 1 to 7, strides of 1 and 2. Ours takes 0.4 to 0.95 of PyTorch's speed there in the mean, and
-# 2.1 times it in the others.
+# three axes), kernels of 1 to 7, strides of 1 and 2. Ours takes 0.74 of PyTorch's speed there in the mean, and 2.1
+# times it in the others.
 LEFT_WIDE_ELSEWHERE = (
     Region(2, None, None, False, range(7, _ENDLESS), algorithm="direct"),
     Region(2, True, True, False, range(4, 7), algorithm="direct"),
@@ -140,7 +140,7 @@ LEFT_WIDE_ELSEWHERE = (
     Region(3, False, None, True, range(4, _ENDLESS), inputs=range(2, 9), positions=range(16384, _ENDLESS)),
 )
 # The same in bfloat16 whose pairs the processor multiplies, in two dimensions: 1,396 on the same machine. Ours takes
-# 0.5 to 0.85 of PyTorch's speed there in the mean, and 2.6 times it in the others.
+# 0.66 of PyTorch's speed there in the mean, and 2.7 times it in the others.
 LEFT_PAIRS_ELSEWHERE = (
     Region(2, None, True, False, _ANY, inputs=_SEVERAL, outputs=_SEVERAL, positions=range(4096, _ENDLESS)),
     Region(2, None, True, True, range(3), inputs=_SEVERAL, outputs=_SEVERAL, positions=range(4096, _ENDLESS)),
