@@ -188,7 +188,7 @@ def _encodec_conv_transpose_refusal(layer: Any) -> Reason:
 def _is_encodec_convolution(layer: nn.Module) -> bool:
     if not is_swapped(layer) or not is_unwatched(layer):
         return False
-    return type(layer).known_as.forward in (_encodec_conv, _encodec_conv_transpose)
+    return type(layer).known_as.forward is _encodec_conv
 
 
 def _encodec_run(layers: Any, x: Tensor, added: Tensor | None = None) -> Tensor:
@@ -207,10 +207,6 @@ def _encodec_run(layers: Any, x: Tensor, added: Tensor | None = None) -> Tensor:
         else:
             x, index, added = found, following + 1, None if is_last else added
     return x if added is None else x + added
-
-
-def _encodec_conv_transpose(layer: Any, hidden_states: Tensor) -> Any:
-    return _encodec_convolved(layer, hidden_states, ("none", 0.0), None)
 
 
 def _encodec_block(block: Any, hidden_states: Tensor) -> Any:
@@ -364,7 +360,7 @@ BLOCKS = (
         "transformers.models.encodec.modeling_encodec",
         "EncodecConvTranspose1d",
         frozenset({"e63806d73da24794"}),
-        _encodec_conv_transpose,
+        _encodec_conv,
         _encodec_conv_transpose_refusal,
     ),
     *(

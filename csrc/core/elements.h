@@ -99,4 +99,15 @@ static inline void for_each_vector(int64_t n, const F& f) {
         f(i, n - i);
 }
 
+// Calls f.operator()<T>() for the type of a dtype.
+template <class F>
+static inline void of_type(int64_t dtype, const F& f) {
+    if (dtype == FLOAT32)
+        f.template operator()<float>();
+    else if (dtype == BFLOAT16)
+        f.template operator()<bfloat16>();
+    else
+        f.template operator()<float16>();
+}
+
 }

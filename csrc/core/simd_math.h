@@ -103,4 +103,18 @@ static inline vf sqrt(vf x) {
 #endif
 }
 
+// The sum of a vector's lanes, in double.
+static inline double total(vf x) {
+    typedef float half_vf __attribute__((vector_size(AIGC_VECTOR_BYTES / 2)));
+    half_vf halves[2];
+    __builtin_memcpy(halves, &x, sizeof(x));
+    const vd pairs = __builtin_convertvector(halves[0], vd) + __builtin_convertvector(halves[1], vd);
+    double lanes[VF / 2];
+    __builtin_memcpy(lanes, &pairs, sizeof(lanes));
+    for (int width = VF / 4; width > 0; width /= 2)
+        for (int i = 0; i < width; ++i)
+            lanes[i] += lanes[i + width];
+    return lanes[0];
+}
+
 }

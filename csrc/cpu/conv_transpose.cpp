@@ -221,19 +221,16 @@ int64_t conv_activation_gradient(const Tensor* inner, const Tensor* of_bias, con
     Scope scope;
     auto* const sums = scope.take<double>(parts * channels);
     with_gradient_at_output(activation, static_cast<float>(slope), [&](const auto& f) {
-        const auto run = [&]<class T>(T* masked) {
-            const auto *const above = static_cast<const T*>(gradient->data()), *const y = static_cast<const T*>(
-                                                                                   output->data());
+        of_type(output->dtype(), [&]<class T>() {
+            auto* const masked = static_cast<T*>(inner->data());
+            const auto* const above = static_cast<const T*>(gradient->data());
+            const auto* const y = static_cast<const T*>(output->data());
             if (planes)
                 mask_planes(masked, above, y, sums, images * channels, pixels, f);
             else
                 mask_pixels(masked, above, y, sums, images * pixels, together, channels, f);
             add_parts(static_cast<T*>(of_bias->data()), sums, parts, channels);
-        };
-        if (output->dtype() == FLOAT32)
-            run(static_cast<float*>(inner->data()));
-        else
-            run(static_cast<bfloat16*>(inner->data()));
+        });
     });
     return true;
 }

@@ -137,10 +137,14 @@ def _many_phases(plan: Plan, channels_last: bool) -> str | None:
     return f"stride {max(stride)}: {phases} phases of few products each" if phases > most else None
 
 
+def _is_swept(plan: Plan) -> bool:
+    """Whether it is of the kind that the tables of regions were measured of: one group, and no dilation."""
+    return plan.geometry[-2] == 1 and max(plan.geometry[9:12]) == 1 and not plan.is_matrix
+
+
 def _regions_elsewhere(dtype: torch.dtype, plan: Plan) -> Sequence[Region] | None:
     """The table of other makers' processors than Intel's, where it says all there is to say of the convolution."""
-    plain = plan.geometry[-2] == 1 and max(plan.geometry[9:12]) == 1 and not plan.is_matrix
-    if not plain or max(plan.geometry[:3]) > WIDEST_ELSEWHERE or not has_wide_vectors() or is_intels():
+    if not _is_swept(plan) or max(plan.geometry[:3]) > WIDEST_ELSEWHERE or not has_wide_vectors() or is_intels():
         return None
     if dtype == torch.float32:
         return LEFT_WIDE_ELSEWHERE
@@ -173,9 +177,12 @@ def _lies_where_left(input: Tensor, plan: Plan, channels_last: bool, algorithm: 
     )
 
 
-def _lies_where_left_by_intels(input: Tensor, plan: Plan, channels_last: bool, algorithm: str) -> bool:
-    plain = plan.geometry[-2] == 1 and max(plan.geometry[9:12]) == 1 and not plan.is_matrix
-    fits = _is_of_floats(input.dtype, plan) and plain and min(input.shape[1], plan.output_shape[1]) > FEW_CHANNELS
+def _lies_where_intels_left_it(input: Tensor, plan: Plan, channels_last: bool, algorithm: str) -> bool:
+    fits = (
+        _is_of_floats(input.dtype, plan)
+        and _is_swept(plan)
+        and min(input.shape[1], plan.output_shape[1]) > FEW_CHANNELS
+    )
     if not (fits and has_wide_vectors() and algorithm in (*_OVER_TAPS, "winograd")):
         return False
     regions = LEFT_WIDE if input.dtype == torch.float32 else LEFT_BFLOAT16
@@ -226,7 +233,7 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, algorithm: str) ->
     else:
         if reason := _slower_of_few_or_strided(input, plan, channels_last, algorithm):
             return reason
-        lies_where_left = _lies_where_left_by_intels(input, plan, channels_last, algorithm)
+        lies_where_left = _lies_where_intels_left_it(input, plan, channels_last, algorithm)
     if lies_where_left:
         return f"kernel {max(kernel)}, stride {max(stride)}: PyTorch's is faster with wide vectors"
     apart = kernel == stride and plan.output_shape[1] <= FEW_CHANNELS

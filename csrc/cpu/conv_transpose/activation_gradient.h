@@ -43,8 +43,7 @@ double mask_line(T* inner, const T* gradient, const T* output, int64_t n, const 
             store_up_to(inner + at, masked, width);
             lanes += masked;
         });
-        for (int i = 0; i < VF; ++i)
-            sum += lanes[i];
+        sum += total(lanes);
     }
     return sum;
 }

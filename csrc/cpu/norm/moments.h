@@ -13,31 +13,6 @@ constexpr int64_t BLOCK = 4096;             // elements
 constexpr int64_t LEAST_ELEMENTS = 1 << 15; // worth another thread
 constexpr int CHAINS = 4;                   // sums at a time, which hide an addition's latency
 
-// Calls f.operator()<T>() for the type of a dtype.
-template <class F>
-inline void of_type(int64_t dtype, const F& f) {
-    if (dtype == FLOAT32)
-        f.template operator()<float>();
-    else if (dtype == BFLOAT16)
-        f.template operator()<bfloat16>();
-    else
-        f.template operator()<float16>();
-}
-
-// The sum of a vector's lanes, in double.
-inline double total(vf x) {
-    typedef float half_vf __attribute__((vector_size(AIGC_VECTOR_BYTES / 2)));
-    half_vf halves[2];
-    __builtin_memcpy(halves, &x, sizeof(x));
-    const vd pairs = __builtin_convertvector(halves[0], vd) + __builtin_convertvector(halves[1], vd);
-    double lanes[VF / 2];
-    __builtin_memcpy(lanes, &pairs, sizeof(lanes));
-    for (int width = VF / 4; width > 0; width /= 2)
-        for (int i = 0; i < width; ++i)
-            lanes[i] += lanes[i + width];
-    return lanes[0];
-}
-
 // Zeros beyond the first `count` lanes.
 inline vf first_lanes(vf x, int64_t count) {
     vi lanes;
