@@ -141,6 +141,28 @@ def test_many_pixels_in_bfloat16_and_channels_last_are_pytorchs_by_other_makers_
 
 
 @pytest.mark.parametrize(
+    ("kernel", "stride", "layout", "left"),
+    [
+        (1, 1, torch.channels_last, True),
+        (1, 1, torch.contiguous_format, False),
+        (1, 2, torch.channels_last, False),
+        (3, 1, torch.channels_last, False),
+    ],
+)
+def test_gradients_of_one_pixels_kernel_in_channels_last_are_pytorchs_by_other_makers_processors(
+    kernel: int, stride: int, layout: torch.memory_format, left: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "level", lambda: "avx512")
+    input = torch.empty(4, 256, 28, 28, device="meta").to(memory_format=layout)
+    weight = torch.empty(64, 256, kernel, kernel, device="meta")
+    sizes = (stride, stride), (kernel // 2,) * 2, (0, 0), (1, 1)
+    plan = make_plan(tuple(input.shape), tuple(weight.shape), None, *sizes, 1, False)
+    for intels, expected in ((False, left), (True, False)):
+        monkeypatch.setattr(choice, "is_intels", lambda intels=intels: intels)
+        assert (choice.leave_gradients(input, weight, plan) is not None) == expected
+
+
+@pytest.mark.parametrize(
     ("channels", "side", "kernel", "layout", "left"),
     [
         ((2, 32), 64, 4, torch.channels_last, True),
@@ -278,3 +300,26 @@ class TestRemembered:
         assert len(set(found)) == len(found)
         assert native.signature(x, None) != native.signature(None, x) != native.signature(x)
         assert native.signature(torch.randn(2, 3, 4)) == found[0]
+
+
+@needs_native
+@pytest.mark.parametrize("transposed", [False, True])
+def test_calls_that_want_gradients_are_remembered_for_whom_they_are(transposed: bool) -> None:
+    function = AF.conv_transpose2d if transposed else AF.conv2d
+    input = torch.randn(2, 64, 14, 14)
+    for groups in (64, 1):
+        weight = torch.randn(64, 64 // groups, 3, 3, requires_grad=True)
+        first, again = (function(input, weight, padding=1, groups=groups) for _ in range(2))
+        assert again.grad_fn.name() == first.grad_fn.name()
+        assert groups == 1 or first.grad_fn.name().startswith("Convolution")
+        with torch.no_grad():
+            plain = function(input, weight, padding=1, groups=groups)
+        assert plain.grad_fn is None
+        torch.testing.assert_close(again, plain)
+        with aigc_fast.backend("cpu"):
+            forced = function(input, weight, padding=1, groups=groups)
+        assert forced.grad_fn.name().startswith("conv")
+        torch.testing.assert_close(forced, plain)
+        gradients = [torch.autograd.grad(output.square().sum(), weight) for output in (first, again, forced)]
+        torch.testing.assert_close(gradients[1], gradients[0])
+        torch.testing.assert_close(gradients[2], gradients[0], rtol=1e-4, atol=1e-4)

@@ -18,7 +18,7 @@ from aigc_fast.runtime.arguments import REFUSALS
 from aigc_fast.runtime.autocast import has_autocast
 from aigc_fast.runtime.backends import current as backend_in_force
 from aigc_fast.runtime.lowered import lowered
-from aigc_fast.runtime.native import PLAIN
+from aigc_fast.runtime.native import PLAIN, WANTS_GRADIENT
 from aigc_fast.runtime.operator import Operator, function_modes, in_force, is_compiling, kind_of_call
 from aigc_fast.runtime.precision import check_precision
 from aigc_fast.runtime.precision import precision as precision_in_force
@@ -100,10 +100,18 @@ def _is_light(input: Tensor, weight: Tensor, groups: int, transposed: int) -> bo
 
 
 def _key(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: object) -> Hashable | None:
-    """What a plain call is remembered by, before anything else is looked at; None for other calls."""
-    if kind_of_call(input, weight, bias) != PLAIN:
+    """What a plain call, or one that wants a gradient, is remembered by, before anything else is looked at; None for
+    other calls."""
+    kind = kind_of_call(input, weight, bias)
+    if kind not in (PLAIN, WANTS_GRADIENT):
         return None
-    return native.signature(input, weight, bias), native.arguments(*rest), native.level(), precision_in_force()
+    return kind, native.signature(input, weight, bias), native.arguments(*rest), native.level(), precision_in_force()
+
+
+def _remember(op: Operator, key: Any, precision: str | None, args: tuple[Any, ...]) -> None:
+    """Keeps what ran a call: of one that wants a gradient PyTorch's function, or that the op has to see it."""
+    runner = in_force(precision).run(op.choice.runner, args)
+    op.choice.remember(key, (runner.run if key[0] == PLAIN else runner.pytorchs, args[3:]))
 
 
 def _call(
@@ -117,7 +125,7 @@ def _call(
     precision: str | None,
     key: Hashable | None,
 ) -> Tensor:
-    """Calls the op on a batch, and remembers what ran a plain one."""
+    """Calls the op on a batch, and remembers what ran it."""
     batched = True
     try:
         if has_autocast(input):
@@ -126,8 +134,7 @@ def _call(
         if batched:
             output = op(input, weight, bias, *sizes, groups, precision=precision)
             if key is not None:
-                runner = in_force(precision).run(op.choice.runner, (input, weight, bias, *sizes, groups))
-                op.choice.remember(key, (runner.run, (*sizes, groups)))
+                _remember(op, key, precision, (input, weight, bias, *sizes, groups))
             return output
         return op(input.unsqueeze(0), weight, bias, *sizes, groups, precision=precision).squeeze(0)
     except REFUSALS:
@@ -161,7 +168,9 @@ def _conv(
         key = _key(input, weight, bias, spatial, stride, padding, dilation, groups, precision)
         if key is not None and (found := ops.conv.choice.remembered(key)) is not None:
             run, rest = found
-            return run(input, weight, bias, *rest)
+            if run is not None:
+                return run(input, weight, bias, *rest)
+            key = None
     except REFUSALS:
         key = None
     is_named = isinstance(padding, str)
@@ -223,7 +232,9 @@ def _conv_transpose(
         key = _key(input, weight, bias, spatial, *rest)
         if key is not None and (found := ops.conv_transpose.choice.remembered(key)) is not None:
             run, rest = found
-            return run(input, weight, bias, *rest)
+            if run is not None:
+                return run(input, weight, bias, *rest)
+            key = None
     except REFUSALS:
         key = None
     sizes, groups = _integers(True, spatial, input, weight, bias, (stride, padding, output_padding, dilation), groups)
