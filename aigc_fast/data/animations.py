@@ -16,7 +16,7 @@ from torch import Tensor
 
 from aigc_fast.data.folder import check_classes, entries
 from aigc_fast.data.notes import Notes, one_line, text_of
-from aigc_fast.data.pictures import opaque, picture_suffixes
+from aigc_fast.data.pictures import opaque, picture_suffixes, upright
 from aigc_fast.data.pillow import DAMAGED, TOO_LARGE, decode, opened, reading
 from aigc_fast.errors import UserError
 from aigc_fast.wording import counted
@@ -159,24 +159,26 @@ def read_source(
     Raises:
         UserError: when a file is damaged, no animation, too large, or of a format whose reader is not installed.
     """
-    reader = _FrameReader(source, size, channels, background, notes)
-    with _problems_told(source.path, max_pixels):
+    with _problems_told(source.path, max_pixels) as said:
+        reader = _FrameReader(source, size, channels, background, notes, said)
         if source.stills is not None:
             frames, fps = reader.of_folder(max_frames)
         elif source.path.suffix.lower() in VIDEO_SUFFIXES:
             frames, fps = reader.of_video(max_frames)
         else:
             frames, fps = reader.of_animation(max_frames)
+    if said:
+        notes.add("read in spite of a warning", source.path, one_line(said[0]))
     array = np.stack(frames) if frames else np.empty((0, size, size, channels), np.uint8)
     array = array.reshape(len(frames), size, size, channels).transpose(0, 3, 1, 2)
     return Recorded(torch.from_numpy(np.ascontiguousarray(array)), fps)
 
 
 @contextmanager
-def _problems_told(path: Path, max_pixels: int) -> Iterator[None]:
+def _problems_told(path: Path, max_pixels: int) -> Iterator[list[str]]:
     try:
-        with reading(max_pixels):
-            yield
+        with reading(max_pixels) as said:
+            yield said
     except UserError:
         raise
     except TOO_LARGE:
@@ -190,8 +192,10 @@ def _problems_told(path: Path, max_pixels: int) -> Iterator[None]:
 
 
 class _FrameReader:
-    def __init__(self, source: Source, size: int, channels: int, background: str, notes: Notes) -> None:
-        self.source, self.size, self.background, self.notes = source, size, background, notes
+    def __init__(
+        self, source: Source, size: int, channels: int, background: str, notes: Notes, said: list[str]
+    ) -> None:
+        self.source, self.size, self.background, self.notes, self.said = source, size, background, notes, said
         self.mode = "L" if channels == 1 else "RGB"
         self.is_seen_through = False
 
@@ -202,11 +206,11 @@ class _FrameReader:
                 if index >= most:
                     break
                 picture.seek(index)
-                decode(picture, [])
-                frames.append(self._fitted(picture))
+                frame = self._upright(picture)
+                frames.append(self._fitted(frame))
                 lengths.append(float(picture.info.get("duration", 0) or 0))
             total = getattr(picture, "n_frames", 1)
-            self._note_size(picture.size)
+            self._note_size(frame.size)
             is_gif = picture.format == "GIF"
         self._tell(total, most)
         if is_gif and not _ends(self.source.path):
@@ -228,12 +232,13 @@ class _FrameReader:
         frames, sizes = [], {}
         for path in self.source.stills[:most]:
             with opened(path) as picture:
-                sizes.setdefault(picture.size, path)
-                if len(sizes) == 1:
-                    decode(picture, [])
-                    frames.append(self._fitted(picture))
+                frame = self._upright(picture)
+                sizes[frame.size] = True
+                if len(sizes) > 1:
+                    break
+                frames.append(self._fitted(frame))
         if len(sizes) > 1:
-            (first, _), (other, _) = list(sizes.items())[:2]
+            first, other = sizes
             told = " and ".join(f"{width} × {height}" for width, height in (first, other))
             self.notes.add("of frames of several sizes, left out", self.source.path, told)
             return [], None
@@ -256,6 +261,10 @@ class _FrameReader:
             reader.close()
         self._note_size(facts["size"])
         return frames, float(facts["fps"]) or None
+
+    def _upright(self, picture: Image.Image) -> Image.Image:
+        decode(picture, self.said)
+        return upright(picture)
 
     def _fitted(self, picture: Image.Image) -> np.ndarray:
         if picture.mode[0] in "IF":

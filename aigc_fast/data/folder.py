@@ -14,11 +14,12 @@ from aigc_fast.data.notes import Notes, text_of
 from aigc_fast.errors import UserError
 from aigc_fast.wording import counted
 
-_OF_PROGRAMS = (
-    *("__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "lost+found"),
-    *("$recycle.bin", "system volume information"),
+_OF_PROGRAMS = re.compile(
+    r"\..*|~\$.*|.*~|#.*#|.*:zone\.identifier|__macosx|__pycache__|(eh)?thumbs\.db(:.*)?|desktop\.ini|picasa\.ini|icon\r"
+    r"|[@#](eadir|recycle|snapshot|tmp)|lost\+found|found\.\d{3}|\$recycle\.bin|system volume information"
+    r"|network trash folder|temporary items"
 )
-"""What file managers and other programs leave behind, in lower case, besides names that start with a point."""
+"""What editors, file managers and file systems leave behind, in lower case."""
 _PART = re.compile(
     r"(.*[_\W])?(train|training|test|testing|val|valid|validation|dev|eval|evaluation)[_\W]?(set|data|images|\d+)?"
 )
@@ -149,7 +150,7 @@ def entries(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _left_by_programs(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in _OF_PROGRAMS
+    return _OF_PROGRAMS.fullmatch(name.casefold()) is not None
 
 
 def indexed(classes: list[str | None]) -> tuple[Tensor | None, tuple[str, ...]]:

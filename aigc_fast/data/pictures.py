@@ -127,7 +127,7 @@ def _read(path: Path, size: int, background: str, max_pixels: int, notes: Notes)
                 notes.add("of several pictures, of which the first was read", path)
             decode(picture, said)
             # Pillow's reader of TIFF has turned it by now, and has no orientation left.
-            whole = _plain(_upright(picture), background, path, notes)
+            whole = _plain(upright(picture), background, path, notes)
     except TOO_LARGE:
         raise UserError(f"{path}: expected at most {max_pixels} pixels (max_pixels), got more") from None
     except MemoryError:
@@ -148,7 +148,8 @@ def _read(path: Path, size: int, background: str, max_pixels: int, notes: Notes)
     return _Picture(square, whole.highest, whole.depth)
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def upright(picture: Image.Image) -> Image.Image:
+    """A decoded picture, turned as its metadata says."""
     # Pillow's exif_transpose also writes the metadata again, which fails on damage that does not touch the picture.
     turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
     return picture if turn is None else picture.transpose(turn)

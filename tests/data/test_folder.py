@@ -119,7 +119,9 @@ def test_what_programs_leave_behind_is_ignored(made):
     folder = made(
         *("cat/a.png", "cat/._a.png", "cat/.DS_Store", "cat/Thumbs.db", "cat/.ipynb_checkpoints/a-checkpoint.png"),
         *("dog/a.png", ".ipynb_checkpoints/a-checkpoint.png", "__MACOSX/cat/._a.png", "__MACOSX/b.png"),
-        *(".hidden/a.png", "desktop.ini", "@eaDir/a.png", "$RECYCLE.BIN/a.png"),
+        *(".hidden/a.png", "desktop.ini", "@eaDir/a.png", "$RECYCLE.BIN/a.png", "#recycle/a.png", "found.000/a.png"),
+        *("Network Trash Folder/a.png", "cat/a.png:Zone.Identifier", "cat/~$a.png", "cat/Picasa.ini", "cat/a.txt~"),
+        *("cat/#a.txt#", "cat/Thumbs.db:encryptable"),
     )
     assert classes_of(folder) == ({"cat": 1, "dog": 1}, ())
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import numpy as np
 import pytest
 import torch
 from memory import forget_peak, peak
-from PIL import Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from aigc_fast.data import load_videos, moving_digits
 from aigc_fast.data.videos import first_frames
@@ -129,6 +130,42 @@ def test_frames_come_in_natural_order_and_one_folder_of_them_is_a_clip(tmp_path)
     starts = {clip[0, 0, 0, 0].item() for clip in torch.cat([clips.frames, clips.held_out])}
     assert starts == {0, 60}
     assert clips.class_names == ()
+
+
+def test_frames_are_turned_upright(tmp_path):
+    upright = np.kron([[250, 90], [20, 170]], np.ones((8, 12))).astype(np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    taken = Image.fromarray(upright).transpose(Image.Transpose.ROTATE_90)
+    for clip in ("a", "b"):
+        (tmp_path / clip).mkdir()
+        for index in range(2):
+            taken.save(tmp_path / clip / f"{index}.png", exif=exif)
+    clips = load_videos(tmp_path, size=16, frames=2)
+    assert (torch.cat([clips.frames, clips.held_out]) == torch.from_numpy(upright[:, 4:-4].copy())).all()
+    assert clips.notes == (
+        "2 files cropped to the middle square and scaled to 16 × 16 pixels (size): a (24 × 16), b (24 × 16)",
+    )
+    turned = first_frames(tmp_path / "a" / "0.png", (1, 16, 16), 1)
+    assert torch.equal(((turned + 1) * 127.5).round().byte()[0, 0], torch.from_numpy(upright[:, 4:-4].copy()))
+
+
+def test_warnings_about_frames_are_one_line_that_names_the_clip(tmp_path, capfd):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[65000], tags.tagtype[65000] = "made by hand", 2
+    for clip in ("a", "b"):
+        (tmp_path / clip).mkdir()
+        for index, frame in enumerate(pictures(2)):
+            frame.save(tmp_path / clip / f"{index}.tif", compression="tiff_lzw", tiffinfo=tags)
+    path = tmp_path / "a" / "1.tif"
+    whole = path.read_bytes()
+    start, notes = int.from_bytes(whole[4:8], "little"), set()
+    for at in range(start, min(start + 250, len(whole))):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        with contextlib.suppress(UserError):
+            notes.update(load_videos(tmp_path, size=16, frames=2).notes)
+    assert any(note.startswith("1 file read in spite of a warning: a (") for note in notes)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_frames_that_last_longer_are_repeated_to_keep_the_pace(tmp_path):
