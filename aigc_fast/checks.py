@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from aigc_fast.errors import UserError
 from aigc_fast.runtime.arguments import check_types, whole
 from aigc_fast.runtime.operator import functorch_level, is_compiling
+
+_LARGEST = 2**63 - 1
+_SHOWN = 100
 
 
 def integer(name: str, value: Any, least: int) -> int:
@@ -16,12 +21,45 @@ def integer(name: str, value: Any, least: int) -> int:
 
     Raises:
         TypeError: where it is no integer.
-        ValueError: where it is less than `least`.
+        UserError: where it is less than `least`, or has more than 64 bits.
     """
     number = whole(name, value)
     if number < least:
-        raise ValueError(f"{name}={number}: expected at least {least}")
+        raise UserError(f"{name}={number}: expected at least {least}")
+    if number > _LARGEST:
+        raise UserError(f"{name}={number}: expected at most {_LARGEST}")
     return number
+
+
+def check_seed(seed: Any) -> None:
+    """Refuses what PyTorch's generators don't take: by TypeError what is no integer, by UserError what is too large."""
+    integer("seed", seed, -_LARGEST - 1)
+
+
+def check_text(**values: Any) -> None:
+    """Refuses, by name, what is neither a str nor None."""
+    for name, value in values.items():
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{name} is {type(value).__name__}: expected a str")
+
+
+def as_path(name: str, value: Any) -> Path:
+    """The path that a str or path-like object names.
+
+    Raises:
+        TypeError: where it is neither.
+        UserError: where no file can be called so.
+    """
+    try:
+        path = Path(value)
+        if "\0" in str(path):
+            raise ValueError("no file's name holds a zero byte")
+        path.exists()
+    except TypeError:
+        raise TypeError(f"{name} is {type(value).__name__}: expected a str or os.PathLike") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}={str(value)[:_SHOWN]!r}: {getattr(error, 'strerror', None) or error}") from None
+    return path
 
 
 def check_real(**tensors: Tensor) -> None:

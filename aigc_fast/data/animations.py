@@ -183,7 +183,7 @@ def _problems_told(path: Path, max_pixels: int) -> Iterator[list[str]]:
         raise
     except TOO_LARGE:
         raise UserError(f"{path}: expected frames of at most {max_pixels} pixels (max_pixels), got more") from None
-    except MemoryError:
+    except (MemoryError, OverflowError):
         raise UserError(f"{path}: does not fit into memory") from None
     except UnidentifiedImageError:
         raise UserError(f"{path}: cannot be read as an animation: it begins as none that Pillow knows") from None

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
+from aigc_fast.checks import as_path, check_text
 from aigc_fast.data.docstrings import described_functions
 from aigc_fast.data.notes import some, text_of
-from aigc_fast.data.text import HELD_OUT, TOKENIZERS, TokenDataset, decoded
+from aigc_fast.data.text import HELD_OUT, TOKENIZERS, TokenDataset, check_split, check_tokenizer, decoded
 from aigc_fast.errors import UserError
 from aigc_fast.models.text import BPETokenizer, CharTokenizer, Tokenizer
 from aigc_fast.wording import counted
@@ -111,16 +112,13 @@ def load_pairs(
         UserError: when a file is missing, holds no pairs, is not of the encoding, or damaged; when the files are of
             different lengths, when there is nothing to hold out, or on a setting that is none.
     """
-    if not 0 <= held_out < 1:
-        raise UserError(f"held_out={held_out}: expected a share of 0 or more, below 1")
-    found = _found(path, targets, (source_field, target_field), encoding)
-    training, held = _split(found, held_out, seed)
+    check_text(encoding=encoding, source_field=source_field, target_field=target_field)
+    check_split(held_out, seed)
     if tokenizer is None:
         tokenizer = CharTokenizer.kind if path is not None and _is_task(path) else BPETokenizer.kind
-    if not isinstance(tokenizer, Tokenizer) and tokenizer not in TOKENIZERS:
-        raise UserError(f"tokenizer={tokenizer!r}: expected one of {', '.join(TOKENIZERS)}")
-    if vocab_size is not None and tokenizer != BPETokenizer.kind:
-        raise UserError(f"vocab_size={vocab_size}: expected tokenizer={BPETokenizer.kind!r} (--tokenizer) with it")
+    check_tokenizer(tokenizer, vocab_size)
+    found = _found(path, targets, (source_field, target_field), encoding)
+    training, held = _split(found, held_out, seed)
     if not isinstance(tokenizer, Tokenizer):
         tokenizer = TOKENIZERS[tokenizer]([text for pair in training for text in pair], vocab_size)
     return PairDataset(
@@ -150,9 +148,9 @@ def _found(
         return _functions()
     if _is_task(path):
         return _sequences(str(path))
-    path = Path(path)
+    path = as_path("path", path)
     if targets is not None:
-        pairs = _side_by_side(path, Path(targets), encoding)
+        pairs = _side_by_side(path, as_path("targets", targets), encoding)
     elif path.suffix.lower() in _JSON:
         pairs = _of_json(_text(path, encoding), path, fields)
     else:
@@ -184,6 +182,8 @@ def _sequences(name: str) -> _Found:
 
 
 def _text(path: Path, encoding: str | None) -> str:
+    if path.is_dir():
+        raise UserError(f"{path}: expected a file of pairs, got a folder")
     try:
         content = path.read_bytes()
     except OSError as error:

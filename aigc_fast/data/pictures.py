@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
 from aigc_fast.data.notes import Notes, one_line
 from aigc_fast.data.pillow import DAMAGED, TOO_LARGE, decode, opened, reading
 from aigc_fast.errors import UserError
+from aigc_fast.runtime.arguments import whole
 
 MAX_PIXELS = 500_000_000
 BACKGROUND = "white"
@@ -49,8 +50,11 @@ def colour_of(background: str) -> tuple[int, int, int]:
     """Red, green and blue of a colour that `PIL.ImageColor` knows.
 
     Raises:
+        TypeError: on what is no text.
         UserError: on another word, or a colour with transparency.
     """
+    if not isinstance(background, str):
+        raise TypeError(f"background is {type(background).__name__}: expected a str")
     try:
         colour = ImageColor.getrgb(background)
     except ValueError:
@@ -58,6 +62,13 @@ def colour_of(background: str) -> tuple[int, int, int]:
     if len(colour) != 3:
         raise UserError(f"background={background!r}: expected a colour, as white, black or #ff8800")
     return colour
+
+
+def check_channels(channels: int | None) -> None:
+    """Refuses what is neither None nor 1, of grey, or 3, of colour: by TypeError what is no integer, else by
+    UserError."""
+    if channels is not None and whole("channels", channels) not in (1, 3):
+        raise UserError(f"channels={channels}: expected 1 or 3")
 
 
 def composited(pixels: np.ndarray, background: str) -> np.ndarray:

@@ -11,13 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aigc_fast.checks import as_path, integer
 from aigc_fast.data.audio import WAV_SUFFIXES
 from aigc_fast.data.dataset import ImageDataset
 from aigc_fast.data.folder import entries, files_below, find_files, indexed
 from aigc_fast.data.idx import find_idx, is_idx_images, read_idx
 from aigc_fast.data.notes import Notes, some, text_of
 from aigc_fast.data.npz import read_npz
-from aigc_fast.data.pictures import BACKGROUND, MAX_PIXELS, colour_of, composited, picture_suffixes, read_pictures
+from aigc_fast.data.pictures import (
+    BACKGROUND,
+    MAX_PIXELS,
+    check_channels,
+    colour_of,
+    composited,
+    picture_suffixes,
+    read_pictures,
+)
 from aigc_fast.errors import UserError
 from aigc_fast.wording import counted
 
@@ -79,16 +88,14 @@ def load(
         UserError: when the data is missing, damaged, empty or of no layout from above, or the size does not fit into
             memory.
     """
-    if size is not None and size < 1:
-        raise UserError(f"size={size}: expected a positive number of pixels")
-    if channels not in (None, 1, 3):
-        raise UserError(f"channels={channels}: expected 1 or 3")
-    if max_pixels < 1:
-        raise UserError(f"max_pixels={max_pixels}: expected a positive number of pixels")
+    if size is not None:
+        integer("size", size, 1)
+    integer("max_pixels", max_pixels, 1)
+    check_channels(channels)
     colour_of(background)
     if path is None:
         return _in_channels(digits(size or DEFAULT_SIZE), channels)
-    path = Path(path)
+    path = as_path("path", path)
     notes = Notes(path if path.is_dir() else path.parent)
     try:
         if path.is_file():

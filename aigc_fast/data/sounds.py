@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from aigc_fast import functional
+from aigc_fast.checks import as_path, check_seed, integer
 from aigc_fast.data.audio import MAX_RATE, WAV_SUFFIXES, read_recording
 from aigc_fast.data.dataset import Dataset
 from aigc_fast.data.folder import files_below, find_files, indexed
 from aigc_fast.data.notes import Notes, some, text_of
 from aigc_fast.errors import UserError
 from aigc_fast.models.vocoder import pulse_train
+from aigc_fast.runtime.arguments import number, whole
 from aigc_fast.wording import counted
 
 DEFAULT_RATE = 16000
@@ -103,16 +105,17 @@ def load_sounds(
             sample at least and 2²⁴ at most, or the rate is above 1 MHz, or below 12,000 Hz where the package makes the
             sounds.
     """
-    if not 1 <= sample_rate <= MAX_RATE:
+    check_seed(seed)
+    if not 1 <= whole("sample_rate", sample_rate) <= MAX_RATE:
         raise UserError(f"sample_rate={sample_rate}: expected 1 to {MAX_RATE} Hz")
-    length = round(seconds * sample_rate) if math.isfinite(seconds) else 0
+    length = round(seconds * sample_rate) if math.isfinite(number("seconds", seconds)) else 0
     if length < 1:
         raise UserError(f"seconds={seconds}: expected at least one sample at {sample_rate} Hz")
     if length > _MAX_LENGTH:
         raise UserError(f"seconds={seconds}: expected at most {_MAX_LENGTH} samples, got {length}")
     if path is None:
         return vowels_and_strings(length, sample_rate=sample_rate, seed=seed)
-    path = Path(path)
+    path = as_path("path", path)
     if not path.is_dir():
         what = "expected a folder of WAV files, got a file" if path.exists() else "no such folder"
         raise UserError(f"{path}: {what}")
@@ -184,8 +187,8 @@ def vowels_and_strings(
         UserError: on a length or number that is not positive, or a lower rate.
     """
     for name, value, least in (("length", length, 1), ("each", each, 1), ("sample_rate", sample_rate, 12000)):
-        if value < least:
-            raise UserError(f"{name}={value}: expected at least {least}")
+        integer(name, value, least)
+    check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     sounds, labels = [], []
     for pitch, formants_of_vowels in zip(_PITCHES, _FORMANTS, strict=True):

@@ -15,11 +15,13 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from aigc_fast.checks import as_path, check_seed, check_text
 from aigc_fast.data.dataset import Dataset
 from aigc_fast.data.folder import files_below
 from aigc_fast.data.notes import Notes, text_of
 from aigc_fast.errors import UserError
 from aigc_fast.models.text import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer
+from aigc_fast.runtime.arguments import number
 from aigc_fast.wording import counted
 
 HELD_OUT = 0.1
@@ -147,13 +149,11 @@ def load_text(
         UserError: when the file or folder is missing or holds no text, when a file is not of the encoding, when there
             is nothing to hold out, or on a setting that is none.
     """
-    if not 0 <= held_out < 1:
-        raise UserError(f"held_out={held_out}: expected a share of 0 or more, below 1")
-    if not isinstance(tokenizer, Tokenizer) and tokenizer not in TOKENIZERS:
-        raise UserError(f"tokenizer={tokenizer!r}: expected one of {', '.join(TOKENIZERS)}")
-    if vocab_size is not None and tokenizer != BPETokenizer.kind:
-        raise UserError(f"vocab_size={vocab_size}: expected tokenizer={BPETokenizer.kind!r} (--tokenizer) with it")
-    documents, name, notes = (_topics(), "Python's help topics", ()) if path is None else _read(Path(path), encoding)
+    check_text(encoding=encoding)
+    check_split(held_out, seed)
+    check_tokenizer(tokenizer, vocab_size)
+    found = (_topics(), "Python's help topics", ()) if path is None else _read(as_path("path", path), encoding)
+    documents, name, notes = found
     training, held = split(documents, held_out, seed)
     known = _common_lines([*training, *held])[len(training) :]
     if any(share > _MOST_IN_COMMON for share in known):
@@ -167,6 +167,21 @@ def load_text(
         notes=notes,
         share=held_out,
     )
+
+
+def check_split(held_out: float, seed: int) -> None:
+    """Refuses what is no share to be held out, or no seed: by TypeError what is no number, else by UserError."""
+    check_seed(seed)
+    if not 0 <= number("held_out", held_out) < 1:
+        raise UserError(f"held_out={held_out}: expected a share of 0 or more, below 1")
+
+
+def check_tokenizer(tokenizer: str | Tokenizer, vocab_size: int | None) -> None:
+    """Refuses, by UserError, what is neither a tokenizer nor the kind of one, or a size that is not its."""
+    if not isinstance(tokenizer, Tokenizer) and tokenizer not in list(TOKENIZERS):
+        raise UserError(f"tokenizer={tokenizer!r}: expected one of {', '.join(TOKENIZERS)}")
+    if vocab_size is not None and tokenizer != BPETokenizer.kind:
+        raise UserError(f"vocab_size={vocab_size}: expected tokenizer={BPETokenizer.kind!r} (--tokenizer) with it")
 
 
 def _topics() -> tuple[str, ...]:

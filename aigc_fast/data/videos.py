@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast import functional
+from aigc_fast.checks import as_path, check_seed, integer
 from aigc_fast.data.animations import (
     ANIMATED_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -25,9 +26,10 @@ from aigc_fast.data.animations import (
 from aigc_fast.data.dataset import Dataset
 from aigc_fast.data.folder import entries, files_below, indexed
 from aigc_fast.data.notes import Notes, some, text_of
-from aigc_fast.data.pictures import BACKGROUND, MAX_PIXELS, colour_of, picture_suffixes
+from aigc_fast.data.pictures import BACKGROUND, MAX_PIXELS, check_channels, colour_of, picture_suffixes
 from aigc_fast.data.readers import digits as still_digits
 from aigc_fast.errors import UserError
+from aigc_fast.runtime.arguments import whole
 from aigc_fast.wording import counted, sized
 
 DEFAULT_SIZE = 32
@@ -141,17 +143,16 @@ def load_videos(
     Raises:
         UserError: when the data is missing, damaged, too short, too large or of no layout from above.
     """
-    for name, value, least in (("size", size, 1), ("frames", frames, 2), ("max_frames", max_frames, 2)):
-        if value < least:
-            raise UserError(f"{name}={value}: expected at least {least}")
-    if channels not in (None, 1, 3):
-        raise UserError(f"channels={channels}: expected 1 or 3")
+    sizes = ("size", size, 1), ("frames", frames, 2), ("max_frames", max_frames, 2), ("max_pixels", max_pixels, 1)
+    for name, value, least in sizes:
+        integer(name, value, least)
+    check_channels(channels)
     colour_of(background)
     if path is None:
-        return moving_digits(digits=digits or 1, size=size, frames=frames, channels=channels or 1)
+        return moving_digits(digits=1 if digits is None else digits, size=size, frames=frames, channels=channels or 1)
     if digits is not None:
         raise UserError(f"digits={digits}: {path} holds other clips than digits that the package moves")
-    path = Path(path)
+    path = as_path("path", path)
     notes = Notes(path if path.is_dir() else path.parent)
     reading = {"background": background, "max_pixels": max_pixels, "max_frames": max_frames, "notes": notes}
     try:
@@ -300,9 +301,10 @@ def moving_digits(
     Method: Srivastava, Mansimov and Salakhutdinov, "Unsupervised Learning of Video Representations using LSTMs", 2015.
     """
     for name, value, least in (("count", count, 1), ("size", size, 16), ("frames", frames, 2)):
-        if value < least:
-            raise UserError(f"{name}={value}: expected at least {least}")
-    if not 1 <= digits <= MOST_DIGITS:
+        integer(name, value, least)
+    check_channels(channels)
+    check_seed(seed)
+    if not 1 <= whole("digits", digits) <= MOST_DIGITS:
         raise UserError(f"digits={digits}: expected 1 to {MOST_DIGITS}")
     stills = still_digits(round(_DIGIT * size))
     images, extents = _cropped(stills.images[:, 0])

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
+from aigc_fast.checks import check_text
 from aigc_fast.errors import UserError
+from aigc_fast.runtime.arguments import check_flags, number, whole
 
 
 def require(holds: bool, name: str, value: object, expected: str) -> None:
     """Refuses a setting that does not hold, by UserError."""
     if not holds:
         raise UserError(f"{name}={value!r}: expected {expected}")
+
+
+_KINDS: dict[str, Callable[[str, Any], Any]] = {
+    "int": whole,
+    "float": number,
+    "str": lambda name, value: check_text(**{name: value}),
+    "bool": lambda name, value: check_flags(**{name: value}),
+}
+
+
+def _check_kind(name: str, value: Any, kinds: Sequence[str]) -> None:
+    """Refuses, by TypeError, a setting that is not of its annotation's kinds."""
+    if not (value is None and "None" in kinds):
+        _KINDS[kinds[0]](name, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +48,7 @@ class TrainingConfig:
         tensorboard: also writes losses and pictures of samples for TensorBoard.
 
     Raises:
+        TypeError: on a value of another kind.
         UserError: on a value out of range.
     """
 
@@ -47,6 +64,8 @@ class TrainingConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        for setting in fields(self):
+            _check_kind(setting.name, getattr(self, setting.name), setting.type.split(" | "))
         for name in ("epochs", "batch_size", "log_interval", "keep_checkpoints"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("shift", "sample_interval", "checkpoint_interval"):

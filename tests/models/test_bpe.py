@@ -82,11 +82,19 @@ def test_bad_configs_are_told(config, words):
         tokenizer_from(config)
 
 
+def test_more_tokens_than_the_text_has_are_asked_for():
+    most = BPETokenizer.train(TEXTS, 10**5)
+    assert BPETokenizer.train(iter(TEXTS), 10**15) == BPETokenizer.train(TEXTS, 2**63 - 1) == most
+    assert most.vocab_size < 10**4
+
+
 def test_bad_training_is_told(tokenizer):
     with pytest.raises(UserError, match="single string"):
         BPETokenizer.train("text")
     with pytest.raises(UserError, match="vocab_size=256: expected at least 257"):
         BPETokenizer.train(TEXTS, 256)
+    with pytest.raises(UserError, match=f"vocab_size={2**70}: expected at most"):
+        BPETokenizer.train(TEXTS, 2**70)
     with pytest.raises(UserError, match="surrogate"):
         tokenizer.encode("a\ud800")
     with pytest.raises(ValueError, match="token 320: expected 0 to"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import json
@@ -532,6 +533,15 @@ def test_weights_that_diverge_in_the_last_step_are_not_saved(run, tmp_path, name
 def test_settings_that_are_not_finite_are_refused(name, setting, value):
     with pytest.raises(UserError, match=rf"{setting}={value}: expected .*finite"):
         default_config(MODELS[name], **{setting: value})
+
+
+@pytest.mark.parametrize("value", ["3", [], 2.5j], ids=repr)
+@pytest.mark.parametrize("name", ["mlp-gan", "vae", "video", "char-rnn", "gpt2", "seq2seq", "ngram"])
+def test_settings_of_another_kind_are_named(name, value):
+    for setting in dataclasses.fields(default_config(MODELS[name])):
+        if setting.type != "str" or value != "3":
+            with pytest.raises(TypeError, match=rf"^{setting.name} is {type(value).__name__}: expected "):
+                default_config(MODELS[name], **{setting.name: value})
 
 
 def test_a_collapsed_generator_is_reported(run, tmp_path, caplog, monkeypatch):

@@ -15,6 +15,7 @@ END = "<|endoftext|>"
 _LEAST = 257
 # Bytes of a character that are not all there may be so many tokens.
 _LONGEST_CHARACTER = 3
+_LONGEST_IN_UTF_8 = 4
 
 
 def library() -> Any:
@@ -83,10 +84,13 @@ class BPETokenizer(Tokenizer):
             raise UserError("texts: expected several documents, got a single string: put it into a list")
         if integer("vocab_size", vocab_size, 1) < _LEAST:
             raise UserError(f"vocab_size={vocab_size}: expected at least {_LEAST}, of 256 bytes and the boundary")
+        texts = list(texts)
+        # Each pair that is joined leaves a byte less; the library takes memory for as many as it is told.
+        most = _LEAST + _LONGEST_IN_UTF_8 * sum(map(len, texts))
         found = byte_level(library().models.BPE())
         alphabet = library().pre_tokenizers.ByteLevel.alphabet()
         trainer = library().trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+            vocab_size=min(vocab_size, most), special_tokens=[END], initial_alphabet=alphabet, show_progress=False
         )
         try:
             found.train_from_iterator(texts, trainer)
