@@ -30,6 +30,7 @@ _IN_DS64 = 0xFFFFFFFF
 # are rare, and cut ones among them rarer.
 _NO_SIZE = 0x7FFFF000
 _CHUNK_NAME = re.compile(rb"[ -~]{4}")
+_OF_FORMAT = (b"fmt ", b"fact")
 _ZERO_CROSSINGS = 10
 _KAISER_BETA = 5.0
 # Numbers that are looked at in one call, about; and the highest rate that is brought to another.
@@ -207,7 +208,13 @@ def _opened(path: str | os.PathLike[str]) -> tuple[Any, str]:
     try:
         file = soundfile.SoundFile(io.BytesIO(content))
     except soundfile.LibsndfileError as error:
-        raise _damaged(path, error) from None
+        # Chunks of metadata that it can't read are nothing to do without the sound for.
+        bare = _bare(content)
+        try:
+            file = soundfile.SoundFile(io.BytesIO(bare))
+        except soundfile.LibsndfileError:
+            raise _damaged(path, error) from None
+        repair = repair or f"{error.error_string.rstrip('.')}; read without the chunks that tell more than the format"
     if file.format not in _FORMATS:
         raise UserError(f"{path}: expected a WAV file, got {file.format}")
     return file, repair
@@ -288,6 +295,15 @@ def _rebuilt(layout: _Layout, samples: bytes) -> bytes:
     return name + struct.pack(f"{layout.order}I", min(len(body), _IN_DS64 - 1)) + body
 
 
+def _bare(content: bytes) -> bytes:
+    """A WAV file of the format and the samples alone; empty where there are none."""
+    layout = _layout(content)
+    if layout is None:
+        return b""
+    needed = tuple(chunk for chunk in layout.before if chunk[:4] in _OF_FORMAT)
+    return _rebuilt(layout._replace(before=needed), content[layout.start : layout.start + layout.size])
+
+
 def _layout(content: bytes) -> _Layout | None:
     """None where there are no samples, or no WAV file."""
     if content[:4] not in (b"RIFF", b"RIFX", b"RF64") or content[8:12] != b"WAVE":
@@ -306,5 +322,8 @@ def _layout(content: bytes) -> _Layout | None:
             long_sizes = struct.unpack_from("<QQ", content, start)
         else:
             before.append(content[at:start] + content[start : start + size] + bytes(size % 2))
-        at = start + size + size % 2
+        at = start + size
+        # Some writers leave the padding out.
+        if content[at : at + 4] not in (b"fmt ", b"data"):
+            at += size % 2
     return None

@@ -183,7 +183,7 @@ def _sequences(name: str) -> _Found:
 
 def _text(path: Path, encoding: str | None) -> str:
     if path.is_dir():
-        raise UserError(f"{path}: expected a file of pairs, got a folder")
+        raise UserError(f"{path}: cannot be read: expected a file of pairs, got a folder")
     try:
         content = path.read_bytes()
     except OSError as error:

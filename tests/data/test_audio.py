@@ -214,6 +214,28 @@ def test_what_follows_the_samples_is_no_sound(tmp_path, caplog, whole):
         read_wav(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *((b"LIST", b"INFOabcdef"), (b"LIST", b"INFOINAM\xff\xff\xff\0ab"), (b"bext", b"abc\0"), (b"smpl", b"abcd")),
+        *((b"LIST", b"INFOabcde"), (b"cue ", struct.pack("<I", 99999)), (b"id3 ", b"ID3abcd")),
+    ],
+)
+def test_metadata_that_libsndfile_does_not_read_cost_no_samples(tmp_path, whole, name, content):
+    chunk = name + struct.pack("<I", len(content)) + content
+    for at in (12, whole.index(b"data")):
+        (tmp_path / "a.wav").write_bytes(whole[:at] + chunk + whole[at:])
+        audio, _ = read_wav(tmp_path / "a.wav")
+        assert torch.equal(audio, read_wav(tmp_path / "whole.wav")[0])
+
+
+def test_a_second_chunk_of_samples_is_left_out_and_told(tmp_path, caplog, whole):
+    (tmp_path / "a.wav").write_bytes(whole + b"data" + struct.pack("<I", 400) + bytes(400))
+    audio, _ = read_wav(tmp_path / "a.wav")
+    assert torch.equal(audio, read_wav(tmp_path / "whole.wav")[0])
+    assert "read without the chunks that tell more than the format" in caplog.text
+
+
 def test_a_tag_in_front_costs_no_samples(tmp_path, whole):
     (tmp_path / "a.wav").write_bytes(whole)
     (tmp_path / "b.wav").write_bytes(b"ID3\3\0\0\0\0\1\2" + bytes(130) + whole)
