@@ -42,6 +42,8 @@ _BREATH = 0.01
 _PEAK = 0.8
 # Beyond what is recorded, and a quarter of an hour at 16 kHz: more than a model can be built for.
 _MAX_LENGTH = 1 << 24
+# Floats overshoot full scale, 1, by a few times at most; beyond they are integers of 16, 24 or 32 bits.
+_LOUDEST, _FULL_SCALES = 8.0, (1 << 15, 1 << 23, 1 << 31)
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,13 @@ def load_sounds(
         seed: of the sounds that the package makes.
 
     Returns:
-        The sounds; their `notes` tell what was left out, filled up, resampled or read in spite of a wrong header.
+        The sounds, floats that hold the values of integers scaled as those are; their `notes` tell what was left out,
+        filled up, scaled, resampled or read in spite of a wrong header.
 
     Raises:
-        UserError: when the folder is missing or holds no WAV files, when a file is damaged, when the length is not a
-            sample at least and 2²⁴ at most, or the rate is above 1 MHz, or below 12,000 Hz where the package makes the
-            sounds.
+        UserError: when the folder is missing or holds no WAV files, when a file is damaged or holds values that are no
+            sound's, when the length is not a sample at least and 2²⁴ at most, or the rate is above 1 MHz, or below
+            12,000 Hz where the package makes the sounds.
     """
     check_seed(seed)
     if not 1 <= whole("sample_rate", sample_rate) <= MAX_RATE:
@@ -136,6 +139,7 @@ def _read_folder(path: Path, length: int, sample_rate: int) -> SoundDataset:
     except OSError as error:
         raise UserError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from None
     segments = [_segments(file, length, sample_rate, notes) for file, _ in found]
+    _bring_to_full_scale([file for file, _ in found], segments, notes)
     classes = [name for (_, name), part in zip(found, segments, strict=True) for _ in part]
     return SoundDataset(torch.cat(segments), *indexed(classes), sample_rate, text_of(path.name), notes.lines)
 
@@ -144,6 +148,21 @@ def _without_sounds(folder: Path) -> UserError:
     there = [text_of(path.relative_to(folder)) for path in files_below(folder)]
     but = f", but {counted(len(there), 'files')}: {some(there)}" if there else ""
     return UserError(f"{folder}: holds no WAV files ({', '.join(WAV_SUFFIXES)}){but}")
+
+
+def _bring_to_full_scale(files: list[Path], segments: list[Tensor], notes: Notes) -> None:
+    """Divides, in place, floats that hold the values of integers by the most that such integers have."""
+    peaks = [part.abs().max().item() for part in segments]
+    beyond = {place: peak for place, peak in enumerate(peaks) if peak > _LOUDEST}
+    if not beyond:
+        return
+    loudest = max(beyond, key=beyond.__getitem__)
+    full = next((level for level in _FULL_SCALES if beyond[loudest] <= level), None)
+    if full is None:
+        raise UserError(f"{files[loudest]}: expected samples from -1 to 1, or integers, got {beyond[loudest]:g}")
+    for place, peak in beyond.items():
+        segments[place] /= full
+        notes.add(f"of floats as large as integers, {full} taken for full scale", files[place], f"up to {peak:g}")
 
 
 def _segments(path: Path, length: int, sample_rate: int, notes: Notes) -> Tensor:

@@ -175,7 +175,7 @@ class Images(Medium):
     def remarks(self, report: ImageReport) -> list[str]:
         """See `Medium.remarks`."""
         shares = "  ".join(f"{index}: {share:.0%}" for index, share in enumerate(report.class_histogram))
-        return [f"Classes, by the classifier:  {shares}"]
+        return [f"Taken for the digits:  {shares}"]
 
     def beside_nearest(self, items: Tensor, training: ImageDataset) -> Tensor:
         """See `Medium.beside_nearest`."""

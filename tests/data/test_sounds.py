@@ -147,6 +147,27 @@ def test_what_was_done_to_sounds_is_told(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("peak", "full"), [(20000, 2**15), (-32768, 2**15), (4e6, 2**23), (2**31, 2**31)])
+def test_floats_that_are_integers_of_more_bits_are_scaled(tmp_path, peak, full):
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 400).astype(np.float32)
+    loud = samples * abs(peak)
+    loud[7] = peak
+    soundfile.write(tmp_path / "a.wav", samples, RATE, "FLOAT")
+    soundfile.write(tmp_path / "b.wav", loud, RATE, "FLOAT")
+    soundfile.write(tmp_path / "c.wav", 10 * samples, RATE, "FLOAT")
+    audio = load_sounds(tmp_path, seconds=400 / RATE)
+    assert torch.equal(audio.audio, torch.from_numpy(np.stack([samples, loud / np.float32(full), 10 * samples])))
+    assert audio.notes == (
+        f"1 file of floats as large as integers, {full} taken for full scale: b.wav (up to {abs(peak):g})",
+    )
+
+
+def test_floats_that_are_no_sound_are_named(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.full(400, 1e20), RATE, "DOUBLE")
+    with pytest.raises(UserError, match=r"a\.wav: expected samples from -1 to 1, or integers, got 1e\+20"):
+        load_sounds(tmp_path)
+
+
 def test_a_folder_without_sounds_tells_what_it_holds(tmp_path):
     (tmp_path / "a.mp3").write_bytes(b"")
     with pytest.raises(UserError, match=r"holds no WAV files \(\.wav, \.wave\), but 1 file: a\.mp3"):
