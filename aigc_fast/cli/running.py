@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +75,7 @@ def run_script(script: Path, arguments: list[str]) -> None:
     """Runs a script as Python would.
 
     Raises:
-        UserError: when it ends with another code than 0.
+        UserError: when it ends with another code than 0, raises, or is no Python.
     """
     with _as_program(script, arguments):
         try:
@@ -82,3 +83,14 @@ def run_script(script: Path, arguments: list[str]) -> None:
         except SystemExit as stop:
             if stop.code not in (None, 0):
                 raise UserError(f"{script}: stopped with {stop.code}") from None
+        except SyntaxError as error:
+            raise UserError(f"{error.filename or script}: line {error.lineno or 1} is no Python: {error.msg}") from None
+        except Exception as error:
+            raise UserError(f"{_place(script, error)}: {type(error).__name__}: {error}") from error
+
+
+def _place(script: Path, error: Exception) -> str:
+    """Where the script was when it came to the error; the script alone where it did not begin."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(script)]
+    return f"{script}: line {lines[-1]}" if lines else str(script)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from pkgutil import resolve_name
 
+from aigc_fast.errors import UserError
 from aigc_fast.generation import Provenance
 from aigc_fast.media.kinds import Kind, Wanted
 from aigc_fast.media.medium import Feed, ItemFeed, Medium
@@ -32,4 +33,12 @@ def read_provenance(path: Path) -> Provenance:
     media = list(all_media().values())
     named = [medium for medium in media if path.name.lower().endswith(medium.suffixes)]
     beside = [medium for medium in media if path.name.lower().endswith(medium.beside)]
-    return next(iter(named + beside + media)).read_provenance(path)
+    if not (named or beside) and not path.is_file():
+        raise UserError(f"{path}: {'expected a file, got a folder' if path.is_dir() else 'no such file'}")
+    try:
+        return next(iter(named + beside + media)).read_provenance(path)
+    except UserError:
+        if named or beside:
+            raise
+        known = ", ".join(dict.fromkeys(suffix for medium in media for suffix in medium.suffixes))
+        raise UserError(f"{path}: expected a generated file, which ends in {known}") from None

@@ -53,7 +53,7 @@ log = logging.getLogger("aigc_fast")
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 _UNHANDLED = (signal.SIG_DFL, signal.default_int_handler)
 _COLLAPSED = 0.2
-_SILENT_KL = 0.01
+_SILENT_KL = 0.1
 _MAY_CHANGE = (
     "epochs",
     "steps",

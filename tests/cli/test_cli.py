@@ -98,6 +98,8 @@ def test_the_script_and_the_module_agree(tmp_path):
         (["explain", "conv_transpose2d", "2x3x4x4", "dtype=whole"], ["dtype", "'whole'"]),
         (["provenance", "missing.png"], ["missing.png: No such file or directory"]),
         (["provenance", "missing.wav"], ["missing.wav"]),
+        (["provenance", "missing"], ["missing: no such file"]),
+        (["provenance", "."], ["expected a file, got a folder"]),
         (["evaluate", "missing"], ["missing"]),
     ],
     ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else None,

@@ -40,3 +40,5 @@ def test_bad_input_is_a_line(tmp_path):
     assert_refused(run("profile", tmp_path / "a.py"), "stopped with 3")
     (tmp_path / "a.py").write_text("x = 1")
     assert_refused(run("profile", tmp_path / "a.py"), "calls no torch.nn.Module")
+    (tmp_path / "a.py").write_text("def f():\n    raise ValueError('a\\nb')\n\nf()")
+    assert_refused(run("profile", tmp_path / "a.py"), "a.py: line 2: ValueError: a b")

@@ -77,7 +77,14 @@ def test_of_typical_calls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "is neither a model"), ("raise SystemExit(3)", "stopped with 3")]
+    ("content", "message"),
+    [
+        (None, "is neither a model"),
+        ("raise SystemExit(3)", "stopped with 3"),
+        ("import torch\ntorch.ones(2) @ torch.ones(3)\n", "script.py: line 2: RuntimeError: "),
+        ("x = 1\ndef f(:\n", "script.py: line 2 is no Python: "),
+        ("\0", "script.py: line 1 is no Python: "),
+    ],
 )
 def test_bad_input_is_a_line(content: str | None, message: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"

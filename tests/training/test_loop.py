@@ -564,9 +564,9 @@ def collapses(caplog):
         ([3.0, 5e-5, 5e-5, 5e-5], "step 9: "),
         ([5e-5, 5e-5, 5e-5, 3.0], "step 9: "),
         ([3.0, 3.0, 3.0, 5e-5], "step 12: "),
-        ([5e-5, 5e-5, 0.1, 0.1], None),
+        ([5e-5, 5e-5, 0.3, 0.3], None),
         ([3.0, 5e-5, 3.0, 3.0], None),
-        ([0.02, 0.02, 0.02, 0.02], None),
+        ([0.2, 0.2, 0.2, 0.2], None),
     ],
 )
 def test_a_collapsed_posterior_is_reported(run, tmp_path, caplog, monkeypatch, kls, warned):
