@@ -295,6 +295,6 @@ def _check_trained_on(model: Model, found: Dataset) -> None:
         count = known.get(found.unit)
         size = f" ({counted(count, found.unit)})" if isinstance(count, int) else ""
         raise UserError(
-            f"{model.name} was trained on {known.get('name')}{size}, not on the {found.name} that come with the "
-            "package: give --data"
+            f"{model.name} was trained on {known.get('name')}{size}, not on what comes with the package "
+            f"({found.name}): give --data"
         )
