@@ -111,11 +111,12 @@ def load_sounds(
     check_seed(seed)
     if not 1 <= whole("sample_rate", sample_rate) <= MAX_RATE:
         raise UserError(f"sample_rate={sample_rate}: expected 1 to {MAX_RATE} Hz")
-    length = round(seconds * sample_rate) if math.isfinite(number("seconds", seconds)) else 0
+    samples = number("seconds", seconds) * sample_rate
+    if samples > _MAX_LENGTH:
+        raise UserError(f"seconds={seconds}: expected at most {_MAX_LENGTH} samples, got {samples:g}")
+    length = round(samples) if samples >= 0 else 0
     if length < 1:
         raise UserError(f"seconds={seconds}: expected at least one sample at {sample_rate} Hz")
-    if length > _MAX_LENGTH:
-        raise UserError(f"seconds={seconds}: expected at most {_MAX_LENGTH} samples, got {length}")
     if path is None:
         return vowels_and_strings(length, sample_rate=sample_rate, seed=seed)
     path = as_path("path", path)

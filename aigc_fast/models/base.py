@@ -49,11 +49,17 @@ def _checked_shape(name: str, shape: Any) -> tuple[int, int, int]:
     return sizes
 
 
+MOST_LAYERS = 10_000
+"""More than any model has; layers are objects, which take memory however small their tensors are."""
+
+
 def check_counts(**values: Any) -> None:
-    """Refuses, by ValueError, what is not a positive int."""
+    """Refuses, by ValueError, what is not a positive int, and more layers than any model has."""
     for name, value in values.items():
         if type(value) is not int or value < 1:
             raise ValueError(f"{name}={value!r}: expected a positive number")
+        if name.endswith("layers") and value > MOST_LAYERS:
+            raise ValueError(f"{name}={value}: expected at most {MOST_LAYERS}")
 
 
 class Model(nn.Module):

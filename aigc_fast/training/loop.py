@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -263,7 +264,7 @@ class _Run:
             self._checkpoint()
         begin = self.trainer.step_count
         self._mark()
-        for inputs, labels, split in islice(self.feed.batches(begin), self.total - begin):
+        for inputs, labels, split in islice(self.feed.batches(begin), min(self.total - begin, sys.maxsize)):
             values = self._timed_step(inputs, labels, split)
             step = self.trainer.step_count
             values |= self._measured(step)

@@ -183,7 +183,7 @@ def test_a_model_is_measured_against_what_it_was_trained_on(tmp_path, folder):
     args = ["train", "mlp-gan", "--hidden", "4", *TINY]
     assert run(*args, "--data", folder, "--out", tmp_path / "pets-run").exit_code == 0
     refused = run("evaluate", tmp_path / "pets-run", "--count", "20")
-    assert_refused(refused, "mlp-gan was trained on pets (24 images), not on the digits", "--data")
+    assert_refused(refused, "was trained on pets (24 images), not on what comes with the package (digits)", "--data")
     measured = run("evaluate", tmp_path / "pets-run", "--count", "20", "--data", folder, "--json")
     assert measured.exit_code == 0, measured.output
     assert json.loads(measured.stdout)["training_count"] == 24
@@ -200,7 +200,7 @@ def test_what_a_file_says_of_its_data_may_be_anything(tmp_path, data):
     save(create("mlp-gan", hidden=2), tmp_path / "m.safetensors", {"data": data})
     result = run("evaluate", tmp_path / "m.safetensors", "--count", "20")
     if isinstance(data, dict):
-        assert_refused(result, "was trained on ['x'], not on the digits")
+        assert_refused(result, "was trained on ['x'], not on what comes with the package (digits)")
     else:
         assert result.exit_code == 0, result.output
 

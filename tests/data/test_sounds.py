@@ -195,7 +195,7 @@ def test_bad_places_and_settings_are_named(tmp_path):
     (tmp_path / "bad.wav").write_bytes(b"hello")
     with pytest.raises(UserError, match=r"bad\.wav"):
         load_sounds(tmp_path)
-    for seconds in (0, -1, float("nan"), float("inf"), 1e-9):
+    for seconds in (0, -1, float("nan"), float("inf"), 1e-9, 1.7e308):
         with pytest.raises(UserError, match="seconds="):
             load_sounds(seconds=seconds)
     with pytest.raises(UserError, match="sample_rate=0"):

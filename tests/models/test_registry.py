@@ -9,8 +9,9 @@ import pytest
 import torch
 from bigram import VERSE, Bigram, BigramConfig, BigramTrainer
 
+from aigc_fast.errors import UserError
 from aigc_fast.media import all_media, medium_of
-from aigc_fast.models import MODELS, LatentModel, load, register
+from aigc_fast.models import MODELS, ByteTokenizer, LatentModel, create, load, register
 from aigc_fast.training import MODEL_FILE, GANConfig, Trainer, default_config, make_trainer, train
 from aigc_fast.training.trainer import trainer_of
 
@@ -42,6 +43,18 @@ def test_every_model_declares_a_medium_and_a_trainer(name):
     assert issubclass(trainer_of(model), Trainer)
     assert isinstance(default_config(model), trainer_of(model).config_type)
     assert model.family
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        *(("gpt2", "num_layers"), ("llama", "num_layers"), ("char-rnn", "num_layers")),
+        *(("seq2seq", "num_encoder_layers"), ("seq2seq", "num_decoder_layers")),
+    ],
+)
+def test_more_layers_than_any_model_has_are_refused_at_once(name, setting):
+    with pytest.raises(UserError, match=rf"{setting}=100000000000: expected at most"):
+        create(name, tokenizer=ByteTokenizer(), **{setting: 10**11})
 
 
 @pytest.mark.usefixtures("_registered")

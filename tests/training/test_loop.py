@@ -535,6 +535,16 @@ def test_settings_that_are_not_finite_are_refused(name, setting, value):
         default_config(MODELS[name], **{setting: value})
 
 
+@pytest.mark.parametrize("length", [{"steps": 10**20}, {"steps": None, "epochs": 10**20}])
+def test_more_steps_than_machines_count_are_begun(run, tmp_path, length):
+    with pytest.raises(InterruptedError):
+        run(tmp_path, **length, callbacks=(_interrupting,))
+
+
+def _interrupting(step, values):
+    raise InterruptedError
+
+
 @pytest.mark.parametrize("value", ["3", [], 2.5j], ids=repr)
 @pytest.mark.parametrize("name", ["mlp-gan", "vae", "video", "char-rnn", "gpt2", "seq2seq", "ngram"])
 def test_settings_of_another_kind_are_named(name, value):

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aigc_fast.errors import UserError
+from aigc_fast.models.base import MOST_LAYERS
 from aigc_fast.models.storage import MappedFile, contiguous, opened
 from aigc_fast.models.text.subwords import BPETokenizer, IdTokenizer, byte_level, library
 from aigc_fast.models.text.tokenizers import Tokenizer, tokenizer_from
@@ -33,7 +34,6 @@ _TOKENIZER, _TOKENIZER_CONFIG, _OWN_TOKENIZER = "tokenizer.json", "tokenizer_con
 _WRITTEN = {CONFIG, GENERATION, WEIGHTS, _TOKENIZER, _TOKENIZER_CONFIG, _OWN_TOKENIZER}
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _HEAD = "lm_head.weight"
-_MOST_LAYERS = 10_000
 _GREATEST = 1e300
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -277,7 +277,7 @@ def _folder(path: Path) -> Source:
     generation = _generation(path, facts)
     config = _READING[name](facts) | {"generation": generation}
     layers = config["num_layers"]
-    if layers > min(len(files), _MOST_LAYERS):
+    if layers > min(len(files), MOST_LAYERS):
         raise UserError(f"{path / CONFIG}: says {layers} layers, and there are {len(files)} tensors in all")
 
     mapped = {file: MappedFile(file) for file in headers}
