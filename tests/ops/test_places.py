@@ -99,8 +99,11 @@ def rows_far_apart(tensor: Tensor) -> Tensor:
     return far_apart(*tensor.shape, step=2**31 + 3).copy_(tensor) if tensor.dim() and len(tensor) > 1 else tensor
 
 
+IN_ADDRESSES_ALONE = [HERE[0], *LEVELS, *(place for place in ELSEWHERE if place in (EMULATOR[0], INTERPRETER))]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no memory of addresses alone")
-@pytest.mark.parametrize(("call", "place"), pairs(list(FIRST.values()), [HERE[0], *LEVELS]))
+@pytest.mark.parametrize(("call", "place"), pairs(list(FIRST.values()), IN_ADDRESSES_ALONE))
 def test_values_and_gradients_of_tensors_whose_rows_lie_beyond_32_bits(call: Call, place: Place) -> None:
     check(call, place, rows_far_apart)
 

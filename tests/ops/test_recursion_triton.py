@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
 from cases import Recursion, assert_parity, relative_error, stable_coeffs
+from memory import far_apart
 from places import INTERPRETER
 from torch import Tensor
 from watching import INTERPRETED, launches
@@ -57,6 +59,15 @@ def test_interpreted_every_op(order: int, kind: str, sign: int) -> None:
     # Filters of high order are ill-conditioned: the reference in float32 errs as much.
     for ours, theirs, wanted in zip(found, expected(x, coeffs, state), exact, strict=True):
         assert_parity(ours, theirs, wanted, kind, floor=INTERPRETER.floor(torch.float32))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no memory of addresses alone")
+def test_interpreted_coefficients_beyond_32_bits() -> None:
+    x, coeffs = Recursion(3, 6, 2, "varying", False).tensors()
+    # A step's stride is of 32 bits, what comes of the last steps is not.
+    apart = far_apart(6, 3, 2, step=2**29).copy_(coeffs.transpose(0, 1)).transpose(0, 1)
+    assert torch.equal(RECURSION(x, apart, None, 1), RECURSION(x, coeffs, None, 1))
+    assert torch.equal(RECURSION_TRANSPOSED(x, apart, 1), RECURSION_TRANSPOSED(x, coeffs, 1))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -454,7 +454,7 @@ def prepare_forward(
 
     def run(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
         output = input.new_empty_strided(shape, strides)
-        tensors = output, input, _channels_innermost(weight), bias
+        tensors = output, input, _channels_innermost(weight), None if bias is None else bias.detach().contiguous()
         with current(input):
             _convolve[(launch.programs,)](
                 *tensors, slope, *launch.numbers, ACTIVATION=activation, **launch.options, num_stages=_STAGES

@@ -62,7 +62,8 @@ def _run(
         given = tl.load(x + (b * x_row)[:, None] + n[None, :], mask=inside, other=0.0)
         found = given
         for r in tl.static_range(SLOTS):
-            step = tl.minimum(begin + r, length - 1)
+            # Of 64 bits, as what is multiplied with strides must be.
+            step = tl.minimum(begin + r, length - 1).to(tl.int64)
             if REVERSED:
                 step = length - 1 - step
             this = (slot == r)[None, :]
