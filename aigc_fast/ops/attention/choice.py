@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import math
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -28,6 +33,9 @@ from aigc_fast.runtime.machine import is_intels
 from aigc_fast.runtime.native import has_wide_vectors, rounds_natively
 from aigc_fast.runtime.operator import functorch_level, is_compiling, plain_eager
 
+# PyTorch's kernel for sequences of various lengths: what it computes in, and its heads' sizes.
+_OF_16_BITS = torch.bfloat16, torch.float16
+_MOST_FLASH_SIZE, _EVEN_FLASH_SIZE = 256, 8
 # What a program of Triton's keeps at a time, and the rows, queries of heads that share keys, of its smallest block.
 MOST_TRITON_SIZE, FEW_TRITON_ROWS = 256, 16
 # Four times as many are counted in 32 bits.
@@ -179,6 +187,39 @@ def leave(
     if query.dtype not in UP_TO_FLOAT32 and not _needs_gradient(query, key, value):
         return f"{query.dtype}: PyTorch's own kernel computes in it"
     return None
+
+
+@cache
+def pytorchs_varlen(grouped: bool) -> Callable[..., Tensor] | None:
+    """PyTorch's function for sequences of various lengths, where this torch has it with a band and, if `grouped`, for
+    heads that share keys."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    wanted = {"scale", "window_size", *(["enable_gqa"] if grouped else [])}
+    return varlen_attn if wanted <= inspect.signature(varlen_attn).parameters.keys() else None
+
+
+def leave_varlen(query: Tensor, key: Tensor, value: Tensor, scale: float, is_plain: bool) -> Reason:
+    """Why a call with sequences of various lengths is PyTorch's own, or None.
+
+    Args:
+        query, key, value, scale: as for the public function.
+        is_plain: whether nothing is asked for but the output: no dropout, sums, splits or cache.
+    """
+    if not (query.is_cuda and is_plain and query.dtype in _OF_16_BITS and plain_eager() and is_automatic()):
+        return None
+    size, tensors = query.shape[2], (query, key, value)
+    fits = value.shape[2] == size <= _MOST_FLASH_SIZE and size % _EVEN_FLASH_SIZE == 0 and 0.0 < scale < math.inf
+    if not (fits and all(tensor.numel() and tensor.stride(2) == 1 for tensor in tensors)):
+        return None
+    # It is told the greatest lengths, at which a capture cannot look.
+    if torch.cuda.is_current_stream_capturing() or devices.too_old_for_triton(query.device.index) is not None:
+        return None
+    if pytorchs_varlen(key.shape[1] != query.shape[1]) is None:
+        return None
+    return f"{query.dtype} on {query.device}: PyTorch's own kernel computes there"
 
 
 def leave_projections(query: Tensor, key: Tensor, value: Tensor, even_heads: bool, training: bool) -> bool:

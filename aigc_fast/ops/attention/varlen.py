@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from aigc_fast.ops.attention.choice import leave_varlen, pytorchs_varlen
 from aigc_fast.ops.attention.operators import VARLEN
+from aigc_fast.ops.attention.reference import bounds
 from aigc_fast.ops.random.operators import draw_key
 from aigc_fast.runtime import rows
 from aigc_fast.runtime.arguments import check_probability, check_types, number
 from aigc_fast.runtime.autocast import autocast, has_autocast
+from aigc_fast.runtime.backends import leave_to_pytorch
 from aigc_fast.runtime.recording import is_symbolic, record
 
 
@@ -48,8 +52,8 @@ def varlen_attn(
     """Attention inside each of several sequences without padding, `torch.nn.attention.varlen.varlen_attn`.
 
     What PyTorch has for CUDA alone, on the CPU, in float32 too: each sequence by `scaled_dot_product_attention`'s
-    kernels, long ones on all threads, short ones side by side. Method: Dao et al., "FlashAttention", 2022; pages of
-    keys and values: Kwon et al., "PagedAttention", 2023.
+    kernels, long ones on all threads, short ones side by side. On CUDA in 16 bits PyTorch's own kernel computes what it
+    can. Method: Dao et al., "FlashAttention", 2022; pages of keys and values: Kwon et al., "PagedAttention", 2023.
 
     Args:
         query: (T_q, H, E), the queries of all sequences one after the other; any strides.
@@ -108,12 +112,34 @@ def varlen_attn(
         scale = query.size(-1) ** -0.5 if query.size(-1) else 1.0
     scale = number("scale", scale)
     cache = _splits(num_splits), seqused_k, block_table
+    is_plain = seqused_k is None and not (dropout_p or wants_sums or cache[0])
+    if (reason := leave_varlen(query, key, value, scale, is_plain)) is not None:
+        leave_to_pytorch(VARLEN.name, reason)
+        return _by_pytorch(query, key, value, cu_seq_q, cu_seq_k, (left, right), scale)
     philox_key = _key_of_dropout(query, dropout_p, generator, seqused_k)
     if philox_key is not None and rows.layouts and generator is None:
         philox_key = _of_whole(philox_key, len(cu_seq_q) - 1)
     rest = philox_key, float(dropout_p), left, right, scale
     output, sums = VARLEN(query, key, value, cu_seq_q, cu_seq_k, *rest, *cache)
     return (output, sums) if wants_sums else output
+
+
+def _by_pytorch(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    window_size: tuple[int, int],
+    scale: float,
+) -> Tensor:
+    """The output by PyTorch's own function, once the bounds are seen to be some."""
+    of_both = bounds("cu_seq_q", cu_seq_q, len(query)), bounds("cu_seq_k", cu_seq_k, len(key))
+    longest = (max(last - first for first, last in pairwise(found)) for found in of_both)
+    given = (cumulated.int().contiguous() for cumulated in (cu_seq_q, cu_seq_k))
+    grouped = key.shape[1] != query.shape[1]
+    shared = {"enable_gqa": True} if grouped else {}
+    return pytorchs_varlen(grouped)(query, key, value, *given, *longest, scale=scale, window_size=window_size, **shared)
 
 
 def _wants_sums(return_aux: Any) -> bool:
