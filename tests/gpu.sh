@@ -4,7 +4,7 @@
 #
 # Writes at most eight files to $OUT (by default out/gpu): a log of each part and a summary, whose lines say what each
 # part returned. What is not installed is told and left out. All parts share $SECONDS_IN_ALL (300) seconds: each has a
-# limit of its own and leaves to those after it what they need.
+# limit of its own, here of 300 and more of more, and leaves to those after it what they need.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
@@ -21,7 +21,7 @@ say() { echo "$*" | tee -a "$summary"; }
 
 # Runs a part under a limit of seconds, with so many left for the parts after it; its output is in a file of its name.
 part() {
-    local name=$1 seconds=$2 kept=$3
+    local name=$1 seconds=$(($2 * in_all / 300)) kept=$(($3 * in_all / 300))
     shift 3
     local from=$SECONDS status=0 left=$((end - SECONDS - kept))
     [ "$left" -lt "$seconds" ] && seconds=$left
@@ -35,10 +35,12 @@ part() {
 }
 
 build() {
+    local generator=()
+    command -v ninja >/dev/null && generator=(-G Ninja)
     local defines=(-DCMAKE_BUILD_TYPE=Release -DAIGC_FAST_CUDA="${AIGC_FAST_CUDA:-ON}" -DSKBUILD_PROJECT_VERSION="$version")
-    cmake -S . -B build_gpu -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" \
+    cmake -S . -B build_gpu "${generator[@]}" -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" \
         -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" "${defines[@]}" &&
-        cmake --build build_gpu --parallel &&
+        cmake --build build_gpu --parallel "$(nproc)" &&
         cp --remove-destination build_gpu/_C*.so aigc_fast/
 }
 
@@ -50,11 +52,16 @@ export python version
 part build 170 115 bash -c build || failed=1
 # The files that have such tests: to collect the others takes longer than these.
 mapfile -t files < <(grep -rlE 'mark\.gpu|ELSEWHERE' tests --include='test_*.py')
-part tests 80 70 "$python" -m pytest -q -p no:cacheprovider -m gpu "${files[@]}" || failed=1
+# Most of their time Triton compiles, which each process does for itself.
+processes=()
+"$python" -c 'import xdist' 2>/dev/null && processes=(-n "$(nproc)")
+part tests 110 70 "$python" -m pytest -q -p no:cacheprovider "${processes[@]}" -m gpu "${files[@]}" || failed=1
+# Every kernel of CUDA C++ once, and those whose blocks wait for each other as much as they do.
+of_sanitizer="lie_otherwise or ar_recursion or (attention and 1.4.1.300) or TestBlocksThatWait"
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
         part "$tool" 30 40 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest -q -p no:cacheprovider \
-            -m gpu tests/ops/test_places.py -k "cuda and (1025 or 113 or 5.130) and not auto and not reference" || failed=1
+            -m gpu tests/ops/test_places.py tests/test_cuda.py -k "cuda and ($of_sanitizer) and not (auto or reference or triton)" || failed=1
     done
 else
     say "compute-sanitizer: not installed"

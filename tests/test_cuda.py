@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import relative_error
 from places import EMULATOR
 from torch import Tensor
 
@@ -19,6 +20,7 @@ import aigc_fast
 import aigc_fast.functional as AF
 from aigc_fast.ops.random import reference
 from aigc_fast.ops.random.operators import DROPOUT, NORMAL, UNIFORM, draw_key
+from aigc_fast.ops.recursion.operators import RECURSION
 from aigc_fast.ops.reparameterize.operators import REPARAMETERIZE
 from aigc_fast.runtime import native
 from aigc_fast.runtime.dtypes import DTYPES
@@ -141,6 +143,54 @@ def test_the_emulation_must_be_asked_for() -> None:
     if not native.is_emulated:
         with aigc_fast.backend("cuda"), pytest.raises(RuntimeError, match="cuda: the tensors are on cpu"):
             AF.dropout(torch.ones(3))
+
+
+ON_MANY_PROCESSORS = pytest.mark.parametrize(
+    ("device", "much"),
+    [pytest.param("cpu", 1, marks=emulated, id="emulated"), pytest.param("cuda", 512, marks=pytest.mark.gpu)],
+)
+
+
+class TestBlocksThatWait:
+    """Blocks that wait for each other, more of them than a card has processors where there is one, time after time."""
+
+    @pytest.fixture(autouse=True)
+    def _has_kernels(self) -> None:
+        if (reason := native.cuda_reason() or native.cpu_reason()) is not None:
+            pytest.skip(reason)
+
+    @ON_MANY_PROCESSORS
+    def test_series_in_one_pass(self, device: str, much: int) -> None:
+        x, coeffs, state = torch.randn(3, 8192 * much + 5), torch.tensor([[0.9], [-0.95], [0.5]]), torch.randn(3, 1)
+        with aigc_fast.backend("cpu"):
+            exact = RECURSION(x.double(), coeffs.double(), state.double(), 1)
+        given = [tensor.to(device) for tensor in (x, coeffs, state)]
+        with aigc_fast.backend("cuda"):
+            first, *others = (RECURSION(*given, 1).cpu() for _ in range(5))
+        assert relative_error(first, exact) < 1e-5
+        assert all(torch.equal(first, other) for other in others)
+
+    @ON_MANY_PROCESSORS
+    @pytest.mark.parametrize(("mode", "gates"), [("lstm", 4), ("gru", 3)])
+    def test_networks(self, mode: str, gates: int, device: str, much: int) -> None:
+        hidden, steps = 2 * much + 14, 3 + much // 16
+        shapes = (gates * hidden, 5), (gates * hidden, hidden), (gates * hidden,), (gates * hidden,)
+        x, *params = torch.randn(steps, 4, 5), *(torch.randn(shape) / hidden**0.5 for shape in shapes)
+
+        def run(home: Any, *tensors: Tensor) -> tuple[Tensor, list[Tensor]]:
+            leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
+            zeros = leaves[0].new_zeros(1, 4, hidden)
+            states = (zeros, zeros) if mode == "lstm" else zeros
+            output = getattr(home, mode)(leaves[0], states, leaves[1:], True, 1, 0.0, True, False, False)[0]
+            return output.detach().cpu(), [grad.cpu() for grad in torch.autograd.grad(output.sin().sum(), leaves)]
+
+        exact, gradients = run(torch._VF, *(tensor.double() for tensor in (x, *params)))
+        with aigc_fast.backend("cuda"):
+            first, *others = (run(AF, *(tensor.to(device) for tensor in (x, *params))) for _ in range(5))
+        assert relative_error(first[0], exact) < 1e-5
+        assert all(torch.equal(first[0], other) for other, _ in others)
+        for ours, wanted in zip(first[1], gradients, strict=True):
+            assert relative_error(ours, wanted) < 1e-4
 
 
 @pytest.mark.gpu
