@@ -21,6 +21,7 @@ from decoder_specs import (
 )
 from places import EMULATOR, Place
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from watching import launches
 
 import aigc_fast
@@ -63,6 +64,19 @@ def given(rows: int, length: int) -> tuple[Tensor, Tensor]:
 def stepped(state: CudaState, ids: Tensor, positions: Tensor) -> Tensor:
     """The logits of all steps, (slots, count, vocabulary)."""
     return torch.stack([state.step(ids[:, i], positions[:, i]) for i in range(ids.shape[1])], 1)
+
+
+class Copies(TorchDispatchMode):
+    """How many tokens of a cache are copied in the block, each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lengths: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.index_select.default and args[0].dim() == 6:
+            self.lengths.append(args[0].shape[4])
+        return func(*args, **(kwargs or {}))
 
 
 @needs_emulation
@@ -202,6 +216,35 @@ def test_emulated_sequences_part_and_go_back(name: str, in_emulation: None) -> N
     again = state.step(history[:, 12], positions[:, 12])
     plain = begin(engine, 4, parents).extend(history[:, :13], positions[:, :13], None, 1)[:, 0]
     torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-5)
+
+
+@needs_emulation
+def test_emulated_sequences_that_part_late_are_copied_from_there(in_emulation: None) -> None:
+    spec, (ids, positions) = made("llama-odd"), given(4, 9)
+    engine = CudaEngine(spec, "fp32")
+    state = begin(engine, 4)
+
+    def copied(parents: list[int]) -> list[int]:
+        """Tokens of every sequence that are copied."""
+        with Copies() as copies:
+            state.reorder(torch.tensor(parents))
+        return copies.lengths
+
+    state.extend(ids[:, :4], positions[:, :4], None, 1)
+    assert copied([0, 1, 2, 3]) == []
+    assert copied([2, 2, 2, 2]) == [4]
+    assert copied([3, 1, 0, 2]) == []
+    stepped(state, ids[:, 4:6], positions[:, 4:6])
+    assert copied([1, 1, 3, 2]) == [2]
+    assert copied([1, 0, 3, 3]) == [2]
+    state.crop(5)
+    state.step(ids[:, 5], positions[:, 5])
+    assert copied([1, 0, 3, 2]) == [1]
+    found = state.step(ids[:, 6], positions[:, 6])
+    # Before the fifth token all are the third row's.
+    history = torch.cat([ids[[2] * 4, :4], ids[[1, 1, 2, 2], 4:5], ids[[1, 0, 3, 2], 5:6], ids[:, 6:7]], 1)
+    plain = begin(engine, 4).extend(history, positions[:, :7], None, 1)[:, 0]
+    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
 
 
 @needs_emulation

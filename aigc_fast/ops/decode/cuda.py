@@ -259,6 +259,8 @@ class CudaState:
         # Before and with the token of a step.
         self._lengths = torch.tensor([0, 1], device=engine.device)
         self._visible: Tensor | None = None
+        # Whose token each sequence has in every place; of places that are to come, its own.
+        self._whose = torch.arange(slots)[:, None].expand(slots, 0)
         self._cache = self._empty(engine.layers, 2, slots, of.kv_heads, 0, of.head_size)
         columns = (of.heads + 2 * of.kv_heads) * of.head_size
         self._x, self._logits = self._empty(slots, of.embedding.shape[1]), self._empty(slots, engine.vocabulary)
@@ -284,6 +286,8 @@ class CudaState:
         cache = torch.zeros(*self._cache.shape[:4], self.room, self._cache.shape[5], device=self.engine.device)
         cache[:, :, :, :, : self.length] = self._cache[:, :, :, :, : self.length]
         self._cache = cache
+        more = torch.arange(self.slots)[:, None].expand(self.slots, self.room - self._whose.shape[1])
+        self._whose = torch.cat([self._whose, more], 1)
         if self._visible is not None:
             self._visible = TF.pad(self._visible, (0, self.room - self._visible.shape[1]))
         self._prepare()
@@ -470,15 +474,22 @@ class CudaState:
 
     def reorder(self, parents: Tensor) -> None:
         """Lets every sequence go on from what another one has seen; `parents` (slots,), int64."""
+        whose = self._whose[:, : self.length]
+        going_on = whose[parents.cpu()]
+        changed = (going_on != whose).any(0).nonzero()
+        whose.copy_(going_on)
         parents = parents.to(self.engine.device)
-        kept = self._cache[:, :, :, :, : self.length]
-        kept.copy_(kept.index_select(2, parents))
+        if len(changed):
+            # Those that part late have most of their tokens in common.
+            kept = self._cache[:, :, :, :, int(changed[0]) : self.length]
+            kept.copy_(kept.index_select(2, parents))
         for of_slots in (self._visible, self._sources):
             if of_slots is not None:
                 of_slots.copy_(of_slots.index_select(0, parents))
 
     def crop(self, length: int) -> None:
         """Forgets all but the first tokens of each sequence."""
+        self._whose[:, length:] = torch.arange(self.slots)[:, None]
         self._set_length(length)
 
     def export(self) -> list[tuple[Tensor, Tensor]]:
