@@ -2,7 +2,7 @@
 
     python tests/gpu_speed.py
 
-Medians of several rounds with CUDA events, after a check that both give the same numbers where they should.
+Medians of several rounds with CUDA events, and how far a peer's numbers are from ours, where they should be the same.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Row(NamedTuple):
         peers: others' by their names; None for one that is not installed.
         backend: whose kernel ours is.
         tokens: that a call makes, of a decoder.
+        is_same: whether peers should give the same numbers.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Row(NamedTuple):
     peers: dict[str, Callable[[], Any] | None]
     backend: str = "cuda"
     tokens: int = 0
+    is_same: bool = True
 
     def run(self) -> Any:
         """Our result."""
@@ -71,6 +73,16 @@ class Sizes(NamedTuple):
         return torch.randn(shape, device=self.device, dtype=dtype)
 
 
+def first_of(result: Any) -> Tensor:
+    return result if isinstance(result, Tensor) else first_of(result[0])
+
+
+def apart(found: Any, other: Any) -> float:
+    """The norm of the difference of two results' first tensors, as a share of the first one's."""
+    ours, theirs = first_of(found).float(), first_of(other).float()
+    return float((ours - theirs).norm() / ours.norm())
+
+
 def milliseconds(function: Callable[[], Any]) -> float:
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
@@ -87,8 +99,9 @@ def measure(row: Row) -> str:
     target = torch.empty_like(source)
     ways = {"copy": lambda: target.copy_(source), "ours": row.run}
     ways |= {peer: call for peer, call in row.peers.items() if call is not None}
-    for call in ways.values():
-        call()
+    found = {way: call() for way, call in ways.items()}
+    told_apart = {peer: f", {apart(found['ours'], found[peer]):.0e} apart" for peer in row.peers if peer in found}
+    del found
     times = {way: [] for way in ways}
     for _ in range(ROUNDS):
         for way, call in ways.items():
@@ -96,7 +109,9 @@ def measure(row: Row) -> str:
     median = {way: statistics.median(found) for way, found in times.items()}
     told = [f"{row.tokens / median['ours'] * 1000:.0f} tokens/s"] if row.tokens else []
     told += [
-        f"{peer} {median[peer] / median['ours']:.2f}x" if peer in median else f"{peer} not installed"
+        f"{peer} {median[peer] / median['ours']:.2f}x{told_apart[peer] * row.is_same}"
+        if peer in median
+        else f"{peer} not installed"
         for peer in row.peers
     ]
     return f"{row.name:44s} {median['ours']:9.4f} ms  {median['copy'] / median['ours']:5.0%} of copy  {'  '.join(told)}"
@@ -107,12 +122,13 @@ def random_rows(at: Sizes) -> Iterator[Row]:
         x = at.randn(at.of(64), 64, 56, 56, dtype=dtype)
         for backend in ("cuda", "triton"):
             peers = {"torch": lambda x=x: torch.dropout(x, 0.3, True)}
-            yield Row(f"dropout {dtype} {backend}", 2 * x.nbytes, lambda x=x: AF.dropout(x, 0.3), peers, backend)
+            ours = lambda x=x: AF.dropout(x, 0.3)  # noqa: E731
+            yield Row(f"dropout {dtype} {backend}", 2 * x.nbytes, ours, peers, backend, is_same=False)
         mu, logvar = x, x * 0.1
         peers = {"eager": lambda m=mu, l=logvar: m + torch.randn_like(m) * torch.exp(0.5 * l)}
         for backend in ("cuda", "triton"):
             ours = lambda m=mu, l=logvar: AF.reparameterize(m, l)  # noqa: E731
-            yield Row(f"reparameterize {dtype} {backend}", 3 * x.nbytes, ours, peers, backend)
+            yield Row(f"reparameterize {dtype} {backend}", 3 * x.nbytes, ours, peers, backend, is_same=False)
 
 
 def torchlpc(x: Tensor, c: Tensor) -> Callable[[], Any] | None:
@@ -175,7 +191,7 @@ def attention_rows(at: Sizes) -> Iterator[Row]:
     call = (query, key, value), {"is_causal": True}
     peers = {"torch, no window": lambda c=call: torch.nn.functional.scaled_dot_product_attention(*c[0], **c[1])}
     ours = lambda c=call: AF.scaled_dot_product_attention(*c[0], **c[1], window=(window - 1, 0))  # noqa: E731
-    yield Row(f"attention, window {window} of {length} triton", 4 * key.nbytes, ours, peers, "triton")
+    yield Row(f"attention, window {window} of {length} triton", 4 * key.nbytes, ours, peers, "triton", is_same=False)
 
 
 def recurrent_rows(at: Sizes) -> Iterator[Row]:
