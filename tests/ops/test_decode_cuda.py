@@ -20,6 +20,7 @@ from decoder_specs import (
     rounded_to,
 )
 from places import EMULATOR, Place
+from placing import OnCard
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from watching import launches
@@ -463,6 +464,37 @@ def test_emulated_ids_are_the_cpus_by_every_loop(name: str, options: dict[str, A
     with aigc_fast.backend("cpu"):
         assert torch.equal(found, model.generate(ids, attention_mask=mask, max_new_tokens=5, **options))
     assert model.way.backend == "cpu"
+
+
+@needs_emulation
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 3, "no_repeat_ngram_size": 2},
+        {"do_sample": True, "top_k": 20, "top_p": 0.9, "seed": 4},
+        {"repetition_penalty": 1.3, "min_new_tokens": 3},
+        {"prompt_lookup_num_tokens": 3},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_emulated_loops_mix_no_tensors_of_host_and_card(options: dict[str, Any], in_emulation: None) -> None:
+    model, ids = model_of("llama"), torch.randint(3, 97, (1, 5))
+    mask = (torch.arange(5) > 1).long()[None]
+    with OnCard():
+        found = model.generate(ids, attention_mask=mask, max_new_tokens=5, **options)
+    assert model.way.backend == "cuda"
+    assert torch.equal(found, model.generate(ids, attention_mask=mask, max_new_tokens=5, **options))
+
+
+def test_tensors_of_host_and_card_are_told_apart() -> None:
+    there = torch.ones(3)
+    with OnCard():
+        here = torch.arange(3)
+        found = there[here] + here.to(there.device) + torch.tensor(1) + torch.ones(3, device="cpu")
+        for mixed in (lambda: there + here, lambda: torch.cat([here, there]), lambda: there * there.cpu()):
+            with pytest.raises(RuntimeError, match="tensors of the host and of a card"):
+                mixed()
+    assert torch.equal(found, torch.arange(3.0, 6.0))
 
 
 @needs_emulation
