@@ -45,7 +45,7 @@ build() {
 }
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} OMP_WAIT_POLICY=passive
 say "$("$python" -c 'import platform, torch; print("python", platform.python_version(), "torch", torch.__version__, *([torch.cuda.get_device_name(0)] if torch.cuda.is_available() else ["no CUDA device"]))')"
 export -f build
 export python version
