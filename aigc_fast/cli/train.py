@@ -235,7 +235,7 @@ def _new_model(name: str, dataset: Dataset, conditional: bool, seed: int, shape:
     if name in MODELS:
         _check_options(name, shape, inspect.signature(MODELS[name]).parameters)
     torch.manual_seed(seed)
-    return create(name, **classes, **dataset.shape, **shape)
+    return create(name, **classes, **dataset.shape, **{**dataset.suited, **shape})
 
 
 def _check_options(name: str, given: Iterable[str], known: Collection[str]) -> None:

@@ -50,6 +50,11 @@ class Dataset(ABC):
         """One item's, as the constructors of models for such items take it."""
 
     @property
+    def suited(self) -> dict[str, Any]:
+        """What else of these constructors' arguments suits the items, unless others are asked for."""
+        return {}
+
+    @property
     def summary(self) -> str:
         """How many items of what shape and which classes, in a line for people."""
         names = listed([one_line(name) for name in self.class_names])

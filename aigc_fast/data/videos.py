@@ -91,6 +91,11 @@ class VideoDataset(Dataset):
         """`{"frame_shape": (channels, height, width), "frames": of each clip}`."""
         return {"frame_shape": tuple(self.frames.shape[2:]), "frames": self.frames.shape[1]}
 
+    @property
+    def suited(self) -> dict[str, Any]:
+        """`{"things": how many digits move}`, where that is known."""
+        return {} if self.digits is None else {"things": self.digits}
+
     def _form(self) -> str:
         _, length, channels, height, width = self.frames.shape
         return f"{length} frames of {width} × {height} pixels in {'grey' if channels == 1 else 'colour'}"

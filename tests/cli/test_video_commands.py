@@ -70,6 +70,13 @@ def test_a_model_trains_generates_and_is_measured(tmp_path, monkeypatch):
     assert "PSNR, dB, by the foretold frame:" in shown
 
 
+@pytest.mark.parametrize(("digits", "asked", "things"), [("2", [], 2), ("1", [], 1), ("2", ["--things", "1"], 1)])
+def test_as_many_things_move_as_digits_unless_others_are_asked_for(tmp_path, digits, asked, things):
+    trained = run("train", "video", "--digits", digits, *asked, *SMALL, *TINY, "--out", tmp_path)
+    assert trained.exit_code == 0, trained.output
+    assert load(tmp_path / "model.safetensors").config["things"] == things
+
+
 def test_a_training_that_a_signal_ends_goes_on(tmp_path):
     assert_goes_on(tmp_path, VideoTrainer, ["video", *SMALL, *TINY[:-1], "2"], "samples/step-00000004.apng")
 
@@ -161,6 +168,7 @@ def test_frames_in_folders_are_trained_on_and_what_is_left_out_is_told(tmp_path)
     result = run("train", "video", "--data", tmp_path / "mine", *SMALL, *TINY, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert "2 clips of mine" in result.stdout
+    assert load(tmp_path / "run" / "model.safetensors").config["things"] == 1
     assert "Note: 1 file of frames of several sizes, left out: clip0 (16 × 16 and 8 × 8)" in result.stdout
 
 
