@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _SHOWN = 5
 _PREDICTED = 64
 """Held-out clips of which predictions are measured, at most."""
+# Of the training clips' usual motion: what differs less is alike.
+_ALIKE = 0.1
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,12 @@ def _continued(
     return torch.cat(parts)
 
 
+def _two_futures(model: VideoModel, given: Tensor) -> tuple[Tensor, Tensor]:
+    frames, generator = model.frames - given.shape[1], torch.Generator().manual_seed(0)
+    first, second = (_continued(model, given, frames, None, generator) for _ in range(2))
+    return first, second
+
+
 class Video(Medium):
     """See `Medium`; items are `Clips`."""
 
@@ -200,6 +208,7 @@ class Video(Medium):
             "0; below {displacement_of_copies:.2f}",
         ),
         ("Centre of what is bright, off by", "drift", "{:.2f} pixels", "0; below {drift_of_copies:.2f}"),
+        ("Two futures of a frame, apart", "variety", "{:.3f}", "above 0, where all are alike"),
     )
 
     def load(self, path: Path | None, **settings: Any) -> VideoDataset:
@@ -294,7 +303,8 @@ class Video(Medium):
         if model is None or not len(training.held_out):
             return report
         truth, foretold = foretell(model, training, _PREDICTED, seed=0)
-        return report.with_predictions(foretold[:, model.given :], truth[:, model.given :], truth[:, model.given - 1])
+        report = report.with_predictions(foretold[:, model.given :], truth[:, model.given :], truth[:, model.given - 1])
+        return report.with_futures(*_two_futures(model, truth[:, :1])) if model.draws_futures else report
 
     def remarks(self, report: VideoReport) -> list[str]:
         """See `Medium.remarks`."""
@@ -308,6 +318,8 @@ class Video(Medium):
                 told.append(f"{name}, by the foretold frame:  {'  '.join(f'{value:.1f}' for value in values)}")
         if report.still > max(0.5, 2 * report.still_of_training):
             told.append(f"{report.still:.0%} of the frames stand still")
+        if report.variety is not None and report.variety < _ALIKE * report.motion_of_training:
+            told.append("Futures of the same frame are all alike: its latent vectors say nothing; try a smaller --beta")
         return told
 
 

@@ -47,6 +47,8 @@ class VideoReport:
         displacement_of_copies: of the last given frame over and over.
         drift: how far the centre of what is bright in a predicted frame is from that of the true one, in pixels.
         drift_of_copies: of the last given frame over and over.
+        variety: mean absolute difference of a pixel between two ways in which a model goes on from the same frame; None
+            where it knows but one.
         psnr_by_frame: of the first, second, ... predicted frame.
         ssim_by_frame: likewise.
         displacement_by_frame: likewise.
@@ -69,6 +71,7 @@ class VideoReport:
     ssim_of_copies: float | None = None
     displacement_of_copies: float | None = None
     drift_of_copies: float | None = None
+    variety: float | None = None
     psnr_by_frame: tuple[float, ...] = ()
     ssim_by_frame: tuple[float, ...] = ()
     displacement_by_frame: tuple[float, ...] = ()
@@ -94,6 +97,10 @@ class VideoReport:
             found[name], found[f"{name}_by_frame"] = by_frame.mean().item(), tuple(by_frame.tolist())
             found[f"{name}_of_copies"] = measure(copies, truth).mean().item()
         return dataclasses.replace(self, **found)
+
+    def with_futures(self, first: Tensor, second: Tensor) -> VideoReport:
+        """The report, with how far two ways of going on from the same frames are apart, (N, T, C, H, W) each."""
+        return dataclasses.replace(self, variety=(first - second).abs().mean().item())
 
 
 def evaluate_videos(generated: Tensor, training: Tensor, *, classifier: VideoClassifier | None = None) -> VideoReport:

@@ -293,6 +293,11 @@ class VideoModel(LatentModel):
         super().__init__(frame_shape=list(shape), frames=frames, given=given, **config)
         self.frame_shape, self.frames, self.given = shape, frames, given
 
+    @property
+    def draws_futures(self) -> bool:
+        """Whether what it predicts is drawn, so that it may go on in several ways from the same frames."""
+        return False
+
     @abstractmethod
     def predict(
         self,

@@ -65,6 +65,7 @@ def test_a_model_trains_generates_and_is_measured(tmp_path, monkeypatch):
     assert (report["count"], report["training_count"]) == (7, 1000)
     assert len(report["psnr_by_frame"]) == len(report["drift_by_frame"]) == 4
     assert 0 <= report["still"] <= 1
+    assert report["variety"] > 0
     shown = run("evaluate", "video", "--count", "7").stdout
     assert "Fréchet distance" in shown
     assert "PSNR, dB, by the foretold frame:" in shown

@@ -10,6 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from aigc_fast.data import moving_digits
+from aigc_fast.media.video import VIDEO
 from aigc_fast.metrics import evaluate_videos, frechet_distance, load_video_classifier, psnr, ssim
 from aigc_fast.metrics.video import displacement, drift, motion
 from aigc_fast.metrics.video_classifier import DIGITS, KINDS, VideoClassifier, train_video_classifier
@@ -169,6 +170,18 @@ def test_predictions_are_measured_frame_by_frame(clips, others):
         ).min()
         > 0
     )
+
+
+def test_futures_alike_are_told(clips, others):
+    report = evaluate_videos(others[:50], clips.batch())
+    assert report.variety is None
+    assert VIDEO.remarks(report) == []
+    first, second = clips.batch()[:20, 4:], others[:20, 4:]
+    apart = report.with_futures(first, second)
+    assert apart.variety == pytest.approx((first - second).abs().mean().item())
+    assert VIDEO.remarks(apart) == []
+    alike = report.with_futures(first, first + 0.05 * report.motion_of_training)
+    assert "all alike" in VIDEO.remarks(alike)[0]
 
 
 def test_motion_is_a_mean_of_differences():

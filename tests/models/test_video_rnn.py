@@ -11,10 +11,12 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from aigc_fast import functional
 from aigc_fast import nn as fast
+from aigc_fast.data import moving_digits
+from aigc_fast.data.videos import as_floats
 from aigc_fast.models import VideoRNN
 from aigc_fast.models.likelihood import pixel_log_likelihood
 from aigc_fast.models.video import ConvLSTM
-from aigc_fast.models.video.frames import Features, contrasted, matches
+from aigc_fast.models.video.frames import MATCHES, Features, contrasted, matches, summed_up
 from aigc_fast.models.video.latents import Drawn, Expected, Inferred
 from aigc_fast.optimize import restore
 
@@ -93,16 +95,18 @@ def test_clips_begin_at_the_places_that_are_told_and_these_count_by_their_mean()
 def test_steps_side_by_side_are_those_one_after_the_other(core):
     """By a core whose state goes from call to call."""
     model = model_of(core).double()
-    inputs = torch.randn(6, 2, model.encoder.coarse, 2, 3, dtype=torch.float64)
+    frames = clips_of(model, 2).double().transpose(0, 1)
+    coarse = torch.randn(7, 2, model.encoder.coarse, 2, 3, dtype=torch.float64)
+    inputs = Features(frames, frames, coarse, coarse[:, :, :1].expand(-1, -1, MATCHES, -1, -1))
     classes, noise = torch.zeros(2, 0, dtype=torch.float64), torch.randn(7, 2, 3, dtype=torch.float64)
     whole, parts = Drawn(noise), Drawn(noise)
     state = again = model.core.begin(classes)
-    together, state = model.core(inputs, state, whole, classes)
+    *together, state = model.core(inputs, state, whole, classes)
     found = []
-    for step in inputs:
-        maps, again = model.core(step[None], again, parts, classes)
+    for step in range(7):
+        *maps, again = model.core(inputs.part(step, step + 1), again, parts, classes)
         found.append(maps)
-    torch.testing.assert_close(torch.cat(found), together)
+    torch.testing.assert_close([torch.cat(each) for each in zip(*found, strict=True)], together)
     torch.testing.assert_close(again, state)
 
 
@@ -138,6 +142,7 @@ def test_a_latent_core_draws_several_futures_and_a_convlstm_foretells_one(core):
     first, again, other = (model.predict(given, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     same = core == "convlstm"
+    assert model.draws_futures != same
     assert torch.allclose(first[0], first[1]) == same
     assert torch.allclose(first, other) == same
 
@@ -259,6 +264,38 @@ def test_matches_find_how_a_picture_moved(side):
     assert (columns.argmax(0) == 3 + 1).all()
     still = torch.zeros(2, 3, side, side)
     torch.testing.assert_close(matches(still, still).exp(), torch.full((2, 14, side // 4, side // 4), 1 / 7 + 0.01))
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_moves_are_summed_up_over_the_cells_that_know_of_one(side):
+    step = side // 32
+    thing = torch.full((2, 1, side, side), -1.0)
+    thing[0, :, 8:20, 12:20] = torch.rand(12, 8, generator=torch.Generator().manual_seed(0))
+    found = summed_up(matches(thing.roll((2 * step, -step), (2, 3)), thing).unflatten(0, (2, 1)))
+    assert found.shape == (2, 1, 14)
+    rows, columns = found[0, 0].chunk(2)
+    assert (rows.argmax(), columns.argmax()) == (3 - 2, 3 + 1)
+    # A cell in the midst of a dark frame knows of none.
+    assert min(rows.max(), columns.max()) > 0.5
+    assert found[1].abs().max() < 1e-3
+
+
+def test_a_latent_core_learns_that_a_frame_may_go_on_in_several_ways():
+    clips = moving_digits(300, size=16, frames=3)
+    torch.manual_seed(0)
+    sizes = {"width": 8, "hidden": 16, "latent_dim": 4}
+    model = VideoRNN(frame_shape=(1, 16, 16), frames=3, given=1, core="latent", **sizes)
+    adam = torch.optim.Adam(model.parameters(), 1e-2)
+    for step in range(100):
+        nats, kl, _, _ = model(clips.batch(torch.arange(20 * step, 20 * step + 20) % 300))
+        adam.zero_grad()
+        (0.1 * kl - nats).mean().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 50)
+        adam.step()
+    held_out = as_floats(clips.held_out)
+    futures = [model.predict(held_out[:, :1], 2, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    usual = held_out.diff(dim=1).abs().mean()
+    assert (futures[0] - futures[1]).abs().mean() > 0.1 * usual
 
 
 def test_latents_of_the_posterior_are_drawn_and_measured_against_the_prior():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aigc_fast import nn as fast
+from aigc_fast.models.video.frames import MATCHES, Features, summed_up
 from aigc_fast.models.video.latents import Latents, split
 from aigc_fast.nn.overrides import Methods, calls_are_observed
 from aigc_fast.ops.recurrent.maps import conv_lstm, step_by_step
@@ -16,6 +17,7 @@ from aigc_fast.runtime.operator import plain_eager
 
 PRIORS = ("learned", "fixed")
 _KNOWN = Methods([fast.Conv2d])
+_NARROW = -3.0
 
 
 class Core(nn.Module, ABC):
@@ -38,17 +40,22 @@ class Core(nn.Module, ABC):
         """How many first frames of a clip its posterior reads."""
 
     @abstractmethod
-    def infer(self, features: Tensor, classes: Tensor) -> tuple[Tensor, Tensor] | None:
-        """μ and log σ² of the posterior, (T, N, latent_dim), of the frames whose features are (T, N, F, h, w); None
-        where steps have no latent vectors."""
+    def infer(self, features: Features, classes: Tensor) -> tuple[Tensor, Tensor] | None:
+        """μ and log σ² of the posterior, (T, N, latent_dim), of T frames; None where steps have no latent vectors."""
 
     @abstractmethod
     def begin(self, classes: Tensor) -> Any:
         """The state before N clips."""
 
     @abstractmethod
-    def forward(self, inputs: Tensor, state: Any, latents: Latents | None, classes: Tensor) -> tuple[Tensor, Any]:
-        """Maps (T, N, maps, h, w) of the features (T, N, F, h, w) of the frames before, and the state after them."""
+    def forward(
+        self, inputs: Features, state: Any, latents: Latents | None, classes: Tensor
+    ) -> tuple[Tensor, Tensor, Any]:
+        """What T frames say of those that come.
+
+        Returns:
+            Maps (T, N, maps, h, w), by which moves it expects these to match, (T, N, 14, h, w), and the state.
+        """
 
 
 class ConvLSTM(nn.Module):
@@ -113,7 +120,7 @@ class ConvLSTMCore(Core):
         """See `Core.seen`: there is none."""
         return 0
 
-    def infer(self, features: Tensor, classes: Tensor) -> None:
+    def infer(self, features: Features, classes: Tensor) -> None:
         """See `Core.infer`: nothing."""
 
     def begin(self, classes: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,10 +129,11 @@ class ConvLSTMCore(Core):
         return zeros, zeros
 
     def forward(
-        self, inputs: Tensor, state: tuple[Tensor, Tensor], latents: Latents | None, classes: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """See `Core.forward`; classes tell nothing more."""
-        return self.recurrent(inputs, state)
+        self, inputs: Features, state: tuple[Tensor, Tensor], latents: Latents | None, classes: Tensor
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """See `Core.forward`; classes tell nothing more, and moves are as before."""
+        maps, state = self.recurrent(inputs.coarse, state)
+        return maps, inputs.matches, state
 
 
 class LatentCore(Core):
@@ -149,7 +157,7 @@ class LatentCore(Core):
         super().__init__()
         self.maps, self.latent_dim, self.side = features, latent_dim, side
         cells = side[0] * side[1]
-        self.read = nn.Sequential(nn.Linear(features * cells, hidden), nn.Tanh())
+        self.read = nn.Sequential(nn.Linear(features * cells + MATCHES, hidden), nn.Tanh())
         self.posterior = fast.LSTM(hidden + classes, hidden)
         self.code = nn.Linear(hidden, 2 * latent_dim)
         self.prior = self.prior_code = None
@@ -158,6 +166,11 @@ class LatentCore(Core):
             self.prior_code = nn.Linear(hidden, 2 * latent_dim)
         self.predictor = fast.LSTM(hidden + latent_dim + classes, hidden)
         self.spread = nn.Sequential(nn.Linear(hidden, features * cells), nn.LeakyReLU(0.2))
+        # What is drawn says at once whither all moves: through the LSTM alone nothing is learned of it.
+        self.moves = nn.Linear(latent_dim, MATCHES)
+        with torch.no_grad():
+            # A posterior that begins wide is not listened to, and learns to say nothing.
+            self.code.bias[latent_dim:] += _NARROW
 
     def latents_of(self, steps: int) -> int:
         """See `Core`: one for each."""
@@ -167,9 +180,9 @@ class LatentCore(Core):
         """See `Core.seen`: all."""
         return frames
 
-    def infer(self, features: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    def infer(self, features: Features, classes: Tensor) -> tuple[Tensor, Tensor]:
         """See `Core.infer`."""
-        return split(self.code(self.posterior(_with_classes(self.read(features.flatten(2)), classes))[0]))
+        return split(self.code(self.posterior(self._read(features, classes))[0]))
 
     def begin(self, classes: Tensor) -> tuple[Any, Any]:
         """See `Core.begin`."""
@@ -177,19 +190,22 @@ class LatentCore(Core):
         return (zeros, zeros), (zeros, zeros)
 
     def forward(
-        self, inputs: Tensor, state: tuple[Any, Any], latents: Latents, classes: Tensor
-    ) -> tuple[Tensor, tuple[Any, Any]]:
+        self, inputs: Features, state: tuple[Any, Any], latents: Latents, classes: Tensor
+    ) -> tuple[Tensor, Tensor, tuple[Any, Any]]:
         """See `Core.forward`."""
         of_prior, of_predictor = state
-        read = _with_classes(self.read(inputs.flatten(2)), classes)
+        read = self._read(inputs, classes)
         if self.prior is None:
             mu = logvar = read.new_zeros(*read.shape[:2], self.latent_dim)
         else:
             known, of_prior = self.prior(read, of_prior)
             mu, logvar = split(self.prior_code(known))
-        foreseen, of_predictor = self.predictor(torch.cat([read, latents.take(mu, logvar)], dim=-1), of_predictor)
-        return self.spread(foreseen).unflatten(-1, (self.maps, *self.side)), (of_prior, of_predictor)
+        z = latents.take(mu, logvar)
+        foreseen, of_predictor = self.predictor(torch.cat([read, z], dim=-1), of_predictor)
+        maps = self.spread(foreseen).unflatten(-1, (self.maps, *self.side))
+        return maps, inputs.matches + self.moves(z)[..., None, None], (of_prior, of_predictor)
 
-
-def _with_classes(sequence: Tensor, classes: Tensor) -> Tensor:
-    return torch.cat([sequence, classes.expand(len(sequence), -1, -1)], dim=-1)
+    def _read(self, features: Features, classes: Tensor) -> Tensor:
+        """(T, N, hidden + classes): frames as vectors, beside their class."""
+        found = self.read(torch.cat([features.coarse.flatten(2), summed_up(features.matches)], dim=-1))
+        return torch.cat([found, classes.expand(len(found), -1, -1)], dim=-1)

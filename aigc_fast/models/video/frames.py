@@ -114,6 +114,22 @@ def matches(frames: Tensor, before: Tensor) -> Tensor:
     return (torch.cat([probable.sum(2), probable.sum(1)], dim=1) + _UNLIKELY).log()
 
 
+def summed_up(found: Tensor) -> Tensor:
+    """How things move all in all: the mean probabilities of moves over the cells that know of one; 0 where none does.
+
+    Args:
+        found: (..., 14, h, w), as `matches` finds them.
+
+    Returns:
+        (..., 14).
+    """
+    moves = 2 * _MOVES + 1
+    probable = (found.exp() - _UNLIKELY).unflatten(-3, (2, moves))
+    known = probable.amax(-3, keepdim=True) - 1 / moves
+    total = known.sum((-2, -1))
+    return ((probable * known).sum((-2, -1)) / (total + _UNLIKELY)).flatten(-2)
+
+
 def _means_around(side: int, like: Tensor) -> Tensor:
     """(cells, side): what takes the mean of the pixels of each cell of a line and of the cells beside it."""
     places = torch.arange(side // _CELL, device=like.device)

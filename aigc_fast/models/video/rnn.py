@@ -169,7 +169,7 @@ class VideoRNN(VideoModel):
         """log p(x|z) of all frames (T, N, ...) but the first, (T - 1, N), and the latents of their steps."""
         length, seen = len(truth), self.core.seen(len(truth))
         features = _Features(self, truth, set(range(length - 1)) - {step - 1 for step in own} | set(range(seen)))
-        posterior = self.core.infer(features.of(0, seen).coarse, classes)
+        posterior = self.core.infer(features.of(0, seen), classes)
         latents = None if posterior is None else Inferred(*(each[1:] for each in posterior), rows)
         decoded, state, before, read = [], self.core.begin(classes), features.of(0, 1), truth[0]
         for begin, end in pairwise((1, *own, length)):
@@ -219,6 +219,11 @@ class VideoRNN(VideoModel):
             [begun, self._go_on(begun.transpose(0, 1), frames - FRAMES, noise, classes, self._shown)], dim=1
         )
 
+    @property
+    def draws_futures(self) -> bool:
+        """See `VideoModel.draws_futures`."""
+        return self.core.latents_of(1) > 0
+
     def predict(
         self,
         given: Tensor,
@@ -246,9 +251,9 @@ class VideoRNN(VideoModel):
         steps = len(given)
         features, state, found = _Features(self, given, range(steps)), self.core.begin(classes), []
         if steps > 1:
-            posterior = self.core.infer(features.of(0, steps).coarse, classes)
+            posterior = self.core.infer(features.of(0, steps), classes)
             latents = None if posterior is None else Expected(posterior[0][1:])
-            _, state = self.core(features.of(0, steps - 1).coarse, state, latents, classes)
+            *_, state = self.core(features.of(0, steps - 1), state, latents, classes)
         before, read = features.of(steps - 1, steps), given[-1]
         for _ in range(frames):
             decoded, state = self._steps(before, state, noise, classes)
@@ -258,8 +263,8 @@ class VideoRNN(VideoModel):
 
     def _steps(self, inputs: Features, state: Any, latents: Latents | None, classes: Tensor) -> tuple[Tensor, Any]:
         """Frames (T, N, ...) before the likelihood's squashing, of the features of those before, and the state."""
-        maps, state = self.core(inputs.coarse, state, latents, classes)
-        return self.decoder(maps, inputs), state
+        maps, expected, state = self.core(inputs, state, latents, classes)
+        return self.decoder(maps, inputs._replace(matches=expected)), state
 
     def _read(self, frame: Tensor, before: Tensor) -> Features:
         """The features of a frame (N, channels, height, width) that comes after another."""
