@@ -271,13 +271,15 @@ def test_moves_are_summed_up_over_the_cells_that_know_of_one(side):
     step = side // 32
     thing = torch.full((2, 1, side, side), -1.0)
     thing[0, :, 8:20, 12:20] = torch.rand(12, 8, generator=torch.Generator().manual_seed(0))
-    found = summed_up(matches(thing.roll((2 * step, -step), (2, 3)), thing).unflatten(0, (2, 1)))
-    assert found.shape == (2, 1, 14)
+    found, moves, known = summed_up(matches(thing.roll((2 * step, -step), (2, 3)), thing).unflatten(0, (2, 1)))
+    assert (found.shape, moves.shape) == ((2, 1, 14), (2, 1, 2))
     rows, columns = found[0, 0].chunk(2)
     assert (rows.argmax(), columns.argmax()) == (3 - 2, 3 + 1)
     # A cell in the midst of a dark frame knows of none.
     assert min(rows.max(), columns.max()) > 0.5
     assert found[1].abs().max() < 1e-3
+    torch.testing.assert_close(moves[:, 0], torch.tensor([[-2.0, 1.0], [0.0, 0.0]]), rtol=0, atol=0.5)
+    torch.testing.assert_close(known[:, 0], torch.tensor([[1.0, 1.0], [0.0, 0.0]]), rtol=0, atol=0.02)
 
 
 def test_a_latent_core_learns_that_a_frame_may_go_on_in_several_ways():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aigc_fast import nn as fast
-from aigc_fast.models.video.frames import MATCHES, Features, summed_up
+from aigc_fast.models.video.frames import MATCHES, MOVE, Features, by_moves, summed_up
 from aigc_fast.models.video.latents import Latents, split
 from aigc_fast.nn.overrides import Methods, calls_are_observed
 from aigc_fast.ops.recurrent.maps import conv_lstm, step_by_step
@@ -17,7 +17,9 @@ from aigc_fast.runtime.operator import plain_eager
 
 PRIORS = ("learned", "fixed")
 _KNOWN = Methods([fast.Conv2d])
-_NARROW = -3.0
+# Numbers of a latent vector for how things move. Their posterior begins narrow: nobody listens to a wide one, which
+# learns to say nothing.
+_MOVED, _NARROW = 2, -3.0
 
 
 class Core(nn.Module, ABC):
@@ -140,6 +142,9 @@ class LatentCore(Core):
     """LSTMs over frames as vectors: one foresees with a latent vector for each step, one infers these from the frames
     that come, and one says what they may be from those that came before.
 
+    Where the frame before does not tell how things move, as a clip's first one never does, a vector's first numbers do;
+    the posterior begins with what it finds of that.
+
     Args:
         features: channels of the frames' features.
         side: (height, width) of the features.
@@ -166,11 +171,11 @@ class LatentCore(Core):
             self.prior_code = nn.Linear(hidden, 2 * latent_dim)
         self.predictor = fast.LSTM(hidden + latent_dim + classes, hidden)
         self.spread = nn.Sequential(nn.Linear(hidden, features * cells), nn.LeakyReLU(0.2))
-        # What is drawn says at once whither all moves: through the LSTM alone nothing is learned of it.
-        self.moves = nn.Linear(latent_dim, MATCHES)
+        self.moves = by_moves(latent_dim)
         with torch.no_grad():
-            # A posterior that begins wide is not listened to, and learns to say nothing.
-            self.code.bias[latent_dim:] += _NARROW
+            # At first what is said of moves is what was found.
+            self.moved = min(_MOVED, latent_dim)
+            self.code.weight.unflatten(0, (2, -1))[:, : self.moved] *= 0.1
 
     def latents_of(self, steps: int) -> int:
         """See `Core`: one for each."""
@@ -182,7 +187,12 @@ class LatentCore(Core):
 
     def infer(self, features: Features, classes: Tensor) -> tuple[Tensor, Tensor]:
         """See `Core.infer`."""
-        return split(self.code(self.posterior(self._read(features, classes))[0]))
+        read, moved, known = self._read(features, classes)
+        mu, logvar = split(self.code(self.posterior(read)[0]))
+        unknown = 1 - torch.cat([torch.zeros_like(known[:1]), known[:-1]])[..., : self.moved]
+        others = (0, mu.shape[-1] - self.moved)
+        found = unknown * moved[..., : self.moved] / MOVE
+        return mu + nn.functional.pad(found, others), logvar + nn.functional.pad(_NARROW * unknown, others)
 
     def begin(self, classes: Tensor) -> tuple[Any, Any]:
         """See `Core.begin`."""
@@ -194,18 +204,21 @@ class LatentCore(Core):
     ) -> tuple[Tensor, Tensor, tuple[Any, Any]]:
         """See `Core.forward`."""
         of_prior, of_predictor = state
-        read = self._read(inputs, classes)
+        read, _, known = self._read(inputs, classes)
         if self.prior is None:
             mu = logvar = read.new_zeros(*read.shape[:2], self.latent_dim)
         else:
-            known, of_prior = self.prior(read, of_prior)
-            mu, logvar = split(self.prior_code(known))
+            remembered, of_prior = self.prior(read, of_prior)
+            mu, logvar = split(self.prior_code(remembered))
         z = latents.take(mu, logvar)
         foreseen, of_predictor = self.predictor(torch.cat([read, z], dim=-1), of_predictor)
         maps = self.spread(foreseen).unflatten(-1, (self.maps, *self.side))
-        return maps, inputs.matches + self.moves(z)[..., None, None], (of_prior, of_predictor)
+        told = self.moves(z).unflatten(-1, (2, -1)) * (1 - known)[..., None]
+        return maps, inputs.matches + told.flatten(-2)[..., None, None], (of_prior, of_predictor)
 
-    def _read(self, features: Features, classes: Tensor) -> Tensor:
-        """(T, N, hidden + classes): frames as vectors, beside their class."""
-        found = self.read(torch.cat([features.coarse.flatten(2), summed_up(features.matches)], dim=-1))
-        return torch.cat([found, classes.expand(len(found), -1, -1)], dim=-1)
+    def _read(self, features: Features, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames as vectors, beside their class, (T, N, hidden + classes), how things move in them, and how well that
+        is known, (T, N, 2) each."""
+        probable, moved, known = summed_up(features.matches)
+        found = self.read(torch.cat([features.coarse.flatten(2), probable], dim=-1))
+        return torch.cat([found, classes.expand(len(found), -1, -1)], dim=-1), moved, known

@@ -16,6 +16,8 @@ _MOVES = 3
 MATCHES = 2 * (2 * _MOVES + 1)
 """How many moves a frame is compared by, of rows and of columns."""
 _STEPS = 32
+MOVE = 1.5
+"""Steps of a usual move."""
 # Of mean differences of pixels in [-1, 1]; and the least probability that a move is given.
 _SHARPNESS, _UNLIKELY = 60.0, 0.01
 # Of logits of where pixels come from, at first: for what matched, and, where nothing did, for standing still.
@@ -114,20 +116,35 @@ def matches(frames: Tensor, before: Tensor) -> Tensor:
     return (torch.cat([probable.sum(2), probable.sum(1)], dim=1) + _UNLIKELY).log()
 
 
-def summed_up(found: Tensor) -> Tensor:
-    """How things move all in all: the mean probabilities of moves over the cells that know of one; 0 where none does.
+def summed_up(found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How things move all in all, by the cells that know of a move.
 
     Args:
         found: (..., 14, h, w), as `matches` finds them.
 
     Returns:
-        (..., 14).
+        The mean probabilities of moves, (..., 14); and by rows and by columns, (..., 2) each, their mean in steps, and
+        from 0, where no cell knows of any move, to 1, how well they are known.
     """
     moves = 2 * _MOVES + 1
     probable = (found.exp() - _UNLIKELY).unflatten(-3, (2, moves))
     known = probable.amax(-3, keepdim=True) - 1 / moves
-    total = known.sum((-2, -1))
-    return ((probable * known).sum((-2, -1)) / (total + _UNLIKELY)).flatten(-2)
+    mean = (probable * known).sum((-2, -1)) / (known.sum((-2, -1)) + _UNLIKELY)
+    steps = torch.arange(-_MOVES, _MOVES + 1, dtype=mean.dtype, device=mean.device)
+    return mean.flatten(-2), mean @ steps, mean.sum(-1)
+
+
+def by_moves(latent_dim: int) -> nn.Linear:
+    """What takes vectors, of which the first numbers say how all moves by rows and by columns in units of `MOVE` steps,
+    to logarithms of the probabilities of moves, to be added to `matches`."""
+    layer, steps = nn.Linear(latent_dim, MATCHES), torch.arange(-_MOVES, _MOVES + 1.0)
+    with torch.no_grad():
+        layer.weight.mul_(0.1)
+        for axis, weight in enumerate(layer.weight.unflatten(0, (2, -1))):
+            # A normal distribution's about the number.
+            weight[:, axis : axis + 1] = steps[:, None] * MOVE
+        layer.bias.copy_((-steps.square() / 2).repeat(2))
+    return layer
 
 
 def _means_around(side: int, like: Tensor) -> Tensor:
