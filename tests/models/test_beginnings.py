@@ -51,6 +51,27 @@ def test_the_middles_of_digits_are_found():
     assert moved.median() < 0.5
 
 
+def test_two_digits_near_each_other_are_two_things():
+    clips = moving_digits(200, digits=2)
+    paths = clips.paths[:, :2].double()
+    found = torch.stack([torch.stack(each, dim=1) for each in find(clips.batch()[:, :2].double(), 2)], dim=2)
+    # Either may be found first.
+    apart = [torch.linalg.vector_norm(found.roll(turn, 2) - paths, dim=-1).amax((1, 2)) for turn in (0, 1)]
+    apart = torch.minimum(*apart)
+    between = torch.linalg.vector_norm(paths[:, 0, 0] - paths[:, 0, 1], dim=-1)
+    assert (apart[between > 10] > 3).double().mean() < 0.1
+    assert (apart > 3).double().mean() < 0.2
+
+
+def test_of_two_things_each_is_read_without_the_other():
+    model, seen = beginnings((1, 32, 32), things=2), []
+    model.code.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    both = torch.stack([squares((10, 6), (10, 14)), squares((11, 6), (10, 15))], dim=1)
+    model.infer(both, both.new_zeros(1, 0))
+    bright = seen[0][:, 0, : 2 * model.side**2].view(2, 2, -1).sum(-1)
+    torch.testing.assert_close(bright, torch.full_like(bright, 2 * 25), atol=6, rtol=0)
+
+
 @pytest.mark.parametrize("shape", [(1, 32, 32), (3, 8, 12)])
 def test_places_are_where_pictures_are_drawn(shape):
     """Of pictures with one bright pixel next to their middle."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,8 @@ _PICTURE, _AROUND = 0.625, 0.2
 # Of what stands out but stands still, beside what moves; and of anything at all.
 _STILL, _NOTHING = 0.1, 1e-3
 _GLANCES = 2
+# How often what stands out is shared out anew among things that were found, and how sharply.
+_SHARINGS, _SHARPNESS = 4, 2.0
 # Cells to the shorter side among which a thing is looked for first.
 _CELLS = 8
 # Numbers of a latent vector for a place and a move, and units of what they become.
@@ -78,10 +82,13 @@ class Beginnings(nn.Module):
         Returns:
             μ and log σ², (things, N, latent_dim) each.
         """
-        found = torch.stack([self._in_units(*places) for places in find(pairs, self.things)])
+        places = find(pairs, self.things)
+        found = torch.stack([self._in_units(*each) for each in places])
         rows, columns = self._placing(self._in_pixels(found)[0])
-        # (things, N, 2·channels, side, side), black without.
-        seen = rows.transpose(-1, -2)[:, :, None] @ (pairs.flatten(1, 2) + 1) @ columns[:, :, None]
+        centres = [torch.stack(each) for each in zip(*places, strict=True)]
+        own = torch.stack([_shares(each, pairs.shape[3:]) for each in centres], dim=2)[:, :, :, None]
+        # (things, N, 2·channels, side, side), black without and where another thing is nearer.
+        seen = rows.transpose(-1, -2)[:, :, None] @ (own * (pairs + 1)).flatten(2, 3) @ columns[:, :, None]
         mu, logvar = split(self.code(_beside(seen.flatten(2), found, classes.expand(self.things, -1, -1))))
         of_places = torch.cat([found[..., : self.placed], torch.zeros_like(mu[..., self.placed :])], dim=-1)
         return mu + of_places, logvar
@@ -137,9 +144,14 @@ def find(pairs: Tensor, things: int) -> list[tuple[Tensor, Tensor]]:
     found = []
     for _ in range(things):
         middle = _centre(left, _brightest(left))
-        found.append(tuple(_centre(frame, middle) for frame in standing_out.unbind(1)))
+        found.append([_centre(frame, middle) for frame in standing_out.unbind(1)])
         left = left * (1 - _window(left, middle))
-    return found
+    for _ in range(_SHARINGS if things > 1 else 0):
+        for place, frame in enumerate(standing_out.unbind(1)):
+            shares = _shares(torch.stack([centres[place] for centres in found]), frame.shape[1:])
+            for centres, share in zip(found, shares, strict=True):
+                centres[place] = _centre(frame * share, centres[place])
+    return [(first, second) for first, second in found]
 
 
 def _brightest(maps: Tensor) -> Tensor:
@@ -159,6 +171,17 @@ def _centre(maps: Tensor, begin: Tensor) -> Tensor:
         total = share.sum((1, 2))
         begin = torch.stack([share.sum(2) @ rows / total, share.sum(1) @ columns / total], dim=1)
     return begin
+
+
+def _shares(centres: Tensor, sides: Sequence[int]) -> Tensor:
+    """(things, N, H, W): how much of each pixel is a thing's, of things with their centres at (things, N, 2): all of
+    them together 1, the nearest the most."""
+    scale = (_AROUND * max(sides)) ** 2
+    apart = []
+    for place, side in zip(centres.unbind(-1), sides, strict=True):
+        pixels = torch.arange(side, dtype=centres.dtype, device=centres.device)
+        apart.append((pixels - place[..., None]).square())
+    return (-_SHARPNESS * (apart[0][..., :, None] + apart[1][..., None, :]) / (2 * scale)).softmax(0)
 
 
 def _window(maps: Tensor, centre: Tensor) -> Tensor:
