@@ -179,7 +179,8 @@ class Video(Medium):
         Setting(
             "start",
             str,
-            "Go on from the first frames of this picture, animation, video file or folder of frames.",
+            "Go on from the first frames of this picture, animation, video file or folder of frames: in --count ways by a "
+            "latent core, in one by a ConvLSTM.",
             metavar="PATH",
         ),
     )
@@ -282,8 +283,9 @@ class Video(Medium):
             yield next(iter(self.draw(model, 1, seed, label, **settings)))
 
     def joined(self, model: VideoModel, items: Clips, columns: int | None) -> Piece:
-        """See `Medium.joined`: side by side."""
-        return Piece(clip_grid(items.frames, columns), contact_sheet(items.frames), items.fps)
+        """See `Medium.joined`: side by side, but only one where all are the same, as the only future is."""
+        frames = items.frames[:1] if (items.frames == items.frames[:1]).all() else items.frames
+        return Piece(clip_grid(frames, columns), contact_sheet(frames), items.fps)
 
     def check_target(self, path: Path, settings: Any) -> None:
         """See `Medium.check_target`."""

@@ -129,6 +129,19 @@ def test_given_frames_go_on_in_several_ways(tmp_path, model_file):
     assert_refused(refused, "none.gif: no such file")
 
 
+def test_the_only_future_of_given_frames_is_shown_once(tmp_path):
+    shape = {"frame_shape": (1, 16, 16), "frames": 6, "given": 2, "width": 4, "hidden": 4}
+    save(create("video", **shape), tmp_path / "model.safetensors", {})
+    start = write_video(tmp_path / "start.gif", moving_digits(1, size=16).batch()[0], 10, Provenance("mine", None))
+    out = tmp_path / "a.apng"
+    result = run("generate", tmp_path / "model.safetensors", "--start", start, "--count", "3", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert clips_of(out)[0].shape == (6, 20, 20)
+    single = ["--what", "single", "--count", "2", "--out", tmp_path / "clips"]
+    assert run("generate", tmp_path / "model.safetensors", "--start", start, *single).exit_code == 0
+    assert len(list((tmp_path / "clips").glob("*.apng"))) == 2
+
+
 def test_a_folder_of_animations_is_trained_on_and_measured(tmp_path):
     clips = moving_digits(12, size=16, frames=6)
     for index, clip in enumerate(clips.batch()):

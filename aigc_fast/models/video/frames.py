@@ -137,7 +137,8 @@ def summed_up(found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def by_moves(latent_dim: int) -> nn.Linear:
     """What takes vectors, of which the first numbers say how all moves by rows and by columns in units of `MOVE` steps,
     to logarithms of the probabilities of moves, to be added to `matches`."""
-    layer, steps = nn.Linear(latent_dim, MATCHES), torch.arange(-_MOVES, _MOVES + 1.0)
+    layer = nn.Linear(latent_dim, MATCHES)
+    steps = torch.arange(-_MOVES, _MOVES + 1.0, device=layer.weight.device)
     with torch.no_grad():
         layer.weight.mul_(0.1)
         for axis, weight in enumerate(layer.weight.unflatten(0, (2, -1))):
