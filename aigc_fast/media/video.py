@@ -179,8 +179,8 @@ class Video(Medium):
         Setting(
             "start",
             str,
-            "Go on from the first frames of this picture, animation, video file or folder of frames: in --count ways by a "
-            "latent core, in one by a ConvLSTM.",
+            "Go on from the first frames of this picture, animation, video file or folder of frames: in --count ways "
+            "by a latent core, in one by a ConvLSTM.",
             metavar="PATH",
         ),
     )
