@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast.bench import peers
-from aigc_fast.bench.cases import Case, Decoded, Decoder
+from aigc_fast.bench.calls import Case, Decoded, Decoder
 from aigc_fast.bench.contest import OURS, Call, Contest
 from aigc_fast.bench.machine import Work, products
 from aigc_fast.bench.parity import ParityError, check_parity, relative_error

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from aigc_fast import functional
 from aigc_fast.bench import decoders, stock
-from aigc_fast.bench.cases import Case, WholeModel
+from aigc_fast.bench.calls import Case, WholeModel
 from aigc_fast.bench.contest import CHANNELS_LAST, OURS, PYTORCH, Contest
 from aigc_fast.bench.parity import check_parity, comparable, in_float64
 from aigc_fast.bench.video import video_model

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aigc_fast import functional
 from aigc_fast.bench import peers
-from aigc_fast.bench.cases import FORWARD, TRAINING, Attention, Case, Convolution, Linear, Norm, Recursion, Shape
+from aigc_fast.bench.calls import FORWARD, TRAINING, Attention, Case, Convolution, Linear, Norm, Recursion, Shape
 from aigc_fast.bench.contest import CHANNELS_LAST, OURS, PYTORCH, Call, Contest, against_float64, derivatives, leaves
 from aigc_fast.bench.machine import Work, products, traffic
 from aigc_fast.bench.parity import ParityError, relative_error

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from aigc_fast import nn as fast_nn
 from aigc_fast.bench import peers
-from aigc_fast.bench.cases import TRAINING, Case, Sampled, Sequences
+from aigc_fast.bench.calls import TRAINING, Case, Sampled, Sequences
 from aigc_fast.bench.contest import OURS, PYTORCH, Call, Contest, against_float64
 from aigc_fast.bench.machine import products
 from aigc_fast.bench.parity import ParityError

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from aigc_fast.bench.cases import CASES, WHOLE, Case, label
+from aigc_fast.bench.calls import Case, label
+from aigc_fast.bench.cases import CASES, WHOLE
 from aigc_fast.bench.contest import OURS, PYTORCH, Contest
 from aigc_fast.bench.decode import costs, generated
 from aigc_fast.bench.machine import CPU, LIMITS, described, limits_text, machine_text, placed, probe

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from aigc_fast.bench.cases import CASES, WHOLE, Case
+from aigc_fast.bench.calls import Case
+from aigc_fast.bench.cases import CASES, WHOLE
 from aigc_fast.bench.machine import CPU, described
 from aigc_fast.runtime.machine import description
 

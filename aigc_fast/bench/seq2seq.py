@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aigc_fast.bench import stock
-from aigc_fast.bench.cases import Answering, Case
+from aigc_fast.bench.calls import Answering, Case
 from aigc_fast.bench.contest import OURS, PYTORCH, Contest
 from aigc_fast.bench.parity import ParityError, check_parity, in_float64
 from aigc_fast.models import IdTokenizer, Seq2SeqTransformer

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aigc_fast import functional
-from aigc_fast.bench.cases import TRAINING, Case
+from aigc_fast.bench.calls import TRAINING, Case
 from aigc_fast.bench.contest import OURS, PYTORCH, Contest
 from aigc_fast.bench.parity import check_parity, check_peer, worst_error
 from aigc_fast.ops.examples import Call, Form

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from aigc_fast.bench.cases import Case, WholeModel
+from aigc_fast.bench.calls import Case, WholeModel
 from aigc_fast.bench.contest import CHANNELS_LAST, OURS, PYTORCH, Contest
 from aigc_fast.bench.parity import check_parity, comparable, in_float64
 from aigc_fast.models import VideoRNN

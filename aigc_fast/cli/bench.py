@@ -12,7 +12,8 @@ import torch
 import typer
 from rich.table import Table
 
-from aigc_fast.bench.cases import CASES, OPS, Case
+from aigc_fast.bench.calls import Case
+from aigc_fast.bench.cases import CASES, OPS
 from aigc_fast.bench.comparison import Comparison, compare
 from aigc_fast.bench.machine import limits_text, machine_text
 from aigc_fast.bench.page import page_of

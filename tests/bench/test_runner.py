@@ -7,9 +7,7 @@ import torch
 
 from aigc_fast import functional
 from aigc_fast.bench import decode, machine
-from aigc_fast.bench.cases import (
-    CASES,
-    OPS,
+from aigc_fast.bench.calls import (
     Answering,
     Attention,
     Case,
@@ -22,6 +20,7 @@ from aigc_fast.bench.cases import (
     Shape,
     WholeModel,
 )
+from aigc_fast.bench.cases import CASES, OPS
 from aigc_fast.bench.contest import Contest, against_float64
 from aigc_fast.bench.machine import Work
 from aigc_fast.bench.parity import ParityError, check_parity
