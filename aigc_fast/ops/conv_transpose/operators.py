@@ -19,7 +19,7 @@ from aigc_fast.ops.conv_transpose import choice, cpu, cuda, reference
 from aigc_fast.ops.conv_transpose.plan import Plan, make_plan, memory_format
 from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.activations import GRADIENTS_FROM_OUTPUT
-from aigc_fast.runtime.backends import Runner
+from aigc_fast.runtime.backends import Choice, Runner
 from aigc_fast.runtime.devices import Reason, lazily
 from aigc_fast.runtime.operator import (
     LIBRARY,
@@ -132,111 +132,124 @@ def _unsupported_on_a_card(library: Callable[..., Reason], *tensors: Tensor | No
     return reason
 
 
-def _backend_of(
-    reference_function: Callable[..., Tensor], plan_of: Callable[..., Plan], activated: bool
-) -> dict[str, Any]:
-    """The pieces of a forward op, whose last two arguments are activation and slope where it is activated."""
+class _Forward:
+    """The backends of a forward op.
 
-    def split(rest: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-        return (rest[:-2], rest[-2:]) if activated else (rest, ())
+    Args:
+        function: the op in plain PyTorch.
+        plan_of: the plan of a call's tensors and sizes.
+        activated: whether the op's last two arguments are an activation and its slope.
+    """
 
-    reference_for = _reference_for(reference_function, lambda *args: plan_of(*split(args)[0]))
+    def __init__(self, function: Callable[..., Tensor], plan_of: Callable[..., Plan], activated: bool) -> None:
+        self._function, self._plan_of, self._activated = function, plan_of, activated
+        self._reference_for = _reference_for(function, self._plan)
 
-    def right_reference(*args: Any) -> Tensor:
-        return reference_for(*args)(*args)
+    def _split(self, rest: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Sizes, and activation and slope where the op has them."""
+        return (rest[:-2], rest[-2:]) if self._activated else (rest, ())
 
-    def formatted(input: Tensor, weight: Tensor, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        # What `memory_format` promises to compile and export, whoever computes.
-        wanted = memory_format(input, weight)
-        return lambda *args: function(*args).contiguous(memory_format=wanted)
+    def _plan(self, input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Plan:
+        return self._plan_of(input, weight, bias, *self._split(rest)[0])
 
-    def fake(input: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-        return formatted(input, weight, reference_function)(input, weight, *rest)
+    def reference(self, *args: Any) -> Tensor:
+        return self._reference_for(*args)(*args)
 
-    def both_references(input: Tensor, weight: Tensor, *rest: Any) -> list[Callable[..., Tensor]]:
-        # Of values alone, and one that can be differentiated.
-        given = [reference_for(input, weight, *rest, differentiable=wanted) for wanted in (False, True)]
-        return [formatted(input, weight, function) for function in given]
+    def allocate(self, input: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        return _formatted(input, weight, self._function)(input, weight, *rest)
 
-    def prepare(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
-        sizes, activation = split(rest)
-        plan = plan_of(input, weight, bias, *sizes)
-        fallback, pytorchs = both_references(input, weight, bias, *rest)
-        run = cpu.prepare_forward(input, weight, bias, plan, fallback, *activation)
-        return Runner(run, None if choice.leave_gradients(input, weight, plan) is None else pytorchs)
+    def _references(self, input: Tensor, weight: Tensor, *rest: Any) -> list[Callable[..., Tensor]]:
+        """PyTorch's ways: one for values alone, and one that can be differentiated."""
+        given = [self._reference_for(input, weight, *rest, differentiable=wanted) for wanted in (False, True)]
+        return [_formatted(input, weight, function) for function in given]
 
-    def run(*args: Any) -> Tensor:
-        return prepare(*args).run(*args)
-
-    def run_reference(*args: Any) -> Tensor:
-        return prepare_reference(*args).run(*args)
-
-    def prepare_reference(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
+    def _prepare_reference(self, input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
         _check_alike(input, weight, bias)
-        run, pytorchs = both_references(input, weight, bias, *rest)
+        run, pytorchs = self._references(input, weight, bias, *rest)
         if cpu.unsupported((input, weight, bias)) is not None:
             return Runner(run, pytorchs)
-        plan = plan_of(input, weight, bias, *split(rest)[0])
+        plan = self._plan(input, weight, bias, *rest)
         leave = 0 in plan.output_shape or choice.leave_gradients(input, weight, plan) is not None
         return Runner(run, pytorchs if leave else None)
 
-    def unsupported(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
+    def _prepare_cpu(self, input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
+        plan = self._plan(input, weight, bias, *rest)
+        fallback, pytorchs = self._references(input, weight, bias, *rest)
+        run = cpu.prepare_forward(input, weight, bias, plan, fallback, *self._split(rest)[1])
+        return Runner(run, None if choice.leave_gradients(input, weight, plan) is None else pytorchs)
+
+    def _unsupported_on_cpu(self, input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Reason:
         reason = cpu.unsupported((input, weight, bias))
-        if reason is None and 0 in plan_of(input, weight, bias, *split(rest)[0]).output_shape:
+        if reason is None and 0 in self._plan(input, weight, bias, *rest).output_shape:
             return "the output has no elements"
         return reason
 
-    def on_a_card(
-        library: Callable[..., Reason], prepare_forward: Callable[..., Any], suits: Callable[[Plan], Reason]
-    ) -> dict[str, Any]:
-        """What registers a backend of a card's."""
+    def _slower_on_cpu(self, input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Reason:
+        plan = self._plan(input, weight, bias, *rest)
+        taken = cpu.forward_algorithm(input, weight, plan)
+        return choice.forward_slower(input, weight, plan, cpu.KINDS.get(taken, "other"))
 
+    def _leave(self, input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Reason:
+        return choice.leave_gradients(input, weight, self._plan(input, weight, bias, *rest))
+
+    def _detail_of_cpu(self, input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str:
+        taken = cpu.forward_algorithm(input, weight, self._plan(input, weight, bias, *rest))
+        return f"{cpu.ALGORITHMS[taken]}; {native.level()}"
+
+    def details(self) -> dict[str, Callable[..., str]]:
+        """For each backend, what `explain` says of the kernel that it takes."""
+        return {
+            "cpu": self._detail_of_cpu,
+            "cuda": lambda *args: "few output channels: all of a pixel's by one thread",
+            "triton": lambda input, *rest: f"a product over the taps of each phase, in {_products_of(input.dtype)}",
+        }
+
+    def register(self, operator: Operator) -> None:
+        """Registers all backends, the preferred one first."""
+        registry = operator.choice
+        registry.register(
+            "cpu",
+            _run_by(self._prepare_cpu),
+            self._unsupported_on_cpu,
+            self._slower_on_cpu,
+            prepare=self._prepare_cpu,
+            leave=self._leave,
+        )
+        self._register_on_a_card(registry, "cuda", devices.cuda, cuda.prepare_forward, cuda.does_not_suit)
+        self._register_on_a_card(registry, "triton", devices.triton, _triton_forward, lambda plan: None)
+        registry.register("reference", _run_by(self._prepare_reference), prepare=self._prepare_reference)
+
+    def _register_on_a_card(
+        self,
+        registry: Choice,
+        name: str,
+        library: Callable[..., Reason],
+        prepare_forward: Callable[..., Any],
+        does_not_suit: Callable[[Plan], Reason],
+    ) -> None:
         def unsupported(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Reason:
             reason = _unsupported_on_a_card(library, input, weight, bias)
             if reason is not None:
                 return reason
-            plan = plan_of(input, weight, bias, *split(rest)[0])
-            return "the output has no elements" if 0 in plan.output_shape else suits(plan)
+            plan = self._plan(input, weight, bias, *rest)
+            return "the output has no elements" if 0 in plan.output_shape else does_not_suit(plan)
 
         def prepare(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Runner:
-            sizes, activation = split(rest)
-            return Runner(prepare_forward(input, weight, bias, plan_of(input, weight, bias, *sizes), *activation))
+            plan = self._plan(input, weight, bias, *rest)
+            return Runner(prepare_forward(input, weight, bias, plan, *self._split(rest)[1]))
 
-        def run(*args: Any) -> Tensor:
-            return prepare(*args).run(*args)
+        registry.register(name, _run_by(prepare), unsupported, choice.slower_on_a_card, prepare)
 
-        return {"run": run, "unsupported": unsupported, "slower": choice.slower_on_a_card, "prepare": prepare}
 
-    def slower(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
-        plan = plan_of(input, weight, bias, *split(rest)[0])
-        taken = cpu.forward_algorithm(input, weight, plan)
-        return choice.forward_slower(input, weight, plan, cpu.KINDS.get(taken, "other"))
+def _formatted(input: Tensor, weight: Tensor, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function with results in the memory format that compile and export are promised, whoever computes."""
+    wanted = memory_format(input, weight)
+    return lambda *args: function(*args).contiguous(memory_format=wanted)
 
-    def leave(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str | None:
-        return choice.leave_gradients(input, weight, plan_of(input, weight, bias, *split(rest)[0]))
 
-    def detail(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> str:
-        taken = cpu.forward_algorithm(input, weight, plan_of(input, weight, bias, *split(rest)[0]))
-        return f"{cpu.ALGORITHMS[taken]}; {native.level()}"
-
-    return {
-        "run": run,
-        "prepare": prepare,
-        "reference": right_reference,
-        "fake": fake,
-        "run_reference": run_reference,
-        "prepare_reference": prepare_reference,
-        "unsupported": unsupported,
-        "slower": slower,
-        "leave": leave,
-        "details": {
-            "cpu": detail,
-            "cuda": lambda *args: "few output channels: all of a pixel's by one thread",
-            "triton": lambda input, *rest: f"a product over the taps of each phase, in {_products_of(input.dtype)}",
-        },
-        "cuda": on_a_card(devices.cuda, cuda.prepare_forward, cuda.does_not_suit),
-        "triton": on_a_card(devices.triton, _triton_forward, lambda plan: None),
-    }
+def _run_by(prepare: Callable[..., Runner]) -> Callable[..., Tensor]:
+    """What runs a call by preparing it each time."""
+    return lambda *args: prepare(*args).run(*args)
 
 
 def _signature(first: Tensor, second: Tensor, third: Tensor | None, *sizes: Any) -> Hashable:
@@ -265,25 +278,20 @@ def _forward_operator(
     backward: Callable[..., Any],
     activated: bool = False,
 ) -> Operator:
-    pieces = _backend_of(reference_function, plan_of, activated)
+    backends = _Forward(reference_function, plan_of, activated)
     operator = Operator(
         name,
         schema,
-        reference=pieces["reference"],
-        allocate=pieces["fake"],
+        reference=backends.reference,
+        allocate=backends.allocate,
         setup_context=_save_with_output if activated else _save_input_and_weight,
         backward=_whole_in_graphs(_through_activation(backward) if activated else backward),
         signature=_signature,
         flops=flops,
-        detail=pieces["details"],
+        detail=backends.details(),
         sharding=Sharding([0]),
     )
-    operator.choice.register(
-        "cpu", pieces["run"], pieces["unsupported"], pieces["slower"], pieces["prepare"], pieces["leave"]
-    )
-    for name in ("cuda", "triton"):
-        operator.choice.register(name, **pieces[name])
-    operator.choice.register("reference", pieces["run_reference"], prepare=pieces["prepare_reference"])
+    backends.register(operator)
     return operator
 
 
@@ -523,11 +531,7 @@ def _prepare_weight_gradient(large: Tensor, small: Tensor, *sizes: Any) -> Runne
     return Runner(cpu.prepare_weight_gradient(large, small, *_weight_gradient_plan(large, small, *sizes)))
 
 
-def _run_weight_gradient(*args: Any) -> Tensor:
-    return _prepare_weight_gradient(*args).run(*args)
-
-
-def _weight_gradient_slower(large: Tensor, small: Tensor, *sizes: Any) -> str | None:
+def _weight_gradient_slower(large: Tensor, small: Tensor, *sizes: Any) -> Reason:
     plan, _ = _weight_gradient_plan(large, small, *sizes)
     return choice.weight_gradient_slower(large, small, plan, cpu.takes_windows(large, small, plan))
 
@@ -563,7 +567,7 @@ conv_weight_gradient = Operator(
 )
 conv_weight_gradient.choice.register(
     "cpu",
-    _run_weight_gradient,
+    _run_by(_prepare_weight_gradient),
     lambda large, small, *sizes: cpu.unsupported((large, small)),
     _weight_gradient_slower,
     _prepare_weight_gradient,
@@ -574,13 +578,9 @@ def _prepare_triton_weight_gradient(large: Tensor, small: Tensor, *sizes: Any) -
     return Runner(_triton_weight_gradient(large, small, *_weight_gradient_plan(large, small, *sizes)))
 
 
-def _run_triton_weight_gradient(*args: Any) -> Tensor:
-    return _prepare_triton_weight_gradient(*args).run(*args)
-
-
 conv_weight_gradient.choice.register(
     "triton",
-    _run_triton_weight_gradient,
+    _run_by(_prepare_triton_weight_gradient),
     lambda large, small, *sizes: _unsupported_on_a_card(devices.triton, large, small),
     choice.slower_on_a_card,
     _prepare_triton_weight_gradient,
