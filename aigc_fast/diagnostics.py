@@ -34,12 +34,13 @@ def _generators_kept(values: tuple[Any, ...]) -> Iterator[None]:
 
 
 def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
-    """Which backend would run a call, and why not the others; nothing is computed.
+    """Tells which backend would run a call, and why the others would not; nothing is computed.
 
     Args:
-        op: a name in `aigc_fast.functional`, as "conv_transpose2d" or "reparameterize_kl", or "attention", or "decode".
-        *args: what the function would be called with; of "decode" a model of transformers or of ours, then what its
-            `generate` would be called with.
+        op: a name in `aigc_fast.functional`, such as "conv_transpose2d" or "reparameterize_kl"; or "attention" or
+            "decode".
+        *args: what the function would be called with; for "decode", a model (transformers' or ours), then the arguments
+            of its `generate`.
         **kwargs: likewise.
 
     Returns:
@@ -73,12 +74,12 @@ def info() -> dict[str, Any]:
     """Versions, instruction-set levels, threads, GPU and backends of this installation.
 
     Returns:
-        A dictionary that JSON can hold:
+        A JSON-able dictionary:
         `aigc_fast`, `torch`, `python`: versions; `platform`: the machine;
         `native`: how the CPU library was built and what it runs on, or `{"error": reason}`;
         `threads`: torch's; `gpu`: the first CUDA device's name or None;
         `backend`: the one in force; `backends`: for each, None when it can run here, else why not;
-        `ops`: the ops that there are.
+        `ops`: the names of all ops.
     """
     from aigc_fast import __version__
 

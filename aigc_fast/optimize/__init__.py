@@ -44,39 +44,40 @@ def optimize(
     Dropout, MultiheadAttention, TransformerEncoderLayer, RNN, LSTM and GRU with their cells for aigc_fast.nn's.
 
     Only the class of a module changes: parameters, buffers, hooks, `state_dict` keys, the training flag and
-    `isinstance` of the torch class stay. Modules of exactly those types are swapped; subclasses, lazy and quantized
-    modules are left. A torch.nn.Sequential in which a convolution is followed by BatchNorm, ReLU, LeakyReLU, Tanh or
-    Sigmoid becomes an `aigc_fast.nn.FusedSequential`, which runs them as one call: with a norm at inference, else in
-    training too. So does one in which a Linear, GroupNorm, InstanceNorm or LayerNorm is followed by one of these, SiLU,
-    GELU or ELU, or in which a ReflectionPad, or an activation other than Sigmoid, comes before a convolution.
+    `isinstance` of the torch class stay the same. Only modules of exactly those types are swapped; subclasses, lazy and
+    quantized modules are left as they are. A torch.nn.Sequential in which a convolution is followed by BatchNorm, ReLU,
+    LeakyReLU, Tanh or Sigmoid becomes an `aigc_fast.nn.FusedSequential`, which runs them as one call: with a norm only
+    at inference, without one in training too. So does one in which a Linear, GroupNorm, InstanceNorm or LayerNorm is
+    followed by one of these activations, SiLU, GELU or ELU, or in which a ReflectionPad, or an activation other than
+    Sigmoid, comes before a convolution.
     Blocks of diffusers (ResnetBlock2D, AutoencoderTinyBlock) and transformers (HifiGanResidualBlock, EnCodec's
-    convolutions, residual blocks, encoder and decoder) become blocks that do the same in fewer passes over memory;
-    other blocks, subclasses, and those whose forward is not the one that is known are left.
-    `report(model)` tells what was done and why; `restore(model)` undoes it.
+    convolutions, residual blocks, encoder and decoder) become blocks that compute the same in fewer passes over memory;
+    other blocks, subclasses, and blocks whose forward is not the expected one are left as they are.
+    `report(model)` shows what was done and why; `restore(model)` undoes it.
 
     The `generate` of transformers' GPT2LMHeadModel, GPTNeoXForCausalLM, LlamaForCausalLM, MistralForCausalLM and
-    Qwen2ForCausalLM runs on a native engine from then on, with all of its options: greedy, beams, sampling, assisted;
-    the same ids in float32. What the engine does not know, as hooks or adapters, is left to transformers, with the
-    reason. The first call packs the weights, which are packed again when they have changed.
+    Qwen2ForCausalLM runs on a native engine from then on, with all of its options (greedy, beams, sampling, assisted)
+    and, in float32, the same ids. What the engine does not support, such as hooks or adapters, is left to transformers,
+    and the reason is reported. The first call packs the weights, which are packed again when they change.
 
-    Dropout draws its mask from Philox: as repeatable under `torch.manual_seed` as PyTorch's, with other elements
+    Dropout draws its mask from Philox: as reproducible under `torch.manual_seed` as PyTorch's, but other elements are
     dropped.
 
     Args:
-        model: any module; a single layer too.
+        model: any module, or a single layer.
         example_inputs: what the model is called with: a tensor, a tuple of positional arguments or a dict of keyword
             arguments. With it, each layer is timed both ways on the inputs that it meets in that call (forward, and
-            backward too when the model is in training mode), and the slower one is not swapped. That is done with a
-            deep copy of the model and of the inputs, in one run of it, in which hooks are called; a model that cannot
-            be copied runs itself, and its modules have their attributes, buffers and gradients put back. The random
-            generators are left as they were. What is found about the swapped layers' own ways is kept as in
+            backward too when the model is in training mode), and layers that would be slower are not swapped. This
+            takes one run of a deep copy of the model and the inputs, in which hooks are called; a model that can't be
+            copied runs itself, and the attributes, buffers and gradients of its modules are put back. The random
+            generators are left as they were. What is measured of the swapped layers' own calls is kept, as by
             `aigc_fast.tuning`.
-        precision: "highest", "high" or "medium" as for `torch.set_float32_matmul_precision`, for the convolutions and
-            the attention of the swapped layers alone, forward and backward; None leaves it to PyTorch's own switch,
-            which what PyTorch computes, an attention's projections for one, obeys in any case.
-        weights: "fp32", "bf16", "int8" or "int4": how decoders keep the weights that they generate with, and RNN, LSTM
-            and GRU those of calls in float32 that want no gradients; None keeps them as they are. The parameters stay
-            what they are.
+        precision: "highest", "high" or "medium", as for `torch.set_float32_matmul_precision`, for the convolutions and
+            the attention of the swapped layers only, forward and backward; None leaves it to PyTorch's own switch. What
+            PyTorch itself computes, such as attention's projections, always obeys that switch.
+        weights: "fp32", "bf16", "int8" or "int4": the format in which decoders keep the weights they generate with, and
+            RNN, LSTM and GRU those of float32 calls that need no gradients; None keeps them as they are. The parameters
+            themselves do not change.
         inplace: False works on a deep copy.
 
     Returns:
@@ -84,7 +85,7 @@ def optimize(
 
     Raises:
         TypeError: when `model` is not a module.
-        ValueError: on unknown precision or weights, or when the model can't be called with `example_inputs`.
+        ValueError: for unknown precision or weights, or when the model can't be called with `example_inputs`.
 
     Example:
         >>> model = aigc_fast.optimize(model)
@@ -117,7 +118,7 @@ def swapped(model: nn.Module, times: Times | None) -> Report:
 
 
 def restore(model: Model) -> Model:
-    """Makes every layer that `optimize` swapped PyTorch's again, in place, and gives back what was kept of its weights.
+    """Turns every layer that `optimize` swapped back into PyTorch's, in place, and frees its packed weights.
 
     Args:
         model: a module that went through `optimize`, whole or in part.
@@ -145,9 +146,9 @@ def restore(model: Model) -> Model:
 
 
 def report(model: nn.Module) -> Report:
-    """What `optimize` swapped in this model, what not and why, and the memory that its packed weights take now.
+    """What `optimize` swapped in this model, what it did not and why, and the memory that its packed weights take now.
 
-    A copy of an optimised model, or one that was loaded, tells what it holds, without times.
+    For a copy of an optimized model, or one that was loaded, the report has no times.
 
     Args:
         model: the module that was given to `optimize`.

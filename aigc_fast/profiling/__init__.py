@@ -45,25 +45,26 @@ def profile(
 ) -> Profile:
     """Where the time of a model's call goes, and what would be faster.
 
-    The model is called as `model(*inputs, **named)`: its forward, and in training mode a step too, with the gradients
-    of its loss where the output has one, as those of transformers do, else of the sum of its outputs. Everything is
-    done with a copy, on a model that cannot be copied with itself, which is put back as `aigc_fast.optimize` does.
-    Each layer that has a twin is timed both ways in the calls that it gets, and the whole model both ways in turns.
+    The model is called as `model(*inputs, **named)`: its forward and, in training mode, a step too, with the gradients
+    of the output's loss where it has one, as outputs of transformers do, or else of the sum of its outputs. All this is
+    done to a copy; a model that can't be copied is used itself and put back as it was, as by `aigc_fast.optimize`.
+    Each layer that has a counterpart here is timed both ways in the calls that it gets, and the whole model both ways
+    in turns.
 
     Args:
         model: any module.
-        *inputs: what it is called with.
+        *inputs: its positional arguments.
         seconds: about how long each measurement of the whole model takes.
-        trace: a file for a Chrome trace of some calls, by torch.profiler, in which modules are spans.
-        html: a file for a page.
-        **named: what it is called with by name.
+        trace: the file to write a Chrome trace of some calls to, by torch.profiler, in which modules are spans.
+        html: the file to write an HTML page to.
+        **named: its keyword arguments.
 
     Returns:
         The profile; `print` it for a table.
 
     Raises:
         TypeError: when `model` is not a module.
-        ValueError: when the model can't be called so.
+        ValueError: when the model can't be called with these arguments.
         UserError: when a file can't be written.
 
     Example:

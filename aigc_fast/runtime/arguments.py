@@ -51,7 +51,7 @@ def whole(name: str, value: Any) -> int:
     """The value as an int.
 
     Raises:
-        TypeError: where it is no integer; PyTorch takes no truth value for one.
+        TypeError: if it is no integer; PyTorch takes no truth value for one.
     """
     try:
         if not isinstance(value, bool):
@@ -65,7 +65,7 @@ def number(name: str, value: Any) -> float:
     """The value as a float.
 
     Raises:
-        TypeError: where it is no real number.
+        TypeError: if it is no real number.
     """
     if type(value) is float:
         return value

@@ -1,4 +1,4 @@
-"""The registry of who can run what, and why not."""
+"""The registry of the backends that can run a call, and the reasons why others can't."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Runner(NamedTuple):
 
     Attributes:
         run: takes the op's arguments; nothing can be differentiated through it.
-        pytorchs: the same in PyTorch, for calls that need a gradient and that PyTorch had better have whole, or None.
+        pytorchs: the same in PyTorch, for calls that need a gradient and are better left to PyTorch as a whole, or
+            None.
     """
 
     run: Callable[..., Any]
@@ -46,11 +47,11 @@ class Backend:
         run: the implementation; takes the op's arguments.
         unsupported: returns why it cannot run these arguments, or None when it can.
         slower: returns why automatic choice passes it over although it could run, or None.
-        leave: returns why automatic choice leaves a call to PyTorch, with all its gradients, where one is wanted, or
+        leave: returns why automatic choice leaves a call that needs a gradient to PyTorch, with all its gradients, or
             None.
         prepare: returns what runs every call of the same signature, with all that follows from the signature worked
             out; None where `run` is as good.
-        pytorchs: none; with `run` it makes this a Runner for want of a prepared one.
+        pytorchs: None; together with `run` it lets this stand in for a Runner that was not prepared.
     """
 
     name: str
@@ -120,14 +121,14 @@ def leave_to_pytorch(op: str, reason: str) -> None:
 def backend(name: str) -> Iterator[None]:
     """Forces a backend inside a `with` block: it runs, or raises `BackendError` with every backend's reason.
 
-    It holds for the derivatives of what the block computes too, wherever and on whatever thread they run. The graphs of
-    `torch.compile` and `torch.export` obey the block in which they run, forward and backward each its own.
+    It also applies to the derivatives of what the block computes, wherever and on whatever thread they run. The graphs
+    of `torch.compile` and `torch.export` obey the block that they run in, forward and backward each its own.
 
     Args:
         name: "auto" (the default choice), "reference", "cpu", "cuda" or "triton".
 
     Raises:
-        ValueError: on an unknown name.
+        ValueError: for an unknown name.
 
     Example:
         >>> with aigc_fast.backend("reference"):
@@ -151,8 +152,8 @@ class Choice:
 
     Args:
         op: the op's name.
-        signature: all that the reasons and preparations of the op's backends depend on, of a call's arguments; calls of
-            the same signature are judged once. None where a look costs less than remembering.
+        signature: everything about a call's arguments that the reasons and preparations of the op's backends depend on;
+            calls of the same signature are decided once. None where deciding costs less than looking up.
     """
 
     def __init__(self, op: str, signature: Callable[..., Hashable] | None = None) -> None:
@@ -219,13 +220,13 @@ class Choice:
         return None if self._signature is None else tuning.found(self.op, args)
 
     def remember(self, key: Hashable, found: Any) -> None:
-        """Keeps what was found out about calls, until there is too much of it."""
+        """Keeps what was found out about calls; everything is dropped when there is too much of it."""
         if len(self._memo) >= MOST_REMEMBERED:
             self.forget()
         self._memo[key] = found
 
     def forget(self) -> None:
-        """Drops all that was remembered, so that calls are judged anew."""
+        """Drops all that was remembered, so that calls are decided again."""
         self._memo.clear()
 
     def pick(self, args: tuple[Any, ...]) -> Backend:

@@ -251,7 +251,7 @@ def own_device(device: torch.device) -> torch.device:
     """The device on which this process computes: of several cards, each of the processes that were launched has one.
 
     Raises:
-        UserError: where there are fewer cards than processes on this machine.
+        UserError: if there are fewer cards than processes on this machine.
     """
     if device.type != "cuda" or not is_launched():
         return device
@@ -276,7 +276,7 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         The process's device.
 
     Raises:
-        UserError: where there are fewer cards than processes on this machine.
+        UserError: if there are fewer cards than processes on this machine.
     """
     if not is_launched() or dist.is_initialized():
         yield device

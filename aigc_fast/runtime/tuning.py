@@ -91,10 +91,10 @@ def tuning() -> Iterator[None]:
     """Measures inside a `with` block: the first call of a signature runs by this package's kernels and by PyTorch's,
     and the faster way is kept, for this process and, in a small file in the user's cache folder, for later ones.
 
-    It concerns convolutions, transposed or not, with their gradients, and attention without, as PyTorch's has no second
-    ones. The call that measures gives PyTorch's result. Nothing is measured with a forced backend, in deterministic
-    mode (`torch.use_deterministic_algorithms`), while a CUDA graph is captured, or while gradients are transformed.
-    `AIGC_FAST_TUNE=1` is the same for a whole process; AIGC_FAST_CACHE names another folder.
+    It covers convolutions, transposed or not, with their gradients, and attention without, since PyTorch's has no
+    second derivatives. The call that measures returns PyTorch's result. Nothing is measured with a forced backend, in
+    deterministic mode (`torch.use_deterministic_algorithms`), while a CUDA graph is captured, or while gradients are
+    transformed. `AIGC_FAST_TUNE=1` does the same for a whole process; `AIGC_FAST_CACHE` names another folder.
 
     Example:
         >>> with aigc_fast.tuning():
