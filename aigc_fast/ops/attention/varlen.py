@@ -1,4 +1,4 @@
-"""Attention of sequences of various lengths that lie one after the other, without padding."""
+"""Attention within sequences of different lengths that are packed one after the other, without padding."""
 
 from __future__ import annotations
 
@@ -56,39 +56,40 @@ def varlen_attn(
     can. Method: Dao et al., "FlashAttention", 2022; pages of keys and values: Kwon et al., "PagedAttention", 2023.
 
     Args:
-        query: (T_q, H, E), the queries of all sequences one after the other; any strides.
+        query: (T_q, H, E), the queries of all sequences, one sequence after the other; any strides.
         key: (T_k, H, E), of query's dtype; (T_k, G, E) with `enable_gqa`. With `block_table`, pages of keys:
             (pages, page size, H or G, E).
         value: (T_k, H, V), of query's dtype; (T_k, G, V) with `enable_gqa`. With `block_table`, pages of values:
             (pages, page size, H or G, V).
-        cu_seq_q: integers, (N + 1,): sequence n has the queries from cu_seq_q[n] up to cu_seq_q[n + 1]; from 0 to T_q.
-        cu_seq_k: the same for keys and values; `cu_seq_q` by default. Not read with `block_table`.
-        max_q: the greatest length; found in `cu_seq_q`, so that it may be left out.
-        max_k: likewise.
-        return_aux: with its `lse` true, the log-sum-exp is returned too.
+        cu_seq_q: integers, (N + 1,), from 0 to T_q: sequence n has the queries cu_seq_q[n] to cu_seq_q[n + 1] - 1.
+        cu_seq_k: the same for keys and values; `cu_seq_q` by default. Ignored with `block_table`.
+        max_q: the greatest number of queries; optional, as `cu_seq_q` tells it.
+        max_k: the same for keys.
+        return_aux: if its `lse` is true, the log-sum-exp is returned as well.
         scale: 1 / sqrt(E) by default.
-        window_size: (left, right): a query sees so many keys to each side; -1 for no limit, (-1, 0) for causality. The
-            last query of a sequence stands at its last key, whatever the lengths.
-        enable_gqa: H is a multiple of G, and each H / G query heads in succession share a key and value head.
-        seqused_k: integers, (N,): sequence n has no more than its first seqused_k[n] keys, as a cache with room left
-            has it. For inference, as in PyTorch.
-        block_table: integers, (N, pages of the longest sequence): the pages of each sequence, in order; asks for
-            `seqused_k`. For inference, as in PyTorch.
-        num_splits: into so many parts the keys of few queries are cut; 1 gives a sequence the same bits whatever the
-            others are; None and 0 leave it to the kernel. The reference cuts nothing.
-        dropout_p: the probability that an element of the softmax is dropped, the rest scaled by 1 / (1 - p). For
+        window_size: (left, right), how many keys a query sees on each side; -1 for no limit, (-1, 0) for causal
+            attention. The last query of a sequence is aligned with its last key, whatever the lengths.
+        enable_gqa: whether H may be a multiple of G: each H / G consecutive query heads share a key and value head.
+        seqused_k: integers, (N,): only the first seqused_k[n] keys of sequence n are used, as in a cache with room
+            left. For inference only, as in PyTorch.
+        block_table: integers, (N, pages of the longest sequence): the pages of each sequence, in order; requires
+            `seqused_k`. For inference only, as in PyTorch.
+        num_splits: into how many parts the keys are split where there are few queries; with 1, a sequence's result
+            does not depend on the other sequences, to the bit; None and 0 leave it to the kernel. The reference does
+            not split.
+        dropout_p: the probability of dropping an element of the softmax; the others are scaled by 1 / (1 - p). For
             training: not with `seqused_k`.
-        generator: of the dropout; None for PyTorch's default one.
+        generator: the source of dropout's key; None for PyTorch's default generator.
 
     Returns:
-        (T_q, H, V), of query's dtype; zeros for queries that see no key. With `return_aux.lse` also (H, T_q), float32,
-        float64 where query is: the logarithm of the sum that each softmax divides by, minus infinity for no key; it
+        (T_q, H, V), of query's dtype; zeros for queries that see no key. With `return_aux.lse` also (H, T_q), float64
+        for a float64 query, else float32: the logarithm of each softmax's denominator, minus infinity for no key; it
         has no gradient.
 
     Raises:
-        RuntimeError: shapes, dtypes, devices or bounds that do not fit; the message names the argument.
-        TypeError: an argument that is not a Tensor, a `return_aux` without `lse`.
-        ValueError: an impossible `window_size`, `num_splits` or `dropout_p`.
+        RuntimeError: if shapes, dtypes, devices or bounds do not match; the message names the argument.
+        TypeError: if an argument is not a Tensor, or `return_aux` has no `lse`.
+        ValueError: if `window_size`, `num_splits` or `dropout_p` is invalid.
     """
     tensors, optional = (query, key, value, cu_seq_q, cu_seq_k), {"seqused_k": seqused_k, "block_table": block_table}
     if is_symbolic(*tensors, *optional.values()):

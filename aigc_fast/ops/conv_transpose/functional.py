@@ -252,26 +252,27 @@ def conv1d(
     *,
     precision: str | None = None,
 ) -> Tensor:
-    """Convolution, `torch.nn.functional.conv1d` with the same numbers; PyTorch's own kernel where ours does not win.
+    """Convolution, `torch.nn.functional.conv1d` with the same results; runs PyTorch's own kernel where ours is not
+    faster.
 
     Args:
-        input: (N, C_in, L) or (C_in, L); contiguous, channels_last or any strides.
+        input: (N, C_in, L) or (C_in, L); contiguous, channels_last or with any strides.
         weight: (C_out, C_in / groups, K), of input's dtype.
         bias: (C_out,), of input's dtype, or None.
         stride: one value or one per dimension.
-        padding: zeros on both sides, one value or one per dimension; "same" (stride 1 only) or "valid".
-        dilation: spacing of the kernel's elements.
-        groups: divides C_in and C_out.
-        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
+        padding: zeros added on both sides, one value or one per dimension; "same" (stride 1 only) or "valid".
+        dilation: spacing between the kernel's elements.
+        groups: a divisor of C_in and C_out.
+        precision: "highest", "high" or "medium" for this call; by default as PyTorch's switch says.
 
     Returns:
-        (N, C_out, L_out) of input's dtype, channels_last when input or weight is; size
+        (N, C_out, L_out) of input's dtype, channels_last when input or weight is; output size
         (in + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1.
 
     Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
-        TypeError: an argument that is not a Tensor.
-        ValueError: an unknown precision.
+        RuntimeError: if shapes, dtypes or devices do not match; the message names the argument.
+        TypeError: if an argument is not a Tensor.
+        ValueError: if the precision is unknown.
     """
     return _conv(conv1d, 1, input, weight, bias, stride, padding, dilation, groups, precision)
 
@@ -287,26 +288,27 @@ def conv2d(
     *,
     precision: str | None = None,
 ) -> Tensor:
-    """Convolution, `torch.nn.functional.conv2d` with the same numbers; PyTorch's own kernel where ours does not win.
+    """Convolution, `torch.nn.functional.conv2d` with the same results; runs PyTorch's own kernel where ours is not
+    faster.
 
     Args:
-        input: (N, C_in, H, W) or (C_in, H, W); contiguous, channels_last or any strides.
+        input: (N, C_in, H, W) or (C_in, H, W); contiguous, channels_last or with any strides.
         weight: (C_out, C_in / groups, K_h, K_w), of input's dtype.
         bias: (C_out,), of input's dtype, or None.
         stride: one value or one per dimension.
-        padding: zeros on both sides, one value or one per dimension; "same" (stride 1 only) or "valid".
-        dilation: spacing of the kernel's elements.
-        groups: divides C_in and C_out.
-        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
+        padding: zeros added on both sides, one value or one per dimension; "same" (stride 1 only) or "valid".
+        dilation: spacing between the kernel's elements.
+        groups: a divisor of C_in and C_out.
+        precision: "highest", "high" or "medium" for this call; by default as PyTorch's switch says.
 
     Returns:
-        (N, C_out, H_out, W_out) of input's dtype, channels_last when input or weight is; size
+        (N, C_out, H_out, W_out) of input's dtype, channels_last when input or weight is; output size
         (in + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1.
 
     Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
-        TypeError: an argument that is not a Tensor.
-        ValueError: an unknown precision.
+        RuntimeError: if shapes, dtypes or devices do not match; the message names the argument.
+        TypeError: if an argument is not a Tensor.
+        ValueError: if the precision is unknown.
     """
     return _conv(conv2d, 2, input, weight, bias, stride, padding, dilation, groups, precision)
 
@@ -322,26 +324,27 @@ def conv3d(
     *,
     precision: str | None = None,
 ) -> Tensor:
-    """Convolution, `torch.nn.functional.conv3d` with the same numbers; PyTorch's own kernel where ours does not win.
+    """Convolution, `torch.nn.functional.conv3d` with the same results; runs PyTorch's own kernel where ours is not
+    faster.
 
     Args:
-        input: (N, C_in, D, H, W) or (C_in, D, H, W); contiguous, channels_last or any strides.
+        input: (N, C_in, D, H, W) or (C_in, D, H, W); contiguous, channels_last or with any strides.
         weight: (C_out, C_in / groups, K_d, K_h, K_w), of input's dtype.
         bias: (C_out,), of input's dtype, or None.
         stride: one value or one per dimension.
-        padding: zeros on both sides, one value or one per dimension; "same" (stride 1 only) or "valid".
-        dilation: spacing of the kernel's elements.
-        groups: divides C_in and C_out.
-        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
+        padding: zeros added on both sides, one value or one per dimension; "same" (stride 1 only) or "valid".
+        dilation: spacing between the kernel's elements.
+        groups: a divisor of C_in and C_out.
+        precision: "highest", "high" or "medium" for this call; by default as PyTorch's switch says.
 
     Returns:
-        (N, C_out, D_out, H_out, W_out) of input's dtype, channels_last when input or weight is; size
+        (N, C_out, D_out, H_out, W_out) of input's dtype, channels_last when input or weight is; output size
         (in + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1.
 
     Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
-        TypeError: an argument that is not a Tensor.
-        ValueError: an unknown precision.
+        RuntimeError: if shapes, dtypes or devices do not match; the message names the argument.
+        TypeError: if an argument is not a Tensor.
+        ValueError: if the precision is unknown.
     """
     return _conv(conv3d, 3, input, weight, bias, stride, padding, dilation, groups, precision)
 
@@ -358,30 +361,30 @@ def conv_transpose1d(
     *,
     precision: str | None = None,
 ) -> Tensor:
-    """Transposed convolution, `torch.nn.functional.conv_transpose1d` with the same numbers.
+    """Transposed convolution, `torch.nn.functional.conv_transpose1d` with the same results.
 
-    The output's phases are convolutions: stride s gives s interleaved ones per dimension.
+    Computed as interleaved convolutions, one for each phase of the output: s per dimension for stride s.
 
     Args:
         input: (N, C_in, L) or (C_in, L); contiguous, channels_last or any strides; float32 or bfloat16 on the
             native kernels, other dtypes and devices on PyTorch's.
         weight: (C_in, C_out / groups, K), of input's dtype.
         bias: (C_out,), of input's dtype, or None.
-        stride: of the convolution that this one is the gradient of, one value or one per dimension.
-        padding: dilation * (kernel - 1) - padding zeros are added to both sides of the input.
-        output_padding: added to one side of each output dimension; less than stride or dilation.
-        groups: divides C_in and C_out.
-        dilation: spacing of the kernel's elements.
-        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
+        stride: that of the convolution whose input gradient this is; one value or one per dimension.
+        padding: dilation * (kernel - 1) - padding zeros are added on both sides of the input.
+        output_padding: added to one side of each output dimension; less than the stride or the dilation.
+        groups: a divisor of C_in and C_out.
+        dilation: spacing between the kernel's elements.
+        precision: "highest", "high" or "medium" for this call; by default as PyTorch's switch says.
 
     Returns:
-        (N, C_out, L_out) of input's dtype, channels_last when input or weight is; size
+        (N, C_out, L_out) of input's dtype, channels_last when input or weight is; output size
         (in - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1.
 
     Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
-        TypeError: an argument that is not a Tensor.
-        ValueError: an unknown precision.
+        RuntimeError: if shapes, dtypes or devices do not match; the message names the argument.
+        TypeError: if an argument is not a Tensor.
+        ValueError: if the precision is unknown.
     """
     return _conv_transpose(
         conv_transpose1d, 1, input, weight, bias, stride, padding, output_padding, groups, dilation, precision
@@ -400,30 +403,30 @@ def conv_transpose2d(
     *,
     precision: str | None = None,
 ) -> Tensor:
-    """Transposed convolution, `torch.nn.functional.conv_transpose2d` with the same numbers.
+    """Transposed convolution, `torch.nn.functional.conv_transpose2d` with the same results.
 
-    The output's phases are convolutions: stride s gives s interleaved ones per dimension.
+    Computed as interleaved convolutions, one for each phase of the output: s per dimension for stride s.
 
     Args:
         input: (N, C_in, H, W) or (C_in, H, W); contiguous, channels_last or any strides; float32 or bfloat16 on the
             native kernels, other dtypes and devices on PyTorch's.
         weight: (C_in, C_out / groups, K_h, K_w), of input's dtype.
         bias: (C_out,), of input's dtype, or None.
-        stride: of the convolution that this one is the gradient of, one value or one per dimension.
-        padding: dilation * (kernel - 1) - padding zeros are added to both sides of the input.
-        output_padding: added to one side of each output dimension; less than stride or dilation.
-        groups: divides C_in and C_out.
-        dilation: spacing of the kernel's elements.
-        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
+        stride: that of the convolution whose input gradient this is; one value or one per dimension.
+        padding: dilation * (kernel - 1) - padding zeros are added on both sides of the input.
+        output_padding: added to one side of each output dimension; less than the stride or the dilation.
+        groups: a divisor of C_in and C_out.
+        dilation: spacing between the kernel's elements.
+        precision: "highest", "high" or "medium" for this call; by default as PyTorch's switch says.
 
     Returns:
-        (N, C_out, H_out, W_out) of input's dtype, channels_last when input or weight is; size
+        (N, C_out, H_out, W_out) of input's dtype, channels_last when input or weight is; output size
         (in - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1.
 
     Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
-        TypeError: an argument that is not a Tensor.
-        ValueError: an unknown precision.
+        RuntimeError: if shapes, dtypes or devices do not match; the message names the argument.
+        TypeError: if an argument is not a Tensor.
+        ValueError: if the precision is unknown.
     """
     return _conv_transpose(
         conv_transpose2d, 2, input, weight, bias, stride, padding, output_padding, groups, dilation, precision
@@ -442,30 +445,30 @@ def conv_transpose3d(
     *,
     precision: str | None = None,
 ) -> Tensor:
-    """Transposed convolution, `torch.nn.functional.conv_transpose3d` with the same numbers.
+    """Transposed convolution, `torch.nn.functional.conv_transpose3d` with the same results.
 
-    The output's phases are convolutions: stride s gives s interleaved ones per dimension.
+    Computed as interleaved convolutions, one for each phase of the output: s per dimension for stride s.
 
     Args:
         input: (N, C_in, D, H, W) or (C_in, D, H, W); contiguous, channels_last or any strides; float32 or bfloat16 on
             the native kernels, other dtypes and devices on PyTorch's.
         weight: (C_in, C_out / groups, K_d, K_h, K_w), of input's dtype.
         bias: (C_out,), of input's dtype, or None.
-        stride: of the convolution that this one is the gradient of, one value or one per dimension.
-        padding: dilation * (kernel - 1) - padding zeros are added to both sides of the input.
-        output_padding: added to one side of each output dimension; less than stride or dilation.
-        groups: divides C_in and C_out.
-        dilation: spacing of the kernel's elements.
-        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
+        stride: that of the convolution whose input gradient this is; one value or one per dimension.
+        padding: dilation * (kernel - 1) - padding zeros are added on both sides of the input.
+        output_padding: added to one side of each output dimension; less than the stride or the dilation.
+        groups: a divisor of C_in and C_out.
+        dilation: spacing between the kernel's elements.
+        precision: "highest", "high" or "medium" for this call; by default as PyTorch's switch says.
 
     Returns:
-        (N, C_out, D_out, H_out, W_out) of input's dtype, channels_last when input or weight is; size
+        (N, C_out, D_out, H_out, W_out) of input's dtype, channels_last when input or weight is; output size
         (in - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1.
 
     Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
-        TypeError: an argument that is not a Tensor.
-        ValueError: an unknown precision.
+        RuntimeError: if shapes, dtypes or devices do not match; the message names the argument.
+        TypeError: if an argument is not a Tensor.
+        ValueError: if the precision is unknown.
     """
     return _conv_transpose(
         conv_transpose3d, 3, input, weight, bias, stride, padding, output_padding, groups, dilation, precision

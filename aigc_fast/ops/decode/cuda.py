@@ -320,8 +320,8 @@ class CudaState:
             (slots, vocabulary), float32.
 
         Raises:
-            ValueError: on other shapes.
-            TypeError: on another dtype or device.
+            ValueError: for other shapes.
+            TypeError: for another dtype or device.
         """
         self._check("ids", ids, (self.slots,))
         self._check("positions", positions, (self.slots,), (1,))
@@ -375,7 +375,7 @@ class CudaState:
 
         Raises:
             ValueError, TypeError: as `step`.
-            IndexError: on ids or positions that are none, with nothing done.
+            IndexError: for ids or positions that are none, with nothing done.
         """
         count, of = ids.shape[-1], self.engine.spec
         shape = self.slots, count

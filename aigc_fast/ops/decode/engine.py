@@ -208,7 +208,7 @@ class Engine:
 
         Raises:
             ValueError: when the decoder attends to no memory, or on shapes that do not fit.
-            TypeError: on dtypes that do not.
+            TypeError: for dtypes that do not.
         """
         return Memory(self, self._kernels, self._handle, encoded, lengths)
 

@@ -86,20 +86,20 @@ def linear(
     gradients; see "When something looks wrong" in the README.
 
     Args:
-        input: (..., in_features), of any strides; float32 or bfloat16 on the native kernels, other dtypes and devices
+        input: (..., in_features), with any strides; float32 or bfloat16 on the native kernels, other dtypes and devices
             on PyTorch's.
         weight: (out_features, in_features) or (in_features,), of input's dtype.
         bias: (out_features,) or (1,), of input's dtype, or None.
         activation: as for `aigc_fast.functional.group_norm`.
-        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
+        precision: "highest", "high" or "medium" for this call; by default as PyTorch's switch says.
 
     Returns:
-        (..., out_features) of input's dtype, contiguous; under autocast of autocast's.
+        (..., out_features) of input's dtype, or under autocast of autocast's; contiguous.
 
     Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
-        TypeError: an argument that is not a Tensor.
-        ValueError: an unknown activation or precision.
+        RuntimeError: if shapes, dtypes or devices do not match; the message names the argument.
+        TypeError: if an argument is not a Tensor.
+        ValueError: if the activation or precision is unknown.
     """
     check_precision(precision)
     name, slope = name_and_slope(activation)

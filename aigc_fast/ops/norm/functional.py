@@ -144,26 +144,27 @@ def group_norm(
     """Group norm, `torch.nn.functional.group_norm`, and the activation that follows, in one pass over memory.
 
     Equivalent PyTorch: `activation(F.group_norm(input, num_groups, weight, bias, eps))`.
-    Method: Wu and He, "Group normalization", 2018; means and variances by two passes over blocks, put together in
-    float64 (Chan, Golub and LeVeque, 1979).
+    Method: Wu and He, "Group normalization", 2018; means and variances are computed block by block, in two passes over
+    each, and combined in float64 (Chan, Golub and LeVeque, 1979).
 
     Args:
-        input: (N, C, ...), contiguous, channels_last or any strides; float32, bfloat16 or float16 on the native
+        input: (N, C, ...), contiguous, channels_last or with any strides; float32, bfloat16 or float16 on the native
             kernels, other dtypes and devices on PyTorch's.
-        num_groups: divides C.
+        num_groups: a divisor of C.
         weight: (C,), of input's dtype or float32, or None.
-        bias: likewise.
-        eps: added to the variances.
-        activation: "relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh" or "elu"; a pair of
-            "leaky_relu" and its negative slope (0.01 by default) or of "elu" and its alpha (1); None for none.
+        bias: as `weight`.
+        eps: added to the variances, for numerical stability.
+        activation: "relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh" or "elu"; or a
+            pair of "leaky_relu" and its negative slope (0.01 by default), or of "elu" and its alpha (1); None for no
+            activation.
 
     Returns:
         The shape and dtype of `input`, channels_last where it is.
 
     Raises:
-        RuntimeError: shapes or devices that do not fit; the message names the argument.
-        TypeError: an argument that is not a Tensor.
-        ValueError: an unknown activation, or one value per group.
+        RuntimeError: if shapes or devices do not match; the message names the argument.
+        TypeError: if an argument is not a Tensor.
+        ValueError: if the activation is unknown, or if there is only one value per group.
     """
     name, slope = name_and_slope(activation)
     if has_torch_function_variadic(input, weight, bias) or tracing_state() is not None:
@@ -199,18 +200,18 @@ def instance_norm(
 ) -> Tensor:
     """Instance norm, `torch.nn.functional.instance_norm`, and the activation that follows, in one pass over memory.
 
-    Equivalent PyTorch: `activation(F.instance_norm(input, running_mean, running_var, weight, bias, ...))`, which has
-    the calls with running statistics whole. Method: Ulyanov, Vedaldi and Lempitsky, "Instance normalization", 2016.
+    Equivalent PyTorch: `activation(F.instance_norm(input, running_mean, running_var, weight, bias, ...))`. Calls with
+    running statistics are left to PyTorch. Method: Ulyanov, Vedaldi and Lempitsky, "Instance normalization", 2016.
 
     Args:
-        input: (N, C, ...) with more than one value per channel, of any strides; dtypes as for `group_norm`.
-        running_mean: (C,) or None; updated where `use_input_stats`, else taken in the place of the input's.
-        running_var: likewise.
+        input: (N, C, ...) with more than one value per channel, with any strides; dtypes as for `group_norm`.
+        running_mean: (C,) or None; updated with `use_input_stats`, otherwise used in place of the input's means.
+        running_var: (C,) or None; likewise for the variances.
         weight: (C,), of input's dtype or float32, or None.
-        bias: likewise.
+        bias: as `weight`.
         use_input_stats: whether to normalize by the input's own means and variances; True by default.
-        momentum: of the running statistics.
-        eps: added to the variances.
+        momentum: the weight of the new values in the running statistics.
+        eps: added to the variances, for numerical stability.
         activation: as for `group_norm`.
 
     Returns:
@@ -262,20 +263,20 @@ def layer_norm(
     Method: Ba, Kiros and Hinton, "Layer normalization", 2016.
 
     Args:
-        input: (..., *normalized_shape), of any strides; dtypes as for `group_norm`.
+        input: (..., *normalized_shape), with any strides; dtypes as for `group_norm`.
         normalized_shape: the last dimensions, which share a mean and a variance.
-        weight: of this shape, of input's dtype or float32, or None.
-        bias: likewise.
-        eps: added to the variances.
+        weight: of shape `normalized_shape`, of input's dtype or float32, or None.
+        bias: as `weight`.
+        eps: added to the variances, for numerical stability.
         activation: as for `group_norm`.
 
     Returns:
         The shape and dtype of `input`, contiguous.
 
     Raises:
-        RuntimeError: shapes or devices that do not fit; the message names the argument.
-        TypeError: an argument that is not a Tensor, or no sequence of integers.
-        ValueError: an unknown activation.
+        RuntimeError: if shapes or devices do not match; the message names the argument.
+        TypeError: if an argument is not a Tensor, or `normalized_shape` not a sequence of integers.
+        ValueError: if the activation is unknown.
     """
     name, slope = name_and_slope(activation)
     if has_torch_function_variadic(input, weight, bias) or tracing_state() is not None:

@@ -77,10 +77,10 @@ def randn(
     dtype: torch.dtype | None = None,
     device: torch.device | str | int | None = None,
 ) -> Tensor:
-    """Standard normal numbers, as `torch.randn`, on all threads and the same for any number of them.
+    """Standard normal numbers, like `torch.randn`, drawn on all threads; the same for any number of threads.
 
-    Philox4x32-10 words through the transform of Box and Muller; element i depends on the key that is drawn from the
-    generator and on i alone. The numbers differ from torch's for the same seed.
+    Philox4x32-10 words go through the Box-Muller transform; element i depends only on i and on the key that is drawn
+    from the generator. The numbers differ from torch's for the same seed.
 
     Args:
         size: the shape, as integers or as one sequence.
@@ -92,8 +92,8 @@ def randn(
         A tensor of shape `size`.
 
     Raises:
-        RuntimeError: for a negative size, another type, or a generator of another device.
-        TypeError: for arguments of other kinds; the message names the argument.
+        RuntimeError: for a negative size, a dtype that is not floating-point, or a generator of another device.
+        TypeError: for arguments of other types; the message names the argument.
     """
     return _fill(randn, NORMAL, size, generator, dtype, device)
 
@@ -104,9 +104,9 @@ def rand(
     dtype: torch.dtype | None = None,
     device: torch.device | str | int | None = None,
 ) -> Tensor:
-    """Uniform numbers on [0, 1), as `torch.rand`, on all threads and the same for any number of them.
+    """Uniform numbers on [0, 1), like `torch.rand`, drawn on all threads; the same for any number of threads.
 
-    24 random bits for each number, 53 in float64; arguments, result and errors as for `randn`.
+    Each number has 24 random bits, 53 in float64. Arguments, result and errors are those of `randn`.
     """
     return _fill(rand, UNIFORM, size, generator, dtype, device)
 
@@ -119,14 +119,14 @@ def dropout(
     *,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """`torch.nn.functional.dropout`, whose mask is made on all threads, is not stored, and is made anew in backward.
+    """`torch.nn.functional.dropout`, with a mask that is drawn on all threads and redrawn in backward, not stored.
 
-    Each element is kept with probability 1 - p, and then scaled by 1 / (1 - p).
+    Each element is kept with probability 1 - p and scaled by 1 / (1 - p).
 
     Args:
         input: any shape, floating-point or complex.
-        p: the probability to drop an element, in [0, 1].
-        training: without it, `input` itself is the result.
+        p: the probability of dropping an element, in [0, 1].
+        training: if False, `input` itself is returned.
         inplace: whether to write the result into `input`.
         generator: the source of the mask's key; by default torch's default generator of the device.
 
@@ -136,7 +136,7 @@ def dropout(
     Raises:
         ValueError: if p lies outside [0, 1].
         RuntimeError: for integer input, or a generator of another device.
-        TypeError: for arguments of other kinds; the message names the argument.
+        TypeError: for arguments of other types; the message names the argument.
     """
     if has_torch_function_variadic(input) or is_recorded():
         if is_symbolic(input):

@@ -186,105 +186,105 @@ def _called(function: Callable[..., Any], mode: int, args: tuple[Any, ...], name
 
 
 def rnn_tanh(*args: Any, **named: Any) -> tuple[Tensor, ...]:
-    """Elman networks with tanh: the arguments of `torch._VF.rnn_tanh`.
+    """Elman RNNs with tanh, with the arguments of `torch._VF.rnn_tanh`.
 
-    On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one for
-    each layer and a mask of `aigc_fast.functional.dropout`; in bfloat16 too, of one sequence without gradients, where
-    the processor multiplies it; else by PyTorch's own. Where the backend "cuda" is forced, of up to 8 sequences by a
-    launch for each direction of each layer.
+    On the CPU in float32, one native call runs all layers, directions and steps; with dropout between layers it is one
+    call per layer, with a mask from `aigc_fast.functional.dropout`. The same holds for one bfloat16 sequence without
+    gradients, where the processor multiplies bfloat16. Everything else runs on PyTorch's own function. With the backend
+    "cuda" forced, up to 8 sequences run by one launch for each direction of each layer.
 
     Args:
         input: (T, B, I), or (B, T, I) with `batch_first`.
         hx: h_0, (layers * directions, B, H).
-        params: of each layer and direction weight_ih, weight_hh and, with `has_biases`, bias_ih and bias_hh.
-        has_biases, num_layers, dropout, train, bidirectional, batch_first: as in torch.nn.RNN, by position too.
-        data, batch_sizes: in place of `input`, and without `batch_first`, those of a PackedSequence: ``rnn_tanh(data,
+        params: for each layer and direction weight_ih, weight_hh and, with `has_biases`, bias_ih and bias_hh.
+        has_biases, num_layers, dropout, train, bidirectional, batch_first: as in torch.nn.RNN, positional or by name.
+        data, batch_sizes: of a PackedSequence, in place of `input` and without `batch_first`: ``rnn_tanh(data,
             batch_sizes, hx, params, has_biases, num_layers, dropout, train, bidirectional)``.
 
     Returns:
         (output, h_n), output (T, B, directions * H).
 
     Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
-        TypeError: arguments of neither form.
+        RuntimeError: if shapes, dtypes or devices do not match; the message names the argument.
+        TypeError: if the arguments have neither form.
     """
     return _called(rnn_tanh, RNN_TANH, args, named)
 
 
 def rnn_relu(*args: Any, **named: Any) -> tuple[Tensor, ...]:
-    """Elman networks with relu: the arguments of `torch._VF.rnn_relu`.
+    """Elman RNNs with ReLU, with the arguments of `torch._VF.rnn_relu`.
 
-    On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one for
-    each layer and a mask of `aigc_fast.functional.dropout`; in bfloat16 too, of one sequence without gradients, where
-    the processor multiplies it; else by PyTorch's own. Where the backend "cuda" is forced, of up to 8 sequences by a
-    launch for each direction of each layer.
+    On the CPU in float32, one native call runs all layers, directions and steps; with dropout between layers it is one
+    call per layer, with a mask from `aigc_fast.functional.dropout`. The same holds for one bfloat16 sequence without
+    gradients, where the processor multiplies bfloat16. Everything else runs on PyTorch's own function. With the backend
+    "cuda" forced, up to 8 sequences run by one launch for each direction of each layer.
 
     Args:
         input: (T, B, I), or (B, T, I) with `batch_first`.
         hx: h_0, (layers * directions, B, H).
-        params: of each layer and direction weight_ih, weight_hh and, with `has_biases`, bias_ih and bias_hh.
-        has_biases, num_layers, dropout, train, bidirectional, batch_first: as in torch.nn.RNN, by position too.
-        data, batch_sizes: in place of `input`, and without `batch_first`, those of a PackedSequence: ``rnn_relu(data,
+        params: for each layer and direction weight_ih, weight_hh and, with `has_biases`, bias_ih and bias_hh.
+        has_biases, num_layers, dropout, train, bidirectional, batch_first: as in torch.nn.RNN, positional or by name.
+        data, batch_sizes: of a PackedSequence, in place of `input` and without `batch_first`: ``rnn_relu(data,
             batch_sizes, hx, params, has_biases, num_layers, dropout, train, bidirectional)``.
 
     Returns:
         (output, h_n), output (T, B, directions * H).
 
     Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
-        TypeError: arguments of neither form.
+        RuntimeError: if shapes, dtypes or devices do not match; the message names the argument.
+        TypeError: if the arguments have neither form.
     """
     return _called(rnn_relu, RNN_RELU, args, named)
 
 
 def lstm(*args: Any, **named: Any) -> tuple[Tensor, ...]:
-    """LSTM networks: the arguments of `torch._VF.lstm`.
+    """LSTMs, with the arguments of `torch._VF.lstm`.
 
-    On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one for
-    each layer and a mask of `aigc_fast.functional.dropout`; in bfloat16 too, of one sequence without gradients, where
-    the processor multiplies it; else by PyTorch's own. Where the backend "cuda" is forced, of up to 8 sequences by a
-    launch for each direction of each layer.
+    On the CPU in float32, one native call runs all layers, directions and steps; with dropout between layers it is one
+    call per layer, with a mask from `aigc_fast.functional.dropout`. The same holds for one bfloat16 sequence without
+    gradients, where the processor multiplies bfloat16. Everything else runs on PyTorch's own function. With the backend
+    "cuda" forced, up to 8 sequences run by one launch for each direction of each layer.
 
     Args:
         input: (T, B, I), or (B, T, I) with `batch_first`.
         hx: (h_0, c_0), (layers * directions, B, size) and (layers * directions, B, H).
-        params: of each layer and direction weight_ih, weight_hh and, with `has_biases`, bias_ih and bias_hh,
-            with projections weight_hr.
-        has_biases, num_layers, dropout, train, bidirectional, batch_first: as in torch.nn.LSTM, by position too.
-        data, batch_sizes: in place of `input`, and without `batch_first`, those of a PackedSequence: ``lstm(data,
+        params: for each layer and direction weight_ih, weight_hh and, with `has_biases`, bias_ih and bias_hh;
+            with projections weight_hr too.
+        has_biases, num_layers, dropout, train, bidirectional, batch_first: as in torch.nn.LSTM, positional or by name.
+        data, batch_sizes: of a PackedSequence, in place of `input` and without `batch_first`: ``lstm(data,
             batch_sizes, hx, params, has_biases, num_layers, dropout, train, bidirectional)``.
 
     Returns:
         (output, h_n, c_n), output (T, B, directions * size).
 
     Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
-        TypeError: arguments of neither form.
+        RuntimeError: if shapes, dtypes or devices do not match; the message names the argument.
+        TypeError: if the arguments have neither form.
     """
     return _called(lstm, LSTM, args, named)
 
 
 def gru(*args: Any, **named: Any) -> tuple[Tensor, ...]:
-    """GRU networks: the arguments of `torch._VF.gru`.
+    """GRUs, with the arguments of `torch._VF.gru`.
 
-    On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one for
-    each layer and a mask of `aigc_fast.functional.dropout`; in bfloat16 too, of one sequence without gradients, where
-    the processor multiplies it; else by PyTorch's own. Where the backend "cuda" is forced, of up to 8 sequences by a
-    launch for each direction of each layer.
+    On the CPU in float32, one native call runs all layers, directions and steps; with dropout between layers it is one
+    call per layer, with a mask from `aigc_fast.functional.dropout`. The same holds for one bfloat16 sequence without
+    gradients, where the processor multiplies bfloat16. Everything else runs on PyTorch's own function. With the backend
+    "cuda" forced, up to 8 sequences run by one launch for each direction of each layer.
 
     Args:
         input: (T, B, I), or (B, T, I) with `batch_first`.
         hx: h_0, (layers * directions, B, H).
-        params: of each layer and direction weight_ih, weight_hh and, with `has_biases`, bias_ih and bias_hh.
-        has_biases, num_layers, dropout, train, bidirectional, batch_first: as in torch.nn.GRU, by position too.
-        data, batch_sizes: in place of `input`, and without `batch_first`, those of a PackedSequence: ``gru(data,
+        params: for each layer and direction weight_ih, weight_hh and, with `has_biases`, bias_ih and bias_hh.
+        has_biases, num_layers, dropout, train, bidirectional, batch_first: as in torch.nn.GRU, positional or by name.
+        data, batch_sizes: of a PackedSequence, in place of `input` and without `batch_first`: ``gru(data,
             batch_sizes, hx, params, has_biases, num_layers, dropout, train, bidirectional)``.
 
     Returns:
         (output, h_n), output (T, B, directions * H).
 
     Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
-        TypeError: arguments of neither form.
+        RuntimeError: if shapes, dtypes or devices do not match; the message names the argument.
+        TypeError: if the arguments have neither form.
     """
     return _called(gru, GRU, args, named)

@@ -21,27 +21,29 @@ def ar_recursion(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """y[t] = x[t] + sum over i from 1 to p of coeffs[i - 1] y[t - i], the all-pole filter of an AR(p) process.
 
-    On the CPU in float32 and float64 by kernels that take a vector of series, or of parts of one series, at a time;
-    bfloat16 and float16 compute in float32; complex numbers by PyTorch, step by step. Differentiable any number of
-    times in x, coeffs and state. A long signal in pieces, each begun with the state of the one before, gives the
-    samples of one call. Under autocast arguments of several dtypes are taken in the widest of them.
+    On the CPU, float32 and float64 run on kernels that process a vector of series, or of parts of one series, at a
+    time; bfloat16 and float16 are computed in float32; complex numbers run on PyTorch, step by step. Differentiable any
+    number of times with respect to x, coeffs and state. A long signal can be processed in pieces, each starting from
+    the state that the one before returned, with the same result as one call. Under autocast arguments of several dtypes
+    are taken in the widest of them.
 
     Args:
         x: (T,) or (B, T), floating-point, complex64 or complex128; any strides.
-        coeffs: of x's dtype; (p,) for all series; (B, p) for each, or (T, p) where x is (T,); (B, T, p) for each step.
+        coeffs: of x's dtype; (p,), the same for all series; (B, p), one set per series; (T, p) where x is (T,), or
+            (B, T, p), one set per step.
         state: (p,) or (B, p), of x's dtype: y[-1], y[-2], ..., the most recent first; zeros by default.
-        return_state: returns the last p values of y besides, the most recent first: the state to go on with.
+        return_state: whether to also return the last p values of y, the most recent first: the state to continue from.
 
     Returns:
-        y, of x's shape and dtype; with `return_state`, (y, state) with state of (B, p), or (p,) where x is (T,).
-        Where the filter is unstable y grows to infinity; NaN lasts from where it comes to the end of its series.
+        y, of x's shape and dtype; with `return_state`, (y, state) with state (B, p), or (p,) where x is (T,). Where the
+        filter is unstable, y grows to infinity; a NaN persists to the end of its series.
 
     Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
-        TypeError: an argument that is not a Tensor.
+        RuntimeError: if shapes, dtypes or devices do not match; the message names the argument.
+        TypeError: if an argument is not a Tensor.
 
-    Equivalent to `scipy.signal.lfilter([1], [1, -c1, ..., -cp], x)`. Method of cutting a long series: Blelloch, "Prefix
-    sums and their applications", 1990.
+    Equivalent to `scipy.signal.lfilter([1], [1, -c1, ..., -cp], x)`. Method of splitting a long series: Blelloch,
+    "Prefix sums and their applications", 1990.
     """
     if is_symbolic(x, coeffs, state):
         return record(ar_recursion, x, coeffs, state, return_state=return_state)
@@ -118,20 +120,20 @@ def sample_wise_lpc(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """y[t] = x[t] - sum over i of a[t, i - 1] y[t - i], `torchlpc.sample_wise_lpc`: its signature and its sign.
 
-    Under autocast arguments of several dtypes are taken in the widest of them.
+    Under autocast, arguments of different dtypes are cast to the widest of them.
 
     Args:
         x: (B, T), floating-point, complex64 or complex128.
         a: (B, T, p), of x's dtype.
         zi: (B, p): y[-1], y[-2], ..., the most recent first; zeros by default.
-        return_zf: returns the last p values of y besides, the most recent first.
+        return_zf: whether to also return the last p values of y, the most recent first.
 
     Returns:
         y (B, T), or (y, zf) with zf (B, p).
 
     Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
-        TypeError: an argument that is not a Tensor.
+        RuntimeError: if shapes, dtypes or devices do not match; the message names the argument.
+        TypeError: if an argument is not a Tensor.
 
     Method: Yu and Fazekas, "Differentiable time-varying linear prediction in the context of end-to-end
     analysis-by-synthesis", 2024.
@@ -158,22 +160,22 @@ def sample_wise_lpc(
 def lfilter(waveform: Tensor, a_coeffs: Tensor, b_coeffs: Tensor, clamp: bool = True, batching: bool = True) -> Tensor:
     """a[0] y[t] = sum over i of b[i] x[t - i] - sum over i > 0 of a[i] y[t - i], `torchaudio.functional.lfilter`.
 
-    Under autocast arguments of several dtypes are taken in the widest of them.
+    Under autocast, arguments of different dtypes are cast to the widest of them.
 
     Args:
         waveform: (..., T), floating-point, complex64 or complex128.
-        a_coeffs: (n,) or (F, n), the denominator, lowest delay first; its first coefficient is not 0.
+        a_coeffs: (n,) or (F, n), the denominator, lowest delay first; its first coefficient must not be 0.
         b_coeffs: the numerator, of a_coeffs' shape.
-        clamp: limits the output to -1 to 1; of complex numbers, which have no order, False is expected.
-        batching: where the coefficients are (F, n): the waveform is (..., F, T) and each filter has a channel of its
-            own; otherwise every filter takes the whole waveform.
+        clamp: whether to limit the output to [-1, 1]; must be False for complex numbers, which have no order.
+        batching: for coefficients (F, n): whether the waveform is (..., F, T), with a channel for each filter; if
+            False, every filter is applied to the whole waveform.
 
     Returns:
-        (..., T); where the coefficients are (F, n), (..., F, T).
+        (..., T), or (..., F, T) for coefficients (F, n).
 
     Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
-        TypeError: an argument that is not a Tensor.
+        RuntimeError: if shapes, dtypes or devices do not match; the message names the argument.
+        TypeError: if an argument is not a Tensor.
     """
     if is_symbolic(waveform, a_coeffs, b_coeffs):
         return record(lfilter, waveform, a_coeffs, b_coeffs, clamp, batching)

@@ -61,15 +61,15 @@ def reparameterize(mu: Tensor, logvar: Tensor, *, generator: torch.Generator | N
 
     Args:
         mu: the means, any shape, floating-point.
-        logvar: the logarithms of the variances; shape, dtype and device of `mu`.
+        logvar: the logarithms of the variances; of the shape, dtype and device of `mu`.
         generator: the source of the noise's key; by default torch's default generator of the device.
 
     Returns:
-        z, of the shape and dtype of `mu`. Under autocast float32, as torch's `exp`.
+        z, of the shape and dtype of `mu`; under autocast float32, as for torch's `exp`.
 
     Raises:
         RuntimeError: if shapes, dtypes or devices differ, for integers, or for a generator of another device.
-        TypeError: for an argument that is not a Tensor, or no generator.
+        TypeError: if an argument is not a Tensor, or `generator` not a generator.
     """
     if is_symbolic(mu, logvar):
         return record(reparameterize, mu, logvar, generator=generator)
@@ -84,14 +84,14 @@ def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
 
     Args:
         mu: the means, (B, ...), floating-point.
-        logvar: the logarithms of the variances; shape, dtype and device of `mu`.
+        logvar: the logarithms of the variances; of the shape, dtype and device of `mu`.
 
     Returns:
-        (B,), of the dtype of `mu`; under autocast float32. Summed in float64 on the CPU.
+        (B,), of the dtype of `mu`; under autocast float32. On the CPU the sum is in float64.
 
     Raises:
-        RuntimeError: if shapes, dtypes or devices differ, for integers or a scalar.
-        TypeError: for an argument that is not a Tensor.
+        RuntimeError: if shapes, dtypes or devices differ, for integers, or for a scalar.
+        TypeError: if an argument is not a Tensor.
     """
     if is_symbolic(mu, logvar):
         return record(kl_standard_normal, mu, logvar)
@@ -103,7 +103,7 @@ def reparameterize_kl(mu: Tensor, logvar: Tensor, *, generator: torch.Generator 
 
     Args:
         mu: the means, (B, ...), floating-point.
-        logvar: the logarithms of the variances; shape, dtype and device of `mu`.
+        logvar: the logarithms of the variances; of the shape, dtype and device of `mu`.
         generator: the source of the noise's key; by default torch's default generator of the device.
 
     Returns:
