@@ -19,11 +19,11 @@ STOCK_CHILDREN = (torch.nn.LayerNorm, torch.nn.Linear, torch.nn.Dropout)
 
 @drop_in
 class MultiheadAttention(torch.nn.MultiheadAttention):
-    """`torch.nn.MultiheadAttention`: the same constructor, parameters, `state_dict` keys, masks and numbers.
+    """`torch.nn.MultiheadAttention`: the same constructor, parameters, `state_dict` keys, masks and results.
 
-    With `need_weights=False`, which torch.nn's Transformer layers ask for, heads are read where the projection wrote
-    them and the scores are never stored, dropout or not. Calls that want the weights, `bias_k`, `add_zero_attn` and
-    self-attention of few positions at inference, which PyTorch has one call for, run as in PyTorch.
+    With `need_weights=False`, as in torch.nn's Transformer layers, heads are read where the projection wrote them and
+    the scores are never stored, with or without dropout. Calls that return the weights, `bias_k`, `add_zero_attn` and
+    self-attention of few positions at inference, for which PyTorch has one fused call, run as in PyTorch.
     """
 
     float32_precision: str | None = None
@@ -39,10 +39,11 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """See torch.nn.MultiheadAttention. With `is_causal`, which says that `attn_mask` is causal, it is not read.
+        """See torch.nn.MultiheadAttention. With `is_causal`, which promises that `attn_mask` is causal, the mask is not
+        read.
 
         Raises:
-            RuntimeError: shapes or masks' dtypes that do not fit; the message names the argument.
+            RuntimeError: if shapes, or the masks' dtypes, do not match; the message names the argument.
         """
         own_masks = _is_patched(self, "merge_masks") or type(self).merge_masks is not MERGE_MASKS
         pytorchs = (
@@ -129,11 +130,11 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
 
 @drop_in
 class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
-    """`torch.nn.TransformerEncoderLayer`: the same constructor, parameters, `state_dict` keys and numbers.
+    """`torch.nn.TransformerEncoderLayer`: the same constructor, parameters, `state_dict` keys and results.
 
-    At inference PyTorch runs the whole layer in one call of its own, past `self_attn`, and stores the scores of all
-    heads. For long sequences this layer runs on its parts instead, as PyTorch's does in training. With children or
-    blocks that somebody put in another's place it is PyTorch's. Its children are this package's too.
+    At inference PyTorch runs the whole layer in one fused call, which bypasses `self_attn` and stores the scores of all
+    heads. For long sequences this layer calls its submodules instead, as PyTorch's does in training. Its submodules are
+    this package's too. Where a submodule, or a method that runs one, has been replaced, it behaves as PyTorch's.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -15,9 +15,9 @@ from aigc_fast.nn.quantization import register_fusers
 
 @drop_in
 class Conv1d(torch.nn.Conv1d):
-    """`torch.nn.Conv1d`: the same constructor, parameters, `state_dict` keys and numbers.
+    """`torch.nn.Conv1d`: the same constructor, parameters, `state_dict` keys and results.
 
-    See `aigc_fast.functional.conv1d`; padding modes other than zeros pad first, as in PyTorch.
+    See `aigc_fast.functional.conv1d`; padding modes other than "zeros" pad the input first, as in PyTorch.
     """
 
     float32_precision: str | None = None
@@ -46,9 +46,9 @@ class Conv1d(torch.nn.Conv1d):
 
 @drop_in
 class Conv2d(torch.nn.Conv2d):
-    """`torch.nn.Conv2d`: the same constructor, parameters, `state_dict` keys and numbers.
+    """`torch.nn.Conv2d`: the same constructor, parameters, `state_dict` keys and results.
 
-    See `aigc_fast.functional.conv2d`; padding modes other than zeros pad first, as in PyTorch.
+    See `aigc_fast.functional.conv2d`; padding modes other than "zeros" pad the input first, as in PyTorch.
     """
 
     float32_precision: str | None = None
@@ -77,9 +77,9 @@ class Conv2d(torch.nn.Conv2d):
 
 @drop_in
 class Conv3d(torch.nn.Conv3d):
-    """`torch.nn.Conv3d`: the same constructor, parameters, `state_dict` keys and numbers.
+    """`torch.nn.Conv3d`: the same constructor, parameters, `state_dict` keys and results.
 
-    See `aigc_fast.functional.conv3d`; padding modes other than zeros pad first, as in PyTorch.
+    See `aigc_fast.functional.conv3d`; padding modes other than "zeros" pad the input first, as in PyTorch.
     """
 
     float32_precision: str | None = None
@@ -117,7 +117,7 @@ def _output_padding(
 
 @drop_in
 class ConvTranspose1d(torch.nn.ConvTranspose1d):
-    """`torch.nn.ConvTranspose1d`: the same constructor, parameters, `state_dict` keys and numbers.
+    """`torch.nn.ConvTranspose1d`: the same constructor, parameters, `state_dict` keys and results.
 
     See `aigc_fast.functional.conv_transpose1d`.
     """
@@ -125,7 +125,7 @@ class ConvTranspose1d(torch.nn.ConvTranspose1d):
     float32_precision: str | None = None
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """The transposed convolution of `input`; `output_size` chooses among the sizes that stride leaves open."""
+        """The transposed convolution of `input`; `output_size` picks one of the sizes that the stride allows."""
         extra = _output_padding(self, input, output_size)
         return functional.conv_transpose1d(
             input,
@@ -142,7 +142,7 @@ class ConvTranspose1d(torch.nn.ConvTranspose1d):
 
 @drop_in
 class ConvTranspose2d(torch.nn.ConvTranspose2d):
-    """`torch.nn.ConvTranspose2d`: the same constructor, parameters, `state_dict` keys and numbers.
+    """`torch.nn.ConvTranspose2d`: the same constructor, parameters, `state_dict` keys and results.
 
     See `aigc_fast.functional.conv_transpose2d`.
     """
@@ -150,7 +150,7 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
     float32_precision: str | None = None
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """The transposed convolution of `input`; `output_size` chooses among the sizes that stride leaves open."""
+        """The transposed convolution of `input`; `output_size` picks one of the sizes that the stride allows."""
         extra = _output_padding(self, input, output_size)
         return functional.conv_transpose2d(
             input,
@@ -167,7 +167,7 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
 
 @drop_in
 class ConvTranspose3d(torch.nn.ConvTranspose3d):
-    """`torch.nn.ConvTranspose3d`: the same constructor, parameters, `state_dict` keys and numbers.
+    """`torch.nn.ConvTranspose3d`: the same constructor, parameters, `state_dict` keys and results.
 
     See `aigc_fast.functional.conv_transpose3d`.
     """
@@ -175,7 +175,7 @@ class ConvTranspose3d(torch.nn.ConvTranspose3d):
     float32_precision: str | None = None
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """The transposed convolution of `input`; `output_size` chooses among the sizes that stride leaves open."""
+        """The transposed convolution of `input`; `output_size` picks one of the sizes that the stride allows."""
         extra = _output_padding(self, input, output_size)
         return functional.conv_transpose3d(
             input,

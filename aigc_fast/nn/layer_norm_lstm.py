@@ -15,28 +15,28 @@ from aigc_fast.nn.recurrent import Stepwise, forward
 class LayerNormLSTM(Stepwise, nn.Module):
     """A stack of layer-normalized LSTMs (Ba, Kiros and Hinton, "Layer normalization", 2016, equations 20 to 22).
 
-    With LN the normalization over its last dimension, with a gain and a bias of its own each:
+    With LN a layer norm over the last dimension, each with its own gain and bias:
     ``i, f, g, o = LN(W_ih x) + LN(W_hh h)``; ``c' = sigmoid(f) * c + sigmoid(i) * tanh(g)``;
     ``h' = sigmoid(o) * tanh(LN(c'))``.
 
     Args:
         input_size, hidden_size, num_layers: as in torch.nn.LSTM.
         batch_first: whether input and output are (B, T, size) rather than (T, B, size).
-        dropout: probability with which elements of the output of all layers but the last are dropped in training.
+        dropout: the probability of dropping elements of the output of each layer but the last, in training.
         eps: added to variances.
         device, dtype: of the parameters.
-        bidirectional: whether each layer reads its input backwards too, with parameters of their own.
+        bidirectional: whether each layer also reads its input backwards, with separate parameters.
 
     Attributes:
-        weight_ih_l[k], weight_hh_l[k], bias_ih_l[k], bias_hh_l[k]: of torch.nn.LSTM's shapes; the biases are the
-            normalizations', (4 * hidden_size,).
-        gain_ih_l[k], gain_hh_l[k]: the normalizations' gains, (4 * hidden_size,).
-        gain_c_l[k], bias_c_l[k]: those of the cells, (hidden_size,).
+        weight_ih_l[k], weight_hh_l[k], bias_ih_l[k], bias_hh_l[k]: of torch.nn.LSTM's shapes; the biases,
+            (4 * hidden_size,), are those of the norms.
+        gain_ih_l[k], gain_hh_l[k]: the gains of the norms, (4 * hidden_size,).
+        gain_c_l[k], bias_c_l[k]: gain and bias of the cell's norm, (hidden_size,).
         weight_ih_l[k]_reverse, ...: the same of the other direction.
         weights: as that of `aigc_fast.nn.LSTM`.
 
     Raises:
-        ValueError: on a size that is not positive, or a probability outside of [0, 1].
+        ValueError: if a size is not positive, or the probability is outside [0, 1].
     """
 
     # What PyTorch's recurrent modules have besides.
@@ -79,7 +79,7 @@ class LayerNormLSTM(Stepwise, nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Weights as torch.nn.LSTM has them at first, gains of 1, biases of 0."""
+        """Initializes the weights as torch.nn.LSTM does, the gains to 1 and the biases to 0."""
         bound = 1 / math.sqrt(self.hidden_size)
         for name, parameter in self.named_parameters():
             if name.startswith("weight"):
@@ -96,7 +96,7 @@ class LayerNormLSTM(Stepwise, nn.Module):
         return shown
 
     def check_forward_args(self, input: Tensor, hidden: tuple[Tensor, Tensor], batch_sizes: Tensor | None) -> None:
-        """Raises ValueError for an input or states whose shapes do not fit."""
+        """Raises ValueError if the shapes of the input or the states do not match."""
         if input.shape[-1] != self.input_size:
             raise ValueError(f"input: got shape {tuple(input.shape)}, expected {self.input_size} last")
         if batch_sizes is None and not input.shape[1 if self.batch_first else 0]:
@@ -114,21 +114,22 @@ class LayerNormLSTM(Stepwise, nn.Module):
     ) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
         """As torch.nn.LSTM's.
 
-        On the CPU in float32 by one native call for all layers, directions and steps, with dropout between them by one
-        for each layer; in bfloat16 too, of one sequence without gradients, where the processor multiplies it; on a card
-        of up to 8 sequences by a launch for each direction of each layer; else by PyTorch's operators, step by step.
+        On the CPU in float32, one native call runs all layers, directions and steps; with dropout between layers it is
+        one call per layer. The same holds for one bfloat16 sequence without gradients, where the processor multiplies
+        bfloat16. On a GPU, up to 8 sequences run by one launch for each direction of each layer. Everything else runs
+        on PyTorch's operators, step by step.
 
         Args:
-            input: (T, B, input_size), (B, T, input_size) with `batch_first`, (T, input_size) of a single sequence, or a
-                PackedSequence.
-            hx: the hidden states and the cells before, (num_layers * directions, B, hidden_size), or
-                (num_layers * directions, hidden_size); zeros by default.
+            input: (T, B, input_size), (B, T, input_size) with `batch_first`, (T, input_size) for a single sequence, or
+                a PackedSequence.
+            hx: the initial hidden and cell states, each (num_layers * directions, B, hidden_size), or
+                (num_layers * directions, hidden_size) for a single sequence; zeros by default.
 
         Returns:
-            The hidden states of the last layer, of the input's layout, and the states after the last step.
+            (output, (h_n, c_n)): the hidden states of the last layer, in the input's layout, and the final states.
 
         Raises:
-            ValueError: for shapes that do not fit, or no step.
-            RuntimeError: for dtypes or devices that do not fit.
+            ValueError: if shapes do not match, or there is no step.
+            RuntimeError: if dtypes or devices do not match.
         """
         return forward(self, input, hx)

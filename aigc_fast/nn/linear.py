@@ -18,7 +18,7 @@ def transformed(module: torch.nn.Linear, input: Tensor, activation: Activation =
 
 @drop_in
 class Linear(torch.nn.Linear):
-    """`torch.nn.Linear`: the same constructor, parameters, `state_dict` keys and numbers.
+    """`torch.nn.Linear`: the same constructor, parameters, `state_dict` keys and results.
 
     See `aigc_fast.functional.linear`.
     """
@@ -26,5 +26,5 @@ class Linear(torch.nn.Linear):
     float32_precision: str | None = None
 
     def forward(self, input: Tensor) -> Tensor:
-        """The products of the weight's rows with the input's last dimension, and the bias; (..., in_features)."""
+        """input @ weight.T + bias; input (..., in_features)."""
         return transformed(self, input)

@@ -39,7 +39,7 @@ def normalized_channels(
 
 @drop_in
 class GroupNorm(torch.nn.GroupNorm):
-    """`torch.nn.GroupNorm`: the same constructor, parameters, `state_dict` keys and numbers.
+    """`torch.nn.GroupNorm`: the same constructor, parameters, `state_dict` keys and results.
 
     See `aigc_fast.functional.group_norm`.
     """
@@ -51,7 +51,7 @@ class GroupNorm(torch.nn.GroupNorm):
 
 @drop_in
 class LayerNorm(torch.nn.LayerNorm):
-    """`torch.nn.LayerNorm`: the same constructor, parameters, `state_dict` keys and numbers.
+    """`torch.nn.LayerNorm`: the same constructor, parameters, `state_dict` keys and results.
 
     See `aigc_fast.functional.layer_norm`.
     """
@@ -63,7 +63,7 @@ class LayerNorm(torch.nn.LayerNorm):
 
 @drop_in
 class InstanceNorm1d(torch.nn.InstanceNorm1d):
-    """`torch.nn.InstanceNorm1d`: the same constructor, parameters, `state_dict` keys and numbers.
+    """`torch.nn.InstanceNorm1d`: the same constructor, parameters, `state_dict` keys and results.
 
     See `aigc_fast.functional.instance_norm`; with running statistics it is PyTorch's own.
     """
@@ -74,7 +74,7 @@ class InstanceNorm1d(torch.nn.InstanceNorm1d):
 
 @drop_in
 class InstanceNorm2d(torch.nn.InstanceNorm2d):
-    """`torch.nn.InstanceNorm2d`: the same constructor, parameters, `state_dict` keys and numbers.
+    """`torch.nn.InstanceNorm2d`: the same constructor, parameters, `state_dict` keys and results.
 
     See `aigc_fast.functional.instance_norm`; with running statistics it is PyTorch's own.
     """
@@ -85,7 +85,7 @@ class InstanceNorm2d(torch.nn.InstanceNorm2d):
 
 @drop_in
 class InstanceNorm3d(torch.nn.InstanceNorm3d):
-    """`torch.nn.InstanceNorm3d`: the same constructor, parameters, `state_dict` keys and numbers.
+    """`torch.nn.InstanceNorm3d`: the same constructor, parameters, `state_dict` keys and results.
 
     See `aigc_fast.functional.instance_norm`; with running statistics it is PyTorch's own.
     """

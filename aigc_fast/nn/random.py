@@ -11,10 +11,10 @@ from aigc_fast.ops.random.functional import dropout
 
 @drop_in
 class Dropout(torch.nn.Dropout):
-    """`torch.nn.Dropout`, whose mask is made on all threads, is not stored, and is made anew in backward.
+    """`torch.nn.Dropout`, with a mask that is drawn on all threads and redrawn in backward, not stored.
 
     Args:
-        p: the probability to drop an element, in [0, 1]; 0.5 by default.
+        p: the probability of dropping an element, in [0, 1]; 0.5 by default.
         inplace: whether to write the result into the input; False by default.
     """
 

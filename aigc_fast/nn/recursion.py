@@ -15,20 +15,20 @@ class ARRecursion(torch.nn.Module):
     """y[t] = x[t] + sum over i of coeffs[i - 1] y[t - i] with learnable coefficients; see `functional.ar_recursion`.
 
     Args:
-        order: p, how far back the recursion looks.
-        series: B, for coefficients of each series; None, the default, for those of all.
-        stable: whether to keep the filter stable: the parameters are then `raw_reflection`, and the coefficients those
-            of the reflection coefficients (1 - eps) tanh(raw_reflection), eps the dtype's: between -1 and 1 whatever
-            the parameters are. Of higher orders' coefficients, rounding can put a pole onto the unit circle where
-            several reflection coefficients are within a few eps of 1 or -1.
+        order: p, the number of past values in the recursion.
+        series: B, for separate coefficients for each series; None, the default, for the same for all.
+        stable: whether to keep the filter stable. The parameter is then `raw_reflection`, and the coefficients are
+            computed from the reflection coefficients (1 - eps) tanh(raw_reflection), with the dtype's eps: they lie
+            between -1 and 1 for any value of the parameter. At higher orders, rounding can still put a pole on the unit
+            circle where several reflection coefficients are within a few eps of 1 or -1.
         device: of the parameters.
-        dtype: of the parameters: floating-point or, where the filter is not kept stable, complex.
+        dtype: of the parameters: floating-point or, if the filter is not kept stable, complex.
 
-    The parameters begin at zero, the identity; `set_coeffs` sets them.
+    The parameters are initialized to zero, the identity; `set_coeffs` sets them.
 
     Raises:
-        TypeError: for numbers that are no integers.
-        ValueError: for a negative order, fewer than one series, or a stable filter of another dtype.
+        TypeError: if `order` or `series` is not an integer.
+        ValueError: for a negative order, fewer than one series, or a stable filter with a complex dtype.
 
     Example:
         >>> filter = ARRecursion(16, stable=True)
@@ -58,7 +58,7 @@ class ARRecursion(torch.nn.Module):
 
     @property
     def coeffs(self) -> Tensor:
-        """(p,) or (B, p), what the recursion uses."""
+        """The recursion's coefficients, (p,) or (B, p)."""
         return stable_coeffs(self.raw_reflection) if self.stable else self.raw_coeffs
 
     @torch.no_grad()
@@ -66,12 +66,12 @@ class ARRecursion(torch.nn.Module):
         """Sets the coefficients.
 
         Args:
-            coeffs: (p,) or, of each series, (B, p).
+            coeffs: (p,) or, with `series`, (B, p).
 
         Raises:
-            TypeError: where they are no Tensor.
-            ValueError: where their shape does not fit, or where the filter is to be stable and these, in the
-                parameters' dtype, are not.
+            TypeError: if they are not a Tensor.
+            ValueError: if their shape does not match, or if the filter is kept stable and they are not stable in the
+                parameters' dtype.
         """
         check_types(coeffs=coeffs)
         parameter = self.raw_reflection if self.stable else self.raw_coeffs
@@ -90,7 +90,7 @@ class ARRecursion(torch.nn.Module):
     def forward(
         self, x: Tensor, state: Tensor | None = None, *, return_state: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """y of x (T,) or (B, T); with `return_state`, the state to go on with besides."""
+        """y for x (T,) or (B, T); with `return_state`, (y, state), the state to continue from."""
         node = node_of(self, x, state, return_state=return_state)
         return ar_recursion(x, self.coeffs, state, return_state=return_state) if node is None else node
 

@@ -10,10 +10,10 @@ from aigc_fast.ops.reparameterize.functional import reparameterize, reparameteri
 
 
 class Reparameterize(torch.nn.Module):
-    """Samples z = mu + exp(logvar / 2) * noise, between a variational auto-encoder's encoder and its decoder.
+    """Samples z = mu + exp(logvar / 2) * noise, between a variational autoencoder's encoder and its decoder.
 
     Args:
-        return_kl: whether to return the divergence to the standard normal law as well; False by default.
+        return_kl: whether to also return the KL divergence from N(0, I); False by default.
 
     Example:
         >>> sample = Reparameterize(return_kl=True)

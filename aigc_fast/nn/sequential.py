@@ -326,22 +326,23 @@ class FusedSequential(nn.Sequential):
     """`torch.nn.Sequential` whose convolutions run with what follows them in one call.
 
     A Conv1d/2d/3d or ConvTranspose1d/2d/3d, followed by the BatchNorm of its dimension and/or ReLU, LeakyReLU, Tanh or
-    Sigmoid, becomes one call: the norm is folded into weight and bias, the activation is applied as the result is
-    written. Upsample(scale_factor=2) of mode nearest before a Conv of kernel 3, stride 1 and padding 1 is folded into
-    the weight as well: the call is a transposed convolution, of 4 products for 9 in two dimensions; float32's, where it
-    is faster. With a norm this happens in eval mode where no gradient is needed, without one also in training; with
-    hooks on an inner module, under autocast to other dtypes than bfloat16, export and function transforms the modules
-    run one by one as in torch.nn.Sequential. In a compiled graph a chain is one op, forward and backward, without
-    autocast and upsampling. A GroupNorm, LayerNorm or InstanceNorm1d/2d/3d and one of these, SiLU, GELU or ELU become
-    one call likewise, in training too, and so does a Linear where no gradient is needed. So does a convolution of
-    float32 with a ReflectionPad, an activation other than Sigmoid, or both before it. Between convolutions that end
-    in few channels, values are kept in channels_last, which saves rearranging them. The `state_dict` is
-    torch.nn.Sequential's.
+    Sigmoid, becomes one call: the norm is folded into weight and bias, and the activation is applied as the result is
+    written. An Upsample(scale_factor=2) of mode "nearest" before a Conv with kernel 3, stride 1 and padding 1 is folded
+    into the weight as well: the call becomes a transposed convolution, with 4 multiplications in place of 9 in two
+    dimensions; in float32 only, where it is faster. With a norm this happens in eval mode where no gradient is needed,
+    without one in training too. With hooks on an inner module, under autocast to dtypes other than bfloat16, in exports
+    and under function transforms, the modules run one by one as in torch.nn.Sequential. In a compiled graph a chain is
+    one op, forward and backward, except under autocast or with upsampling.
 
-    The folded weights are kept until a tensor that they came from changes: its version counter, address, dtype or, for
-    changes made through `.data`, which no counter shows, its elements. Of those a sample is looked at where all would
-    take as long as the convolution: of a wide layer's weight that meets few pixels, and on other devices than the CPU.
-    Where AIGC_FAST_KEPT_BYTES leaves no room for them, the modules run one by one.
+    A GroupNorm, LayerNorm or InstanceNorm1d/2d/3d followed by one of these activations, SiLU, GELU or ELU becomes one
+    call likewise, in training too, and so does a Linear where no gradient is needed. So does a float32 convolution with
+    a ReflectionPad, an activation other than Sigmoid, or both before it. Between convolutions that end in few channels,
+    values are kept in channels_last, which saves rearranging them. The `state_dict` is torch.nn.Sequential's.
+
+    The folded weights are kept until a tensor that they were computed from changes: its version counter, address, dtype
+    or, for changes through `.data`, which the counter misses, its elements. Only a sample of the elements is compared
+    where comparing all would take as long as the convolution: for a wide layer's weight applied to few pixels, and on
+    devices other than the CPU. Where AIGC_FAST_KEPT_BYTES leaves no room for them, the modules run one by one.
 
     Example:
         >>> model = aigc_fast.nn.FusedSequential(nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.BatchNorm2d(32), nn.ReLU())
