@@ -63,7 +63,7 @@ def check_counts(**values: Any) -> None:
 
 
 class Model(nn.Module):
-    """A model that files, training and the command line know, and what its family declares to them.
+    """The base of all models: what files, training and the command line need to know of one.
 
     Media and trainers are named, as "module:object", not imported: they build on the models.
 
@@ -75,11 +75,11 @@ class Model(nn.Module):
         family: what the models are called, in the plural, that share a trainer and its defaults.
         medium: the `aigc_fast.media.Medium` of what it makes and learns from.
         trainer: the `aigc_fast.training.Trainer` that trains it.
-        training_settings: the training's defaults that are not its trainer's.
-        data_defaults: what its training data is read with, where the medium's own defaults do not suit it.
-        least_batch: how many items a step of training needs.
+        training_settings: training defaults that differ from its trainer's.
+        data_defaults: options for reading its training data, where the medium's own defaults do not suit it.
+        least_batch: the fewest items that a training step needs.
         num_classes: number of classes of a class-conditional model; None for an unconditional one.
-        config: the constructor's keyword arguments: `type(model)(**model.config)` builds its twin.
+        config: the constructor's keyword arguments: `type(model)(**model.config)` builds an equal model.
     """
 
     name: ClassVar[str]
@@ -116,10 +116,10 @@ class LatentModel(Model):
         **config: the subclass's other constructor arguments, JSON-able; kept in `config` to build the model again.
 
     Attributes:
-        decoded_at_once: how many items to decode in one call, for which memory suffices.
+        decoded_at_once: how many items to decode in one call, to limit the memory it takes.
 
     Raises:
-        ValueError: on a size or a number that is not positive.
+        ValueError: for a size or a number that is not positive.
     """
 
     decoded_at_once: ClassVar[int] = 256
@@ -197,7 +197,7 @@ class LatentModel(Model):
             n: how many.
             labels: for a conditional model, one class for all, n classes or weights of the classes
                 (n, num_classes); None takes 0, 1, 2, ... in turn.
-            generator: makes the draw repeatable; None uses PyTorch's default generator.
+            generator: makes the draw reproducible; None uses PyTorch's default generator.
             z: (n, latent_dim), instead of a draw from N(0, I).
 
         Returns:
@@ -238,7 +238,7 @@ class ImageModel(LatentModel):
         **config: as for `LatentModel`.
 
     Raises:
-        ValueError: on a size or a number that is not positive.
+        ValueError: for a size or a number that is not positive.
     """
 
     medium = "aigc_fast.media.images:IMAGES"
@@ -258,7 +258,7 @@ class SoundModel(LatentModel):
         **config: as for `LatentModel`.
 
     Raises:
-        ValueError: on a size or a number that is not positive.
+        ValueError: for a size or a number that is not positive.
     """
 
     medium = "aigc_fast.media.audio:AUDIO"
@@ -275,12 +275,12 @@ class VideoModel(LatentModel):
 
     Args:
         frame_shape: (channels, height, width) of one frame.
-        frames: of one clip.
-        given: frames that a prediction begins from.
+        frames: number of frames of a clip.
+        given: number of frames that a prediction starts from.
         **config: as for `LatentModel`.
 
     Raises:
-        ValueError: on a size or a number that is not positive, or fewer than 2 frames.
+        ValueError: for a size or a number that is not positive, or fewer than 2 frames.
     """
 
     medium = "aigc_fast.media.video:VIDEO"
@@ -307,17 +307,17 @@ class VideoModel(LatentModel):
         labels: Labels | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """How clips go on, in eval mode and without gradients.
+        """Predicts how clips continue, in eval mode and without gradients.
 
         Args:
             given: (N, K, channels, height, width), their first frames, K at least 1.
             frames: how many to predict.
-            labels: for a conditional model, one class for all or N classes; None where nobody knows them.
-            generator: makes what is drawn repeatable; None uses PyTorch's default generator.
+            labels: for a conditional model, one class for all or N classes; None if unknown.
+            generator: makes the draw reproducible; None uses PyTorch's default generator.
 
         Returns:
-            (N, frames, channels, height, width), what comes after the given ones.
+            (N, frames, channels, height, width), the frames that follow the given ones.
 
         Raises:
-            ValueError: when the frames or labels do not fit.
+            ValueError: if the frames or labels do not match the model.
         """

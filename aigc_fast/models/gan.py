@@ -78,7 +78,7 @@ class MLPGAN(GAN):
         image_shape: (channels, height, width).
         latent_dim: size of z.
         hidden: width of the hidden layers.
-        num_classes: makes it class-conditional.
+        num_classes: makes the model class-conditional.
         dropout: of the discriminator's hidden layer.
         spectral_norm: on every layer of the discriminator.
     """
@@ -129,7 +129,7 @@ class DCGAN(GAN):
         latent_dim: size of z.
         width: number of maps of the widest images.
         discriminator_strides: of the discriminator's two convolutions; (2, 2) takes a quarter of the time of (1, 2).
-        num_classes: makes it class-conditional.
+        num_classes: makes the model class-conditional.
         dropout: of the discriminator's layers.
         negative_slope: of every LeakyReLU.
         spectral_norm: on every layer of the discriminator.

@@ -31,7 +31,7 @@ def create(name: str, **config: Any) -> Model:
         **config: the constructor's arguments.
 
     Raises:
-        UserError: on an unknown name, or arguments that the model does not take.
+        UserError: for an unknown name, or arguments that the model does not take.
     """
     if name not in MODELS:
         raise UserError(f"model {name!r} is unknown: expected one of {', '.join(MODELS)}")

@@ -72,7 +72,7 @@ class ImageAutoencoder(VariationalAutoencoder, ImageModel):
         decoder: (N, latent_dim + num_classes) to (N, channels, height, width), before the likelihood's squashing.
 
     Raises:
-        ValueError: on an unknown likelihood.
+        ValueError: for an unknown likelihood.
     """
 
     encoder: nn.Sequential
@@ -108,7 +108,7 @@ class VAE(ImageAutoencoder):
         image_shape: (channels, height, width).
         latent_dim: size of z.
         hidden: width of the hidden layers.
-        num_classes: makes it class-conditional: encoder and decoder see the class.
+        num_classes: makes the model class-conditional: encoder and decoder see the class.
         likelihood: as for `ImageAutoencoder`.
     """
 
@@ -151,7 +151,7 @@ class ConvVAE(ImageAutoencoder):
         image_shape: (channels, height, width).
         latent_dim: size of z.
         width: number of maps of the widest hidden images; the others have twice as many.
-        num_classes: makes it class-conditional: encoder and decoder see the class.
+        num_classes: makes the model class-conditional: encoder and decoder see the class.
         likelihood: as for `ImageAutoencoder`.
 
     Raises:

@@ -30,8 +30,8 @@ def tensor_of(
         device: of the copy.
 
     Raises:
-        TypeError: where it holds no real numbers.
-        ValueError: where rows are of unlike lengths, or a masked array hides some.
+        TypeError: if it holds no real numbers.
+        ValueError: if rows are of unlike lengths, or a masked array hides some.
     """
     if isinstance(value, Tensor):
         return value
@@ -55,7 +55,7 @@ def rows_of(x: Tensor) -> Tensor:
     """Series (T,) or (B, T) as (B, T).
 
     Raises:
-        ValueError: on another shape or dtype.
+        ValueError: for another shape or dtype.
     """
     if x.dim() not in (1, 2) or not x.shape[:-1].numel():
         raise ValueError(f"x has shape {tuple(x.shape)}: expected (T,) or (B, T), B at least 1")

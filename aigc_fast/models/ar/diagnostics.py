@@ -41,7 +41,7 @@ def ljung_box(residuals: Tensor, lags: int, order: int) -> Whiteness:
     """Ljung and Box's test of the residuals (B, n) of an autoregression of that order.
 
     Raises:
-        ValueError: where residuals are constant or not finite.
+        ValueError: if residuals are constant or not finite.
     """
     n = residuals.shape[1]
     products = lag_products(centre(residuals, name="residuals of x"), lags)

@@ -83,7 +83,7 @@ def lag_products(series: Centred, order: int) -> Tensor:
     """(B, p + 1), the sum over t of x[t] x[t - i] for i from 0 to p; 0 before the beginning.
 
     Raises:
-        ValueError: on a series that is not finite or does not vary.
+        ValueError: for a series that is not finite or does not vary.
     """
     values = series.values
     # The op's lags begin at 1: a series that is one step ahead makes them begin at 0.
@@ -274,7 +274,7 @@ def estimate(x: Tensor, order: int, method: str, intercept: bool) -> Estimate:
     """`METHODS[method]` of series (B, T).
 
     Raises:
-        ValueError: on an unknown method, or series that are too short, not finite, constant or, for least squares,
+        ValueError: for an unknown method, or series that are too short, not finite, constant or, for least squares,
             predicted without error by fewer lags.
     """
     check_choice("method", method, METHODS)

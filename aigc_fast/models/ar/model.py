@@ -52,7 +52,7 @@ class ARModel(nn.Module):
         num_parameters: int64 (), how many numbers the fit estimates for a series, the noise's variance included.
 
     Raises:
-        ValueError: on both or none of order and coeffs, an order below 0, or numbers that do not fit.
+        ValueError: for both or none of order and coeffs, an order below 0, or numbers that do not fit.
 
     Example:
         >>> model = ARModel(2).fit(prices, method="burg")
@@ -160,8 +160,8 @@ class ARModel(nn.Module):
             the model itself, of x's dtype, device and number of series.
 
         Raises:
-            TypeError: where x is neither a Tensor nor an array of real numbers.
-            ValueError: on an unknown method; on a series that is of another dtype, shorter than 2p + 1 samples (one
+            TypeError: if x is neither a Tensor nor an array of real numbers.
+            ValueError: for an unknown method; on a series that is of another dtype, shorter than 2p + 1 samples (one
                 more with an intercept; p + 1 for "yule-walker" and "burg"), not finite, constant (without an
                 intercept, 0 everywhere), or, for "least-squares", predicted without error by fewer than p lags.
         """
@@ -255,8 +255,8 @@ class ARModel(nn.Module):
 
         Raises:
             RuntimeError: before a fit.
-            TypeError: where x is neither a Tensor nor an array of real numbers.
-            ValueError: where x is shorter than p or does not fit the model, or steps or level is out of range.
+            TypeError: if x is neither a Tensor nor an array of real numbers.
+            ValueError: if x is shorter than p or does not fit the model, or steps or level is out of range.
 
         Equivalent to statsmodels' `AutoReg.fit().get_prediction(T, T + steps - 1)`.
         """
@@ -295,14 +295,14 @@ class ARModel(nn.Module):
             state: (p,) or (B, p), the values before the first sample, the most recent first; by default the process's
                 mean, or 0 where it is not stationary.
             burn_in: how many samples are drawn and dropped before the first, for paths that do not show the state.
-            generator: makes the draw repeatable; None uses PyTorch's default generator.
+            generator: makes the draw reproducible; None uses PyTorch's default generator.
 
         Returns:
             (T,) or (B, T).
 
         Raises:
             RuntimeError: before a fit.
-            ValueError: on a number out of range, a state that does not fit, or paths of a model of several series.
+            ValueError: for a number out of range, a state that does not fit, or paths of a model of several series.
 
         Equivalent to `statsmodels.tsa.arima_process.arma_generate_sample([1, -c1, ..., -cp], [1], T)` plus the mean.
         """
@@ -338,8 +338,8 @@ class ARModel(nn.Module):
 
         Raises:
             RuntimeError: before a fit.
-            TypeError: where x is neither a Tensor nor an array of real numbers.
-            ValueError: where x is too short or does not fit the model.
+            TypeError: if x is neither a Tensor nor an array of real numbers.
+            ValueError: if x is too short or does not fit the model.
         """
         x = self._checked("residuals", x, self.order + 1)
         found = x[..., self.order :] - self.intercept[..., None]
@@ -365,8 +365,8 @@ class ARModel(nn.Module):
 
         Raises:
             RuntimeError: before a fit.
-            TypeError: where x is neither a Tensor nor an array of real numbers.
-            ValueError: where lags is not above p, x is too short or does not fit the model, or nothing is left of it.
+            TypeError: if x is neither a Tensor nor an array of real numbers.
+            ValueError: if lags is not above p, x is too short or does not fit the model, or nothing is left of it.
 
         Equivalent to statsmodels' `acorr_ljungbox(residuals, [lags], model_df=p)`.
         """
@@ -387,7 +387,7 @@ class ARModel(nn.Module):
 
         Raises:
             RuntimeError: before a fit.
-            ValueError: where points is below 2.
+            ValueError: if points is below 2.
 
         Equivalent to `scipy.signal.freqz(sqrt(σ²), [1, -c1, ..., -cp])`, squared.
         """

@@ -41,7 +41,7 @@ def words(tokenizer: Tokenizer) -> list[str]:
     no visible one; `</s>` for the boundary.
 
     Raises:
-        UserError: on a tokenizer of something else.
+        UserError: for a tokenizer of something else.
     """
     if isinstance(tokenizer, WordTokenizer):
         own = list(tokenizer.words)

@@ -32,7 +32,7 @@ class TokenModel(Model):
         tokenizer: of its text.
 
     Raises:
-        ValueError: on classes, or a tokenizer that is none.
+        ValueError: for classes, or a tokenizer that is none.
     """
 
     def __init__(self, *, tokenizer: Tokenizer | Mapping[str, Any], num_classes: None = None, **config: Any) -> None:
@@ -53,10 +53,10 @@ class TokenModel(Model):
 
 
 class TextModel(TokenModel):
-    """A model that tells how probable each token is after those before it, and so draws text; see `TokenModel`.
+    """A model of the probability of each token given those before it, from which it samples text; see `TokenModel`.
 
     Attributes:
-        weights: how they are kept for drawing and scoring, see `keep_weights`; None for as they are.
+        weights: their format for sampling and scoring, see `keep_weights`; None for as they are.
     """
 
     medium = "aigc_fast.media.text:TEXT"
@@ -73,23 +73,23 @@ class TextModel(TokenModel):
         stop: str | Sequence[str] | None = None,
         generator: torch.Generator | None = None,
     ) -> str:
-        """Draws text that follows a prompt, in eval mode and without gradients.
+        """Samples text that follows a prompt, in eval mode and without gradients.
 
         Args:
-            prompt: the beginning of a document, which is not repeated; by default the text begins one.
-            length: the most tokens, characters or bytes as the tokenizer has them. The text is shorter where the
-                document ends, or at a `stop`.
-            temperature: above 1 for more variety, below for less; 0 takes the most probable token each time.
-            top_k: draw of so many of the most probable tokens only, and of those that equal the least of them.
-            top_p: draw of the fewest most probable tokens only whose probabilities sum up to this.
-            stop: a string, or several, at whose first occurrence the text ends, before it.
-            generator: makes the draw repeatable; None uses PyTorch's default generator.
+            prompt: the beginning of a document, which is not returned; by default the text starts a document.
+            length: the greatest number of tokens (characters or bytes, depending on the tokenizer). The text is shorter
+                if the document ends, or at a `stop`.
+            temperature: above 1 for more variety, below 1 for less; 0 always takes the most probable token.
+            top_k: sample only among this many of the most probable tokens, and any that tie with the last of them.
+            top_p: sample only among the fewest most probable tokens whose probabilities add up to this.
+            stop: a string, or several: the text ends before the first occurrence of any.
+            generator: makes the draw reproducible; None uses PyTorch's default generator.
 
         Returns:
             The text.
 
         Raises:
-            UserError: on characters of the prompt that the tokenizer does not know, or a setting out of range.
+            UserError: for characters of the prompt that the tokenizer does not know, or a setting out of range.
         """
         return "".join(
             self.stream(
@@ -138,14 +138,14 @@ class TextModel(TokenModel):
                 return
 
     def keep_weights(self, weights: str | None) -> None:
-        """Says how weights are kept for drawing and scoring in float32; the parameters stay what they are.
+        """Sets the format of the weights for sampling and scoring in float32; the parameters themselves do not change.
 
         Args:
             weights: "fp32", "bf16", "int8" or "int4"; None as they are.
 
         Raises:
-            UserError: by a model that uses its weights as they are.
-            ValueError: on another name.
+            UserError: if the model can only use its weights as they are.
+            ValueError: for another name.
         """
         raise UserError(f"weights={weights!r}: {self.name} uses its weights as they are")
 
@@ -164,7 +164,7 @@ class TextModel(TokenModel):
 
     @abstractmethod
     def log_probabilities(self, tokens: Tensor) -> Tensor:
-        """How probable each token is after those before it, before the first of which stands a boundary.
+        """The log-probability of each token given those before it, the first after a boundary.
 
         Args:
             tokens: int64 (T,), of one document, or of several with a boundary between two.
@@ -173,7 +173,7 @@ class TextModel(TokenModel):
             (T,) natural logarithms.
 
         Raises:
-            ValueError: on another shape or dtype, or tokens out of range.
+            ValueError: for another shape or dtype, or tokens out of range.
         """
 
     def check_tokens(self, tokens: Tensor) -> None:
@@ -189,11 +189,11 @@ class TextModel(TokenModel):
         """The natural logarithm of the probability of a document, in eval mode and without gradients.
 
         Args:
-            text: the document; of characters that are not known, the tokenizer's `unknown` is scored.
-            end: whether it ends there; otherwise the probability of its beginning so.
+            text: the document; unknown characters are scored as the tokenizer's `unknown`.
+            end: whether the document ends there; otherwise its probability as the beginning of one.
 
         Raises:
-            UserError: on characters that are not known, where the tokenizer has no token for them.
+            UserError: for unknown characters, if the tokenizer has no token for them.
         """
         tokens = self.tokenizer.encode_array(text, strict=False)
         return self._score(_joined([tokens, [self.tokenizer.boundary] * end]))
@@ -240,7 +240,7 @@ class NetworkTextModel(TextModel):
             the probabilities there.
 
         Raises:
-            ValueError: on another shape or dtype, or tokens out of range.
+            ValueError: for another shape or dtype, or tokens out of range.
         """
 
     def log_probabilities(self, tokens: Tensor) -> Tensor:

@@ -35,27 +35,27 @@ class CharRNN(NetworkTextModel):
     """A recurrent network over characters or bytes (Karpathy, "The Unreasonable Effectiveness of Recurrent Neural
     Networks", 2015).
 
-    Embedding, recurrent layers, a linear map to the tokens' logits. Elements are dropped of what the layers take and
-    of what the last one gives, never along time (Zaremba, Sutskever and Vinyals, "Recurrent Neural Network
-    Regularization", 2014). At a document's boundary the state is zero.
+    An embedding, recurrent layers, and a linear layer for the tokens' logits. Dropout is applied to the layers' inputs
+    and to the last one's output, never to the recurrent connections (Zaremba, Sutskever and Vinyals, "Recurrent Neural
+    Network Regularization", 2014). At the beginning of a document the state is zero.
 
     Args:
         tokenizer: a `Tokenizer` or its `config`.
         cell: "rnn" (with tanh), "lstm" or "gru"; "elman" for an `ElmanCell`, of one layer.
         hidden: units of each layer.
-        num_layers: how many.
-        embedding: size of a token's vector.
+        num_layers: number of layers.
+        embedding: size of the embedding vectors.
         dropout: the share of elements that training drops, in [0, 1).
-        tied: whether the linear map's weight is the embedding's (Press and Wolf, "Using the Output Embedding to Improve
-            Language Models", 2017), which must be as large as `hidden` then; not for "elman".
+        tied: whether the linear layer shares the embedding's weight (Press and Wolf, "Using the Output Embedding to
+            Improve Language Models", 2017), which must be as large as `hidden` then; not for "elman".
 
     Attributes:
         embedding: of the tokens.
         recurrent: the layers: an `aigc_fast.nn.RNN`, `LSTM` or `GRU`, batch first; or an `ElmanCell`.
-        head: to the logits; None for "elman", whose cell has its own.
+        head: the linear layer for the logits; None for "elman", whose cell has its own.
 
     Raises:
-        ValueError: on an unknown cell, a size that is not positive or does not fit, or a dropout out of range.
+        ValueError: for an unknown cell, a size that is not positive or does not fit, or a dropout out of range.
     """
 
     name = "char-rnn"
@@ -121,7 +121,7 @@ class CharRNN(NetworkTextModel):
                         bias.chunk(4)[1].fill_(1.0)
 
     def keep_weights(self, weights: str | None) -> None:
-        """See `TextModel.keep_weights`: those of the layers and, for drawing, of the head; Elman's cell keeps its."""
+        """See `TextModel.keep_weights`: applies to the layers and, for sampling, the head; not to `ElmanCell`."""
         check_weights(weights)
         if isinstance(self.recurrent, ElmanCell):
             super().keep_weights(weights)
@@ -129,7 +129,7 @@ class CharRNN(NetworkTextModel):
 
     @property
     def weights(self) -> str | None:
-        """How the layers' weights are kept; None for as they are."""
+        """The format of the layers' weights; None for as they are."""
         return getattr(self.recurrent, "weights", None)
 
     def init_state(self, batch: int = 1) -> State:
@@ -141,7 +141,7 @@ class CharRNN(NetworkTextModel):
     def forward(
         self, tokens: Tensor | PackedSequence, state: State | None = None
     ) -> tuple[Tensor | PackedSequence, State]:
-        """Logits of what follows each token.
+        """The logits of the token that follows each token.
 
         Args:
             tokens: int64 (N, T), or packed.

@@ -31,25 +31,25 @@ _SCORED_AT_ONCE, _LONGEST_WINDOW = 1 << 25, 1024
 
 
 class DecoderModel(Decoding, NetworkTextModel):
-    """A transformer that tells what comes next, of tokens that were there.
+    """A decoder-only transformer.
 
     Args:
-        tokenizer: of its text.
-        context: positions that there are, or that it was made for.
-        vocab_size: of the embedding; None for the tokenizer's.
-        tied: whether the head's weight is the embedding's.
-        activation: of the inner units, as transformers calls it.
-        dropout: shares of elements that training drops, in [0, 1), by the constructor's arguments.
-        generation: defaults of `generate`'s options, as of a generation_config.json.
+        tokenizer: a `Tokenizer` or its `config`.
+        context: number of positions, the longest sequence or what the model is meant for.
+        vocab_size: size of the embedding; None for the tokenizer's.
+        tied: whether the head shares the embedding's weight.
+        activation: of the feed-forward layer, by transformers' name.
+        dropout: the share of elements that training drops, in [0, 1).
+        generation: defaults for the options of `generate`, as in a generation_config.json.
         **config: the subclass's other constructor arguments.
 
     Attributes:
-        vocab_size: of the embedding.
-        context: positions that there are, or that it was made for.
-        head: the linear map to logits.
+        vocab_size: size of the embedding.
+        context: as given.
+        head: the linear layer that computes the logits.
 
     Raises:
-        ValueError: on sizes that are not positive or do not fit, or unknown settings.
+        ValueError: for sizes that are not positive or do not match, or unknown settings.
     """
 
     family = "transformers"
@@ -103,15 +103,15 @@ class DecoderModel(Decoding, NetworkTextModel):
     @property
     @abstractmethod
     def embedding(self) -> nn.Embedding:
-        """Of the tokens."""
+        """The embedding of the tokens."""
 
     @property
     @abstractmethod
     def head(self) -> nn.Linear:
-        """The linear map to logits."""
+        """The linear layer that computes the logits."""
 
     def tie(self) -> None:
-        """Makes the head's weight the embedding's, where that is what the model is built for."""
+        """Shares the embedding's weight with the head, if the model is built with tied weights."""
         if self.tied:
             self.head.weight = self.embedding.weight
 
@@ -119,20 +119,20 @@ class DecoderModel(Decoding, NetworkTextModel):
     def forward(
         self, tokens: Tensor, *, positions: Tensor | None = None, past: Past | None = None, keep: int | None = None
     ) -> Tensor:
-        """Logits of what follows each token.
+        """The logits of the token that follows each token.
 
         Args:
             tokens: int64 (N, T).
-            positions: int64, broadcasts to (N, T); by default those after `past`.
-            past: of the sequences, which is added to; None where they begin here.
-            keep: of how many of the last tokens the logits are wanted; None for all.
+            positions: int64, broadcastable to (N, T); by default those that follow `past`.
+            past: the keys and values of earlier tokens, to which these tokens' are appended; None to start anew.
+            keep: for how many of the last tokens to compute logits; None for all.
 
         Returns:
             (N, T, vocab_size), or (N, keep, vocab_size).
         """
 
     def positions_after(self, tokens: Tensor, past: Past | None) -> Tensor:
-        """(1, T), where tokens stand that come after what was there."""
+        """The positions (1, T) of tokens that follow those in `past`."""
         before = 0 if past is None else past.length
         return torch.arange(before, before + tokens.shape[1], device=tokens.device)[None]
 
@@ -149,28 +149,31 @@ class DecoderModel(Decoding, NetworkTextModel):
         seed: int | None = None,
         **options: Any,
     ) -> str | list[str] | Tensor:
-        """Generates in eval mode and without gradients: by transformers' options, or with `length` as other models.
+        """Generates in eval mode and without gradients: with transformers' options or, given `length`, with those of
+        `TextModel.generate`.
 
         Args:
             inputs: a text, or int64 ids (N, T).
-            length: the most tokens, for a text alone that follows `inputs`; the other arguments are those of `stream`
-                then. Without it they are those that follow.
-            stop: see `TextModel.generate`; with `length` alone.
-            attention_mask: (N, T), 0 for padding at the left; by default what is `pad_token_id` and no end.
-            logits_processor: what is done to scores, after the options and before temperature, top-k, top-p and min-p:
-                callables that take ids and scores and return scores.
-            streamer: takes ids as they come; not with beams.
-            generator: of draws; None for PyTorch's default one, with which `torch.manual_seed` gives transformers' ids.
-            seed: of draws, instead of a generator.
+            length: the greatest number of tokens. If given, `inputs` is a text, only what follows it is returned, and
+                the other arguments are those of `stream`. Otherwise they are the following.
+            stop: see `TextModel.generate`; only with `length`.
+            attention_mask: (N, T), 0 for left padding; by default, tokens equal to `pad_token_id` are padding, unless
+                that is an end token.
+            logits_processor: callables that take ids and scores and return scores; applied after the options and before
+                temperature, top-k, top-p and min-p.
+            streamer: receives ids as they are generated; not with beams.
+            generator: for sampling; None for PyTorch's default one, with which `torch.manual_seed` gives transformers'
+                ids.
+            seed: for sampling, in place of a generator.
             **options: see `Options`.
 
         Returns:
-            With a text, it and what follows, or a list where several are asked for; with ids, ids (N, length) with the
-            prompt's; with `length`, see `TextModel.generate`.
+            For a text, the text with its continuation, or a list if `num_return_sequences` is above 1; for ids, ids
+            (N, length) including the prompt's; with `length`, see `TextModel.generate`.
 
         Raises:
-            UserError: on options that are unknown, out of range or contradict each other, on a prompt that is empty
-                or too long, or ids out of range.
+            UserError: for options that are unknown, out of range or contradict each other, a prompt that is empty or
+                too long, or ids out of range.
         """
         if seed is not None:
             generator = torch.Generator(generator.device if generator else "cpu").manual_seed(seed)
@@ -236,11 +239,11 @@ class DecoderModel(Decoding, NetworkTextModel):
         return None if visible.all() else visible
 
     def pack(self, release: Callable[[Tensor], None] | None = None) -> None:
-        """Packs the weights for the engine now rather than when something is generated first, where it runs.
+        """Packs the weights for the engine, where it runs, now rather than at the first call of `generate`.
 
         Args:
-            release: called with a parameter that was read, any number of times: its memory may be given back, where
-                it can be read again.
+            release: called with each parameter that has been read, any number of times: its memory may be freed, if it
+                can be read again.
         """
         self._engine_or_none(1, release)
 
@@ -286,13 +289,13 @@ class DecoderModel(Decoding, NetworkTextModel):
         num_beams: int = 1,
         weights: str | None = None,
     ) -> Iterator[str]:
-        """See `TextModel.stream`. Text may be longer than the context: of what is left behind, the latter half stays.
+        """See `TextModel.stream`. Text may be longer than the context: when it is full, its latter half is kept.
 
         Args:
             prompt, length, temperature, top_k, top_p, stop, generator: see `TextModel.generate`.
-            min_p, repetition_penalty, no_repeat_ngram_size, num_beams: see `Options`. With several beams the text is
-                the most probable one that they find, comes in one piece and ends where the context does.
-            weights: how the engine keeps the weights for it; None for the attribute's way.
+            min_p, repetition_penalty, no_repeat_ngram_size, num_beams: see `Options`. With several beams, the text is
+                the most probable one they find, comes in one piece and ends at the end of the context at the latest.
+            weights: the format in which the engine keeps the weights for this call; None for the attribute `weights`.
         """
         check_weights(weights)
         sampling = Sampling(length, temperature, top_k, top_p, stop)
@@ -356,8 +359,8 @@ class DecoderModel(Decoding, NetworkTextModel):
         return beam_search(self._begin(plan, drawing.weights), plan)[0, len(context) :]
 
     def foreseen(self, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `NetworkTextModel.foreseen`; of a document longer than the context, or 1024 tokens, each token is
-        foreseen from at least half as many."""
+        """See `NetworkTextModel.foreseen`; in documents longer than the context, or than 1024 tokens, each token is
+        predicted from at least half as many."""
         self.check_tokens(tokens)
         boundary = self.tokenizer.boundary
         ends = [*((tokens == boundary).nonzero()[:, 0] + 1).tolist(), len(tokens)]
@@ -416,20 +419,20 @@ class DecoderModel(Decoding, NetworkTextModel):
         dtype: torch.dtype | None = None,
         tokenizer: Tokenizer | None = None,
     ) -> DecoderModel:
-        """A model of a Hugging Face folder or a GGUF file, in eval mode on the CPU; nothing is executed.
+        """Loads a Hugging Face folder or a GGUF file, in eval mode on the CPU; no code in it is executed.
 
         Args:
             path: the folder, with config.json, safetensors and the tokenizer's files; or the file.
-            weights: how the engine keeps the weights: "fp32", "bf16", "int8" or "int4". They are packed at once, and
-                parameters of safetensors files of the same dtype stay in these, and take no memory of the process's
-                own before they are changed: the files must not be overwritten in place meanwhile. None for as they
-                are, packed when something is generated.
-            dtype: of the parameters; None for the file's, float32 for a GGUF file's.
-            tokenizer: instead of the one that is there.
+            weights: the format in which the engine keeps the weights: "fp32", "bf16", "int8" or "int4". They are packed
+                right away; parameters stay in safetensors files of the same dtype and take no memory of the process
+                until they are changed, so the files must not be overwritten in place meanwhile. None for as they are,
+                packed at the first call of `generate`.
+            dtype: of the parameters; None for the file's, or float32 for a GGUF file's.
+            tokenizer: in place of the one in the folder or file.
 
         Raises:
-            UserError: on files that are missing, truncated, pickled or not what they say, a model of another kind, or
-                settings that are not known.
+            UserError: for files that are missing, truncated, pickled or not what they claim to be, a model of another
+                kind, or unknown settings.
         """
         from aigc_fast.models.text.pretrained import read_pretrained
 
@@ -437,7 +440,7 @@ class DecoderModel(Decoding, NetworkTextModel):
         return read_pretrained(path, cls, dtype, tokenizer, weights)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Writes a Hugging Face folder that transformers loads, whole or not at all.
+        """Writes a Hugging Face folder that transformers can load, whole or not at all.
 
         Args:
             path: the folder; what this method wrote there before is replaced.

@@ -165,7 +165,7 @@ class Decoding(TokenModel):
             weights: "fp32", "bf16", "int8" or "int4"; None as they are.
 
         Raises:
-            UserError: where the engine does not run, which is what keeps them.
+            UserError: if the engine does not run, which is what keeps them.
         """
         check_weights(weights)
         with evaluating(self):

@@ -70,7 +70,7 @@ def gguf_source(path: Path) -> Source:
     """The model of a GGUF file.
 
     Raises:
-        UserError: on a file that is missing or damaged, or a model of another kind.
+        UserError: for a file that is missing or damaged, or a model of another kind.
     """
     reader = _reader(path)
     facts = Facts({name: _contents(field, path) for name, field in reader.fields.items()}, path)

@@ -73,25 +73,25 @@ class GPT2(DecoderModel):
 
     Args:
         tokenizer: a `Tokenizer` or its `config`.
-        hidden: size of a token's vector.
-        num_layers: how many.
-        num_heads: of the attention, a divisor of `hidden`.
-        context: positions, beyond which there are none.
-        units: of the inner layer; None for 4 times `hidden`.
-        vocab_size: of the embedding; None for the tokenizer's.
-        tied: whether the head's weight is the embedding's.
-        activation: of the inner layer, as transformers calls it.
-        epsilon: of the norms.
-        scale_scores: whether attention's scores are divided by the root of a head's size.
-        scale_by_layer: whether they are divided by the layer's number besides.
-        dropout: the share of elements that training drops of what layers give, in [0, 1).
-        attention_dropout: of attention's weights; None for `dropout`.
-        embedding_dropout: of the embedding; None for `dropout`.
-        generation: defaults of `generate`'s options, as of a generation_config.json.
-        num_classes: None; text has no classes.
+        hidden: size of the hidden states.
+        num_layers: number of layers.
+        num_heads: number of attention heads, a divisor of `hidden`.
+        context: number of positions, the longest sequence.
+        units: size of the feed-forward layer; None for 4 times `hidden`.
+        vocab_size: size of the embedding; None for the tokenizer's.
+        tied: whether the head shares the embedding's weight.
+        activation: of the feed-forward layer, by transformers' name.
+        epsilon: added to the variances in the norms.
+        scale_scores: whether attention scores are divided by the square root of the head size.
+        scale_by_layer: whether they are also divided by the layer's number, counted from 1.
+        dropout: the share of the layers' outputs that training drops, in [0, 1).
+        attention_dropout: the same for attention weights; None for `dropout`.
+        embedding_dropout: the same for embeddings; None for `dropout`.
+        generation: defaults for the options of `generate`, as in a generation_config.json.
+        num_classes: must be None; text has no classes.
 
     Raises:
-        ValueError: on sizes that are not positive or do not fit, or unknown settings.
+        ValueError: for sizes that are not positive or do not match, or unknown settings.
 
     Example:
         >>> model = GPT2.from_pretrained("gpt2")

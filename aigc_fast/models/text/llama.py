@@ -79,26 +79,26 @@ class Llama(DecoderModel):
 
     Args:
         tokenizer: a `Tokenizer` or its `config`.
-        hidden: size of a token's vector.
-        num_layers: how many.
-        num_heads: of the attention's queries.
-        num_kv_heads: of its keys and values, a divisor of `num_heads`; None for as many.
-        head_size: even; None for hidden / num_heads.
-        context: positions that it is made for; there are more.
-        units: of the inner layer; None for 8/3 of `hidden`, as a multiple of 16.
-        vocab_size: of the embedding; None for the tokenizer's.
-        tied: whether the head's weight is the embedding's.
-        activation: of the inner layer, as transformers calls it.
-        epsilon: of the norms.
-        rope: of the rotation by positions, as transformers' `rope_parameters`; None for the plain one.
-        attention_bias: whether the attention's linear maps have biases.
-        units_bias: whether the inner layer's have.
-        dropout: the share of attention's weights that training drops, in [0, 1).
-        generation: defaults of `generate`'s options, as of a generation_config.json.
-        num_classes: None; text has no classes.
+        hidden: size of the hidden states.
+        num_layers: number of layers.
+        num_heads: number of query heads.
+        num_kv_heads: number of key and value heads, a divisor of `num_heads`; None for `num_heads`.
+        head_size: size of a head, even; None for hidden / num_heads.
+        context: number of positions that the model is meant for; longer sequences are possible.
+        units: size of the feed-forward layer; None for 8/3 of `hidden`, rounded up to a multiple of 16.
+        vocab_size: size of the embedding; None for the tokenizer's.
+        tied: whether the head shares the embedding's weight.
+        activation: of the feed-forward layer, by transformers' name.
+        epsilon: added to the variances in the norms.
+        rope: settings of the rotary position embedding, as transformers' `rope_parameters`; None for the plain one.
+        attention_bias: whether the attention's linear layers have biases.
+        units_bias: whether the feed-forward layer's have.
+        dropout: the share of attention weights that training drops, in [0, 1).
+        generation: defaults for the options of `generate`, as in a generation_config.json.
+        num_classes: must be None; text has no classes.
 
     Raises:
-        ValueError: on sizes that are not positive or do not fit, or unknown settings.
+        ValueError: for sizes that are not positive or do not match, or unknown settings.
     """
 
     name = "llama"
@@ -156,7 +156,7 @@ class Llama(DecoderModel):
             raise ValueError(f"num_kv_heads={self.kv_heads}: expected a divisor of num_heads={num_heads}")
         if self.head_size % 2:
             raise ValueError(f"head_size={self.head_size}: expected an even number")
-        # No buffer: `to` would take it to other dtypes, in which far positions are not told apart.
+        # Not a buffer: `to` would convert it to other dtypes, in which far positions are not told apart.
         self.frequencies, self.rotation_scale = frequencies(rope or _ROPE, self.head_size, context)
         blocks = [
             _Block(

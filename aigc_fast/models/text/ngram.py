@@ -41,7 +41,7 @@ class NGram(TextModel):
         keys, logs, backoffs: int64 and float32, the `Tables` of the n-grams, those of all orders one after the other.
 
     Raises:
-        TypeError, ValueError: on an order that is no integer or out of range, or a tokenizer that is none.
+        TypeError, ValueError: for an order that is no integer or out of range, or a tokenizer that is none.
 
     Example:
         >>> model = NGram(tokenizer=CharTokenizer.of(texts), order=6).fit(texts)
@@ -101,7 +101,7 @@ class NGram(TextModel):
             The model itself.
 
         Raises:
-            UserError: where there is no text, or characters are not known and there is no token for them.
+            UserError: if there is no text, or characters are not known and there is no token for them.
         """
         if isinstance(texts, str):
             raise UserError("texts: expected several documents, got a single string: put it into a list")

@@ -53,7 +53,7 @@ class Options:
             certain; not in transformers. The ids are the same, and an int8 form of the head is kept besides.
 
     Raises:
-        UserError: on a value out of range, or options that contradict each other.
+        UserError: for a value out of range, or options that contradict each other.
     """
 
     max_length: int | None = None
@@ -115,7 +115,7 @@ class Options:
         """How many ids there are at most, of a prompt of so many.
 
         Raises:
-            UserError: where there is no room for a new one.
+            UserError: if there is no room for a new one.
         """
         if self.max_new_tokens is not None:
             return prompt + self.max_new_tokens
@@ -234,7 +234,7 @@ def options_of(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Options
         given: the call's; None stands for the default.
 
     Raises:
-        UserError: on options that are unknown, or out of range.
+        UserError: for options that are unknown, or out of range.
     """
     for name, value in defaults.items():
         if value is not None and name in _WITHOUT_EFFECT and value not in _WITHOUT_EFFECT[name]:

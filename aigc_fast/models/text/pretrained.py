@@ -54,7 +54,7 @@ class Facts:
         """Those of a file.
 
         Raises:
-            UserError: where it is missing, or holds no JSON object.
+            UserError: if it is missing, or holds no JSON object.
         """
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -175,7 +175,7 @@ def read_pretrained(
         weights: how the engine keeps them, which packs them at once; None for later, and as they are.
 
     Raises:
-        UserError: on files that are missing, damaged, pickled, or not what they say.
+        UserError: for files that are missing, damaged, pickled, or not what they say.
     """
     path = Path(path)
     if path.is_dir():

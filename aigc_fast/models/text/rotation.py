@@ -29,7 +29,7 @@ def frequencies(rope: Settings, size: int, context: int) -> tuple[Tensor, float]
         float32 (size / 2,) on the CPU, and what cosines and sines are multiplied by.
 
     Raises:
-        ValueError: on an unknown kind, or a number that is missing or out of range.
+        ValueError: for an unknown kind, or a number that is missing or out of range.
     """
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in KINDS:

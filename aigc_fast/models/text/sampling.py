@@ -33,7 +33,7 @@ class Sampling:
         stop: strings at whose first occurrence the text ends, before it; given as one, as several or as None.
 
     Raises:
-        UserError: on a value out of range.
+        UserError: for a value out of range.
     """
 
     length: int

@@ -62,37 +62,37 @@ def sinusoids(positions: int, size: int) -> Tensor:
 
 
 class Seq2SeqTransformer(Decoding):
-    """The Transformer with an encoder and a decoder (Vaswani et al., "Attention is all you need", 2017): it answers a
-    source text by a target text, as in a translation.
+    """The encoder-decoder Transformer (Vaswani et al., "Attention is all you need", 2017): maps a source text to a
+    target text, as in translation.
 
-    Positions are sinusoids; encoder, decoder and head share the tokens' vectors, scaled by √d_model where they are
-    read. Padding takes no work: sequences lie packed one after the other.
+    Position encodings are sinusoidal; encoder, decoder and head share one embedding, scaled by √d_model where it is
+    looked up. Padding costs no work: sequences are packed one after the other.
 
     Args:
         tokenizer: a `Tokenizer` or its `config`, of sources and targets.
-        d_model: size of a token's vector.
-        nhead: heads of the attention, a divisor of `d_model`.
-        num_encoder_layers, num_decoder_layers: how many.
-        dim_feedforward: units of the inner layer.
-        dropout: the share of elements that training drops, in [0, 1): of the embedding with its positions, of what
-            each part of a layer gives, of the inner layer and of attention's weights.
-        activation: of the inner layer, "relu" or "gelu".
-        layer_norm_eps: added to variances.
-        bias: whether linear layers and norms have one.
-        norm_first: whether norms come before the parts of layers, rather than after them as in the paper.
-        final_norm: whether a norm follows each stack, as in `torch.nn.Transformer`; None for where `norm_first` is.
-        max_positions: tokens of a source or target at most, with its end.
-        vocab_size: of the embedding; None for the tokenizer's.
-        generation: defaults of `generate`'s options.
-        num_classes: None; text has no classes.
+        d_model: size of the hidden states.
+        nhead: number of attention heads, a divisor of `d_model`.
+        num_encoder_layers, num_decoder_layers: number of layers of each.
+        dim_feedforward: size of the feed-forward layers.
+        dropout: the share of elements that training drops, in [0, 1): of the embedding with its position encoding, the
+            output of each sublayer, the feed-forward layer and attention weights.
+        activation: of the feed-forward layers, "relu" or "gelu".
+        layer_norm_eps: added to the variances in the norms.
+        bias: whether linear layers and norms have biases.
+        norm_first: whether norms come before the sublayers (pre-norm), rather than after them as in the paper.
+        final_norm: whether a norm follows each stack, as in `torch.nn.Transformer`; None: if `norm_first`.
+        max_positions: the greatest number of tokens of a source or target, with its end.
+        vocab_size: size of the embedding; None for the tokenizer's.
+        generation: defaults for the options of `generate`.
+        num_classes: must be None; text has no classes.
 
     Attributes:
-        transformer: the two stacks, with the `state_dict` of a `torch.nn.Transformer`.
-        vocab_size: of the embedding.
-        max_positions: tokens of a source or target at most, with its end.
+        transformer: encoder and decoder, with the `state_dict` of a `torch.nn.Transformer`.
+        vocab_size: size of the embedding.
+        max_positions: the greatest number of tokens of a source or target, with its end.
 
     Raises:
-        ValueError: on sizes that are not positive or do not fit, or unknown settings.
+        ValueError: for sizes that are not positive or do not match, or unknown settings.
 
     Example:
         >>> model = Seq2SeqTransformer(tokenizer=ByteTokenizer(), norm_first=True)
@@ -170,13 +170,13 @@ class Seq2SeqTransformer(Decoding):
             nn.init.normal_(self.embedding.weight, std=d_model**-0.5)
 
     def load_transformer(self, module: nn.Transformer) -> None:
-        """Takes the encoder's and the decoder's weights of a `torch.nn.Transformer`.
+        """Copies the weights of the encoder and the decoder of a `torch.nn.Transformer`.
 
         Args:
-            module: of the same sizes, norm order and activation; with `final_norm=True` hidden states are the same.
+            module: of the same sizes, norm order and activation; with `final_norm=True` the hidden states are the same.
 
         Raises:
-            ValueError: where it is another network than `transformer`.
+            ValueError: if its architecture is not that of `transformer`.
         """
         if type(module) is not nn.Transformer:
             raise ValueError(f"module is {type(module).__name__}: expected torch.nn.Transformer")
@@ -195,16 +195,16 @@ class Seq2SeqTransformer(Decoding):
         src_key_padding_mask: Tensor | None = None,
         tgt_key_padding_mask: Tensor | None = None,
     ) -> Tensor:
-        """Logits of what follows each target token.
+        """The logits of the token that follows each target token.
 
         Args:
             src: int64 (N, S), sources.
             tgt: int64 (N, T), targets.
-            src_key_padding_mask: bool (N, S), true for padding, wherever it is; None for none.
+            src_key_padding_mask: bool (N, S), True for padding, at any position; None for no padding.
             tgt_key_padding_mask: bool (N, T), likewise.
 
         Returns:
-            (N, T, vocab_size); zeros in place of padding.
+            (N, T, vocab_size); zero at padding.
         """
         sources, of_sources = packed(src, src_key_padding_mask)
         inputs, of_inputs = packed(tgt, tgt_key_padding_mask)
@@ -212,19 +212,19 @@ class Seq2SeqTransformer(Decoding):
         return unpacked(found, tgt, tgt_key_padding_mask)
 
     def hidden(self, sources: Tensor, of_sources: Lengths, inputs: Tensor, of_inputs: Lengths) -> Tensor:
-        """What the decoder gives, (T, d_model), of packed sources (S,) and packed inputs (T,)."""
+        """The decoder's output (T, d_model) for packed sources (S,) and packed inputs (T,)."""
         memory = self.encode(sources, of_sources)
         with laid_out(of_inputs.rows):
             x = self.embedded(inputs, of_inputs.positions)
             return self.transformer.decoder(x, of_inputs, memory, of_sources)
 
     def encode(self, sources: Tensor, of_sources: Lengths) -> Tensor:
-        """What the encoder gives, (S, d_model), of packed sources (S,)."""
+        """The encoder's output (S, d_model) for packed sources (S,)."""
         with laid_out(of_sources.rows):
             return self.transformer.encoder(self.embedded(sources, of_sources.positions), of_sources)
 
     def embedded(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Vectors (..., d_model) of tokens at their positions."""
+        """Embeddings (..., d_model) of tokens, with their position encodings."""
         if tokens.numel() and int(positions.max()) >= self.max_positions:
             raise ValueError(
                 f"{int(positions.max()) + 1} tokens in a row: expected at most max_positions={self.max_positions}"
@@ -233,7 +233,7 @@ class Seq2SeqTransformer(Decoding):
         return functional.dropout(x, self.dropped, self.training) if self.training and self.dropped else x
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., vocab_size) of hidden states (..., d_model)."""
+        """Logits (..., vocab_size) for hidden states (..., d_model)."""
         return functional.linear(hidden, self.embedding.weight)
 
     def source_of(self, text: str, *, strict: bool = True) -> np.ndarray:
@@ -261,7 +261,7 @@ class Seq2SeqTransformer(Decoding):
         In eval mode and without gradients.
 
         Raises:
-            UserError: where there are no positions for them.
+            UserError: if there are no positions for them.
         """
         return self.score_all([(source, target)])[0]
 
@@ -271,7 +271,7 @@ class Seq2SeqTransformer(Decoding):
         In eval mode and without gradients.
 
         Raises:
-            UserError: where there are no positions for a pair.
+            UserError: if there are no positions for a pair.
         """
         sources = [self.source_of(source, strict=False) for source, _ in pairs]
         targets = [self.target_of(target) for _, target in pairs]
@@ -297,25 +297,26 @@ class Seq2SeqTransformer(Decoding):
         seed: int | None = None,
         **options: Any,
     ) -> str | list[str] | Tensor:
-        """Answers sources by transformers' options, in eval mode and without gradients.
+        """Generates answers to sources, with transformers' options, in eval mode and without gradients.
 
         Args:
             inputs: a source, several of them, or int64 ids (N, S), each with its end.
-            attention_mask: (N, S), 0 for padding, wherever it is; by default what is `pad_token_id` and no end.
-            logits_processor: what is done to scores, after the options and before temperature, top-k, top-p and min-p:
-                callables that take ids and scores and return scores.
-            streamer: takes ids as they come; not with beams, nor with several texts.
-            generator: of draws; None for PyTorch's default one.
-            seed: of draws, instead of a generator.
-            **options: see `Options`; `max_length`, with the start, is by default what there are positions for.
+            attention_mask: (N, S), 0 for padding, at any position; by default, tokens equal to `pad_token_id` are
+                padding, unless that is an end token.
+            logits_processor: callables that take ids and scores and return scores; applied after the options and before
+                temperature, top-k, top-p and min-p.
+            streamer: receives ids as they are generated; not with beams, nor with several texts.
+            generator: for sampling; None for PyTorch's default one.
+            seed: for sampling, in place of a generator.
+            **options: see `Options`; `max_length`, including the start token, is `max_positions` by default.
 
         Returns:
-            With a text, its answer, or `num_return_sequences` of them in a list; with several, a list of all; with ids,
-            ids (N * num_return_sequences, length) that begin with the start.
+            For a text, its answer, or a list of `num_return_sequences` answers; for several texts, a list of all; for
+            ids, ids (N * num_return_sequences, length) that begin with the start token.
 
         Raises:
-            UserError: on options that are unknown, out of range or contradict each other, on a source that is too
-                long, or ids out of range.
+            UserError: for options that are unknown, out of range or contradict each other, a source that is too long,
+                or ids out of range.
         """
         if seed is not None:
             generator = torch.Generator(generator.device if generator else "cpu").manual_seed(seed)

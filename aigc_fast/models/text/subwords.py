@@ -22,7 +22,7 @@ def library() -> Any:
     """The `tokenizers` package.
 
     Raises:
-        UserError: where it is not installed.
+        UserError: if it is not installed.
     """
     try:
         import tokenizers
@@ -44,8 +44,8 @@ class BPETokenizer(Tokenizer):
         start: the token before their first; None for `boundary`.
 
     Raises:
-        UserError: where the library is not installed, or the content is none of a tokenizer.
-        ValueError: on a token out of range.
+        UserError: if the library is not installed, or the content is none of a tokenizer.
+        ValueError: for a token out of range.
     """
 
     kind = "subwords"
@@ -76,7 +76,7 @@ class BPETokenizer(Tokenizer):
             vocab_size: tokens, those of the 256 bytes and of the boundary among them; fewer where there is little text.
 
         Raises:
-            UserError: where the library is not installed, on a size that is too small, or a single string.
+            UserError: if the library is not installed, on a size that is too small, or a single string.
 
         Source: Sennrich, Haddow and Birch, "Neural machine translation of rare words with subword units", 2016.
         """
@@ -194,7 +194,7 @@ class IdTokenizer(Tokenizer):
         start: the token before their first; None for `boundary`.
 
     Raises:
-        ValueError: on a token out of range.
+        ValueError: for a token out of range.
     """
 
     kind = "ids"

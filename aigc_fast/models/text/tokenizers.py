@@ -74,14 +74,14 @@ class Tokenizer(ABC):
             strict: whether what has no token is refused even where there is `unknown` to stand for it.
 
         Raises:
-            UserError: where something in the text has no token; it is named, and where it stands.
+            UserError: if something in the text has no token; it is named, and where it stands.
         """
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of tokens; boundaries have none, `unknown` and bytes that are no UTF-8 become U+FFFD.
 
         Raises:
-            ValueError: on a token out of range.
+            ValueError: for a token out of range.
         """
         decoder = self.decoder()
         return "".join(map(decoder.push, tokens))
@@ -126,7 +126,7 @@ class CharTokenizer(Tokenizer):
 
     Raises:
         TypeError: where `characters` is no str or `unknown` no bool.
-        ValueError: where a character is given twice.
+        ValueError: if a character is given twice.
     """
 
     kind = "characters"
@@ -181,7 +181,7 @@ class CharTokenizer(Tokenizer):
         """A character, nothing of a boundary, or U+FFFD.
 
         Raises:
-            ValueError: on a token out of range.
+            ValueError: for a token out of range.
         """
         if self.checked(token) < len(self.characters):
             return self.characters[token]
@@ -251,7 +251,7 @@ class WordTokenizer(Tokenizer):
 
     Raises:
         TypeError: where `words` is neither str nor a list of them, or `unknown` no bool.
-        ValueError: where a word is given twice, is none, or means something else in files: `<s>`, `</s>`, `<unk>`.
+        ValueError: if a word is given twice, is none, or means something else in files: `<s>`, `</s>`, `<unk>`.
     """
 
     kind = "words"
@@ -308,7 +308,7 @@ class WordTokenizer(Tokenizer):
         """A word, or U+FFFD.
 
         Raises:
-            ValueError: on a token out of range.
+            ValueError: for a token out of range.
         """
         return self.words[token] if self.checked(token) < len(self.words) else REPLACEMENT
 
@@ -341,7 +341,7 @@ def tokenizer_from(config: Mapping[str, Any] | Tokenizer) -> Tokenizer:
     """The tokenizer of a `config`; a tokenizer as it is.
 
     Raises:
-        UserError: where it describes none.
+        UserError: if it describes none.
     """
     if isinstance(config, Tokenizer):
         return config

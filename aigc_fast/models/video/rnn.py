@@ -23,37 +23,38 @@ CORES = ("convlstm", "latent")
 
 
 class VideoRNN(VideoModel):
-    """Foretells the frames of a clip one after the other, each from those before; for sides that are multiples of 4.
+    """Predicts the frames of a clip one after the other, each from those before; for sides that are multiples of 4.
 
-    A clip begins with frames that are given, or with two that are drawn of latent vectors, one for each of the things
-    that move.
+    A clip begins with given frames, or with two frames that are generated from latent vectors, one for each moving
+    thing.
 
-    Encoder: two Conv 4×4 of stride 2 with LeakyReLU, over a frame and the one before it, and how well these match when
-    one is moved. Decoder: two ConvTranspose 4×4 of stride 2 with LeakyReLU, then Conv 3×3, of what the core says and
-    the features of the frame before, drawn upon the pixels of that frame, which move as the core says. The core is one
-    of
+    Encoder: two Conv 4×4 of stride 2 with LeakyReLU, over a frame and the one before it, and a correlation of the two
+    over displacements. Decoder: two ConvTranspose 4×4 of stride 2 with LeakyReLU, then Conv 3×3, from the core's output
+    and the features of the frame before, painted over the pixels of that frame, which are moved as the core says. The
+    core is one of
 
-    - "convlstm": a convolutional LSTM, which foretells one future.
-    - "latent": LSTMs with a latent vector at every step, so that frames go on in as many ways as are drawn.
+    - "convlstm": a convolutional LSTM, which predicts one future.
+    - "latent": LSTMs with a latent vector at every step, from which many different futures can be sampled.
 
     Args:
         frame_shape: (channels, height, width).
-        frames: of a clip, unless more or fewer are asked for.
-        given: frames that a prediction begins from, at least 1 and fewer than `frames`; in training they are true.
+        frames: number of frames of a clip, unless more or fewer are asked for.
+        given: number of frames that a prediction starts from, at least 1 and fewer than `frames`; in training these are
+            the true ones.
         core: one of `CORES`.
         prior: of the latent core's vectors: "learned" from the frames before, or "fixed", N(0, I).
-        things: that move in a clip which begins with nothing.
+        things: number of moving things in a clip without given frames.
         latent_dim: size of a latent vector.
-        width: number of the encoder's maps.
-        hidden: maps of the ConvLSTM's state, or units of the latent core's LSTMs.
-        num_classes: makes it class-conditional.
+        width: number of the encoder's channels.
+        hidden: channels of the ConvLSTM's state, or units of the latent core's LSTMs.
+        num_classes: makes the model class-conditional.
         likelihood: one of `aigc_fast.models.likelihood.LIKELIHOODS`.
 
     Attributes:
-        latent_dim: size of the latent vectors of a whole clip together.
+        latent_dim: total size of the latent vectors of a whole clip.
 
     Raises:
-        ValueError: on a size or a number that is not positive, sides that are not multiples of 4, an unknown core,
+        ValueError: for a size or a number that is not positive, sides that are not multiples of 4, an unknown core,
             prior or likelihood, or too few frames.
     """
 
@@ -119,21 +120,21 @@ class VideoRNN(VideoModel):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One pass of training.
 
-        Half of the clips tell the core their class; of the others it learns how frames go on of which nothing else is
-        known. The second frame counts by half as it is drawn with the first, and by half as it is foretold from it.
+        For half of the clips the core is told the class; from the others it learns to continue frames without it. The
+        second frame counts by half as generated with the first, and by half as predicted from it.
 
         Args:
             clips: (N, T, channels, height, width) in [-1, 1].
             labels: for a conditional model.
-            own: the steps, in order, that read the model's own frame before them instead of the true one, each at
-                least 2. The steps between two of them are computed side by side.
-            beginnings: the frames, each followed by another, that clips could begin with as well as with their first:
-                how clips begin is learned of their mean.
+            own: the steps, in order, whose input is the model's own previous frame in place of the true one, each at
+                least 2. The steps between two of them are computed in parallel.
+            beginnings: the frames, each followed by another, that a clip could as well begin with: the loss of the
+                beginning is the mean over them.
 
         Returns:
-            log p(x|z) (N,) and the KL divergence of the posterior from the prior (N,), both in nats a frame, and the
-            posterior's μ and log σ² in units in which the prior is N(0, I), a row for each latent vector. The evidence
-            lower bound a frame is the first less the second.
+            log p(x|z) (N,) and the KL divergence of the posterior from the prior (N,), both in nats per frame, and the
+            posterior's μ and log σ² in units in which the prior is N(0, I), one row per latent vector. The evidence
+            lower bound per frame is the first minus the second.
         """
         rows = rows_of(len(clips))
         classes = self._weights(self.check_labels(labels, len(clips)), len(clips))
@@ -192,7 +193,7 @@ class VideoRNN(VideoModel):
         return self._of_each * (self.beginnings.things + self.core.latents_of(max(0, frames - FRAMES)))
 
     def prior(self, n: int, *, generator: torch.Generator | None = None, frames: int | None = None) -> Tensor:
-        """z (n, latent_dim) from N(0, I); of clips of another length, z for `decode` with as many `frames`."""
+        """z (n, latent_dim) from N(0, I); with `frames`, z for `decode` with as many frames."""
         return self._noise(n, self._numbers(frames or self.frames), generator)
 
     def _noise(self, n: int, numbers: int, generator: torch.Generator | None) -> Tensor:
@@ -232,7 +233,7 @@ class VideoRNN(VideoModel):
         labels: Labels | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """See `VideoModel.predict`; where the core is a ConvLSTM nothing is drawn, and classes tell nothing more."""
+        """See `VideoModel.predict`; with a ConvLSTM core nothing is sampled, and labels have no effect."""
         if given.dim() != 5 or given.shape[2:] != self.frame_shape or not given.shape[1]:
             wanted = ", ".join(map(str, self.frame_shape))
             raise ValueError(f"given: expected (N, K, {wanted}), K at least 1, got {tuple(given.shape)}")

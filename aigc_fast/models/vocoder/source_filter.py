@@ -69,7 +69,7 @@ class SourceFilterVocoder(nn.Module):
         config: the constructor's keyword arguments, JSON-able: `type(model)(**model.config)` builds its twin.
 
     Raises:
-        ValueError: on a number out of range.
+        ValueError: for a number out of range.
 
     Method: Atal and Hanauer, "Speech analysis and synthesis by linear prediction of the speech wave", 1971.
 
@@ -111,7 +111,7 @@ class SourceFilterVocoder(nn.Module):
         """The frames of audio (T,) or (B, T), float32 or float64; the pitch and the voicing have no gradient.
 
         Raises:
-            ValueError: on another shape or type, or no samples.
+            ValueError: for another shape or type, or no samples.
         """
         if audio.dim() not in (1, 2) or audio.dtype not in (torch.float32, torch.float64) or not audio.numel():
             raise ValueError(
@@ -141,13 +141,13 @@ class SourceFilterVocoder(nn.Module):
         Args:
             frames: as `analyse` gives them.
             excitation: (T,) or (B, T), instead of the frames' pulses and noise with their gain.
-            generator: makes the noise repeatable; None uses PyTorch's default generator.
+            generator: makes the noise reproducible; None uses PyTorch's default generator.
 
         Returns:
             (T,) or (B, T), of the frames' dtype.
 
         Raises:
-            ValueError: on frames or an excitation of shapes that don't fit.
+            ValueError: for frames or an excitation of shapes that don't fit.
         """
         if excitation is None:
             excitation = self.excitation(frames, generator=generator)
@@ -165,10 +165,10 @@ class SourceFilterVocoder(nn.Module):
         Args:
             frames: as `analyse` gives them.
             noise: white, of unit power, (T,) or (B, T), instead of a draw.
-            generator: makes the draw repeatable; None uses PyTorch's default generator.
+            generator: makes the draw reproducible; None uses PyTorch's default generator.
 
         Raises:
-            ValueError: on frames of shapes that don't fit.
+            ValueError: for frames of shapes that don't fit.
         """
         self._check_frames(frames)
         levels = torch.stack([frames.gain, frames.voicing], -1)

@@ -42,8 +42,8 @@ def multi_resolution_spectral_distance(
         A scalar; with "none", (B,), or a scalar for (T,).
 
     Raises:
-        TypeError: on what is no Tensor.
-        ValueError: on shapes, dtypes or devices that differ, another number of dimensions, no samples, values that are
+        TypeError: if an argument is not a Tensor.
+        ValueError: for shapes, dtypes or devices that differ, another number of dimensions, no samples, values that are
             not finite, resolutions that make no spectra, or an unknown reduction.
 
     Method: Yamamoto, Song and Kim, "Parallel WaveGAN: a fast waveform generation model based on generative adversarial

@@ -81,7 +81,7 @@ class VocoderVAE(VariationalAutoencoder, SoundModel):
         sample_rate: in Hz, at least 2,000.
         latent_dim: size of z.
         width: number of maps of the hidden layers.
-        num_classes: makes it class-conditional: encoder and decoder see the class.
+        num_classes: makes the model class-conditional: encoder and decoder see the class.
         min_pitch: in Hz, of what is drawn and looked for.
         max_pitch: in Hz.
 
@@ -89,7 +89,7 @@ class VocoderVAE(VariationalAutoencoder, SoundModel):
         vocoder: the `SourceFilterVocoder`, of 200 frames a second.
 
     Raises:
-        ValueError: on a number that is not positive, a lower sample rate, or a range of pitches that does not lie
+        ValueError: for a number that is not positive, a lower sample rate, or a range of pitches that does not lie
             between 0 and half of it.
 
     Method: Kingma and Welling, "Auto-Encoding Variational Bayes", 2013; the synthesiser as a part of the network:
