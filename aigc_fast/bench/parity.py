@@ -63,7 +63,7 @@ def check_parity(
         dtype: that the call was computed in.
 
     Raises:
-        ParityError: where a result has another shape or dtype than PyTorch's, or an error above twice PyTorch's and
+        ParityError: if a result has another shape or dtype than PyTorch's, or an error above twice PyTorch's and
             above the format's rounding.
     """
     for index, (ours, theirs) in enumerate(zip(found, stock, strict=True)):
@@ -83,7 +83,7 @@ def check_peer(name: str, found: Sequence[Tensor], exact: Sequence[Tensor], dtyp
     """Refuses a peer that computes something else.
 
     Raises:
-        ParityError: where a result has another shape than float64's, or is far from it.
+        ParityError: if a result has another shape than float64's, or is far from it.
     """
     for index, (theirs, wanted) in enumerate(zip(found, exact, strict=True)):
         if theirs.shape != wanted.shape:

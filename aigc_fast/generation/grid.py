@@ -53,7 +53,7 @@ def to_uint8(image: Tensor) -> np.ndarray:
         uint8 array (H, W) for one channel, (H, W, 3) for three.
 
     Raises:
-        ValueError: on another shape.
+        ValueError: for another shape.
     """
     if image.dim() != 3 or image.shape[0] not in (1, 3):
         raise ValueError(f"image: expected shape (1, H, W) or (3, H, W), got {tuple(image.shape)}")

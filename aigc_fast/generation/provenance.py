@@ -118,7 +118,7 @@ def write_png(path: str | os.PathLike[str], image: Tensor, provenance: Provenanc
 
     Raises:
         UserError: when the file can't be written.
-        ValueError: on an image of another shape.
+        ValueError: for an image of another shape.
     """
     picture = Image.fromarray(to_uint8(image))
     if scale != 1:

@@ -29,7 +29,7 @@ def spectrogram_image(
         (1, height, width), float32 in [-1, 1]. Silence is black.
 
     Raises:
-        ValueError: on audio of another shape or type, or a number that is not positive.
+        ValueError: for audio of another shape or type, or a number that is not positive.
     """
     if audio.dim() != 1 or not audio.is_floating_point() or not audio.numel():
         raise ValueError(f"audio: expected (T,), floating-point and not empty, got {tuple(audio.shape)}, {audio.dtype}")

@@ -88,9 +88,9 @@ def write_video(
         scale: each pixel becomes a square of this side.
 
     Raises:
-        UserError: on another end of the name, a rate that the format does not have, a file that can't be written, or an
-            MP4 without imageio-ffmpeg.
-        ValueError: on frames of another shape.
+        UserError: for another end of the name, a rate that the format does not have, a file that can't be written, or
+            an MP4 without imageio-ffmpeg.
+        ValueError: for frames of another shape.
     """
     target = Path(path)
     check_video(target, fps)

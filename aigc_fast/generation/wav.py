@@ -85,8 +85,8 @@ def write_wav(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, pro
 
     Raises:
         UserError: when the file can't be written.
-        TypeError: on a sample rate that is no integer.
-        ValueError: on audio of another shape or type, more than 1,024 channels or 4 GiB, a sample rate that is not
+        TypeError: for a sample rate that is no integer.
+        ValueError: for audio of another shape or type, more than 1,024 channels or 4 GiB, a sample rate that is not
             positive or beyond WAV's 2³¹ − 1, or a record of more than 2,045 bytes, which libsndfile can't read.
     """
     if audio.dim() not in (1, 2) or not audio.is_floating_point() or not audio.numel():
@@ -139,7 +139,7 @@ def sound_sequence(audio: Tensor, sample_rate: int, *, pause: float = 0.1) -> Te
         (N · T + (N - 1) · P,), P samples a pause.
 
     Raises:
-        ValueError: on another shape, or a pause below 0.
+        ValueError: for another shape, or a pause below 0.
     """
     if audio.dim() != 2 or not audio.numel():
         raise ValueError(f"audio: expected (N, T) and not empty, got {tuple(audio.shape)}")

@@ -343,7 +343,7 @@ class Medium(ABC):
         """Figures of items, against the training data, and of the model that they are from, if they are.
 
         Raises:
-            ValueError: on too few items, or of another shape.
+            ValueError: for too few items, or of another shape.
         """
 
     def remarks(self, report: Report) -> list[str]:

@@ -53,7 +53,7 @@ class Order:
         command: what makes one item again, but for its seed and class.
 
     Raises:
-        UserError: on a number out of range.
+        UserError: for a number out of range.
     """
 
     count: int

@@ -351,7 +351,7 @@ def weights_kept(model: TextModel, weights: str) -> TextModel:
     """The model, which keeps its weights so from then on.
 
     Raises:
-        UserError: where it can't, or on an unknown name.
+        UserError: if it can't, or on an unknown name.
     """
     try:
         model.keep_weights(weights)

@@ -79,8 +79,8 @@ def train_classifier(images: Tensor, labels: Tensor, *, epochs: int = 30, seed: 
         The classifier in eval mode.
 
     Raises:
-        TypeError: on what is no Tensor.
-        ValueError: on other shapes, dtypes or labels, no images, or pixels that are not finite.
+        TypeError: if an argument is not a Tensor.
+        ValueError: for other shapes, dtypes or labels, no images, or pixels that are not finite.
     """
     _check_training(images, labels)
     epochs = integer("epochs", epochs, 1)

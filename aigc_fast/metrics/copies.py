@@ -29,9 +29,9 @@ def copied_share(texts: Sequence[str], training: Sequence[str], n: int = COPIED_
         The share; 0 where no text is n characters long.
 
     Raises:
-        TypeError: on what is no sequence of strings, or an n that is no integer.
-        UserError: where there is no text.
-        ValueError: where n is not positive.
+        TypeError: if an argument is not a sequence of strings, or n not an integer.
+        UserError: if there is no text.
+        ValueError: if n is not positive.
     """
     n = integer("n", n, 1)
     return share_of(Passages("texts", texts), Passages("training", training), n)
@@ -68,8 +68,8 @@ def longest_copied(texts: Sequence[str], training: Sequence[str]) -> Passage:
         The passage, and where it stands; an empty one where the two have no character in common.
 
     Raises:
-        TypeError: on what is no sequence of strings.
-        UserError: where there is no text.
+        TypeError: if an argument is not a sequence of strings.
+        UserError: if there is no text.
     """
     return longest_of(Passages("texts", texts), Passages("training", training))
 

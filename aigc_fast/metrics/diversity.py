@@ -30,8 +30,8 @@ def class_spread(logits: Tensor) -> ClassSpread:
         logits: (N, K) of any real dtype, finite, N >= 1.
 
     Raises:
-        TypeError: on what is no Tensor.
-        ValueError: on another shape or dtype, or values that are not finite.
+        TypeError: if an argument is not a Tensor.
+        ValueError: for another shape or dtype, or values that are not finite.
     """
     check_real(logits=logits)
     if logits.dim() != 2 or logits.numel() == 0:

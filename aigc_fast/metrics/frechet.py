@@ -52,8 +52,8 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
         The squared distance, computed in float64.
 
     Raises:
-        TypeError: on what is no Tensor.
-        ValueError: on other shapes, dtypes or devices, or values that are not finite.
+        TypeError: if an argument is not a Tensor.
+        ValueError: for other shapes, dtypes or devices, or values that are not finite.
     """
     check_features(real, generated, 2, "N >= 2")
     return frechet_between(*_gaussian(real, "real"), *_gaussian(generated, "generated"))

@@ -70,8 +70,8 @@ def evaluate_images(
         The report.
 
     Raises:
-        TypeError: on what is no Tensor, or a k that is no integer.
-        ValueError: on other shapes or dtypes, too few images, or pixels that are not finite.
+        TypeError: if an argument is not a Tensor, or k not an integer.
+        ValueError: for other shapes or dtypes, too few images, or pixels that are not finite.
     """
     check_floating(generated=generated, training=training)
     k = integer("k", k, 1)

@@ -95,8 +95,8 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> PrecisionRe
         k: neighbours; the paper's 3 by default.
 
     Raises:
-        TypeError: on what is no Tensor, or a k that is no integer.
-        ValueError: on other shapes, dtypes or devices, too few samples, or values that are not finite.
+        TypeError: if an argument is not a Tensor, or k not an integer.
+        ValueError: for other shapes, dtypes or devices, too few samples, or values that are not finite.
     """
     real, generated = _checked(real, generated, k)
     inside_real = _count_inside(generated, real, _radii(real, k)) > 0
@@ -113,8 +113,8 @@ def density_coverage(real: Tensor, generated: Tensor, k: int = 5) -> DensityCove
         k: neighbours; the paper's 5 by default.
 
     Raises:
-        TypeError: on what is no Tensor, or a k that is no integer.
-        ValueError: on other shapes, dtypes or devices, too few samples, or values that are not finite.
+        TypeError: if an argument is not a Tensor, or k not an integer.
+        ValueError: for other shapes, dtypes or devices, too few samples, or values that are not finite.
     """
     real, generated = _checked(real, generated, k)
     radii = _radii(real, k)
@@ -135,8 +135,8 @@ def nearest_neighbours(images: Tensor, training: Tensor, *, skip_self: bool = Fa
         Root mean square distances per pixel and indices.
 
     Raises:
-        TypeError: on what is no Tensor.
-        ValueError: on other shapes, dtypes or devices, or values that are not finite.
+        TypeError: if an argument is not a Tensor.
+        ValueError: for other shapes, dtypes or devices, or values that are not finite.
     """
     _check_images(images, training, 1 + skip_self)
     unit = _unit(training, *([images] if len(images) else []))
@@ -181,8 +181,8 @@ def pairing_grid(images: Tensor, training: Tensor, neighbours: Neighbours, colum
         One image, (C, height, width).
 
     Raises:
-        TypeError: on images that are no tensors.
-        ValueError: on images of unlike shapes, or neighbours of others.
+        TypeError: for images that are no tensors.
+        ValueError: for images of unlike shapes, or neighbours of others.
     """
     check_real(images=images, training=training)
     if images.shape[1:] != training.shape[1:] or len(neighbours.index) != len(images):

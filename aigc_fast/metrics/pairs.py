@@ -71,8 +71,8 @@ def evaluate_pairs(
         The report.
 
     Raises:
-        TypeError: on what is no sequence of strings.
-        UserError: where there are not as many answers as pairs.
+        TypeError: if an argument is not a sequence of strings.
+        UserError: if there are not as many answers as pairs.
     """
     if len(answers) != len(held_out) or not held_out:
         raise UserError(f"answers: got {len(answers)}, expected one for each of {len(held_out)} pairs, at least one")

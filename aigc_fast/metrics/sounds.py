@@ -62,8 +62,8 @@ def evaluate_sounds(generated: Tensor, training: Tensor) -> SoundReport:
         The report.
 
     Raises:
-        TypeError: on what is no Tensor.
-        ValueError: on other shapes or dtypes, too few sounds, or samples that are not finite.
+        TypeError: if an argument is not a Tensor.
+        ValueError: for other shapes or dtypes, too few sounds, or samples that are not finite.
     """
     check_sounds(generated=generated, training=training)
     for name, sounds in (("generated", generated), ("training", training)):
@@ -105,8 +105,8 @@ def pairwise_spectral_distance(
         (N, M).
 
     Raises:
-        TypeError: on what is no Tensor.
-        ValueError: on other shapes, dtypes or resolutions, or samples that are not finite.
+        TypeError: if an argument is not a Tensor.
+        ValueError: for other shapes, dtypes or resolutions, or samples that are not finite.
     """
     check_sounds(audio=audio, references=references)
     check_resolutions(resolutions)

@@ -58,8 +58,8 @@ def perplexity(model: TextModel, texts: Sequence[str]) -> Perplexity:
         texts: the documents, not all of them empty.
 
     Raises:
-        TypeError: on what is no sequence of strings.
-        UserError: where there is no text, or it has characters that the model does not know and has no token for.
+        TypeError: if an argument is not a sequence of strings.
+        UserError: if there is no text, or it has characters that the model does not know and has no token for.
     """
     texts = check_texts("texts", texts)
     return _perplexity(-model.score_all(texts), texts)
@@ -100,9 +100,9 @@ def weights_change(model: NetworkTextModel, texts: Sequence[str], weights: str) 
         weights: "fp32", "bf16", "int8" or "int4".
 
     Raises:
-        TypeError: on what is no sequence of strings.
+        TypeError: if an argument is not a sequence of strings.
         UserError: as `perplexity`, or where the model can't keep them.
-        ValueError: on another name.
+        ValueError: for another name.
     """
     texts = check_texts("texts", texts)
     tokens = model.tokens_of(texts).to(model.device)
@@ -148,9 +148,9 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
         The share; 0 where no text is n words long.
 
     Raises:
-        TypeError: on what is no sequence of strings, or an n that is no integer.
-        UserError: where there is no text.
-        ValueError: where n is not positive.
+        TypeError: if an argument is not a sequence of strings, or n not an integer.
+        UserError: if there is no text.
+        ValueError: if n is not positive.
 
     Source: Li, Galley, Brockett, Gao and Dolan, "A diversity-promoting objective function for neural conversation
     models", 2016, which divides by the number of words instead.
@@ -241,8 +241,8 @@ def evaluate_text(
         The report.
 
     Raises:
-        TypeError: on what is no sequence of strings.
-        UserError: where one of them has no text.
+        TypeError: if an argument is not a sequence of strings.
+        UserError: if one of them has no text.
     """
     characters = sum(map(len, check_texts("generated", generated)))
     compared = _beginning(check_texts("held_out", held_out), characters)

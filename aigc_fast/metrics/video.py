@@ -117,8 +117,8 @@ def evaluate_videos(generated: Tensor, training: Tensor, *, classifier: VideoCla
         The report, without predictions.
 
     Raises:
-        TypeError: on what is no Tensor.
-        ValueError: on other shapes or dtypes, too few clips, or pixels that are not finite.
+        TypeError: if an argument is not a Tensor.
+        ValueError: for other shapes or dtypes, too few clips, or pixels that are not finite.
     """
     check_floating(generated=generated, training=training)
     for name, clips, least in (("generated", generated, 2), ("training", training, 4)):
@@ -165,7 +165,7 @@ def psnr(frames: Tensor, reference: Tensor) -> Tensor:
         (...), float64.
 
     Raises:
-        ValueError: on other shapes.
+        ValueError: for other shapes.
     """
     _check_frames(frames, reference)
     error = (frames.double() - reference.double()).square().mean((-3, -2, -1))
@@ -186,7 +186,7 @@ def ssim(frames: Tensor, reference: Tensor) -> Tensor:
         (...), float64, at most 1.
 
     Raises:
-        ValueError: on other shapes.
+        ValueError: for other shapes.
 
     Method: Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural
     similarity", 2004.
@@ -213,7 +213,7 @@ def drift(frames: Tensor, reference: Tensor) -> Tensor:
         (...), float64. Of a frame of one grey level the middle is taken.
 
     Raises:
-        ValueError: on other shapes.
+        ValueError: for other shapes.
     """
     _check_frames(frames, reference)
     return torch.linalg.vector_norm(centre(frames) - centre(reference), dim=-1)
@@ -232,7 +232,7 @@ def displacement(frames: Tensor, reference: Tensor, last: Tensor) -> Tensor:
         (N, T), float64.
 
     Raises:
-        ValueError: on other shapes.
+        ValueError: for other shapes.
     """
     _check_frames(frames, reference)
     ways = (torch.cat([last[:, None], each], dim=1) for each in (frames, reference))

@@ -79,7 +79,7 @@ def train_video_classifier(*, steps: int = 2400, seed: int = 0) -> VideoClassifi
         The network in eval mode.
 
     Raises:
-        TypeError, ValueError: on a number that is no positive integer.
+        TypeError, ValueError: for a number that is no positive integer.
     """
     steps = integer("steps", steps, 1)
     generator = torch.Generator().manual_seed(seed)

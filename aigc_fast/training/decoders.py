@@ -32,7 +32,7 @@ class DecoderConfig(TrainingConfig):
         measure_interval: steps between two measurements of the held-out text; 0 for none.
 
     Raises:
-        UserError: on a value out of range.
+        UserError: for a value out of range.
     """
 
     epochs: int = 20

@@ -38,7 +38,7 @@ class GANConfig(TrainingConfig):
             (Yazıcı et al., "The Unusual Effectiveness of Averaging in GAN Training", 2018).
 
     Raises:
-        UserError: on a value out of range.
+        UserError: for a value out of range.
     """
 
     loss: str = "non-saturating"

@@ -18,7 +18,7 @@ class NGramConfig(TrainingConfig):
     """Training of an n-gram model: a pass over all documents is one step, and all it takes.
 
     Raises:
-        UserError: on a value out of range.
+        UserError: for a value out of range.
     """
 
     epochs: int = 1

@@ -46,7 +46,7 @@ def share_out(model: nn.Module, ranks: Ranks) -> None:
         ranks: the processes.
 
     Raises:
-        UserError: where this PyTorch can't write checkpoints of it.
+        UserError: if this PyTorch can't write checkpoints of it.
     """
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import init_device_mesh

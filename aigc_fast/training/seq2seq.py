@@ -57,7 +57,7 @@ class Seq2SeqConfig(TrainingConfig):
         measure_interval: steps between two measurements of the held-out pairs; 0 for none.
 
     Raises:
-        UserError: on a value out of range.
+        UserError: for a value out of range.
     """
 
     epochs: int = 12

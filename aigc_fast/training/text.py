@@ -41,7 +41,7 @@ class CharRNNConfig(TrainingConfig):
         measure_interval: steps between two measurements of the held-out text; 0 for none.
 
     Raises:
-        UserError: on a value out of range.
+        UserError: for a value out of range.
     """
 
     epochs: int = 24

@@ -78,7 +78,7 @@ class Trainer(ABC):
             Losses and other measures by name, of the whole batch.
 
         Raises:
-            RankLostError: where another process has ended. Where `step_count` has grown, the step was done.
+            RankLostError: if another process has ended. Where `step_count` has grown, the step was done.
         """
         self.model.train()
         self.ranks.set_part(split)
@@ -183,7 +183,7 @@ def default_config(model: Model | type[Model], **settings: Any) -> TrainingConfi
         **settings: fields of its trainer's `config_type`; those that are None keep their defaults.
 
     Raises:
-        UserError: on a setting that the model's training does not have, or a value out of range.
+        UserError: for a setting that the model's training does not have, or a value out of range.
     """
     config = trainer_of(model).config_type
     chosen = {name: value for name, value in settings.items() if value is not None}

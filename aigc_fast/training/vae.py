@@ -30,7 +30,7 @@ class VAEConfig(TrainingConfig):
         free_bits: nats of KL that each latent dimension has for free.
 
     Raises:
-        UserError: on a value out of range.
+        UserError: for a value out of range.
     """
 
     learning_rate: float = 2e-3

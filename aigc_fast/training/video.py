@@ -40,7 +40,7 @@ class VideoConfig(VAEConfig):
         clip: the largest norm of the gradient; a longer one is shortened to it.
 
     Raises:
-        UserError: on a value out of range.
+        UserError: for a value out of range.
     """
 
     beta: float = 0.5
