@@ -59,7 +59,7 @@ class LayerNormLSTM(Stepwise, nn.Module):
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name}={value!r}: expected a positive number")
         if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout={dropout!r}: expected a probability, 0 to 1")
+            raise ValueError(f"dropout={dropout!r}: expected a probability between 0 and 1")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.batch_first, self.dropout, self.eps = batch_first, float(dropout), eps
         self.bidirectional = bidirectional
@@ -98,14 +98,14 @@ class LayerNormLSTM(Stepwise, nn.Module):
     def check_forward_args(self, input: Tensor, hidden: tuple[Tensor, Tensor], batch_sizes: Tensor | None) -> None:
         """Raises ValueError if the shapes of the input or the states do not match."""
         if input.shape[-1] != self.input_size:
-            raise ValueError(f"input: got shape {tuple(input.shape)}, expected {self.input_size} last")
+            raise ValueError(f"input has shape {tuple(input.shape)}: expected to end in {self.input_size}")
         if batch_sizes is None and not input.shape[1 if self.batch_first else 0]:
-            raise ValueError(f"input: got shape {tuple(input.shape)}, expected a step or more")
+            raise ValueError(f"input has shape {tuple(input.shape)}: expected at least one step")
         batch = input.shape[0 if self.batch_first else 1] if batch_sizes is None else int(batch_sizes[0])
         shape = (self.num_layers * (2 if self.bidirectional else 1), batch, self.hidden_size)
         for state in hidden:
             if state.shape != shape:
-                raise ValueError(f"hx: got shape {tuple(state.shape)}, expected {shape}")
+                raise ValueError(f"hx has shape {tuple(state.shape)}: expected {shape}")
 
     permute_hidden = nn.LSTM.permute_hidden
 

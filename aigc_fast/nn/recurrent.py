@@ -106,50 +106,92 @@ def _called(module: torch.nn.Module, name: str, *args: Any) -> Any:
 
 
 class Stepwise:
-    """What a network of one direction does a step at a time.
+    """Stepping and sampling, for recurrent modules.
 
     Attributes:
-        weights: "fp32", "bf16", "int8" or "int4": how its weights are kept for calls in float32 that want no gradients;
-            None as they are. The parameters stay what they are.
-        eps: added to the variances of what is normalized.
+        weights: "fp32", "bf16", "int8" or "int4": the format of the weights in float32 calls that need no gradients;
+            None for the parameters as they are. The parameters themselves do not change.
+        eps: added to the variances, in modules with layer norms.
     """
 
     weights: str | None = None
     eps: float = 0.0
 
     def step(self, input: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """One step of all layers, as a sequence of one step would make it.
+        """One step of all layers, as in `forward` of a sequence of one step.
 
         Args:
-            input: (B, I), or (I,) of a single sequence.
-            state: as that of `forward`; zeros by default.
+            input: (B, I), or (I,) for a single sequence.
+            state: as in `forward`; zeros by default.
 
         Returns:
             The output, (B, size) or (size,), and the state after the step.
 
         Raises:
-            ValueError: for other dimensions, or a network that reads its input backwards too.
+            ValueError: if `input` has other dimensions, or the module is bidirectional.
         """
         if self.bidirectional:
-            raise ValueError(f"{self!r} reads its input backwards too: a step of it needs the whole sequence")
+            raise ValueError(f"{self!r} is bidirectional: one step would need the whole sequence")
         if input.dim() not in (1, 2):
-            raise ValueError(f"input: got {input.dim()} dimensions, expected (B, I) or (I,)")
+            raise ValueError(f"input has shape {tuple(input.shape)}: expected (B, I) or (I,)")
         dim = 1 if input.dim() == 2 and self.batch_first else 0
         output, state = self(input.unsqueeze(dim), state)
         return output.squeeze(dim), state
 
     def sample(
-        self, embedding: torch.nn.Embedding, head: torch.nn.Linear, tokens: Tensor, state: Any = None, **options: Any
+        self,
+        embedding: torch.nn.Embedding,
+        head: torch.nn.Linear,
+        tokens: Tensor,
+        state: Any = None,
+        length: int = 1,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+        key: Tensor | None = None,
+        position: int = 0,
     ) -> tuple[Tensor, Any]:
-        """Draws tokens after a prompt, by one native call: see `sample_tokens` of aigc_fast.ops.recurrent.sampling."""
-        return sample_tokens(self, embedding, head, tokens, state, **options)
+        """Samples a sequence of tokens after a prompt; on the CPU in float32, one native call for every 1,024 of them.
+
+        Equivalent to a loop of ``embedding``, this module, ``head`` and ``torch.multinomial``, in eval mode and without
+        gradients. The tokens are the same for any number of threads.
+
+        Args:
+            embedding: of the module's input.
+            head: from the module's output to logits, of at most as many tokens as `embedding` has.
+            tokens: the prompt, int64 (T,), T at least 1.
+            state: before the prompt, as in `forward` for one sequence; zeros by default.
+            length: number of tokens to sample.
+            temperature: what logits are divided by; 0 takes the most likely token.
+            top_k: sample among this many of the most likely tokens, and any that tie with the last of them; all by
+                default.
+            top_p: sample among the fewest of the most likely tokens whose probabilities add up to this; all by default.
+            generator: source of the key; by default torch's default generator of the device.
+            key: of the draws, int64 (2,), in place of one from the generator.
+            position: of the first draw among those of `key`: to continue after others.
+
+        Returns:
+            The tokens, int64 (length,), and the state after the prompt and all of them but the last. With that one as
+            the prompt, `key` and the next `position`, another call continues as this one would have.
+
+        Raises:
+            ValueError: if shapes or options do not match, or the module is bidirectional; the message names the
+                argument.
+            TypeError: if `tokens` is not a Tensor, or an option not a number.
+            IndexError: if `embedding` does not have a token.
+            RuntimeError: if logits are NaN or infinite.
+        """
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "generator": generator}
+        return sample_tokens(self, embedding, head, tokens, state, length, **options, key=key, position=position)
 
 
 @welcome
 @overloaded
 @drop_in
 class RNN(torch.nn.RNN, Stepwise):
-    """`torch.nn.RNN`: the same constructor, parameters, `state_dict` keys and numbers, by one call for all layers."""
+    """`torch.nn.RNN`: the same constructor, parameters, `state_dict` keys and results; one call for all layers."""
 
     def forward(self, input: Tensor | PackedSequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         """See torch.nn.RNN."""
@@ -160,7 +202,7 @@ class RNN(torch.nn.RNN, Stepwise):
 @overloaded
 @drop_in
 class LSTM(torch.nn.LSTM, Stepwise):
-    """`torch.nn.LSTM`: the same constructor, parameters, `state_dict` keys and numbers, by one call for all layers."""
+    """`torch.nn.LSTM`: the same constructor, parameters, `state_dict` keys and results; one call for all layers."""
 
     def forward(
         self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
@@ -173,7 +215,7 @@ class LSTM(torch.nn.LSTM, Stepwise):
 @overloaded
 @drop_in
 class GRU(torch.nn.GRU, Stepwise):
-    """`torch.nn.GRU`: the same constructor, parameters, `state_dict` keys and numbers, by one call for all layers."""
+    """`torch.nn.GRU`: the same constructor, parameters, `state_dict` keys and results; one call for all layers."""
 
     def forward(self, input: Tensor | PackedSequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         """See torch.nn.GRU."""
@@ -209,7 +251,7 @@ def _cell(mode: str, module: torch.nn.RNNCellBase, input: Tensor, hx: Any) -> tu
 
 @drop_in
 class RNNCell(torch.nn.RNNCell):
-    """`torch.nn.RNNCell`: the same constructor, parameters, `state_dict` keys and numbers."""
+    """`torch.nn.RNNCell`: the same constructor, parameters, `state_dict` keys and results."""
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """See torch.nn.RNNCell."""
@@ -220,7 +262,7 @@ class RNNCell(torch.nn.RNNCell):
 
 @drop_in
 class LSTMCell(torch.nn.LSTMCell):
-    """`torch.nn.LSTMCell`: the same constructor, parameters, `state_dict` keys and numbers."""
+    """`torch.nn.LSTMCell`: the same constructor, parameters, `state_dict` keys and results."""
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """See torch.nn.LSTMCell."""
@@ -230,7 +272,7 @@ class LSTMCell(torch.nn.LSTMCell):
 
 @drop_in
 class GRUCell(torch.nn.GRUCell):
-    """`torch.nn.GRUCell`: the same constructor, parameters, `state_dict` keys and numbers."""
+    """`torch.nn.GRUCell`: the same constructor, parameters, `state_dict` keys and results."""
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """See torch.nn.GRUCell."""

@@ -89,11 +89,11 @@ def test_bad_input() -> None:
     module = LayerNormLSTM(5, 7)
     for x, state, message in (
         (torch.randn(4), None, "Expected input to be 2D or 3D, got 1D"),
-        (torch.randn(3, 2, 4), None, r"input: got shape \(3, 2, 4\)"),
-        (torch.randn(0, 2, 5), None, "expected a step"),
-        (torch.randn(3, 2, 5), (torch.zeros(1, 1, 7), torch.zeros(1, 2, 7)), r"hx: got shape \(1, 1, 7\)"),
-        (torch.randn(3, 2, 5), (torch.zeros(1, 2, 7), torch.zeros(1, 2, 6)), r"hx: got shape \(1, 2, 6\)"),
-        (pack_sequence([torch.randn(2, 4)]), None, r"input: got shape \(2, 4\)"),
+        (torch.randn(3, 2, 4), None, r"input has shape \(3, 2, 4\)"),
+        (torch.randn(0, 2, 5), None, "expected at least one step"),
+        (torch.randn(3, 2, 5), (torch.zeros(1, 1, 7), torch.zeros(1, 2, 7)), r"hx has shape \(1, 1, 7\)"),
+        (torch.randn(3, 2, 5), (torch.zeros(1, 2, 7), torch.zeros(1, 2, 6)), r"hx has shape \(1, 2, 6\)"),
+        (pack_sequence([torch.randn(2, 4)]), None, r"input has shape \(2, 4\)"),
     ):
         with pytest.raises(ValueError, match=message):
             module(x, state)
@@ -281,7 +281,7 @@ def test_steps_are_those_of_a_sequence() -> None:
             assert torch.equal(found, top)
     for one, other in zip(state, last, strict=True):
         assert torch.equal(one, other)
-    with pytest.raises(ValueError, match="reads its input backwards"):
+    with pytest.raises(ValueError, match="is bidirectional"):
         LayerNormLSTM(5, 7, bidirectional=True).step(x[0])
 
 

@@ -204,9 +204,9 @@ def test_shapes_and_types_are_those_of_torch():
 
 @pytest.mark.parametrize("make", [AF.randn, AF.rand])
 def test_bad_sizes_and_types_name_the_argument(make):
-    with pytest.raises(RuntimeError, match="size: got \\[2, -1\\]"):
+    with pytest.raises(RuntimeError, match="size=\\[2, -1\\]"):
         make(2, -1)
-    with pytest.raises(RuntimeError, match=r"dtype: got torch\.int64"):
+    with pytest.raises(RuntimeError, match=r"dtype=torch\.int64"):
         make(2, dtype=torch.int64)
     with pytest.raises(TypeError, match=r"dtype is str: expected a torch\.dtype"):
         make(2, dtype="float32")
@@ -314,7 +314,7 @@ def test_dropout_names_bad_arguments():
             AF.dropout([1.0], training=training)
     with pytest.raises(TypeError, match=r"generator is int: expected a torch\.Generator"):
         AF.dropout(torch.ones(3), generator=5)
-    with pytest.raises(RuntimeError, match=r"input: got torch\.int64"):
+    with pytest.raises(RuntimeError, match=r"input has dtype torch\.int64"):
         AF.dropout(torch.ones(3, dtype=torch.int64), 0.5)
     # PyTorch drops all of any type.
     assert torch.equal(AF.dropout(torch.ones(3, dtype=torch.int64), 1.0), torch.zeros(3, dtype=torch.int64))

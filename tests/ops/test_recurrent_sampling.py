@@ -205,7 +205,7 @@ def test_bad_input(backend: str) -> None:
             ({"top_p": 0.0}, "top_p=0.0: expected"),
             ({"top_p": 1.5}, "top_p=1.5: expected"),
             ({"length": -1}, "length=-1: expected"),
-            ({"state": (torch.zeros(1, 2, 8), torch.zeros(1, 1, 8))}, r"state: got shape \(1, 2, 8\)"),
+            ({"state": (torch.zeros(1, 2, 8), torch.zeros(1, 1, 8))}, r"state has shape \(1, 2, 8\)"),
         ):
             with pytest.raises(ValueError, match=message):
                 sample_tokens(*parts, prompt, **options)
@@ -218,21 +218,21 @@ def test_bad_input(backend: str) -> None:
                 sample_tokens(*parts, prompt, **options)
         with pytest.raises(TypeError, match="tokens is list: expected a Tensor"):
             sample_tokens(*parts, [7])
-        with pytest.raises(ValueError, match=r"tokens: got torch.int64 of shape \(0,\)"):
+        with pytest.raises(ValueError, match=r"tokens has shape \(0,\), torch.int64"):
             sample_tokens(*parts, prompt[:0])
         with pytest.raises(IndexError, match="tokens: expected 0 to 29, got 30 to 30"):
             sample_tokens(*parts, torch.tensor([30]))
-        with pytest.raises(ValueError, match="embedding: embedding_dim is 5, expected 4"):
+        with pytest.raises(ValueError, match="embedding has embedding_dim 5: expected 4"):
             sample_tokens(parts[0], nn.Embedding(30, 5), parts[2], prompt)
-        with pytest.raises(ValueError, match="head: in_features is 9, expected 8"):
+        with pytest.raises(ValueError, match="head has in_features 9: expected 8"):
             sample_tokens(parts[0], parts[1], nn.Linear(9, 30), prompt)
-        with pytest.raises(ValueError, match="head: out_features is 31, expected at most 30"):
+        with pytest.raises(ValueError, match="head has out_features 31: expected at most embedding's 30"):
             sample_tokens(parts[0], parts[1], nn.Linear(8, 31), prompt)
-        with pytest.raises(ValueError, match="reads its input backwards"):
+        with pytest.raises(ValueError, match="is bidirectional"):
             sample_tokens(fast_nn.LSTM(4, 4, bidirectional=True), parts[1], parts[2], prompt)
         with torch.no_grad():
             parts[2].bias[3] = float("nan")
-        with pytest.raises(RuntimeError, match="token 0: logits hold NaN or infinity"):
+        with pytest.raises(RuntimeError, match="the logits of token 0 hold NaN or infinity"):
             sample_tokens(*parts, prompt, None, 5)
 
 
@@ -251,5 +251,5 @@ def test_a_step_is_a_sequence_of_one(cell: str, batch_first: bool) -> None:
     torch.testing.assert_close(state, last)
     with pytest.raises(ValueError, match="expected"):
         module.step(x)
-    with pytest.raises(ValueError, match="backwards"):
+    with pytest.raises(ValueError, match="bidirectional"):
         getattr(fast_nn, cell)(5, 7, bidirectional=True).step(x[0])

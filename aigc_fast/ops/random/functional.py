@@ -51,7 +51,7 @@ def _fill(
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype is {type(dtype).__name__}: expected a torch.dtype")
     if not dtype.is_floating_point:
-        raise RuntimeError(f"dtype: got {dtype}, expected a floating-point type")
+        raise RuntimeError(f"dtype={dtype}: expected a floating-point type")
     if generator is None and not is_compiling():
         key = torch.randint(KEY_LIMIT, (2,), device=device)
     else:
@@ -67,7 +67,7 @@ def _checked_shape(shape: Any) -> list[Any]:
     extents = list(shape) if isinstance(shape, tuple | list) else [shape]
     extents = [extent if isinstance(extent, torch.SymInt) else whole("size", extent) for extent in extents]
     if any(extent < 0 for extent in extents):
-        raise RuntimeError(f"size: got {extents}, expected no negative dimension")
+        raise RuntimeError(f"size={extents}: expected no negative dimension")
     return extents
 
 
@@ -151,7 +151,7 @@ def dropout(
     if not (input.is_floating_point() or input.is_complex()):
         if p == 1.0:
             return torch.nn.functional.dropout(input, p, training, inplace)
-        raise RuntimeError(f"input: got {input.dtype}, expected a floating-point or complex type")
+        raise RuntimeError(f"input has dtype {input.dtype}: expected a floating-point or complex type")
     key = draw_key(input, generator)
     if rows.layouts and generator is None:
         output = rows.drawn(lambda key, input: DROPOUT(input, key, float(p)), key, input)

@@ -56,11 +56,11 @@ def draw_key(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     check_generator(generator)
     source, device = generator.device, like.device
     if source.type not in ("cpu", device.type):
-        raise RuntimeError(f"generator: got one of device {source}, expected one of {device} or of the cpu")
+        raise RuntimeError(f"generator is on {source}: expected {device} or cpu")
     if source != device and device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
-            f"generator: got one of device {source} while a CUDA graph is captured, which would replay its numbers: "
-            f"expected one of {device}"
+            f"generator is on {source} while a CUDA graph is captured, which would replay its numbers: "
+            f"expected {device}"
         )
     key = torch.randint(KEY_LIMIT, (2,), device=source, generator=generator)
     return key if source == device else key.to(device)

@@ -54,9 +54,9 @@ def check_key(key: Tensor, beside: Tensor | None = None) -> None:
         RuntimeError: for a key of another type, size or device.
     """
     if key.dtype is not torch.int64 or key.shape != (2,):
-        raise RuntimeError(f"philox_key: got {key.dtype} of shape {list(key.shape)}, expected torch.int64 of shape [2]")
+        raise RuntimeError(f"philox_key has shape {tuple(key.shape)}, {key.dtype}: expected (2,), torch.int64")
     if beside is not None and key.device != beside.device:
-        raise RuntimeError(f"philox_key: got device {key.device}, expected that of the tensors, {beside.device}")
+        raise RuntimeError(f"philox_key is on {key.device}: expected the tensors' device {beside.device}")
 
 
 def keyed(unsupported: Callable[..., Reason], place: int, beside: int | None = None) -> Callable[..., Reason]:

@@ -114,19 +114,20 @@ def _checked(
     """The states before the tokens."""
     check_types(tokens=tokens)
     if recurrent.bidirectional:
-        raise ValueError(f"recurrent: {recurrent!r} reads its input backwards too, expected one direction")
+        raise ValueError(f"{recurrent!r} is bidirectional: expected one direction")
     size, hidden = recurrent.proj_size or recurrent.hidden_size, recurrent.hidden_size
     if embedding.embedding_dim != recurrent.input_size:
-        raise ValueError(f"embedding: embedding_dim is {embedding.embedding_dim}, expected {recurrent.input_size}")
+        raise ValueError(f"embedding has embedding_dim {embedding.embedding_dim}: expected {recurrent.input_size}")
     if head.in_features != size:
-        raise ValueError(f"head: in_features is {head.in_features}, expected {size}")
+        raise ValueError(f"head has in_features {head.in_features}: expected {size}")
     if head.out_features > embedding.num_embeddings:
         raise ValueError(
-            f"head: out_features is {head.out_features}, expected at most {embedding.num_embeddings}, which embedding "
-            f"has"
+            f"head has out_features {head.out_features}: expected at most embedding's {embedding.num_embeddings}"
         )
     if tokens.dim() != 1 or tokens.dtype != torch.int64 or not len(tokens):
-        raise ValueError(f"tokens: got {tokens.dtype} of shape {tuple(tokens.shape)}, expected int64 (T,), T >= 1")
+        raise ValueError(
+            f"tokens has shape {tuple(tokens.shape)}, {tokens.dtype}: expected (T,), torch.int64, T at least 1"
+        )
     lowest, highest = int(tokens.min()), int(tokens.max())
     if lowest < 0 or highest >= embedding.num_embeddings:
         raise IndexError(f"tokens: expected 0 to {embedding.num_embeddings - 1}, got {lowest} to {highest}")
@@ -137,7 +138,7 @@ def _checked(
     states = tuple(state) if has_cells else (state,)
     for given, (layers, width) in zip(states, shapes, strict=True):
         if given.shape not in ((layers, 1, width), (layers, width)):
-            raise ValueError(f"state: got shape {tuple(given.shape)}, expected ({layers}, 1, {width})")
+            raise ValueError(f"state has shape {tuple(given.shape)}: expected ({layers}, 1, {width})")
     return tuple(given.reshape(layers, 1, width) for given, (layers, width) in zip(states, shapes, strict=True))
 
 
@@ -156,36 +157,11 @@ def sample_tokens(
     key: Tensor | None = None,
     position: int = 0,
 ) -> tuple[Tensor, Any]:
-    """Draws a sequence of tokens after a prompt: on the CPU in float32 by one native call for 1,024 of them.
-
-    As a loop of ``embedding``, ``recurrent``, ``head`` and ``torch.multinomial``, in eval mode and without gradients.
-    The tokens are the same for any number of threads.
+    """`aigc_fast.nn.LSTM.sample` for any recurrent module; arguments, results and errors as there.
 
     Args:
-        recurrent: an nn.RNN, LSTM, GRU or LayerNormLSTM of one direction, of any number of layers; an attribute
-            `weights`, as `optimize` sets it, says how its weights and those of `head` are kept.
-        embedding: of its input.
-        head: from its output to logits, of at most as many tokens as `embedding` has.
-        tokens: the prompt, int64 (T,), T at least 1.
-        state: before the prompt, as that of `recurrent` of one sequence; zeros by default.
-        length: tokens to draw.
-        temperature: what logits are divided by; 0 takes the likeliest token.
-        top_k: draw among so many of the likeliest, and those that equal the least of them; all by default.
-        top_p: draw among the fewest of the likeliest that have so much of the probability together, of equals the
-            first; all by default.
-        generator: source of the key; by default torch's default generator of the device.
-        key: of the draws, int64 (2,), instead of one from the generator.
-        position: of the first draw among those of `key`: to go on after others.
-
-    Returns:
-        The tokens, int64 (length,), and the state after the prompt and all of them but the last: with that one as the
-        prompt, `key` and the next `position`, another call goes on as this one would have.
-
-    Raises:
-        ValueError: for shapes or options that do not fit; the message names the argument.
-        TypeError: for tokens that are no tensor and options that are no numbers.
-        IndexError: for tokens that `embedding` does not have.
-        RuntimeError: where logits are NaN or infinite.
+        recurrent: an nn.RNN, LSTM, GRU or LayerNormLSTM of one direction, of any number of layers; its attribute
+            `weights`, where `optimize` set it, is the format of its weights and those of `head`.
     """
     draw, length = draw_of(temperature, top_k, top_p), whole("length", length)
     if length < 0:
@@ -206,7 +182,7 @@ def sample_tokens(
             ids, *states = SAMPLE.runner((asked,)).run(asked)
             if count and int(ids[-1]) < 0:
                 made = sum(map(len, parts)) + int((ids >= 0).sum())
-                raise RuntimeError(f"token {made}: logits hold NaN or infinity, expected finite numbers")
+                raise RuntimeError(f"the logits of token {made} hold NaN or infinity: expected finite numbers")
             parts.append(ids)
             length, position = length - count, position + count
             if not length:

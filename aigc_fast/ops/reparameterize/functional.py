@@ -21,15 +21,15 @@ from aigc_fast.runtime.recording import is_for_onnx, is_symbolic, record
 def _checked(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
     check_types(mu=mu, logvar=logvar)
     if not mu.is_floating_point():
-        raise RuntimeError(f"mu: got {mu.dtype}, expected a floating-point type")
+        raise RuntimeError(f"mu has dtype {mu.dtype}: expected a floating-point type")
     if mu.shape != logvar.shape:
-        raise RuntimeError(f"logvar: got shape {list(logvar.shape)}, expected that of mu, {list(mu.shape)}")
+        raise RuntimeError(f"logvar has shape {tuple(logvar.shape)}: expected mu's {tuple(mu.shape)}")
     if mu.device != logvar.device:
-        raise RuntimeError(f"logvar: got device {logvar.device}, expected that of mu, {mu.device}")
+        raise RuntimeError(f"logvar is on {logvar.device}: expected mu's device {mu.device}")
     if has_autocast(mu) and mu.dtype != torch.float64 and logvar.is_floating_point():
         return mu.float(), logvar.float()
     if mu.dtype != logvar.dtype:
-        raise RuntimeError(f"logvar: got {logvar.dtype}, expected that of mu, {mu.dtype}")
+        raise RuntimeError(f"logvar has dtype {logvar.dtype}: expected mu's {mu.dtype}")
     return mu, logvar
 
 
@@ -49,7 +49,7 @@ def _sampled(op: Operator, mu: Tensor, logvar: Tensor, generator: torch.Generato
 def _checked_rows(mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
     check_types(mu=mu)
     if mu.dim() == 0:
-        raise RuntimeError("mu: got a scalar, expected at least one dimension, the batch")
+        raise RuntimeError("mu has shape (): expected (B, ...)")
     return _checked(mu, logvar)
 
 
