@@ -154,35 +154,36 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """softmax(scale * query @ key^T + mask) @ value, `torch.nn.functional.scaled_dot_product_attention`.
 
-    On the CPU in float32, bfloat16 and float16 without the matrix of scores, forward and backward; keys that a mask
-    hides from a whole block of queries are not read. Method: Dao et al., "FlashAttention", 2022, and, for the running
+    On the CPU in float32, bfloat16 and float16 the score matrix is never materialized, forward or backward; keys that a
+    mask hides from a whole block of queries are not read. Method: Dao et al., "FlashAttention", 2022, and, for the
+        running
     softmax, Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
 
     Args:
-        query: (..., H, L, E), or (L, E); any strides. Leading sizes of query, key and value are broadcast.
+        query: (..., H, L, E), or (L, E); any strides. The leading dimensions of query, key and value are broadcast.
         key: (..., H, S, E), of query's dtype; (..., G, S, E) with `enable_gqa`.
         value: (..., H, S, V), of query's dtype; (..., G, S, V) with `enable_gqa`.
-        attn_mask: broadcasts to (..., H, L, S); bool (True takes part), or what is added to the scores, in float32 or
-            query's dtype.
-        dropout_p: the probability that an element of the softmax is dropped, the rest scaled by 1 / (1 - p). Unlike in
-            PyTorch, it does not change the path: the mask comes from Philox and is made again in backward.
-        is_causal: query i sees keys 0 to i; together with a mask, both hold.
+        attn_mask: broadcastable to (..., H, L, S); bool (True: takes part in attention), or float32 or query's dtype,
+            added to the scores.
+        dropout_p: the probability of dropping an element of the softmax; the others are scaled by 1 / (1 - p). Unlike
+            in PyTorch, dropout stays on the same kernel: the mask comes from Philox and is redrawn in backward.
+        is_causal: whether query i sees only keys 0 to i; combined with `attn_mask`, both apply.
         scale: 1 / sqrt(E) by default.
-        enable_gqa: H is a multiple of G, and each H / G query heads in succession share a key and value head.
-        window: local attention: query i sees keys i - left to i + right; (left, right), either of them None for no
-            limit, or one integer for both.
-        alignment: of `is_causal` and `window` where L and S differ: "upper_left" puts query 0 at key 0, as PyTorch
-            does; "lower_right" puts the last query at the last key, as decoding with a cache wants it.
+        enable_gqa: whether H may be a multiple of G: each H / G consecutive query heads share a key and value head.
+        window: for local attention, (left, right): query i sees keys i - left to i + right; either may be None for no
+            limit, and one integer stands for both. None for no window.
+        alignment: of `is_causal` and `window` where L and S differ: "upper_left" aligns query 0 with key 0, as PyTorch
+            does; "lower_right" aligns the last query with the last key, as decoding with a cache needs.
         generator: the source of dropout's key; by default torch's default generator of the device.
-        precision: "highest", "high" or "medium" for this call; by default what PyTorch's switch says.
+        precision: "highest", "high" or "medium" for this call; by default as PyTorch's switch says.
 
     Returns:
-        (..., H, L, V), of query's dtype. A query that sees no key gives zeros; NaN in a query gives NaN for it.
+        (..., H, L, V), of query's dtype; zeros for a query that sees no key, NaN for a query with a NaN.
 
     Raises:
-        RuntimeError: shapes, dtypes or devices that do not fit; the message names the argument.
-        TypeError: an argument that is not a Tensor, or no number, bool or generator; the message names it.
-        ValueError: an impossible `window`, `alignment`, `dropout_p` or `precision`.
+        RuntimeError: if shapes, dtypes or devices do not match; the message names the argument.
+        TypeError: if an argument is of another type than it should be; the message names it.
+        ValueError: if `window`, `alignment`, `dropout_p` or `precision` is invalid.
     """
     kind, tensors = kind_of_call(query, key, value, attn_mask), (query, key, value, attn_mask)
     # Of a known kind there are neither subclasses nor tracers.
@@ -239,21 +240,39 @@ def scaled_dot_product_attention(
         q, k, v = _in_four_dimensions(query, key, value, lead)
     if mask is not None:
         mask = _broadcast_mask(mask, lead, (*q.shape[:3], k.shape[2]))
-    philox_key = None if dropout_p == 0.0 else draw_key(query, generator)
-    window = None
-    if philox_key is not None and rows.layouts and generator is None:
-        window = rows.window_of(len(q), q.shape[1] * q.shape[2] * k.shape[2])
-    if window is not None:
-        philox_key, q, k, v = window.key(philox_key), *map(window.put, (q, k, v))
-        mask = window.put(mask) if mask is not None and len(mask) > 1 else mask
-    arguments = (q, k, v, mask, philox_key, float(dropout_p), left, right, offset, float(scale))
+    numbers = float(dropout_p), left, right, offset, float(scale)
+    output = _run(q, k, v, mask, *numbers, generator=generator, precision=precision)
+    return output if simple else output.reshape(*lead, *output.shape[2:])
+
+
+def _run(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    dropout_p: float,
+    left: int,
+    right: int,
+    offset: int,
+    scale: float,
+    *,
+    generator: torch.Generator | None,
+    precision: str | None,
+) -> Tensor:
+    """The op's output, of four dimensions as its inputs, with a key for dropout that is drawn here."""
+    key = None if dropout_p == 0.0 else draw_key(q, generator)
+    own_rows = None
+    if key is not None and rows.layouts and generator is None:
+        own_rows = rows.window_of(len(q), q.shape[1] * q.shape[2] * k.shape[2])
+    if own_rows is not None:
+        key, q, k, v = own_rows.key(key), *map(own_rows.put, (q, k, v))
+        mask = own_rows.put(mask) if mask is not None and len(mask) > 1 else mask
+    arguments = q, k, v, mask, key, dropout_p, left, right, offset, scale
     if mask is not None and mask.requires_grad:
         output, _ = ATTENTION.reference(*arguments)
     else:
         output, _ = ATTENTION(*arguments, precision=precision)
-    if window is not None:
-        output = window.cut(output)
-    return output if simple else output.reshape(*lead, *output.shape[2:])
+    return output if own_rows is None else own_rows.cut(output)
 
 
 def _is_finite(scale: Any) -> bool:
