@@ -186,17 +186,12 @@ def soundfile_library() -> ModuleType:
     return soundfile
 
 
-def opened_wav(path: str | os.PathLike[str]) -> Any:
-    """The `soundfile.SoundFile` of a whole WAV file.
+def _opened(path: str | os.PathLike[str]) -> tuple[Any, str]:
+    """The `soundfile.SoundFile` of a whole WAV file, and what was corrected in its header.
 
     Raises:
-        UserError: when the file is missing, empty, truncated or no WAV file; when the soundfile library is missing.
+        UserError: if the file is missing, empty, truncated or not a WAV file, or the soundfile library is missing.
     """
-    return _opened(path)[0]
-
-
-def _opened(path: str | os.PathLike[str]) -> tuple[Any, str]:
-    """`opened_wav`, and what was put right of its header."""
     soundfile = soundfile_library()
     try:
         content = Path(path).read_bytes()

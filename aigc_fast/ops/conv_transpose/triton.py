@@ -20,7 +20,6 @@ from aigc_fast.ops.conv_transpose.plan import AXES, Ints, Plan, output_like, siz
 from aigc_fast.runtime.devices import current
 from aigc_fast.runtime.precision import EXACT, factors_of
 
-MOST_PROGRAMS = 2**31 - 1
 _LEAST_TILE = 16  # of a product by tensor cores, along each axis
 _STAGES = 3
 # Programs that share a weight gradient's pixels, where it has few elements, and the least blocks of pixels of each.
