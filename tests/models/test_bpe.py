@@ -69,7 +69,7 @@ def test_numbers_stand_for_themselves():
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"kind": "subwords", "content": "{}", "boundary": 0}, "none of a tokenizer.json"),
+        ({"kind": "subwords", "content": "{}", "boundary": 0}, "not that of a tokenizer.json"),
         ({"kind": "subwords", "content": 5, "boundary": 0}, "content is int"),
         ({"kind": "subwords", "boundary": 0}, "content"),
         ({"kind": "ids", "size": 4, "boundary": 4}, "boundary=4: expected 0 to 3"),

@@ -35,16 +35,41 @@ def _halves(name: str) -> UserError:
     return UserError(f"{name}: expected what UTF-8 can hold, got half of a surrogate pair")
 
 
-class BPETokenizer(Tokenizer):
-    """Pieces of words, as the `tokenizers` library finds them: byte pairs, or whatever a tokenizer.json says.
+class _FixedTokenizer(Tokenizer):
+    """A tokenizer of `size` tokens, whose `boundary` and `start` are given."""
+
+    def __init__(self, size: int, boundary: int, start: int | None) -> None:
+        for name, token in (("boundary", boundary), ("start", start)):
+            if token is not None and integer(name, token, 0) >= size:
+                raise ValueError(f"{name}={token}: expected 0 to {size - 1}")
+        self._size, self._boundary, self._start = size, boundary, start
+
+    @property
+    def vocab_size(self) -> int:
+        """See `Tokenizer.vocab_size`."""
+        return self._size
+
+    @property
+    def boundary(self) -> int:
+        """See `Tokenizer.boundary`."""
+        return self._boundary
+
+    @property
+    def start(self) -> int:
+        """See `Tokenizer.start`."""
+        return self._boundary if self._start is None else self._start
+
+
+class BPETokenizer(_FixedTokenizer):
+    """Subwords, by the `tokenizers` library: byte-pair encoding, or whatever else a tokenizer.json defines.
 
     Args:
-        content: of a tokenizer.json.
-        boundary: the token where documents end.
-        start: the token before their first; None for `boundary`.
+        content: that of a tokenizer.json file.
+        boundary: the token at the end of documents.
+        start: the token before the first of a document; None for `boundary`.
 
     Raises:
-        UserError: if the library is not installed, or the content is none of a tokenizer.
+        UserError: if the library is not installed, or the content is not that of a tokenizer.
         ValueError: for a token out of range.
     """
 
@@ -58,25 +83,23 @@ class BPETokenizer(Tokenizer):
         except UserError:
             raise
         except Exception as error:  # the library raises nothing narrower
-            raise UserError(f"tokenizer: the content is none of a tokenizer.json: {error}") from None
+            raise UserError(f"tokenizer: the content is not that of a tokenizer.json: {error}") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self._content, self._size = content, self._tokenizer.get_vocab_size()
-        for name, token in (("boundary", boundary), ("start", start)):
-            if token is not None and integer(name, token, 0) >= self._size:
-                raise ValueError(f"{name}={token}: expected 0 to {self._size - 1}")
-        self._boundary, self._start = boundary, start
+        super().__init__(self._tokenizer.get_vocab_size(), boundary, start)
+        self._content = content
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = 2048) -> BPETokenizer:
-        """Byte-level byte-pair encoding, as GPT-2's, of what comes up in texts; the same texts give the same.
+        """Trains a byte-level byte-pair encoding, like GPT-2's, on texts; deterministic.
 
         Args:
-            texts: to count in.
-            vocab_size: tokens, those of the 256 bytes and of the boundary among them; fewer where there is little text.
+            texts: the documents to train on.
+            vocab_size: number of tokens, including those of the 256 bytes and the boundary; fewer if there is little
+                text.
 
         Raises:
-            UserError: if the library is not installed, on a size that is too small, or a single string.
+            UserError: if the library is not installed, for a size that is too small, or a single string.
 
         Source: Sennrich, Haddow and Birch, "Neural machine translation of rare words with subword units", 2016.
         """
@@ -99,27 +122,12 @@ class BPETokenizer(Tokenizer):
         return cls(found.to_str(), found.token_to_id(END))
 
     @property
-    def vocab_size(self) -> int:
-        """See `Tokenizer.vocab_size`."""
-        return self._size
-
-    @property
-    def boundary(self) -> int:
-        """See `Tokenizer.boundary`."""
-        return self._boundary
-
-    @property
-    def start(self) -> int:
-        """See `Tokenizer.start`."""
-        return self._boundary if self._start is None else self._start
-
-    @property
     def content(self) -> str:
-        """What a tokenizer.json holds."""
+        """The content of a tokenizer.json file."""
         return self._content
 
     def text_of(self, token: int) -> str | None:
-        """How a token is written in a tokenizer.json, as <|endoftext|>."""
+        """The token's name in a tokenizer.json, such as <|endoftext|>."""
         return self._tokenizer.id_to_token(self.checked(token))
 
     def encode_array(self, text: str, *, strict: bool = True) -> np.ndarray:
@@ -185,13 +193,13 @@ def byte_level(model: Any, digits_alone: bool = False) -> Any:
     return found
 
 
-class IdTokenizer(Tokenizer):
-    """For models that came without a tokenizer: text is the tokens' numbers, with spaces between them.
+class IdTokenizer(_FixedTokenizer):
+    """For models without a tokenizer: text is the numbers of the tokens, separated by spaces.
 
     Args:
-        size: how many tokens there are.
-        boundary: the token where documents end.
-        start: the token before their first; None for `boundary`.
+        size: number of tokens.
+        boundary: the token at the end of documents.
+        start: the token before the first of a document; None for `boundary`.
 
     Raises:
         ValueError: for a token out of range.
@@ -201,25 +209,7 @@ class IdTokenizer(Tokenizer):
 
     def __init__(self, size: int, boundary: int, start: int | None = None) -> None:
         integer("size", size, 1)
-        for name, token in (("boundary", boundary), ("start", start)):
-            if token is not None and integer(name, token, 0) >= size:
-                raise ValueError(f"{name}={token}: expected 0 to {size - 1}")
-        self._size, self._boundary, self._start = size, boundary, start
-
-    @property
-    def vocab_size(self) -> int:
-        """See `Tokenizer.vocab_size`."""
-        return self._size
-
-    @property
-    def boundary(self) -> int:
-        """See `Tokenizer.boundary`."""
-        return self._boundary
-
-    @property
-    def start(self) -> int:
-        """See `Tokenizer.start`."""
-        return self._boundary if self._start is None else self._start
+        super().__init__(size, boundary, start)
 
     def encode_array(self, text: str, *, strict: bool = True) -> np.ndarray:
         """See `Tokenizer.encode_array`."""

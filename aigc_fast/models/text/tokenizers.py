@@ -30,13 +30,13 @@ class Decoder(Protocol):
 
 
 class Tokenizer(ABC):
-    """Numbers for the pieces of text, and one more for where documents begin and end.
+    """Maps text to numbered tokens, one of which marks where documents begin and end.
 
     Tokenizers are equal where their `config` is.
 
     Attributes:
-        kind: what `tokenizer_from` and the command line call it, and what its tokens are, in the plural.
-        unknown: the token of what has no other; None where there is no such token.
+        kind: its name for `tokenizer_from` and the command line: what its tokens are, in the plural.
+        unknown: the token for everything that has none of its own; None if there is no such token.
     """
 
     kind: ClassVar[str]
@@ -45,24 +45,24 @@ class Tokenizer(ABC):
     @property
     @abstractmethod
     def vocab_size(self) -> int:
-        """How many tokens there are, `boundary` and `unknown` among them: 0 to vocab_size - 1."""
+        """The number of tokens, including `boundary` and `unknown`: 0 to vocab_size - 1."""
 
     @property
     @abstractmethod
     def boundary(self) -> int:
-        """The token before the first and after the last of a document."""
+        """The token before the first and after the last token of a document."""
 
     @property
     def start(self) -> int:
-        """The token before the first of a document, where it is another one than the `boundary`."""
+        """The token before the first token of a document; by default the `boundary`."""
         return self.boundary
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The text's tokens, with those before them that the tokenizer gives to every text; errors as of `encode`."""
+        """The text's tokens, preceded by those that the tokenizer puts before every text; errors as in `encode`."""
         return self.encode(text)
 
     def encode(self, text: str, *, strict: bool = True) -> list[int]:
-        """The text's tokens, without a boundary; arguments and errors as of `encode_array`."""
+        """The text's tokens, without a boundary; arguments and errors as in `encode_array`."""
         return self.encode_array(text, strict=strict).tolist()
 
     @abstractmethod
@@ -70,15 +70,15 @@ class Tokenizer(ABC):
         """The text's tokens, int64 (T,), without a boundary.
 
         Args:
-            text: any.
-            strict: whether what has no token is refused even where there is `unknown` to stand for it.
+            text: any text.
+            strict: whether text without a token is refused even if there is an `unknown` token for it.
 
         Raises:
-            UserError: if something in the text has no token; it is named, and where it stands.
+            UserError: if something in the text has no token; the message names it and its position.
         """
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of tokens; boundaries have none, `unknown` and bytes that are no UTF-8 become U+FFFD.
+        """The text of tokens; boundaries are left out, `unknown` and invalid UTF-8 become U+FFFD.
 
         Raises:
             ValueError: for a token out of range.
@@ -88,7 +88,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decoder(self, before: str = "") -> Decoder:
-        """A new decoder of a stream of tokens; its `push` raises ValueError on a token out of range.
+        """A new decoder for a stream of tokens; its `push` raises ValueError for a token out of range.
 
         Args:
             before: the text that the tokens follow.
@@ -96,7 +96,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """JSON-able; `tokenizer_from` makes an equal tokenizer of it."""
+        """A JSON-able dictionary from which `tokenizer_from` makes an equal tokenizer."""
 
     def checked(self, token: int) -> int:
         """The token; raises ValueError on one out of range."""
@@ -118,14 +118,14 @@ class CharTokenizer(Tokenizer):
     """A token for each character of an alphabet.
 
     Args:
-        characters: the alphabet, each once.
-        unknown: whether there is a token for all others.
+        characters: the alphabet, each character once.
+        unknown: whether there is a token for all other characters.
 
     Attributes:
         characters: in the order of their tokens, from 0 up; `boundary` and `unknown` follow.
 
     Raises:
-        TypeError: where `characters` is no str or `unknown` no bool.
+        TypeError: if `characters` is not a str or `unknown` not a bool.
         ValueError: if a character is given twice.
     """
 
@@ -178,7 +178,7 @@ class CharTokenizer(Tokenizer):
         return _CharDecoder(self)
 
     def text_of(self, token: int) -> str:
-        """A character, nothing of a boundary, or U+FFFD.
+        """The character; an empty string for the boundary, U+FFFD for `unknown`.
 
         Raises:
             ValueError: for a token out of range.
@@ -198,7 +198,7 @@ class _CharDecoder:
 
 
 class ByteTokenizer(Tokenizer):
-    """The bytes of UTF-8 as tokens 0 to 255: there is no text that it does not know."""
+    """The bytes of UTF-8 as tokens 0 to 255: any text can be encoded."""
 
     kind = "bytes"
     vocab_size = 257
@@ -238,20 +238,21 @@ class _ByteDecoder:
 
 
 class WordTokenizer(Tokenizer):
-    """A token for each word of a vocabulary; words are what stands between spaces, tabs and ends of lines.
+    """A token for each word of a vocabulary; words are separated by spaces, tabs and line ends.
 
-    Texts come back with one space between two words.
+    Decoded texts have one space between words.
 
     Args:
-        words: the vocabulary, each once, with spaces between them or as a list.
-        unknown: whether there is a token for all others.
+        words: the vocabulary, each word once, separated by spaces or as a list.
+        unknown: whether there is a token for all other words.
 
     Attributes:
         words: in the order of their tokens, from 0 up; `boundary` and `unknown` follow.
 
     Raises:
-        TypeError: where `words` is neither str nor a list of them, or `unknown` no bool.
-        ValueError: if a word is given twice, is none, or means something else in files: `<s>`, `</s>`, `<unk>`.
+        TypeError: if `words` is neither a str nor a list of them, or `unknown` not a bool.
+        ValueError: if a word is given twice, contains spaces, is empty, or has a meaning in files: `<s>`, `</s>`,
+            `<unk>`.
     """
 
     kind = "words"
@@ -305,7 +306,7 @@ class WordTokenizer(Tokenizer):
         return SpacedDecoder(self, before)
 
     def text_of(self, token: int) -> str:
-        """A word, or U+FFFD.
+        """The word; U+FFFD for `boundary` and `unknown`.
 
         Raises:
             ValueError: for a token out of range.
@@ -341,7 +342,7 @@ def tokenizer_from(config: Mapping[str, Any] | Tokenizer) -> Tokenizer:
     """The tokenizer of a `config`; a tokenizer as it is.
 
     Raises:
-        UserError: if it describes none.
+        UserError: if `config` does not describe a tokenizer.
     """
     if isinstance(config, Tokenizer):
         return config
