@@ -491,7 +491,7 @@ CHECKS: dict[str, tuple[Callable[..., None], tuple[st.SearchStrategy[Any], ...]]
 }
 
 
-def test_of(name: str) -> Callable[[], None]:
+def drawn_check(name: str) -> Callable[[], None]:
     """A function that runs the check on as many examples as hypothesis' settings say."""
     run, strategies = CHECKS[name]
 
@@ -513,7 +513,7 @@ def main(minutes: float) -> None:
     )
     for seed in count(time.time_ns()):
         for name in CHECKS:
-            endless(hypothesis.seed(seed)(test_of(name)))()
+            endless(hypothesis.seed(seed)(drawn_check(name)))()
             examples += endless.max_examples
             if time.monotonic() > end:
                 print(f"{examples} examples of {len(CHECKS)} functions: nothing found")

@@ -12,4 +12,4 @@ EXAMPLES = {"convolution": 60, "attention": 50}
 
 @pytest.mark.parametrize("name", fuzz.CHECKS)
 def test_drawn_calls(name: str) -> None:
-    hypothesis.settings(max_examples=EXAMPLES.get(name, 25))(fuzz.test_of(name))()
+    hypothesis.settings(max_examples=EXAMPLES.get(name, 25))(fuzz.drawn_check(name))()

@@ -25,8 +25,7 @@ from aigc_fast.models.vae import VAE, ConvVAE, ImageAutoencoder, VariationalAuto
 from aigc_fast.models.video import VideoRNN
 from aigc_fast.models.vocoder import SourceFilterVocoder, VocoderFrames, VocoderVAE
 
-register(MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE, NGram, Llama, GPT2, CharRNN, Seq2SeqTransformer)
-register(MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE, NGram, Llama, GPT2, CharRNN, VideoRNN)
+register(MLPGAN, DCGAN, VAE, ConvVAE, VocoderVAE, NGram, Llama, GPT2, CharRNN, Seq2SeqTransformer, VideoRNN)
 
 __all__ = [
     "DCGAN",

@@ -151,7 +151,7 @@ def die(place: Path, dead: int, name: str, step: int = 6, left: tuple[int, ...] 
         except TrainingInterrupted as interrupted:
             (parts / f"told-{rank}").write_text(str(interrupted))
         except RankLostError:
-            pass
+            pass  # the process that leaves the checkpoint tells of it, above
 
     in_processes(place, 3, work, dies=dead)
     (told,) = parts.glob("told-*")

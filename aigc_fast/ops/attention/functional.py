@@ -94,8 +94,8 @@ def _at_once(
         if reason is not None:
             leave_to_pytorch(ATTENTION.name, reason)
             return _pytorchs(query, key, value, mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
-    except (*REFUSALS, ValueError, ZeroDivisionError):  # what follows names the argument
-        pass
+    except (*REFUSALS, ValueError, ZeroDivisionError):
+        pass  # the caller's checks name the argument
     return None
 
 

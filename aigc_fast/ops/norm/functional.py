@@ -177,7 +177,7 @@ def group_norm(
         try:
             return FUNCTIONS[name](TF.group_norm(input, num_groups, weight, bias, eps), slope)
         except NOT_FITTING:
-            pass
+            pass  # the checks below name the argument
     key = _key("groups", input, weight, bias, num_groups, eps, name, slope)
     if key is not None and (known := GROUP_NORM.choice.remembered(key)) is not None:
         run, rest = known
@@ -292,7 +292,7 @@ def layer_norm(
         try:
             return FUNCTIONS[name](TF.layer_norm(input, normalized_shape, weight, bias, eps), slope)
         except NOT_FITTING:
-            pass
+            pass  # the checks below name the argument
     key = _key("rows", input, weight, bias, normalized_shape, eps, name, slope)
     if key is not None and (known := LAYER_NORM.choice.remembered(key)) is not None:
         run, rest = known
