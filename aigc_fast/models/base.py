@@ -71,9 +71,9 @@ class Model(nn.Module):
         **config: the constructor's keyword arguments, JSON-able.
 
     Attributes:
-        name: what the registry, files and the command line call the model.
-        family: what the models are called, in the plural, that share a trainer and its defaults.
-        medium: the `aigc_fast.media.Medium` of what it makes and learns from.
+        name: the model's name in the registry, in files and on the command line.
+        family: the name, in the plural, of the models that share a trainer and its defaults.
+        medium: the `aigc_fast.media.Medium` that it generates and learns from.
         trainer: the `aigc_fast.training.Trainer` that trains it.
         training_settings: training defaults that differ from its trainer's.
         data_defaults: options for reading its training data, where the medium's own defaults do not suit it.
@@ -108,7 +108,7 @@ class Model(nn.Module):
 
 
 class LatentModel(Model):
-    """A model that turns latent vectors into images or sounds: one or the other is an item.
+    """A model that turns latent vectors into items: images, sounds or clips.
 
     Args:
         latent_dim: size of the latent vector z.
@@ -136,14 +136,14 @@ class LatentModel(Model):
         """Labels as an int64 tensor (n,) on the model's device; None for an unconditional model.
 
         Args:
-            labels: one class for all, or one for each of n items; or weights of the classes for each,
-                floating-point (n, num_classes), which come back in the model's dtype.
+            labels: one class for all, or one for each of n items; or class weights for each item, floating-point
+                (n, num_classes), which are returned in the model's dtype.
             n: how many items.
 
         Raises:
-            ValueError: when the model is unconditional and labels came, conditional and none came, or their number or
-                range is wrong.
-            TypeError: when they are no numbers.
+            ValueError: if labels are given to an unconditional model or missing for a conditional one, or if their
+                number or range is wrong.
+            TypeError: if they are not numbers.
         """
         if self.num_classes is None:
             if labels is not None:
@@ -169,7 +169,7 @@ class LatentModel(Model):
         return found.to(self.device, torch.int64)
 
     def with_classes(self, features: Tensor, labels: Tensor | None) -> Tensor:
-        """(N, F) to (N, F + num_classes) by the labels' one-hot vectors, or their weights; unchanged without labels."""
+        """Features (N, F) with the labels' one-hot vectors, or class weights, appended; unchanged without labels."""
         if labels is None:
             return features
         weights = labels if labels.is_floating_point() else nn.functional.one_hot(labels, self.num_classes)
@@ -191,21 +191,21 @@ class LatentModel(Model):
         generator: torch.Generator | None = None,
         z: Tensor | None = None,
     ) -> Tensor:
-        """Draws images, in eval mode and without gradients.
+        """Samples items, in eval mode and without gradients.
 
         Args:
             n: how many.
-            labels: for a conditional model, one class for all, n classes or weights of the classes
-                (n, num_classes); None takes 0, 1, 2, ... in turn.
+            labels: for a conditional model, one class for all, n classes, or class weights (n, num_classes); None
+                takes 0, 1, 2, ... in turn.
             generator: makes the draw reproducible; None uses PyTorch's default generator.
-            z: (n, latent_dim), instead of a draw from N(0, I).
+            z: (n, latent_dim), in place of a draw from N(0, I).
 
         Returns:
-            n items, as `decode` gives them.
+            n items, as `decode` returns them.
 
         Raises:
-            ValueError: when labels or z do not fit.
-            TypeError: for arguments of other kinds.
+            ValueError: if labels or z do not match the model.
+            TypeError: for arguments of other types.
         """
         n = whole("n", n)
         if n < 0:
@@ -222,11 +222,11 @@ class LatentModel(Model):
 
     @abstractmethod
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """z (N, latent_dim) to N items, differentiably; in eval mode they depend on z and the labels alone.
+        """Decodes z (N, latent_dim) to N items; differentiable, and in eval mode a function of z and the labels only.
 
         Args:
             z: latent vectors.
-            labels: int64 (N,), or weights of the classes (N, num_classes), for a conditional model, else None.
+            labels: int64 (N,), or class weights (N, num_classes), for a conditional model, else None.
         """
 
 

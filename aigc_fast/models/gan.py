@@ -70,7 +70,7 @@ class GAN(ImageModel):
 
 
 class MLPGAN(GAN):
-    """The GAN of one hidden layer each.
+    """A GAN with one hidden layer in the generator and one in the discriminator.
 
     Generator: latent_dim → hidden → ReLU → pixels → Tanh. Discriminator: pixels → hidden → LeakyReLU(0.2) → a logit.
 
@@ -116,7 +116,7 @@ class MLPGAN(GAN):
 
 
 class DCGAN(GAN):
-    """The deep convolutional GAN for digits, for any image whose sides are multiples of 4.
+    """A deep convolutional GAN, for images whose sides are multiples of 4.
 
     Generator: Linear to 2·width maps of a quarter of the side → BatchNorm → LeakyReLU → ConvTranspose 5×5 stride 2 to
     width maps → BatchNorm → LeakyReLU → ConvTranspose 5×5 stride 2 → Tanh; no biases.

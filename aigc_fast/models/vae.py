@@ -102,7 +102,8 @@ class ImageAutoencoder(VariationalAutoencoder, ImageModel):
 
 
 class VAE(ImageAutoencoder):
-    """The VAE of one hidden layer: pixels → hidden → ReLU → 2·latent_dim; latent_dim → hidden → ReLU → pixels.
+    """A VAE with one hidden layer on each side: pixels → hidden → ReLU → 2·latent_dim; latent_dim → hidden → ReLU →
+    pixels.
 
     Args:
         image_shape: (channels, height, width).
@@ -142,7 +143,7 @@ class VAE(ImageAutoencoder):
 
 
 class ConvVAE(ImageAutoencoder):
-    """The convolutional VAE, by default with a latent plane that can be drawn, for sides that are multiples of 4.
+    """A convolutional VAE, for images whose sides are multiples of 4; its latent space is a plane by default.
 
     Encoder: two Conv 3×3 of stride 2 with ReLU, then Linear. Decoder: Linear and ReLU to a quarter of the side, two
     ConvTranspose 3×3 of stride 2 with ReLU, then Conv 3×3.

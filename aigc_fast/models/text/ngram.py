@@ -27,30 +27,30 @@ _BUFFERS = ("sizes", "keys", "logs", "backoffs")
 class NGram(TextModel):
     """An n-gram model with interpolated modified Kneser-Ney smoothing, in back-off form.
 
-    Until it is fitted all tokens are equally probable. Fitted, it gives every token a probability above 0 after any
-    others, and they sum to 1.
+    Before it is fitted, all tokens are equally probable. Once fitted, every token has a probability above 0 in any
+    context, and they sum to 1.
 
     Args:
-        tokenizer: of its text.
-        order: n, of the longest n-grams, 1 to 100: n - 1 tokens are looked back at.
-        num_classes: None; text has no classes.
+        tokenizer: a `Tokenizer` or its `config`.
+        order: n, the length of the longest n-grams, 1 to 100: a token depends on the n - 1 before it.
+        num_classes: must be None; text has no classes.
 
     Attributes:
         order: n.
-        sizes: int64 (n,), how many n-grams there are of each order.
-        keys, logs, backoffs: int64 and float32, the `Tables` of the n-grams, those of all orders one after the other.
+        sizes: int64 (n,), the number of n-grams of each order.
+        keys, logs, backoffs: int64 and float32, the `Tables` of the n-grams of all orders, one after the other.
 
     Raises:
-        TypeError, ValueError: for an order that is no integer or out of range, or a tokenizer that is none.
+        TypeError, ValueError: for an order that is not an integer or out of range, or an invalid tokenizer.
 
     Example:
         >>> model = NGram(tokenizer=CharTokenizer.of(texts), order=6).fit(texts)
         >>> model.generate("The ", length=200, temperature=0.8)
 
-    With a `WordTokenizer` documents are lines, or whatever stands for sentences.
+    With a `WordTokenizer`, documents are lines, or other units such as sentences.
 
-    Equivalent to `lmplz --discount_fallback` of kenlm for documents as lines and tokens as words, but for the one
-    n-gram of each order that it reads last and counts another way. Source: Chen and Goodman, "An empirical study of
+    Equivalent to `lmplz --discount_fallback` of kenlm with documents as lines and tokens as words, except for the one
+    n-gram of each order that it reads last and counts differently. Source: Chen and Goodman, "An empirical study of
     smoothing techniques for language modeling", 1998.
     """
 
@@ -91,17 +91,17 @@ class NGram(TextModel):
         return Tables(*([level.cpu().numpy() for level in part.split(lengths)] for part, lengths in parts))
 
     def fit(self, texts: Iterable[str]) -> NGram:
-        """Counts the n-grams of documents, instead of those of a fit before.
+        """Counts the n-grams of documents, replacing those of an earlier fit.
 
         Args:
-            texts: the documents, of which at least one is not empty; characters that the tokenizer does not know count
-                as its `unknown`.
+            texts: the documents, at least one of them not empty; characters that the tokenizer does not know count as
+                its `unknown`.
 
         Returns:
             The model itself.
 
         Raises:
-            UserError: if there is no text, or characters are not known and there is no token for them.
+            UserError: if there is no text, or it has unknown characters and there is no token for them.
         """
         if isinstance(texts, str):
             raise UserError("texts: expected several documents, got a single string: put it into a list")
@@ -176,27 +176,27 @@ class NGram(TextModel):
     def to_arpa(self, path: str | os.PathLike[str]) -> None:
         """Writes the model as an ARPA file, which kenlm, SRILM and `from_arpa` read.
 
-        Words are the tokenizer's: words as they are; characters or bytes, with spaces, controls and backslashes as
-        `\\u0020`, and bytes that are no visible ASCII as `\\x20`.
+        The file's words are the tokenizer's tokens: words as they are; characters or bytes, with spaces, control
+        characters and backslashes written as `\\u0020`, and bytes outside visible ASCII as `\\x20`.
 
         Raises:
-            UserError: when the file can't be written, or the tokenizer has no words.
+            UserError: if the file can't be written, or the tokenizer's tokens can't be its words.
         """
         write_arpa(path, self.tables(), self.tokenizer)
 
     @classmethod
     def from_arpa(cls, path: str | os.PathLike[str], tokenizer: str | None = None) -> NGram:
-        """The model of an ARPA file, as kenlm, SRILM and `to_arpa` write them, in eval mode.
+        """Loads an ARPA file, as written by kenlm, SRILM and `to_arpa`; the model is in eval mode.
 
-        Words that lack a back-off weight have none; `<S>`, `</S>` and `<UNK>` are `<s>`, `</s>` and `<unk>`.
+        A missing back-off weight counts as 0; `<S>`, `</S>` and `<UNK>` are read as `<s>`, `</s>` and `<unk>`.
 
         Args:
             path: of the file.
-            tokenizer: "words", "characters" or "bytes": what the file's words are; None for characters or bytes, as
-                `to_arpa` writes them, where all are such, and words otherwise.
+            tokenizer: "words", "characters" or "bytes": what the file's words are; None for characters or bytes if all
+                words are such as `to_arpa` writes them, otherwise words.
 
         Raises:
-            UserError: when the file is missing, damaged or of other words, with the line; or on another tokenizer.
+            UserError: if the file is missing, damaged, or has other words, with the line; or for another tokenizer.
         """
         tables, own = read_arpa(path, tokenizer)
         model = cls(tokenizer=own, order=len(tables.logs))
