@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -95,8 +96,9 @@ def _rows(tensor: Tensor) -> Tensor:
 
 
 def _matrix_forward(
-    input: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, activation: str, slope: float
+    plan: Plan, activation: str, slope: float, input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
 ) -> Tensor:
+    """A planned convolution of a single pixel, as a product of matrices."""
     transposed = plan.geometry[-1]
     product = torch.mm(_rows(input), _rows(weight) if transposed else _rows(weight).t())
     output = product.reshape(plan.output_shape)
@@ -142,33 +144,55 @@ def prepare_forward(
         fallback: what runs where the weight is not finite or its packed form has no room, with the same arguments.
         activation: a key of `ACTIVATIONS`.
         slope: of leaky_relu.
-        surroundings: of the convolution; `plan` is of what it would be given, did it mirror no input.
+        surroundings: of the convolution; `plan` is that of an input whose border was mirrored before.
 
     Returns:
         A function of (input, weight, bias, and anything) that gives the output; what is added comes first of anything.
         None where the surroundings do not suit the algorithm.
     """
-    if plan.is_matrix and surroundings is not ALONE:
-        return None
     if plan.is_matrix:
-
-        def fallback(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-            return _matrix_forward(input, weight, bias, plan, activation, slope)
-
+        if surroundings is not ALONE:
+            return None
+        fallback = partial(_matrix_forward, plan, activation, slope)
         if not plan.geometry[-1]:
             return fallback
-    code = DTYPES[input.dtype]
     like = output_like(input, weight, plan)
-    layouts = in_layout, out_layout = layout(input), layout(like)
-    geometry, activation_code = plan.packed_geometry, CODES[activation]
+    layouts, geometry = (layout(input), layout(like)), plan.packed_geometry
     if surroundings.reflected is not None:
         geometry = packed_ints((*plan.geometry[: 2 * AXES], *surroundings.reflected, *plan.geometry[3 * AXES :]))
     best = algorithm(*layouts, geometry, factors_for(input.dtype, plan.uses))
     if not surroundings.suit(best):
         return None
-    before = CODES[surroundings.activation], surroundings.slope, int(surroundings.reflected is not None)
     methods = (best,) if plan.is_matrix else dict.fromkeys((best, DIRECT))
-    shape, strides, is_large = plan.output_shape, like.stride(), like.nbytes >= MAPPED_ANEW
+    call = _kernel_call(input, bias, like, CODES[activation], slope, surroundings)
+    if weight.numel() <= SMALL_WEIGHT and is_dense(weight):
+        return _packing_at_every_call(call, weight, geometry, methods, fallback)
+    packings = {
+        method: packing(weight, DTYPES[input.dtype], *layouts, geometry, method, plan.uses) for method in methods
+    }
+    # Packing costs as much as a single pixel's product.
+    ways = [(method, packed.kept if plan.is_matrix else packed.of) for method, packed in packings.items()]
+    if not plan.is_matrix:
+        ways += [(method, packed.without_room) for method, packed in packings.items()]
+    return _with_packed_weight(call, geometry, ways, fallback)
+
+
+def _kernel_call(
+    input: Tensor, bias: Tensor | None, like: Tensor, activation: int, slope: float, surroundings: Surroundings
+) -> Callable[..., Tensor | None]:
+    """What calls a forward kernel for tensors like these: the output, or None where the kernel did not compute it.
+
+    Args:
+        input: as `like`, of the shape, strides and dtype of the calls.
+        bias: as for `prepare_forward`.
+        like: the output.
+        activation: its code.
+        slope: of leaky_relu.
+        surroundings: of the convolution.
+    """
+    code, in_layout, out_layout = DTYPES[input.dtype], layout(input), layout(like)
+    shape, strides, is_large = tuple(like.shape), like.stride(), like.nbytes >= MAPPED_ANEW
+    before = CODES[surroundings.activation], surroundings.slope, int(surroundings.reflected is not None)
     has_floats = _floats(bias) is bias
 
     def call(
@@ -195,20 +219,30 @@ def prepare_forward(
             out_layout,
             geometry,
             method,
-            activation_code,
+            activation,
             slope,
             rest[0].data_ptr() if surroundings.added else None,
             *before,
         )
         return output if taken else None
 
-    if weight.numel() <= SMALL_WEIGHT and is_dense(weight):
-        return _packing_at_every_call(call, weight, geometry, methods, fallback)
-    packings = {method: packing(weight, code, *layouts, geometry, method, plan.uses) for method in methods}
-    # Packing costs as much as a single pixel's product.
-    ways = [(method, packed.kept if plan.is_matrix else packed.of) for method, packed in packings.items()]
-    if not plan.is_matrix:
-        ways += [(method, packed.without_room) for method, packed in packings.items()]
+    return call
+
+
+def _with_packed_weight(
+    call: Callable[..., Tensor | None],
+    geometry: bytes,
+    ways: Sequence[tuple[int, Callable[[Tensor], Tensor | None]]],
+    fallback: Callable[..., Tensor],
+) -> Callable[..., Tensor]:
+    """What runs a planned convolution by the first algorithm for which there is a packed weight.
+
+    Args:
+        call: as of `_kernel_call`.
+        geometry: of the convolution.
+        ways: algorithms, and what gives the weight packed for each, or None.
+        fallback: what runs where no algorithm does.
+    """
 
     def run(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
         for method, packed_of in ways:
