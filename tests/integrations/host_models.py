@@ -62,8 +62,6 @@ SIZES = ((2, 2), (2, 4), (4, 4), (8, 4))
 FORMS = ((False, False), (False, True), (True, False), (True, True))
 
 
-# --- tiny configurations ----------------------------------------------------------------------------------------------
-
 # The first pattern that a parameter's name matches says what it becomes.
 INTEGERS = (
     (r"vocab_offset|unpadded", lambda v: v),
@@ -192,9 +190,6 @@ def configuration(kind: str, recipe: Recipe) -> transformers.PretrainedConfig:
 def _parts(config: transformers.PretrainedConfig) -> list[transformers.PretrainedConfig]:
     parts = (getattr(config, name, None) for name in getattr(config, "sub_configs", {}))
     return [config, *(found for part in parts if part is not None for found in _parts(part))]
-
-
-# --- models and their inputs ------------------------------------------------------------------------------------------
 
 
 def build(kind: str, recipe: Recipe, implementation: str) -> nn.Module:

@@ -48,8 +48,6 @@ LIMIT, PATIENCE, PARAMETERS = 60, 900, 30_000_000
 FLOOR = 1e-5
 BACKENDS = ("auto", "cpu") if native.cpu_reason() is None else ("auto",)
 
-# --- comparison -------------------------------------------------------------------------------------------------------
-
 
 def tensors(value: Any) -> list[Tensor]:
     """The floating-point tensors of an output, caches apart."""
@@ -271,9 +269,6 @@ def _line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     text = re.sub(r" Please request the support.*", "", text)
     return f"{type(error).__name__}: {text}"[:160]
-
-
-# --- the walk ---------------------------------------------------------------------------------------------------------
 
 
 def verdict(kind: str) -> str:
