@@ -1,10 +1,17 @@
-"""`import aigc_fast` brings nothing in that is slow to import and that a call may never need."""
+"""`import aigc_fast` brings nothing in that is slow to import, and no module imports one that is built on it."""
 
 from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from test_backends import python
 
+PACKAGE = Path(__file__).parent.parent / "aigc_fast"
+# A call goes down this list, and so does every import.
+LAYERS = ("optimize", "integrations", "models", "nn", "functional", "ops", "runtime")
 # Each takes longer than the package itself.
 SLOW = ("torch._dynamo", "sympy", "triton", "torch.utils.flop_counter", "torch.nn.attention.bias", "torch.onnx")
 
@@ -30,3 +37,20 @@ with FlopCounterMode(display=False) as counter:
 print(counter.get_total_flops())
 """)
     assert run.stdout == f"{2 * 16 * 16 * 9 * 30 * 30}\n", run.stdout + run.stderr
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The parts of the package that a file imports from, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{name}" for name in names]
+        yield from (name.split(".")[1] for name in names if name.startswith("aigc_fast."))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_go_one_way(layer: str) -> None:
+    above = LAYERS[: LAYERS.index(layer)]
+    files = [PACKAGE / f"{layer}.py"] if (PACKAGE / f"{layer}.py").exists() else sorted((PACKAGE / layer).rglob("*.py"))
+    assert files
+    assert [(path.name, part) for path in files for part in imported(path) if part in above] == []

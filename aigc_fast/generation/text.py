@@ -65,7 +65,7 @@ def read_text_provenance(path: str | os.PathLike[str]) -> Provenance:
         raise UserError(f"{path} has no record of aigc_fast beside it, {beside.name}: it was made by something else")
     found = from_record(_read(beside).decode(errors="replace"), beside)
     if not isinstance(found.settings, dict) or found.settings.get(_CHECKSUM) != hashlib.sha256(content).hexdigest():
-        raise UserError(f"{path}: is another text than {beside.name} tells of: it was edited")
+        raise UserError(f"{path}: differs from the text that {beside.name} describes: it was edited")
     return found
 
 

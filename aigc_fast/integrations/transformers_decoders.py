@@ -32,7 +32,7 @@ _FIXED_ROTATIONS = {"default", "linear", "llama3", "yarn", "proportional"}
 
 def _exactly(module: nn.Module, *classes: type[nn.Module]) -> nn.Module:
     if kind_of(module) not in classes:
-        raise Refused(f"{type(module).__name__} stands where transformers has {classes[0].__name__}")
+        raise Refused(f"transformers' {classes[0].__name__} was replaced by {type(module).__name__}")
     return module
 
 

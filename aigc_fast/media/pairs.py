@@ -310,7 +310,7 @@ def _options(settings: dict[str, Any], count: int) -> dict[str, Any]:
     drawn = bool(temperature) or any(settings.get(name) for name in ("top_k", "top_p", "min_p"))
     if drawn and settings.get("num_beams", 1) != 1:
         raise UserError(
-            f"num_beams={settings['num_beams']}: beams take the most probable: expected no temperature, top_k, top_p "
+            f"num_beams={settings['num_beams']}: beam search does not sample: expected no temperature, top_k, top_p "
             "or min_p"
         )
     how = {"do_sample": True, "top_k": 0, "num_beams": 1} if drawn else {"num_beams": max(BEAMS, count)}

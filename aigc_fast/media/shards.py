@@ -147,15 +147,14 @@ class Shards:
         holds_shards = any(self.folder.glob("shard-*"))
         if not marker.exists():
             if holds_shards:
-                raise UserError(f"{self.folder}: holds shards of something else: choose another --out")
+                raise UserError(f"{self.folder}: holds shards of unknown origin: choose another --out")
             with atomic(marker) as temporary:
                 temporary.write_text(json.dumps(self._settings()) + "\n", encoding="utf-8")
         there, here = _json(marker), self._settings()
         for name, value in here.items():
             if there.get(name) != value:
                 raise UserError(
-                    f"{self.folder}: holds another draw, whose {name} is {there.get(name)}, not {value}: choose "
-                    "another --out"
+                    f"{self.folder}: holds shards whose {name} is {there.get(name)}, not {value}: choose another --out"
                 )
 
     def _path(self, shard: int) -> Path:
@@ -225,7 +224,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged ({error}): remove it to have it made again") from None
+        raise UserError(f"{path}: damaged ({error}): delete it to have it generated again") from None
     if not isinstance(found, dict):
-        raise UserError(f"{path}: damaged: remove it to have it made again")
+        raise UserError(f"{path}: damaged: delete it to have it generated again")
     return found

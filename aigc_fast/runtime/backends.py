@@ -260,7 +260,7 @@ class Choice:
         wanted = self._backends.get(name)
         if wanted is not None and wanted.unsupported(*args) is None:
             return wanted
-        raise BackendError(f"{self.op}: backend {name!r} was asked for and cannot run this: {self._reasons_text(args)}")
+        raise BackendError(f"{self.op}: backend {name!r} is forced and cannot run this: {self._reasons_text(args)}")
 
     def reasons(self, args: tuple[Any, ...], gradients: bool = False) -> dict[str, Reason]:
         """For every backend: None if automatic choice could take it, else why not.

@@ -180,5 +180,5 @@ def test_processes_share_the_shards_that_are_missing(model_files, tmp_path, monk
     assert (tmp_path / "shards" / "index.json").exists()
     assert_refused(run(*args[:-1], tmp_path / "grid.png", "--what", "grid"), "one process makes it")
     monkeypatch.delenv("RANK")
-    assert_refused(run(*args, "--what", "shards", "--seed", "1"), "holds another draw")
+    assert_refused(run(*args, "--what", "shards", "--seed", "1"), "holds shards whose seed is 0, not 1")
     assert_refused(run(*args[:2], "--count", "100001", "--out", tmp_path / "x.png"), "--what shards")

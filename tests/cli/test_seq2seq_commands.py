@@ -159,7 +159,10 @@ def test_pairs_longer_than_the_positions_are_told(tmp_path):
         (["--prompt", "a", "--sources", "b"], "got both"),
         (["--sources", "missing"], "missing: cannot be read"),
         (["--prompt", "a", "--stop", "b"], "--stop: seq2seq makes pairs, not text"),
-        (["--prompt", "a", "--num-beams", "2", "--temperature", "2"], "num_beams=2: beams take the most probable"),
+        (
+            ["--prompt", "a", "--num-beams", "2", "--temperature", "2"],
+            "num_beams=2: beam search does not sample",
+        ),
         (["--prompt", "a", "--what", "passage"], "--what passage: seq2seq makes answers"),
         (["--prompt", "a", "--columns", "2"], "--columns: seq2seq makes pairs"),
         (["--prompt", "a", "--length", "99"], "max_length=100: expected at most 17"),

@@ -196,7 +196,7 @@ def test_an_edited_text_and_one_without_a_record_are_told(runs, tmp_path):
     path = tmp_path / "a.txt"
     assert run("generate", runs / "ngram", "--length", "20", "--out", path).exit_code == 0
     path.write_text(path.read_text() + "!")
-    assert_refused(run("provenance", path), "a.txt: is another text than a.txt.json tells of: it was edited")
+    assert_refused(run("provenance", path), "a.txt: differs from the text that a.txt.json describes: it was edited")
     (tmp_path / "a.txt.json").write_text("{")
     assert_refused(run("provenance", path), "a.txt.json: the record of aigc_fast is damaged")
     (tmp_path / "a.txt.json").unlink()

@@ -87,13 +87,13 @@ def test_texts_come_in_shards_with_their_records(tmp_path):
 
 def test_another_draw_and_impossible_sizes_are_refused(model, tmp_path):
     whole(tmp_path, model, 5)
-    with pytest.raises(UserError, match="holds another draw, whose seed is 0, not 1"):
+    with pytest.raises(UserError, match="holds shards whose seed is 0, not 1"):
         shards(tmp_path, model, 5, seed=1)
     (tmp_path / "draw.json").write_text("[")
     with pytest.raises(UserError, match=r"draw\.json: damaged"):
         shards(tmp_path, model, 5)
     (tmp_path / "draw.json").unlink()
-    with pytest.raises(UserError, match="holds shards of something else"):
+    with pytest.raises(UserError, match="holds shards of unknown origin"):
         shards(tmp_path, model, 5)
     with pytest.raises(UserError, match="shard_size=70: expected a multiple of 50"):
         Order(5, size=70)

@@ -34,7 +34,7 @@ def test_records_do_not_stand_for_other_texts(tmp_path):
     write_text(tmp_path / "a.txt", "a", RECORD)
     write_text(tmp_path / "b.txt", "b", RECORD)
     os.replace(tmp_path / "a.txt", tmp_path / "b.txt")
-    with pytest.raises(UserError, match=r"b\.txt: is another text than b\.txt\.json tells of"):
+    with pytest.raises(UserError, match=r"b\.txt: differs from the text that b\.txt\.json describes"):
         read_text_provenance(tmp_path / "b.txt")
 
 
@@ -51,7 +51,7 @@ def test_settings_that_are_none_belong_to_no_text(tmp_path):
     path = write_text(tmp_path / "a.txt", "a", RECORD)
     shown = json.loads((tmp_path / "a.txt.json").read_text())
     (tmp_path / "a.txt.json").write_text(json.dumps({**shown, "settings": None}))
-    with pytest.raises(UserError, match="is another text"):
+    with pytest.raises(UserError, match="differs from the text"):
         read_text_provenance(path)
 
 

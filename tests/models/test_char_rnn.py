@@ -218,7 +218,7 @@ def test_packed_places_are_those_of_torch():
         ({"cell": "qrnn"}, "cell='qrnn': expected one of rnn, lstm, gru, elman"),
         ({"hidden": 0}, "hidden=0: expected a positive number"),
         ({"embedding": 2.5}, r"embedding=2\.5"),
-        ({"dropout": 1.0}, r"dropout=1\.0: expected 0 to below 1"),
+        ({"dropout": 1.0}, r"dropout=1\.0: expected at least 0 and below 1"),
         ({"cell": "elman", "num_layers": 2}, "num_layers=2, tied=False: expected 1 and False for cell='elman'"),
         ({"tied": True}, "tied: expected embedding=5 to be hidden=12"),
         ({"num_classes": 3}, "num_classes=3"),

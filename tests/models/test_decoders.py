@@ -410,8 +410,8 @@ def test_gradients_reach_all_weights_and_files_keep_them(tmp_path, name):
         ({"penalty_alpha": 0.5}, "penalty_alpha: no such option"),
         ({"attention_mask": torch.ones(1, 5)}, r"attention_mask: expected \(1, 6\)"),
         ({"attention_mask": torch.tensor([[1, 1, 1, 1, 1, 0]])}, "padding at the left"),
-        ({"num_beams": 2, "streamer": object()}, "streamer: with beams"),
-        ({"stop": "x"}, "stop: expected length beside it"),
+        ({"num_beams": 2, "streamer": object()}, "streamer: tokens of beams"),
+        ({"stop": "x"}, "stop: expected only with length"),
         ({"length": 4}, "inputs is Tensor: expected a text"),
     ],
 )
@@ -441,7 +441,7 @@ def test_bad_text_and_settings_of_streams_are_told():
     model = decoder("gpt2")
     with pytest.raises(UserError, match="unknown 'a'"):
         model.generate("5 a", length=3)
-    with pytest.raises(UserError, match="beams take the most probable"):
+    with pytest.raises(UserError, match="beam search does not sample"):
         model.stream("5", length=3, num_beams=2, top_k=4)
     with pytest.raises(UserError, match="min_p=2"):
         model.stream("5", length=3, min_p=2)

@@ -297,7 +297,7 @@ def test_tokens_are_streamed():
         ("ab", {"num_beams": 0}, "num_beams=0"),
         ("ab", {"beams": 2}, "beams: no such option"),
         ("ab", {"eos_token_id": 10}, "eos_token_id=\\[10\\]: expected 0 to 9"),
-        ("ab", {"attention_mask": torch.ones(1, 2)}, "attention_mask: expected ids beside it"),
+        ("ab", {"attention_mask": torch.ones(1, 2)}, "attention_mask: expected only with ids"),
         (torch.tensor([[1, 10]]), {}, "expected ids of 0 to 9, got 1 to 10"),
         (torch.tensor([[1, 2]]), {"attention_mask": torch.ones(1, 3)}, "attention_mask: expected \\(1, 2\\)"),
         (torch.rand(1, 2), {}, "inputs: expected a text"),
@@ -399,7 +399,7 @@ def test_the_engine_follows_the_weights_and_leaves_what_it_cannot_read(caplog):
         assert model.generate(sources) == after != before
     changes = (
         (lambda: model.transformer.decoder.layers[1].linear1.register_forward_hook(lambda *args: None), "has hooks"),
-        (lambda: setattr(model.transformer.decoder, "norm", nn.RMSNorm(16)), "RMSNorm stands where LayerNorm was"),
+        (lambda: setattr(model.transformer.decoder, "norm", nn.RMSNorm(16)), "LayerNorm was replaced by RMSNorm"),
         (lambda: setattr(model.transformer.decoder.layers[0], "activation", torch.tanh), "an activation of its own"),
     )
     for change, words in changes:

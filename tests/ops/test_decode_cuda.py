@@ -549,7 +549,7 @@ def test_explanations_on_the_cpu_say_why_not_cuda() -> None:
 def test_the_engine_is_the_cpus_unless_cuda_is_asked_for() -> None:
     card, here = torch.device("cuda:0"), torch.device("cpu")
     assert choice.backend_on(here, None) == "cpu"
-    with pytest.raises(Refused, match="no card was measured"):
+    with pytest.raises(Refused, match="not measured to be faster on any GPU"):
         choice.backend_on(card, None)
     # PyTorch does not keep weights so.
     assert choice.backend_on(card, "int8") == "cuda"
@@ -644,7 +644,7 @@ class TestCard:
         model, ids = model_of("gpt2").cuda(), torch.randint(3, 97, (1, 5)).cuda()
         with aigc_fast.backend("auto"):
             model.generate(ids, max_new_tokens=3)
-            assert "no card was measured" in model.way.reason
+            assert "not measured to be faster on any GPU" in model.way.reason
             model.keep_weights("int8")
             model.generate(ids, max_new_tokens=3)
         assert str(model.way) == "steps on the CUDA engine, int8 weights"

@@ -78,7 +78,7 @@ class CharRNN(NetworkTextModel):
         if cell not in (*CELLS, ELMAN):
             raise ValueError(f"cell={cell!r}: expected one of {', '.join((*CELLS, ELMAN))}")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: expected 0 to below 1")
+            raise ValueError(f"dropout={dropout}: expected at least 0 and below 1")
         if cell == ELMAN and (num_layers > 1 or tied):
             raise ValueError(f"num_layers={num_layers}, tied={tied}: expected 1 and False for cell={cell!r}")
         if tied and embedding != hidden:

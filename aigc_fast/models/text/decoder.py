@@ -81,7 +81,7 @@ class DecoderModel(Decoding, NetworkTextModel):
             raise ValueError(f"activation={activation!r}: expected one of {', '.join(ACTIVATIONS)}")
         for name, share in {"dropout": dropout, **config}.items():
             if name.endswith("dropout") and share is not None and not 0 <= share < 1:
-                raise ValueError(f"{name}={share}: expected 0 to below 1")
+                raise ValueError(f"{name}={share}: expected at least 0 and below 1")
         super().__init__(
             tokenizer=tokenizer,
             hidden=hidden,
@@ -180,7 +180,7 @@ class DecoderModel(Decoding, NetworkTextModel):
         if length is not None:
             return "".join(self.stream(inputs, length=length, stop=stop, generator=generator, **options))
         if stop is not None:
-            raise UserError("stop: expected length beside it")
+            raise UserError("stop: expected only with length")
         is_text = isinstance(inputs, str)
         ids = self._ids_of_text(inputs) if is_text else self._checked(inputs)
         plan = self._plan(ids, attention_mask, logits_processor, generator, options)
@@ -303,7 +303,7 @@ class DecoderModel(Decoding, NetworkTextModel):
             raise UserError(f"inputs is {type(prompt).__name__}: expected a text, where there is a length")
         if num_beams != 1 and (top_k, top_p, min_p, temperature) != (None, None, None, 1.0):
             raise UserError(
-                f"num_beams={num_beams}: beams take the most probable: expected no temperature, top_k, top_p or min_p"
+                f"num_beams={num_beams}: beam search does not sample: expected no temperature, top_k, top_p or min_p"
             )
         options = {
             "do_sample": temperature > 0 and num_beams == 1,

@@ -193,7 +193,7 @@ class Decoding(TokenModel):
         began = time.perf_counter()
         prompt, beams = plan.ids.shape[1], plan.options.num_beams
         if beams > 1 and streamer is not None:
-            raise UserError("streamer: with beams nothing is certain before the end: expected num_beams=1")
+            raise UserError("streamer: tokens of beams are not final before the end: expected num_beams=1")
         state = begin()
         if beams > 1:
             found = beam_search(state, plan)

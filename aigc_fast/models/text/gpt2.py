@@ -199,7 +199,7 @@ class GPT2(DecoderModel):
         body = self.transformer
         heads = self.config["num_heads"]
         if type(self).forward is not GPT2.forward:
-            raise Refused(f"{type(self).__name__} has a forward of its own")
+            raise Refused(f"{type(self).__name__} overrides forward")
         for block in body["h"]:
             for part, cls in ((block, _Block), (block.attn, _Attention), (block.mlp, _Units)):
                 exactly(part, cls)

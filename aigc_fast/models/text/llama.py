@@ -207,7 +207,7 @@ class Llama(DecoderModel):
     def spec(self) -> Spec:
         """See `DecoderModel.spec`."""
         if type(self).forward is not Llama.forward:
-            raise Refused(f"{type(self).__name__} has a forward of its own")
+            raise Refused(f"{type(self).__name__} overrides forward")
         exactly(self.embedding, nn.Embedding)
         exactly(self.model["norm"], RMSNorm)
         for block in self.model["layers"]:

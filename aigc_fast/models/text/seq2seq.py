@@ -139,7 +139,7 @@ class Seq2SeqTransformer(Decoding):
         if max_positions < 2:
             raise ValueError(f"max_positions={max_positions}: expected at least 2, of a token and the end")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: expected 0 to below 1")
+            raise ValueError(f"dropout={dropout}: expected at least 0 and below 1")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation={activation!r}: expected one of {', '.join(ACTIVATIONS)}")
         super().__init__(
@@ -328,7 +328,7 @@ class Seq2SeqTransformer(Decoding):
             tokens, of_sources = packed(ids, self._padding(ids, attention_mask, known))
             return self._answered(tokens, of_sources, *how)
         if attention_mask is not None:
-            raise UserError("attention_mask: expected ids beside it")
+            raise UserError("attention_mask: expected only with ids")
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
         if not texts or not all(isinstance(text, str) for text in texts):
             raise UserError("inputs: expected a text, several texts, at least one, or ids")
@@ -424,7 +424,7 @@ class Seq2SeqTransformer(Decoding):
         """See `Decoding.spec`: of the decoder."""
         config, decoder = self.config, self.transformer.decoder
         if type(self).forward is not Seq2SeqTransformer.forward:
-            raise Refused(f"{type(self).__name__} has a forward of its own")
+            raise Refused(f"{type(self).__name__} overrides forward")
         for part, cls in ((self.embedding, nn.Embedding), (self.transformer, Stacks), (decoder, Stack)):
             exactly(part, cls)
         embedding = parameter(self.embedding.weight)

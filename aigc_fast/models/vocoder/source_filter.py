@@ -214,4 +214,4 @@ def _check_config(
             f"min_pitch={min_pitch}, max_pitch={max_pitch}: expected 0 < min_pitch < max_pitch <= {sample_rate / 2}"
         )
     if not 0 <= emphasis < 1:
-        raise ValueError(f"emphasis={emphasis}: expected 0 to below 1")
+        raise ValueError(f"emphasis={emphasis}: expected at least 0 and below 1")

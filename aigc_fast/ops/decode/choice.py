@@ -42,7 +42,7 @@ def backend_on(device: torch.device, weights: str | None) -> str:
         if torch.is_autocast_enabled(device.type):
             raise Refused("autocast is on")
         if backends.current() == "auto" and weights not in _OURS_ALONE:
-            raise Refused("no card was measured on which the engine is faster: aigc_fast.backend('cuda') asks for it")
+            raise Refused("the engine was not measured to be faster on any GPU: aigc_fast.backend('cuda') forces it")
         return "cuda"
     if (reason := unavailable()) is not None:
         raise Refused(reason)

@@ -1,11 +1,10 @@
-"""What modules are read by that become the parts of a `Spec`, and what is refused."""
+"""Reads the parts of a `Spec` from modules, and refuses what the engine does not compute."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-import aigc_fast.nn
 from aigc_fast.ops.decode.spec import Norm
 from aigc_fast.runtime.modules import kind_of
 
@@ -21,9 +20,8 @@ ACTIVATIONS = {
     "swish": "SILU",
     "relu": "RELU",
 }
-"""The activations that there are, by what transformers' configurations call them."""
+"""The engine's activations, by their names in transformers' configurations."""
 
-_DROPOUTS = nn.Dropout, aigc_fast.nn.Dropout
 _TAKEN = torch.float32, torch.bfloat16, torch.float16
 _HOOKS = "_forward_hooks", "_forward_pre_hooks"
 
@@ -35,7 +33,7 @@ class Refused(Exception):  # noqa: N818
 def exactly(module: nn.Module, *classes: type[nn.Module]) -> None:
     """Refuses a module of a class that is none of these: it may compute something else."""
     if kind_of(module) not in classes:
-        raise Refused(f"{type(module).__name__} stands where {classes[0].__name__} was")
+        raise Refused(f"{classes[0].__name__} was replaced by {type(module).__name__}")
 
 
 def parameter(tensor: Tensor) -> Tensor:
@@ -63,6 +61,6 @@ def check_modules(model: nn.Module) -> None:
         if any(own[hooks] for hooks in _HOOKS):
             raise Refused(f"{name or 'the model'} has hooks")
         if "forward" in own or own.get("_compiled_call_impl") is not None:
-            raise Refused(f"{name or 'the model'} has a forward of its own")
-        if module.training and type(module) in _DROPOUTS and module.p > 0:
+            raise Refused(f"the forward of {name or 'the model'} was replaced")
+        if module.training and kind_of(module) is nn.Dropout and module.p > 0:
             raise Refused("it is in training mode, with dropout")
