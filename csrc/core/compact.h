@@ -1,8 +1,8 @@
-// Weights of few rows' products, which are read once and are what such a product costs: float, bfloat16, int8 with a
-// scale for each column, int4 with a scale for each column of every 32 numbers of the depth. Rows that are multiplied
-// by the last two are int8 with a scale for every 32 numbers: a few great ones are common, and cost the others nothing
-// then. The columns of a matrix lie in panels, in the order in which they are read. Every sum is made in one order,
-// whatever the number of rows.
+// Weights for products with few rows, which cost what it costs to read the weights once: float, bfloat16, int8 with one
+// scale per column, or int4 with one scale per column and 32 elements of the depth. Rows that are multiplied by the
+// last two are int8 with one scale per 32 elements: a few large values are common, and so cost the others no precision.
+// The columns of a matrix are stored in panels, in the order in which they are read. Every sum is computed in one
+// order, whatever the number of rows.
 #pragma once
 
 #include "core/compact_packing.h"
