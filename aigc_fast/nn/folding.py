@@ -61,7 +61,7 @@ def folded(
     if not all(_trackable(tensor) for tensor in tensors):
         return _fold(weight, bias, norm, transposed, groups, channels_last)
     slot = store.slot_of(weight, ("fold", norm.mean.data_ptr(), channels_last))
-    # The cap is of the machine's memory alone.
+    # The limit only concerns the machine's memory.
     if weight.is_cpu and not store.hold(slot, weight.nbytes + norm.mean.numel() * weight.itemsize):
         return None
     stamp = (norm.eps, *_state(tensors, pixels))
@@ -219,7 +219,7 @@ def _allocate(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any, pr
     return conv_transpose_activation.allocate(input, weight, bias, *sizes, activation, slope)
 
 
-# Opaque to torch.compile, which would fold anew in every call.
+# Opaque to torch.compile, which would fold again in every call.
 LIBRARY.define(
     "conv_batch_norm_activation(Tensor input, Tensor weight, Tensor? bias, Tensor? scale, Tensor? shift, Tensor mean, "
     "Tensor variance, float eps, SymInt[] stride, SymInt[] padding, SymInt[]? output_padding, SymInt[] dilation, "

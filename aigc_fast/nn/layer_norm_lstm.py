@@ -39,7 +39,7 @@ class LayerNormLSTM(Stepwise, nn.Module):
         ValueError: if a size is not positive, or the probability is outside [0, 1].
     """
 
-    # What PyTorch's recurrent modules have besides.
+    # Further attributes of PyTorch's recurrent modules.
     mode, bias, proj_size = "LAYER_NORM_LSTM", True, 0
 
     def __init__(

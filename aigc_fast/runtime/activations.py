@@ -13,7 +13,7 @@ from aigc_fast.runtime import native
 
 Activation = str | tuple[str, float] | None
 
-# Of an input and a slope: what leaky_relu multiplies negative numbers by, and what elu falls to, negated.
+# Functions of an input and a slope: leaky_relu's negative slope, or elu's alpha.
 FUNCTIONS = {
     "none": lambda x, slope: x,
     "relu": lambda x, slope: torch.relu(x),
@@ -33,7 +33,7 @@ IN_PLACE = {
     "silu": lambda x, slope: TF.silu(x, inplace=True),
     "elu": lambda x, slope: TF.elu_(x, slope),
 }
-# The gradient to an activation's input from the gradient to its output and the output; a slope is at least 0.
+# The gradient of an activation's input from that of its output and the output itself; the slope is at least 0.
 GRADIENTS_FROM_OUTPUT = {
     "none": lambda gradient, output, slope: gradient,
     "relu": lambda gradient, output, slope: torch.ops.aten.threshold_backward(gradient, output, 0),

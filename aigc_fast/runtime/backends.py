@@ -72,11 +72,11 @@ forced_backend: ContextVar[str] = ContextVar("aigc_fast_backend", default=_DEFAU
 _told: set[tuple[str, str]] = set()
 
 
-# The backend in force: "auto", or the one that `backend` or AIGC_FAST_BACKEND forces. The bound method costs no frame.
+# The backend in force: "auto", or the one that `backend` or AIGC_FAST_BACKEND forces. A bound method saves a frame.
 current = forced_backend.get
 
 
-# While `explain` asks, in place of the backend in force: no call takes a short cut, and none is run.
+# In place of the backend in force while `explain` asks: no call takes a shortcut, and none runs.
 _ASKING = {name: f"{name}, asked" for name in NAMES}
 
 
@@ -112,7 +112,7 @@ def is_automatic() -> bool:
 
 def leave_to_pytorch(op: str, reason: str) -> None:
     """Says that a call is not the op's but PyTorch's own, before it is made."""
-    # Dynamo cannot read what holds on this thread.
+    # Dynamo cannot read a ContextVar.
     if not is_compiling() and current() not in NAMES:
         raise Asked(op, reason=reason)
 

@@ -128,8 +128,8 @@ class Store:
             if entry is not None and entry.storage is reference:
                 self._drop(pointer)
 
-        # By the memory, not by the tensor: autograd and `detach` make new ones of the same. Nor is there a weak
-        # reference to a tensor: `torch.utils.swap_tensors` refuses one that has it.
+        # Keyed by the memory, not by the tensor: autograd and `detach` make new tensors of the same. Nor is there a
+        # weak reference to a tensor: `torch.utils.swap_tensors` refuses one that has it.
         entry = _Entry(weakref.ref(weight.untyped_storage(), forget), {})
         self._entries[pointer] = entry
         return entry
@@ -144,7 +144,7 @@ class Store:
         entry = self._entries.get(pointer)
         return entry is not None and entry.sealed
 
-    # Runs where the garbage collector does, inside of all else: it must wait for no lock.
+    # Runs whenever the garbage collector does, inside anything: it must not wait for a lock.
     def _drop(self, pointer: int) -> None:
         entry = self._entries.pop(pointer, None)
         if entry is not None and entry.room:
@@ -247,7 +247,7 @@ class Packing:
     ) -> None:
         self._key, self._nbytes, self._fill, self._uses, self._dense = _number(key), nbytes, fill, uses, dense
         self._room = footprint(nbytes)
-        # Of the weights, which the first one tells: what a fingerprint reads of them.
+        # What a fingerprint reads of the weights, told by the first one.
         self._read: tuple[int, bool] | None = None
 
     def of(self, weight: Tensor) -> Tensor | None:

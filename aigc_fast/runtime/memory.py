@@ -12,10 +12,10 @@ from torch import Tensor
 
 from aigc_fast.runtime import native
 
-# From so many bytes on, malloc is likely to have given memory back to the system, and maps it anew page by page.
+# From this many bytes on, malloc is likely to have returned the memory to the system, and maps it again page by page.
 MAPPED_ANEW = 4 << 20
 HUGE_PAGE = 1 << 21  # bytes
-# The share of memory that a last huge page, filled in part, may waste.
+# The share of memory that a partly filled last huge page may waste.
 _MOST_WASTE = 1 / 8
 _CONTIGUOUS = torch.contiguous_format
 
@@ -70,7 +70,7 @@ def lasting(nbytes: int) -> Tensor:
     huge = _in_huge_pages(nbytes)
     if not huge or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(-(-nbytes // torch.float32.itemsize), dtype=torch.float32)
-    # Of the surplus no page is ever touched.
+    # No page of the surplus is ever touched.
     size = footprint(nbytes) + HUGE_PAGE
     mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory = torch.frombuffer(mapped, dtype=torch.uint8)

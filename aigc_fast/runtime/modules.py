@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-# By a drop-in's class, PyTorch's that it stands for: the same parameters, and the same numbers of them.
+# For a drop-in's class, PyTorch's class that it stands for, with the same parameters and results.
 stand_ins: dict[type[nn.Module], type[nn.Module]] = {}
 
 

@@ -42,11 +42,11 @@ def _load(name: str) -> tuple[ModuleType | None, str | None]:
 
 
 _C, cpu_error = _load("_C")
-# Whether the CUDA kernels are those that the CPU emulates: they take its tensors.
+# Whether the CUDA kernels are those emulated on the CPU, which take CPU tensors.
 is_emulated = setting(HOST_VARIABLE, ("0", "1"), "0") == "1"
 _CUDA = "_C_cuda_host" if is_emulated else "_C_cuda"
 cuda, cuda_error = _load(_CUDA)
-# All that csrc/core/levels.def has, lowest first; without `_C` there are none.
+# The levels of csrc/core/levels.def, lowest first; none without `_C`.
 LEVELS: tuple[str, ...] = _C.LEVELS if _C else ()
 
 
@@ -61,7 +61,7 @@ def codes(kind: str, *names: str) -> tuple[int, ...]:
     return tuple(known[name] for name in names)
 
 
-# The kinds of tensors, by what there is to them besides sizes, strides, dtype, device and elements.
+# The kinds of tensors, by what they have besides sizes, strides, dtype, device and elements.
 PLAIN, WANTS_GRADIENT, NEGATED, UNKNOWN = codes("kinds", "PLAIN", "WANTS_GRADIENT", "NEGATED", "UNKNOWN")
 _DLPACK_CODES = {
     torch.float32: (2, 32),
@@ -90,9 +90,9 @@ def _kind(recording: bool, *tensors: torch.Tensor | None) -> int:
     return greatest
 
 
-# Whether torch lends kernels the sizes, strides and address of tensors; they ask for them, at some microseconds, else.
+# Whether torch lends kernels the sizes, strides and address of tensors; otherwise asking takes some microseconds.
 takes_tensors = use_torch()
-# The greatest of the tensors' kinds; the first argument says whether gradients are recorded.
+# The highest kind among the tensors; the first argument says whether gradients are recorded.
 kind = getattr(_C, "kind", _kind)
 
 
@@ -142,7 +142,7 @@ _highest = _capped_level()
 _its_kernels = _kernels(_highest)
 _level: ContextVar[str | None] = ContextVar("aigc_fast_level", default=_highest)
 _kernels_in_force: ContextVar[SimpleNamespace] = ContextVar("aigc_fast_kernels", default=_its_kernels)
-# The level in force, and its kernels, functions of `_C`'s signature (see csrc/cpu). The bound methods cost no frame.
+# The level in force, and its kernels, as functions of `_C`. Bound methods save a Python frame.
 level = _level.get
 kernels = _kernels_in_force.get
 
@@ -206,7 +206,7 @@ def device_reason(ordinal: int) -> str | None:
     return None
 
 
-# By the type of device that a library computes on; looked up at the call, as a test may put another in its place.
+# By the device type that a library computes on; looked up at each call, as tests may replace it.
 REASONS = {"cpu": lambda: cpu_reason(), "cuda": lambda: cuda_reason()}
 
 

@@ -66,7 +66,7 @@ def is_watched() -> bool:
 
 def plain_eager() -> bool:
     """Whether nothing traces, transforms or watches: no compile, export, dispatch mode, functorch or forward AD."""
-    # `is_watched` is spelt out: every small call asks, and a call of Python's within costs as much as two questions.
+    # `is_watched` is written out: every small call asks, and a Python call within costs as much as two checks.
     return not (
         is_compiling()
         or _dispatch_modes()
@@ -407,7 +407,7 @@ def _make_apply(
     if backward is not None:
         members["backward"] = staticmethod(backward_of_args)
     function = type(name, (torch.autograd.Function,), members)
-    # Function.apply looks for functorch's transforms first, of which there are none where this is called.
+    # Skips Function.apply's search for functorch transforms, as there are none where this is called.
     apply = super(torch.autograd.Function, function).apply
 
     def apply_to_items(*args_and_run: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 from aigc_fast.runtime import native
 from aigc_fast.runtime.machine import is_intels
 
-# What the factors of a product may be rounded to: none at all, one bfloat16, or the sum of two.
+# What the factors of a product may be rounded to: nothing, one bfloat16, or the sum of two.
 EXACT, ROUNDED, SPLIT = native.codes("factors", "EXACT", "ROUNDED", "SPLIT")
 _FACTORS = {"highest": EXACT, "high": SPLIT, "medium": ROUNDED}
 PRECISIONS = tuple(_FACTORS)
@@ -18,7 +18,7 @@ PRECISIONS = tuple(_FACTORS)
 # layers, 1.2 to 3.1 in convolutions, against 0.8 to 1.4. Below it half the bytes of a weight count for more. AVX-512
 # BF16, Intel Xeon (family 6 model 207), 2 threads, torch 2.13.0, 2026-11-29.
 USES_OF_FLOATS = 16
-# The float32 precision that a call was given of its own, where it was.
+# The float32 precision of a single call, if it was given one.
 own_precision: ContextVar[str | None] = ContextVar("aigc_fast_precision", default=None)
 _own_precision = own_precision.get
 _pytorchs_precision = torch._C._get_float32_matmul_precision

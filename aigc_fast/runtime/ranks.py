@@ -115,7 +115,7 @@ class Ranks:
             (bucket, *self._summed([_gradient(parameter).flatten() for parameter in bucket], self.weight))
             for bucket in _buckets(parameters)
         ]
-        # Where a part needs no gradient another may: none at all has another meaning to optimizers than 0.
+        # One part may need no gradient while another does, and to optimizers no gradient is not the same as 0.
         has = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.float32)
         present = self.sum(has.to(parameters[0].device)).tolist()
         is_there = {id(parameter): count > 0 for parameter, count in zip(parameters, present, strict=True)}

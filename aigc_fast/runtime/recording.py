@@ -17,7 +17,7 @@ tracing_state = torch._C._get_tracing_state
 
 def is_recorded() -> bool:
     """Whether a graph is made for readers that know PyTorch's operators alone: TorchScript's, by tracing, or ONNX's."""
-    # An export to ONNX compiles or traces; to ask for it costs more than both questions.
+    # ONNX export compiles or traces; asking for it directly costs more than asking for both.
     return torch.onnx.is_in_onnx_export() if is_compiling() else tracing_state() is not None
 
 
@@ -30,7 +30,7 @@ def is_overridden(*arguments: Any) -> bool:
     """Whether one of the arguments has a `__torch_function__` of its own that is not disabled."""
     if not has_torch_function_variadic(*arguments):
         return False
-    # A mode makes the question above true of every call, and Tensor has a `__torch_function__` as any other class.
+    # A mode makes the check above true for every call, and Tensor has a `__torch_function__` like any class.
     return not function_modes() or any(type(argument) is not Tensor for argument in _get_overloaded_args(arguments))
 
 

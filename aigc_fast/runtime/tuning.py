@@ -31,14 +31,14 @@ from aigc_fast.runtime.timing import interleaved
 
 TUNE_VARIABLE = "AIGC_FAST_TUNE"
 FOLDER_VARIABLE = "AIGC_FAST_CACHE"
-# For both ways of one signature together.
+# The budget for both ways of one signature together.
 _SECONDS = 0.1
 
 log = logging.getLogger("aigc_fast")
 
 _always = setting(TUNE_VARIABLE, ("0", "1"), "0") == "1"
 _tuning: ContextVar[bool] = ContextVar("aigc_fast_tuning", default=_always)
-# By the folder, and the level and the number of threads in force.
+# Keyed by folder, level and number of threads.
 _tables: dict[tuple[Path, str | None, int], dict[str, Measured]] = {}
 _unwritable: set[Path] = set()
 
@@ -82,7 +82,7 @@ def _may_know() -> bool:
         return False
 
 
-# False as long as nothing is measured and nothing was: calls that take a short cut ask no more than this.
+# False until something is measured: calls that take a shortcut check only this.
 used = _may_know()
 
 
@@ -136,7 +136,7 @@ def measured(
     known = found(op, args)
     if known is not None or not _may_measure(args):
         return known, False
-    # Nothing that is called here is a call to be measured.
+    # Calls made while measuring are not measured themselves.
     token = _tuning.set(False)
     try:
         ways = {name: partial(_run, way, args) for name, way in (("ours", ours), ("pytorchs", pytorchs))}
@@ -212,7 +212,7 @@ def _read(file: Path) -> dict[str, Measured]:
 
 def _record(key: str, result: Measured) -> None:
     table, file = _table(), path()
-    # What other processes wrote meanwhile stays.
+    # Keeps what other processes have written meanwhile.
     table.update({name: value for name, value in _read(file).items() if name not in table})
     table[key] = result
     try:

@@ -17,7 +17,7 @@ from aigc_fast.ops.attention.reference import Options, band
 from aigc_fast.ops.random.operators import DROPOUT
 from aigc_fast.runtime.dtypes import computing_dtype
 
-# Elements of a matrix of scores at a time: those of a few heads, which stay in the caches between the steps.
+# Elements of the score matrix that are processed at a time: a few heads, which stay in the caches between the steps.
 _ELEMENTS = 1 << 19
 
 
@@ -79,7 +79,7 @@ def _of_heads(
         p = p.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else p.add_(mask)
     if seen is not None:
         p.masked_fill_(~seen, -torch.inf)
-    # A row that sees no key has no softmax; its probabilities are 0.
+    # The softmax of a row that sees no key is undefined; its probabilities are 0.
     blind = (p == -torch.inf).all(-1, keepdim=True)
     p = p.softmax(-1).masked_fill_(blind, 0)
     dp = torch.bmm(g, v.mT)

@@ -39,7 +39,7 @@ from aigc_fast.runtime.recording import (
 
 Window = int | tuple[int | None, int | None] | None
 ALIGNMENTS = ("upper_left", "lower_right")
-# Bound here, so that this function may be put in its place.
+# Bound here, so that PyTorch's function can be replaced by this one.
 _pytorchs = torch.nn.functional.scaled_dot_product_attention
 _UNKNOWN_TIMES = tuning.Measured(0.0, 0.0)
 
@@ -186,7 +186,7 @@ def scaled_dot_product_attention(
         ValueError: if `window`, `alignment`, `dropout_p` or `precision` is invalid.
     """
     kind, tensors = kind_of_call(query, key, value, attn_mask), (query, key, value, attn_mask)
-    # Of a known kind there are neither subclasses nor tracers.
+    # Tensors of a known kind include neither subclasses nor tracers.
     foreign = kind == UNKNOWN and (
         (has_torch_function_variadic(*tensors) and is_overridden(*tensors)) or tracing_state() is not None
     )
@@ -309,7 +309,7 @@ def _check_nested(window: Window, alignment: str, generator: torch.Generator | N
 
 def _seen_through(mask: Any, device: torch.device | None) -> Any:
     """The keys that PyTorch's causal bias leaves visible, bool (L, S); other masks as they are."""
-    # To import its module takes longer than to import PyTorch; who has such a bias has imported it.
+    # Importing its module takes longer than importing PyTorch; whoever has such a bias has imported it.
     biases = sys.modules.get("torch.nn.attention.bias")
     if biases is None or not isinstance(mask, biases.CausalBias):
         return mask

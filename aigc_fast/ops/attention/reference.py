@@ -109,7 +109,7 @@ def _softmax(query: Tensor, key: Tensor, options: Options) -> tuple[Tensor, Tens
     seen = band(query.shape[2], key.shape[2], left, right, offset, query.device)
     if seen is not None:
         scores = scores.masked_fill(beside(~seen, scores), -torch.inf)
-    # A row that sees no key has no softmax: it is given one, and its result is 0.
+    # The softmax of a row that sees no key is undefined: it is given one, and its result is 0.
     blind = (scores == -torch.inf).all(-1, keepdim=True)
     scores = scores.masked_fill(blind, 0)
     logsumexp = scores.logsumexp(-1).masked_fill(blind.squeeze(-1), -torch.inf)

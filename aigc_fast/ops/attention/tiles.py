@@ -13,7 +13,7 @@ import triton.language as tl
 
 from aigc_fast.ops.random.triton import four_words, in_order
 
-# No size, place or probability has a kernel of its own.
+# Sizes, positions and probabilities are not compile-time constants.
 OF_A_CALL = ["queries", "keys", "blocks", "splits", "left", "right", "offset", "below"]
 
 

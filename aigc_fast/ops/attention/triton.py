@@ -57,7 +57,7 @@ def _dropout(asked: Options, bounds: Bounds | None, keys: int) -> dict[str, Any]
     on = asked.philox_key is not None
     return {
         "philox_key": asked.philox_key.contiguous() if on else None,
-        # A signed number of 32 bits whatever the probability is.
+        # A signed 32-bit number, whatever the probability.
         "below": keep_below(asked.dropout_p) - 2**31 if on else 0,
         "keep_scale": keep_scale(asked.dropout_p) if on else 0.0,
         "ALIGNED": bounds is None and keys % 4 == 0,
@@ -220,14 +220,14 @@ def _attend(
     batches, sizes = query.shape[0], _sizes(query, key, value)
     shared, width = sizes["shared"], max(sizes["WIDTH"], sizes["VALUE_WIDTH"])
     queries, keys = _lengths(bounds, sizes["queries"], sizes["keys"])
-    # With one part asked for, blocks do not depend on what else there is.
+    # If one part is asked for, blocks do not depend on the other sequences.
     rows = FEW_TRITON_ROWS + 1 if bounds and splits == 1 else queries * shared
     block = _blocks(rows, width, query, asked.mask is not None)
     in_blocks = _in_blocks(bounds and bounds.queries, bounds, sizes["queries"], block["ROWS"], shared)
     units = in_blocks["blocks"] * batches * sizes["groups"]
     tiles_of_keys = triton.cdiv(seen_keys(asked, queries, keys), block["KEYS"])
     splits = min(splits, MOST_PARTS) or count_parts(units, tiles_of_keys, query.device)
-    # To look at a mask costs more than to read the keys that few queries do not see.
+    # Reading a mask costs more than reading the keys that few queries do not see.
     seen = None if in_blocks["blocks"] == 1 else _seen(asked, sizes, batches, block)
     out, out_sums = results
     if splits > 1:

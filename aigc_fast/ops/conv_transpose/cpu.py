@@ -39,9 +39,9 @@ ALGORITHMS = {
     DIRECT_SPLIT: "direct: float32 as sums of two bfloat16",
     MATRIX: "a single pixel: a product of matrices",
 }
-# What the choice between these and PyTorch's tells apart.
+# The kinds that the choice between these and PyTorch's distinguishes.
 KINDS = {DIRECT: "direct", WINOGRAD: "winograd", NARROW: "narrow", COL2IM: "col2im"}
-# To pack so many numbers anew costs less than to find them packed.
+# Packing this many numbers again costs less than finding them packed.
 SMALL_WEIGHT = 1024
 
 

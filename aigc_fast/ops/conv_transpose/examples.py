@@ -10,7 +10,7 @@ def _small(dimensions: int) -> Form:
 
 
 def _example(dimensions: int, outputs: int, kernel: int, **options: int) -> Example:
-    # A transposed convolution has its input channels first; there are as many of both in the others.
+    # The weight of a transposed convolution has its input channels first; the others have equal numbers of channels.
     weight = (64, outputs, *[kernel] * dimensions)
     return Example(given((16, 64, *[8] * dimensions), weight, **options), _small(dimensions))
 

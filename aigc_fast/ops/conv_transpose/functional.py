@@ -91,7 +91,7 @@ def _is_light(input: Tensor, weight: Tensor, groups: int, transposed: int) -> bo
 
     A compiled graph takes the op, whose choice puts no conditions on symbolic sizes; a mode may want to see it.
     """
-    # What `is_light` would say first of a batch, spelt out for its sake.
+    # The first check of `is_light`, written out because it decides most batches.
     if input.dtype is _float32 and input.shape[0] != 1:
         return False
     if is_compiling() or function_modes():
@@ -223,7 +223,7 @@ def _conv_transpose(
         if found is not None:
             return found
     try:
-        # What is light has narrow kernels or one spatial dimension: a call of many pays no second look.
+        # Light calls have narrow kernels or one spatial dimension; others are spared a second check.
         narrow = spatial == 1 or weight.size(-1) <= LIGHT_KERNEL or weight.size(-2) <= LIGHT_KERNEL
         if narrow and _is_light(input, weight, groups, True):
             pytorchs = reference.CONV_TRANSPOSE[spatial]

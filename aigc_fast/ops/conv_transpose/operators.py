@@ -101,7 +101,7 @@ def _reference_for(function: Callable[..., Tensor], plan_of: Callable[..., Plan]
     without_padding = reference.without_padding(function)
 
     def reference_for(first: Tensor, second: Tensor, *rest: Any, differentiable: bool = True) -> Callable[..., Tensor]:
-        # Of symbolic sizes nothing is computed.
+        # Nothing is computed with symbolic sizes.
         computed = all(type(size) is int for size in (*first.shape, *second.shape))
         if not computed or not first.is_cpu or first.dtype == torch.float64:
             return function
@@ -377,7 +377,7 @@ def _whole_in_graphs(backward: Callable[..., Any]) -> Callable[..., Any]:
     activations and for the sums of a bias take many times PyTorch's, and ours reads the activation off the output."""
 
     def run(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        # With a graph of the gradients, these are to be differentiated.
+        # With grad mode enabled, the gradients themselves may be differentiated.
         if not is_compiling() or torch.is_grad_enabled() or functorch_level() is not None:
             return backward(ctx, gradient)
         ctx = ReadOnce(ctx)

@@ -194,7 +194,7 @@ def make_plan(
             f"{size}, expected at most {MOST}"
         )
     large, small = (size, input[2:]) if transposed else (input[2:], size)
-    # Of one pixel in the small map the stride does not matter, and kernels take time for each of its residues.
+    # With one pixel in the small map the stride does not matter, and kernels take time for each of its residues.
     stride = tuple(min(step, max(1, n + 2 * pad)) for step, n, pad in zip(stride, large, padding, strict=True))
     missing = AXES - spatial
     ones, zeros = (1,) * missing, (0,) * missing

@@ -333,7 +333,7 @@ def _memory_depth(spec: Spec) -> int:
 
 
 def _stamps(spec: Spec, whole: bool, release: Callable[[Tensor], None] = lambda tensor: None) -> list[Stamp]:
-    # Parts of a parameter are looked at as one.
+    # Parts of a parameter are checked together.
     parameters = (tensor if tensor._base is None else tensor._base for tensor in spec.tensors())
     tensors = {tensor.data_ptr(): tensor for tensor in parameters}
     found = []
@@ -470,7 +470,7 @@ class State:
         parents = self._parents(kinds)
         own = self._all if parents is None else parents.unique()
         kinds = kinds[:, own]
-        # Hidden tokens are of no use to others.
+        # No other token sees hidden tokens.
         computed = kinds[2] > 0
         computed[:, count - keep :] = True
         slots, columns = computed.nonzero(as_tuple=True)

@@ -55,7 +55,7 @@ class Hypotheses:
         self.running[:, :, : self.prompt] = ids.view(prompts, beams, -1)
         self.ended = self.running.clone()
         self.running_scores = torch.zeros(prompts, beams, device=device)
-        # All begin alike: only the first is looked at.
+        # All beams start equal: only the first is considered.
         self.running_scores[:, 1:] = _WORST
         self.scores = torch.full((prompts, beams), _WORST, device=device)
         self.is_ended = torch.zeros(prompts, beams, dtype=torch.bool, device=device)
@@ -105,7 +105,7 @@ class Hypotheses:
         self.running, self.running_scores = _taken(sequences, chosen), running.gather(1, chosen)
         self.origins = torch.stack([parents.gather(1, chosen) + self._first, tokens.gather(1, chosen)]).flatten(1)
         self._keep(sequences, best / divisor, hits, length)
-        # Whether running hypotheses may yet become better than those that ended.
+        # Whether running hypotheses can still become better than those that ended.
         worst = torch.where(self.is_ended, self.scores.amin(1, keepdim=True), _WORST)
         self._may_improve &= (self.running_scores[:, :1] / bound_divisor > worst).any(1, keepdim=True)
         is_full = self.early_stopping is True and bool(self.is_ended.all())

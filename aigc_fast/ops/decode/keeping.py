@@ -37,7 +37,7 @@ def engine_of(
     with _packing:
         engine = _engines.get(module)
         if type(engine) is not kind or not engine.is_current(spec, weights, steps):
-            # The old one's memory goes first.
+            # The old one's memory is freed first.
             del engine
             _engines.pop(module, None)
             engine = _engines[module] = kind(spec, weights, release)

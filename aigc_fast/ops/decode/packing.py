@@ -13,12 +13,12 @@ from aigc_fast.ops.decode.spec import Linear
 GROUP = 32
 """Numbers of the depth that share a scale in int4."""
 
-# Rows are filled up to so many numbers.
+# Rows are padded to a multiple of this many numbers.
 _TOGETHER = {"fp32": 4, "bf16": 8, "int8": GROUP, "int4": GROUP}
 # As core/compact.h has them: what is smaller is zero in int8; the steps that a group's farthest number may be.
 _LEAST_SCALED = 1e-36
 _STEPS = (-8.0, -8.5, -7.5, -7.0, 7.0, 7.5)
-# Numbers that are rounded at a time.
+# How many numbers are rounded at a time.
 _AT_ONCE = 1 << 24
 
 

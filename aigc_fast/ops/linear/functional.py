@@ -109,7 +109,7 @@ def linear(
         if is_overridden(input, weight, bias) or is_recorded():
             return reference.linear(input, weight, bias, name, slope)
     if is_compiling() and isinstance(input, Tensor) and input.dtype == torch.float32:
-        # Mostly PyTorch's in any case, and a compiler fuses it with what stands around it.
+        # Mostly left to PyTorch anyway, and a compiler fuses it with its surroundings.
         return reference.linear(input, weight, bias, name, slope)
     if name == "none" and _is_at_once(input, weight):
         try:

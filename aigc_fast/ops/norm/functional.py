@@ -30,7 +30,7 @@ from aigc_fast.runtime.recording import (
     tracing_state,
 )
 
-# What PyTorch raises besides `REFUSALS`: one value per group, no groups at all.
+# PyTorch raises more than `REFUSALS`: for one value per group, and for no groups.
 NOT_FITTING = (*REFUSALS, ValueError, ZeroDivisionError)
 RUNNING_STATISTICS = "running statistics: PyTorch's own norm keeps and takes them"
 
@@ -286,7 +286,7 @@ def layer_norm(
         if found is not None:
             return found
     if is_compiling() and isinstance(input, Tensor) and input.dtype == torch.float32:
-        # What is PyTorch's in any case, a compiler fuses with what stands around it.
+        # Always left to PyTorch in eager mode; a compiler fuses it with its surroundings.
         return reference.layer_norm(input, weight, bias, normalized_shape, eps, name, slope)
     if _is_at_once(input, is_light_for_rows):
         try:

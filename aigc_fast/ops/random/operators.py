@@ -29,7 +29,7 @@ def _fake_key(like: Tensor) -> Tensor:
     return like.new_empty(2, dtype=torch.int64)
 
 
-# Opaque to torch.compile, which would otherwise draw from a generator of its own.
+# Opaque to torch.compile, which would otherwise draw from its own generator.
 LIBRARY.define("random_key(Tensor like) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
 LIBRARY.impl("random_key", _draw, "CompositeExplicitAutograd")
 torch.library.register_fake("aigc_fast::random_key", _fake_key, lib=LIBRARY)

@@ -141,7 +141,7 @@ def uniform(out: Tensor, size: Sequence[int], key: Tensor, dtype: torch.dtype) -
 def _drop(out: Tensor, input: Tensor, key: Tensor, p: float) -> None:
     if n := input.numel():
         with current(out):
-            # A signed number of 32 bits whatever p is.
+            # A signed 32-bit number, whatever p is.
             below = keep_below(p) - 2**31
             _dropout[_grid(n)](out, input, n, key, below, keep_scale(p), SIZE=BLOCK)
 

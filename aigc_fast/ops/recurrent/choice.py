@@ -126,7 +126,7 @@ def _leave_card(
     input: Tensor, batch_sizes: Tensor | None, states: Sequence[Tensor], params: Sequence[Tensor], options: Options
 ) -> Reason:
     """Why a call elsewhere than on the CPU is PyTorch's own, or None."""
-    # Of these PyTorch has no kernel.
+    # PyTorch has no kernel for these.
     if (
         options.mode == LAYER_NORM_LSTM
         and cuda.unsupported(input, batch_sizes, states, params, *options, False) is None

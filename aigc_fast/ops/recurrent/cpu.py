@@ -124,7 +124,7 @@ def plan_of(
 ) -> Plan:
     """The plan of this call, and of all others of its signature on this level."""
     sizes = sizes_of(input, batch_sizes, states, options)
-    # A digest of some cache lines costs little beside one step; of whole weights, beside many.
+    # A digest of some cache lines is cheap compared with one step, one of whole weights compared with many.
     uses = MANY_USES if sizes.rows >= MANY_USES else 1
     packings = _packings(params, options, uses, weights)
     dense = input.dtype == torch.float32 and (input.stride(-1) == 1 or input.shape[-1] == 1)

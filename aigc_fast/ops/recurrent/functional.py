@@ -20,7 +20,7 @@ from aigc_fast.runtime.operator import kind_of_call
 from aigc_fast.runtime.recording import is_recorded, is_symbolic, record
 from aigc_fast.runtime.weights import AS_THEY_ARE
 
-# Bound here, so that these functions may be put in their places.
+# Bound here, so that PyTorch's functions can be replaced by these.
 PYTORCHS: dict[int, Callable[..., Any]] = {
     RNN_TANH: torch._VF.rnn_tanh,
     RNN_RELU: torch._VF.rnn_relu,

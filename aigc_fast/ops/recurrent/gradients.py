@@ -18,7 +18,8 @@ def fill_params(to_params: Sequence[Tensor], to_gates: Tensor, input: Tensor, be
     multiply(to_gates[:, :count].t(), input, of_input)
     if options.has_biases:
         torch.sum(to_gates[:, :count], 0, out=biases[0])
-    # Of a GRU's new gate the sum with the hidden state lies within the reset gate: it is a fourth one.
+    # In a GRU's new gate, the product with the hidden state is multiplied by the reset gate: it counts as a fourth
+    # gate.
     same = 2 * hidden if options.mode == GRU else count
     multiply(to_gates[:, :same].t(), before, of_hidden[:same])
     if options.has_biases:

@@ -76,7 +76,7 @@ def _padding(weight: Tensor) -> tuple[int, ...]:
 def _setup(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) -> None:
     outputs, _, kept = output
     ctx.mark_non_differentiable(kept)
-    # Zeros for what was kept would take as long as a step.
+    # Filling what is kept with zeros would take as long as a step.
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs[:4], outputs, kept)
 

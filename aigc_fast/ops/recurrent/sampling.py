@@ -21,7 +21,7 @@ from aigc_fast.runtime.arguments import check_types, number, whole
 from aigc_fast.runtime.backends import Choice
 from aigc_fast.runtime.weights import weights_code
 
-# So many tokens are drawn by one native call, after which Python sees to its signals.
+# Tokens that one native call draws, after which Python can handle signals.
 AT_ONCE = 1024
 
 

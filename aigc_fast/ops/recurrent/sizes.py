@@ -15,7 +15,7 @@ MODES = "RNN_TANH", "RNN_RELU", "LSTM", "GRU", "LAYER_NORM_LSTM"
 CODES = dict(zip(MODES, native.codes("recurrent_modes", *MODES), strict=True))
 RNN_TANH, RNN_RELU, LSTM, GRU, LAYER_NORM_LSTM = CODES.values()
 GATES = {RNN_TANH: 1, RNN_RELU: 1, LSTM: 4, GRU: 3, LAYER_NORM_LSTM: 4}
-# Those with a second state.
+# The cells with a second state.
 WITH_CELLS = frozenset((LSTM, LAYER_NORM_LSTM))
 # Numbers of a hidden unit that a step leaves for backward: its activated gates, of a GRU the product within its reset
 # gate besides, of a normalized LSTM the products with the hidden state.

@@ -40,7 +40,7 @@ def _sampled(op: Operator, mu: Tensor, logvar: Tensor, generator: torch.Generato
         return z if op is REPARAMETERIZE else (z, reference.kl_standard_normal(mu, logvar))
     if rows.layouts and generator is None:
         return rows.drawn(lambda key, mu, logvar: op(mu, logvar, key), draw_key(mu), mu, logvar)
-    # Small samples take less time than the op's call, and nothing asks for the key of these again.
+    # Small samples take less time than the op's call, and nothing needs the key of these again.
     if generator is None and not mu.requires_grad and is_plain(mu, logvar) and cpu.unsupported(mu) is None:
         return op.runs["cpu"](mu, logvar, passing_key())
     return op(mu, logvar, draw_key(mu, generator))
