@@ -13,14 +13,14 @@ from aigc_fast.wording import three_digits
 
 START, END = "<!-- speed: made by bench/run.py --readme -->", "<!-- /speed -->"
 INTRODUCTION = (
-    "Medians in milliseconds; ours and all peers in turns, in one run, after each result was held to float64. The "
-    "peer is the fastest of PyTorch contiguous, PyTorch channels_last and, forward in float32, ONNX Runtime; of a "
-    "recursion, of scipy's `lfilter`, a loop in numba and torchlpc; of recurrent networks, of PyTorch with oneDNN and "
-    "without, its cells and ONNX Runtime; of decoding, of transformers, CTranslate2 and ik_llama.cpp. Speed is the "
-    "peer's time over ours, with its quartiles over the rounds; the last column is the share of what the machine "
-    "reached in that run in matrix products, or in reading or copying memory. Rows that we lose stay; all other rows "
-    "are in `bench/results`. `aigc-fast bench` measures on your machine, `python bench/run.py --readme` writes this "
-    "section."
+    "Medians in milliseconds; ours and all peers take turns in one run, after each result was checked against "
+    "float64. The peer is the fastest of PyTorch contiguous, PyTorch channels_last and, forward in float32, "
+    "ONNX Runtime; for recursions, of scipy's `lfilter`, a loop in numba and torchlpc; for recurrent "
+    "networks, of PyTorch with and without oneDNN, its cells and ONNX Runtime; for decoding, of transformers, "
+    "CTranslate2 and ik_llama.cpp. Speed is the peer's time divided by ours, with its quartiles over the "
+    "rounds; the last column is the share of what the machine reached in that run in matrix products, or in "
+    "reading or copying memory. Rows that we lose are always shown; all other rows are in `bench/results`. "
+    "`aigc-fast bench` measures on your machine, `python bench/run.py --readme` writes this section."
 )
 TITLES = {
     "models": (
@@ -29,42 +29,45 @@ TITLES = {
     ),
     "conv_transpose": (
         "Transposed convolution",
-        "Layers of GANs, vocoders and U-Nets; kernel 4, stride 2, padding 1 where nothing else is said.",
+        "Layers of GANs, vocoders and U-Nets; kernel 4, stride 2, padding 1 unless stated otherwise.",
     ),
-    "attention": ("Attention", "`scaled_dot_product_attention` of prompts, single tokens and windows."),
+    "attention": ("Attention", "`scaled_dot_product_attention` for prompts, single tokens and windows."),
     "linear": ("Linear layers", "`linear` with the activation that follows, without gradients."),
     "norm": ("Norms", "`group_norm`, `instance_norm` and `layer_norm`, each with the activation that follows."),
-    "recursion": ("AR recursion", "`ar_recursion`, and `sample_wise_lpc` where each step has its own coefficients."),
+    "recursion": ("AR recursion", "`ar_recursion`, and `sample_wise_lpc` for time-varying coefficients."),
     "recurrent": (
         "Recurrent networks",
-        "`nn.LSTM`, `nn.GRU` and `nn.RNN` as many inputs as hidden units, one sequence where nothing is said.",
+        "`nn.LSTM`, `nn.GRU` and `nn.RNN` with as many inputs as hidden units; one sequence unless stated otherwise.",
     ),
     "sampling": (
-        "Drawing characters",
-        "64 characters, an embedding and a head: one call of `sample` against loops that end in `torch.multinomial`.",
+        "Sampling characters",
+        "64 characters, an embedding and a head: one call of `sample` against loops with `torch.multinomial`.",
     ),
     "decode": (
         "Decoding",
-        "transformers' own objects after `optimize`, or our models, the faster of the two; random weights but "
-        "SmolLM2-135M-Instruct's. Smaller weights stand against transformers in float32, bfloat16 against bfloat16.",
+        "transformers' own models after `optimize`, or our models, the faster of the two; with random "
+        "weights, except for SmolLM2-135M-Instruct. Quantized weights are compared with transformers in "
+        "float32, bfloat16 with bfloat16.",
     ),
     "decode_costs": (
         "What decoding costs",
-        "GPT-2 small, one way of ours against another: speed 0.80× is a step of 5 rows that takes 1.25 times as long "
-        "as one of one row. Loading, packing included, stands against transformers' loading.",
+        "GPT-2 small, one of our own ways compared with another: 0.80× for a step of 5 rows means that it "
+        "takes 1.25 times as long as a step of one row. Loading, including packing, is compared with "
+        "transformers' loading.",
     ),
     "reparameterize": ("Reparameterised sampling", "`reparameterize_kl` against the formula in PyTorch's operators."),
     "dropout": ("Dropout", "Forward and backward."),
     "seq2seq": (
         "Encoder-decoder",
-        "A training step of `Seq2SeqTransformer` against the same on `torch.nn.Transformer`; answers against loops "
-        "that keep keys and values, over the weights of `torch.nn.TransformerDecoderLayer`, the encoder included.",
+        "A training step of `Seq2SeqTransformer` against one of `torch.nn.Transformer`; answers against loops "
+        "with cached keys and values over the weights of `torch.nn.TransformerDecoderLayer`, including the "
+        "encoder.",
     ),
     "examples": (
         "Each public function",
         "The typical call that `aigc-fast explain` shows; against our reference where PyTorch has no such function.",
     ),
-    "adversarial": ("What nobody tunes for", "Convolutions far from those that the kernels were made for."),
+    "adversarial": ("What nobody tunes for", "Convolutions far from those that the kernels were designed for."),
 }
 """Of each op: the heading, and a sentence."""
 
