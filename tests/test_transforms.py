@@ -372,13 +372,13 @@ def test_gradients_in_a_batch(name: str) -> None:
         output = case.ours(*tensors)
     if not output.requires_grad:
         pytest.skip("nothing can be differentiated")
-    first = batched_gradients([output], tensors)
+    first = checked_batched_gradients([output], tensors)
     wanted = [gradient for gradient in first if gradient.requires_grad]
     if wanted:
-        batched_gradients(wanted, tensors)
+        checked_batched_gradients(wanted, tensors)
 
 
-def batched_gradients(outputs: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
+def checked_batched_gradients(outputs: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
     """Of three gradients at once, which are those of one after the other."""
     options: dict[str, Any] = {"retain_graph": True, "create_graph": True, "allow_unused": True}
     batch = [torch.randn(3, *output.shape) for output in outputs]

@@ -25,7 +25,7 @@ def coeffs(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return stable_coeffs(torch.randn(*shape, dtype=torch.float64)).to(dtype)
 
 
-def same(found: Tensor, expected: Tensor) -> None:
+def assert_same(found: Tensor, expected: Tensor) -> None:
     """The same values where they are finite, and infinity and NaN in the same places."""
     finite = expected.isfinite()
     assert torch.equal(finite, found.isfinite())
@@ -41,7 +41,7 @@ def test_emulated_unstable_filters_overflow_step_by_step(place: Place) -> None:
     expected = reference.recursion(x, c, None)
     assert expected.isinf().any()
     with place.in_force():
-        same(AF.ar_recursion(x, c), expected)
+        assert_same(AF.ar_recursion(x, c), expected)
 
 
 @IN_ORDERS
@@ -54,8 +54,8 @@ def test_emulated_what_is_not_finite_lasts(value: float, varying: bool, place: P
         c = c[:, None].expand(2, 1500, 3).contiguous()
     with place.in_force():
         found = RECURSION(x, c, None, 1), RECURSION_TRANSPOSED(x, c, 1)
-    same(found[0], reference.recursion(x, c, None))
-    same(found[1], reference.recursion_transposed(x, c))
+    assert_same(found[0], reference.recursion(x, c, None))
+    assert_same(found[1], reference.recursion_transposed(x, c))
 
 
 @IN_ORDERS
@@ -170,7 +170,7 @@ def test_emulated_chains_of_what_is_not_finite_or_grows(value: float, place: Pla
     with place.in_force():
         found = RECURSION(x, c, state, 1)
     with aigc_fast.backend("cpu"):
-        same(found, RECURSION(x, c, state, 1))
+        assert_same(found, RECURSION(x, c, state, 1))
 
 
 @pytest.mark.parametrize("shift", [0, 1])
