@@ -221,6 +221,9 @@ TRANSPOSED = [
     # Windows along one dimension, while along another dilation drives the phases of a window apart.
     Convolution(2, 17, 24, (9, 16), 2, (2, 1), (0, 1), 0, (3, 1)),
     Convolution(2, 24, 17, (7, 13), (3, 4), (3, 2), (1, 0), 0, (2, 1)),
+    # One channel per group, in several vectors, tiles and phases.
+    Convolution(2, 70, 70, (9, 140), 4, 2, 1, groups=70),
+    Convolution(1, 33, 33, (5, 7, 6), (3, 2, 5), (1, 2, 1), 1, dilation=(1, 3, 2), groups=33),
 ]
 
 PLAIN = [
@@ -249,6 +252,11 @@ PLAIN = [
     Convolution(2, 72, 65, (23, 25), 5, 2, 2, transposed=False),
     Convolution(2, 90, 96, (36, 34), 4, 2, 1, transposed=False),
     Convolution(2, 40, 6, (3, 20, 33), 3, 1, 2, dilation=2, transposed=False),
+    # One channel per group, in several vectors and tiles.
+    Convolution(2, 70, 70, (150, 31), 7, 1, 3, groups=70, transposed=False),
+    Convolution(1, 33, 33, (700,), 31, 1, 15, groups=33, transposed=False),
+    Convolution(3, 64, 64, (21, 18), (5, 3), 2, (2, 1), groups=64, transposed=False),
+    Convolution(2, 19, 19, (5, 9, 8), (3, 1, 4), (1, 3, 1), 1, dilation=(2, 1, 1), groups=19, transposed=False),
 ]
 
 FEW_CONVOLUTIONS = [*(TRANSPOSED[i] for i in (1, 14, 16, 18, 22, 29, 30)), *(PLAIN[i] for i in (1, 6, 13))]

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "cpu/conv_transpose/col2im.h"
+#include "cpu/conv_transpose/depthwise.h"
 #include "cpu/conv_transpose/matrix.h"
 #include "cpu/conv_transpose/narrow.h"
 #include "cpu/conv_transpose/parts.h"
@@ -141,6 +142,22 @@ bool lines_hold(const Axis& a) {
         for (int64_t step = 0; step < a.count(phase); ++step)
             claims.holds(row[a.output(phase, step)] == sums[phase * a.steps() + step], "a sum in another place",
                          a.output(phase, step));
+    return claims.kept;
+}
+
+// Depthwise packs the taps of a line in the order of what they read, and takes them for equally far apart.
+bool spreads_hold(const Axis& a) {
+    Claims claims{a, "depthwise"};
+    for (int64_t phase = 0; phase < a.phases(); ++phase) {
+        const int64_t count = a.taps(phase), spread = DepthwiseTiles::spread(a, phase);
+        int64_t lowest = INT64_MAX, rank = 0;
+        a.each_tap(phase, [&](int64_t tap) { lowest = least(lowest, a.offset(phase, tap)); });
+        a.each_tap(phase, [&](int64_t tap) {
+            const int64_t place = a.transposed ? count - 1 - rank : rank;
+            claims.holds(a.offset(phase, tap) == lowest + place * spread, "a tap reads another input", tap);
+            ++rank;
+        });
+    }
     return claims.kept;
 }
 
@@ -320,7 +337,7 @@ struct Kept {
 
 void examine(const Axis& a, Kept& kept) {
     kept.axes.push_back(a);
-    kept.phases &= phases_cover(a) && boxes_hold(a) && parts_cover(a);
+    kept.phases &= phases_cover(a) && boxes_hold(a) && spreads_hold(a) && parts_cover(a);
     for (const Apart& way : ways_of(a))
         kept.windows[way.phases][way.long_rows] &= WindowClaims(a, way).keep();
     kept.lines &= lines_hold(a);

@@ -78,6 +78,16 @@ static inline bool any(vi lanes) {
     return found != 0;
 }
 
+// Kept in a register for all that uses it, where the compiler would read memory again for each of them.
+static inline vf in_register(vf x) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(x));
+#elif defined(__SSE__)
+    asm("" : "+x"(x));
+#endif
+    return x;
+}
+
 static inline vf multiply_add(vf sum, float a, vf b) { return sum + a * b; }
 
 // out[c * out_stride + r] = in[r * in_stride + c] for at most TRANSPOSED rows and columns.

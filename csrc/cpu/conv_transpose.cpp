@@ -3,6 +3,7 @@
 #include "core/kernel.h"
 #include "cpu/conv_transpose/activation_gradient.h"
 #include "cpu/conv_transpose/col2im.h"
+#include "cpu/conv_transpose/depthwise_weight_gradient.h"
 #include "cpu/conv_transpose/im2col_weight_gradient.h"
 #include "cpu/conv_transpose/matrix.h"
 #include "cpu/conv_transpose/narrow.h"
@@ -68,6 +69,8 @@ int64_t conv_algorithm(const int64_t* in_layout, const int64_t* out_layout, cons
     const Geometry g(geometry, in, out);
     if (Matrix::fits(g))
         return MATRIX;
+    if (Depthwise::fits(g))
+        return DEPTHWISE;
     if (Col2im::fits(g))
         return COL2IM;
     if (Narrow::fits(g))
@@ -79,11 +82,13 @@ int64_t conv_algorithm(const int64_t* in_layout, const int64_t* out_layout, cons
     return suits_winograd(Windows(g), in, LEAST_CHANNELS) ? WINOGRAD : DIRECT;
 }
 
-// 1 where conv_weight_gradient takes the Winograd windows of the convolution from large to small.
+// Which algorithm conv_weight_gradient takes for the convolution from large to small.
 int64_t conv_weight_gradient_algorithm(const int64_t* large_layout, const int64_t* small_layout,
                                        const int64_t* geometry) {
     const Image large(nullptr, FLOAT32, large_layout), small(nullptr, FLOAT32, small_layout);
     const Geometry g(geometry, large, small);
+    if (Depthwise::fits(g))
+        return DEPTHWISE;
     return gradient_suits_winograd(Windows(g), large, small) ? WINOGRAD : DIRECT;
 }
 
@@ -101,6 +106,8 @@ int64_t conv_packed_size(const int64_t* in_layout, const int64_t* out_layout, co
     }
     case MATRIX:
         return Matrix(g, out).weight_size();
+    case DEPTHWISE:
+        return Depthwise::weight_size(g);
     case NARROW:
     case COL2IM:
         return Narrow::weight_size(g);
@@ -126,6 +133,8 @@ int64_t conv_pack(void* data, int64_t dtype, const int64_t* weight_strides, cons
         Matrix(g, out).pack(weight, packed);
         return 1;
     }
+    if (algorithm == DEPTHWISE)
+        return Depthwise::pack(g, weight, packed);
     if (algorithm == NARROW || algorithm == COL2IM)
         return Narrow::pack(g, weight, packed);
     if (algorithm == DIRECT_BF16 || algorithm == DIRECT_SPLIT)
@@ -143,6 +152,8 @@ bool run_algorithm(int64_t algorithm, const Geometry& g, const Image& in, const 
         Matrix(g, out).run(in, packed, epilogue);
     else if (algorithm == COL2IM)
         Col2im(g, in, out, packed, epilogue).run();
+    else if (algorithm == DEPTHWISE)
+        Depthwise(g, in, out, packed, epilogue).run();
     else if (algorithm == NARROW)
         Narrow(g, in, out, packed, epilogue).run();
     else if (algorithm == DIRECT_BF16 || algorithm == DIRECT_SPLIT)
@@ -154,8 +165,8 @@ bool run_algorithm(int64_t algorithm, const Geometry& g, const Image& in, const 
 
 // in, out: (N, C, D, H, W) by sizes and strides (10 numbers); packed: from conv_pack; bias: floats or null.
 // in_activation, in_slope: what meets the input before, which keeps 0; reflects: whether the padding mirrors the input.
-// added: what is added after the activation, floats of the output's layout, or null. DIRECT and WINOGRAD take all of
-// these, of floats, NARROW and COL2IM the first alone, the others none.
+// added: what is added after the activation, floats of the output's layout, or null. DIRECT, WINOGRAD and DEPTHWISE
+// take all of these, of floats, NARROW and COL2IM the first alone, the others none.
 // Returns 1, or 0 where the input holds values that this algorithm must not see: call again with the direct one.
 int64_t conv_forward(void* in_data, int64_t in_dtype, const int64_t* in_layout, const float* packed, const float* bias,
                      void* out_data, int64_t out_dtype, const int64_t* out_layout, const int64_t* geometry,
@@ -170,7 +181,7 @@ int64_t conv_forward(void* in_data, int64_t in_dtype, const int64_t* in_layout, 
     const Geometry g(geometry, in, out);
     const Epilogue epilogue{bias, activation, static_cast<float>(slope)};
     // The others cut their work into bands that share nothing.
-    if (algorithm == MATRIX || algorithm == COL2IM || algorithm == NARROW)
+    if (algorithm == MATRIX || algorithm == COL2IM || algorithm == NARROW || algorithm == DEPTHWISE)
         return run_algorithm(algorithm, g, in, out, packed, epilogue);
     const Parts parts(g, in, out, g.taps() * g.in_channels * out.channels, PARTS_PER_THREAD);
     return parts.for_each([&](int64_t, const Part& part) {
@@ -200,6 +211,8 @@ void conv_weight_gradient(void* large_data, const int64_t* large_layout, void* s
     const Geometry g(geometry, large, small);
     if (Im2colWeightGradient::fits(g, large, small))
         return Im2colWeightGradient(g, large, small).run(static_cast<float*>(out));
+    if (Depthwise::fits(g))
+        return DepthwiseWeightGradient(g, large, small).run(out, dtype);
     const Windows windows(g);
     if (!gradient_suits_winograd(windows, large, small) ||
         !WinogradWeightGradient(windows, large, small).run(out, dtype))

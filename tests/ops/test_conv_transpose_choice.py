@@ -186,7 +186,7 @@ def test_weight_gradients_left_to_pytorch_by_other_makers_processors(
     shape = (channels[1], channels[0], kernel, kernel)
     plan = make_plan(tuple(large.shape), shape, None, (1, 1), (0, 0), (0, 0), (1, 1), 1, False)
     small = torch.empty(plan.output_shape, device="meta").to(memory_format=layout)
-    assert (choice.weight_gradient_slower(large, small, plan, winograd=False) is not None) == left
+    assert (choice.weight_gradient_slower(large, small, plan, "direct") is not None) == left
 
 
 @pytest.mark.parametrize(
@@ -303,11 +303,43 @@ class TestRemembered:
 
 
 @needs_native
+@pytest.mark.parametrize(
+    ("size", "kernel", "dtype", "layout", "left", "left_with_gradients"),
+    [
+        ((2, 64, 56, 56), 3, torch.float32, torch.contiguous_format, False, False),
+        ((2, 64, 56, 56), 3, torch.float32, torch.channels_last, True, True),
+        ((2, 64, 56, 56), 7, torch.float32, torch.channels_last, False, False),
+        ((8, 512, 7, 7), 7, torch.float32, torch.contiguous_format, True, False),
+        ((2, 64, 56, 56), 7, torch.bfloat16, torch.contiguous_format, True, False),
+        ((2, 64, 560), 3, torch.bfloat16, torch.contiguous_format, False, False),
+        ((1, 32, 8, 28, 28), 3, torch.float32, torch.contiguous_format, False, False),
+    ],
+)
+def test_depthwise_is_left_where_pytorchs_is_as_fast(
+    size: tuple[int, ...],
+    kernel: int,
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+    left: bool,
+    left_with_gradients: bool,
+) -> None:
+    input = torch.randn(size, dtype=dtype).contiguous(memory_format=layout)
+    dims, channels = len(size) - 2, size[1]
+    weight = torch.randn(channels, 1, *[kernel] * dims, dtype=dtype)
+    arguments = {"padding": kernel // 2, "groups": channels}
+    for wanted, expected in ((False, left), (True, left_with_gradients)):
+        found = aigc_fast.explain(f"conv{dims}d", input, weight.requires_grad_(wanted), **arguments)
+        assert (found.chosen == "reference") == (expected or left), found
+        output = getattr(AF, f"conv{dims}d")(input, weight, **arguments)
+        assert not wanted or output.grad_fn.name().startswith("Conv" if expected else "conv")
+
+
+@needs_native
 @pytest.mark.parametrize("transposed", [False, True])
 def test_calls_that_want_gradients_are_remembered_for_whom_they_are(transposed: bool) -> None:
     function = AF.conv_transpose2d if transposed else AF.conv2d
     input = torch.randn(2, 64, 14, 14)
-    for groups in (64, 1):
+    for groups in (32, 1):
         weight = torch.randn(64, 64 // groups, 3, 3, requires_grad=True)
         first, again = (function(input, weight, padding=1, groups=groups) for _ in range(2))
         assert again.grad_fn.name() == first.grad_fn.name()

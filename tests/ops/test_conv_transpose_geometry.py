@@ -64,6 +64,7 @@ CHANNELS = {
     "windows of the weight gradient": Channels(72, 70, 1, 2, 7),
     "few inputs": Channels(3, 11),
     "few outputs": Channels(11, 3),
+    "depthwise": Channels(18, 18, 18),
 }
 SETTINGS = list(product(range(1, 5), repeat=3))  # kernel, stride, dilation
 MOST_PADDING = 4
@@ -172,4 +173,4 @@ def test_the_sweep(algorithm: str, transposed: bool, dims: int) -> None:
 @needs_native
 def test_the_sweep_meets_every_algorithm() -> None:
     met = {forward_algorithm(case) for name in CHANNELS for kind in (True, False) for case in cases(name, kind, 2)}
-    assert met >= {cpu.DIRECT, cpu.WINOGRAD, cpu.NARROW, cpu.COL2IM}
+    assert met >= {cpu.DIRECT, cpu.WINOGRAD, cpu.NARROW, cpu.COL2IM, cpu.DEPTHWISE}

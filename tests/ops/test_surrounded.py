@@ -27,6 +27,7 @@ PLAIN = {
     "over the taps, strided": ((3, 17, 33, 31), (40, 17, 3, 3), 2, 1, 1),
     "a pixel's taps": ((2, 48, 517), (80, 48, 1), 1, 0, 1),
     "three axes": ((2, 20, 9, 17, 19), (24, 20, 3, 3, 3), 1, 1, 1),
+    "depthwise": ((2, 40, 23, 37), (40, 1, 5, 5), 1, 2, 1),
 }
 FEW = {
     "few outputs": ((2, 32, 53, 47), (3, 32, 3, 3), 1, 1, 1),
@@ -39,6 +40,7 @@ MIRRORED = {
     "over the taps, as far as it goes": ((2, 24, 5), (80, 24, 7), (4, 4)),
     "a large map in parts": ((1, 16, 217, 231), (24, 16, 5, 5), (2, 2, 2, 2)),
     "windows of a row": ((1, 128, 331), (112, 128, 7), (3, 3)),
+    "depthwise": ((2, 40, 23, 37), (40, 1, 5, 5), (2, 2, 2, 2)),
 }
 ENTRIES = {"none": 0.0, "relu": 0.0, "leaky_relu": 0.2, "elu": 0.7, "silu": 0.0, "gelu": 0.0}
 
@@ -67,8 +69,8 @@ def check(found: Tensor | None, plain: Callable[..., Tensor], *tensors: Tensor) 
 
 
 def sizes_of(case: tuple) -> tuple:
-    shape, _, *sizes = case
-    return *((size,) * (len(shape) - 2) for size in sizes), 1
+    shape, weight, *sizes = case
+    return *((size,) * (len(shape) - 2) for size in sizes), shape[1] // weight[1]
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -117,7 +119,7 @@ def test_the_border_mirrors_the_input(name: str, entry: str, turned: bool) -> No
     if turned and input.dim() == 4:
         input = input.contiguous(memory_format=torch.channels_last)
     axes = len(shape) - 2
-    sizes = (1,) * axes, (0,) * axes, (1,) * axes, 1
+    sizes = (1,) * axes, (0,) * axes, (1,) * axes, shape[1] // kernel[1]
 
     def plain(input: Tensor, weight: Tensor) -> Tensor:
         input = torch.nn.functional.pad(FUNCTIONS[entry](input, 1.0), border, "reflect")

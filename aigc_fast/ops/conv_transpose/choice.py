@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 
 from aigc_fast.ops.conv_transpose.limits import (
+    DEPTHWISE_KERNEL,
+    DEPTHWISE_MANY,
+    DEPTHWISE_SMALL_PIXELS,
+    DEPTHWISE_STRIDED_PIXELS,
     FEW_CHANNELS,
     GRADIENT_CHANNELS,
     GRADIENT_FEW_POSITIONS,
@@ -96,6 +100,25 @@ def _few_per_group(channels: int, groups: int) -> str | None:
     return f"{channels // groups} channels per group: too few to fill a vector"
 
 
+def _is_depthwise(input: Tensor, plan: Plan) -> bool:
+    return 1 < plan.geometry[-2] == input.shape[1] == plan.output_shape[1]
+
+
+def _depthwise_slower(input: Tensor, plan: Plan, channels_last: bool, gradients: bool = False) -> str | None:
+    """Why PyTorch's depthwise convolution is preferred, or with all its gradients, or None."""
+    kernel, stride, pixels = max(plan.geometry[:3]), max(plan.geometry[3:6]), prod(input.shape[2:])
+    is_narrow = kernel <= DEPTHWISE_KERNEL
+    if input.dtype != torch.float32 and input.dim() > 3 and (is_narrow or not gradients):
+        return "depthwise in bfloat16: PyTorch's is faster"
+    if input.dim() != 4 or (gradients and not is_narrow):
+        return None
+    if channels_last and (is_narrow or (stride > 1 and pixels >= DEPTHWISE_STRIDED_PIXELS)):
+        return f"depthwise, kernel {kernel}, stride {stride}, in channels_last: PyTorch's is as fast"
+    if stride == 1 and pixels <= DEPTHWISE_SMALL_PIXELS and input.numel() >= DEPTHWISE_MANY:
+        return f"depthwise on {input.shape[1]} maps of {pixels} pixels: PyTorch's is as fast"
+    return None
+
+
 def _amx(dtype: torch.dtype) -> str | None:
     if dtype != torch.bfloat16 or native.level() != "amx":
         return None
@@ -126,6 +149,8 @@ def leave_gradients(input: Tensor, weight: Tensor, plan: Plan) -> str | None:
     if pixels_apart and input.dtype == torch.float32 and _regions_elsewhere(input.dtype, plan) is not None:
         # 12 of 2 to 2,147 million multiply-adds took 0.90 to 1.09 of PyTorch's speed; measured as the table.
         return "a kernel of one pixel in channels_last: PyTorch's products need no rearranging"
+    if _is_depthwise(input, plan):
+        return _depthwise_slower(input, plan, memory_format(input, weight) != torch.contiguous_format, gradients=True)
     return _few_per_group(max(input.shape[1], plan.output_shape[1]), groups)
 
 
@@ -216,7 +241,7 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, algorithm: str) ->
         input: (N, C_in, ...).
         weight: of the convolution.
         plan: of the convolution.
-        algorithm: of ours, one of "direct", "winograd", "narrow", "col2im" and "other".
+        algorithm: of ours, one of "direct", "winograd", "narrow", "col2im", "depthwise" and "other".
     """
     *_, groups, transposed = plan.geometry
     in_channels = input.shape[1] // groups
@@ -224,6 +249,8 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, algorithm: str) ->
     channels_last = memory_format(input, weight) != torch.contiguous_format
     if is_light(input, weight, groups, transposed, gradients=False):
         return "small: PyTorch's call costs less"
+    if algorithm == "depthwise":
+        return _depthwise_slower(input, plan, channels_last)
     few_per_group = _few_per_group(plan.output_shape[1], groups)
     if few_per_group:
         return few_per_group
@@ -278,8 +305,17 @@ def _weight_gradient_is_as_fast(channels: int, plan: Plan) -> str:
     return f"{channels} channels of the larger map, kernel {plan.geometry[:3]}: PyTorch's weight gradient is as fast"
 
 
-def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, winograd: bool) -> str | None:
-    """Why PyTorch's weight gradient is preferred for the convolution from `large` to `small`, or None."""
+def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, algorithm: str) -> str | None:
+    """Why PyTorch's weight gradient is preferred for the convolution from `large` to `small`, or None.
+
+    Args:
+        large, small: the two maps.
+        plan: of the convolution.
+        algorithm: of ours, one of "direct", "winograd" and "depthwise".
+    """
+    winograd = algorithm == "winograd"
+    if algorithm == "depthwise":
+        return None
     channels_last = memory_format(large, small) != torch.contiguous_format
     channels, pixels = large.shape[1] // plan.geometry[-2], prod(large.shape[2:])
     if not _is_of_floats(large.dtype, plan) and rounds_natively() and not plan.is_matrix:

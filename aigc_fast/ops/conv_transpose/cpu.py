@@ -28,8 +28,10 @@ from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
 from aigc_fast.runtime.precision import factors_for
 
 DTYPES = {dtype: dtypes.DTYPES[dtype] for dtype in (torch.float32, torch.bfloat16)}
-_ALGORITHMS = "DIRECT", "WINOGRAD", "NARROW", "COL2IM", "DIRECT_BF16", "DIRECT_SPLIT", "MATRIX"
-DIRECT, WINOGRAD, NARROW, COL2IM, DIRECT_BF16, DIRECT_SPLIT, MATRIX = native.codes("conv_algorithms", *_ALGORITHMS)
+_ALGORITHMS = "DIRECT", "WINOGRAD", "NARROW", "COL2IM", "DIRECT_BF16", "DIRECT_SPLIT", "MATRIX", "DEPTHWISE"
+DIRECT, WINOGRAD, NARROW, COL2IM, DIRECT_BF16, DIRECT_SPLIT, MATRIX, DEPTHWISE = native.codes(
+    "conv_algorithms", *_ALGORITHMS
+)
 ALGORITHMS = {
     DIRECT: "direct: a product over the taps of each phase",
     WINOGRAD: "Winograd: products over windows that all phases share",
@@ -38,9 +40,10 @@ ALGORITHMS = {
     DIRECT_BF16: "direct: a product of bfloat16 over the taps of each phase",
     DIRECT_SPLIT: "direct: float32 as sums of two bfloat16",
     MATRIX: "a single pixel: a product of matrices",
+    DEPTHWISE: "depthwise: channels fill the vectors",
 }
 # The kinds that the choice between these and PyTorch's distinguishes.
-KINDS = {DIRECT: "direct", WINOGRAD: "winograd", NARROW: "narrow", COL2IM: "col2im"}
+KINDS = {DIRECT: "direct", WINOGRAD: "winograd", NARROW: "narrow", COL2IM: "col2im", DEPTHWISE: "depthwise"}
 # Packing this many numbers again costs less than finding them packed.
 SMALL_WEIGHT = 1024
 
@@ -63,8 +66,8 @@ class Surroundings(NamedTuple):
     def suit(self, method: int) -> bool:
         """Whether an algorithm knows of them."""
         if self.reflected is not None or self.added:
-            return method in (DIRECT, WINOGRAD)
-        return self.activation == "none" or method in (DIRECT, WINOGRAD, NARROW, COL2IM)
+            return method in (DIRECT, WINOGRAD, DEPTHWISE)
+        return self.activation == "none" or method in (DIRECT, WINOGRAD, DEPTHWISE, NARROW, COL2IM)
 
 
 ALONE = Surroundings()
@@ -279,11 +282,11 @@ def _packing_at_every_call(
     return run
 
 
-def takes_windows(large: Tensor, small: Tensor, plan: Plan) -> bool:
-    """Whether the weight gradient goes through Winograd windows."""
+def gradient_algorithm(large: Tensor, small: Tensor, plan: Plan) -> str:
+    """The algorithm that the weight gradient takes: a value of `KINDS`; "other" where the kernels cannot take it."""
     if unsupported((large, small)) is not None:
-        return False
-    return bool(native.kernels().conv_weight_gradient_algorithm(layout(large), layout(small), plan.packed_geometry))
+        return "other"
+    return KINDS[native.kernels().conv_weight_gradient_algorithm(layout(large), layout(small), plan.packed_geometry)]
 
 
 def prepare_weight_gradient(large: Tensor, small: Tensor, plan: Plan, weight_shape: Ints) -> Callable[..., Tensor]:

@@ -33,6 +33,14 @@ MOST_PHASES_CHANNELS_LAST = 4
 # PyTorch takes 1.3 to 12 times as long for transposed convolutions of one channel without strides, on maps of more
 # pixels than this; AVX-512, as LEFT_WIDE below.
 ONE_CHANNEL_PIXELS = 64
+# One channel per group in two dimensions, where PyTorch's kernel is as fast or faster: in channels_last up to this
+# kernel (ours is at 0.66 to 1.5 of its speed, with gradients 0.55 to 1.3) and, with a stride, from so many pixels on
+# (0.82 to 1.1); with stride 1 on maps of at most so many pixels, but so many numbers (0.56 to 1.2); and in bfloat16
+# (0.35 to 1.2). Elsewhere ours is 1.05 to 29 times as fast, with gradients of wider kernels 1.8 to 40 times. AVX-512
+# BF16, AMD EPYC (family 26 model 2), 2 threads, torch 2.13.0, 2026-11-30, 93 shapes in both layouts.
+DEPTHWISE_KERNEL = 3
+DEPTHWISE_STRIDED_PIXELS = 3136
+DEPTHWISE_SMALL_PIXELS, DEPTHWISE_MANY = 196, 1 << 17
 # No wider kernel's gradients were measured to win; the same machine.
 WIDEST_KERNEL = 64
 

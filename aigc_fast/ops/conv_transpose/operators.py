@@ -533,7 +533,7 @@ def _prepare_weight_gradient(large: Tensor, small: Tensor, *sizes: Any) -> Runne
 
 def _weight_gradient_slower(large: Tensor, small: Tensor, *sizes: Any) -> Reason:
     plan, _ = _weight_gradient_plan(large, small, *sizes)
-    return choice.weight_gradient_slower(large, small, plan, cpu.takes_windows(large, small, plan))
+    return choice.weight_gradient_slower(large, small, plan, cpu.gradient_algorithm(large, small, plan))
 
 
 _weight_gradient_reference_for = _reference_for(
