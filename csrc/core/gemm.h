@@ -91,9 +91,14 @@ __attribute__((noinline)) static void multiply_tile(const ProductOf<A>& p, int64
 template <int VECTORS>
 constexpr int MOST_ROWS = VECTORS == TILE_VECTORS ? TILE_ROWS : 8;
 
-// Tiles of equal height, or one row less: a last tile of 1 or 2 rows would wait for its own sums.
-template <int VECTORS, class A>
-static void multiply_rows(const ProductOf<A>& p, int64_t rows, int64_t column) {
+struct NothingFollows {
+    void operator()(int64_t, int64_t) const {}
+};
+
+// Tiles of equal height, or one row less: a last tile of 1 or 2 rows would wait for its own sums. Calls done(row,
+// height) after each.
+template <int VECTORS, class A, class Done>
+static void multiply_rows(const ProductOf<A>& p, int64_t rows, int64_t column, const Done& done) {
     for (int64_t tiles = (rows + MOST_ROWS<VECTORS> - 1) / MOST_ROWS<VECTORS>, row = 0; tiles > 0; --tiles) {
         const int64_t height = (rows - row + tiles - 1) / tiles;
         switch (height) {
@@ -124,6 +129,7 @@ static void multiply_rows(const ProductOf<A>& p, int64_t rows, int64_t column) {
             multiply_tile<1, VECTORS>(p, row, column);
             break;
         }
+        done(row, height);
         row += height;
     }
 }
@@ -226,22 +232,33 @@ static bool multiply_in_amx_tiles(const ProductOf<A>&, int64_t, int64_t) {
 }
 
 // Some columns of it: `vectors` from `column` on, as many as a tile has at most.
-template <class A>
-static void multiply_panel(const ProductOf<A>& p, int64_t rows, int64_t column, int64_t vectors) {
+template <class A, class Done = NothingFollows>
+static void multiply_panel(const ProductOf<A>& p, int64_t rows, int64_t column, int64_t vectors,
+                           const Done& done = {}) {
     switch (vectors) {
     case 4:
         if constexpr (TILE_VECTORS == 4)
-            return multiply_rows<4>(p, rows, column);
+            return multiply_rows<4>(p, rows, column, done);
         break;
     case 3:
         if constexpr (TILE_VECTORS > 3)
-            return multiply_rows<3>(p, rows, column);
+            return multiply_rows<3>(p, rows, column, done);
         break;
     case 2:
-        return multiply_rows<2>(p, rows, column);
+        return multiply_rows<2>(p, rows, column, done);
     case 1:
-        return multiply_rows<1>(p, rows, column);
+        return multiply_rows<1>(p, rows, column, done);
     }
+}
+
+// A product of as many vectors as a tile has at most. Calls done(row, height) of some rows as soon as their sums are
+// there, still near: what it stores goes out while the next rows are multiplied.
+template <class A, class Done>
+static void multiply_and_then(const ProductOf<A>& p, int64_t rows, int64_t vectors, const Done& done) {
+    if (multiply_in_amx_tiles(p, rows, vectors))
+        done(0, rows);
+    else
+        multiply_panel(p, rows, 0, vectors, done);
 }
 
 // The whole product: `rows` rows, `vectors` vectors of columns; C and B reach to a full vector.

@@ -159,27 +159,18 @@ Rows<A> rows_of(Scope& scope, const Tensor& input, int64_t step, const Problem& 
     return {rows, made};
 }
 
-// The sums of some rows with a panel: the bias, the activation, and into the output.
+// The sums of some rows with a panel: the bias, the activation, and into the output. A vector of all rows in turn:
+// their activations do not wait for each other.
 template <class T>
-void finish(float* sums, int64_t rows, int64_t panel, const Problem& p, T* out) {
-    const int64_t first = panel * PANEL_WIDTH, width = panel_columns(p.columns, panel);
-    const auto with_bias = [&](const float* row, int64_t i, int64_t n) AIGC_INLINE {
-        return p.bias ? load(row + i) + load_up_to(p.bias + first + i, n) : load(row + i);
-    };
-    if (p.activation != NONE) {
-        for (int64_t r = 0; p.bias && r < rows; ++r)
-            for_each_vector(width, [&](int64_t i, int64_t n) AIGC_INLINE {
-                float* const row = sums + r * PANEL_WIDTH;
-                store(row + i, with_bias(row, i, n));
-            });
-        activate(p.activation, p.slope, sums, rows * PANEL_WIDTH);
-    }
-    for (int64_t r = 0; r < rows; ++r)
-        for_each_vector(width, [&](int64_t i, int64_t n) AIGC_INLINE {
-            const float* const row = sums + r * PANEL_WIDTH;
-            store_up_to(out + r * p.columns + first + i, p.activation != NONE ? load(row + i) : with_bias(row, i, n),
-                        n);
+void finish(const float* sums, int64_t rows, int64_t panel, const Problem& p, T* out) {
+    const int64_t first = panel * PANEL_WIDTH;
+    with_activation(p.activation, p.slope, [&](const auto& f, const auto&) {
+        for_each_vector(panel_columns(p.columns, panel), [&](int64_t i, int64_t n) AIGC_INLINE {
+            const vf bias = p.bias ? load_up_to(p.bias + first + i, n) : vf{};
+            for (int64_t r = 0; r < rows; ++r)
+                store_up_to(out + r * p.columns + first + i, f(load(sums + r * PANEL_WIDTH + i) + bias), n);
         });
+    });
 }
 
 template <class A, class T>
@@ -190,7 +181,7 @@ void run_block(const Rows<A>& in, const A* packed, int64_t panel, int64_t first,
     float* to[ROW_BLOCK];
     for (int64_t r = 0; r < rows; ++r)
         to[r] = sums + r * PANEL_WIDTH;
-    const int64_t none = 0, depth = elements_of<A>(p.depth);
+    const int64_t none = 0, depth = elements_of<A>(p.depth), vectors = panel_vectors(p.columns, panel);
     const A* const weights = packed + panel * depth * PANEL_WIDTH;
     for (int64_t k = 0; k < depth; k += DEPTH_BLOCK) {
         for (int64_t r = 0; r < rows; ++r)
@@ -208,9 +199,13 @@ void run_block(const Rows<A>& in, const A* packed, int64_t panel, int64_t first,
                                    .steps_ahead = DEPTH_BLOCK,
                                    .fetches_all = true,
                                    .run = rows};
-        multiply(product, rows, panel_vectors(p.columns, panel));
+        if (k + DEPTH_BLOCK < depth)
+            multiply(product, rows, vectors);
+        else
+            multiply_and_then(product, rows, vectors, [&](int64_t row, int64_t height) {
+                finish(to[row], height, panel, p, out + (first + row) * p.columns);
+            });
     }
-    finish(sums, rows, panel, p, out + first * p.columns);
 }
 
 template <class A, class T>
