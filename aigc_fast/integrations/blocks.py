@@ -61,13 +61,13 @@ def _leaky_relu(slope: float) -> nn.LeakyReLU:
 
 def _resnet_block_2d(block: Any, input_tensor: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any) -> Any:
     resized = block.upsample is not None or block.downsample is not None
-    if args or kwargs or resized or block.time_embedding_norm != "default":
+    if args or kwargs or resized or block.time_embedding_norm == "scale_shift":
         return NotImplemented
     x = block.conv1(run_together([block.norm1, block.nonlinearity], input_tensor))
     if block.time_emb_proj is not None:
         temb = temb if block.skip_time_act else block.nonlinearity(temb)
         temb = block.time_emb_proj(temb)[:, :, None, None]
-    if temb is not None:
+    if temb is not None and block.time_embedding_norm == "default":
         x = x + temb
     x = block.dropout(run_together([block.norm2, block.nonlinearity], x))
     output = _convolved_and_added(block.conv2, x, lambda: _shortcut(block, input_tensor))

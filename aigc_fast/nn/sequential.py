@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from aigc_fast.ops.conv_transpose.operators import conv_activation, conv_transpo
 from aigc_fast.ops.conv_transpose.plan import CHANNELS_LAST, memory_format
 from aigc_fast.ops.conv_transpose.surrounded import NOTHING, Before, surrounded
 from aigc_fast.runtime.activations import Activation, name_and_slope
-from aigc_fast.runtime.autocast import has_autocast
+from aigc_fast.runtime.autocast import has_autocast, passes_by
 from aigc_fast.runtime.imports import after_import
 from aigc_fast.runtime.lowered import keeps_casts, lowered
 from aigc_fast.runtime.modules import kind_of, stand_ins
@@ -47,6 +47,15 @@ _LAYERS: dict[type[nn.Module], tuple[int | None, Callable[[Any, Tensor, Activati
     nn.InstanceNorm1d: (3, norm.normalized_channels),
     nn.InstanceNorm2d: (4, norm.normalized_channels),
     nn.InstanceNorm3d: (5, norm.normalized_channels),
+}
+# What autocast may know of these; it knows of no activation.
+_OPERATORS: dict[type[nn.Module], str] = {
+    nn.Linear: "linear",
+    nn.GroupNorm: "group_norm",
+    nn.LayerNorm: "layer_norm",
+    nn.InstanceNorm1d: "instance_norm",
+    nn.InstanceNorm2d: "instance_norm",
+    nn.InstanceNorm3d: "instance_norm",
 }
 _HEADS = _LAYERS.keys() | {ours for ours, theirs in stand_ins.items() if theirs in _LAYERS}
 # By the dimensions that their padding is told of.
@@ -135,9 +144,7 @@ class Chain:
         found = self.weights(input, channels_last)
         if found is None:
             return _apart(self.parts(), input)
-        if has_autocast(input):
-            input, *found = lowered(input, *found, input.numel() // input.shape[1])
-        return _activated(self.convolution, input, *found, self.activation)
+        return _activated(self.convolution, *_as_autocast_has(input, *found), self.activation)
 
     def weights(self, input: Tensor, channels_last: bool) -> tuple[Tensor, Tensor | None] | None:
         """The convolution's weight and bias, with the norm folded in; None where there is no room to keep them."""
@@ -202,6 +209,12 @@ def run_surrounded(
     return surrounded(input, weight, bias, _sizes(conv), conv.transposed, before, after, added, precision)
 
 
+def _as_autocast_has(input: Tensor, weight: Tensor, bias: Tensor | None) -> Sequence[Tensor | None]:
+    if not has_autocast(input):
+        return input, weight, bias
+    return lowered(input, weight, bias, input.numel() // input.shape[1])
+
+
 def _slope(activation: nn.Module | None) -> float:
     return getattr(activation, "negative_slope", 0.0)
 
@@ -254,7 +267,7 @@ class Doubled:
     def takes(self, input: Any, hidden: bool) -> bool:
         """Whether one call gives what the modules would give for this input, and sooner; see `Chain.takes`."""
         chain = self.chain
-        if not chain.takes(input, hidden) or has_autocast(input):
+        if not chain.takes(input, hidden):
             return False
         return nearest.gains(input, chain.convolution.weight, chain.wants_gradient(input))
 
@@ -268,7 +281,8 @@ class Doubled:
         weights = self._weights(input)
         if weights is None:
             return _apart([self.upsampling, *self.chain.parts()], input)
-        arguments = input, *weights, *nearest.geometry(conv.weight.dim() - 2), conv.groups, *_written(activation)
+        sizes = *nearest.geometry(conv.weight.dim() - 2), conv.groups
+        arguments = *_as_autocast_has(input, *weights), *sizes, *_written(activation)
         return conv_transpose_activation(*arguments, precision=getattr(conv, "float32_precision", None))
 
     def _weights(self, input: Tensor) -> tuple[Tensor, Tensor | None] | None:
@@ -298,9 +312,11 @@ class Ended:
 
     def takes(self, input: Any, hidden: bool) -> bool:
         """Whether one call gives what the modules would give for this input; see `Chain.takes`."""
-        if type(input) is not Tensor or input.is_meta or torch.is_autocast_enabled(input.device.type):
+        if type(input) is not Tensor or input.is_meta:
             return False
         kind = kind_of(self.layer)
+        if has_autocast(input) and not passes_by(_OPERATORS[kind], input.device.type):
+            return False
         # Of a linear layer whose gradients are wanted PyTorch keeps no more in two calls.
         if kind is nn.Linear and torch.is_grad_enabled() and _wants_gradient(input, self.layer):
             return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
+from functools import cache, reduce
 
 import torch
 from torch import Tensor
@@ -14,6 +14,13 @@ any_autocast = torch._C._is_any_autocast_enabled
 def has_autocast(tensor: Tensor) -> bool:
     """Whether autocast is on where this tensor is; what every call asks, so the cheap question comes first."""
     return any_autocast() and not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
+
+
+@cache
+def passes_by(operator: str, device_type: str) -> bool:
+    """Whether autocast leaves an operator of PyTorch's, such as "group_norm", as it is on devices of this type."""
+    key = f"Autocast{device_type.upper()}"
+    return not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{operator}", key)
 
 
 def autocast(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:

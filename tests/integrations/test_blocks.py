@@ -12,10 +12,14 @@ import pytest
 import torch
 from cases import relative_error
 from torch import Tensor, nn
+from watching import launches
 
 import aigc_fast
 from aigc_fast.integrations import blocks
 from aigc_fast.optimize.reporting import Entry
+from aigc_fast.runtime import native
+
+needs_native = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(native.cpu_reason()))
 
 FAMILIES = "fastspeech2_conformer", "seamless_m4t", "seamless_m4t_v2", "speecht5", "vits"
 
@@ -33,12 +37,10 @@ def resnet(**options: object) -> tuple[nn.Module, tuple[Tensor | None, ...]]:
     return block, (torch.randn(2, 32, 33, 35), torch.randn(2, 16))
 
 
-def resnet_without_time() -> tuple[nn.Module, tuple[Tensor | None, ...]]:
+def resnet_without_time(**options: object) -> tuple[nn.Module, tuple[Tensor | None, ...]]:
     made = _class("diffusers.models.resnet", "ResnetBlock2D")
-    return made(in_channels=32, temb_channels=None, groups=4, output_scale_factor=1.5), (
-        torch.randn(1, 32, 50, 47),
-        None,
-    )
+    block = made(in_channels=32, temb_channels=None, groups=4, output_scale_factor=1.5, **options)
+    return block, (torch.randn(1, 32, 50, 47), None)
 
 
 def upsampler(**options: object) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -79,6 +81,7 @@ CODEC = {"hidden_size": 8, "num_filters": 4, "upsampling_ratios": [4, 2]}
 MAKERS: dict[str, Callable[[], tuple[nn.Module, tuple]]] = {
     "ResnetBlock2D": resnet,
     "ResnetBlock2D without a time": resnet_without_time,
+    "ResnetBlock2D of decoders": lambda: resnet_without_time(time_embedding_norm="group"),
     "ResnetBlock2D, upsampling": lambda: resnet(up=True),
     "ResnetBlock2D, downsampling": lambda: resnet(down=True),
     "ResnetBlock2D, scale and shift": lambda: resnet(time_embedding_norm="scale_shift", non_linearity="mish"),
@@ -280,6 +283,28 @@ def test_there_and_back_copies_and_pickles(name: str) -> None:
             assert relative_error(twin(*inputs), right) < 2e-6
     assert type(aigc_fast.restore(fast)) is type(stock)
     assert vars(fast).keys() == vars(stock).keys()
+
+
+def test_a_time_that_no_norm_takes_is_ignored() -> None:
+    fast, stock, (x, _) = both("ResnetBlock2D of decoders")
+    time = torch.randn(1, 32, 1, 1)
+    with torch.no_grad():
+        assert relative_error(fast(x, time), stock(x, time)) < 2e-6
+
+
+@needs_native
+def test_autocast_runs_norm_and_activation_in_one_call() -> None:
+    fast, stock, inputs = both("ResnetBlock2D of decoders")
+    exact, exact_inputs = in_float64(stock, inputs)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        theirs = stock(*inputs)
+        with launches("group_norm") as called:
+            ours = fast(*inputs)
+        assert len(called) == 2
+        assert (ours.dtype, ours.stride()) == (theirs.dtype, theirs.stride())
+    with torch.no_grad():
+        right = exact(*exact_inputs)
+    assert relative_error(ours, right) <= 2 * relative_error(theirs, right)
 
 
 def test_upsampling_to_a_size_is_the_librarys() -> None:

@@ -84,6 +84,26 @@ def test_a_chain_runs_as_one_call(name: str, ending: str, backend: str) -> None:
 
 
 @needs_native
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("name", [name for name in LAYERS if name.startswith("GroupNorm")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_leaves_norms_and_activations_as_they_are(name: str, ending: str, dtype: torch.dtype) -> None:
+    make, shape = LAYERS[name]
+    stock = nn.Sequential(make(), ENDINGS[ending]())
+    model = aigc_fast.optimize(copy.deepcopy(stock))
+    x = (torch.randn(40, *shape[1:]) + 1).to(dtype)
+    with torch.no_grad():
+        right = copy.deepcopy(stock).double()(x.double())
+        with torch.autocast("cpu", torch.bfloat16):
+            theirs = stock(x)
+            with launches("group_norm") as called:
+                ours = model(x)
+    assert len(called) == 1
+    assert ours.dtype == theirs.dtype
+    assert relative_error(ours, right) <= max(2 * relative_error(theirs, right), 2e-6)
+
+
+@needs_native
 def test_what_is_observed_runs_by_itself() -> None:
     model = aigc_fast.optimize(nn.Sequential(nn.GroupNorm(2, 8), nn.SiLU()))
     seen: list[Tensor] = []

@@ -130,6 +130,29 @@ def test_dtypes_hooks_and_unbatched_inputs() -> None:
             model.float()(input[:, :3])
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_autocast_rounds_the_sums_of_floats(
+    groups: int, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nearest, "_is_measured_in_bfloat16", lambda: True)
+    stock = upsampled(2, nn.BatchNorm2d(6), nn.ReLU(), groups=groups).to(memory_format=layout)
+    model, input = aigc_fast.optimize(copy.deepcopy(stock)), torch.randn(2, 4, 25, 26)
+    with torch.no_grad():
+        right = copy.deepcopy(stock).double()(input.double())
+        for given in (input, input.bfloat16()):
+            with torch.autocast("cpu", torch.bfloat16):
+                assert is_folded(model, given)
+                ours, theirs = model(given), stock(given)
+            assert (ours.dtype, ours.stride()) == (theirs.dtype, theirs.stride())
+            assert relative_error(ours, right) <= 2 * relative_error(theirs, right)
+            with torch.autocast("cpu", torch.float16):
+                assert not is_folded(model, given)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not is_folded(model, input)
+        assert not is_folded(copy.deepcopy(model).bfloat16(), input.bfloat16())
+
+
 @pytest.mark.parametrize("where", ["weight", "input"])
 def test_the_output_lies_as_pytorchs(where: str) -> None:
     model, input = upsampled(2), torch.randn(2, 4, 5, 6)

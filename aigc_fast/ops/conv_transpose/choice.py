@@ -189,6 +189,7 @@ def _lies_where_left(input: Tensor, plan: Plan, channels_last: bool, algorithm: 
     channels = outputs if transposed else inputs
     dims, pixels, strided = input.dim() - 2, prod(input.shape[2:]), max(stride) > 1
     whole = all(size % step == 0 for size, step in zip(plan.output_shape[2:], stride[AXES - dims :], strict=True))
+    multiple = all(size % step == 0 for size, step in zip(kernel, stride, strict=True))
     return any(
         region.dims == dims
         and region.transposed in (None, transposed)
@@ -202,6 +203,7 @@ def _lies_where_left(input: Tensor, plan: Plan, channels_last: bool, algorithm: 
         and pixels * input.shape[0] in region.positions
         and region.algorithm in (None, algorithm)
         and region.whole in (None, whole)
+        and region.multiple in (None, multiple)
         for region in regions
     )
 

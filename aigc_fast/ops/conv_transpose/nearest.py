@@ -21,10 +21,14 @@ from aigc_fast.ops.conv_transpose.limits import (
 )
 from aigc_fast.ops.conv_transpose.plan import memory_format
 from aigc_fast.runtime import native
+from aigc_fast.runtime.autocast import has_autocast
+from aigc_fast.runtime.machine import is_intels
 
 # The convolution of the doubled map has this kernel and padding, the transposed one this kernel, stride and padding.
 KERNEL, PADDING = 3, 1
 DOUBLING_KERNEL, STRIDE = 4, 2
+# That bfloat16 was measured on.
+_BFLOAT16_AXES = 2
 
 
 def geometry(axes: int) -> tuple[tuple[int, ...], ...]:
@@ -33,14 +37,22 @@ def geometry(axes: int) -> tuple[tuple[int, ...], ...]:
 
 
 def gains(input: Tensor, weight: Tensor, gradients: bool) -> bool:
-    """Whether the transposed convolution is faster than doubling and convolution; float32's on the CPU alone.
+    """Whether the transposed convolution is faster than doubling and convolution; on the CPU alone.
+
+    Of weights in float32, which autocast may round: sums of numbers in fewer bits would be rounded once more.
 
     Args:
         input: (N, C_in, ...), to be doubled.
         weight: of the convolution.
         gradients: whether any are wanted: the weight is then made anew in each call, and its gradient taken back.
     """
-    if not (input.is_cpu and input.dtype == weight.dtype == torch.float32) or native.cpu_reason() is not None:
+    if not input.is_cpu or weight.dtype != torch.float32 or native.cpu_reason() is not None:
+        return False
+    if has_autocast(input):
+        known = input.dtype in (torch.float32, torch.bfloat16) and weight.dim() == _BFLOAT16_AXES + 2
+        if not (known and _is_measured_in_bfloat16()):
+            return False
+    elif input.dtype != torch.float32:
         return False
     if input.shape[1] > MOST_DOUBLED_GROUPS * weight.shape[1]:
         return False
@@ -49,6 +61,10 @@ def gains(input: Tensor, weight: Tensor, gradients: bool) -> bool:
     if gradients:
         return work >= DOUBLED_WORK_OF_GRADIENTS and positions >= DOUBLED_POSITIONS_OF_GRADIENTS
     return work >= DOUBLED_WORK or (outputs <= FEW_DOUBLED_OUTPUTS and positions >= DOUBLED_POSITIONS)
+
+
+def _is_measured_in_bfloat16() -> bool:
+    return native.level() == "avx512_bf16" and not is_intels()
 
 
 def doubling_weight(weight: Tensor, groups: int) -> Tensor:
