@@ -333,10 +333,11 @@ def cast(weight: Tensor, dtype: torch.dtype, uses: int) -> Tensor:
     slot = store.slot_of(weight, ("cast", dtype))
     if not store.hold(slot, made.nbytes):
         return weight.to(dtype)
-    now = weight._version, fingerprint(weight, uses)
+    now = weight._version, 0 if store.is_sealed(weight.data_ptr()) else fingerprint(weight, uses)
     held = slot.value
     if held is None or slot.stamp != now:
         with torch.inference_mode(False):
             held = slot.value = (weight.detach().to(dtype),)
+        store.seal(held[0])
         slot.stamp = now
     return held[0]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aigc_fast.runtime.activations import FUNCTIONS, GRADIENTS_FROM_OUTPUT
+from aigc_fast.runtime.activations import FUNCTIONS, GRADIENTS_FROM_OUTPUT, IN_PLACE
 
 # By the number of spatial dimensions.
 CONV = (None, torch.conv1d, torch.conv2d, torch.conv3d)
@@ -83,6 +83,12 @@ def without_padding(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return to_large_map if function in (conv_transpose, conv_transpose_activation) else of_large_map
 
 
+def _ended(output: Tensor, activation: str, slope: float) -> Tensor:
+    """What an activation makes of an output that nobody else has, in its place where no gradient is wanted."""
+    functions = ACTIVATIONS if torch.is_grad_enabled() else ACTIVATIONS | IN_PLACE
+    return functions[activation](output, slope)
+
+
 def conv_activation(
     input: Tensor,
     weight: Tensor,
@@ -95,7 +101,7 @@ def conv_activation(
     slope: float,
 ) -> Tensor:
     """`conv` followed by an activation of `ACTIVATIONS`."""
-    return ACTIVATIONS[activation](conv(input, weight, bias, stride, padding, dilation, groups), slope)
+    return _ended(conv(input, weight, bias, stride, padding, dilation, groups), activation, slope)
 
 
 def conv_transpose_activation(
@@ -112,4 +118,4 @@ def conv_transpose_activation(
 ) -> Tensor:
     """`conv_transpose` followed by an activation of `ACTIVATIONS`."""
     output = conv_transpose(input, weight, bias, stride, padding, output_padding, dilation, groups)
-    return ACTIVATIONS[activation](output, slope)
+    return _ended(output, activation, slope)
