@@ -51,6 +51,7 @@ CONTESTS: dict[str, Callable[[Case], Contest]] = {
 _CASES = {case.label: case for case in CASES}
 # Seconds that thread pools take at most, after their work, to let go of their cores.
 _PAUSE = 0.01
+_LEAST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,7 @@ def measured(case: Case, contest: Contest, seconds: float, limits: dict[str, flo
             error, own_error = contest.gate()
     except ParityError as found:
         raise ParityError(f"{case.label}: {found}") from None
-    rounds = rounds_of({**contest.ours, **contest.peers}, seconds, _PAUSE)
+    rounds = rounds_of({**contest.ours, **contest.peers}, seconds, _PAUSE, _LEAST_ROUNDS)
     return row_of(case, contest, rounds, (error, own_error), limits)
 
 

@@ -56,7 +56,7 @@ def interleaved(calls: Mapping[str, Callable[[], object]], seconds: float = 2.0)
 
 
 def rounds_of(
-    calls: Mapping[str, Callable[[], object]], seconds: float, pause: float = 0.0
+    calls: Mapping[str, Callable[[], object]], seconds: float, pause: float = 0.0, least: int = 1
 ) -> dict[str, list[list[float]]]:
     """The milliseconds of each call in each round of `interleaved`, by name.
 
@@ -64,11 +64,12 @@ def rounds_of(
         calls: as for `interleaved`.
         seconds: likewise.
         pause: seconds before each turn, for threads of the one before that still wait for work and hold a core.
+        least: rounds, however long they take: of one alone a slow moment may meet one call and not the others.
     """
     for call in calls.values():
         call()
     first = {name: _once(call) for name, call in calls.items()}
-    rounds = max(1, min(ROUNDS, int(seconds / 2 / sum(first.values()))))
+    rounds = max(least, min(ROUNDS, int(seconds / 2 / sum(first.values()))))
     share = seconds / rounds / len(calls)
     repeats = {name: max(2, min(MAX_CALLS_PER_ROUND, int(share / max(t, 1e-7)))) for name, t in first.items()}
     found: dict[str, list[list[float]]] = {name: [] for name in calls}

@@ -32,7 +32,7 @@ from aigc_fast.functional import __all__ as functions
 from aigc_fast.ops.examples import Example, examples, given
 from aigc_fast.runtime import native
 from aigc_fast.runtime.backends import current
-from aigc_fast.runtime.timing import Timing
+from aigc_fast.runtime.timing import Timing, rounds_of
 
 LIMITS = {"gemm_float32": 100e9, "gemm_bfloat16": 200e9, "read": 20e9, "copy": 10e9}
 CASE = Case("attention", "a case", Attention(1, 1, 1, 2, 2, 2))
@@ -194,6 +194,11 @@ def test_the_gate_refuses_a_wrong_result_before_anything_is_timed(wrong, monkeyp
     monkeypatch.setattr("aigc_fast.bench.runner.rounds_of", never)
     with pytest.raises(ParityError, match=r"attention a case, float32, forward: result 0: "):
         measured(CASE, contest_of(torch.as_tensor(wrong)), 0.01, LIMITS)
+
+
+def test_calls_that_take_all_the_time_meet_several_rounds():
+    rounds = rounds_of({"a": lambda: None, "b": lambda: None}, seconds=0.0, least=3)
+    assert [len(found) for found in rounds.values()] == [3, 3]
 
 
 def test_a_peer_that_computes_something_else_is_refused():

@@ -249,6 +249,23 @@ def test_what_is_not_filled_is_at_most_an_eighth(nbytes: int, taken: int) -> Non
     found.view(torch.uint8)[[0, nbytes - 1]] = 1
 
 
+@needs_native
+def test_a_cast_follows_its_weight_and_that_of_a_sealed_one_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, sealed = torch.ones(70, 60), torch.ones(70, 60)
+    kept.store.seal(sealed)
+    looked_at: list[Tensor] = []
+    fingerprint = kept.fingerprint
+    monkeypatch.setattr(kept, "fingerprint", lambda tensor, uses: looked_at.append(tensor) or fingerprint(tensor, uses))
+    for given in (weight, sealed):
+        first = kept.cast(given, torch.bfloat16, 1000)
+        assert kept.cast(given, torch.bfloat16, 1000) is first
+        assert torch.equal(first, given.bfloat16())
+        assert kept.store.is_sealed(first.data_ptr())
+    assert all(tensor is weight for tensor in looked_at)
+    weight.data.mul_(3)
+    assert torch.equal(kept.cast(weight, torch.bfloat16, 1000), weight.bfloat16())
+
+
 def test_the_machine_has_memory() -> None:
     assert machine_bytes() > 1 << 20
 
