@@ -122,10 +122,15 @@ def new_app(commands: Iterable[Callable[..., None]], version: str, group: type[G
         pretty_exceptions_enable=False,
     )
     for command in commands:
-        app.command()(command)
+        app.command(help=_flowing(command.__doc__ or ""))(command)
 
     app.callback()(_options)
     return app
+
+
+def _flowing(text: str) -> str:
+    """A docstring whose paragraphs are lines, which the help breaks by the terminal's width."""
+    return "\n\n".join(" ".join(map(str.strip, part.splitlines())) for part in text.split("\n\n"))
 
 
 def _show_version(context: typer.Context, wanted: bool) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,15 @@ def test_version_and_help():
     for command in COMMANDS:
         assert command in shown.stdout
         assert run(command, "--help").exit_code == 0
+
+
+def test_help_breaks_lines_by_the_terminals_width_alone(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "900")
+    for command in COMMANDS:
+        shown = [line.strip() for line in run(command, "--help").stdout.splitlines()]
+        text = inspect.cleandoc(getattr(import_module(f"aigc_fast.cli.{command}"), command).__doc__)
+        for paragraph in text.split("\n\n"):
+            assert paragraph.replace("\n", " ") in shown
 
 
 def test_no_arguments_is_help_and_not_an_error_message():
