@@ -12,24 +12,25 @@ import typer
 from rich.table import Table
 
 from aigc_fast.cli.app import console
-from aigc_fast.cli.explain import typical
+from aigc_fast.cli.explain import DECODE, typical
+from aigc_fast.cli.options import chosen_device
 from aigc_fast.cli.sharing import scrubbed
-from aigc_fast.diagnostics import explain, info
-from aigc_fast.models import GPT2, IdTokenizer
+from aigc_fast.diagnostics import info
 from aigc_fast.ops.examples import examples
 from aigc_fast.runtime import native, tuning
-from aigc_fast.runtime.backends import BACKEND_VARIABLE, Explanation
+from aigc_fast.runtime.backends import BACKEND_VARIABLE
 from aigc_fast.runtime.kept import KEPT_VARIABLE, store
 from aigc_fast.runtime.machine import processor_name
 from aigc_fast.wording import sized
 
 REQUIRED = ("numpy", "safetensors", "pillow", "typer", "rich")
 OPTIONAL = {
-    "scikit-learn": "the embedded digits",
     "soundfile": "reading WAV files",
     "tensorboard": "train --tensorboard",
     "imageio-ffmpeg": "video files",
     "triton": "Triton kernels",
+    "transformers": "its models",
+    "diffusers": "its models",
 }
 
 _REPORT = """\
@@ -88,21 +89,19 @@ def examine() -> dict[str, Any]:
         "tuned": {"file": str(tuning.path()), "calls": len(tuning.measurements())},
         "kept_weights": {"bytes": store.total(), "cap": store.cap},
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "functions": {name: _function(name) for name in sorted([*examples(), "decode"])},
+        "functions": _functions(),
     }
 
 
-def _decoding() -> Explanation:
-    """How a small decoder would generate, on a card where there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = IdTokenizer(16, 0, 0)
-    model = GPT2(tokenizer=tokenizer, hidden=8, num_layers=1, num_heads=1, context=16).to(device)
-    return explain("decode", model, torch.ones(1, 2, dtype=torch.int64, device=device))
+def _functions() -> dict[str, dict[str, Any]]:
+    """What runs each typical call, on a card where there is one."""
+    with chosen_device(None):
+        return {name: _function(name) for name in sorted([*examples(), DECODE])}
 
 
 def _function(name: str) -> dict[str, Any]:
     try:
-        found = _decoding() if name == "decode" else typical(name)
+        found = typical(name)
     # A broken installation is what doctor is for.
     except Exception as error:
         return {"runs": None, "detail": f"{type(error).__name__}: {error}", "backends": {}}
@@ -169,8 +168,8 @@ def _show_functions(found: dict[str, Any]) -> None:
     rows = {}
     for name, way in found["functions"].items():
         kernel = f" ({way['detail']})" if way["detail"] else ""
-        # What holds for every function stands under Backends already.
-        reasons = {other: why for other, why in way["backends"].items() if why and why != found["backends"].get(other)}
+        # What can run nothing here stands under Backends already.
+        reasons = {other: why for other, why in way["backends"].items() if why and not found["backends"].get(other)}
         others = "".join(f"; not {other}: {why}" for other, why in reasons.items())
         rows[name] = (way["runs"] or "nothing") + kernel + others
     _section("Functions: what runs a typical call (aigc-fast explain FUNCTION tells all)", rows)

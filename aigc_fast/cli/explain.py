@@ -14,16 +14,25 @@ from aigc_fast.cli.app import console
 from aigc_fast.cli.options import Device, chosen_device, with_default
 from aigc_fast.diagnostics import explain as explain_call
 from aigc_fast.errors import UserError
+from aigc_fast.models import GPT2, IdTokenizer
 from aigc_fast.ops.examples import Call, examples
 from aigc_fast.runtime.backends import Explanation
+
+DECODE = "decode"
+"""What `explain` tells of besides functions: how a model generates."""
 
 _SHAPE = re.compile(r"\d+(x\d+)+|\d+x")
 
 
 def typical(name: str) -> Explanation:
-    """The explanation of a function's typical call."""
-    args, kwargs = examples()[name]()
+    """The explanation of a function's typical call, or of how a small decoder generates."""
+    args, kwargs = _small_decoder() if name == DECODE else examples()[name]()
     return explain_call(name, *args, **kwargs)
+
+
+def _small_decoder() -> Call:
+    model = GPT2(tokenizer=IdTokenizer(16, 0, 0), hidden=8, num_layers=1, num_heads=1, context=16)
+    return (model.to(torch.get_default_device()), torch.ones(1, 2, dtype=torch.int64)), {}
 
 
 def _value(text: str) -> Any:
@@ -63,8 +72,13 @@ def parse_call(tokens: list[str]) -> Call:
     return tuple(torch.zeros(arg, dtype=dtype) if isinstance(arg, list) else arg for arg in args), kwargs
 
 
+def _explained(name: str, arguments: list[str]) -> Explanation:
+    args, kwargs = parse_call(arguments)
+    return explain_call(name, *args, **kwargs)
+
+
 def explain(
-    function: Annotated[str, typer.Argument(help="A function of aigc_fast.functional, as conv_transpose2d.")],
+    function: Annotated[str, typer.Argument(help="A function of aigc_fast.functional, as conv_transpose2d, or decode.")],
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
@@ -77,15 +91,14 @@ def explain(
 
     Example:  aigc-fast explain conv_transpose2d 16x64x8x8 64x32x4x4 stride=2 padding=1
     """
-    if function not in functional.__all__:
-        raise UserError(f"function {function!r} is unknown: expected one of {', '.join(sorted(functional.__all__))}")
-    if not arguments and function not in examples():
-        raise UserError(
-            f"give the shapes that {function} is called with, as in: aigc-fast explain {function} 16x64x8x8"
-        )
-    with chosen_device(device):
-        args, kwargs = parse_call(arguments) if arguments else examples()[function]()
+    known = sorted([*functional.__all__, DECODE])
+    if function not in known:
+        raise UserError(f"function {function!r} is unknown: expected one of {', '.join(known)}")
+    if function == DECODE and arguments:
+        raise UserError("decode takes a model, not shapes: in Python, aigc_fast.explain('decode', model, ids)")
     try:
-        console.print(str(explain_call(function, *args, **kwargs)), markup=False, soft_wrap=True)
+        with chosen_device(device):
+            found = typical(function) if not arguments else _explained(function, arguments)
+        console.print(str(found), markup=False, soft_wrap=True)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{function} does not take this call: {error}") from None

@@ -218,6 +218,9 @@ def test_doctor_tells_versions_levels_and_every_function():
         assert function["runs"] is not None
         assert function["backends"]
     assert 0 <= found["kept_weights"]["bytes"] <= found["kept_weights"]["cap"] == store.cap
+    told = " ".join(shown.stdout.partition("Functions:")[2].split())
+    idle = [name for name, reason in found["backends"].items() if reason]
+    assert not [name for name in idle if f"not {name}:" in told]
     assert re.search(r"packed weights +\d+\.\d MiB kept of at most \d+\.\d MiB", shown.stdout)
 
 
@@ -249,3 +252,5 @@ def test_explain_takes_shapes_and_settings():
     assert "conv_transpose2d" in shown.stdout or "conv_transpose" in shown.stdout
     assert re.search(r"reference +can run", shown.stdout)
     assert run("explain", "reparameterize_kl").exit_code == 0
+    assert "engine" in run("explain", "decode").stdout
+    assert_refused(run("explain", "decode", "1x2"), "decode takes a model")
