@@ -147,6 +147,9 @@ class TestLeft:
         model = nn.ModuleList([quantized.Conv2d(1, 1, 1)])
         assert aigc_fast.report(aigc_fast.optimize(model)).layers[0].note == "quantized"
 
+    def test_what_attention_only_reads_is_none_of_them(self) -> None:
+        assert aigc_fast.report(aigc_fast.optimize(nn.MultiheadAttention(8, 2))).others == {}
+
     def test_others_are_counted(self) -> None:
         assert aigc_fast.report(aigc_fast.optimize(generator())).others == {
             "BatchNorm1d": 1,

@@ -26,8 +26,12 @@ _SHAPE = re.compile(r"\d+(x\d+)+|\d+x")
 
 def typical(name: str) -> Explanation:
     """The explanation of a function's typical call, or of how a small decoder generates."""
-    args, kwargs = _small_decoder() if name == DECODE else examples()[name]()
+    args, kwargs = _typical_call(name)
     return explain_call(name, *args, **kwargs)
+
+
+def _typical_call(name: str) -> Call:
+    return _small_decoder() if name == DECODE else examples()[name]()
 
 
 def _small_decoder() -> Call:
@@ -72,13 +76,10 @@ def parse_call(tokens: list[str]) -> Call:
     return tuple(torch.zeros(arg, dtype=dtype) if isinstance(arg, list) else arg for arg in args), kwargs
 
 
-def _explained(name: str, arguments: list[str]) -> Explanation:
-    args, kwargs = parse_call(arguments)
-    return explain_call(name, *args, **kwargs)
-
-
 def explain(
-    function: Annotated[str, typer.Argument(help="A function of aigc_fast.functional, as conv_transpose2d, or decode.")],
+    function: Annotated[
+        str, typer.Argument(help="A function of aigc_fast.functional, as conv_transpose2d, or decode.")
+    ],
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
@@ -96,9 +97,9 @@ def explain(
         raise UserError(f"function {function!r} is unknown: expected one of {', '.join(known)}")
     if function == DECODE and arguments:
         raise UserError("decode takes a model, not shapes: in Python, aigc_fast.explain('decode', model, ids)")
+    with chosen_device(device):
+        args, kwargs = parse_call(arguments) if arguments else _typical_call(function)
     try:
-        with chosen_device(device):
-            found = typical(function) if not arguments else _explained(function, arguments)
-        console.print(str(found), markup=False, soft_wrap=True)
+        console.print(str(explain_call(function, *args, **kwargs)), markup=False, soft_wrap=True)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{function} does not take this call: {error}") from None

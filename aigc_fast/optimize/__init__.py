@@ -211,7 +211,7 @@ def _others(model: nn.Module) -> dict[str, int]:
     leaves = (
         module
         for name, module in _named(model)
-        if next(module.children(), None) is None and "parametrizations." not in name
+        if next(module.children(), None) is None and "parametrizations." not in name and not swap.is_read_only(module)
     )
     return dict(Counter(type(module).__name__ for module in leaves if not swap.concerns(module)))
 

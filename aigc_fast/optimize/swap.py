@@ -76,13 +76,17 @@ def refusal(module: nn.Module) -> str | None:
 
 def concerns(module: nn.Module) -> bool:
     """Whether the module is one of the drop-ins' originals, in whatever guise."""
-    # A part of torch.nn.MultiheadAttention's, which reads its parameters and never calls it.
-    if type(module) is NonDynamicallyQuantizableLinear:
+    if is_read_only(module):
         return False
     if isinstance(module, tuple(DROP_INS)):
         return True
     cls = type(module)
     return cls.__module__.startswith(_QUANTIZED) and cls.__name__ in {original.__name__ for original in DROP_INS}
+
+
+def is_read_only(module: nn.Module) -> bool:
+    """Whether the module is a part of torch.nn.MultiheadAttention, which reads its parameters and never calls it."""
+    return type(module) is NonDynamicallyQuantizableLinear
 
 
 def swap(module: nn.Module) -> None:
