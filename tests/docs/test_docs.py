@@ -35,7 +35,7 @@ def blocks(page: str) -> list[tuple[str, str, str]]:
 
 @needs_native
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+@pytest.mark.parametrize("page", [page for page in (*PAGES, "../README.md") if blocks(page)])
 def test_every_block_runs_after_those_before_it(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

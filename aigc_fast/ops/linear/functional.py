@@ -83,7 +83,7 @@ def linear(
     """A linear layer, `torch.nn.functional.linear`, and the activation that follows, in one pass over the output.
 
     Equivalent PyTorch: `activation(F.linear(input, weight, bias))`. Weights are packed once for many calls without
-    gradients; see "When something looks wrong" in the README.
+    gradients; see "When something looks wrong" in the documentation.
 
     Args:
         input: (..., in_features), with any strides; float32 or bfloat16 on the native kernels, other dtypes and devices
