@@ -23,7 +23,19 @@ SHOWN = 20
 """How many modules the table shows."""
 
 _WIDTH = 120
-_HEADINGS = ("module", "type", "calls", "forward, ms", "itself", "backward, ms", "of all", "of limit", "with aigc_fast")
+_LEAST_NAME = 10
+# A line break is where a narrow terminal needs one.
+_HEADINGS = (
+    "module",
+    "type",
+    "calls",
+    "forward,\nms",
+    "itself",
+    "backward,\nms",
+    "of\nall",
+    "of\nlimit",
+    "with\naigc_fast",
+)
 
 
 @dataclass(frozen=True)
@@ -116,10 +128,17 @@ class Profile:
             yield f"the faster twins save {three_digits(self.gains)} ms of it"
 
     def _table(self) -> Table:
-        found = Table(box=None, padding=(0, 2, 0, 0))
+        found = Table(box=None, padding=(0, 1, 0, 0))
         for heading in _HEADINGS:
-            words = heading in ("module", "type", "with aigc_fast")
-            found.add_column(heading, justify="left" if words else "right", overflow="fold")
+            words = heading in ("module", "type", _HEADINGS[-1])
+            breaks = heading == "module"
+            found.add_column(
+                heading,
+                justify="left" if words else "right",
+                overflow="fold",
+                no_wrap=not breaks,
+                min_width=_LEAST_NAME if breaks else None,
+            )
         for module in self.modules[:SHOWN]:
             found.add_row(*_cells(module))
         return found

@@ -2,11 +2,14 @@
 
 import copy
 import gzip
+import io
 import json
+from itertools import takewhile
 
 import pytest
 import torch
 import torch.utils.checkpoint
+from rich.console import Console
 from test_backends import needs_native
 from torch import nn
 
@@ -236,3 +239,16 @@ def test_the_table_and_the_page_say_what_is_found():
     page = found.page().html()
     assert "b &lt;i&gt;" in page
     assert '<span class="win">4.00×</span>' in page
+
+
+def test_a_narrow_terminal_breaks_the_names_of_modules_alone():
+    fast = Entry("a", "ConvTranspose2d", True, None, 4.0, 0.95)
+    name = "generator.up_blocks.0.upsamplers.0"
+    modules = (ModuleTimes(name, "ConvTranspose2d", 12, 31.4, 9.14, 46.9, 0.28, 0.05, fast),)
+    output = Console(file=io.StringIO(), width=80)
+    output.print(Profile("Net", "a machine", modules, {}, {}))
+    lines = output.file.getvalue().splitlines()
+    (line,) = (line for line in lines if "ConvTranspose2d" in line)
+    assert all(cell in line.split() for cell in ("12", "31.4", "9.14", "46.9", "28%", "5%", "4.21×"))
+    row = takewhile(str.strip, lines[lines.index(line) :])
+    assert "".join(part.split()[0] for part in row) == name
