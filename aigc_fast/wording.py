@@ -28,6 +28,11 @@ def listed(names: Sequence[object], most: int = _MOST) -> str:
     return text if len(names) <= most else f"{text}, … ({len(names)} in all)"
 
 
+def together(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def sized(nbytes: int) -> str:
     """`12.5 MiB`: how much memory."""
     return f"{nbytes / (1 << 20):.1f} MiB"

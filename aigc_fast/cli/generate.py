@@ -44,7 +44,7 @@ from aigc_fast.runtime.ranks import is_launched, launched, own_device
 from aigc_fast.settings import Setting
 from aigc_fast.training import MODEL_FILE
 from aigc_fast.training.log import ProgressBar
-from aigc_fast.wording import counted, listed
+from aigc_fast.wording import counted, listed, together
 
 
 def _kinds() -> list[Kind]:
@@ -130,7 +130,7 @@ _DRAWING = all_settings("drawing_settings")
 
 
 def _owners(setting: Setting) -> str:
-    return " and ".join(medium.name for medium in MEDIA.values() if setting in medium.drawing_settings)
+    return together([medium.name for medium in MEDIA.values() if setting in medium.drawing_settings])
 
 
 @offering(

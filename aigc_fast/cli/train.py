@@ -35,7 +35,7 @@ from aigc_fast.settings import Setting
 from aigc_fast.training import TrainingConfig, TrainingInterrupted, TrainingResult, default_config
 from aigc_fast.training import train as run_training
 from aigc_fast.training.trainer import trainer_of
-from aigc_fast.wording import counted
+from aigc_fast.wording import counted, together
 
 _MODEL, _FILES = "The model", "Files"
 
@@ -94,7 +94,7 @@ def _panels() -> dict[str, tuple[Setting, ...]]:
             families.setdefault(setting, {})[model.family] = True
     panels: dict[str, tuple[Setting, ...]] = {}
     for setting, names in families.items():
-        heading = f"{' and '.join(names)} only"
+        heading = f"{together(list(names))} only"
         panels[heading] = (*panels.get(heading, ()), setting)
     return panels
 

@@ -155,7 +155,8 @@ def test_bad_input_is_told(trained, folder, corpus, tmp_path):
 
 def test_help_tells_who_has_a_setting():
     shown = " ".join(run("train", "--help").stdout.replace("│", " ").split())
-    for words in ("transformers and character models only", "transformers only", "--num-heads", "--warm-up"):
+    headings = "transformers and character models only", "transformers only", "VAEs, vocoder and video only"
+    for words in (*headings, "--num-heads", "--warm-up"):
         assert words in shown
 
 
