@@ -23,7 +23,8 @@ _NoArguments = "NoArgsIsHelpError"
 _OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 _OF_DEVICE = ("CUDA error", "cuDNN error", "MPS backend")
 
-console = Console(highlight=False)
+# What is printed may hold brackets: names of files, `aigc-fast[audio]`.
+console = Console(highlight=False, markup=False)
 
 
 class Group(TyperGroup):

@@ -97,7 +97,7 @@ class _Teller:
 
     def __call__(self, row: Row | str) -> None:
         if isinstance(row, str):
-            console.print(row, soft_wrap=True, markup=False)
+            console.print(row, soft_wrap=True)
             return
         if self.rows and self.rows[-1].op != row.op:
             self.end()
@@ -119,7 +119,7 @@ class _Teller:
                 speed(row),
                 share_text(row),
             )
-        console.print(table, markup=False)
+        console.print(table)
         self.rows = []
 
 
@@ -140,7 +140,7 @@ def _measured(cases: Sequence[Case], seconds: float, device: torch.device, keep:
 
 
 def _tell(result: Result) -> None:
-    console.print(f"{machine_text(result.machine)}: {limits_text(result.limits)}", soft_wrap=True, markup=False)
+    console.print(f"{machine_text(result.machine)}: {limits_text(result.limits)}", soft_wrap=True)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("op", "rows", "speed, mean", "least", "faster", "slower"):
         table.add_column(heading, justify="left" if heading == "op" else "right")
@@ -155,7 +155,7 @@ def _tell(result: Result) -> None:
 
 def _tell_changes(comparison: Comparison) -> None:
     for fact, (before, after) in comparison.differing.items():
-        console.print(f"{fact}: {before} before, {after} now", soft_wrap=True, markup=False)
+        console.print(f"{fact}: {before} before, {after} now", soft_wrap=True)
     changed = comparison.beyond_noise()
     console.print(
         f"{len(changed)} of {counted(len(comparison.changes), 'rows')} changed beyond noise; "
@@ -169,7 +169,6 @@ def _tell_changes(comparison: Comparison) -> None:
             f"  {change.after.label}: {change.verdict}: {three_digits(was)} ms before, {three_digits(now)} now, "
             f"{change.ours:.2f}×{peer}",
             soft_wrap=True,
-            markup=False,
         )
 
 
@@ -236,6 +235,6 @@ def _run(cases: Sequence[Case], seconds: float, device: torch.device, keep: Path
     try:
         return _measured(cases, seconds, device, keep, whole)
     except ParityError as error:
-        console.print(f"aigc-fast: wrong result: {error}", soft_wrap=True, markup=False, style="bold")
+        console.print(f"aigc-fast: wrong result: {error}", soft_wrap=True, style="bold")
         console.print("Nothing more is timed. Please report it, with: aigc-fast doctor --report", soft_wrap=True)
         raise typer.Exit(1) from None

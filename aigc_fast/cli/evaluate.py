@@ -226,7 +226,7 @@ def _show(report: Report, training: Dataset, medium: Medium) -> None:
         if facts[attribute] is not None:
             table.add_row(name, form.format(facts[attribute]), ideal.format(**facts))
     measured = counted(report.count, training.unit)
-    console.print(f"{measured} against {report.training_count} of {training.name}", soft_wrap=True, markup=False)
+    console.print(f"{measured} against {report.training_count} of {training.name}", soft_wrap=True)
     console.print(table)
     for line in medium.remarks(report):
         console.print(line, soft_wrap=True)

@@ -100,6 +100,6 @@ def explain(
     with chosen_device(device):
         args, kwargs = parse_call(arguments) if arguments else _typical_call(function)
     try:
-        console.print(str(explain_call(function, *args, **kwargs)), markup=False, soft_wrap=True)
+        console.print(str(explain_call(function, *args, **kwargs)), soft_wrap=True)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{function} does not take this call: {error}") from None

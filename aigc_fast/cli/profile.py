@@ -63,7 +63,7 @@ def profile(
         found = watch(subject, run, most, trace, html)
     except ValueError as error:
         raise UserError(str(error)) from None
-    console.print(found, markup=False)
+    console.print(found)
 
 
 def _endless(stepping: Stepping) -> None:

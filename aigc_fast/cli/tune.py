@@ -40,12 +40,11 @@ def _tell(before: dict[str, tuning.Measured]) -> None:
     for call, times in sorted(found.items()):
         table.add_row(f"{times.ours:.3g}", f"{times.pytorchs:.3g}", "ours" if times.is_ours else "PyTorch's", call)
     if found:
-        console.print(table, markup=False)
+        console.print(table)
     kept = sum(times.is_ours for times in found.values())
     console.print(
         f"{counted(len(found), 'calls')} measured, {kept} of them ours; {len(before)} known before. {tuning.path()}",
         soft_wrap=True,
-        markup=False,
     )
 
 

@@ -103,7 +103,7 @@ def evaluate_pairs(
     )
 
 
-_INSTALL = "pip install aigc-fast[metrics]"
+_INSTALL = "pip install 'aigc-fast[metrics]'"
 
 
 def _scores(answers: Sequence[str], targets: Sequence[str]) -> tuple[float | None, float | None]:

@@ -101,7 +101,7 @@ class Profile:
         return sum(module.gain * module.calls for module in self.modules)
 
     def __str__(self) -> str:
-        output = Console(file=io.StringIO(), width=_WIDTH, highlight=False)
+        output = Console(file=io.StringIO(), width=_WIDTH, highlight=False, markup=False)
         output.print(self)
         return output.file.getvalue().rstrip()
 

@@ -52,6 +52,11 @@ def test_same_seed_same_weights_and_a_run_is_not_overwritten_unasked(tmp_path):
     assert load(tmp_path / "a" / "model.safetensors").metadata["step"] == 6
 
 
+def test_brackets_in_the_name_of_a_folder_are_told(tmp_path):
+    folder = tmp_path / "[bold]run"
+    assert f"{folder}/model.safetensors" in run("train", "mlp-gan", "--hidden", "8", *TINY, "--out", folder).stdout
+
+
 def test_a_finished_run_can_be_resumed_without_its_log(tmp_path):
     args = ["train", "mlp-gan", "--hidden", "8", *TINY]
     assert run(*args, "--out", tmp_path / "a").exit_code == 0

@@ -52,7 +52,7 @@ def test_without_the_package_the_other_figures_are_there(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refused)
     report = evaluate_pairs(ANSWERS, HELD_OUT, TRAINING)
     assert (report.exact, report.chrf, report.bleu, report.bleu_of_others) == (1 / 4, None, None, None)
-    assert report.remarks == ("For chrF and BLEU: pip install aigc-fast[metrics]",)
+    assert report.remarks == ("For chrF and BLEU: pip install 'aigc-fast[metrics]'",)
 
 
 def test_perplexity_is_of_each_token():

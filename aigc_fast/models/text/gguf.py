@@ -62,7 +62,7 @@ def _library() -> Any:
     try:
         import gguf
     except ImportError:
-        raise UserError("GGUF files are read by the gguf package: pip install aigc-fast[text]") from None
+        raise UserError("GGUF files are read by the gguf package: pip install 'aigc-fast[text]'") from None
     return gguf
 
 

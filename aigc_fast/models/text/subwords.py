@@ -27,7 +27,7 @@ def library() -> Any:
     try:
         import tokenizers
     except ImportError:
-        raise UserError("tokens of this model are the tokenizers package's: pip install aigc-fast[text]") from None
+        raise UserError("tokens of this model are the tokenizers package's: pip install 'aigc-fast[text]'") from None
     return tokenizers
 
 
