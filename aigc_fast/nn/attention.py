@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
-from aigc_fast.functional import scaled_dot_product_attention
+from aigc_fast.functional import linear, scaled_dot_product_attention
 from aigc_fast.nn.drop_in import become_drop_ins, drop_in
 from aigc_fast.ops.attention import choice
+from aigc_fast.ops.linear.choice import wins_layers
 from aigc_fast.runtime.modules import kind_of
 
 MERGE_MASKS = torch.nn.MultiheadAttention.merge_masks
@@ -70,7 +71,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         output = scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal, precision=precision)
         # As in PyTorch, for which this child is no more than a weight and a bias, whatever stands in its place.
         last = self.out_proj
-        return TF.linear(self._joined(output, batch_dim, batched), last.weight, last.bias), None
+        return linear(self._joined(output, batch_dim, batched), last.weight, last.bias), None
 
     def _is_one_call(self, query: Tensor, key: Tensor, value: Tensor) -> bool:
         """Whether PyTorch has a call for it all that is faster than the parts."""
@@ -108,7 +109,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         bias = self.in_proj_bias
         if self._qkv_same_embed_dim and query is key and key is value:
-            return TF.linear(query, self.in_proj_weight, bias).chunk(3, -1)
+            return linear(query, self.in_proj_weight, bias).chunk(3, -1)
         if self._qkv_same_embed_dim:
             weights = self.in_proj_weight.chunk(3)
         else:
@@ -133,8 +134,9 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
     """`torch.nn.TransformerEncoderLayer`: the same constructor, parameters, `state_dict` keys and results.
 
     At inference PyTorch runs the whole layer in one fused call, which bypasses `self_attn` and stores the scores of all
-    heads. For long sequences this layer calls its submodules instead, as PyTorch's does in training. Its submodules are
-    this package's too. Where a submodule, or a method that runs one, has been replaced, it behaves as PyTorch's.
+    heads. For long sequences, and where linear layers are faster here, this layer calls its submodules instead, as
+    PyTorch's does in training. Its submodules are this package's too. Where a submodule, or a method that runs one, has
+    been replaced, it behaves as PyTorch's.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -171,7 +173,8 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
         )
 
     def _is_short(self, src: Tensor) -> bool:
-        return choice.leave_layer(src.size(1 if self.self_attn.batch_first and src.dim() == 3 else 0))
+        length = src.size(1 if self.self_attn.batch_first and src.dim() == 3 else 0)
+        return choice.leave_layer(length) and not wins_layers(src, self.linear1.weight)
 
 
 def _kind_of_activation(activation: Any) -> int:

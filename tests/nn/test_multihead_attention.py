@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize, prune
 
 import aigc_fast
 from aigc_fast.nn import MultiheadAttention, TransformerEncoderLayer
+from aigc_fast.ops.linear import choice as linears
 
 L, S, N, E, H = 37, 45, 3, 24, 4
 KINDS = {
@@ -231,6 +232,24 @@ def test_an_encoder_layer_at_inference(
     seen = slice(None) if padding is None else ~padding
     assert relative_error(found[seen], expected[seen]) < 1e-5
     assert attentions == (["attention"] if length == 600 else [])
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+def test_a_short_encoder_layer_runs_on_its_parts_where_linear_layers_are_faster(
+    foreign: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linears, "has_foreign_products", lambda: foreign)
+    at_once, whole = [], torch._transformer_encoder_layer_fwd
+    monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", lambda *args: at_once.append(1) or whole(*args))
+    layer = nn.TransformerEncoderLayer(64, 4, 256, batch_first=True).eval()
+    small, large = torch.randn(1, 2, 64), torch.randn(8, 64, 64)
+    with torch.no_grad():
+        expected = [layer.double()(x.double()) for x in (small, large)]
+        layer = aigc_fast.optimize(layer.float())
+        at_once.clear()
+        for x, wanted in zip((small, large), expected, strict=True):
+            assert relative_error(layer(x), wanted) < 1e-5
+    assert len(at_once) == (1 if foreign else 2)
 
 
 class Averaged(nn.Module):

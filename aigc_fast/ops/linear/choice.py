@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast.ops.linear.limits import (
+    FOREIGN_LAYER,
     FOREIGN_PRODUCTS,
     FOREIGN_PRODUCTS_OF_GRADIENTS,
     FOREIGN_WEIGHT,
@@ -19,6 +20,7 @@ from aigc_fast.ops.linear.limits import (
     ROWS_OF_OTHERS,
 )
 from aigc_fast.runtime import native, tuning
+from aigc_fast.runtime.backends import is_automatic
 from aigc_fast.runtime.machine import is_intels
 
 
@@ -47,6 +49,13 @@ def _floats_win(rows: int, size: int) -> bool:
 def has_foreign_products() -> bool:
     """Whether PyTorch multiplies float32 by MKL on another maker's processor than MKL's."""
     return native.has_wide_vectors() and torch.backends.mkl.is_available() and not is_intels()
+
+
+def wins_layers(input: Tensor, weight: Tensor) -> bool:
+    """Whether ours is so much faster that a layer of several had better run on its parts than as PyTorch's one call."""
+    if not (input.is_cpu and input.dtype is torch.float32 and is_automatic() and has_foreign_products()):
+        return False
+    return input.numel() * weight.shape[0] >= FOREIGN_LAYER
 
 
 def slower(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str, slope: float) -> str | None:
