@@ -197,8 +197,8 @@ def bench(
 ) -> None:
     """Measure this package against PyTorch and other peers that are installed, on this machine.
 
-    Each result is held to float64 before anything is timed. Ours and all peers take turns; the median counts, with its
-    quartiles. Rows that are slower stay.
+    Some two minutes, unless --models, --all or --seconds ask for more. Each result is held to float64 before anything
+    is timed. Ours and all peers take turns; the median counts, with its quartiles. Rows that are slower stay.
 
     Example:  aigc-fast bench --op attention --html out/bench.html
     """
