@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from aigc_fast.ops.linear.limits import (
-    FOREIGN_LAYER,
+    FOREIGN_LAYER_PRODUCTS,
+    FOREIGN_LAYER_WEIGHT,
     FOREIGN_PRODUCTS,
     FOREIGN_PRODUCTS_OF_GRADIENTS,
     FOREIGN_WEIGHT,
@@ -55,7 +56,7 @@ def wins_layers(input: Tensor, weight: Tensor) -> bool:
     """Whether ours is so much faster that a layer of several had better run on its parts than as PyTorch's one call."""
     if not (input.is_cpu and input.dtype is torch.float32 and is_automatic() and has_foreign_products()):
         return False
-    return input.numel() * weight.shape[0] >= FOREIGN_LAYER
+    return input.numel() * weight.shape[0] >= FOREIGN_LAYER_PRODUCTS or weight.numel() >= FOREIGN_LAYER_WEIGHT
 
 
 def slower(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str, slope: float) -> str | None:

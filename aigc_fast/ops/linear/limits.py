@@ -18,8 +18,8 @@ LARGE_WEIGHT, LEAST_WEIGHT = 1 << 20, 1 << 17
 # 2), AVX-512 BF16, 2 threads, torch 2.13.0, 2026-11-30; other levels with wide vectors inherit them, unmeasured.
 FOREIGN_PRODUCTS, FOREIGN_WEIGHT = 1 << 21, 1 << 12
 FOREIGN_PRODUCTS_OF_GRADIENTS = 1 << 26
-# From so many products of its first linear layer on, an encoder layer at inference had better run on its parts there
-# than as PyTorch's one call: 1.5 to 2.1 times, widths of 128 to 768, 32 to 788 rows; fewer were not measured.
-FOREIGN_LAYER = 1 << 23
+# There an encoder layer at inference runs on its parts 1.2 to 2.1 times as fast as by PyTorch's one call from so many
+# products or weights of its first linear layer on, 0.76 to 1.02 below: widths of 64 to 768, 1 to 788 rows.
+FOREIGN_LAYER_PRODUCTS, FOREIGN_LAYER_WEIGHT = 1 << 23, 1 << 18
 # Fewer rows than this are not worth packing the weights for: PyTorch takes those that are not kept.
 ROWS_WORTH_PACKING = 256
