@@ -8,21 +8,21 @@
 namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
 
-constexpr int64_t TILE_COLUMNS = 256;            // steps of a tile along W at most
-constexpr int64_t TILE_FLOATS = 96 << 10;        // its input: it stays in L2
-constexpr int64_t TILE_VECTORS = 4;              // vectors of channels of a tile, where they are innermost in memory
-constexpr int64_t LARGEST_REACH = 4096;          // pixels that a single step reads at most
-constexpr int64_t LEAST_WORK_OF_TILES = 1 << 15; // multiply-adds that are worth another thread
+constexpr int64_t DEPTHWISE_COLUMNS = 256;     // steps of a tile along W at most
+constexpr int64_t DEPTHWISE_FLOATS = 96 << 10; // its input: it stays in L2
+constexpr int64_t DEPTHWISE_VECTORS = 4;       // vectors of channels of a tile, where they are innermost in memory
+constexpr int64_t DEPTHWISE_REACH = 4096;      // pixels that a single step reads at most
+constexpr int64_t DEPTHWISE_WORK = 1 << 15;    // multiply-adds that are worth another thread
 
 // The steps of all phases cut into tiles: one along D, some along H and W.
 class DepthwiseTiles {
   public:
     DepthwiseTiles(const Geometry& g, bool channels_innermost)
         : g_(g), reach_{Reach(g.axis[0]), Reach(g.axis[1]), Reach(g.axis[2])},
-          vectors_(channels_innermost ? least(TILE_VECTORS, ceil_div(g.groups, VF)) : 1) {
-        columns_ = even_share(g.axis[2].steps(), TILE_COLUMNS);
+          vectors_(channels_innermost ? least(DEPTHWISE_VECTORS, ceil_div(g.groups, VF)) : 1) {
+        columns_ = even_share(g.axis[2].steps(), DEPTHWISE_COLUMNS);
         const int64_t line = reach_[0].length(g.axis[0], 1) * reach_[2].length(g.axis[2], columns_);
-        const int64_t lines = TILE_FLOATS / (line * pixel()), of_one = reach_[1].length(g.axis[1], 1);
+        const int64_t lines = DEPTHWISE_FLOATS / (line * pixel()), of_one = reach_[1].length(g.axis[1], 1);
         rows_ = even_share(g.axis[1].steps(), 1 + most<int64_t>(0, lines - of_one) / g.axis[1].in_step());
         across_ = ceil_div(g.axis[2].steps(), columns_);
         down_ = ceil_div(g.axis[1].steps(), rows_);
@@ -33,11 +33,11 @@ class DepthwiseTiles {
         int64_t pixels = 1;
         for (const Axis& a : g.axis) {
             const Reach reach(a);
-            if (reach.high - reach.low >= LARGEST_REACH)
+            if (reach.high - reach.low >= DEPTHWISE_REACH)
                 return false;
             pixels *= reach.length(a, 1);
         }
-        return pixels <= LARGEST_REACH;
+        return pixels <= DEPTHWISE_REACH;
     }
 
     struct Tile {
@@ -167,7 +167,7 @@ class Depthwise {
     void run() {
         const int64_t blocks = tiles_.blocks(), tiles = tiles_.of_a_block();
         const bool by_pixel = in_.channel_stride == 1;
-        const int64_t grain = most<int64_t>(1, LEAST_WORK_OF_TILES / most<int64_t>(1, tiles_.work()));
+        const int64_t grain = most<int64_t>(1, DEPTHWISE_WORK / most<int64_t>(1, tiles_.work()));
         parallel_for(0, out_.batch * tiles * blocks, grain, [&](int64_t begin, int64_t end) {
             Scope scope;
             const int64_t size = tiles_.input_size();
