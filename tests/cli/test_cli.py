@@ -187,7 +187,7 @@ def test_the_script_too_tells_of_a_wrong_environment(monkeypatch, capsys):
 
 def test_a_forced_backend_that_can_not_run_is_one_line(tmp_path, model_files):
     with aigc_fast.backend("triton"):
-        assert_refused(run("generate", model_files["dcgan"], "--out", tmp_path / "a.png"), "'triton' was asked for")
+        assert_refused(run("generate", model_files["dcgan"], "--out", tmp_path / "a.png"), "'triton' is forced")
     assert os.listdir(tmp_path) == []
 
 

@@ -138,7 +138,9 @@ def test_gguf_files_are_models_too(trained, tmp_path):
 
 def test_bad_input_is_told(trained, folder, corpus, tmp_path):
     out = ["--out", tmp_path / "a.txt"]
-    assert_refused(run("generate", trained, "--num-beams", "2", "--top-k", "3", *out), "num_beams=2: beams take")
+    assert_refused(
+        run("generate", trained, "--num-beams", "2", "--top-k", "3", *out), "num_beams=2: beam search does not sample"
+    )
     assert_refused(
         run("generate", trained, "--prompt", "cat " * 30, "--num-beams", "2", *out), "leave no room in the 16"
     )

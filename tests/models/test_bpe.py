@@ -105,5 +105,5 @@ def test_bad_training_is_told(tokenizer):
 
 def test_without_the_library_there_is_one_line(monkeypatch, tokenizer):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(UserError, match=r"pip install aigc-fast\[text\]"):
+    with pytest.raises(UserError, match=r"pip install 'aigc-fast\[text\]'"):
         tokenizer_from(tokenizer.config())

@@ -307,7 +307,7 @@ def test_pieces_of_gguf_files_are_read(tmp_path):
 def test_without_the_package_there_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(UserError, match=r"read by the gguf package: pip install aigc-fast\[text\]"):
+    with pytest.raises(UserError, match=r"read by the gguf package: pip install 'aigc-fast\[text\]'"):
         DecoderModel.from_pretrained(tmp_path / "a.gguf")
 
 

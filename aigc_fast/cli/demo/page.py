@@ -82,11 +82,14 @@ def _state_verdict(parity: Parity) -> str:
 def metrics_table(
     reports: Mapping[str, ImageReport | SoundReport | VideoReport], rows: Sequence[tuple[str, str, str, str]]
 ) -> str:
-    """The metrics of several models side by side, with what would be ideal; rows as those of `Medium`."""
+    """The metrics of several models side by side, with what would be ideal; rows as those of `Medium`, without those
+    that none of the reports has."""
     first = next(iter(reports.values())).as_dict()
     lines = []
     for label, name, form, ideal in rows:
-        values = [form.format(getattr(report, name)) for report in reports.values()]
-        cells = "".join(f"<td>{value}</td>" for value in values)
+        found = [getattr(report, name) for report in reports.values()]
+        if found == [None] * len(found):
+            continue
+        cells = "".join(f"<td>{'' if value is None else form.format(value)}</td>" for value in found)
         lines.append(f'<tr><td>{label}</td>{cells}<td class="text">{escape(ideal.format(**first))}</td></tr>')
     return table(("", *reports, IDEAL), lines, (IDEAL,))
