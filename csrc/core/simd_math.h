@@ -48,15 +48,16 @@ static inline vf expm1(vf x) {
     return rest * power + (power - 1.0f);
 }
 
-// Cephes' tanhf: a polynomial near zero, where 1 - 2 / (exp(2x) + 1) would cancel.
+// Cephes' tanhf: a polynomial near zero, where 1 - 2 / (exp(2|x|) + 1) would cancel.
 static inline vf tanh(vf x) {
-    const vf square = x * x;
+    constexpr uint32_t SIGN = 0x80000000u;
+    const vf square = x * x, size = vf(vu(x) & ~SIGN);
     vf p = square * -5.70498872745e-3f + 2.06390887954e-2f;
     p = p * square - 5.37397155531e-2f;
     p = p * square + 1.33314422036e-1f;
     p = p * square - 3.33332819422e-1f;
-    const vf far = 1.0f - 2.0f / (exp(x + x) + 1.0f);
-    return (x < 0.625f) & (x > -0.625f) ? p * square * x + x : far;
+    const vf far = 1.0f - 2.0f / (exp(size + size) + 1.0f);
+    return size < 0.625f ? p * square * x + x : vf(vu(far) | (vu(x) & SIGN));
 }
 
 static inline vf sigmoid(vf x) { return 1.0f / (1.0f + exp(-x)); }

@@ -19,6 +19,7 @@ from aigc_fast.runtime import native, tuning
 from aigc_fast.runtime.activations import FUNCTIONS
 
 needs_kernels = needs_native
+SLOPES = {"leaky_relu": 0.01, "elu": 1.0}
 
 
 def assert_alike(ours: list[Tensor], theirs: list[Tensor], exact: list[Tensor], name: str) -> None:
@@ -70,11 +71,24 @@ def test_strides_on_every_level(lay: Any, dtype: torch.dtype, isa: str) -> None:
         assert_parity(each, TF.linear(input, weight), exact)
 
 
+@needs_kernels
+@pytest.mark.parametrize("activation", [name for name in FUNCTIONS if name != "none"])
+def test_activations_are_within_two_units_in_the_last_place_on_every_level(activation: str, isa: str) -> None:
+    input = torch.linspace(-9, 9, 30001)[:, None]
+    with aigc_fast.backend("cpu"), launches("linear") as called:
+        found = AF.linear(input, torch.ones(1, 1), None, activation)
+    exact, peer = (FUNCTIONS[activation](x, SLOPES.get(activation, 0.0)) for x in (input.double(), input))
+    unit = torch.exp2(exact.abs().clamp_min(torch.finfo(torch.float32).tiny).log2().floor() - 23)
+    errors = [((each.double() - exact) / unit).abs().max().item() for each in (found, peer)]
+    assert called
+    assert errors[0] <= max(2, 2 * errors[1]), f"{errors[0]:.2f} units off, PyTorch's is {errors[1]:.2f}"
+
+
 @pytest.mark.parametrize("activation", [name for name in FUNCTIONS if name != "relu"])
 @pytest.mark.parametrize("compute", [every_gradient, double_gradient])
 def test_gradients_through_an_activation(activation: str, compute: Any, backend: str) -> None:
     tensors = [torch.randn(shape) for shape in ((3, 7, 20), (18, 20), (18,))]
-    gradient, slope = torch.randn(3, 7, 18), {"leaky_relu": 0.01, "elu": 1.0}.get(activation, 0.0)
+    gradient, slope = torch.randn(3, 7, 18), SLOPES.get(activation, 0.0)
 
     def ours(*tensors: Tensor) -> Tensor:
         return AF.linear(*tensors, None if activation == "none" else activation)
