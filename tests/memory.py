@@ -14,6 +14,8 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from aigc_fast.runtime import memory
+
 ALLOCATORS = {torch: ("empty", "empty_like", "empty_strided"), torch.Tensor: ("new_empty", "new_empty_strided")}
 
 
@@ -34,6 +36,7 @@ def poisoned() -> Iterator[None]:
     patches = [
         patch.object(home, name, _poisoned(getattr(home, name))) for home, names in ALLOCATORS.items() for name in names
     ]
+    patches.append(patch.object(memory, "reuse", memory.Reuse(0)))
     for each in patches:
         each.start()
     try:

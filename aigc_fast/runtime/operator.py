@@ -23,7 +23,7 @@ from aigc_fast.runtime.backends import (
     leave_to_pytorch,
 )
 from aigc_fast.runtime.flops import count
-from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
+from aigc_fast.runtime.memory import LEAST_REUSED, placed
 from aigc_fast.runtime.native import NEGATED, PLAIN, UNKNOWN, WANTS_GRADIENT
 from aigc_fast.runtime.precision import own_precision
 from aigc_fast.runtime.recording import is_for_onnx
@@ -226,10 +226,10 @@ class Operator:
             results = allocate(*args)
             if type(results) is tuple:
                 for result in results:
-                    if result.nbytes >= MAPPED_ANEW:
-                        on_huge_pages(result)
-            elif results.nbytes >= MAPPED_ANEW:
-                on_huge_pages(results)
+                    if result.nbytes >= LEAST_REUSED:
+                        placed(result)
+            elif results.nbytes >= LEAST_REUSED:
+                placed(results)
             return results if fill(results, *args) else run_reference(*args)
 
         return run

@@ -168,6 +168,7 @@ needs_native = pytest.mark.skipif(native.cpu_reason() is not None, reason=str(na
         ("AIGC_FAST_BACKEND", "one of"),
         pytest.param("AIGC_FAST_CPU_ISA", "one of", marks=needs_native),
         ("AIGC_FAST_KEPT_BYTES", "a number of bytes"),
+        ("AIGC_FAST_REUSED_BYTES", "a number of bytes"),
     ],
 )
 def test_a_wrong_environment_is_one_line(variable, expected):

@@ -15,7 +15,7 @@ from aigc_fast.ops.attention.sizes import in_rows
 from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.dtypes import DTYPES, UP_TO_FLOAT32
-from aigc_fast.runtime.memory import on_huge_pages
+from aigc_fast.runtime.memory import placed
 from aigc_fast.runtime.precision import factors_of
 
 # By the number of tensors besides query, key and value.
@@ -151,7 +151,7 @@ def attend_at_once(
     """
     if not query.is_cpu:
         return None
-    output = on_huge_pages(torch.empty_like(query))
+    output = placed(torch.empty_like(query))
     kernel, factors, right = native.kernels().attention, factors_of(query.dtype), 0 if causal else -1
     scaled = scale is not None
     rest = grouped, factors, scaled, scale if scaled else 0.0, None, 0.0

@@ -24,7 +24,7 @@ from aigc_fast.ops.conv_transpose.plan import (
 )
 from aigc_fast.runtime import dtypes, native
 from aigc_fast.runtime.activations import CODES
-from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
+from aigc_fast.runtime.memory import LEAST_REUSED, placed
 from aigc_fast.runtime.precision import factors_for
 
 DTYPES = {dtype: dtypes.DTYPES[dtype] for dtype in (torch.float32, torch.bfloat16)}
@@ -194,7 +194,7 @@ def _kernel_call(
         surroundings: of the convolution.
     """
     code, in_layout, out_layout = DTYPES[input.dtype], layout(input), layout(like)
-    shape, strides, is_large = tuple(like.shape), like.stride(), like.nbytes >= MAPPED_ANEW
+    shape, strides, is_large = tuple(like.shape), like.stride(), like.nbytes >= LEAST_REUSED
     before = CODES[surroundings.activation], surroundings.slope, int(surroundings.reflected is not None)
     has_floats = _floats(bias) is bias
 
@@ -209,7 +209,7 @@ def _kernel_call(
     ) -> Tensor | None:
         output = input.new_empty_strided(shape, strides)
         if is_large:
-            on_huge_pages(output)
+            placed(output)
         shift = bias if has_floats else _floats(bias)
         taken = kernel(
             input.data_ptr(),
@@ -317,6 +317,6 @@ def through_activation(gradient: Tensor, output: Tensor, activation: str, slope:
     """
     if activation == "none" or gradient.dtype != output.dtype or unsupported((gradient, output)) is not None:
         return None
-    inner, of_bias = on_huge_pages(torch.empty_like(output)), output.new_empty(output.shape[1])
+    inner, of_bias = placed(torch.empty_like(output)), output.new_empty(output.shape[1])
     kernel = native.kernels().conv_activation_gradient
     return (inner, of_bias) if kernel(inner, of_bias, gradient, output, CODES[activation], slope) else None

@@ -15,7 +15,7 @@ from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.activations import CODES
 from aigc_fast.runtime.backends import current
 from aigc_fast.runtime.devices import Reason
-from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
+from aigc_fast.runtime.memory import LEAST_REUSED, placed
 from aigc_fast.runtime.precision import ROUNDED, factors_for
 
 DTYPES = torch.float32, torch.bfloat16
@@ -74,7 +74,7 @@ def prepare(
     rows = prod(input.shape[:-1])
     factors = factors_for(input.dtype, rows)
     step = input.shape[-1] if _lies_by_columns(input, factors) else _row_step(input)
-    is_large = prod(shape) * input.itemsize >= MAPPED_ANEW
+    is_large = prod(shape) * input.itemsize >= LEAST_REUSED
     packed = packing(weight, factors, rows)
     forced = current() == "cpu"
     ways = (packed.of, packed.without_room) if forced or rows >= ROWS_WORTH_PACKING else (packed.kept,)
@@ -85,7 +85,7 @@ def prepare(
             return fallback(input, weight, bias, *rest)
         output = input.new_empty(shape)
         if is_large:
-            on_huge_pages(output)
+            placed(output)
         given = (input, step) if step is not None else (input.contiguous(), input.shape[-1])
         shift = bias if bias is None or bias.is_contiguous() else bias.contiguous()
         native.kernels().linear(output, *given, held.data_ptr(), shift, factors, code, slope)

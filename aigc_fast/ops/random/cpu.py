@@ -13,11 +13,11 @@ from aigc_fast.ops.random.philox import KEY_LIMIT
 from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.dtypes import DTYPES, UP_TO_FLOAT32
-from aigc_fast.runtime.memory import MAPPED_ANEW, fill_densely, on_huge_pages
+from aigc_fast.runtime.memory import LEAST_REUSED, fill_densely, placed
 
 _ANY_DTYPE = tuple(DTYPES)
 _FLOAT32 = DTYPES[torch.float32]
-_LARGE = MAPPED_ANEW // torch.float32.itemsize
+_LARGE = LEAST_REUSED // torch.float32.itemsize
 
 
 class _PerThread(threading.local):
@@ -64,7 +64,7 @@ def fill(kernel: str, size: tuple[int | Sequence[int], ...]) -> Tensor | None:
         return None
     count = out.numel()
     if count >= _LARGE:
-        on_huge_pages(out)
+        placed(out)
     fill_in(out.data_ptr(), count, _FLOAT32, _per_thread.draw().data_ptr())
     return out
 

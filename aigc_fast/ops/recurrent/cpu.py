@@ -29,7 +29,7 @@ from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.dtypes import UP_TO_FLOAT32
 from aigc_fast.runtime.kept import MANY_USES, Packing
-from aigc_fast.runtime.memory import MAPPED_ANEW, on_huge_pages
+from aigc_fast.runtime.memory import LEAST_REUSED, placed
 from aigc_fast.runtime.weights import AS_THEY_ARE
 
 
@@ -130,7 +130,7 @@ def plan_of(
     dense = input.dtype == torch.float32 and (input.stride(-1) == 1 or input.shape[-1] == 1)
     dense = dense and all(tensor.is_contiguous() for tensor in (*states, *params))
     output = *input.shape[:-1], options.directions * sizes.size
-    is_large = math.prod(output) * input.element_size() >= MAPPED_ANEW
+    is_large = math.prod(output) * input.element_size() >= LEAST_REUSED
     of_sizes = sizes.hidden, sizes.projected
     numbers = options.mode, options.layers, options.directions, *of_sizes, options.has_biases, options.eps
     return Plan(options, sizes, output, is_large, packings, dense, weights, numbers)
@@ -210,7 +210,7 @@ def recur_at_once(
     output = input.new_empty(plan.output)
     last = _like(states, plan.dense)
     if plan.is_large:
-        on_huge_pages(output)
+        placed(output)
     _run(plan, output, last, [], input, batch_sizes, states, params)
     return output, *last
 

@@ -13,7 +13,7 @@ from aigc_fast.ops.conv_transpose.operators import conv, conv_transpose, conv_we
 from aigc_fast.runtime import devices, native
 from aigc_fast.runtime.derivatives import own_variable, recording
 from aigc_fast.runtime.devices import Reason
-from aigc_fast.runtime.memory import on_huge_pages
+from aigc_fast.runtime.memory import placed
 from aigc_fast.runtime.operator import Operator
 
 __all__ = ["CONV_LSTM", "CONV_LSTM_BACKWARD", "conv_lstm", "step_by_step"]
@@ -189,7 +189,7 @@ def _fill_gradients(
         step(to_sums[now], to_cell, to_outputs[now], by_next, kept[now], cells[now + 1], cells[now])
         by_next = _by_images(conv_transpose(to_sums[now], weight, None, _ONES, padding, _NONE, _ONES, 1))
     to_hidden.copy_(by_next)
-    before = on_huge_pages(torch.empty_like(outputs))
+    before = placed(torch.empty_like(outputs))
     torch.cat([hidden[None], outputs[:-1]], out=before)
     maps = before.flatten(0, 1), to_sums.flatten(0, 1)
     to_weight.copy_(conv_weight_gradient(*maps, weight.shape[2:], _ONES, padding, _ONES, 1))
