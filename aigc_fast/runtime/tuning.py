@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -75,15 +76,22 @@ def path() -> Path:
     return folder() / f"tuned-{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
 
 
-def _may_know() -> bool:
+def _ops_in_files() -> set[str]:
+    """The ops that files name, be they this machine's or not."""
     try:
-        return _always or folder().is_dir()
+        texts = [file.read_text(encoding="utf-8", errors="replace") for file in folder().glob("tuned-*.json")]
     except (OSError, RuntimeError):  # no home, or one that cannot be read
-        return False
+        return set()
+    return {op for text in texts for op in re.findall(r'"(\w+)\(', text)}
 
 
-# False until something is measured: calls that take a shortcut check only this.
-used = _may_know()
+_of_all = _always
+_ops = _ops_in_files()
+
+
+def knows(op: str) -> bool:
+    """Whether anything may be known of the op's calls: one that takes a shortcut checks only this."""
+    return _of_all or op in _ops
 
 
 @contextmanager
@@ -100,8 +108,8 @@ def tuning() -> Iterator[None]:
         >>> with aigc_fast.tuning():
         ...     model(x)
     """
-    global used
-    used = True
+    global _of_all
+    _of_all = True
     token = _tuning.set(True)
     try:
         yield
@@ -116,7 +124,7 @@ def is_on() -> bool:
 
 def found(op: str, args: Sequence[Any]) -> Measured | None:
     """What was measured for such a call, here or in an earlier process."""
-    return _table().get(_key(op, args)) if used else None
+    return _table().get(_key(op, args)) if knows(op) else None
 
 
 def measured(
@@ -215,6 +223,7 @@ def _record(key: str, result: Measured) -> None:
     # Keeps what other processes have written meanwhile.
     table.update({name: value for name, value in _read(file).items() if name not in table})
     table[key] = result
+    _ops.add(key.partition("(")[0])
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic(file) as temporary:

@@ -43,7 +43,8 @@ def _times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         return {name: Timing(*3 * [1.0 + (name == "ours")]) for name in calls}
 
     monkeypatch.setattr(tuning, "interleaved", interleaved)
-    monkeypatch.setattr(tuning, "used", False)
+    monkeypatch.setattr(tuning, "_of_all", False)
+    monkeypatch.setattr(tuning, "_ops", set())
     monkeypatch.setenv(tuning.FOLDER_VARIABLE, str(tmp_path / "cache"))
 
 

@@ -201,7 +201,7 @@ def test_autocast_takes_kept_weights_without_gradients(monkeypatch: pytest.Monke
 def test_what_is_pytorchs_at_once_is_so_by_the_choice(
     rows: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "used", False)
+    monkeypatch.setattr(tuning, "knows", lambda op: False)
     monkeypatch.setattr(choice, "has_foreign_products", lambda: False)
     tensors = [torch.empty(shape, dtype=dtype) for shape in ((rows, 1024), (2048, 1024))]
     at_once = choice.is_pytorchs_at_once(*tensors)

@@ -218,7 +218,7 @@ class TestBadInput:
 def test_what_is_pytorchs_at_once_is_so_by_the_choice(
     groups: int, activation: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "used", False)
+    monkeypatch.setattr(tuning, "knows", lambda op: False)
     input = torch.empty(2, 32, 64, 64, dtype=dtype)
     with torch.no_grad():
         at_once = choice.is_pytorchs_at_once(input, groups, activation)

@@ -47,7 +47,8 @@ def times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str,
         return {name: Timing(given[name], given[name], given[name]) for name in calls}
 
     monkeypatch.setattr(tuning, "interleaved", interleaved)
-    monkeypatch.setattr(tuning, "used", False)
+    monkeypatch.setattr(tuning, "_of_all", False)
+    monkeypatch.setattr(tuning, "_ops", set())
     monkeypatch.setenv(tuning.FOLDER_VARIABLE, str(tmp_path / "cache"))
     yield given
     for op in operators().values():
@@ -115,6 +116,22 @@ def test_a_later_process_reads_what_was_measured(times: dict[str, float]) -> Non
         **{tuning.FOLDER_VARIABLE: str(tuning.folder())},
     )
     assert "measured here: ours 1 ms, PyTorch's 0.5 ms" in found.stdout, found
+
+
+@pytest.mark.parametrize("name", [CONV, ATTENTION])
+def test_files_tell_of_which_ops_something_is_known(
+    name: str, times: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times["pytorchs"] = 0.5
+    args = _arguments(name, False, 7)
+    with aigc_fast.tuning():
+        getattr(AF, name)(*args)
+    monkeypatch.setattr(tuning, "_of_all", False)
+    monkeypatch.setattr(tuning, "_ops", tuning._ops_in_files())
+    for op in operators().values():
+        op.choice.forget()
+    assert [tuning.knows(op) for op in ("conv", "attention", "layer_norm")] == [name == CONV, name == ATTENTION, False]
+    assert not _ran(name, *args)
 
 
 def test_the_environment_tunes_a_process(tmp_path: Path) -> None:

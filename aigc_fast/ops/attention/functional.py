@@ -80,7 +80,7 @@ def _at_once(
     """The output of a call that the kernel or PyTorch may have before anything else is looked at, or None."""
     try:
         measured = None
-        if tuning.used:
+        if tuning.knows(ATTENTION.name):
             measured, output = _measured(kind, query, key, value, mask, is_causal, scale, enable_gqa)
             if output is not None:
                 return output
@@ -156,8 +156,7 @@ def scaled_dot_product_attention(
 
     On the CPU in float32, bfloat16 and float16 the score matrix is never materialized, forward or backward; keys that a
     mask hides from a whole block of queries are not read. Method: Dao et al., "FlashAttention", 2022, and, for the
-        running
-    softmax, Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
+    running softmax, Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018.
 
     Args:
         query: (..., H, L, E), or (L, E); any strides. The leading dimensions of query, key and value are broadcast.

@@ -36,7 +36,7 @@ def is_pytorchs_at_once(input: Tensor, weight: Tensor) -> bool:
     if is_light(input, weight):
         return True
     rows = input.numel() // (weight.shape[-1] or 1)
-    return input.dtype is torch.float32 and not tuning.used and not _floats_win(rows, weight.numel())
+    return input.dtype is torch.float32 and not tuning.knows("linear") and not _floats_win(rows, weight.numel())
 
 
 def _floats_win(rows: int, size: int) -> bool:

@@ -32,13 +32,14 @@ def is_pytorchs_at_once(input: Tensor, groups: int, activation: str) -> bool:
     """Whether a norm of groups is PyTorch's in any case: of 50 norms in a U-Net a second look at each is 1 % of it."""
     if is_light(input):
         return True
-    known = input.dtype is torch.float32 and activation == "none" and not tuning.used and not torch.is_grad_enabled()
+    known = input.dtype is torch.float32 and activation == "none" and not tuning.knows("group_norm")
+    known = known and not torch.is_grad_enabled()
     return known and input.dim() > 1 and type(groups) is int and groups < input.shape[1]
 
 
 def is_light_for_rows(input: Tensor) -> bool:
     """The same of a norm of rows; in float32 PyTorch's is as fast whatever the size, unless something was measured."""
-    return input.numel() < ROWS_NUMEL or (input.dtype == torch.float32 and not tuning.used)
+    return input.numel() < ROWS_NUMEL or (input.dtype == torch.float32 and not tuning.knows("layer_norm"))
 
 
 def _is_pytorchs_own(input: Tensor, groups: int, activation: str) -> bool:
