@@ -91,6 +91,10 @@ def test_one_channel_is_pytorchs_but_where_it_is_spread_over_many(
         ((8, 32, 64, 64), 3, 1, torch.channels_last, "direct", False, True),
         ((8, 32, 64, 64), 3, 1, torch.contiguous_format, "direct", False, False),
         ((8, 3, 64, 64), 3, 1, torch.contiguous_format, "narrow", False, False),
+        ((8, 3, 32, 32), 3, 1, torch.contiguous_format, "narrow", False, True),
+        ((8, 3, 16, 16, 16), 3, 1, torch.contiguous_format, "narrow", False, True),
+        ((8, 4, 16, 16, 16), 3, 2, torch.contiguous_format, "direct", True, True),
+        ((8, 5, 16, 16, 16), 3, 1, torch.contiguous_format, "direct", False, False),
         ((8, 3, 64, 64), 3, 1, torch.channels_last, "narrow", True, True),
         ((8, 3, 112, 112), 7, 2, torch.contiguous_format, "narrow", True, True),
         ((2, 3, 224, 224), 16, 16, torch.contiguous_format, "narrow", True, True),
@@ -117,6 +121,28 @@ def test_what_is_pytorchs_depends_on_the_processors_maker(
     for intels, left in ((True, left_by_intels), (False, left_elsewhere)):
         monkeypatch.setattr(choice, "is_intels", lambda intels=intels: intels)
         assert (choice.forward_slower(input, weight, plan, algorithm) is not None) == left
+
+
+@pytest.mark.parametrize(
+    ("size", "layout", "transposed", "left"),
+    [
+        (64, torch.channels_last, False, True),
+        (63, torch.channels_last, False, False),
+        (64, torch.contiguous_format, False, False),
+        (64, torch.channels_last, True, False),
+    ],
+)
+def test_groups_in_channels_last_are_pytorchs_by_other_makers_processors(
+    size: int, layout: torch.memory_format, transposed: bool, left: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "level", lambda: "avx512")
+    input = torch.empty(1, 64, size, size, device="meta").to(memory_format=layout)
+    weight = torch.empty(64, 16, 3, 3, device="meta")
+    sizes = (1, 1), (1, 1), (0, 0), (1, 1)
+    plan = make_plan(tuple(input.shape), tuple(weight.shape), None, *sizes, 4, transposed)
+    for intels, expected in ((False, left), (True, False)):
+        monkeypatch.setattr(choice, "is_intels", lambda intels=intels: intels)
+        assert (choice.forward_slower(input, weight, plan, "direct") is not None) == expected
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from aigc_fast.ops.conv_transpose.limits import (
     GRADIENT_POSITIONS_ELSEWHERE,
     GRADIENT_SMALL_KERNEL,
     GRADIENT_WINDOW_CHANNELS,
+    GROUPED_POSITIONS_ELSEWHERE,
     LARGE_WORK,
     LEAST_GROUP_CHANNELS,
     LEFT_BFLOAT16,
@@ -220,12 +221,21 @@ def _lies_where_intels_left_it(input: Tensor, plan: Plan, channels_last: bool, a
     return _lies_where_left(input, plan, channels_last, "direct" if algorithm in _OVER_TAPS else algorithm, regions)
 
 
+def _grouped_is_left_elsewhere(input: Tensor, plan: Plan) -> bool:
+    """Whether groups in channels_last are left to PyTorch on other makers' processors than Intel's."""
+    positions = prod(input.shape[2:]) * input.shape[0]
+    plain = not plan.geometry[-1] and input.dtype == torch.float32
+    return plain and positions >= GROUPED_POSITIONS_ELSEWHERE and has_wide_vectors() and not is_intels()
+
+
 def _slower_of_few_or_strided(input: Tensor, plan: Plan, channels_last: bool, algorithm: str) -> str | None:
     *_, groups, transposed = plan.geometry
     in_channels, kernel, stride = input.shape[1] // groups, plan.geometry[:3], plan.geometry[3:6]
     few = in_channels <= FEW_CHANNELS and not plan.is_matrix
     if few and (not transposed or max(stride) == 1) and channels_last:
         return f"{in_channels} input channels: too few for a product"
+    if channels_last and groups > 1 and _grouped_is_left_elsewhere(input, plan):
+        return f"{groups} groups in channels_last: PyTorch's is faster"
     strided = not transposed and max(stride) > 1 and input.dtype == torch.float32
     # Memory that is mapped anew is ours in huge pages.
     is_small = prod(plan.output_shape) * input.dtype.itemsize < MAPPED_ANEW
