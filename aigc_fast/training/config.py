@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, fields
+from inspect import formatannotation
 from typing import Any
 
 from aigc_fast.checks import check_text
@@ -25,10 +26,12 @@ _KINDS: dict[str, Callable[[str, Any], Any]] = {
 }
 
 
-def _check_kind(name: str, value: Any, kinds: Sequence[str]) -> None:
-    """Refuses, by TypeError, a setting that is not of its annotation's kinds."""
-    if not (value is None and "None" in kinds):
-        _KINDS[kinds[0]](name, value)
+def _check_kind(setting: Field[Any], value: Any) -> None:
+    """Refuses, by TypeError, a number, text or flag that is not of its setting's annotation; others are not judged."""
+    annotation = setting.type if isinstance(setting.type, str) else formatannotation(setting.type)
+    kind, *others = annotation.split(" | ")
+    if kind in _KINDS and not (value is None and "None" in others):
+        _KINDS[kind](setting.name, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +51,8 @@ class TrainingConfig:
         tensorboard: also writes losses and pictures of samples for TensorBoard.
 
     Raises:
-        TypeError: on a value of another kind.
-        UserError: on a value out of range.
+        TypeError: for a value of another kind.
+        UserError: for a value out of range.
     """
 
     epochs: int = 50
@@ -65,7 +68,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for setting in fields(self):
-            _check_kind(setting.name, getattr(self, setting.name), setting.type.split(" | "))
+            _check_kind(setting, getattr(self, setting.name))
         for name in ("epochs", "batch_size", "log_interval", "keep_checkpoints"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("shift", "sample_interval", "checkpoint_interval"):

@@ -18,7 +18,15 @@ from aigc_fast.data import ImageDataset
 from aigc_fast.errors import UserError
 from aigc_fast.generation import read_provenance
 from aigc_fast.models import MODELS, LatentModel, create, load
-from aigc_fast.training import TrainingInterrupted, VAETrainer, default_config, loop, make_trainer, train
+from aigc_fast.training import (
+    TrainingConfig,
+    TrainingInterrupted,
+    VAETrainer,
+    default_config,
+    loop,
+    make_trainer,
+    train,
+)
 from aigc_fast.training.log import ProgressBar
 
 
@@ -552,6 +560,15 @@ def test_settings_of_another_kind_are_named(name, value):
         if setting.type != "str" or value != "3":
             with pytest.raises(TypeError, match=rf"^{setting.name} is {type(value).__name__}: expected "):
                 default_config(MODELS[name], **{setting.name: value})
+
+
+def test_a_familys_own_settings_may_be_of_any_kind():
+    own = [("rate", float | None, None), ("ways", tuple[int, ...], (1, 2)), ("steady", bool, True)]
+    config = dataclasses.make_dataclass("Own", own, bases=(TrainingConfig,), frozen=True, kw_only=True)
+    assert config(ways=[3]).ways == [3]
+    for name, value in (("rate", "3"), ("steady", 2.5), ("epochs", 2.5)):
+        with pytest.raises(TypeError, match=rf"^{name} is {type(value).__name__}: expected "):
+            config(**{name: value})
 
 
 def test_a_collapsed_generator_is_reported(run, tmp_path, caplog, monkeypatch):
