@@ -345,10 +345,10 @@ class FusedSequential(nn.Sequential):
     Sigmoid, becomes one call: the norm is folded into weight and bias, and the activation is applied as the result is
     written. An Upsample(scale_factor=2) of mode "nearest" before a Conv with kernel 3, stride 1 and padding 1 is folded
     into the weight as well: the call becomes a transposed convolution, with 4 multiplications in place of 9 in two
-    dimensions; in float32 only, where it is faster. With a norm this happens in eval mode where no gradient is needed,
-    without one in training too. With hooks on an inner module, under autocast to dtypes other than bfloat16, in exports
-    and under function transforms, the modules run one by one as in torch.nn.Sequential. In a compiled graph a chain is
-    one op, forward and backward, except under autocast or with upsampling.
+    dimensions; with float32 weights only, where it is faster. With a norm this happens in eval mode where no gradient
+    is needed, without one in training too. With hooks on an inner module, under autocast to dtypes other than bfloat16,
+    in exports and under function transforms, the modules run one by one as in torch.nn.Sequential. In a compiled graph
+    a chain is one op, forward and backward, except under autocast or with upsampling.
 
     A GroupNorm, LayerNorm or InstanceNorm1d/2d/3d followed by one of these activations, SiLU, GELU or ELU becomes one
     call likewise, in training too, and so does a Linear where no gradient is needed. So does a float32 convolution with
