@@ -6,7 +6,7 @@ from aigc_fast.data.dataset import Dataset, ImageDataset, shift
 from aigc_fast.data.pairs import PairDataset, load_pairs
 from aigc_fast.data.readers import digits, load
 from aigc_fast.data.sounds import SoundDataset, load_sounds, vowels_and_strings
-from aigc_fast.data.text import TextDataset, load_text
+from aigc_fast.data.text import TextDataset, TokenDataset, load_text
 from aigc_fast.data.videos import VideoDataset, load_videos, moving_digits
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "PairDataset",
     "SoundDataset",
     "TextDataset",
+    "TokenDataset",
     "VideoDataset",
     "digits",
     "load",

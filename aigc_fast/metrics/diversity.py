@@ -12,10 +12,12 @@ from aigc_fast.checks import check_finite, check_real
 
 @dataclass(frozen=True)
 class ClassSpread:
-    """Attributes:
-    histogram: (K,) share of the samples per class, summing to 1.
-    entropy: of the histogram, in nats; log K when all classes are equally frequent, 0 when one is all.
-    effective_classes: exp(entropy), from 1 (collapsed) to K (even).
+    """How samples are spread over K classes.
+
+    Attributes:
+        histogram: (K,), the share of the samples in each class.
+        entropy: of the histogram, in nats: log K if all classes are equally frequent, 0 if there is only one.
+        effective_classes: exp(entropy), from 1 (collapsed) to K (even).
     """
 
     histogram: tuple[float, ...]

@@ -16,7 +16,7 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Shares in [0, 1].
+    """Fidelity and variety, as shares in [0, 1].
 
     Attributes:
         precision: generated samples that lie among the real ones (fidelity).
@@ -29,10 +29,12 @@ class PrecisionRecall:
 
 @dataclass(frozen=True)
 class DensityCoverage:
-    """Attributes:
-    density: how many real neighbourhoods hold a generated sample, over what real data would give; about 1 for
-        equal distributions, and may exceed 1.
-    coverage: share in [0, 1] of real samples with a generated one in their neighbourhood.
+    """Precision and recall that single outliers among the real samples do not change.
+
+    Attributes:
+        density: in how many real samples' neighbourhoods a generated sample lies, relative to what real ones would
+            give: about 1 for equal distributions, and may be above 1 (fidelity).
+        coverage: the share in [0, 1] of real samples with a generated one in their neighbourhood (variety).
     """
 
     density: float
@@ -41,9 +43,11 @@ class DensityCoverage:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Attributes:
-    distance: (N,) root mean square difference per pixel to the nearest training image.
-    index: (N,) int64 index of that training image.
+    """The training image that is nearest to each generated one.
+
+    Attributes:
+        distance: (N,), the root mean square difference per pixel from it.
+        index: int64 (N,), its index.
     """
 
     distance: Tensor
