@@ -42,20 +42,19 @@ def read_wav(path: str | os.PathLike[str], sample_rate: int | None = None, mono:
 
     Args:
         path: the file.
-        sample_rate: in Hz, to which the samples are brought by `resample`; None keeps the file's own.
-        mono: mixes the channels down to their mean.
+        sample_rate: in Hz, to which the audio is resampled by `resample`; None keeps the file's.
+        mono: whether to mix the channels down to their mean.
 
     Returns:
-        (audio, sample_rate): float32 (T,), or (channels, T) where `mono` is False; integers scaled to [-1, 1), floats
-        as they are. 32-bit integers and doubles are rounded to float32.
+        (audio, sample_rate): float32 (T,), or (channels, T) if `mono` is False; integers are scaled to [-1, 1), floats
+        are unchanged. 32-bit integers and doubles are rounded to float32.
 
-    What the file's header says of its length counts where the file bears it out; otherwise it is read to its end, and
-    the logger `aigc_fast` tells so.
+    If the header's length does not match the file, the file is read to its end, with a line in the log `aigc_fast`.
 
     Raises:
-        UserError: when the file is missing, empty, truncated, no WAV file, or its samples are NaN or infinity or become
-            so when mixed or resampled; when the soundfile library is missing.
-        TypeError, ValueError: on a sample rate that is no integer or not positive.
+        UserError: if the file is missing, empty, truncated or not a WAV file, its samples are NaN or infinite or become
+            so when mixed or resampled, or the soundfile library is missing.
+        TypeError, ValueError: if the sample rate is not an integer, or not positive.
     """
     recording = read_recording(path, sample_rate, mono)
     if recording.repair:
@@ -111,10 +110,10 @@ def _samples(path: str | os.PathLike[str]) -> tuple[Tensor, int, str]:
 
 
 def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
-    """Brings audio to another sample rate by a windowed sinc, differentiably.
+    """Resamples audio with a windowed sinc; differentiable.
 
-    A linear-phase low-pass at the lower Nyquist frequency, Kaiser window of β = 5 over 10 zero crossings to each side;
-    what lies before and after the audio is silence.
+    A linear-phase low-pass at the lower of the two Nyquist frequencies, with a Kaiser window of β = 5 over 10 zero
+    crossings on each side; the audio is taken to be silent before its beginning and after its end.
 
     Args:
         audio: (..., T), floating-point.
@@ -125,7 +124,7 @@ def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
         (..., ceil(T · to_rate / from_rate)), of the audio's dtype.
 
     Raises:
-        TypeError, ValueError: on a rate that is no integer or not positive, or audio that is not floating-point.
+        TypeError, ValueError: if a rate is not an integer or not positive, or `audio` is not floating-point.
 
     Equivalent to `scipy.signal.resample_poly(audio, to_rate, from_rate, axis=-1)`. Method: Smith and Gossett, "A
     flexible sampling-rate conversion method", 1984.

@@ -16,14 +16,14 @@ from aigc_fast.wording import counted, listed
 
 
 class Dataset(ABC):
-    """Items in memory, with or without classes.
+    """The base of all data sets: items in memory, with or without classes.
 
     Attributes:
-        unit: what the items are called, in the plural.
+        unit: the name of the items, in the plural.
         labels: int64 (N,), or None without classes.
-        class_names: what the classes are called, in the labels' order; empty without classes.
+        class_names: the names of the classes, in the labels' order; empty without classes.
         name: where the items come from, for logs and provenance.
-        notes: what was left out, changed or put right when they were read, in lines for people.
+        notes: what was left out, changed or corrected when they were read, in lines to show.
     """
 
     unit: ClassVar[str]
@@ -41,22 +41,29 @@ class Dataset(ABC):
         return len(self.class_names) or None
 
     def batch_labels(self, indices: Tensor | slice = slice(None)) -> Tensor | None:
-        """The labels at `indices`, int64 (n,), or None without classes."""
+        """The labels of some items.
+
+        Args:
+            indices: int64 (n,), or a slice; all by default.
+
+        Returns:
+            int64 (n,), or None without classes.
+        """
         return None if self.labels is None else self.labels[indices]
 
     @property
     @abstractmethod
     def shape(self) -> dict[str, Any]:
-        """One item's, as the constructors of models for such items take it."""
+        """The shape of an item, as arguments of the constructors of models for such items."""
 
     @property
     def suited(self) -> dict[str, Any]:
-        """What else of these constructors' arguments suits the items, unless others are asked for."""
+        """Further arguments of these constructors that suit the items; defaults, which others may replace."""
         return {}
 
     @property
     def summary(self) -> str:
-        """How many items of what shape and which classes, in a line for people."""
+        """The number of items, their shape and their classes, in a line to show."""
         names = listed([one_line(name) for name in self.class_names])
         classes = f"{counted(len(self.class_names), 'classes')}: {names}"
         form = f"{counted(len(self), self.unit)} of {self.name}, {self._form()}"
@@ -64,14 +71,14 @@ class Dataset(ABC):
 
     @abstractmethod
     def _form(self) -> str:
-        """One item's shape in words."""
+        """The shape of an item in words."""
 
     def record(self) -> dict[str, Any]:
-        """What is kept with a model that was trained on it, JSON-able."""
+        """What is recorded with a model that was trained on these items, a JSON-able dictionary."""
         return {"name": self.name, self.unit: len(self), "checksum": self.checksum()}
 
     def checksum(self) -> int:
-        """CRC-32 of the items: tells whether two runs train on the same."""
+        """CRC-32 of the items, by which a resumed run knows whether it trains on the same ones."""
         return zlib.crc32(self._content().contiguous().numpy())
 
     @abstractmethod
@@ -80,14 +87,14 @@ class Dataset(ABC):
 
 @dataclass(frozen=True)
 class ImageDataset(Dataset):
-    """Images of one size, held as bytes.
+    """Images of one size, stored as bytes; see `Dataset`.
 
     Attributes:
         images: uint8 (N, channels, height, width).
         labels: int64 (N,), or None without classes.
-        class_names: what the classes are called, in the labels' order; empty without classes.
+        class_names: the names of the classes, in the labels' order; empty without classes.
         name: where the images come from, for logs and provenance.
-        notes: what was left out, changed or put right when they were read, in lines for people.
+        notes: what was left out, changed or corrected when they were read, in lines to show.
     """
 
     unit = "images"
@@ -118,20 +125,27 @@ class ImageDataset(Dataset):
         return self.images
 
     def batch(self, indices: Tensor | slice = slice(None)) -> Tensor:
-        """The images at `indices`, float32 (n, channels, height, width) in [-1, 1]."""
+        """Some images, as models take them.
+
+        Args:
+            indices: int64 (n,), or a slice; all by default.
+
+        Returns:
+            float32 (n, channels, height, width) in [-1, 1].
+        """
         return self.images[indices].float() / 127.5 - 1
 
 
 def shift(images: Tensor, distance: int, generator: torch.Generator | None = None) -> Tensor:
-    """Moves each image by up to `distance` pixels both ways; the border repeats.
+    """Shifts each image at random by up to `distance` pixels along each axis; border pixels are repeated.
 
     Args:
         images: (N, C, H, W).
-        distance: the most pixels, 0 or more.
-        generator: makes the draw repeatable.
+        distance: the greatest shift in pixels, 0 or more.
+        generator: makes the draw reproducible; None uses PyTorch's default generator.
 
     Returns:
-        The moved images, of the same shape.
+        The shifted images, of the same shape and dtype.
     """
     if distance == 0:
         return images

@@ -35,7 +35,7 @@ _SHORTEST, _LONGEST = 3, 12
 
 
 class PairDataset(TokenDataset[Pair]):
-    """Pairs (source, target) to train on, and others of the same kind to measure by; see `TokenDataset`."""
+    """Pairs of texts (source, target) to train on and to evaluate on; see `TokenDataset`."""
 
     unit = "pairs"
 
@@ -45,7 +45,7 @@ class PairDataset(TokenDataset[Pair]):
 
     @property
     def examples(self) -> tuple[Pair, ...]:
-        """A few pairs to be looked at, of those that are held out where there are any."""
+        """A few pairs to show, held-out ones if there are any."""
         pairs = self.held_out or self.training
         return pairs[:: -(-len(pairs) // EXAMPLES)]
 
@@ -55,6 +55,7 @@ class PairDataset(TokenDataset[Pair]):
 
     @staticmethod
     def joined(items: Sequence[Pair]) -> bytes:
+        """See `TokenDataset.joined`."""
         return b"\0".join(text.encode(errors="surrogatepass") for pair in items for text in pair)
 
 
@@ -87,30 +88,31 @@ def load_pairs(
     tokenizer: str | Tokenizer | None = None,
     vocab_size: int | None = None,
 ) -> PairDataset:
-    """Training pairs.
+    """Loads training pairs of texts.
 
     Args:
-        path: None for the functions of the installed standard library and torch, their names with their signatures,
-            and the first lines of their documentation, which differ between versions; "reverse" or "sort" for
-            sequences of letters and what becomes of them, where no such file is; a file whose name ends in .jsonl, of
-            JSON objects, one a line, or in .json, of a list of them; else a file of lines with a source, a tab and a
-            target, whose first line may name the columns.
-        targets: a file of targets, a line each, where `path` is one of as many sources.
-        source_field, target_field: of JSON objects, and of a file with named columns.
-        encoding: of the files, as Python names it; None for UTF-8.
-        held_out: the share of the pairs, about, that training doesn't see: of functions whole modules, otherwise all
-            pairs of a source; one at least is left to train on.
-        seed: of the choice.
-        tokenizer: "subwords", "characters" or "bytes", of the training pairs; or one that is there already; None for
-            "subwords", and for "characters" of sequences.
-        vocab_size: tokens, at most, of "subwords"; None for 2048.
+        path: None for the functions of the installed standard library and torch, with their names and signatures as
+            sources and the first lines of their documentation as targets, which differ between versions; "reverse" or
+            "sort", if there is no such file, for sequences of letters and their reversed or sorted form; a file whose
+            name ends in .jsonl, with a JSON object per line, or in .json, with a list of them; any other file has a
+            source, a tab and a target per line, and its first line may name the columns.
+        targets: a file with one target per line, if `path` is a file with one source per line.
+        source_field, target_field: names in JSON objects, and of columns.
+        encoding: of the files, by Python's name; None for UTF-8.
+        held_out: the approximate share of the pairs that training does not see, in [0, 1): whole modules of functions,
+            otherwise all pairs of a source, leaving at least one to train on.
+        seed: of this choice.
+        tokenizer: "subwords", "characters" or "bytes", as for `load_text`; or a `Tokenizer`; None for "subwords", or
+            "characters" for sequences of letters.
+        vocab_size: the greatest number of tokens of "subwords"; None for 2048.
 
     Returns:
-        The pairs; its `notes` tell what was left out.
+        The pairs; `notes` says what was left out.
 
     Raises:
-        UserError: when a file is missing, holds no pairs, is not of the encoding, or damaged; when the files are of
-            different lengths, when there is nothing to hold out, or on a setting that is none.
+        TypeError: if an argument is of another type; the message names it.
+        UserError: if a file is missing, damaged, not in that encoding or without pairs, the two files differ in length,
+            there is nothing to hold out, or an argument is out of range or unknown.
     """
     check_text(encoding=encoding, source_field=source_field, target_field=target_field)
     check_split(held_out, seed)

@@ -48,15 +48,15 @@ _LOUDEST, _FULL_SCALES = 8.0, (1 << 15, 1 << 23, 1 << 31)
 
 @dataclass(frozen=True)
 class SoundDataset(Dataset):
-    """Sounds of one length.
+    """Sounds of one length; see `Dataset`.
 
     Attributes:
         audio: float32 (N, T), in [-1, 1].
         labels: int64 (N,), or None without classes.
-        class_names: what the classes are called, in the labels' order; empty without classes.
+        class_names: the names of the classes, in the labels' order; empty without classes.
         sample_rate: in Hz.
         name: where the sounds come from, for logs and provenance.
-        notes: what was left out, changed or put right when they were read, in lines for people.
+        notes: what was left out, changed or corrected when they were read, in lines to show.
     """
 
     unit = "sounds"
@@ -89,24 +89,25 @@ def load_sounds(
     sample_rate: int = DEFAULT_RATE,
     seed: int = 0,
 ) -> SoundDataset:
-    """Training sounds.
+    """Loads training sounds.
 
     Args:
         path: None for `vowels_and_strings`; or a folder of WAV files, whose subfolders are classes. Each file is cut
-            into segments; a last one that is shorter is filled up with silence where it is at least half of a sound or
-            all of its file, and left out elsewhere.
+            into segments. A shorter last one is padded with silence if it is at least half a segment or the whole
+            file, and left out otherwise.
         seconds: length of each sound or segment.
-        sample_rate: in Hz; files are brought to it.
-        seed: of the sounds that the package makes.
+        sample_rate: in Hz; files of other rates are resampled to it.
+        seed: of the sounds that the package synthesizes.
 
     Returns:
-        The sounds, floats that hold the values of integers scaled as those are; their `notes` tell what was left out,
-        filled up, scaled, resampled or read in spite of a wrong header.
+        The sounds; floats above full scale that are integers' values are scaled like integers. `notes` says what was
+        left out, padded, scaled, resampled or read in spite of a wrong header.
 
     Raises:
-        UserError: when the folder is missing or holds no WAV files, when a file is damaged or holds values that are no
-            sound's, when the length is not a sample at least and 2²⁴ at most, or the rate is above 1 MHz, or below
-            12,000 Hz where the package makes the sounds.
+        TypeError: if an argument is of another type; the message names it.
+        UserError: if the folder is missing or holds no WAV files, a file is damaged or holds values far above full
+            scale, the length is not between 1 and 2²⁴ samples, or the rate is above 1 MHz, or below 12,000 Hz for
+            synthesized sounds.
     """
     check_seed(seed)
     if not 1 <= whole("sample_rate", sample_rate) <= MAX_RATE:
@@ -192,19 +193,20 @@ def _segments(path: Path, length: int, sample_rate: int, notes: Notes) -> Tensor
 def vowels_and_strings(
     length: int = DEFAULT_RATE, *, sample_rate: int = DEFAULT_RATE, each: int = 8, seed: int = 0
 ) -> SoundDataset:
-    """Vowels of men, women and children, and plucked strings; the same for the same arguments.
+    """Synthesizes vowels of men, women and children, and plucked strings; the same for the same arguments.
 
     Args:
         length: of each sound, in samples.
         sample_rate: in Hz, at least 12,000: the highest formant is below half of it.
-        each: sounds of each vowel and speaker; as many strings as sounds of one vowel.
+        each: number of sounds of each vowel and kind of speaker; there are as many strings as sounds of one vowel.
         seed: of pitches, jitter and noise.
 
     Returns:
         18 · each sounds in the classes a, e, i, o, u and string.
 
     Raises:
-        UserError: on a length or number that is not positive, or a lower rate.
+        TypeError: if an argument is not an integer; the message names it.
+        UserError: if `length` or `each` is not positive, or the rate is lower.
     """
     for name, value, least in (("length", length, 1), ("each", each, 1), ("sample_rate", sample_rate, 12000)):
         integer(name, value, least)

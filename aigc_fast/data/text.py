@@ -50,16 +50,16 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class TokenDataset(Dataset, Generic[Item]):
-    """What a tokenizer reads, to train on and to measure by.
+    """The base of data sets of texts, which a tokenizer turns into tokens: a training and a held-out part.
 
     Attributes:
-        training: what to train on; the items.
-        held_out: what training doesn't see; empty where nothing was to be held out.
-        tokenizer: of it.
-        sha256: of both parts, whatever the split: 64 hexadecimal digits.
-        name: where it comes from, for logs and provenance.
-        notes: what was left out, changed or put right when it was read, in lines for people.
-        share: how much, about, was to be held out.
+        training: the items to train on, which the data set's length counts.
+        held_out: the items that training does not see, to evaluate on; empty if `share` is 0.
+        tokenizer: the `Tokenizer` of the texts.
+        sha256: of both parts together, independent of the split: 64 hexadecimal digits.
+        name: where the texts come from, for logs and provenance.
+        notes: what was left out, changed or corrected when they were read, in lines to show.
+        share: the approximate share that was to be held out.
     """
 
     training: tuple[Item, ...]
@@ -82,7 +82,7 @@ class TokenDataset(Dataset, Generic[Item]):
 
     @property
     def summary(self) -> str:
-        """How many items of what size, and their checksum, in a line for people."""
+        """The number of items, their size and their checksum, in a line to show."""
         return f"{counted(len(self), self.unit)} of {self.name}, {self._form()}; SHA-256 {self.sha256[:_SHOWN_DIGITS]}…"
 
     def record(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class TokenDataset(Dataset, Generic[Item]):
     @staticmethod
     @abstractmethod
     def joined(items: Sequence[Item]) -> bytes:
-        """The items, with something between them that they don't hold."""
+        """The items as bytes, with a separator that occurs in none of them."""
 
     def _content(self) -> Tensor:
         content = b"\0\0".join(map(self.joined, (self.training, self.held_out)))
@@ -100,11 +100,7 @@ class TokenDataset(Dataset, Generic[Item]):
 
 
 class TextDataset(TokenDataset[str]):
-    """Documents to train on, or parts of them, and others of the same kind to measure by; see `TokenDataset`.
-
-    The tokenizer is of the characters that the training documents have and a token for others, of bytes, or of pieces
-    of words that come up often in the training documents.
-    """
+    """Documents, or parts of one, to train on and to evaluate on; see `TokenDataset`."""
 
     unit = "documents"
 
@@ -117,6 +113,7 @@ class TextDataset(TokenDataset[str]):
 
     @staticmethod
     def joined(items: Sequence[str]) -> bytes:
+        """See `TokenDataset.joined`."""
         return b"\0".join(document.encode() for document in items)
 
 
@@ -129,25 +126,27 @@ def load_text(
     tokenizer: str | Tokenizer = CharTokenizer.kind,
     vocab_size: int | None = None,
 ) -> TextDataset:
-    """Training text.
+    """Loads training text.
 
     Args:
-        path: None for `pydoc_data.topics`, the help that Python brings, a document a topic, which differs between
-            versions of Python; or a text file, which is a document; or a folder of them, at any depth.
-        encoding: of the files, as Python names it; None for UTF-8. A byte order mark is dropped, and CR LF is LF.
-        held_out: the share of the characters, about, that training doesn't see: whole documents, which have little in
-            common with others, and one at least is left to train on; of a single document, its end, from a paragraph's
-            or a line's end on.
+        path: None for Python's help topics (`pydoc_data.topics`), one document per topic, which differ between
+            versions of Python; a text file, which is one document; or a folder of text files, at any depth.
+        encoding: of the files, by Python's name; None for UTF-8. Byte order marks are dropped, and CR LF becomes LF.
+        held_out: the approximate share of the characters that training does not see, in [0, 1): whole documents that
+            have little in common with others, leaving at least one to train on; of a single document its end, from the
+            end of a paragraph or a line on.
         seed: of the choice of documents.
-        tokenizer: "characters", "bytes" or "subwords", of the training documents; or one that is there already.
-        vocab_size: tokens, at most, of "subwords"; None for 2048.
+        tokenizer: "characters" (those of the training documents, and a token for all others), "bytes" or "subwords"
+            (byte pairs that are frequent in the training documents); or a `Tokenizer`.
+        vocab_size: the greatest number of tokens of "subwords"; None for 2048.
 
     Returns:
-        The text; its `notes` tell what was left out, and whether held-out text stands in training documents too.
+        The text; `notes` says what was left out, and whether held-out text occurs in training documents too.
 
     Raises:
-        UserError: when the file or folder is missing or holds no text, when a file is not of the encoding, when there
-            is nothing to hold out, or on a setting that is none.
+        TypeError: if an argument is of another type; the message names it.
+        UserError: if the file or folder is missing or holds no text, a file is not in that encoding, there is nothing
+            to hold out, or an argument is out of range or unknown.
     """
     check_text(encoding=encoding)
     check_split(held_out, seed)

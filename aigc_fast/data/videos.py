@@ -53,21 +53,21 @@ _FAINT = 24
 
 @dataclass(frozen=True)
 class VideoDataset(Dataset):
-    """Clips of one length and size, held as bytes, and some of their kind that training does not see.
+    """Clips of one length and size, stored as bytes, and held-out ones that training does not see; see `Dataset`.
 
     Attributes:
         frames: uint8 (N, T, channels, height, width).
         labels: int64 (N,), or None without classes.
-        class_names: what the classes are called, in the labels' order; empty without classes.
+        class_names: the names of the classes, in the labels' order; empty without classes.
         held_out: uint8 (M, T, channels, height, width).
         held_out_labels: int64 (M,), or None without classes.
-        fps: frames a second.
+        fps: frames per second.
         name: where the clips come from, for logs and provenance.
-        notes: what was left out, changed or put right when they were read, in lines for people.
-        digits: how many digits move in each clip; None where they are other clips.
-        paths: where the digits of `frames` are, (N, T, digits, 2): row and column of their middle in pixels; None where
-            nobody knows.
-        held_out_paths: likewise of `held_out`.
+        notes: what was left out, changed or corrected when they were read, in lines to show.
+        digits: number of moving digits in each clip; None for other clips.
+        paths: positions of the digits of `frames`, (N, T, digits, 2): row and column of their centre in pixels; None
+            for other clips.
+        held_out_paths: the same for `held_out`.
     """
 
     unit = "clips"
@@ -93,7 +93,7 @@ class VideoDataset(Dataset):
 
     @property
     def suited(self) -> dict[str, Any]:
-        """`{"things": how many digits move}`, where that is known."""
+        """`{"things": number of moving digits}`, if that is known."""
         return {} if self.digits is None else {"things": self.digits}
 
     def _form(self) -> str:
@@ -108,7 +108,14 @@ class VideoDataset(Dataset):
         return self.frames
 
     def batch(self, indices: Tensor | slice = slice(None)) -> Tensor:
-        """The clips at `indices`, float32 (n, T, channels, height, width) in [-1, 1]."""
+        """Some clips, as models take them.
+
+        Args:
+            indices: int64 (n,), or a slice; all by default.
+
+        Returns:
+            float32 (n, T, channels, height, width) in [-1, 1].
+        """
         return as_floats(self.frames[indices])
 
 
@@ -128,25 +135,27 @@ def load_videos(
     max_pixels: int = MAX_PIXELS,
     max_frames: int = MAX_FRAMES,
 ) -> VideoDataset:
-    """Training clips.
+    """Loads training clips.
 
     Args:
-        path: None for `moving_digits`; an animation (GIF, APNG, WebP) or, where imageio-ffmpeg is installed, a video
-            file; or a folder of them and of folders of frames, whose subfolders are classes. Each is cut into clips;
-            what is left at its end is left out. A tenth of the clips is held out.
-        size: side of the frames in pixels, to which each one's middle square is scaled.
-        channels: 1 for grey, 3 for colour; None for what the frames are.
-        frames: of each clip, at least 2.
-        digits: that move in each clip which the package makes, 1 or 2; None for 1.
-        background: a colour that `PIL.ImageColor` knows, on which what is transparent is put.
-        max_pixels: the most that a frame may have.
-        max_frames: the most that are read of a file.
+        path: None for `moving_digits`; an animation (GIF, APNG, WebP) or, if imageio-ffmpeg is installed, a video file;
+            or a folder of these and of folders of frames, whose subfolders are classes. Each is cut into clips; the
+            remainder at its end is left out. A tenth of the clips is held out.
+        size: side of the frames in pixels, to which the square in the middle of each frame is scaled.
+        channels: 1 for grey, 3 for colour; None for those of the frames.
+        frames: number of frames of a clip, at least 2.
+        digits: number of moving digits in each clip of `moving_digits`, 1 or 2; None for 1.
+        background: the colour behind transparent frames, by a name or code that `PIL.ImageColor` knows.
+        max_pixels: the greatest number of pixels of a frame.
+        max_frames: the greatest number of frames to read from a file.
 
     Returns:
-        The clips; their `notes` tell what was left out, scaled, repeated or put on the background.
+        The clips; `notes` says what was left out, scaled, repeated or put on the background.
 
     Raises:
-        UserError: when the data is missing, damaged, too short, too large or of no layout from above.
+        TypeError: if an argument is of another type; the message names it.
+        UserError: if the data is missing, damaged, too short, too large or of another layout, or an argument is out of
+            range.
     """
     sizes = ("size", size, 1), ("frames", frames, 2), ("max_frames", max_frames, 2), ("max_pixels", max_pixels, 1)
     for name, value, least in sizes:
@@ -289,19 +298,23 @@ def moving_digits(
     """Clips of handwritten digits that move by whole pixels at a steady pace and bounce off the borders when they touch
     them; the same for the same arguments.
 
-    The digits are those of `aigc_fast.data.digits`; a tenth of them moves in the held-out clips alone. Classes are the
-    digits, and where two move, their pairs: 3+8.
+    The digits are those of `aigc_fast.data.digits`; a tenth of them occurs only in held-out clips. Classes are the
+    digits or, with two of them, their pairs, such as 3+8.
 
     Args:
-        count: of the clips to train on; a tenth as many are held out.
-        digits: 1 or 2 that move in each clip.
+        count: number of clips to train on; a tenth as many are held out.
+        digits: number of moving digits in each clip, 1 or 2.
         size: side of the frames in pixels, at least 16.
-        frames: of each clip, at least 2.
+        frames: number of frames of a clip, at least 2.
         channels: 1 for grey, 3 for colour.
-        seed: of which digits move where.
+        seed: of the choice of digits and their paths.
+
+    Returns:
+        The clips, with the positions of the digits.
 
     Raises:
-        UserError: on a value out of range.
+        TypeError: if an argument is not an integer; the message names it.
+        UserError: if an argument is out of range.
 
     Method: Srivastava, Mansimov and Salakhutdinov, "Unsupervised Learning of Video Representations using LSTMs", 2015.
     """
