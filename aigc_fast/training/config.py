@@ -36,23 +36,23 @@ def _check_kind(setting: Field[Any], value: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """What every model's training takes.
+    """Settings of every model's training; `default_config` sets those that suit a model.
 
     Attributes:
-        epochs: passes over the data.
-        steps: batches in all, instead of epochs.
-        batch_size: images or sounds a batch, places in the text; a data set that is smaller is one batch.
-        seed: of the order of the data, the noise and the samples.
-        shift: each image is moved at random by up to so many pixels; 0 for sounds and text.
-        log_interval: steps between two rows of the log, each the mean of its steps.
-        sample_interval: steps between two files of samples; 0 for none.
-        checkpoint_interval: steps between two checkpoints; 0 for one at the end alone.
-        keep_checkpoints: how many checkpoints stay; older ones go.
-        tensorboard: also writes losses and pictures of samples for TensorBoard.
+        epochs: number of passes over the data.
+        steps: number of batches, in place of `epochs`; None for whole epochs.
+        batch_size: items of a batch, or positions in the text; a smaller data set is one batch.
+        seed: of the order of the data, the noise and the samples, 0 to 2⁶³ − 1.
+        shift: the greatest random shift of each image in pixels; 0 for none, and for sounds and text.
+        log_interval: number of steps between two rows of the log, which hold the means over them.
+        sample_interval: number of steps between two files of samples; 0 for none.
+        checkpoint_interval: number of steps between two checkpoints; 0 for one at the end only.
+        keep_checkpoints: how many of the newest checkpoints to keep.
+        tensorboard: whether to write losses and sample images for TensorBoard as well.
 
     Raises:
-        TypeError: for a value of another kind.
-        UserError: for a value out of range.
+        TypeError: if a value is of another type; the message names it.
+        UserError: if a value is out of range.
     """
 
     epochs: int = 50
@@ -78,9 +78,12 @@ class TrainingConfig:
 
     @classmethod
     def suiting(cls, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Defaults that go with what was chosen, where those of the fields do not.
+        """Defaults that depend on other settings.
 
         Args:
-            settings: what was chosen, by the fields' names.
+            settings: the chosen ones, by name.
+
+        Returns:
+            Values for settings that were not chosen.
         """
         return {}

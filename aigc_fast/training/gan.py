@@ -24,15 +24,15 @@ _WGAN_GP = {"learning_rate": 1e-4, "beta1": 0.0, "beta2": 0.9, "critic_steps": 5
 
 @dataclass(frozen=True, kw_only=True)
 class GANConfig(TrainingConfig):
-    """Training of a GAN.
+    """Settings of a GAN's training; see `TrainingConfig` for the others.
 
     Attributes:
         loss: a name of `LOSSES`.
         learning_rate: Adam's, for the generator.
-        discriminator_learning_rate: Adam's, for the discriminator; None takes the generator's.
+        discriminator_learning_rate: Adam's, for the discriminator; None for the generator's.
         beta1: Adam's.
         beta2: Adam's.
-        critic_steps: discriminator steps for each generator step.
+        critic_steps: number of discriminator steps per generator step.
         gradient_penalty: weight of WGAN-GP's penalty.
         average: decay of the moving average of the generator's weights that samples are drawn from; 0 for none
             (Yazıcı et al., "The Unusual Effectiveness of Averaging in GAN Training", 2018).

@@ -69,7 +69,7 @@ _MAY_CHANGE = (
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """A signal, as Ctrl-C's, or the end of another process ended a run, which left a checkpoint.
+    """A run ended after a signal, such as that of Ctrl-C, or after another process ended; it wrote a checkpoint.
 
     Attributes:
         checkpoint: the file to resume from.
@@ -82,17 +82,17 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a finished run leaves.
+    """The result of a finished run.
 
     Attributes:
-        model: the trained model in eval mode, a GAN with its averaged generator; of one that was trained in parts the
-            first process has the whole, the others their parts.
-        model_path: the file that `aigc_fast.models.load` reads.
+        model: the trained model in eval mode, a GAN with its averaged generator. If it was trained in parts, the first
+            process has the whole model, the others their parts.
+        model_path: the file, for `aigc_fast.models.load`.
         rows: the log: {"step": ..., losses by name}.
-        steps: steps in all.
-        seconds: time that this call's steps took, without samples and checkpoints.
-        items_per_second: what was trained on in this call, over `seconds`; 0 where no step was left.
-        unit: what that counts, in the plural: images, sounds, characters.
+        steps: total number of steps.
+        seconds: time taken by this call's steps, without samples and checkpoints.
+        items_per_second: items trained on in this call, divided by `seconds`; 0 if no step was left.
+        unit: the name of these items, in the plural: images, sounds, characters.
     """
 
     model: Model
@@ -117,38 +117,40 @@ def train(
 ) -> TrainingResult:
     """Trains a model.
 
-    `out_dir` gets `model.safetensors`, `log.jsonl`, samples as `samples/step-*` and `checkpoints/step-*.safetensors`.
-    The run depends on the model's initial weights, the data and the configuration alone: a run that is interrupted and
-    resumed gives the same weights, bit for bit, as one that is not. PyTorch's default generators are left as they were.
-    After SIGINT (Ctrl-C), SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or SIGXCPU the step under way ends, a checkpoint is written
-    and `TrainingInterrupted` is raised; a Ctrl-C after that stops at once. Signals that are ignored, or that have a
-    handler already, are left alone.
+    Writes `model.safetensors`, `log.jsonl`, samples as `samples/step-*` and `checkpoints/step-*.safetensors` into
+    `out_dir`. The run depends only on the model's initial weights, the data and the configuration: a run that is
+    interrupted and resumed gives the same weights, bit for bit, as one that is not. PyTorch's default generators are
+    left as they were. After SIGINT (Ctrl-C), SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or SIGXCPU the current step is finished,
+    a checkpoint is written and `TrainingInterrupted` is raised; another Ctrl-C stops right away. Signals that are
+    ignored, or that already have a handler, are left alone. A run that replaces another one leaves it intact until it
+    has its own first checkpoint.
 
-    A run that replaces another one leaves it whole until it has a checkpoint of its own.
-
-    Where `torch.distributed` has a process group, its processes train together, as the command line's do under
-    `torchrun`: each has a part of each batch, and what they learn, draw, log and keep is, to rounding, what one alone
-    would. Batch norms take the whole batch's mean and variance. The first process writes; `out_dir` and the data are
-    the same for all. A run goes on with any number of processes. When one of them ends, another leaves a checkpoint.
+    With a `torch.distributed` process group, as under `torchrun`, its processes train together: each takes a part of
+    each batch, and the results are, to rounding, those of a single process. Batch norms use the whole batch's mean and
+    variance. The first process writes; `out_dir` and the data are the same for all. A run can be resumed with any
+    number of processes. If one of them ends, another writes a checkpoint.
 
     Args:
-        model: in training it is changed in place, on the device where it is.
-        dataset: images, sounds or text as the model takes it; with classes, when the model is conditional.
-        config: from `default_config`, or of the model's family.
-        out_dir: the run's folder, made when missing.
-        resume: True or "latest" for the newest checkpoint in `out_dir`, "auto" for that where there is one, or a
-            checkpoint's path.
-        overwrite: whether a new run may replace one that `out_dir` holds; files that this package did not write are
-            never replaced.
-        callbacks: called after each step with the step's number, from 1, and its losses.
-        console: gets the data's summary and notes, and the progress bar; None for nothing.
+        model: the model to train, in place, on its device.
+        dataset: data for the model's medium; with classes if the model is conditional.
+        config: as from `default_config`.
+        out_dir: the run's folder, which is created if it is missing.
+        resume: True or "latest" for the newest checkpoint in `out_dir`, "auto" for the same if there is one, or the
+            path of a checkpoint.
+        overwrite: whether a new run may replace one in `out_dir`; files that this package did not write are never
+            replaced.
+        callbacks: called after each step with the number of the step, from 1, and its losses by name.
+        console: where to print the data's summary and notes, and a progress bar; None for nowhere.
+
+    Returns:
+        The trained model, its file and the log.
 
     Raises:
-        UserError: when the data, the batch size or the number of steps does not suit the model, `out_dir` can't be
+        UserError: if the data, the batch size or the number of steps does not suit the model, `out_dir` can't be
             written to or holds files that may not be replaced, or the checkpoint is damaged, of another run or beyond
-            the steps asked for. Nothing is overwritten then.
-        TrainingInterrupted: after a signal, or, in the process that left the checkpoint, after the end of another.
-        RankLostError: in the others.
+            the number of steps; nothing is overwritten.
+        TrainingInterrupted: after a signal or, in the process that wrote the checkpoint, after the end of another one.
+        RankLostError: in the remaining processes.
     """
     run = _Run(model, dataset, config, Path(out_dir))
     with forked_generators(model.device):

@@ -13,11 +13,11 @@ from aigc_fast import functional
 
 
 class AdversarialLoss(NamedTuple):
-    """One game between a generator and a discriminator, over logits (N,).
+    """The losses of a generator and a discriminator, as functions of the discriminator's logits (N,).
 
     Attributes:
-        discriminator: (logits of real images, logits of generated images) to its loss.
-        generator: logits of generated images to its loss.
+        discriminator: takes the logits of real and of generated images and returns the discriminator's loss.
+        generator: takes the logits of generated images and returns the generator's loss.
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
@@ -64,14 +64,17 @@ LOSSES = {
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
-    """E[(‖∇critic(x̂)‖ − 1)²], x̂ between real and fake images; differentiable to the critic's parameters.
+    """E[(‖∇critic(x̂)‖ − 1)²], x̂ between real and fake images; differentiable with respect to the critic's parameters.
 
     Gulrajani et al., "Improved Training of Wasserstein GANs", 2017, eq. 3.
 
     Args:
-        critic: images to logits (N,), each from its own image alone.
+        critic: maps images to logits (N,), each depending only on its own image.
         real: (N, C, H, W).
         fake: (N, C, H, W).
+
+    Returns:
+        A scalar.
     """
     fraction = functional.rand(len(real), 1, 1, 1, dtype=real.dtype, device=real.device)
     between = (real + fraction * (fake.detach() - real)).detach().requires_grad_()
@@ -100,14 +103,17 @@ def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) ->
 
 
 def diversity(fake: Tensor, real: Tensor) -> Tensor:
-    """A sign of mode collapse: how far generated images lie from each other, in units of how far real ones do.
+    """How far generated images are from each other, relative to real ones: a sign of mode collapse.
 
-    The mean distance of a generated image to the nearest other one, over the same for the real images. About 1 when
-    they vary as much as the data, near 0 when the generator repeats itself.
+    The mean distance from a generated image to the nearest other one, divided by the same for real images. About 1 if
+    they vary as much as the data, near 0 if the generator repeats itself.
 
     Args:
         fake: (N, C, H, W), N at least 2.
-        real: (N, C, H, W), as many, because the nearest of many lies nearer.
+        real: (N, C, H, W), equally many, as the nearest of many is nearer.
+
+    Returns:
+        A scalar.
     """
     return _spacing(fake) / _spacing(real).clamp_min(1e-12)
 

@@ -15,7 +15,7 @@ from aigc_fast.training.trainer import Trainer
 
 @dataclass(frozen=True, kw_only=True)
 class NGramConfig(TrainingConfig):
-    """Training of an n-gram model: a pass over all documents is one step, and all it takes.
+    """Settings of an n-gram model's training, which is a single step over all documents; see `TrainingConfig`.
 
     Raises:
         UserError: for a value out of range.

@@ -44,17 +44,18 @@ steps in which it grew, of so many in all. That of "paper" is of Vaswani et al.,
 
 @dataclass(frozen=True, kw_only=True)
 class Seq2SeqConfig(TrainingConfig):
-    """Training of an encoder-decoder by pairs, as in "Attention is all you need".
+    """Settings of an encoder-decoder's training on pairs, as in "Attention is all you need"; see `TrainingConfig` for
+    the others.
 
     Attributes:
-        batch_size: pairs a step.
-        learning_rate: Adam's at its peak, when it has warmed up; of no effect with the schedule "paper".
-        warm_up: steps in which the learning rate grows.
-        learning_rate_schedule: how it falls then: "inverse_sqrt", "linear", to nothing after the last step, "constant",
-            or "paper", which is the first with a peak of its own, 1 / √(d_model · warm_up).
-        label_smoothing: the share of the probability that is wanted of all tokens alike, in [0, 1).
-        clip: the largest norm of the gradient; a longer one is shortened to it.
-        measure_interval: steps between two measurements of the held-out pairs; 0 for none.
+        batch_size: pairs per step.
+        learning_rate: Adam's at its peak, after the warm-up; ignored with the schedule "paper".
+        warm_up: number of steps in which the learning rate grows.
+        learning_rate_schedule: how it falls afterwards: "inverse_sqrt"; "linear", to 0 at the last step; "constant"; or
+            "paper", which is "inverse_sqrt" with a peak of 1 / √(d_model · warm_up).
+        label_smoothing: the share of the target probability that is spread evenly over all tokens, in [0, 1).
+        clip: the greatest norm of the gradient, to which a greater one is scaled.
+        measure_interval: number of steps between two evaluations of the held-out pairs; 0 for none.
 
     Raises:
         UserError: for a value out of range.
@@ -86,7 +87,7 @@ class Seq2SeqConfig(TrainingConfig):
 
 
 class Seq2SeqTrainer(Trainer):
-    """Adam on the cross-entropy of the targets' tokens with smoothed labels, with the paper's betas.
+    """Trains with Adam, with the paper's betas, on the cross-entropy of the targets' tokens with smoothed labels.
 
     Args:
         model: a `Seq2SeqTransformer`.
@@ -121,7 +122,7 @@ class Seq2SeqTrainer(Trainer):
 
     @property
     def learning_rate(self) -> float:
-        """Adam's in the step under way."""
+        """Adam's learning rate in the current step."""
         step, warm_up = self.step_count + 1, self.config.warm_up
         if step < warm_up:
             return self.peak * step / warm_up

@@ -30,15 +30,17 @@ MEASURE_INTERVAL = Setting(
 
 @dataclass(frozen=True, kw_only=True)
 class CharRNNConfig(TrainingConfig):
-    """Training of a character model by truncated backpropagation through time.
+    """Settings of a character model's training by truncated backpropagation through time; see `TrainingConfig` for the
+    others.
 
     Attributes:
-        batch_size: how many places of the text are read side by side.
-        chunk: tokens that each reads in a step, through which the gradient goes back; the state goes on to the next.
+        batch_size: number of positions in the text that are read in parallel.
+        chunk: number of tokens that each reads in a step, through which gradients flow; the state carries over to the
+            next step.
         learning_rate: Adam's.
-        half_life: passes over the text in which the learning rate halves; 0 leaves it.
-        clip: the largest norm of the gradient; a longer one is shortened to it.
-        measure_interval: steps between two measurements of the held-out text; 0 for none.
+        half_life: number of passes over the text in which the learning rate halves; 0 for a constant one.
+        clip: the greatest norm of the gradient, to which a greater one is scaled.
+        measure_interval: number of steps between two evaluations of the held-out text; 0 for none.
 
     Raises:
         UserError: for a value out of range.
@@ -91,7 +93,7 @@ class Carried(nn.Module):
 
 
 class CharRNNTrainer(Trainer):
-    """Adam on the cross-entropy of the next token, with the gradient clipped.
+    """Trains with Adam on the cross-entropy of the next token, with gradients clipped.
 
     Args:
         model: a `CharRNN`.
@@ -118,7 +120,7 @@ class CharRNNTrainer(Trainer):
         self.modules["carried"] = self.carried
 
     def learning_rate(self, passes: float) -> float:
-        """Adam's after so many passes over the text."""
+        """Adam's learning rate after a number of passes over the text."""
         halvings = passes / self.config.half_life if self.config.half_life else 0
         return self.config.learning_rate * 2.0**-halvings
 

@@ -69,13 +69,12 @@ class Trainer(ABC):
         """Trains on one batch.
 
         Args:
-            inputs: as the model's feed gives them: images (N, C, H, W) in [-1, 1], sounds (N, T), parts of texts.
+            inputs: a batch: images (N, C, H, W) or clips (N, T, C, H, W) in [-1, 1], sounds (N, T), parts of texts.
             labels: int64 (N,), for a conditional model.
-            split: what part of the batch they are, where several processes train together; None where all have the
-                whole.
+            split: this process's part of the batch, where several processes train together; None for the whole batch.
 
         Returns:
-            Losses and other measures by name, of the whole batch.
+            Losses and other measures of the whole batch, by name.
 
         Raises:
             RankLostError: if another process has ended. Where `step_count` has grown, the step was done.
@@ -91,7 +90,7 @@ class Trainer(ABC):
         return self.ranks.means(values)
 
     def take_back(self) -> None:
-        """Undoes what was done of a step that could not come to its end."""
+        """Undoes the part of a step that was done before it failed."""
         with torch.no_grad():
             for tensor, before in reversed(self._before):
                 tensor.copy_(before)
@@ -135,7 +134,7 @@ class Trainer(ABC):
         return norm
 
     def first_step(self, optimizer: str) -> int:
-        """The step in which an optimizer first moves its weights, from 1."""
+        """The first step, counted from 1, in which an optimizer changes its weights."""
         return 1
 
     @abstractmethod
@@ -143,8 +142,8 @@ class Trainer(ABC):
 
     @contextmanager
     def sampling(self) -> Iterator[Model]:
-        """The model as it should be sampled and saved, for the length of the block; of one in parts the first process
-        alone has that, and all of them make the call.
+        """Within the block, the model as it should be sampled and saved; if it is trained in parts, only the first
+        process has it, but all must make the call.
         """
         yield self._whole() if self.is_sharded else self.model
 
@@ -159,7 +158,7 @@ class Trainer(ABC):
         return model
 
     def finish(self) -> None:
-        """Leaves the model as it should be sampled, in eval mode; training can't go on from there."""
+        """Ends training: leaves the model as it should be sampled, in eval mode."""
         self.model.eval()
 
 
@@ -176,13 +175,18 @@ def trainer_of(model: Model | type[Model]) -> type[Trainer]:
 
 
 def default_config(model: Model | type[Model], **settings: Any) -> TrainingConfig:
-    """The configuration that suits a model and, for a GAN, the loss; `settings` come before its defaults.
+    """The settings that suit a model and, for a GAN, its loss.
 
     Args:
         model: a model or its class.
-        **settings: fields of its trainer's `config_type`; those that are None keep their defaults.
+        **settings: values for fields of its trainer's `config_type`, such as `steps` or `learning_rate`; None keeps the
+            default.
+
+    Returns:
+        A configuration of the model's family, for `train`.
 
     Raises:
+        TypeError: if a value is of another type.
         UserError: for a setting that the model's training does not have, or a value out of range.
     """
     config = trainer_of(model).config_type
@@ -195,10 +199,17 @@ def default_config(model: Model | type[Model], **settings: Any) -> TrainingConfi
 
 
 def make_trainer(model: Model, config: TrainingConfig) -> Trainer:
-    """The trainer of a model's family.
+    """Makes the trainer of a model's family, for a training loop of your own.
+
+    Args:
+        model: the model to train, in place.
+        config: as from `default_config`.
+
+    Returns:
+        The trainer, whose `step` trains on one batch.
 
     Raises:
-        TypeError: when model and configuration are of different families.
+        TypeError: if model and configuration are of different families.
     """
     trainer = trainer_of(model)
     if not isinstance(config, trainer.config_type):

@@ -20,14 +20,16 @@ from aigc_fast.training.trainer import Trainer, adam
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig(TrainingConfig):
-    """Training of a VAE: the loss is −E[log p(x|z)] + beta·KL(q(z|x) ‖ N(0, I)), in nats an item.
+    """Settings of a VAE's training; see `TrainingConfig` for the others.
+
+    The loss is −E[log p(x|z)] + beta·KL(q(z|x) ‖ N(0, I)), in nats per item.
 
     Attributes:
         learning_rate: Adam's.
-        beta: weight of the KL (Higgins et al., "beta-VAE", 2017).
-        warmup: steps over which that weight grows from 0 (Bowman et al., "Generating Sentences from a Continuous
-            Space", 2016).
-        free_bits: nats of KL that each latent dimension has for free.
+        beta: weight of the KL divergence (Higgins et al., "beta-VAE", 2017).
+        warmup: number of steps in which that weight grows from 0 (Bowman et al., "Generating Sentences from a
+            Continuous Space", 2016).
+        free_bits: nats of KL divergence of each latent dimension that are not penalized.
 
     Raises:
         UserError: for a value out of range.
@@ -46,7 +48,7 @@ class VAEConfig(TrainingConfig):
 
 
 class VAETrainer(Trainer):
-    """Maximises the evidence lower bound, with a weight and a free allowance on the KL.
+    """Maximizes the evidence lower bound, with a weight on the KL divergence, part of which may be free.
 
     Args:
         model: a VAE.
@@ -73,7 +75,7 @@ class VAETrainer(Trainer):
         self.optimizers["model"] = adam(model.parameters(), config.learning_rate, (0.9, 0.999))
 
     def beta(self) -> float:
-        """The weight of the KL in the coming step."""
+        """The weight of the KL divergence in the next step."""
         if not self.config.warmup:
             return self.config.beta
         return self.config.beta * min(1.0, (self.step_count + 1) / self.config.warmup)

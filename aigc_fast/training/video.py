@@ -23,21 +23,22 @@ SCHEDULES = ("linear", "exponential", "inverse-sigmoid", "none")
 
 @dataclass(frozen=True, kw_only=True)
 class VideoConfig(VAEConfig):
-    """Training of a `VideoRNN`: the VAE's loss, in nats a frame, with scheduled sampling (Bengio, Vinyals, Jaitly and
-    Shazeer, "Scheduled Sampling for Sequence Prediction with Recurrent Neural Networks", 2015).
+    """Settings of a `VideoRNN`'s training; see `VAEConfig` and `TrainingConfig` for the others.
 
-    How clips begin is learned of several places in each. After the given frames, each step reads the model's own frame
-    instead of the true one with a probability that grows from 0 as the schedule says.
+    The loss is a VAE's, in nats per frame, with scheduled sampling (Bengio, Vinyals, Jaitly and Shazeer, "Scheduled
+    Sampling for Sequence Prediction with Recurrent Neural Networks", 2015): after the given frames, each step reads the
+    model's own frame in place of the true one with a probability that grows from 0. Beginnings of clips are learned
+    from several frames of each.
 
     Attributes:
-        beginnings: places in each clip, drawn anew in each step, that it could begin with.
-        beginnings_rate: the learning rate of what clips begin with, as a multiple of the others'.
-        schedule: how that probability grows: one of `SCHEDULES`; "none" for true frames throughout.
-        schedule_steps: the steps after which it has grown to about `own_share`.
-        own_share: the most that it becomes.
-        warm_up: steps in which the learning rate grows.
-        halving: steps in which the learning rate halves afterwards; 0 leaves it.
-        clip: the largest norm of the gradient; a longer one is shortened to it.
+        beginnings: number of frames of each clip, drawn in each step, that a clip could begin with.
+        beginnings_rate: the learning rate of the beginnings, as a multiple of the others'.
+        schedule: how that probability grows: one of `SCHEDULES`; "none" for true frames only.
+        schedule_steps: number of steps after which it has grown to about `own_share`.
+        own_share: its limit.
+        warm_up: number of steps in which the learning rate grows.
+        halving: number of steps in which the learning rate halves afterwards; 0 for a constant one.
+        clip: the greatest norm of the gradient, to which a greater one is scaled.
 
     Raises:
         UserError: for a value out of range.
@@ -71,7 +72,7 @@ class VideoConfig(VAEConfig):
 
 
 class VideoTrainer(VAETrainer):
-    """Maximises the evidence lower bound of clips, ever more of whose frames are the model's own.
+    """Maximizes the evidence lower bound of clips, with scheduled sampling.
 
     Args:
         model: a `VideoRNN`.
@@ -114,7 +115,7 @@ class VideoTrainer(VAETrainer):
         self.optimizers["model"] = adam(groups, config.learning_rate, (0.9, 0.999))
 
     def own_probability(self) -> float:
-        """Of a step of the coming batch, after the given frames, to read the model's own frame."""
+        """The probability that a step of the next batch, after the given frames, reads the model's own frame."""
         done = self.step_count / self.config.schedule_steps
         grown = {
             "none": 0.0,
@@ -126,7 +127,7 @@ class VideoTrainer(VAETrainer):
         return self.config.own_share * grown[self.config.schedule]
 
     def learning_rate(self) -> float:
-        """Adam's in the coming step."""
+        """Adam's learning rate in the next step."""
         warm = min(1.0, (self.step_count + 1) / self.config.warm_up) if self.config.warm_up else 1.0
         halvings = self.step_count / self.config.halving if self.config.halving else 0.0
         return self.config.learning_rate * warm * 2.0**-halvings
