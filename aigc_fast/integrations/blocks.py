@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aigc_fast.nn.matching import chain_at, convolve, run_together, writes_anew
 from aigc_fast.nn.overrides import calls_are_observed, is_unwatched
-from aigc_fast.nn.sequential import chain_at, convolve, run_together, writes_anew
 from aigc_fast.ops.conv_transpose.surrounded import Before
 from aigc_fast.runtime.operator import plain_eager
 

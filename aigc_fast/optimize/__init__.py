@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from aigc_fast.integrations import blocks
-from aigc_fast.nn.sequential import FusedSequential, chains
+from aigc_fast.nn.matching import chains
+from aigc_fast.nn.sequential import FusedSequential
 from aigc_fast.optimize import decoders, measure, swap
 from aigc_fast.optimize.reporting import Entry, Report
 from aigc_fast.runtime.kept import store
