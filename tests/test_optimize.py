@@ -372,7 +372,7 @@ class TestReport:
                 Entry("g.4", "ConvTranspose2d", True, None, 12.3456, 7.0),
                 Entry("d.0", "Conv2d", False, "no faster than PyTorch's here", 1.0, 1.5),
             ),
-            fused=(Entry("g", "ConvTranspose2d + Tanh", True, "at inference"),),
+            fused=(Entry("g", "ConvTranspose2d + Tanh", True, "in training too"),),
             others={"Linear": 2},
             timed="forward",
         )
@@ -384,10 +384,24 @@ class TestReport:
             "d.0     Conv2d           no        1.000      1.500  no faster than PyTorch's here",
             "",
             "module  type                    fused  note",
-            "g       ConvTranspose2d + Tanh  yes    at inference",
+            "g       ConvTranspose2d + Tanh  yes    in training too",
             "",
             "no drop-in for: 2 Linear",
         ]
+
+    @pytest.mark.parametrize(
+        ("between", "when"),
+        [
+            ([nn.Conv2d(2, 3, 3), nn.ReLU()], "in training too"),
+            ([nn.GroupNorm(1, 2), nn.SiLU(), nn.Upsample(scale_factor=2), nn.Conv2d(2, 3, 3, 1, 1)], "in training too"),
+            ([nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.ReLU()], "at inference"),
+            ([nn.ReflectionPad2d(1), nn.Conv2d(2, 3, 3)], "at inference"),
+            ([nn.Linear(2, 3), nn.ReLU()], "at inference"),
+        ],
+    )
+    def test_chains_tell_when_they_are_one_call(self, between: list[nn.Module], when: str) -> None:
+        (entry,) = aigc_fast.report(aigc_fast.optimize(nn.Sequential(*between))).fused
+        assert entry.note == when
 
     def test_of_a_model_without_layers(self) -> None:
         report = aigc_fast.report(aigc_fast.optimize(nn.Bilinear(2, 2, 2)))

@@ -304,7 +304,8 @@ def _fuse(name: str, module: nn.Sequential, times: Times | None) -> Entry:
         swap.unfuse(module)
         return Entry(name, text, False, "no faster than module by module here", *measured)
     swap.fuse(module)
-    return Entry(name, text, True, "at inference", *(measured or ()))
+    when = "in training too" if all(chain.runs_in_training for chain in chains(module)) else "at inference"
+    return Entry(name, text, True, when, *(measured or ()))
 
 
 def _decide_block(name: str, module: nn.Module, times: Times | None) -> Entry:
