@@ -17,26 +17,33 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as TF
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.generation import GenerationMixin, logits_process
-from transformers.generation.stopping_criteria import (
-    EosTokenCriteria,
-    MaxLengthCriteria,
-    MaxTimeCriteria,
-    StopStringCriteria,
-)
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from aigc_fast.errors import UserError
+from aigc_fast.integrations.transformers_cache import (
+    CACHE,
+    INERT,
+    READ,
+    NativeCache,
+    fill_cache,
+    fill_state,
+    pairs_of,
+    step,
+)
 from aigc_fast.integrations.transformers_decoders import BUILDERS, Refused, spec_of
-from aigc_fast.models.text.decoding import Plan, search_on
-from aigc_fast.models.text.options import Never, NoRepeatedNGram, Options
+from aigc_fast.integrations.transformers_loops import (
+    bans_of,
+    beam_loop,
+    follows_beams,
+    is_unwatched,
+    knows_processors,
+    looks_up_prompt,
+    lookup_loop,
+    token_loop,
+)
 from aigc_fast.ops.decode.choice import backend_on, check, wanted_on
-from aigc_fast.ops.decode.engine import MOST_GREEDY, Engine, State, default_weights
+from aigc_fast.ops.decode.engine import MOST_GREEDY, Engine, default_weights
 from aigc_fast.ops.decode.keeping import engine_of, forget
-from aigc_fast.ops.decode.lookup import MOST_GUESSED, Lookup
 from aigc_fast.ops.decode.spec import Spec
 
 __all__ = ["Decision", "decision_of", "is_swapped", "last_decision", "put_back", "refusal", "swap"]
@@ -44,12 +51,7 @@ __all__ = ["Decision", "decision_of", "is_swapped", "last_decision", "put_back",
 log = logging.getLogger("aigc_fast")
 
 LOOP, STEP, LEFT = "native loop", "native step", "transformers"
-# The name of a model's keys and values among its arguments and results changed in 5.24.
-_CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 _METHODS = "_sample", "_beam_search", "_assisted_decoding"
-# Arguments of a call that change nothing, besides those that are read.
-_INERT = {"use_cache", "logits_to_keep", "cache_position", "return_dict", "next_sequence_length"}
-_READ = {"input_ids", "attention_mask", "position_ids", _CACHE}
 _OF_LOOPS = {
     "logits_processor",
     "stopping_criteria",
@@ -94,77 +96,13 @@ _asking: ContextVar[bool] = ContextVar("aigc_fast_asking_for_generation", defaul
 _decisions: WeakKeyDictionary[nn.Module, Decision] = WeakKeyDictionary()
 
 
-class NativeCache(DynamicCache):
-    """What transformers' loops hold in place of keys and values, which the engine keeps."""
-
-    is_compileable = False
-    is_croppable = True
-    is_initialized = True
-
-    def __init__(self, state: State, keep: int | None) -> None:
-        # Nothing of DynamicCache's own is used, but its type.
-        self.state, self.keep, self.layers = state, keep, []
-        self.is_sliding = self.is_linear = [False] * state.engine.layers
-
-    is_sliding = is_linear = None
-
-    def __len__(self) -> int:
-        return self.state.engine.layers
-
-    def get_seq_length(self, *args: Any, **kwargs: Any) -> int:
-        """Tokens that each sequence has been given."""
-        return self.state.length
-
-    def get_max_cache_shape(self, *args: Any, **kwargs: Any) -> int:
-        """As of a cache that grows."""
-        return -1
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Lets every sequence go on from another one."""
-        self.state.reorder(beam_idx)
-
-    def crop(self, max_length: int) -> None:
-        """Forgets tokens: so many where the number is negative, all but so many where it is positive."""
-        length = self.state.length + max_length if max_length < 0 else max_length or self.state.length
-        if length < self.state.length:
-            self.state.crop(length)
-
-    def activate_past_recording(self) -> None:
-        """Nothing: all of the past can be gone back to."""
-
-
-def _step(cache: NativeCache, kwargs: dict[str, Any]) -> CausalLMOutputWithPast:
-    """What the model makes of some tokens more."""
-    if unknown := [name for name, value in kwargs.items() if name not in _READ | _INERT and value not in (None, False)]:
-        raise NotImplementedError(f"generation in place does not know the argument {unknown[0]}")
-    ids, state = kwargs["input_ids"], cache.state
-    rows, count = ids.shape
-    positions, visible = kwargs.get("position_ids"), _visible(kwargs.get("attention_mask"), count)
-    if positions is None:
-        positions = torch.arange(state.length, state.length + count, device=ids.device)[None]
-    kept = kwargs.get("logits_to_keep")
-    keep = cache.keep or (kept if isinstance(kept, int) and kept else count)
-    logits = state.extend(ids, positions.expand(rows, count), visible, min(keep, count))
-    return CausalLMOutputWithPast(logits=logits, **{_CACHE: cache})
-
-
-def _visible(mask: Tensor | None, count: int) -> Tensor | None:
-    """Which of the last tokens are seen; None for all."""
-    if mask is None:
-        return None
-    if mask.dim() != 2:
-        raise NotImplementedError(f"attention_mask has {mask.dim()} dimensions: expected (batch, length)")
-    seen = mask[:, mask.shape[1] - count :] != 0
-    return None if seen.all() else seen
-
-
 class _InPlace:
     """What stands in front of a model's class."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's call; of a cache that is the engine's, the engine's."""
-        cache = kwargs.get(_CACHE)
-        return _step(cache, kwargs) if type(cache) is NativeCache else super().__call__(*args, **kwargs)
+        cache = kwargs.get(CACHE)
+        return step(cache, kwargs) if type(cache) is NativeCache else super().__call__(*args, **kwargs)
 
     def __reduce_ex__(self, protocol: int) -> tuple[Any, ...]:
         """Copies and pickles name the class that there is."""
@@ -173,10 +111,10 @@ class _InPlace:
 
     def _prepare_cache_for_generation(self, *args: Any, **kwargs: Any) -> Any:
         (model_kwargs,) = (value for value in (*args, *kwargs.values()) if type(value) is dict)
-        is_given = model_kwargs.get(_CACHE) is not None
+        is_given = model_kwargs.get(CACHE) is not None
         found = super()._prepare_cache_for_generation(*args, **kwargs)
-        if not is_given and model_kwargs.get(_CACHE) is not None:
-            model_kwargs[_CACHE].is_of_this_call = True
+        if not is_given and model_kwargs.get(CACHE) is not None:
+            model_kwargs[CACHE].is_of_this_call = True
         return found
 
 
@@ -207,11 +145,11 @@ def _decoding(cls: type[nn.Module], name: str) -> Callable[..., Any]:
         engine = engine_of(self, spec, decision.weights, kwargs["generation_config"].max_length or 1)
         if decision.level == LOOP:
             if name == "_beam_search":
-                return _beam_loop(engine, input_ids, kwargs)
+                return beam_loop(engine, input_ids, kwargs)
             if name != "_sample":
-                return _lookup_loop(self, engine, input_ids, kwargs)
-            bans = _bans(kwargs) if input_ids.shape[0] <= MOST_GREEDY and engine.certify(spec) else None
-            return _loop(self, engine, input_ids, kwargs, bans)
+                return lookup_loop(self, engine, input_ids, kwargs)
+            bans = bans_of(kwargs) if input_ids.shape[0] <= MOST_GREEDY and engine.certify(spec) else None
+            return token_loop(self, engine, input_ids, kwargs, bans)
         return _decode(self, engine, theirs, None if name == "_assisted_decoding" else 1, input_ids, kwargs)
 
     return decode
@@ -221,245 +159,17 @@ def _decode(
     model: nn.Module, engine: Engine, theirs: Callable[..., Any], keep: int | None, ids: Tensor, kwargs: dict[str, Any]
 ) -> Any:
     """Transformers' loop on the engine."""
-    given, state = kwargs.get(_CACHE), engine.begin(ids.shape[0])
+    given, state = kwargs.get(CACHE), engine.begin(ids.shape[0])
     if given is not None and given.get_seq_length():
-        _load(state, given, kwargs.get("attention_mask"))
+        fill_state(state, given, kwargs.get("attention_mask"))
     with torch.no_grad():
-        result = theirs(model, ids, **kwargs | {_CACHE: NativeCache(state, keep)})
+        result = theirs(model, ids, **kwargs | {CACHE: NativeCache(state, keep)})
     is_dict = not isinstance(result, Tensor)
     if given is not None and (is_dict or not getattr(given, "is_of_this_call", False)):
-        _store(state, given, model.dtype)
-    if is_dict and result.get(_CACHE) is not None:
-        setattr(result, _CACHE, given)
+        fill_cache(state, given, model.dtype)
+    if is_dict and result.get(CACHE) is not None:
+        setattr(result, CACHE, given)
     return result
-
-
-def _loops(kwargs: dict[str, Any]) -> bool:
-    """Whether nobody looks into transformers' loop of one token after the other, so that ours can stand for it."""
-    config, criteria, mask = kwargs["generation_config"], kwargs["stopping_criteria"], kwargs.get("attention_mask")
-    if config.return_dict_in_generate or kwargs[_CACHE].get_seq_length():
-        return False
-    if getattr(config, "prefill_chunk_size", None) is not None or (mask is not None and not mask[:, -1].all()):
-        return False
-    lengths = [each for each in criteria if type(each) is MaxLengthCriteria]
-    if len(lengths) != 1 or any(type(each) not in (MaxLengthCriteria, *_OTHER_CRITERIA) for each in criteria):
-        return False
-    most = lengths[0].max_position_embeddings
-    return most is None or lengths[0].max_length <= most  # transformers' loop says it
-
-
-def _processors_known(kwargs: dict[str, Any]) -> bool:
-    """Whether no processor is the user's own, who may count its calls or look at beams that we order differently."""
-    return all(type(each).__module__ == logits_process.__name__ for each in kwargs["logits_processor"])
-
-
-_OTHER_CRITERIA = EosTokenCriteria, MaxTimeCriteria, StopStringCriteria
-
-
-def _looks_up(ids: Tensor, kwargs: dict[str, Any]) -> bool:
-    """Whether candidates come from the prompt, and which ones changes no id."""
-    config, generator = kwargs["generation_config"], kwargs.get("candidate_generator")
-    from_prompt = generator is None or type(generator).__name__ == "PromptLookupCandidateGenerator"
-    plain = kwargs.get("assistant_model") is None and from_prompt and not config.do_sample and ids.shape[0] == 1
-    return bool(plain and getattr(config, "prompt_lookup_num_tokens", None))
-
-
-def _follows_beams(kwargs: dict[str, Any]) -> bool:
-    """Whether our loop of beams does what this transformers' does; of those that are drawn, versions differ."""
-    config = kwargs["generation_config"]
-    if config.do_sample or getattr(config, "low_memory", None):
-        return False
-    known = hasattr(GenerationMixin, "_check_early_stop_heuristic") and _beam_options(config) is not None
-    plain = all(type(each) in (MaxLengthCriteria, EosTokenCriteria) for each in kwargs["stopping_criteria"])
-    return known and plain and getattr(kwargs[_CACHE], "is_of_this_call", False)
-
-
-def _beam_options(config: Any) -> Options | None:
-    ends, padding = config._eos_token_tensor, config._pad_token_tensor
-    try:
-        return Options(
-            num_beams=config.num_beams,
-            early_stopping=config.early_stopping or False,
-            length_penalty=config.length_penalty,
-            num_return_sequences=config.num_return_sequences,
-            eos_token_id=None if ends is None else ends.view(-1).tolist(),
-            pad_token_id=None if padding is None else int(padding),
-        )
-    except (UserError, TypeError):
-        return None
-
-
-def _as_our_own(processor: Any) -> Any:
-    """A processor of transformers, or one of ours that does the same and tells which tokens it excludes."""
-    kind = type(processor)
-    if kind is logits_process.NoRepeatNGramLogitsProcessor:
-        return NoRepeatedNGram(processor.ngram_size)
-    if kind is logits_process.MinLengthLogitsProcessor:
-        return Never(processor.eos_token_id.view(-1).tolist(), 0, processor.min_length)
-    if kind is logits_process.MinNewTokensLengthLogitsProcessor:
-        least = processor.prompt_length_to_skip + processor.min_new_tokens
-        return Never(processor.eos_token_id.view(-1).tolist(), 0, least)
-    return processor
-
-
-@torch.no_grad()
-def _beam_loop(engine: Engine, ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
-    """transformers' `_beam_search` for ids alone."""
-    plan = Plan(ids, None, kwargs["stopping_criteria"].max_length, _beam_options(kwargs["generation_config"]))
-    state, positions, logits = _begun(engine, ids, kwargs)
-    return search_on(state, plan, logits, positions, list(map(_as_our_own, kwargs["logits_processor"])))
-
-
-def _begun(engine: Engine, ids: Tensor, kwargs: dict[str, Any]) -> tuple[State, Tensor, Tensor]:
-    """Sequences that have had their prompts, the last tokens' positions, and the logits after them."""
-    rows, count = ids.shape
-    visible, positions = _visible(kwargs.get("attention_mask"), count), kwargs.get("position_ids")
-    if positions is None:
-        seen = torch.ones_like(ids) if visible is None else visible.long()
-        positions = (seen.cumsum(1) - 1).clamp_min(0)
-    state = engine.begin(rows)
-    logits = state.extend(ids, positions.expand(rows, count), visible, 1)[:, 0]
-    return state, positions[:, -1].clone(), logits
-
-
-def _ended(model: nn.Module, state: State, found: Tensor, count: int, kwargs: dict[str, Any]) -> Tensor:
-    """The ids that were found; a cache that the caller gave is filled."""
-    given, streamer = kwargs[_CACHE], kwargs.get("streamer")
-    if not getattr(given, "is_of_this_call", False):
-        _store(state, given, model.dtype)
-    if streamer is not None:
-        streamer.end()
-    return found[:, :count].clone() if count < found.shape[1] else found
-
-
-def _room(ids: Tensor, most: int) -> Tensor:
-    """The ids, and room for more of them."""
-    found = ids.new_empty(ids.shape[0], max(most, ids.shape[1] + 1))
-    found[:, : ids.shape[1]] = ids
-    return found
-
-
-def _bans(kwargs: dict[str, Any]) -> Callable[[int], Tensor] | None:
-    """Which tokens are out of question at a length, where nothing else is done to the logits of a greedy choice."""
-    lengths = []
-    for each in kwargs["logits_processor"]:
-        if type(each) is logits_process.MinLengthLogitsProcessor:
-            lengths.append((each.min_length, each.eos_token_id))
-        elif type(each) is logits_process.MinNewTokensLengthLogitsProcessor:
-            lengths.append((each.prompt_length_to_skip + each.min_new_tokens, each.eos_token_id))
-        else:
-            return None
-    if kwargs["generation_config"].do_sample:
-        return None
-    return lambda length: torch.cat([_NO_TOKENS, *(tokens.view(-1) for least, tokens in lengths if length < least)])
-
-
-_NO_TOKENS = torch.empty(0, dtype=torch.int64)
-
-
-@torch.no_grad()
-def _loop(
-    model: nn.Module,
-    engine: Engine,
-    ids: Tensor,
-    kwargs: dict[str, Any],
-    bans: Callable[[int], Tensor] | None,
-) -> Tensor:
-    """transformers' `_sample` for ids alone; with `bans` without logits."""
-    config, criteria, process = kwargs["generation_config"], kwargs["stopping_criteria"], kwargs["logits_processor"]
-    others = [each for each in criteria if type(each) in _OTHER_CRITERIA]
-    ends = any(type(each) is EosTokenCriteria for each in criteria)
-    (rows, count), found, streamer = ids.shape, _room(ids, criteria.max_length), kwargs.get("streamer")
-    unfinished = torch.ones(rows, dtype=torch.int64, device=ids.device)
-    state, position, logits = _begun(engine, ids, kwargs)
-    while True:
-        if logits is not None:
-            scores = process(found[:, :count], logits) if process else logits
-            if config.do_sample:
-                tokens = torch.multinomial(torch.softmax(scores, -1), num_samples=1).squeeze(1)
-            else:
-                tokens = scores.argmax(-1)
-        if ends:
-            tokens = tokens * unfinished + config._pad_token_tensor * (1 - unfinished)
-        found[:, count] = tokens
-        count += 1
-        if streamer is not None:
-            streamer.put(tokens.cpu())
-        for each in others:
-            unfinished = unfinished & ~each(found[:, :count], None)
-        if count >= criteria.max_length or not unfinished.any():
-            return _ended(model, state, found, count, kwargs)
-        position += 1
-        chosen = None if bans is None else state.greedy(tokens, position, bans(count))
-        logits = state.step(tokens, position) if chosen is None else None
-        tokens = tokens if chosen is None else chosen
-
-
-@torch.no_grad()
-def _lookup_loop(model: nn.Module, engine: Engine, ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
-    """The same for one greedy sequence, some tokens of which are guessed: as many steps' ids from one reading of the
-    weights as the guess was right for."""
-    config, criteria, process = kwargs["generation_config"], kwargs["stopping_criteria"], kwargs["logits_processor"]
-    others = [each for each in criteria if type(each) in _OTHER_CRITERIA]
-    count, found, lookup = ids.shape[1], _room(ids, criteria.max_length), Lookup(ids[0].tolist())
-    streamer = kwargs.get("streamer")
-    most = min(config.prompt_lookup_num_tokens, MOST_GUESSED)
-    state, position, logits = _begun(engine, ids, kwargs)
-    guess: list[int] = []
-    while True:
-        for row, guessed in zip(logits.split(1), [*guess, None], strict=True):
-            scores = process(found[:, :count], row) if process else row
-            token = int(scores.argmax())
-            found[0, count] = token
-            lookup.add(token)
-            count += 1
-            if streamer is not None:
-                streamer.put(torch.tensor([token]))
-            if count >= criteria.max_length or any(each(found[:, :count], None).any() for each in others):
-                state.crop(min(state.length, count - 1))
-                return _ended(model, state, found, count, kwargs)
-            if token != guessed:
-                break
-        # The last token was not read yet, and what was guessed wrong is forgotten.
-        state.crop(count - 1)
-        guess = lookup.following(min(most, criteria.max_length - count - 1))
-        offset = count - ids.shape[1]
-        tokens = ids.new_tensor([[token, *guess]])
-        positions = position + torch.arange(offset, offset + tokens.shape[1], device=ids.device)
-        logits = state.extend(tokens, positions[None], None, tokens.shape[1])[0]
-
-
-def _pairs(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values of each layer of a cache that has some."""
-    if hasattr(cache, "layers"):
-        return [(layer.keys, layer.values) for layer in cache.layers]
-    return list(zip(cache.key_cache, cache.value_cache, strict=True))  # before 4.54
-
-
-def _load(state: State, given: DynamicCache, mask: Tensor | None) -> None:
-    length = given.get_seq_length()
-    # Layers with a window have forgotten the first ones, and don't look at them.
-    pairs = [tuple(TF.pad(tensor, (0, 0, length - tensor.shape[2], 0)) for tensor in pair) for pair in _pairs(given)]
-    state.load(pairs, None if mask is None else mask[:, :length] != 0)
-
-
-def _store(state: State, given: DynamicCache, dtype: torch.dtype) -> None:
-    """Fills transformers' own cache with what the engine has."""
-    had = given.get_seq_length()
-    for index, pair in enumerate(state.export()):
-        keys, values = (tensor.to(dtype) for tensor in pair)
-        if not had:
-            given.update(keys, values, index)
-        elif hasattr(given, "layers"):
-            layer = given.layers[index]
-            window = getattr(layer, "sliding_window", None)
-            kept = slice(0 if window is None else max(0, state.length - window + 1), None)
-            layer.keys, layer.values = keys[:, :, kept], values[:, :, kept]
-            if window is not None:
-                layer.cumulative_length = state.length
-        else:
-            given.key_cache[index], given.value_cache[index] = keys, values
-            given._seen_tokens = state.length
 
 
 @functools.cache
@@ -473,9 +183,9 @@ def _decide(
     try:
         if args:
             raise Refused("it was called in an unknown way")
-        if kwargs.get(_CACHE) is None and kwargs.get("use_cache"):  # 5.0 leaves it to the model
-            kwargs[_CACHE] = DynamicCache()
-            kwargs[_CACHE].is_of_this_call = True
+        if kwargs.get(CACHE) is None and kwargs.get("use_cache"):  # 5.0 leaves it to the model
+            kwargs[CACHE] = DynamicCache()
+            kwargs[CACHE].is_of_this_call = True
         kept_as = vars(model).get(_WEIGHTS_ATTRIBUTE)
         backend = backend_on(ids.device, kept_as)
         _check_call(kwargs)
@@ -484,13 +194,13 @@ def _decide(
         _check_tensors(ids, kwargs)
         spec = spec_of(model, cls)
         check(spec, backend)
-        _check_windows(kwargs[_CACHE], spec)
+        _check_windows(kwargs[CACHE], spec)
     except Refused as refused:
         return None, Decision(LEFT, None, str(refused), wanted_on(ids.device))
-    looks_up = name == "_assisted_decoding" and _looks_up(ids, kwargs)
-    beams = name == "_beam_search" and _follows_beams(kwargs)
-    known = name == "_sample" or ((looks_up or beams) and _processors_known(kwargs))
-    level = LOOP if known and _loops(kwargs) else STEP
+    looks_up = name == "_assisted_decoding" and looks_up_prompt(ids, kwargs)
+    beams = name == "_beam_search" and follows_beams(kwargs)
+    known = name == "_sample" or ((looks_up or beams) and knows_processors(kwargs))
+    level = LOOP if known and is_unwatched(kwargs) else STEP
     return spec, Decision(level, kept_as or default_weights(spec), None, backend)
 
 
@@ -505,7 +215,7 @@ def _check_call(kwargs: dict[str, Any]) -> None:
         raise Refused("synced_gpus")
     if kwargs.get("use_cache") is False or config.use_cache is False:
         raise Refused("use_cache=False")
-    known = _OF_LOOPS | _INERT | _READ
+    known = _OF_LOOPS | INERT | READ
     if unknown := [name for name, value in kwargs.items() if name not in known and value is not None]:
         raise Refused(f"the argument {unknown[0]}")
 
@@ -515,14 +225,14 @@ def _check_tensors(ids: Tensor, kwargs: dict[str, Any]) -> None:
         raise Refused(f"input_ids is {ids.dtype} of {ids.dim()} dimensions")
     if ids.shape[0] == 0 or ids.shape[1] == 0:
         raise Refused("there are no ids")
-    cache = kwargs.get(_CACHE)
+    cache = kwargs.get(CACHE)
     if cache is None:
         raise Refused("there is no cache")
     plain = type(cache) is DynamicCache and not getattr(cache, "offloading", False)
     if not plain or any(type(layer).__name__ not in _CACHE_LAYERS for layer in getattr(cache, "layers", ())):
         raise Refused(f"the cache is a {type(cache).__name__}, not a plain DynamicCache")
     if cache.get_seq_length():
-        keys = _pairs(cache)[0][0]
+        keys = pairs_of(cache)[0][0]
         if keys.shape[0] != ids.shape[0] or keys.device != ids.device:
             raise Refused("the cache is of another batch or device")
 

@@ -253,7 +253,7 @@ def test_prefixes_and_caches(every_pair: tuple[Any, Any], forgets: bool) -> None
         found.append((first.sequences, second.sequences, second[name]))
     for theirs, ours in zip(found[0][:2], found[1][:2], strict=True):
         assert torch.equal(theirs, ours)
-    theirs, ours = (generation._pairs(each[2]) for each in found)
+    theirs, ours = (generation.pairs_of(each[2]) for each in found)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert "native step" in level(fast)
 
