@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 def image_grid(images: Tensor, columns: int | None = None, padding: int = 2, background: float = 1.0) -> Tensor:
-    """Lays images out row by row in one image.
+    """Arranges images row by row in one image.
 
     Args:
         images: (N, C, H, W).
-        columns: images per row; default the smallest that makes the grid no taller than wide.
+        columns: images per row; by default the fewest that make the grid no taller than wide.
         padding: pixels around and between the images.
         background: value of the padding and of empty cells.
 
@@ -44,7 +44,7 @@ def image_grid(images: Tensor, columns: int | None = None, padding: int = 2, bac
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
-    """Turns an image in [-1, 1] to bytes; values outside are clipped, NaN becomes black.
+    """Converts an image in [-1, 1] to bytes; values outside are clipped, NaN becomes black.
 
     Args:
         image: (C, H, W) with C = 1 or 3.

@@ -37,11 +37,14 @@ def decode_all(model: LatentModel, z: Tensor, labels: Labels | None = None) -> T
 
 
 def class_columns(model: LatentModel, default: int) -> int:
-    """How many items stand side by side, so that each class of a conditional model has a column: up to 16.
+    """The number of columns with which each class of a conditional model has its own.
 
     Args:
         model: any model.
-        default: the number for an unconditional one, and for more classes.
+        default: the number for an unconditional model, and for one of more than 16 classes.
+
+    Returns:
+        The number of columns.
     """
     classes = model.num_classes or default
     return classes if classes <= _MAX_COLUMNS else default
@@ -52,19 +55,19 @@ def _seeded_latents(model: LatentModel, count: int, seed: int) -> Tensor:
 
 
 def draw(model: LatentModel, count: int, *, seed: int, labels: Labels | None = None) -> Tensor:
-    """Draws images or sounds that depend on the model and the seed alone.
+    """Samples items that depend only on the model and the seed.
 
     Args:
-        model: any model of images or sounds.
+        model: any model of images, sounds or clips.
         count: how many.
-        seed: the same seed gives the same items; item i is, to rounding, the same for every `count` above i.
-        labels: one class for all or `count` classes, for a conditional model; None gives its classes in turn.
+        seed: the same seed gives the same items; item i is, to rounding, the same for any `count` above i.
+        labels: one class for all or `count` classes, for a conditional model; None takes its classes in turn.
 
     Returns:
-        count items, as `decode_all` gives them.
+        `count` items, as the model's `decode` returns them.
 
     Raises:
-        ValueError: when the labels do not fit the model.
+        ValueError: if the labels do not match the model.
     """
     return decode_all(model, _seeded_latents(model, count, seed), labels)
 
@@ -96,19 +99,19 @@ def interpolate(
     labels: Labels | None = None,
     to_labels: Labels | None = None,
 ) -> Tensor:
-    """Walks from one random latent to another, once per row; with `to_labels` from one class to another as well.
+    """Interpolates between two random latent vectors in each row and, with `to_labels`, between two classes as well.
 
     Args:
-        model: any model of images or sounds.
-        steps: items from one end to the other, both ends included; at least 2.
-        rows: how many walks.
-        seed: chooses the ends.
-        labels: the class of all items, or one class for each, for a conditional model; with `to_labels` the class in
-            which every walk begins, or one for each walk.
-        to_labels: the class in which every walk ends, or one for each walk; None stays in `labels`.
+        model: any model of images, sounds or clips.
+        steps: items from one end to the other, including both; at least 2.
+        rows: number of interpolations.
+        seed: of the ends.
+        labels: for a conditional model, the class of all items, or one class for each; with `to_labels` the class at
+            the beginning of every row, or one for each row.
+        to_labels: the class at the end of every row, or one for each row; None for no change.
 
     Returns:
-        rows·steps items, walk after walk.
+        rows · steps items, row by row.
 
     Raises:
         ValueError: when `steps` is below 2 or `rows` below 1, or the labels do not fit the model.
@@ -129,16 +132,17 @@ def _between(model: LatentModel, labels: Labels | None, to_labels: Labels, rows:
 
 
 def latent_manifold(model: LatentModel, side: int = 15, *, edge: float = 0.03, labels: Labels | None = None) -> Tensor:
-    """The map of a 2-d latent space: a grid of equally probable steps, as in Kingma and Welling (2014), figure 4.
+    """Decodes a grid over a two-dimensional latent space, whose steps are equally probable (Kingma and Welling, 2014,
+    figure 4).
 
     Args:
         model: any model of images or sounds whose `latent_dim` is 2.
-        side: images per row and column.
-        edge: the probability left outside on each side, in (0, 0.5).
+        side: items per row and column.
+        edge: the probability outside the grid on each side, in (0, 0.5).
         labels: the class of all items, or one class for each, for a conditional model.
 
     Returns:
-        (side², C, H, W) in [-1, 1]; the first latent grows to the right, the second upwards.
+        side² items, row by row; the first latent grows to the right, the second upwards.
 
     Raises:
         ValueError: when the latent is not 2-d or an argument is out of range.

@@ -42,12 +42,12 @@ class Describable(Protocol):
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where an image, a sound, a text or a clip comes from.
+    """How an image, a sound, a text or a clip was generated.
 
     Attributes:
         model: the model's registered name.
-        seed: the seed that it was drawn with; None where chance had no part.
-        settings: everything else that generating it again takes (command, class, count, model file and its digest).
+        seed: the seed of the draw; None if nothing was random.
+        settings: everything else that is needed to generate it again (command, class, count, model file, its digest).
         version: the package's version.
         torch: PyTorch's version.
     """
@@ -60,7 +60,16 @@ class Provenance:
 
 
 def provenance_of(model: Describable, seed: int | None, **settings: Any) -> Provenance:
-    """The provenance of what a model generates: its name, its configuration and `settings`, which must be JSON-able."""
+    """The provenance of what a model generates.
+
+    Args:
+        model: the model, whose name and configuration are recorded.
+        seed: the seed of the draw; None if nothing was random.
+        **settings: what else to record, JSON-able.
+
+    Returns:
+        The record, for functions such as `write_png`.
+    """
     return Provenance(model.name, seed, {"config": getattr(model, "brief_config", model.config), **settings})
 
 
@@ -116,8 +125,11 @@ def write_png(path: str | os.PathLike[str], image: Tensor, provenance: Provenanc
         provenance: what to record.
         scale: each pixel becomes a square of this side.
 
+    Returns:
+        The path of the file.
+
     Raises:
-        UserError: when the file can't be written.
+        UserError: if the file can't be written.
         ValueError: for an image of another shape.
     """
     picture = Image.fromarray(to_uint8(image))
@@ -131,8 +143,14 @@ def write_png(path: str | os.PathLike[str], image: Tensor, provenance: Provenanc
 def read_provenance(path: str | os.PathLike[str]) -> Provenance:
     """Reads what `write_png` recorded.
 
+    Args:
+        path: an image file.
+
+    Returns:
+        The record.
+
     Raises:
-        UserError: when the file is not an image or carries no record of this package.
+        UserError: if the file is not an image or has no record of this package.
     """
     try:
         with reading(MAX_PIXELS) as said, opened(path) as picture:

@@ -13,10 +13,10 @@ _FLOOR = 1e-12
 def spectrogram_image(
     audio: Tensor, sample_rate: int, *, width: int = 512, height: int = 256, decibels: float = 80.0
 ) -> Tensor:
-    """A sound's spectrogram as an image for `write_png`.
+    """Draws the spectrogram of a sound as an image for `write_png`.
 
-    Time runs to the right over the whole sound, frequency upward from 0 to half the sample rate. The loudest point is
-    white, what lies `decibels` or more below it is black, the levels between are linear in decibels.
+    Time runs to the right over the whole sound, frequency upwards from 0 to half the sample rate. The loudest point is
+    white, points that are `decibels` or more below it are black, and levels between are linear in decibels.
 
     Args:
         audio: (T,), floating-point, T at least 1.

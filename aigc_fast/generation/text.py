@@ -25,16 +25,19 @@ def record_path(path: str | os.PathLike[str]) -> Path:
 def write_text(path: str | os.PathLike[str], text: str, provenance: Provenance) -> Path:
     """Writes a text file, in UTF-8, and its provenance beside it; whole, or not at all.
 
-    Text has no metadata of its own: the record is JSON in a file called likewise, with .json after .txt. It holds the
-    text's SHA-256 among the settings, the label "AI-generated text" and IPTC's digital source type.
+    Text files have no metadata: the record is a JSON file of the same name with .json appended. It holds the text's
+    SHA-256 among the settings, the label "AI-generated text" and IPTC's digital source type.
 
     Args:
         path: the file to write; its folder must exist.
-        text: any.
+        text: the text.
         provenance: what to record.
 
+    Returns:
+        The path of the text file.
+
     Raises:
-        UserError: when the files can't be written.
+        UserError: if the files can't be written.
     """
     content = text.encode()
     settings = {**provenance.settings, _CHECKSUM: hashlib.sha256(content).hexdigest()}
@@ -53,10 +56,13 @@ def read_text_provenance(path: str | os.PathLike[str]) -> Provenance:
     """Reads what `write_text` recorded.
 
     Args:
-        path: the text file, or the record.
+        path: the text file, or its record.
+
+    Returns:
+        The record.
 
     Raises:
-        UserError: when there is no record, or the text is another one than it tells of.
+        UserError: if there is no record, or the text has changed since.
     """
     if Path(path).name.lower().endswith(RECORD_SUFFIX):
         return from_record(_read(path).decode(errors="replace"), path)

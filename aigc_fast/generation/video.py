@@ -44,7 +44,7 @@ _TO_COMMENT = (b"moov", b"udta", b"meta", b"ilst", b"\xa9cmt", b"data")
 
 
 def clip_grid(clips: Tensor, columns: int | None = None) -> Tensor:
-    """Clips side by side in one, as `image_grid` lays out images.
+    """Arranges clips in a grid as one clip, like `image_grid`.
 
     Args:
         clips: (N, T, C, H, W), N and T at least 1.
@@ -57,11 +57,11 @@ def clip_grid(clips: Tensor, columns: int | None = None) -> Tensor:
 
 
 def contact_sheet(clips: Tensor, columns: int = _MAX_COLUMNS) -> Tensor:
-    """A clip in each row, its frames from left to right; of more than `columns` frames as many, evenly chosen.
+    """Shows clips as an image: a row for each, with its frames from left to right.
 
     Args:
         clips: (N, T, C, H, W), N and T at least 1.
-        columns: the most frames of each.
+        columns: the greatest number of frames to show, evenly chosen.
 
     Returns:
         An image (C, height, width).
@@ -76,20 +76,23 @@ def write_video(
 ) -> Path:
     """Writes a clip with its provenance in the file's own metadata; whole, or not at all.
 
-    The name's end says what it becomes: .apng or .png an APNG with text chunks as `write_png` writes them, .gif a GIF
-    with a comment, .mp4 H.264 with a comment in the container's metadata, where imageio-ffmpeg is installed. The
-    comment is "aigc_fast " and a JSON record.
+    The extension chooses the format: .apng or .png an APNG with text chunks as those of `write_png`, .gif a GIF with a
+    comment, .mp4 H.264 with a comment in the container's metadata, if imageio-ffmpeg is installed. The comment is
+    "aigc_fast " and a JSON record.
 
     Args:
         path: the file to write; its folder must exist.
         frames: (T, C, H, W) in [-1, 1], C = 1 or 3.
-        fps: frames a second, above 0 and at most 1,000; at most 50 for a GIF, which counts in hundredths of a second.
+        fps: frames per second, above 0 and at most 1,000; at most 50 for a GIF, which counts in hundredths of a second.
         provenance: what to record.
         scale: each pixel becomes a square of this side.
 
+    Returns:
+        The path of the file.
+
     Raises:
-        UserError: for another end of the name, a rate that the format does not have, a file that can't be written, or
-            an MP4 without imageio-ffmpeg.
+        UserError: for another extension, a rate that the format does not support, a file that can't be written, or an
+            MP4 without imageio-ffmpeg.
         ValueError: for frames of another shape.
     """
     target = Path(path)
@@ -169,8 +172,14 @@ _WRITERS: dict[str, Callable[[Path, list[Image.Image], float, Provenance], None]
 def read_video_provenance(path: str | os.PathLike[str]) -> Provenance:
     """Reads what `write_video` recorded.
 
+    Args:
+        path: an APNG, GIF or MP4 file.
+
+    Returns:
+        The record.
+
     Raises:
-        UserError: when the file is no APNG, GIF or MP4, or carries no record of this package.
+        UserError: if the file is not an APNG, GIF or MP4, or has no record of this package.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in (".gif", ".mp4"):
@@ -225,10 +234,10 @@ def write_clips(
     Args:
         path: as for `write_video`; the PNG has its name with the suffix .png.
         frames: as for `write_video`.
-        sheet: as from `contact_sheet`.
+        sheet: the image of the PNG, as from `contact_sheet`.
         fps: as for `write_video`.
         provenance: what to record in both.
-        scale: of both.
+        scale: as for `write_video`, of both.
 
     Returns:
         The paths of both.

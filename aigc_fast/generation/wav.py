@@ -35,8 +35,14 @@ _PIXELS_PER_SECOND, _MAX_PIXELS = 128, 4096
 def read_wav_provenance(path: str | os.PathLike[str]) -> Provenance:
     """Reads what `write_wav` recorded.
 
+    Args:
+        path: a WAV file.
+
+    Returns:
+        The record.
+
     Raises:
-        UserError: when the file is not a WAV file or carries no record of this package.
+        UserError: if the file is not a WAV file or has no record of this package.
     """
     try:
         with open(path, "rb") as file:
@@ -83,9 +89,12 @@ def write_wav(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, pro
         sample_rate: in Hz.
         provenance: what to record.
 
+    Returns:
+        The path of the file.
+
     Raises:
-        UserError: when the file can't be written.
-        TypeError: for a sample rate that is no integer.
+        UserError: if the file can't be written.
+        TypeError: if the sample rate is not an integer.
         ValueError: for audio of another shape or type, more than 1,024 channels or 4 GiB, a sample rate that is not
             positive or beyond WAV's 2³¹ − 1, or a record of more than 2,045 bytes, which libsndfile can't read.
     """
@@ -128,7 +137,7 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 
 def sound_sequence(audio: Tensor, sample_rate: int, *, pause: float = 0.1) -> Tensor:
-    """Sounds one after the other.
+    """Joins sounds one after the other.
 
     Args:
         audio: (N, T), N at least 1.
@@ -136,7 +145,7 @@ def sound_sequence(audio: Tensor, sample_rate: int, *, pause: float = 0.1) -> Te
         pause: silence between two sounds, in seconds.
 
     Returns:
-        (N · T + (N - 1) · P,), P samples a pause.
+        (N · T + (N - 1) · P,), for pauses of P samples.
 
     Raises:
         ValueError: for another shape, or a pause below 0.
