@@ -52,9 +52,9 @@ def read_wav(path: str | os.PathLike[str], sample_rate: int | None = None, mono:
     If the header's length does not match the file, the file is read to its end, with a line in the log `aigc_fast`.
 
     Raises:
-        UserError: if the file is missing, empty, truncated or not a WAV file, its samples are NaN or infinite or become
-            so when mixed or resampled, or the soundfile library is missing.
-        TypeError, ValueError: if the sample rate is not an integer, or not positive.
+        UserError: when the file is missing, empty, truncated, no WAV file, or its samples are NaN or infinity or become
+            so when mixed or resampled; when the soundfile library is missing.
+        TypeError, ValueError: on a sample rate that is no integer or not positive.
     """
     recording = read_recording(path, sample_rate, mono)
     if recording.repair:
