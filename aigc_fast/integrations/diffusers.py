@@ -3,8 +3,8 @@
 Example:
     >>> from aigc_fast.integrations.diffusers import AttnProcessor, use
     >>> pipeline.unet.set_attn_processor(AttnProcessor())  # every attention of the U-Net, or
-    >>> use(pipeline.unet), use(pipeline.vae)  # those alone that have diffusers' default processor
-    >>> restore(pipeline.unet)  # diffusers' own again, without which its `set_default_attn_processor` raises
+    >>> use(pipeline.unet), use(pipeline.vae)  # only those with diffusers' default processor
+    >>> restore(pipeline.unet)  # diffusers' own again, which its `set_default_attn_processor` needs
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ METHODS = ("forward", "get_attention_scores", "head_to_batch_dim", "batch_to_hea
 
 
 class AttnProcessor(theirs.AttnProcessor2_0):
-    """The same as diffusers' `AttnProcessor2_0`: self and cross attention over sequences and over images.
+    """diffusers' `AttnProcessor2_0` on our attention: self and cross attention over sequences and images.
 
     Args:
-        replaced: the processor that `restore` puts back, whose numbers these are; None for an `AttnProcessor2_0`'s.
+        replaced: the processor that this one replaces, with the same results, and that `restore` puts back; None for an
+            `AttnProcessor2_0`.
     """
 
     def __init__(self, replaced: theirs.AttentionProcessor | None = None) -> None:
@@ -116,10 +117,10 @@ def _split(tensor: Tensor, heads: int) -> Tensor:
 
 
 def use(model: torch.nn.Module) -> list[str]:
-    """Puts an `AttnProcessor` in the place of every `AttnProcessor2_0` and `AttnProcessor` of diffusers in a model.
+    """Replaces every `AttnProcessor2_0` and `AttnProcessor` of diffusers in a model by an `AttnProcessor` of ours.
 
-    Other processors, of added keys, IP adapters and the like, compute something else and stay; the log counts them.
-    `restore` undoes it.
+    Other processors, such as those for added keys or IP adapters, compute something else and stay; the log tells how
+    many. `restore` undoes it.
 
     Args:
         model: a diffusers model, such as a pipeline's `unet` or `vae`.
@@ -164,7 +165,7 @@ def restore(model: torch.nn.Module) -> list[str]:
     """Puts back the processors that `use` replaced in a model.
 
     Args:
-        model: that `use` was called with, or a part or copy of it.
+        model: one that `use` was called with, or a part or copy of it.
 
     Returns:
         The names of the attention layers that changed.

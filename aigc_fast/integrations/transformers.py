@@ -1,7 +1,7 @@
 """`attn_implementation="aigc_fast"` for Hugging Face transformers: importing this module registers it.
 
-Models see the name "sdpa", whose masks and arguments these are, and are asked whether they support it: what they do for
-a name, they do for this one. Only the function that "sdpa" stands for differs, for the modules of such a model.
+Models see the name "sdpa", whose masks and arguments are the same, and are asked whether they support that. Only the
+function behind "sdpa" differs, for the modules of models that were given this name.
 
 Example:
     >>> import aigc_fast.integrations.transformers
@@ -91,27 +91,27 @@ def attention(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function as transformers' AttentionInterface calls it; elsewhere than on the CPU, transformers' own
-    where there are neither sinks nor a bias.
+    """The attention function that transformers' AttentionInterface calls. On other devices than the CPU, transformers'
+    own runs, unless there are sinks or a bias.
 
     Args:
         module: the attention layer.
         query: (B, H, L, E).
-        key: (B, G, S, E); H / G query heads in succession share a key head, whose data are read once.
+        key: (B, G, S, E); each H / G consecutive query heads share a key head, which is read once.
         value: (B, G, S, E).
-        attention_mask: broadcasts to (B, H, L, S), bool or added to the scores, or None.
-        dropout: the probability that an element of the softmax is dropped.
+        attention_mask: broadcastable to (B, H, L, S), bool or added to the scores; None for no mask.
+        dropout: the probability of dropping an element of the softmax.
         scaling: of the scores; 1 / sqrt(E) by default.
-        is_causal: without a mask, whether query i sees keys 0 to i; by default what the layer says.
-        position_bias: broadcasts to (B, H, L, S), added to the scores.
-        s_aux: (H,), the sinks: one more score of each head, whose share of the softmax is dropped.
-        **kwargs: those of `INERT` are what other implementations take and change nothing; any other is refused.
+        is_causal: whether query i sees only keys 0 to i, if there is no mask; by default as the layer says.
+        position_bias: broadcastable to (B, H, L, S), added to the scores.
+        s_aux: (H,), the attention sinks: a further score of each head, whose share of the softmax is dropped.
+        **kwargs: arguments of other implementations; those that change nothing are ignored, any other is refused.
 
     Returns:
-        (B, L, H, E), and None in place of the weights.
+        (output, None): the output (B, L, H, E), and None for the attention weights.
 
     Raises:
-        ValueError: for an argument that is not known, such as a cap of the scores.
+        ValueError: for an argument that is not supported, such as a soft cap of the scores.
     """
     if unknown := _unknown(kwargs):
         raise ValueError(f"{NAME!r} attention does not know {', '.join(unknown)}: use 'eager'")
@@ -176,7 +176,7 @@ def _with_sinks(
 
 
 def register() -> None:
-    """Makes `attn_implementation="aigc_fast"` known; once is enough, and importing this module does it."""
+    """Registers `attn_implementation="aigc_fast"`; importing this module does it, and further calls do nothing."""
     known = AttentionInterface()
     if NAME in known:
         return
