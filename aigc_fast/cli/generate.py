@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -195,8 +195,17 @@ def generate(
     for file, (piece, index) in zip(targets, pieces, strict=True):
         record = provenance_of(generator, None if wanted.kind is MANIFOLD else seed, **index, **settings)
         medium.write(file, piece, generator, record, scale)
-    told = f"{counted(len(targets), medium.unit)} to {target}" if wanted.kind is SINGLE else str(target)
-    typer.echo(f"Wrote {told}{_classes_told(generator, wanted)}{medium.pace(generator)}", err=medium.streamed)
+    typer.echo(
+        f"Wrote {_told(targets, target, wanted, medium)}{_classes_told(generator, wanted)}{medium.pace(generator)}",
+        err=medium.streamed,
+    )
+
+
+def _told(files: Sequence[Path], target: Path, wanted: Wanted, medium: Medium) -> str:
+    if wanted.kind is SINGLE:
+        return f"{counted(len(files), medium.unit)} to {target}"
+    pictures = [] if medium.streamed else [target.with_suffix(suffix).name for suffix in medium.beside]
+    return together([str(target), *pictures])
 
 
 def _order(path: Path, wanted: Wanted, seed: int, scale: int, size: int, settings: Mapping[str, Any]) -> Order:

@@ -386,7 +386,7 @@ class Text(Medium):
     arrangement = ()
     evaluated = 20
     rows = (
-        ("Perplexity per character", "perplexity_per_character", "{:.3f}", "1; of held-out text, as the next two"),
+        ("Perplexity per character", "perplexity_per_character", "{:.3f}", "1; of held-out text, as the next three"),
         ("Perplexity per byte", "perplexity_per_byte", "{:.3f}", "1"),
         ("Bits per character", "bits_per_character", "{:.3f}", "0"),
         ("Bits per byte", "bits_per_byte", "{:.4f}", "0"),

@@ -134,7 +134,8 @@ def test_what_can_be_made_of_sounds(tmp_path, model_files):
         torch.testing.assert_close(found, expected[index].clamp(-1, 1), atol=2**-15, rtol=0)
         assert read_wav_provenance(single / f"{index}.wav").settings["index"] == index
     walk = tmp_path / "walk.wav"
-    assert run("generate", file, "--what", "interpolation", "--columns", "4", "--out", walk).exit_code == 0
+    told = run("generate", file, "--what", "interpolation", "--columns", "4", "--out", walk).stdout
+    assert told.startswith(f"Wrote {walk} and walk.png")
     assert len(read_wav(walk)[0]) == 4 * 800 + 3 * 1600
     before = tree(tmp_path)
     assert_refused(run("generate", file, "--what", "grid", "--out", walk), "grid", "sequence, single, interpolation")
