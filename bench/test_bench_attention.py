@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import ATTENTION_CALLS, DTYPES, assert_parity
+from attention_cases import ATTENTION_CALLS
+from parity import DTYPES, assert_parity
 
 import aigc_fast.functional as AF
 from aigc_fast.bench.peers import onnx_runtime

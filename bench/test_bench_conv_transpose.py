@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import DTYPES, LAYERS, assert_parity
+from convolution_cases import LAYERS
+from parity import DTYPES, assert_parity
 
 import aigc_fast.functional as AF
 from aigc_fast.bench.peers import onnx_runtime

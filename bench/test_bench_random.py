@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import DROPOUTS, DTYPES
+from cases import DROPOUTS
+from parity import DTYPES
 
 import aigc_fast.functional as AF
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import assert_parity
+from parity import assert_parity
 from torch import Tensor, nn
 
 import aigc_fast.nn as fast_nn

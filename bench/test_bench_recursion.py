@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import DTYPES, Recursion, assert_parity, relative_error
+from cases import Recursion
+from parity import DTYPES, assert_parity, relative_error
 from torch import Tensor
 
 import aigc_fast.functional as AF

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import BENCH_LATENTS, DTYPES, FLOORS, relative_error
+from cases import BENCH_LATENTS
+from parity import DTYPES, FLOORS, relative_error
 
 import aigc_fast.functional as AF
 from aigc_fast.ops.random import reference as numbers

@@ -1,4 +1,4 @@
-"""Every public function as a function of tensors alone: CASES on small ones, CALLS on the shapes of cases.py and of the
+"""Every public function as a function of tensors alone: CASES on small ones, CALLS on the shapes of the cases and of the
 ops' examples, with what they should give."""
 
 from __future__ import annotations
@@ -10,28 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as TF
-from cases import (
-    ATTENTIONS,
-    BATCHES,
-    FEW_ATTENTIONS,
-    FEW_CONVOLUTIONS,
-    FEW_LINEARS,
-    FEW_NORMS,
-    INTERPRETED_CONVOLUTIONS,
-    LATENTS,
-    LINEARS,
-    NORMS,
-    PLAIN,
-    RANDOM_SIZES,
-    RECURSIONS,
-    TRANSPOSED,
-    Attention,
-    Batch,
-    Convolution,
-    Linear,
-    Norm,
-    Recursion,
-)
+from attention_cases import ATTENTIONS, BATCHES, FEW_ATTENTIONS, Attention, Batch
+from cases import FEW_LINEARS, FEW_NORMS, LATENTS, LINEARS, NORMS, RANDOM_SIZES, RECURSIONS, Linear, Norm, Recursion
+from convolution_cases import FEW_CONVOLUTIONS, INTERPRETED_CONVOLUTIONS, PLAIN, TRANSPOSED, Convolution
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 

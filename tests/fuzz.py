@@ -21,8 +21,11 @@ import hypothesis
 import hypothesis.strategies as st
 import torch
 import torch.nn.functional as TF
-from cases import FEW_NUMBERS, MASKS, Attention, Convolution, Linear, Norm, Recursion, assert_parity, relative_error
+from attention_cases import MASKS, Attention
+from cases import Linear, Norm, Recursion
+from convolution_cases import Convolution
 from memory import poisoned
+from parity import FEW_NUMBERS, assert_parity, relative_error
 from recurrent_cases import Recurrent
 from torch import Tensor
 

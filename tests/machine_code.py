@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
-from cases import float32_precision
+from parity import float32_precision
 from torch import Tensor
 
 from aigc_fast.runtime import native

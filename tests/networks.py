@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from cases import relative_error
+from parity import relative_error
 from torch import nn
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from calls import FIRST, expected, results
-from cases import FLOORS
+from parity import FLOORS
 from torch import Tensor
 from watching import INTERPRETED, Dispatched
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import relative_error
+from parity import relative_error
 from places import EMULATOR
 from torch import Tensor
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import relative_error
 from networks import assert_same, generator, with_statistics
+from parity import relative_error
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import FEW_NUMBERS, FLOORS, ROUNDINGS, assert_parity
+from parity import FEW_NUMBERS, FLOORS, ROUNDINGS, assert_parity
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten

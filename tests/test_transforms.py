@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.utils.checkpoint
 from calls import CASES, Case, leaves
-from cases import DTYPES, FLOORS, opcheck, relative_error
+from parity import DTYPES, FLOORS, opcheck, relative_error
 from places import ELSEWHERE, EMULATOR, INTERPRETER, Place, there
 from torch import Tensor
 from torch.autograd import forward_ad

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cases import relative_error
+from parity import relative_error
 from torch import Tensor, nn
 from watching import launches
 

@@ -7,7 +7,7 @@ import importlib
 
 import pytest
 import torch
-from cases import relative_error
+from parity import relative_error
 from torch import Tensor, nn
 
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")

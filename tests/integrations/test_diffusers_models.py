@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import relative_error
+from parity import relative_error
 from torch import Tensor, nn, randn, tensor
 
 import aigc_fast

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import relative_error
+from parity import relative_error
 from watching import Dispatched
 
 import aigc_fast

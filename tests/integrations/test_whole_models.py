@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import relative_error
 from networks import with_statistics
+from parity import relative_error
 from torch import Tensor, nn
 
 import aigc_fast

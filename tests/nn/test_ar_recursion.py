@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from cases import DTYPES, stable_coeffs
+from cases import stable_coeffs
+from parity import DTYPES
 
 import aigc_fast.functional as AF
 from aigc_fast.nn import ARRecursion

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import assert_parity
+from parity import assert_parity
 from torch import Tensor
 
 import aigc_fast

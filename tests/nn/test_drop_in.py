@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import relative_error
+from parity import relative_error
 from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.nn.utils.fusion import fuse_conv_bn_eval

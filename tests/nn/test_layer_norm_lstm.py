@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import assert_parity, opcheck, relative_error
+from parity import assert_parity, opcheck, relative_error
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from watching import launches

@@ -9,7 +9,7 @@ import re
 
 import pytest
 import torch
-from cases import relative_error
+from parity import relative_error
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import relative_error
+from parity import relative_error
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import assert_parity
+from parity import assert_parity
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 from watching import launches

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import relative_error
 from networks import generator, with_statistics
+from parity import relative_error
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.backends.debugging import boxed_nop

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import assert_parity, relative_error
 from networks import with_statistics
+from parity import assert_parity, relative_error
 from torch import Tensor, nn
 from watching import profiled
 

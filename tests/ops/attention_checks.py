@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import Attention, assert_parity
+from attention_cases import Attention
+from parity import assert_parity
 from torch import Tensor
 
 import aigc_fast.functional as AF

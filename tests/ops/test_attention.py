@@ -10,8 +10,9 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as TF
+from attention_cases import ATTENTIONS, FEW_ATTENTIONS, MASKS, Attention
 from attention_checks import LAYOUTS, assert_all_parity, double_gradient, every_gradient, needs_native
-from cases import ATTENTIONS, DTYPES, FEW_ATTENTIONS, FLOORS, MASKS, Attention, relative_error
+from parity import DTYPES, FLOORS, relative_error
 from torch import Tensor
 
 import aigc_fast

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as TF
+from attention_cases import Attention
 from attention_checks import DTYPES_OF_THE_KERNELS, PRECISIONS, every_gradient
-from cases import Attention, assert_parity, float32_precision
+from parity import assert_parity, float32_precision
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right, causal_upper_left

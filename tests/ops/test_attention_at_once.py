@@ -9,8 +9,9 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as TF
+from attention_cases import ATTENTIONS, FEW_ATTENTIONS, Attention
 from attention_checks import DTYPES_OF_THE_KERNELS, LAYOUTS, every_gradient
-from cases import ATTENTIONS, FEW_ATTENTIONS, FLOORS, Attention, assert_parity, relative_error
+from parity import FLOORS, assert_parity, relative_error
 from torch import Tensor
 
 import aigc_fast

@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
+from attention_cases import Attention
 from attention_checks import LAYOUTS
-from cases import Attention, relative_error
 from memory import far_apart
+from parity import relative_error
 from places import EMULATOR, Place
 from torch import Tensor
 from watching import launches

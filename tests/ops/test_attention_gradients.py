@@ -9,8 +9,9 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 import torch
+from attention_cases import FEW_ATTENTIONS, MASKS, Attention
 from attention_checks import assert_all_parity, double_gradient, every_gradient, needs_native
-from cases import DTYPES, FEW_ATTENTIONS, MASKS, Attention, relative_error
+from parity import DTYPES, relative_error
 from torch import Tensor
 
 import aigc_fast

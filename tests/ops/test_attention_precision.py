@@ -8,8 +8,9 @@ from functools import partial
 
 import pytest
 import torch
+from attention_cases import FEW_ATTENTIONS, Attention
 from attention_checks import PRECISIONS, every_gradient, needs_native
-from cases import FEW_ATTENTIONS, Attention, float32_precision, relative_error
+from parity import float32_precision, relative_error
 
 import aigc_fast
 import aigc_fast.functional as AF

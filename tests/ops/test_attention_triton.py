@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from attention_cases import Attention, Batch
 from attention_checks import LAYOUTS, double_gradient, every_gradient
-from cases import Attention, Batch, relative_error
+from parity import relative_error
 from places import INTERPRETER
 from torch import Tensor
 from watching import INTERPRETED, launches

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import BATCHES, LENGTHS, Batch, assert_parity, opcheck
+from attention_cases import BATCHES, LENGTHS, Batch
+from parity import assert_parity, opcheck
 from torch import Tensor
 
 import aigc_fast

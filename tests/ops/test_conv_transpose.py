@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import DTYPES, FEW_CONVOLUTIONS, PLAIN, TRANSPOSED, Convolution, assert_parity, relative_error
+from convolution_cases import FEW_CONVOLUTIONS, PLAIN, TRANSPOSED, Convolution
 from convolution_checks import (
     assert_all_parity,
     channels_last,
@@ -19,6 +19,7 @@ from convolution_checks import (
     gradient_like_output,
     needs_native,
 )
+from parity import DTYPES, assert_parity, relative_error
 from torch import Tensor
 
 import aigc_fast

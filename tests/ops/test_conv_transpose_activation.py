@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import PLAIN, TRANSPOSED, Convolution, assert_parity, opcheck
+from convolution_cases import PLAIN, TRANSPOSED, Convolution
 from convolution_checks import double_gradient, doubled, every_gradient, functions
+from parity import assert_parity, opcheck
 from torch import Tensor
 
 import aigc_fast

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import PLAIN, TRANSPOSED, Convolution
+from convolution_cases import PLAIN, TRANSPOSED, Convolution
 from convolution_checks import every_gradient, functions
 
 import aigc_fast

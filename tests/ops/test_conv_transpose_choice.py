@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import relative_error
 from convolution_checks import needs_native
+from parity import relative_error
 
 import aigc_fast
 import aigc_fast.functional as AF

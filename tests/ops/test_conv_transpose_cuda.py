@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import Convolution, relative_error
+from convolution_cases import Convolution
 from convolution_checks import channels_last
 from memory import far_apart
+from parity import relative_error
 from places import EMULATOR, Place
 
 import aigc_fast

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from cases import Convolution, assert_parity
+from convolution_cases import Convolution
+from parity import assert_parity
 from torch import Tensor
 
 import aigc_fast

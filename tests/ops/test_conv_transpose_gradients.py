@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import DTYPES, FEW_CONVOLUTIONS, PLAIN, TRANSPOSED, Convolution, assert_parity
+from convolution_cases import FEW_CONVOLUTIONS, PLAIN, TRANSPOSED, Convolution
 from convolution_checks import (
     assert_all_parity,
     channels_last,
@@ -18,6 +18,7 @@ from convolution_checks import (
     gradient_like_output,
     needs_native,
 )
+from parity import DTYPES, assert_parity
 
 import aigc_fast
 

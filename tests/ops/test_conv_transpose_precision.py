@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import FEW_CONVOLUTIONS, Convolution, float32_precision, relative_error
+from convolution_cases import FEW_CONVOLUTIONS, Convolution
 from convolution_checks import doubled, functions, needs_native
+from parity import float32_precision, relative_error
 
 import aigc_fast
 import aigc_fast.functional as AF

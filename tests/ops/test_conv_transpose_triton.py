@@ -8,9 +8,10 @@ from typing import Any
 import machine_code
 import pytest
 import torch
-from cases import Convolution, float32_precision, relative_error
+from convolution_cases import Convolution
 from convolution_checks import channels_last, double_gradient, every_gradient, functions, gradient_like_output
 from memory import far_apart
+from parity import float32_precision, relative_error
 from torch import Tensor
 from watching import INTERPRETED, launches
 

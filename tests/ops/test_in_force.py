@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from calls import CASES, Case, leaves
-from cases import float32_precision, relative_error
+from parity import float32_precision, relative_error
 from places import ELSEWHERE, HERE, INTERPRETER, Place, moved, there
 from torch import Tensor
 from watching import launches, profiled

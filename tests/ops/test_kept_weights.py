@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import relative_error
+from parity import relative_error
 from torch import Tensor, nn
 
 import aigc_fast

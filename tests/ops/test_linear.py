@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import LINEARS, Linear, assert_parity, float32_precision, relative_error
+from cases import LINEARS, Linear
 from convolution_checks import double_gradient, doubled, every_gradient, needs_native
+from parity import assert_parity, float32_precision, relative_error
 from torch import Tensor
 from watching import launches
 

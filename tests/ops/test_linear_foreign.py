@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import assert_parity
 from convolution_checks import doubled, every_gradient, needs_native
+from parity import assert_parity
 from watching import launches
 
 import aigc_fast

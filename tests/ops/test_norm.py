@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import NORMS, Norm, assert_parity, relative_error
+from cases import NORMS, Norm
 from convolution_checks import channels_last, double_gradient, doubled, every_gradient, needs_native
+from parity import assert_parity, relative_error
 from torch import Tensor
 from watching import launches
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from calls import CALLS, EXAMPLES, FIRST, Call, expected, results
-from cases import assert_parity, relative_error
 from memory import far_apart
+from parity import assert_parity, relative_error
 from places import ELSEWHERE, EMULATOR, HERE, INTERPRETER, LEVELS, Place, moved, ops, there
 from torch import Tensor
 from watching import INTERPRETED

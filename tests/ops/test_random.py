@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import DTYPES, FLOORS, RANDOM_SIZES, opcheck, relative_error
+from cases import RANDOM_SIZES
+from parity import DTYPES, FLOORS, opcheck, relative_error
 from scipy import stats
 from torch import Tensor
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import assert_parity, relative_error
+from parity import assert_parity, relative_error
 from recurrent_cases import (
     CELL_GATES,
     HALF_NETWORKS,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import assert_parity, relative_error
+from parity import assert_parity, relative_error
 from places import EMULATOR, Place
 from recurrent_cases import CELL_GATES, NETWORKS, Recurrent
 from torch import Tensor

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
-from cases import DTYPES, FLOORS, RECURSIONS, Recursion, assert_parity, opcheck, relative_error, stable_coeffs
+from cases import RECURSIONS, Recursion, stable_coeffs
+from parity import DTYPES, FLOORS, assert_parity, opcheck, relative_error
 from torch import Tensor
 
 import aigc_fast

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import relative_error, stable_coeffs
+from cases import stable_coeffs
 from memory import far_apart
+from parity import relative_error
 from places import EMULATOR, Place
 from torch import Tensor
 

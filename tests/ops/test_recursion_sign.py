@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import FLOORS, RECURSIONS, Recursion, opcheck, relative_error
+from cases import RECURSIONS, Recursion
+from parity import FLOORS, opcheck, relative_error
 from test_recursion import SHORT, every_gradient, needs_native
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from cases import Recursion, assert_parity, relative_error, stable_coeffs
+from cases import Recursion, stable_coeffs
 from memory import far_apart
+from parity import assert_parity, relative_error
 from places import INTERPRETER
 from torch import Tensor
 from watching import INTERPRETED, launches

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import FLOORS, LATENTS, relative_error
+from cases import LATENTS
+from parity import FLOORS, relative_error
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from cases import relative_error
+from parity import relative_error
 from torch import Tensor
 
 import aigc_fast

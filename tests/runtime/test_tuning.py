@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as TF
-from cases import relative_error
+from parity import relative_error
 from test_backends import needs_native, python
 from torch import Tensor, nn
 from watching import launches
