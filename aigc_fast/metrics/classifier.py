@@ -40,7 +40,14 @@ class ImageClassifier(nn.Module):
         self.head = nn.Linear(FEATURES, CLASSES)
 
     def features(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) in [-1, 1], floating-point, to (N, 64): the last layer before the classes, before its ReLU."""
+        """The features of images: the last layer before the classes, before its ReLU.
+
+        Args:
+            images: (N, C, H, W) in [-1, 1], floating-point.
+
+        Returns:
+            (N, 64).
+        """
         check_floating(images=images)
         if images.dim() != 4:
             raise ValueError(f"images: expected (N, C, H, W), got shape {tuple(images.shape)}")
@@ -50,7 +57,7 @@ class ImageClassifier(nn.Module):
         return self.trunk(grey)
 
     def classify(self, features: Tensor) -> Tensor:
-        """(N, 64) features to (N, 10) logits."""
+        """The logits (N, 10) of features (N, 64)."""
         return self.head(features.relu())
 
     def forward(self, images: Tensor) -> Tensor:
@@ -58,7 +65,7 @@ class ImageClassifier(nn.Module):
         return self.classify(self.features(images))
 
     def features_of(self, images: Tensor) -> Tensor:
-        """`features` of many images, batch by batch, without gradients."""
+        """`features` of any number of images, batch by batch, without gradients; arguments and results as there."""
         with torch.no_grad():
             return torch.cat([self.features(part) for part in images.split(_BATCH)])
 

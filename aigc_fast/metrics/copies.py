@@ -44,12 +44,12 @@ def share_of(made: Passages, known: Passages, n: int) -> float:
 
 
 class Passage(NamedTuple):
-    """A passage that stands in two places.
+    """A passage that occurs in a text and in a training document.
 
     Attributes:
         text: the passage.
-        made: (index, start) of the text that has it.
-        known: (index, start) of the training document that has it.
+        made: (index, start), which text, and where in it.
+        known: (index, start), which training document, and where in it.
     """
 
     text: str

@@ -31,6 +31,9 @@ def class_spread(logits: Tensor) -> ClassSpread:
     Args:
         logits: (N, K) of any real dtype, finite, N >= 1.
 
+    Returns:
+        The histogram over the classes, and its entropy.
+
     Raises:
         TypeError: if an argument is not a Tensor.
         ValueError: for another shape or dtype, or values that are not finite.

@@ -17,17 +17,17 @@ from aigc_fast.metrics.neighbours import density_coverage, nearest_neighbours, p
 
 @dataclass(frozen=True)
 class ImageReport:
-    """What `evaluate_images` found.
+    """The result of `evaluate_images`.
 
     Attributes:
-        count: how many generated images were measured.
-        training_count: how many training images they were compared with.
-        frechet: Fréchet distance of the features to the training images'; smaller is better.
-        frechet_of_training: the same between the training set's two halves: about what is possible.
+        count: number of generated images.
+        training_count: number of training images they were compared with.
+        frechet: Fréchet distance of their features to those of the training images; smaller is better.
+        frechet_of_training: the same between the two halves of the training set: about the best possible.
         precision: share of generated images that lie among the training images.
         recall: share of training images that lie among the generated ones.
-        density: how densely the training images' neighbourhoods are filled; about 1 is ideal.
-        coverage: share of training images that have a generated image nearby.
+        density: how densely the neighbourhoods of training images are filled; about 1 is ideal.
+        coverage: share of training images with a generated image nearby.
         nearest: median distance to the nearest training image, root mean square per pixel, pixels in [-1, 1].
         nearest_of_training: the same from a training image to the others; a model whose figure is far smaller copies.
         class_histogram: share of the generated images in each class, by the classifier.

@@ -98,6 +98,9 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> PrecisionRe
         generated: (M, D) features likewise, M > k, on the same device.
         k: neighbours; the paper's 3 by default.
 
+    Returns:
+        Precision and recall.
+
     Raises:
         TypeError: if an argument is not a Tensor, or k not an integer.
         ValueError: for other shapes, dtypes or devices, too few samples, or values that are not finite.
@@ -115,6 +118,9 @@ def density_coverage(real: Tensor, generated: Tensor, k: int = 5) -> DensityCove
         real: (N, D) features of any real dtype, finite, N > k.
         generated: (M, D) features likewise, M > k, on the same device.
         k: neighbours; the paper's 5 by default.
+
+    Returns:
+        Density and coverage.
 
     Raises:
         TypeError: if an argument is not a Tensor, or k not an integer.

@@ -13,25 +13,25 @@ from aigc_fast.models.text import Seq2SeqTransformer
 
 @dataclass(frozen=True)
 class PairReport:
-    """What `evaluate_pairs` found.
+    """The result of `evaluate_pairs`.
 
     Attributes:
-        count: how many answers were measured.
-        training_count: how many pairs the model was trained on.
-        exact: share of the answers that are the target, letter by letter.
+        count: number of answers.
+        training_count: number of pairs that the model was trained on.
+        exact: share of the answers that equal their target, character by character.
         chrf: chrF of the answers (Popović, "chrF: character n-gram F-score for automatic MT evaluation", 2015); None
             without the sacrebleu package.
-        chrf_of_others: the same of targets of other sources: what is there without an eye for the source.
+        chrf_of_others: the same for the targets of other sources: what a model reaches that ignores the source.
         bleu: BLEU of the answers (Papineni, Roukos, Ward and Zhu, "BLEU: a method for automatic evaluation of machine
             translation", 2002), as Post's sacrebleu finds it; None without the package.
-        bleu_of_others: the same of targets of other sources.
+        bleu_of_others: the same for the targets of other sources.
         perplexity: exp of the mean -log of the probability of the targets' tokens, with their ends; None without a
             model.
-        distinct: share of the answers that are different ones.
-        distinct_of_held_out: the same of the targets.
+        distinct: number of different answers, as a share of all.
+        distinct_of_held_out: the same for the targets.
         known: share of the answers that are targets of training pairs.
-        known_of_held_out: the same of the targets.
-        remarks: what is lacking, in lines for people.
+        known_of_held_out: the same for the targets.
+        remarks: what is missing and why, in lines to show.
     """
 
     count: int

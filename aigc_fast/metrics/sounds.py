@@ -24,17 +24,17 @@ _LOOKED_AT = 64
 
 @dataclass(frozen=True)
 class SoundReport:
-    """What `evaluate_sounds` found; all figures are multi-resolution spectral distances, 0 for equal spectra.
+    """The result of `evaluate_sounds`; all figures are multi-resolution spectral distances, 0 for equal spectra.
 
     Attributes:
-        count: how many generated sounds were measured.
-        training_count: how many training sounds they were compared with.
-        nearest: mean distance from a generated sound to its nearest training sound: how much it resembles them.
-        nearest_of_training: the same from a training sound to the nearest other one, for at most 64 of them: about what
-            is possible.
-        nearest_of_noise: the same from white noise of the training sounds' power: what has nothing to do with them.
-        reach: mean distance from a training sound to its nearest generated sound; far above `nearest` where a model
-            makes only a part of what it has heard.
+        count: number of generated sounds.
+        training_count: number of training sounds they were compared with.
+        nearest: mean distance from a generated sound to its nearest training sound.
+        nearest_of_training: the same from a training sound to the nearest other one, for at most 64 of them: about the
+            best possible.
+        nearest_of_noise: the same from white noise of the training sounds' power: unlike any of them.
+        reach: mean distance from a training sound to its nearest generated sound; far above `nearest` if the model
+            generates only some kinds of the training sounds.
         spread: the same from a generated sound to the nearest other one; near 0 for a model that repeats itself.
     """
 

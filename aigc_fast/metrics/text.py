@@ -17,12 +17,12 @@ from aigc_fast.models.text import NetworkTextModel, TextModel
 
 @dataclass(frozen=True)
 class Perplexity:
-    """How well a model foresees text.
+    """How well a model predicts texts.
 
     Attributes:
-        nats: -log of the texts' probability, each with its end.
-        characters: of the texts.
-        bytes: of the texts in UTF-8.
+        nats: the negative log-likelihood of the texts, including their ends.
+        characters: number of characters of the texts.
+        bytes: number of bytes of the texts in UTF-8.
     """
 
     nats: float
@@ -31,31 +31,34 @@ class Perplexity:
 
     @property
     def bits_per_character(self) -> float:
-        """Of information that the model lacks before it sees the next character."""
+        """The negative log-likelihood in bits per character."""
         return self.nats / self.characters / math.log(2)
 
     @property
     def bits_per_byte(self) -> float:
-        """The same of bytes, by which models with other tokens can be compared."""
+        """The same per byte, which compares models with different tokens."""
         return self.nats / self.bytes / math.log(2)
 
     @property
     def per_character(self) -> float:
-        """exp of the mean -log: among how many equally probable characters the model might as well choose."""
+        """The perplexity per character: the number of equally probable characters that would be as hard to predict."""
         return math.exp(self.nats / self.characters)
 
     @property
     def per_byte(self) -> float:
-        """The same of bytes."""
+        """The same per byte."""
         return math.exp(self.nats / self.bytes)
 
 
 def perplexity(model: TextModel, texts: Sequence[str]) -> Perplexity:
-    """How well a model foresees documents; their ends are foreseen too, but counted as no characters.
+    """How well a model predicts documents, including their ends, which do not count as characters.
 
     Args:
         model: any model of text.
         texts: the documents, not all of them empty.
+
+    Returns:
+        The likelihood, and the perplexities that follow from it.
 
     Raises:
         TypeError: if an argument is not a sequence of strings.
@@ -72,15 +75,15 @@ def _perplexity(nats: float, texts: Sequence[str]) -> Perplexity:
 
 @dataclass(frozen=True)
 class WeightsChange:
-    """What it changes that a model keeps its weights in another form, where both read the same text.
+    """How a model's predictions change with the format of its weights, on the same texts.
 
     Attributes:
-        weights: the form.
-        tokens: of the texts, each with its end.
-        divergence: from the probabilities by weights as they are, in nats a token (Kullback and Leibler).
-        agreement: the share of the places where the most probable token is the same.
-        before: how well the model foresees the texts by weights as they are.
-        after: the same by the kept ones.
+        weights: the format.
+        tokens: number of tokens of the texts, including their ends.
+        divergence: the Kullback-Leibler divergence from the probabilities with the original weights, in nats per token.
+        agreement: the share of positions at which the most probable token is the same.
+        before: how well the model predicts the texts with the original weights.
+        after: the same with the weights in that format.
     """
 
     weights: str
@@ -92,12 +95,15 @@ class WeightsChange:
 
 
 def weights_change(model: NetworkTextModel, texts: Sequence[str], weights: str) -> WeightsChange:
-    """What it changes that a model keeps its weights so, as it does from then on.
+    """How a model's predictions change when its weights are kept in a format, as they are from then on.
 
     Args:
         model: a decoder or a character model.
         texts: the documents, not all of them empty.
         weights: "fp32", "bf16", "int8" or "int4".
+
+    Returns:
+        The change, on these texts.
 
     Raises:
         TypeError: if an argument is not a sequence of strings.
@@ -135,10 +141,10 @@ def _in_both_forms(model: NetworkTextModel, tokens: Tensor, weights: str) -> Ite
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """How many of the n-grams of words are different ones, as a share: 1 where none is repeated.
+    """The number of different n-grams of words, as a share of all: 1 if none is repeated.
 
-    Words are what white space parts; no n-gram reaches from one text to the next. The share falls with the length of
-    the texts: compare texts of equal length.
+    Words are separated by white space; n-grams do not cross from one text to the next. The share falls with the length
+    of the texts: compare texts of equal length.
 
     Args:
         texts: not all of them empty.
@@ -166,33 +172,33 @@ def _grams(tokens: Sequence[str], n: int) -> Iterable[tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class TextReport:
-    """What `evaluate_text` found.
+    """The result of `evaluate_text`.
 
-    The figures of held-out text are those of as many characters of it as were generated: what could be reached.
+    Figures of held-out text are for as many of its characters as were generated, to show what can be reached.
 
     Attributes:
-        count: how many generated texts were measured.
-        training_count: how many documents they were compared with.
-        characters: of the generated texts.
-        distinct_1: share of the words that are different ones.
-        distinct_1_of_held_out: the same of held-out text.
-        distinct_2: share of the pairs of words that are different ones.
-        distinct_2_of_held_out: the same of held-out text.
-        copied: share of the passages of 20 characters that the training text holds too.
-        copied_of_held_out: the same of held-out text.
-        longest_copied: characters of the longest passage that the training text holds too.
-        longest_copied_of_held_out: the same of held-out text.
+        count: number of generated texts.
+        training_count: number of documents they were compared with.
+        characters: number of characters of the generated texts.
+        distinct_1: number of different words, as a share of all.
+        distinct_1_of_held_out: the same for held-out text.
+        distinct_2: number of different pairs of words, as a share of all.
+        distinct_2_of_held_out: the same for held-out text.
+        copied: share of the passages of 20 characters that also occur in the training text.
+        copied_of_held_out: the same for held-out text.
+        longest_copied: length of the longest passage that also occurs in the training text, in characters.
+        longest_copied_of_held_out: the same for held-out text.
         passage: that passage.
         bits_per_character: of held-out text, by the model; None without a model.
         bits_per_byte: likewise.
         perplexity_per_character: likewise.
         perplexity_per_byte: likewise.
-        weights: how the model keeps its weights; None for as they are.
-        divergence: of the probabilities of held-out text from those by weights as they are, in nats a token; None
-            where they are.
-        agreement: the share of its places where both have the same most probable token; likewise.
-        perplexity_per_token: of held-out text, by the kept weights; likewise.
-        perplexity_per_token_as_they_are: by weights as they are; likewise.
+        weights: the format of the model's weights; None for the original ones.
+        divergence: of the predictions on held-out text from those with the original weights, in nats per token; None
+            for the original ones.
+        agreement: the share of positions at which both have the same most probable token; likewise.
+        perplexity_per_token: of held-out text, with the weights in that format; likewise.
+        perplexity_per_token_as_they_are: with the original weights; likewise.
         bits_per_character_as_they_are: likewise.
         bits_per_byte_as_they_are: likewise.
     """

@@ -26,29 +26,28 @@ _MOST = 1000
 
 @dataclass(frozen=True)
 class VideoReport:
-    """What `evaluate_videos` found.
+    """The result of `evaluate_videos`.
 
     Attributes:
-        count: how many generated clips were measured.
-        training_count: how many training clips they were compared with.
-        frechet: Fréchet distance of the features to the training clips'; smaller is better.
-        frechet_of_training: the same between the training set's two halves: about what is possible.
+        count: number of generated clips.
+        training_count: number of training clips they were compared with.
+        frechet: Fréchet distance of their features to those of the training clips; smaller is better.
+        frechet_of_training: the same between the two halves of the training set: about the best possible.
         motion: mean absolute difference of a pixel from frame to frame, pixels in [-1, 1].
         motion_of_training: the same for the training clips.
-        still: share of the steps from frame to frame in which less than a tenth of what does so in the training clips
-            moves.
+        still: share of the steps from frame to frame with less than a tenth of the training clips' motion.
         still_of_training: the same for the training clips.
         psnr: of a model's predictions of held-out clips, in dB; None where none were measured.
         ssim: likewise.
-        psnr_of_copies: of the last given frame over and over; what stands still has that.
+        psnr_of_copies: of repetitions of the last given frame, in dB.
         ssim_of_copies: likewise.
-        displacement: how far the way that the centre of what is bright goes from frame to frame is from its true way,
-            in pixels.
-        displacement_of_copies: of the last given frame over and over.
-        drift: how far the centre of what is bright in a predicted frame is from that of the true one, in pixels.
-        drift_of_copies: of the last given frame over and over.
-        variety: mean absolute difference of a pixel between two ways in which a model goes on from the same frame; None
-            where it knows but one.
+        displacement: distance between the step of the centre of brightness from frame to frame and its true step, in
+            pixels.
+        displacement_of_copies: of repetitions of the last given frame.
+        drift: distance between the centre of brightness of a predicted frame and that of the true one, in pixels.
+        drift_of_copies: of repetitions of the last given frame.
+        variety: mean absolute difference of a pixel between two continuations of the same frame; None for a model that
+            predicts only one.
         psnr_by_frame: of the first, second, ... predicted frame.
         ssim_by_frame: likewise.
         displacement_by_frame: likewise.

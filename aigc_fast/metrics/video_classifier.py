@@ -45,8 +45,14 @@ class VideoClassifier(nn.Module):
         self.head = nn.Linear(FEATURES, DIGITS + len(KINDS) + 3)
 
     def features(self, clips: Tensor) -> Tensor:
-        """(N, T, C, H, W) in [-1, 1], floating-point, T at least 2, to (N, 48): the last layer before the head, before
-        its ReLU."""
+        """The features of clips: the last layer before the head, before its ReLU.
+
+        Args:
+            clips: (N, T, C, H, W) in [-1, 1], floating-point, T at least 2.
+
+        Returns:
+            (N, 48).
+        """
         check_floating(clips=clips)
         if clips.dim() != 5 or clips.shape[1] < LEAST_FRAMES:
             raise ValueError(f"clips: expected (N, T, C, H, W), T at least 2, got shape {tuple(clips.shape)}")
@@ -61,7 +67,7 @@ class VideoClassifier(nn.Module):
         return found[:, :DIGITS], found[:, DIGITS : DIGITS + len(KINDS)], found[:, DIGITS + len(KINDS) :]
 
     def features_of(self, clips: Tensor) -> Tensor:
-        """`features` of many clips, batch by batch, without gradients."""
+        """`features` of any number of clips, batch by batch, without gradients; arguments and results as there."""
         with torch.no_grad():
             return torch.cat([self.features(part) for part in clips.split(_BATCH)])
 
