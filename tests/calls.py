@@ -1,5 +1,5 @@
-"""Every public function as a function of tensors alone: CASES on small ones, CALLS on the shapes of the cases and of the
-ops' examples, with what they should give."""
+"""Every public function as a function of tensors alone: CASES on small ones, CALLS on the shared shapes and the ops'
+examples, with what they should give."""
 
 from __future__ import annotations
 
