@@ -57,6 +57,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+def missing() -> list[str]:
+    """The peers' packages that are not installed, by the names under which pip finds them."""
+    found = versions()
+    return [package for name, package in PACKAGES.items() if name not in found]
+
+
 def present(ways: dict[str, Any]) -> dict[str, Any]:
     """Those that there are."""
     return {name: way for name, way in ways.items() if way is not None}

@@ -18,6 +18,7 @@ from aigc_fast.bench.comparison import Comparison, compare
 from aigc_fast.bench.machine import limits_text, machine_text
 from aigc_fast.bench.page import page_of
 from aigc_fast.bench.parity import ParityError
+from aigc_fast.bench.peers import missing
 from aigc_fast.bench.runner import Result, Row, merged, run
 from aigc_fast.bench.selection import kept_in, selected
 from aigc_fast.bench.summary import by_op, summarised
@@ -216,7 +217,9 @@ def bench(
         cases = selected(ops, only, dtypes, models, every)
         result = _run(cases, seconds, chosen_device(device), keep, not (only or dtypes))
     if not result.rows:
-        raise UserError("no row was measured: no peer is installed, or no case is of this device")
+        absent = " ".join(missing())
+        wanted = f"a peer is not installed (pip install {absent}), or " if absent else ""
+        raise UserError(f"no row was measured: {wanted}no case is of this device")
     _tell(result)
     comparison = None if before is None else compare(before, result)
     if comparison is not None:

@@ -197,20 +197,15 @@ class Video(Medium):
         ("Motion, a frame", "motion", "{:.3f}", "{motion_of_training:.3f} in the training clips"),
         ("Frames that stand still", "still", "{:.0%}", "{still_of_training:.0%}"),
         (
-            "PSNR of foretold frames",
+            "PSNR of predicted frames",
             "psnr",
             "{:.1f} dB",
-            "above {psnr_of_copies:.1f} dB, of the last frame again",
+            "above {psnr_of_copies:.1f} dB, of the last given frame repeated",
         ),
-        ("SSIM of foretold frames", "ssim", "{:.3f}", "1; above {ssim_of_copies:.3f}"),
-        (
-            "Its displacement in a frame, off by",
-            "displacement",
-            "{:.2f} pixels",
-            "0; below {displacement_of_copies:.2f}",
-        ),
-        ("Centre of what is bright, off by", "drift", "{:.2f} pixels", "0; below {drift_of_copies:.2f}"),
-        ("Two futures of a frame, apart", "variety", "{:.3f}", "above 0, where all are alike"),
+        ("SSIM of predicted frames", "ssim", "{:.3f}", "1; above {ssim_of_copies:.3f}"),
+        ("Error of the centre of brightness", "drift", "{:.2f} pixels", "0; below {drift_of_copies:.2f}"),
+        ("Error of its step, a frame", "displacement", "{:.2f} pixels", "0; below {displacement_of_copies:.2f}"),
+        ("Difference of two predictions", "variety", "{:.3f}", "above 0, where all are alike"),
     )
 
     def load(self, path: Path | None, **settings: Any) -> VideoDataset:
@@ -314,11 +309,11 @@ class Video(Medium):
         told = []
         for name, values in (
             ("PSNR, dB", report.psnr_by_frame),
-            ("Displacement off by, pixels", report.displacement_by_frame),
-            ("Off by, pixels", report.drift_by_frame),
+            ("Error of the centre of brightness, pixels", report.drift_by_frame),
+            ("Error of its step, pixels", report.displacement_by_frame),
         ):
             if values:
-                told.append(f"{name}, by the foretold frame:  {'  '.join(f'{value:.1f}' for value in values)}")
+                told.append(f"{name}, by predicted frame:  {'  '.join(f'{value:.1f}' for value in values)}")
         if report.still > max(0.5, 2 * report.still_of_training):
             told.append(f"{report.still:.0%} of the frames stand still")
         if report.variety is not None and report.variety < _ALIKE * report.motion_of_training:

@@ -51,6 +51,15 @@ def test_options_that_name_the_same_file_are_refused(tmp_path):
     assert not file.exists()
 
 
+def test_peers_that_are_wanted_are_told(monkeypatch):
+    monkeypatch.setattr("aigc_fast.bench.peers.optional", lambda name: None)
+    monkeypatch.setattr("aigc_fast.bench.peers.versions", lambda: {"scipy": "1.0"})
+    only = ["--op", "recursion", "--only", "3 of 1023", "--seconds", "0.01"]
+    refused = run("bench", *only)
+    assert refused.exit_code == 2
+    assert "no row was measured: a peer is not installed (pip install onnxruntime numba torchlpc " in refused.stderr
+
+
 def test_bad_input_is_a_line(tmp_path):
     assert_refused(run("bench", "--op", "atention"), "--op atention", "attention")
     assert_refused(run("bench", "--dtype", "float8"), "--dtype float8", "bfloat16")

@@ -68,7 +68,7 @@ def test_a_model_trains_generates_and_is_measured(tmp_path, monkeypatch):
     assert report["variety"] > 0
     shown = run("evaluate", "video", "--count", "7").stdout
     assert "Fréchet distance" in shown
-    assert "PSNR, dB, by the foretold frame:" in shown
+    assert "PSNR, dB, by predicted frame:" in shown
 
 
 @pytest.mark.parametrize(("digits", "asked", "things"), [("2", [], 2), ("1", [], 1), ("2", ["--things", "1"], 1)])
