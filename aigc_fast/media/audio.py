@@ -96,13 +96,18 @@ class Audio(Medium):
     evaluated = 60
     rows = (
         (
-            "To nearest training sound",
+            "Distance to the nearest training sound",
             "nearest",
             "{:.2f}",
             "{nearest_of_training:.2f} between training sounds; {nearest_of_noise:.2f} from noise",
         ),
-        ("From training sounds to these", "reach", "{:.2f}", "{nearest_of_training:.2f}"),
-        ("From one to the next", "spread", "{:.2f}", "{nearest_of_training:.2f}; near 0 is a collapsed model"),
+        ("From training sounds to the nearest of these", "reach", "{:.2f}", "{nearest_of_training:.2f}"),
+        (
+            "To the nearest other one of these",
+            "spread",
+            "{:.2f}",
+            "{nearest_of_training:.2f}; near 0 is a collapsed model",
+        ),
     )
 
     def load(self, path: Path | None, **settings: Any) -> SoundDataset:
