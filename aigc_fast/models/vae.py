@@ -151,7 +151,7 @@ class ConvVAE(ImageAutoencoder):
     Args:
         image_shape: (channels, height, width).
         latent_dim: size of z.
-        width: number of maps of the widest hidden images; the others have twice as many.
+        width: number of channels of the largest hidden images; smaller ones have twice as many.
         num_classes: makes the model class-conditional: encoder and decoder see the class.
         likelihood: as for `ImageAutoencoder`.
 
