@@ -12,6 +12,7 @@ from aigc_fast.functional import linear, scaled_dot_product_attention
 from aigc_fast.nn.drop_in import become_drop_ins, drop_in
 from aigc_fast.ops.attention import choice
 from aigc_fast.ops.linear.choice import wins_layers
+from aigc_fast.runtime.autocast import has_autocast
 from aigc_fast.runtime.modules import kind_of
 
 MERGE_MASKS = torch.nn.MultiheadAttention.merge_masks
@@ -151,9 +152,13 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
         is_causal: bool = False,
     ) -> Tensor:
         """See torch.nn.TransformerEncoderLayer."""
-        if src.is_nested or not self._is_stock() or self._is_short(src):
+        is_cast = has_autocast(src)
+        if src.is_nested or not self._is_stock() or self._is_short(src) or (is_cast and not self._is_cast_whole(src)):
             return super().forward(src, src_mask, src_key_padding_mask, is_causal)
-        masks = src_mask, src_key_padding_mask
+        output = self._by_parts(src, src_mask, src_key_padding_mask, is_causal=is_causal)
+        return output.to(torch.get_autocast_dtype("cpu")) if is_cast else output
+
+    def _by_parts(self, src: Tensor, *masks: Tensor | None, is_causal: bool) -> Tensor:
         # By the class: torch 2.6 exports no call of an inherited method of a module of torch.nn.
         kind = type(self)
         if self.norm_first:
@@ -161,6 +166,19 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
             return x + kind._ff_block(self, self.norm2(x))
         x = self.norm1(src + kind._sa_block(self, src, *masks, is_causal=is_causal))
         return self.norm2(x + kind._ff_block(self, x))
+
+    def _is_cast_whole(self, src: Tensor) -> bool:
+        """Whether PyTorch would run the layer in its one call, whose result autocast has in its own dtype."""
+        attention = self.self_attn
+        return (
+            torch.backends.mha.get_fastpath_enabled()
+            and not (self.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cuda"))
+            and (src.is_cpu and src.dim() == 3 and src.dtype != torch.float64)
+            and (attention.batch_first and attention.num_heads % 2 == 0)
+            and (attention.in_proj_bias is not None and attention._qkv_same_embed_dim)
+            and (self.activation_relu_or_gelu != 0 and self.norm1.eps == self.norm2.eps)
+            and not any(module._forward_hooks or module._forward_pre_hooks for module in self.modules())
+        )
 
     def _is_stock(self) -> bool:
         """Whether PyTorch's one call, which reads weights past its children, and the parts give the same numbers."""

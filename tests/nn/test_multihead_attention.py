@@ -234,6 +234,24 @@ def test_an_encoder_layer_at_inference(
     assert attentions == (["attention"] if length == 600 else [])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("heads", [2, 3])
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("length", [16, 600])
+def test_an_encoder_layer_under_autocast_has_pytorchs_dtype(
+    length: int, norm_first: bool, heads: int, dtype: torch.dtype
+) -> None:
+    stock = nn.TransformerEncoderLayer(12, heads, 32, 0.0, batch_first=True, norm_first=norm_first).eval()
+    layer = aigc_fast.optimize(copy.deepcopy(stock))
+    x = torch.randn(2, length, 12).to(dtype)
+    exact = copy.deepcopy(stock).double()(x.double())
+    for training, gradients in ((False, False), (False, True), (True, True)):
+        with torch.set_grad_enabled(gradients), torch.autocast("cpu", torch.bfloat16):
+            found, expected = (m.train(training)(x) for m in (layer, stock))
+        assert found.dtype == expected.dtype
+        assert relative_error(found, exact) <= 2 * relative_error(expected, exact)
+
+
 @pytest.mark.parametrize("foreign", [True, False])
 def test_a_short_encoder_layer_runs_on_its_parts_where_linear_layers_are_faster(
     foreign: bool, monkeypatch: pytest.MonkeyPatch
