@@ -14,6 +14,7 @@ from aigc_fast.ops.attention import choice
 from aigc_fast.ops.linear.choice import wins_layers
 from aigc_fast.runtime.autocast import has_autocast
 from aigc_fast.runtime.modules import kind_of
+from aigc_fast.runtime.operator import is_compiling
 
 MERGE_MASKS = torch.nn.MultiheadAttention.merge_masks
 STOCK_CHILDREN = (torch.nn.LayerNorm, torch.nn.Linear, torch.nn.Dropout)
@@ -171,7 +172,7 @@ class TransformerEncoderLayer(torch.nn.TransformerEncoderLayer):
         """Whether PyTorch would run the layer in its one call, whose result autocast has in its own dtype."""
         attention = self.self_attn
         return (
-            torch.backends.mha.get_fastpath_enabled()
+            (torch.backends.mha.get_fastpath_enabled() and not is_compiling())
             and not (self.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cuda"))
             and (src.is_cpu and src.dim() == 3 and src.dtype != torch.float64)
             and (attention.batch_first and attention.num_heads % 2 == 0)

@@ -252,6 +252,16 @@ def test_an_encoder_layer_under_autocast_has_pytorchs_dtype(
         assert relative_error(found, exact) <= 2 * relative_error(expected, exact)
 
 
+@pytest.mark.parametrize("length", [16, 600])
+def test_an_encoder_layer_under_autocast_compiles_whole(length: int) -> None:
+    stock = nn.TransformerEncoderLayer(12, 2, 32, 0.0, batch_first=True).eval()
+    layers = aigc_fast.optimize(copy.deepcopy(stock)), stock
+    x = torch.randn(2, length, 12)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found, expected = (torch.compile(each, fullgraph=True, backend="aot_eager")(x) for each in layers)
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+
+
 @pytest.mark.parametrize("foreign", [True, False])
 def test_a_short_encoder_layer_runs_on_its_parts_where_linear_layers_are_faster(
     foreign: bool, monkeypatch: pytest.MonkeyPatch

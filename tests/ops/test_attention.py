@@ -206,6 +206,14 @@ def test_calls_that_are_pytorchs_compile_whole(dims: int, dtype: torch.dtype) ->
     torch.testing.assert_close(compiled(*tensors), TF.scaled_dot_product_attention(*tensors, is_causal=True))
 
 
+@pytest.mark.parametrize("size", [64, 256])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_dtype_compiles_whole(dtype: torch.dtype, size: int) -> None:
+    tensors = Attention(1, 2, 33, 40, size).tensors(dtype)
+    compiled = torch.compile(AF.scaled_dot_product_attention, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*tensors), AF.scaled_dot_product_attention(*tensors))
+
+
 @pytest.mark.parametrize("layout", ["plain", "strided"])
 @pytest.mark.parametrize("case", WIDE, ids=str)
 def test_wide_heads(case: Attention, layout: str) -> None:

@@ -184,6 +184,14 @@ class TestBadInput:
 
 
 @needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_compiles_whole(dtype: torch.dtype) -> None:
+    input, weight, bias = torch.randn(4, 20, 64, dtype=dtype), torch.randn(70, 64), torch.randn(70)
+    compiled = torch.compile(AF.linear, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        torch.testing.assert_close(compiled(input, weight, bias), torch.nn.functional.linear(input, weight, bias))
+
+
 def test_autocast_takes_kept_weights_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "level", lambda: "avx512_bf16")
     monkeypatch.setattr(choice, "slower", lambda *args: None)

@@ -126,6 +126,8 @@ def leave_for_speed(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float | None
 ) -> Reason:
     """Why PyTorch's function had better have a call without dropout or a window, or None."""
+    if not is_open():
+        return None
     if mask is None and not is_causal and is_left(query, key, value):
         return f"heads of {query.size(-1)} numbers in {query.dtype}, nothing hidden: PyTorch's product is faster"
     if is_light(query, key, value, mask, is_causal, scale):

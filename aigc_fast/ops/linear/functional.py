@@ -143,8 +143,9 @@ def linear(
 def _is_lowered(input: Tensor, weight: Any, bias: Any) -> bool:
     """Whether a call under autocast is worth a weight that is kept in bfloat16."""
     fits = isinstance(weight, Tensor) and weight.dim() == 2 and (bias is None or isinstance(bias, Tensor))
-    wanted = native.level() == "avx512_bf16" or backend_in_force() != "auto"
-    return fits and wanted and input.dim() > 0 and keeps_casts(input, weight, bias)
+    if not (fits and input.dim() > 0 and keeps_casts(input, weight, bias)):
+        return False
+    return native.level() == "avx512_bf16" or backend_in_force() != "auto"
 
 
 def _keeps_what_it_takes(name: str, slope: float, *tensors: Tensor | None) -> bool:
