@@ -305,6 +305,18 @@ def test_autocast_of_a_forced_backend(mode: str) -> None:
     assert relative_error(found[0], exact[0]) < 2e-2
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("mode", CELL_GATES)
+def test_autocast_in_a_graph_is_pytorchs(mode: str, dtype: torch.dtype) -> None:
+    case = Recurrent(mode, 6, 8, 2)
+    tensors = [tensor.to(dtype) for tensor in case.tensors()]
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = case.network(torch._VF)(*tensors)
+        found = torch.compile(case.network(AF), fullgraph=True, backend="aot_eager")(*tensors)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("mode", CELL_GATES)
 def test_nan_and_infinity(mode: str) -> None:
     """As in PyTorch they last from their step, in their sequence, to its end."""

@@ -16,7 +16,7 @@ from aigc_fast.runtime import native
 from aigc_fast.runtime.autocast import autocast, has_autocast
 from aigc_fast.runtime.backends import leave_to_pytorch
 from aigc_fast.runtime.native import PLAIN
-from aigc_fast.runtime.operator import kind_of_call
+from aigc_fast.runtime.operator import is_compiling, kind_of_call
 from aigc_fast.runtime.recording import is_recorded, is_symbolic, record
 from aigc_fast.runtime.weights import AS_THEY_ARE
 
@@ -89,9 +89,10 @@ def recur(
         plan = RECURRENT.choice.remembered(key)
         if plan is not None:
             return cpu.recur_at_once(plan, input, batch_sizes, states, params)
-    if is_recorded():
-        return pytorchs()
     cast = isinstance(input, Tensor) and has_autocast(input)
+    # What autocast makes of a network differs between PyTorch's kernels; a graph has what eager mode has.
+    if is_recorded() or (cast and is_compiling()):
+        return pytorchs()
     if cast and not choice.is_open():
         input, *tensors = autocast((input, *states, *params))
         states, params, cast = tensors[: len(states)], tensors[len(states) :], False
