@@ -308,6 +308,7 @@ def test_autocast_of_a_forced_backend(mode: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("mode", CELL_GATES)
 def test_autocast_in_a_graph_is_pytorchs(mode: str, dtype: torch.dtype) -> None:
+    torch._dynamo.reset()
     case = Recurrent(mode, 6, 8, 2)
     tensors = [tensor.to(dtype) for tensor in case.tensors()]
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -315,6 +316,24 @@ def test_autocast_in_a_graph_is_pytorchs(mode: str, dtype: torch.dtype) -> None:
         found = torch.compile(case.network(AF), fullgraph=True, backend="aot_eager")(*tensors)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("mode", CELL_GATES)
+def test_gradients_under_autocast_in_a_graph(mode: str) -> None:
+    torch._dynamo.reset()
+    case = Recurrent(mode, 6, 8, 2)
+
+    def gradients(network: Any, dtype: torch.dtype) -> list[Tensor]:
+        input, *leaves = (tensor.to(dtype) for tensor in given)
+        leaves = [leaf.requires_grad_() for leaf in leaves]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.float32):
+            output = network(input, *leaves)[0]
+        return list(torch.autograd.grad(output.square().sum(), leaves))
+
+    given = case.tensors()
+    found = gradients(torch.compile(case.network(AF), fullgraph=True, backend="aot_eager"), torch.float32)
+    for ours, exact in zip(found, gradients(case.network(torch._VF), torch.float64), strict=True):
+        assert relative_error(ours, exact) < 5e-2
 
 
 @pytest.mark.parametrize("mode", CELL_GATES)

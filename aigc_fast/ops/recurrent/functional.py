@@ -90,8 +90,10 @@ def recur(
         if plan is not None:
             return cpu.recur_at_once(plan, input, batch_sizes, states, params)
     cast = isinstance(input, Tensor) and has_autocast(input)
-    # What autocast makes of a network differs between PyTorch's kernels; a graph has what eager mode has.
-    if is_recorded() or (cast and is_compiling()):
+    # The dtype that autocast gives depends on PyTorch's kernel. A graph has eager mode's, but where gradients may be
+    # wanted of oneDNN's LSTM, which AOTAutograd does not take.
+    traceable = mode != LSTM or own is not None or not torch.is_grad_enabled()
+    if is_recorded() or (cast and traceable and is_compiling()):
         return pytorchs()
     if cast and not choice.is_open():
         input, *tensors = autocast((input, *states, *params))
