@@ -33,8 +33,10 @@ _CHUNK_NAME = re.compile(rb"[ -~]{4}")
 _OF_FORMAT = (b"fmt ", b"fact")
 _ZERO_CROSSINGS = 10
 _KAISER_BETA = 5.0
-# Numbers that are looked at in one call, about; and the highest rate that is brought to another.
-_AT_ONCE, MAX_RATE = 1 << 22, 1_000_000
+# Numbers that are looked at in one call, about.
+_AT_ONCE = 1 << 22
+# Of files that are brought to another rate: a few bytes that claim less would become hours of sound.
+_LEAST_RATE, MAX_RATE = 100, 1_000_000
 
 
 def read_wav(path: str | os.PathLike[str], sample_rate: int | None = None, mono: bool = True) -> tuple[Tensor, int]:
@@ -53,7 +55,8 @@ def read_wav(path: str | os.PathLike[str], sample_rate: int | None = None, mono:
 
     Raises:
         UserError: when the file is missing, empty, truncated, no WAV file, or its samples are NaN or infinity or become
-            so when mixed or resampled; when the soundfile library is missing.
+            so when mixed or resampled; when a rate below 100 Hz or above 1 MHz should be brought to another; when the
+            soundfile library is missing.
         TypeError, ValueError: on a sample rate that is no integer or not positive.
     """
     recording = read_recording(path, sample_rate, mono)
@@ -87,8 +90,11 @@ def read_recording(path: str | os.PathLike[str], sample_rate: int | None = None,
         raise UserError(f"{path}: expected at least one sample, got none")
     audio = samples.mean(0) if mono else samples.contiguous()
     rate = own_rate if sample_rate is None else sample_rate
-    if rate != own_rate > MAX_RATE:
-        raise UserError(f"{path}: has {own_rate} samples a second: expected at most {MAX_RATE} to bring it to {rate}")
+    if rate != own_rate and not _LEAST_RATE <= own_rate <= MAX_RATE:
+        raise UserError(
+            f"{path}: has {counted(own_rate, 'samples')} a second: expected {_LEAST_RATE} to {MAX_RATE} to bring it to "
+            f"{rate}"
+        )
     audio = resample(audio, own_rate, rate)
     if not audio.isfinite().all():
         raise UserError(
