@@ -282,7 +282,7 @@ class LaneGradients {
     void multiply(const KeyBlock& b, int64_t depth, const float* columns, float* tile) {
         float* const* const lines = pointers(lines_, tile, line_, b.count);
         if constexpr (IS_FLOAT<T>)
-            multiply_in_short_sums(rows_, b.count, depth, columns, lines, vectors_);
+            multiply_in_sums(rows_, b.count, depth, length_of_sums(depth, p_.keys), columns, lines, vectors_);
         else
             multiply_into_lanes(rows_, b.count, 1, depth, columns, lines, vectors_, false);
     }

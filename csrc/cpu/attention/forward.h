@@ -46,18 +46,24 @@ static inline void multiply_into_lanes(const float* const* rows, int64_t count, 
     multiply(product, count, vectors);
 }
 
-// A product of float32 factors longer than LONG_SUM is a sum of sums of SHORT_SUM, which rounds less than one long sum.
-constexpr int64_t LONG_SUM = 64, SHORT_SUM = 32;
-// Over so few lanes no error averages out: products, and gradients, take more care.
-constexpr int64_t FEW_LANES = 64, VERY_FEW_LANES = 32;
+// Over so few lanes, or keys, no error averages out: products, and gradients, take more care.
+constexpr int64_t FEW_LANES = 64, VERY_FEW_LANES = 32, FEW_KEYS = 8;
 
-// The same as multiply_into_lanes, over contiguous rows and without what was there.
-static inline void multiply_in_short_sums(const float* const* rows, int64_t count, int64_t depth, const float* b,
-                                          float* const* c, int64_t vectors) {
-    if (depth <= LONG_SUM)
+// A product of float32 factors longer than LONG_SUM is a sum of sums of SHORT_SUM, which rounds less than one long sum;
+// with few keys it costs little to add up SHORTEST_SUM at a time.
+constexpr int64_t LONG_SUM = 64, SHORT_SUM = 32, SHORTEST_SUM = 16;
+static inline int64_t length_of_sums(int64_t depth, int64_t keys) {
+    return keys <= FEW_KEYS ? SHORTEST_SUM : depth > LONG_SUM ? SHORT_SUM : depth;
+}
+
+// The same as multiply_into_lanes, over contiguous rows and without what was there, in sums of sums of so many
+// products.
+static inline void multiply_in_sums(const float* const* rows, int64_t count, int64_t depth, int64_t length,
+                                    const float* b, float* const* c, int64_t vectors) {
+    if (depth <= length)
         return multiply_into_lanes(rows, count, 1, depth, b, c, vectors, false);
     for (int64_t row = 0; row < count; row += TILE_ROWS)
-        for (int64_t first = 0; first < depth; first += SHORT_SUM) {
+        for (int64_t first = 0; first < depth; first += length) {
             const Product product{.rows = rows + row,
                                   .a_step = 1,
                                   .a_offsets = &first,
@@ -65,7 +71,7 @@ static inline void multiply_in_short_sums(const float* const* rows, int64_t coun
                                   .b_step = vectors * VF,
                                   .b_offsets = NO_OFFSET,
                                   .batch = 1,
-                                  .depth = least(SHORT_SUM, depth - first),
+                                  .depth = least(length, depth - first),
                                   .c = c + row,
                                   .accumulate = first > 0,
                                   .steps_ahead = 0};
@@ -94,8 +100,9 @@ class FloatProducts {
 
     FloatProducts(const Problem& p, const Source& in, const Block& block, Floats& memory, float* buffer)
         : p_(p), in_(in), keys_(in.k.at(block.batch, block.kv_head, 0)),
-          values_(in.v.at(block.batch, block.kv_head, 0)), vectors_(block.vectors()), few_(p.lanes() <= FEW_LANES),
-          queries_(memory.take(p.size * LANES)), buffer_(memory.take(most_keys(p) * most(p.size, p.value_size))) {
+          values_(in.v.at(block.batch, block.kv_head, 0)), vectors_(block.vectors()),
+          few_(p.lanes() <= FEW_LANES || p.keys <= FEW_KEYS), queries_(memory.take(p.size * LANES)),
+          buffer_(memory.take(most_keys(p) * most(p.size, p.value_size))) {
         gather_queries(p, block, in.q, buffer, queries_);
     }
 
@@ -104,7 +111,7 @@ class FloatProducts {
         const FloatRows keys = float_rows(keys_ + key * in_.k.row, in_.k.row, count, p_.size, buffer_);
         pointers(rows, keys.data, keys.stride, count);
         if (IS_FLOAT<T> && few_)
-            multiply_in_short_sums(rows, count, p_.size, queries_, scores, vectors_);
+            multiply_in_sums(rows, count, p_.size, length_of_sums(p_.size, p_.keys), queries_, scores, vectors_);
         else
             multiply_into_lanes(rows, count, 1, p_.size, queries_, scores, vectors_, false);
     }
