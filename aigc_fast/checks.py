@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,25 @@ def check_text(**values: Any) -> None:
             raise TypeError(f"{name} is {type(value).__name__}: expected a str")
 
 
+def check_strings(name: str, texts: Any) -> None:
+    """Refuses, by TypeError, what is no sequence of strings."""
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        what = "a single one" if isinstance(texts, str) else type(texts).__name__
+        raise TypeError(f"{name}: expected a sequence of strings, got {what}")
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{name}: expected a sequence of strings, got {type(text).__name__} among them")
+
+
+def check_pairs(name: str, pairs: Any) -> None:
+    """Refuses, by TypeError, what is no sequence of pairs of strings."""
+    if isinstance(pairs, str) or not isinstance(pairs, Sequence):
+        raise TypeError(f"{name}: expected a sequence of pairs of strings, got {type(pairs).__name__}")
+    for pair in pairs:
+        if not (isinstance(pair, tuple | list) and [isinstance(side, str) for side in pair] == [True, True]):
+            raise TypeError(f"{name}: expected a sequence of pairs of strings, got {repr(pair)[:_SHOWN]} among them")
+
+
 def as_path(name: str, value: Any) -> Path:
     """The path that a str or path-like object names.
 
@@ -78,15 +99,17 @@ def check_floating(**tensors: Tensor) -> None:
             raise ValueError(f"{name}: expected a floating-point type, got {tensor.dtype}")
 
 
-def check_finite(**tensors: Tensor) -> None:
-    """Refuses NaN and infinity by ValueError; a compiled graph and functorch's transforms have no values to ask for."""
+def check_finite(most: float = math.inf, /, **tensors: Tensor) -> None:
+    """Refuses NaN and infinity, and numbers of a greater size than `most`, whose sums or squares would be infinite, by
+    ValueError; a compiled graph and functorch's transforms have no values to ask for."""
     if is_compiling() or functorch_level() is not None:
         return
     for name, tensor in tensors.items():
-        if bool(tensor.isfinite().all()):
-            continue
-        wrong = ~tensor.isfinite()
-        raise ValueError(
-            f"{name}: expected finite values, got {int(wrong.sum())} that are NaN or infinite, "
-            f"the first at {tuple(wrong.nonzero()[0].tolist())}"
-        )
+        if not bool(tensor.isfinite().all()):
+            wrong = ~tensor.isfinite()
+            raise ValueError(
+                f"{name}: expected finite values, got {int(wrong.sum())} that are NaN or infinite, "
+                f"the first at {tuple(wrong.nonzero()[0].tolist())}"
+            )
+        if most < math.inf and tensor.numel() and (greatest := tensor.abs().max().item()) > most:
+            raise ValueError(f"{name}: expected values within ±{most:.0e}, got one of size {greatest:.3g}")

@@ -18,6 +18,8 @@ SIZE = 28
 CLASSES = 10
 FEATURES = 64
 WEIGHTS = "digits_classifier.safetensors"
+MOST_OF_PIXELS = 1e30
+"""The size up to which features of pixels are finite."""
 
 _BATCH = 512
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aigc_fast.checks import integer
+from aigc_fast.checks import check_strings, integer
 from aigc_fast.errors import UserError
 from aigc_fast.wording import counted
 
@@ -153,9 +153,7 @@ def _mixed(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def check_texts(name: str, texts: Sequence[str]) -> Sequence[str]:
     """The texts; raises TypeError on what is no sequence of strings, UserError where there is no text."""
-    if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
-        what = "a single one" if isinstance(texts, str) else type(texts).__name__
-        raise TypeError(f"{name}: expected a sequence of strings, got {what}")
+    check_strings(name, texts)
     if not any(texts):
         raise UserError(f"{name}: expected text, got {counted(len(texts), 'texts')} without a character")
     return texts

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast.checks import check_finite, check_floating, integer
-from aigc_fast.metrics.classifier import ImageClassifier, load_classifier
+from aigc_fast.metrics.classifier import MOST_OF_PIXELS, ImageClassifier, load_classifier
 from aigc_fast.metrics.diversity import class_spread
 from aigc_fast.metrics.frechet import frechet_distance
 from aigc_fast.metrics.neighbours import density_coverage, nearest_neighbours, precision_recall
@@ -83,7 +83,9 @@ def evaluate_images(
     for name, images, least in (("generated", generated, max(k, 3) + 1), ("training", training, max(2 * k, 3) + 1)):
         if len(images) < least:
             raise ValueError(f"{name}: expected at least {least} images, got {len(images)}")
-    check_finite(generated=generated, training=training)
+    if not training.shape[1:].numel():
+        raise ValueError(f"training: expected images (M, C, H, W) with pixels, got shape {tuple(training.shape)}")
+    check_finite(MOST_OF_PIXELS, generated=generated, training=training)
     classifier = classifier or load_classifier()
     real, fake = classifier.features_of(training), classifier.features_of(generated)
     fidelity, variety = precision_recall(real, fake), density_coverage(real, fake, k)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from aigc_fast.checks import check_pairs, check_strings
 from aigc_fast.errors import UserError
 from aigc_fast.models.text import Seq2SeqTransformer
 
@@ -71,9 +72,12 @@ def evaluate_pairs(
         The report.
 
     Raises:
-        TypeError: if an argument is not a sequence of strings.
+        TypeError: if answers are no sequence of strings, or the others none of pairs of strings.
         UserError: if there are not as many answers as pairs.
     """
+    check_strings("answers", answers)
+    check_pairs("held_out", held_out)
+    check_pairs("training", training)
     if len(answers) != len(held_out) or not held_out:
         raise UserError(f"answers: got {len(answers)}, expected one for each of {len(held_out)} pairs, at least one")
     targets = [target for _, target in held_out]

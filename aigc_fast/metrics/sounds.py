@@ -63,7 +63,7 @@ def evaluate_sounds(generated: Tensor, training: Tensor) -> SoundReport:
 
     Raises:
         TypeError: if an argument is not a Tensor.
-        ValueError: for other shapes or dtypes, too few sounds, or samples that are not finite.
+        ValueError: for other shapes or dtypes, too few sounds, or samples that are not finite or whose spectra are not.
     """
     check_sounds(generated=generated, training=training)
     for name, sounds in (("generated", generated), ("training", training)):
@@ -106,7 +106,7 @@ def pairwise_spectral_distance(
 
     Raises:
         TypeError: if an argument is not a Tensor.
-        ValueError: for other shapes, dtypes or resolutions, or samples that are not finite.
+        ValueError: for other shapes, dtypes or resolutions, or samples that are not finite or whose spectra are not.
     """
     check_sounds(audio=audio, references=references)
     check_resolutions(resolutions)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aigc_fast.checks import check_finite, check_floating
+from aigc_fast.metrics.classifier import MOST_OF_PIXELS
 from aigc_fast.metrics.frechet import frechet_distance
 from aigc_fast.metrics.video_classifier import VideoClassifier, load_video_classifier
 
@@ -22,6 +23,8 @@ _K1, _K2 = 0.01, 0.03
 # Of the training clips' usual motion: what moves less stands still.
 _STILL = 0.1
 _MOST = 1000
+# Sums of products of two such numbers are finite in float64.
+_MOST_OF_FRAMES = 1e147
 
 
 @dataclass(frozen=True)
@@ -121,9 +124,9 @@ def evaluate_videos(generated: Tensor, training: Tensor, *, classifier: VideoCla
     """
     check_floating(generated=generated, training=training)
     for name, clips, least in (("generated", generated, 2), ("training", training, 4)):
-        if clips.dim() != 5 or clips.shape[1] < 2 or len(clips) < least:
+        if clips.dim() != 5 or clips.shape[1] < 2 or len(clips) < least or not clips.shape[2:].numel():
             raise ValueError(
-                f"{name}: expected at least {least} clips (N, T, C, H, W) of 2 frames and more, "
+                f"{name}: expected at least {least} clips (N, T, C, H, W) of 2 frames and more with pixels, "
                 f"got shape {tuple(clips.shape)}"
             )
     if generated.shape[2:] != training.shape[2:]:
@@ -131,7 +134,7 @@ def evaluate_videos(generated: Tensor, training: Tensor, *, classifier: VideoCla
             f"generated: expected frames of shape {tuple(training.shape[2:])} as in training, "
             f"got {tuple(generated.shape[2:])}"
         )
-    check_finite(generated=generated, training=training)
+    check_finite(MOST_OF_PIXELS, generated=generated, training=training)
     classifier, training = classifier or load_video_classifier(), training[:: -(-len(training) // _MOST)]
     real, fake = classifier.features_of(training), classifier.features_of(generated)
     moved, moved_of_training = motion(generated), motion(training)
@@ -164,7 +167,8 @@ def psnr(frames: Tensor, reference: Tensor) -> Tensor:
         (...), float64.
 
     Raises:
-        ValueError: for other shapes.
+        TypeError: if an argument is not a Tensor.
+        ValueError: for other shapes or dtypes, or pixels that are not finite.
     """
     _check_frames(frames, reference)
     error = (frames.double() - reference.double()).square().mean((-3, -2, -1))
@@ -185,7 +189,8 @@ def ssim(frames: Tensor, reference: Tensor) -> Tensor:
         (...), float64, at most 1.
 
     Raises:
-        ValueError: for other shapes.
+        TypeError: if an argument is not a Tensor.
+        ValueError: for other shapes or dtypes, or pixels that are not finite.
 
     Method: Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural
     similarity", 2004.
@@ -212,7 +217,8 @@ def drift(frames: Tensor, reference: Tensor) -> Tensor:
         (...), float64. Of a frame of one grey level the middle is taken.
 
     Raises:
-        ValueError: for other shapes.
+        TypeError: if an argument is not a Tensor.
+        ValueError: for other shapes or dtypes, or pixels that are not finite.
     """
     _check_frames(frames, reference)
     return torch.linalg.vector_norm(centre(frames) - centre(reference), dim=-1)
@@ -231,9 +237,16 @@ def displacement(frames: Tensor, reference: Tensor, last: Tensor) -> Tensor:
         (N, T), float64.
 
     Raises:
-        ValueError: for other shapes.
+        TypeError: if an argument is not a Tensor.
+        ValueError: for other shapes or dtypes, or pixels that are not finite.
     """
     _check_frames(frames, reference)
+    if frames.dim() != 5:
+        raise ValueError(f"frames: expected (N, T, C, H, W), got shape {tuple(frames.shape)}")
+    check_floating(last=last)
+    if last.shape != (len(frames), *frames.shape[2:]):
+        raise ValueError(f"last: expected one of frames {tuple(frames.shape)} for each, got shape {tuple(last.shape)}")
+    check_finite(_MOST_OF_FRAMES, last=last)
     ways = (torch.cat([last[:, None], each], dim=1) for each in (frames, reference))
     found, wanted = (centre(each).diff(dim=1) for each in ways)
     return torch.linalg.vector_norm(found - wanted, dim=-1)
@@ -268,3 +281,4 @@ def _check_frames(frames: Tensor, reference: Tensor) -> None:
         raise ValueError(f"frames: expected (..., C, H, W) with pixels, got shape {tuple(frames.shape)}")
     if frames.shape != reference.shape:
         raise ValueError(f"reference: expected frames' shape {tuple(frames.shape)}, got {tuple(reference.shape)}")
+    check_finite(_MOST_OF_FRAMES, frames=frames, reference=reference)

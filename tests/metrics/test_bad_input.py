@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from aigc_fast import metrics
+from aigc_fast.metrics.video import displacement
 from aigc_fast.models.vocoder.spectral import spectral_distance
 
 FEATURES = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
 IMAGES = 2 * torch.rand(20, 1, 28, 28, generator=torch.Generator().manual_seed(1)) - 1
+CLIPS = 2 * torch.rand(6, 3, 1, 16, 16, generator=torch.Generator().manual_seed(3)) - 1
 SOUNDS = torch.randn(4, 300, generator=torch.Generator().manual_seed(2))
 
 # Each metric of one argument or two, the arguments' names, and what fits.
@@ -22,12 +24,16 @@ MEASURES = {
     "class_spread": (("logits",), FEATURES),
     "nearest_neighbours": (("images", "training"), IMAGES),
     "evaluate_images": (("generated", "training"), IMAGES),
+    "evaluate_videos": (("generated", "training"), CLIPS),
+    "psnr": (("frames", "reference"), CLIPS),
+    "ssim": (("frames", "reference"), CLIPS),
     "evaluate_sounds": (("generated", "training"), SOUNDS),
     "pairwise_spectral_distance": (("audio", "references"), SOUNDS),
     "multi_resolution_spectral_distance": (("audio", "reference"), SOUNDS),
 }
 ARGUMENTS = [(measure, place) for measure, (names, _) in MEASURES.items() for place in range(len(names))]
 OF_SOUNDS = [measure for measure, (_, good) in MEASURES.items() if good is SOUNDS]
+OF_PIXELS = ["evaluate_images", "evaluate_videos", "psnr", "ssim"]
 OF_SAMPLES = ["frechet_distance", "precision_recall", "density_coverage", "class_spread", "nearest_neighbours"]
 
 
@@ -65,7 +71,7 @@ def test_what_is_not_real_is_named(measure, place):
             call()
 
 
-@pytest.mark.parametrize("measure", ["evaluate_images", *OF_SOUNDS])
+@pytest.mark.parametrize("measure", [*OF_PIXELS, *OF_SOUNDS])
 def test_integers_are_not_taken_for_values_from_minus_1_to_1(measure):
     for place, name in enumerate(MEASURES[measure][0]):
         _, call = given(measure, place, (100 * MEASURES[measure][1]).to(torch.int16))
@@ -121,6 +127,56 @@ def test_frechet_distance_grows_with_the_square_of_the_unit(scale):
 def test_features_whose_squares_overflow_are_named():
     with pytest.raises(ValueError, match=r"^generated: expected features whose squares float64 holds"):
         metrics.frechet_distance(FEATURES, FEATURES.double() * 1e200)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [(torch.float32, 1e13), (torch.float32, 1e30), (torch.float64, 1e148), (torch.float64, 1e300)]
+)
+@pytest.mark.parametrize("measure", OF_SOUNDS)
+def test_sounds_whose_spectra_overflow_are_named(measure, dtype, scale):
+    for place, name in enumerate(MEASURES[measure][0]):
+        given = [SOUNDS.to(dtype)] * 2
+        given[place] = given[place] * scale
+        with pytest.raises(ValueError, match=rf"^{name}: expected values within ±"):
+            getattr(metrics, measure)(*given)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e5, 1e11])
+def test_loud_sounds_are_measured(scale):
+    found = metrics.evaluate_sounds(SOUNDS * scale, SOUNDS)
+    assert all(math.isfinite(figure) for figure in found.as_dict().values())
+    assert metrics.evaluate_sounds(SOUNDS, SOUNDS * scale).nearest > 1
+
+
+@pytest.mark.parametrize("measure", OF_PIXELS)
+def test_pixels_whose_figures_overflow_are_named(measure):
+    names, good = MEASURES[measure]
+    for place, name in enumerate(names):
+        given = [good.double()] * 2
+        given[place] = good.double() * 1e200
+        with pytest.raises(ValueError, match=rf"^{name}: expected values within ±.*, got one of size"):
+            getattr(metrics, measure)(*given)
+
+
+@pytest.mark.parametrize("measure", OF_PIXELS)
+def test_pictures_without_pixels_are_named(measure):
+    good = MEASURES[measure][1]
+    for empty in (good[..., :0], good[..., :0, :], good[..., :0, :, :]):
+        with pytest.raises(ValueError, match=r"^(generated|training|frames): expected .* with pixels.*, got shape"):
+            getattr(metrics, measure)(empty, empty)
+
+
+def test_the_frames_that_displacements_begin_from_are_checked():
+    assert displacement(CLIPS[:0], CLIPS[:0], CLIPS[:0, 0]).shape == (0, 3)
+    for wrong in (CLIPS, CLIPS[:5, 0], CLIPS[:, 0, 0]):
+        with pytest.raises(ValueError, match=r"^last: expected one of frames \(6, 3, 1, 16, 16\) for each, got shape"):
+            displacement(CLIPS, CLIPS, wrong)
+    with pytest.raises(ValueError, match=r"^last: expected finite values, got 1536 that"):
+        displacement(CLIPS, CLIPS, CLIPS[:, 0] * math.inf)
+    with pytest.raises(TypeError, match=r"^last is list"):
+        displacement(CLIPS, CLIPS, [0])
+    with pytest.raises(ValueError, match=r"^frames: expected \(N, T, C, H, W\)"):
+        displacement(CLIPS[0], CLIPS[0], CLIPS[0, 0])
 
 
 @pytest.mark.parametrize("measure", ["frechet_distance", "precision_recall", "density_coverage"])

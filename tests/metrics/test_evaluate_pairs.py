@@ -65,6 +65,31 @@ def test_perplexity_is_of_each_token():
     assert report.perplexity == pytest.approx(math.exp(-total / tokens), rel=1e-5)
 
 
+@pytest.mark.parametrize("wrong", [None, "ab", 3, {"a": "b"}, [1, 2, 3, 4], [None] * 4, [math.nan] * 4])
+def test_what_are_no_answers_is_named(wrong):
+    with pytest.raises(TypeError, match=r"^answers: expected a sequence of strings, got"):
+        evaluate_pairs(wrong, HELD_OUT, TRAINING)
+
+
+@pytest.mark.parametrize("wrong", [None, "abcd", 3, [("a",)] * 4, [("a", "b", "c")] * 4, [("a", None)] * 4, ["ab"] * 4])
+def test_what_are_no_pairs_is_named(wrong):
+    model = Seq2SeqTransformer(tokenizer=CharTokenizer.of(["ab"]), d_model=8, nhead=2, dim_feedforward=8)
+    for call in (
+        lambda: evaluate_pairs(ANSWERS, wrong, TRAINING),
+        lambda: evaluate_pairs(ANSWERS, HELD_OUT, wrong),
+        lambda: model.score_all(wrong),
+    ):
+        with pytest.raises(
+            TypeError, match=r"^(held_out|training|pairs): expected a sequence of pairs of strings, got"
+        ):
+            call()
+
+
+def test_empty_answers_score_nothing():
+    report = evaluate_pairs([""] * 4, HELD_OUT, [])
+    assert (report.exact, report.known, report.chrf, report.bleu) == (0, 0, 0, 0)
+
+
 def test_answers_are_as_many_as_pairs():
     with pytest.raises(UserError, match="answers: got 1, expected one for each of 4 pairs"):
         evaluate_pairs(ANSWERS[:1], HELD_OUT, TRAINING)

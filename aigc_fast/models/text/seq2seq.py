@@ -14,6 +14,7 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from aigc_fast import functional
+from aigc_fast.checks import check_pairs
 from aigc_fast.errors import UserError
 from aigc_fast.models.base import check_counts, evaluating
 from aigc_fast.models.text.decoding import Plan, Sequences
@@ -271,8 +272,10 @@ class Seq2SeqTransformer(Decoding):
         In eval mode and without gradients.
 
         Raises:
+            TypeError: for what is no sequence of pairs of strings.
             UserError: if there are no positions for a pair.
         """
+        check_pairs("pairs", pairs)
         sources = [self.source_of(source, strict=False) for source, _ in pairs]
         targets = [self.target_of(target) for _, target in pairs]
         if not all(map(self.has_room_for, sources, targets)):

@@ -17,6 +17,8 @@ RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
 _FLOOR = 1e-7
 # Root mean square: references that are quieter, -40 dB of full scale, would outweigh all others.
 _QUIET = 0.01
+# Of a sample, as a part of what can be squared: the norm of all spectra is some such times as large.
+_MOST_SQUARED = 1e-7
 
 
 def multi_resolution_spectral_distance(
@@ -44,7 +46,7 @@ def multi_resolution_spectral_distance(
     Raises:
         TypeError: if an argument is not a Tensor.
         ValueError: for shapes, dtypes or devices that differ, another number of dimensions, no samples, values that are
-            not finite, resolutions that make no spectra, or an unknown reduction.
+            not finite or whose spectra are not, resolutions that make no spectra, or an unknown reduction.
 
     Method: Yamamoto, Song and Kim, "Parallel WaveGAN: a fast waveform generation model based on generative adversarial
     networks with multi-resolution spectrogram", 2020; but each signal is normalised by its own reference, not the batch
@@ -64,7 +66,7 @@ def multi_resolution_spectral_distance(
 
 
 def check_sounds(**sounds: Tensor) -> None:
-    """Refuses, by name, what is not of float32 or float64, of one dtype and device, and finite."""
+    """Refuses, by name, what is not of float32 or float64, of one dtype and device, and finite, spectra too."""
     check_floating(**sounds)
     first = next(iter(sounds))
     for name, tensor in sounds.items():
@@ -74,7 +76,7 @@ def check_sounds(**sounds: Tensor) -> None:
             found, expected = getattr(tensor, quality), getattr(sounds[first], quality)
             if found != expected:
                 raise ValueError(f"{name}: expected {first}'s {quality} {expected}, got {found}")
-    check_finite(**sounds)
+    check_finite(_MOST_SQUARED * math.sqrt(torch.finfo(sounds[first].dtype).max), **sounds)
 
 
 def check_resolutions(resolutions: Sequence[tuple[int, int, int]]) -> None:
