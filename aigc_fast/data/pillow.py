@@ -76,11 +76,19 @@ def _most_of_gif(path: str | os.PathLike[str]) -> float:
 
 def decode(picture: Image.Image, said: list[str]) -> None:
     """Decodes an opened picture within `reading`."""
-    if picture.format == "PNG" and not _may_hold(picture):
+    if (picture.format == "PNG" and not _may_hold(picture)) or (picture.format == "TIFF" and not _is_covered(picture)):
         raise OSError("image file is truncated")
     # libtiff has no other way to warn.
     with stderr_overheard(said) if picture.format == "TIFF" else nullcontext():
         picture.load()
+
+
+def _is_covered(picture: Image.Image) -> bool:
+    """Whether strips or tiles are there for all of a TIFF; Pillow leaves black what has none."""
+    width, height = picture.size
+    parts = [part for _, part, *_ in picture.tile if part is not None]
+    area = sum((min(right, width) - left) * (min(low, height) - top) for left, top, right, low in parts)
+    return area >= width * height
 
 
 def _may_hold(picture: Image.Image) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import warnings
 
@@ -266,3 +267,14 @@ def test_reading_in_threads_leaves_the_process_as_it_was(tmp_path):
 def test_a_large_scan_is_read(tmp_path):
     Image.new("1", (12000, 8000), 1).save(tmp_path / "a.tif", compression="group4")
     assert (read(tmp_path) == 255).all()
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_tiffs_of_more_rows_than_they_hold_are_refused(tmp_path, compression):
+    """Pillow reads what is there and leaves the rest black."""
+    Image.fromarray(RAMP.astype(np.uint8)).save(tmp_path / "a.tif", compression=compression)
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    struct.pack_into("<I", content, content.index(struct.pack("<H", TiffImagePlugin.IMAGELENGTH)) + 8, 60_000)
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.tif: cannot be read as an image: "):
+        read(tmp_path)
