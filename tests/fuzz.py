@@ -39,6 +39,7 @@ from aigc_fast.runtime import native
 
 Compute = Callable[..., Tensor | Sequence[Tensor]]
 BACKENDS = ("auto", "cpu") if native.cpu_reason() is None else ("auto",)
+SEVERAL = 5
 # Multiply-adds, beyond which an example takes too long.
 MOST_WORK = 3_000_000
 
@@ -152,8 +153,12 @@ def check(
     with torch.no_grad():
         upstream = [torch.randn(output.shape).to(setting.dtype) for output in _outputs(exact(*doubles))]
     reference = every_gradient(exact, doubles, upstream)
-    away = [[_a_rounding_away(tensor.double()) for tensor in tensors] for tensors in (rounded, upstream)]
-    nearby = every_gradient(exact, *away)
+    # Roundings cancel out by luck where all results hang on few numbers: the worst of some is what there is to expect.
+    tries = range(SEVERAL if sum(map(Tensor.numel, upstream)) < FEW_NUMBERS else 1)
+    away = [[[_a_rounding_away(tensor.double()) for tensor in each] for each in (rounded, upstream)] for _ in tries]
+    tried = zip(*(every_gradient(exact, *each) for each in away), strict=True)
+    pairs = zip(tried, reference, strict=True)
+    nearby = [max(each, key=partial(relative_error, reference=exactly)) for each, exactly in pairs]
     laid = [LAYOUTS[setting.layout](tensor) for tensor in rounded]
     if peer_fails:
         peer = [result.to(setting.dtype) for result in reference]
