@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
+
+if sys.argv[:1] == ["-m"] and "aigc_fast.cli" in sys.orig_argv:  # whose parent this is, imported before its own code
+    from aigc_fast_cli import end_at_interruptions
+
+    end_at_interruptions()
 
 __version__ = "0.1.0"
 

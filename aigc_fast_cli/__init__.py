@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,31 +18,39 @@ _COMPLETION = "_AIGC_FAST_COMPLETE"
 
 
 def main() -> None:
-    """Entry point of the `aigc-fast` script."""
-    if sys.argv[1:] in ([], ["--help"], ["--version"]) and _COMPLETION not in os.environ:
-        from aigc_fast_cli.app import PROGRAM, new_app
+    """Entry point of the `aigc-fast` script, and of `python -m aigc_fast.cli`."""
+    end_at_interruptions()
+    try:
+        run = _imported()
+    finally:
+        raise_at_interruptions()
+    run()
 
-        package = Path(find_spec("aigc_fast").origin).parent
-        new_app([_described(package / "cli", name) for name in COMMANDS], _version(package))(prog_name=PROGRAM)
-    else:
-        _imported()()
+
+def end_at_interruptions() -> None:
+    """Lets Ctrl-C end the process at once, from here on: while modules are imported a KeyboardInterrupt would be a
+    traceback from within torch, or be lost there."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def raise_at_interruptions() -> None:
+    """Lets Ctrl-C raise KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _imported() -> Callable[[], None]:
-    """The package's entry point.
-
-    While it is imported Ctrl-C ends the process at once: a KeyboardInterrupt would be a traceback from within torch, or
-    be lost there.
-    """
-    is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if is_usual:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
+    """What runs the command line: the package's own, or what shows its help without the package."""
+    if sys.argv[1:] not in ([], ["--help"], ["--version"]) or _COMPLETION in os.environ:
         from aigc_fast.cli import main as run
-    finally:
-        if is_usual:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-    return run
+
+        return run
+    from aigc_fast_cli.app import PROGRAM, new_app
+
+    package = Path(find_spec("aigc_fast").origin).parent
+    app = new_app([_described(package / "cli", name) for name in COMMANDS], _version(package))
+    return partial(app, prog_name=PROGRAM)
 
 
 def _version(package: Path) -> str:

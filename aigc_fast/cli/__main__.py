@@ -1,5 +1,5 @@
 """`python -m aigc_fast.cli` is `aigc-fast`."""
 
-from aigc_fast.cli import main
+from aigc_fast_cli import main
 
 main()

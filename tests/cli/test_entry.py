@@ -49,31 +49,39 @@ def test_what_is_wrong_is_said_by_the_commands():
     assert done.stderr.endswith("aigc_fast numpy torch\n")
 
 
+WAYS = {"script": ["-c", "from aigc_fast_cli import main; main()"], "module": ["-m", "aigc_fast.cli"]}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="there a signal is no reason to end")
-@pytest.mark.parametrize("ignored", [False, True])
-def test_an_interruption_while_the_package_is_imported_ends_it_without_a_word(ignored):
-    handler = "SIG_IGN" if ignored else "default_int_handler"
-    code = f"""
+@pytest.mark.parametrize(
+    ("way", "module", "args", "ignored"),
+    [
+        ("script", "typer", ["--help"], False),
+        *((way, module, ["trian"], False) for way in WAYS for module in ("torch", "aigc_fast.cli", "typer")),
+        *((way, "aigc_fast.cli", ["trian"], True) for way in WAYS),
+    ],
+)
+def test_an_interruption_while_modules_are_imported_ends_it_without_a_word(way, module, args, ignored, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(f"""
 import os, signal, sys
 class Interrupted:
     def find_spec(self, name, *args):
-        if name == "aigc_fast.cli":
+        if name == {module!r}:
             os.kill(os.getpid(), signal.SIGINT)
-signal.signal(signal.SIGINT, signal.{handler})
+signal.signal(signal.SIGINT, signal.{"SIG_IGN" if ignored else "default_int_handler"})
 sys.meta_path.insert(0, Interrupted())
-sys.argv = ["aigc-fast", "trian"]
-from aigc_fast_cli import main
-main()
-"""
+""")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
+        [sys.executable, "-W", "ignore", *WAYS[way], *args],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])},
     )
-    assert done.returncode == (2 if ignored else -signal.SIGINT)
-    assert done.stderr.startswith("aigc-fast: error" if ignored else "")
-    assert ignored or not done.stderr
+    if ignored:
+        assert done.returncode == 2
+        assert done.stderr.startswith("aigc-fast: error")
+    else:
+        assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
 
 def test_the_shell_completes_options_of_commands():
