@@ -134,8 +134,12 @@ def load_pairs(
     )
 
 
+class Task(str):
+    """A name in `TASKS` as a path for `load_pairs`, whatever files there are."""
+
+
 def _is_task(path: str | os.PathLike[str]) -> bool:
-    return str(path) in TASKS and not Path(path).exists()
+    return isinstance(path, Task) or (str(path) in TASKS and not Path(path).is_file())
 
 
 def _found(

@@ -15,7 +15,7 @@ import torch
 from aigc_fast import data
 from aigc_fast.data import PairDataset
 from aigc_fast.data.notes import one_line, some
-from aigc_fast.data.pairs import SOURCE, TARGET, TASKS, Pair
+from aigc_fast.data.pairs import SOURCE, TARGET, TASKS, Pair, Task
 from aigc_fast.data.text import decoded
 from aigc_fast.errors import UserError
 from aigc_fast.generation import Provenance, read_text_provenance, write_text
@@ -191,7 +191,7 @@ class PairsOfTexts(Medium):
         """See `Medium.load_for`."""
         if path is None:
             known = trained_on(model).get("name")
-            path = next((Path(name) for name in TASKS if known == f"sequences to {name}"), None)
+            path = next((Task(name) for name in TASKS if known == f"sequences to {name}"), None)
         return data.load_pairs(path, tokenizer=model.tokenizer, **{**held_out_of(model), **reading})
 
     def load_like(self, training: PairDataset, folder: Path, **reading: Any) -> PairDataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 from commands import assert_goes_on, assert_refused, run
@@ -70,13 +71,17 @@ def test_two_files_and_settings_of_the_training(tmp_path):
     assert found.metadata["training"]["learning_rate_schedule"] == "constant"
 
 
-def test_sequences_by_name(tmp_path):
-    result = run("train", "seq2seq", *SMALL[:-1], "1", "--data", "sort", "--out", tmp_path)
+def test_sequences_by_name_whatever_files_are_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sort").mkdir()
+    result = run("train", "seq2seq", *SMALL[:-1], "1", "--data", "sort", "--out", "run")
     assert result.exit_code == 0, result.output
     assert "27000 pairs of sequences to sort" in result.stdout
-    result = run("evaluate", tmp_path, "--count", "6", "--num-beams", "1")
-    assert result.exit_code == 0, result.output
-    assert "6 pairs against 27000 of sequences to sort" in result.stdout
+    for make in (lambda path: None, Path.rmdir, Path.touch):
+        make(tmp_path / "sort")
+        result = run("evaluate", "run", "--count", "6", "--num-beams", "1")
+        assert result.exit_code == 0, result.output
+        assert "6 pairs against 27000 of sequences to sort" in result.stdout
 
 
 @pytest.mark.parametrize("options", [[], ["--num-beams", "1"], ["--temperature", "1.5", "--top-k", "4"]])

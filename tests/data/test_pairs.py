@@ -70,6 +70,9 @@ def test_sequences_and_what_becomes_of_them(name):
 
 def test_a_file_of_a_tasks_name_goes_before_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "sort").mkdir()
+    assert load_pairs("sort", held_out=0).name == "sequences to sort"
+    (tmp_path / "sort").rmdir()
     written(tmp_path / "sort", "a\tb\nc\td\n")
     assert all_of(load_pairs("sort", held_out=0, tokenizer="bytes")) == [("a", "b"), ("c", "d")]
 
