@@ -31,7 +31,7 @@ from aigc_fast.runtime.devices import Reason
 from aigc_fast.runtime.dtypes import UP_TO_FLOAT32
 from aigc_fast.runtime.machine import is_intels
 from aigc_fast.runtime.native import has_wide_vectors, rounds_natively
-from aigc_fast.runtime.operator import functorch_level, is_compiling, plain_eager
+from aigc_fast.runtime.operator import functorch_level, is_compiling, is_watched, plain_eager
 
 # PyTorch's kernel for sequences of various lengths: what it computes in, and its heads' sizes.
 _OF_16_BITS = torch.bfloat16, torch.float16
@@ -226,7 +226,7 @@ def leave_varlen(query: Tensor, key: Tensor, value: Tensor, scale: float, is_pla
 
 def leave_projections(query: Tensor, key: Tensor, value: Tensor, even_heads: bool, training: bool) -> bool:
     """Whether PyTorch's one call for projections and attention of (batch, length, size) is faster than the parts."""
-    if is_compiling():  # a choice by size would hold for no other
+    if is_watched():  # a choice by size would hold for no other in a graph, not even to torch 2.6's fake tensors
         return False
     same = query is key and key is value and query.dim() == 3 and even_heads
     return same and query.shape[0] * query.shape[1] <= FEW_POSITIONS and not (training or _grad_enabled())
@@ -234,7 +234,7 @@ def leave_projections(query: Tensor, key: Tensor, value: Tensor, even_heads: boo
 
 def leave_layer(length: int) -> bool:
     """Whether PyTorch's call for a whole layer at inference is faster than the layer's parts."""
-    if is_compiling():
+    if is_watched():
         return False
     return length < LEAST_LENGTH
 
