@@ -54,3 +54,16 @@ def test_imports_go_one_way(layer: str) -> None:
     files = [PACKAGE / f"{layer}.py"] if (PACKAGE / f"{layer}.py").exists() else sorted((PACKAGE / layer).rglob("*.py"))
     assert files
     assert [(path.name, part) for path in files for part in imported(path) if part in above] == []
+
+
+@pytest.mark.parametrize("folder", ["ops", "nn", "runtime"])
+def test_what_graphs_trace_asks_for_no_union_of_types(folder: str) -> None:
+    """Dynamo of torch 2.6 refuses `isinstance(x, A | B)`."""
+    calls = (
+        (path, node)
+        for path in (PACKAGE / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance"
+    )
+    unions = [f"{path}:{node.lineno}" for path, node in calls if isinstance(node.args[1], ast.BinOp)]
+    assert not unions

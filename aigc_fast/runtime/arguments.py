@@ -36,7 +36,7 @@ def check_generator(generator: Any) -> None:
 def check_flags(**flags: Any) -> None:
     """Raises TypeError, naming the argument, for anything but a bool, as PyTorch does."""
     for name, flag in flags.items():
-        if not isinstance(flag, bool | torch.SymBool):
+        if not isinstance(flag, (bool, torch.SymBool)):
             raise TypeError(f"{name} is {type(flag).__name__}: expected a bool")
 
 

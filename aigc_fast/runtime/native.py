@@ -115,7 +115,7 @@ def _arguments(*values: object) -> Hashable:
 
 
 def _typed(value: object) -> Hashable:
-    if isinstance(value, tuple | list):
+    if isinstance(value, (tuple, list)):
         return type(value), *((type(item), index(item)) for item in value)
     return type(value), value if value is None or type(value) in (str, float) else index(value)
 

@@ -364,7 +364,7 @@ def _offset(alignment: str, query: Tensor, key: Tensor) -> int:
 
 def _sides(window: Window) -> tuple[int, int]:
     """How far a query sees to both sides; -1 for as far as there are keys."""
-    sides = tuple(window) if isinstance(window, tuple | list) else (window, window)
+    sides = tuple(window) if isinstance(window, (tuple, list)) else (window, window)
     if len(sides) != 2 or not all(side is None or (type(side) is int and side >= 0) for side in sides):
         raise ValueError(f"window={window!r}: expected an integer or (left, right), each at least 0 or None")
     left, right = (-1 if side is None else side for side in sides)

@@ -45,7 +45,7 @@ def _expand(value: IntOrInts, spatial: int) -> tuple[int, ...] | None:
 
 def _converted(value: Any, spatial: int) -> tuple[int, ...]:
     """`_expand` of what PyTorch takes for integers: NumPy's, tensors of one, subclasses."""
-    values = tuple(index(item) for item in (value if isinstance(value, tuple | list) else (value,)))
+    values = tuple(index(item) for item in (value if isinstance(value, (tuple, list)) else (value,)))
     return values * spatial if len(values) == 1 else values
 
 

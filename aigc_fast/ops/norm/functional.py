@@ -303,7 +303,7 @@ def layer_norm(
 
 
 def _integers(normalized_shape: Any) -> tuple[int, ...]:
-    if not isinstance(normalized_shape, tuple | list):
+    if not isinstance(normalized_shape, (tuple, list)):
         raise TypeError(f"normalized_shape is {type(normalized_shape).__name__}: expected a sequence of integers")
     return tuple(
         size if isinstance(size, torch.SymInt) else whole("normalized_shape", size) for size in normalized_shape

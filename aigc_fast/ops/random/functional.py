@@ -64,7 +64,7 @@ def _fill(
 
 
 def _checked_shape(shape: Any) -> list[Any]:
-    extents = list(shape) if isinstance(shape, tuple | list) else [shape]
+    extents = list(shape) if isinstance(shape, (tuple, list)) else [shape]
     extents = [extent if isinstance(extent, torch.SymInt) else whole("size", extent) for extent in extents]
     if any(extent < 0 for extent in extents):
         raise RuntimeError(f"size={extents}: expected no negative dimension")
