@@ -62,9 +62,15 @@ class Attention:
         }
 
     def expected(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None = None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scale: float | None = None,
+        kernel: SDPBackend = SDPBackend.MATH,
     ) -> Tensor:
-        """PyTorch's attention under one mask that holds everything."""
+        """PyTorch's attention under one mask that holds everything, by one of its kernels."""
         offset = self.keys - self.queries if self.alignment == "lower_right" else 0
         distance = torch.arange(self.keys) - torch.arange(self.queries)[:, None] - offset
         left, right = self.window if isinstance(self.window, tuple) else (self.window, self.window)
@@ -77,8 +83,8 @@ class Attention:
             whole = whole.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else whole + mask.to(query.dtype)
         whole = whole.masked_fill(~seen, -math.inf)
         key, value = (t.repeat_interleave(self.heads // t.shape[1], dim=1) for t in (key, value))
-        # Of PyTorch's kernels this one alone has a second derivative.
-        with sdpa_kernel(SDPBackend.MATH):
+        # Of PyTorch's kernels MATH alone has a second derivative.
+        with sdpa_kernel([kernel, SDPBackend.MATH]):
             scale = self.scale if scale is None else scale
             return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=whole, scale=scale)
 

@@ -28,6 +28,7 @@ from memory import poisoned
 from parity import FEW_NUMBERS, assert_parity, relative_error
 from recurrent_cases import Recurrent
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
 import aigc_fast
 import aigc_fast.functional as AF
@@ -136,6 +137,7 @@ def check(
     theirs: Compute,
     *,
     exact: Compute | None = None,
+    fused: Compute | None = None,
     peer_fails: bool = False,
 ) -> None:
     """Asserts the suite's parity of ours, in a setting, for values without and with gradients, and for gradients.
@@ -145,6 +147,7 @@ def check(
         tensors: float32; rounded to the setting's dtype for both sides.
         ours, theirs: functions of the tensors.
         exact: theirs in float64, where that is another function.
+        fused: theirs by PyTorch's faster kernels, which in 16 bits round what lies in between, as ours do.
         peer_fails: whether theirs must not run in the setting's dtype; ours is then held to the format's rounding.
     """
     rounded = [tensor.to(setting.dtype) for tensor in tensors]
@@ -164,9 +167,10 @@ def check(
         peer = [result.to(setting.dtype) for result in reference]
     else:
         # PyTorch's own kernels are others in other layouts, and the choice may be one of them.
-        both = (every_gradient(theirs, tensors, upstream) for tensors in (rounded, laid))
-        trios = zip(*both, reference, strict=True)
-        peer = [max(pair, key=partial(relative_error, reference=exactly)) for *pair, exactly in trios]
+        ways = [theirs] if fused is None or setting.dtype not in (torch.bfloat16, torch.float16) else [theirs, fused]
+        every = (every_gradient(way, tensors, upstream) for way in ways for tensors in (rounded, laid))
+        sides = zip(*every, reference, strict=True)
+        peer = [max(each, key=partial(relative_error, reference=exactly)) for *each, exactly in sides]
     with setting.in_force(), poisoned():
         with torch.no_grad():
             found = _outputs(ours(*laid))
@@ -262,13 +266,13 @@ def attentions() -> st.SearchStrategy[Attention]:
 def check_attention(case: Attention, setting: Setting) -> None:
     arguments = case.arguments()
 
-    def theirs(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return case.expected(query, key, value, arguments["attn_mask"])
+    def theirs(query: Tensor, key: Tensor, value: Tensor, kernel: SDPBackend = SDPBackend.MATH) -> Tensor:
+        return case.expected(query, key, value, arguments["attn_mask"], kernel=kernel)
 
     def ours(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return AF.scaled_dot_product_attention(query, key, value, **arguments)
 
-    check(setting, case.tensors(), ours, theirs)
+    check(setting, case.tensors(), ours, theirs, fused=partial(theirs, kernel=SDPBackend.FLASH_ATTENTION))
 
 
 @dataclass(frozen=True)
@@ -302,7 +306,7 @@ def check_sequences(case: Sequences, setting: Setting) -> None:
     ]
     left, right = (None if side < 0 else side for side in case.window)
 
-    def theirs(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def theirs(query: Tensor, key: Tensor, value: Tensor, kernel: SDPBackend = SDPBackend.MATH) -> Tensor:
         parts = []
         for index, (queries, keys) in enumerate(case.lengths):
             if not queries:
@@ -313,14 +317,15 @@ def check_sequences(case: Sequences, setting: Setting) -> None:
             of_queries = slice(bounds[0][index], bounds[0][index + 1])
             of_keys = slice(bounds[1][index], bounds[1][index + 1])
             given = (query[of_queries], key[of_keys], value[of_keys])
-            parts.append(one.expected(*(tensor.transpose(0, 1)[None] for tensor in given), None)[0].transpose(0, 1))
+            found = one.expected(*(tensor.transpose(0, 1)[None] for tensor in given), None, kernel=kernel)
+            parts.append(found[0].transpose(0, 1))
         return torch.cat(parts)
 
     def ours(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         where = [torch.tensor(each, dtype=torch.int32) for each in bounds]
         return AF.varlen_attn(query, key, value, *where, window_size=case.window, scale=scale, enable_gqa=True)
 
-    check(setting, tensors, ours, theirs)
+    check(setting, tensors, ours, theirs, fused=partial(theirs, kernel=SDPBackend.FLASH_ATTENTION))
 
 
 def recursions(longest: int = 2000) -> st.SearchStrategy[Recursion]:
