@@ -77,10 +77,10 @@ def plain_eager() -> bool:
     )
 
 
-def kind_of_call(*tensors: Tensor | None) -> int:
+def kind_of_call(*tensors: Tensor | None, lent: bool = True) -> int:
     """The greatest kind of these tensors (see `native.kind`) where a kernel may take them at once: with no transform,
-    autocast or forced backend, and a torch that lends tensors; else UNKNOWN."""
-    if not (native.takes_tensors and plain_eager()) or any_autocast() or current() != "auto":
+    autocast or forced backend, and, if `lent`, a torch that lends tensors; else UNKNOWN."""
+    if not ((native.takes_tensors or not lent) and plain_eager()) or any_autocast() or current() != "auto":
         return UNKNOWN
     return native.kind(_grad_enabled(), *tensors)
 

@@ -179,3 +179,12 @@ def test_optimize_says_how_weights_are_kept(inplace: bool) -> None:
     assert not hasattr(fast["rnn"], "weights")
     with pytest.raises(ValueError, match="weights='int3': expected None or one of 'fp32', 'bf16', 'int8', 'int4'"):
         aigc_fast.optimize(model, weights="int3")
+
+
+def test_a_torch_that_lends_no_tensors_keeps_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x = fast_nn.LSTM(16, 24), torch.randn(3, 2, 16)
+    module.weights = "int8"
+    with torch.no_grad():
+        expected = module(x)[0]
+        monkeypatch.setattr(native, "takes_tensors", False)
+        assert torch.equal(module(x)[0], expected)

@@ -83,7 +83,8 @@ def recur(
     if drops and not 0 <= dropout <= 1:
         raise RuntimeError(f"dropout={dropout}: expected a probability between 0 and 1")
     key = None
-    if not drops and kind_of_call(input, batch_sizes, *states, *params) == PLAIN:
+    # Without lent tensors the op is as fast, but knows no weights that are kept otherwise.
+    if not drops and kind_of_call(input, batch_sizes, *states, *params, lent=weights == AS_THEY_ARE) == PLAIN:
         weights = weights if input.dtype == torch.float32 else AS_THEY_ARE
         key = options, weights, native.level(), native.signature(input, batch_sizes, *states, *params)
         plan = RECURRENT.choice.remembered(key)
