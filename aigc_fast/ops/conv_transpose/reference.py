@@ -55,11 +55,22 @@ def conv_weight_gradient(
 ) -> Tensor:
     """weight[s, l, k] = sum over n, o of small[n, s, o] * large[n, l, o * stride - padding + k * dilation]."""
     shape = (small.shape[1], large.shape[1] // groups, *kernel_size)
+    if max(kernel_size) == 1 and max(stride) > 1:
+        # oneDNN's writes beyond its memory here, of few channels in channels_last (torch 2.13.0).
+        large, padding = _met_by_one_pixel(large, small, stride, padding), [0] * len(stride)
+        stride = [1] * len(stride)
     weight = large.new_empty(1).expand(shape)
     no_output_padding = [0] * len(stride)
     return torch.ops.aten.convolution_backward(
         small, large, weight, None, stride, padding, dilation, False, no_output_padding, groups, (False, True, False)
     )[1]
+
+
+def _met_by_one_pixel(large: Tensor, small: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+    """The pixels of the larger map that a kernel of one meets, of small's size."""
+    padded = _pad(large, padding) if any(padding) else large
+    steps = (slice(0, (size - 1) * step + 1, step) for size, step in zip(small.shape[2:], stride, strict=True))
+    return padded[(..., *steps)].contiguous()
 
 
 def _pad(large: Tensor, padding: Sequence[int], sign: int = 1) -> Tensor:
