@@ -155,6 +155,7 @@ def writes_anew(module: nn.Module) -> bool:
 
 
 def is_foldable(module: nn.Module) -> bool:
+    """Whether a batch norm that follows the module can become a part of its weights."""
     if type(module) not in _CONVOLUTIONS or not _KNOWN.run_unseen(module):
         return False
     return module.padding_mode == "zeros" and not isinstance(module.padding, str)

@@ -50,34 +50,42 @@ class Reuse:
         # By size, that which was asked for last at the end.
         self._known: dict[int, list[torch.UntypedStorage]] = {}
         self._alone = _references([torch.empty(1).untyped_storage()])[1:] if self.cap else (0, 0)
-        # A finalizer that runs meanwhile may call an op.
-        self._lock = threading.RLock()
+        # Whoever finds it taken goes on without: a finalizer that runs meanwhile, the child of a fork.
+        self._busy = threading.Lock()
 
     def take(self, nbytes: int) -> torch.UntypedStorage | None:
         """A storage of so many bytes that nobody has; whoever takes it adds it again once it is in use."""
-        with self._lock:
-            known = self._known.get(nbytes, [])
-            for _ in range(min(len(known), _LOOKS)):
-                storage, *references = _references(known)
-                if tuple(references) != self._alone:
-                    known.append(storage)
-                    continue
-                self._bytes -= nbytes
-                if storage.nbytes() == nbytes and not weakref.getweakrefcount(storage) and not storage.is_shared():
-                    return storage
-        return None
+        if not self._busy.acquire(blocking=False):
+            return None
+        try:
+            return self._unused(self._known.get(nbytes, []), nbytes)
+        finally:
+            self._busy.release()
 
     def add(self, storage: torch.UntypedStorage, nbytes: int) -> None:
         """Makes a storage known that is in use."""
-        if not self.cap:
+        if not self.cap or not self._busy.acquire(blocking=False):
             return
-        with self._lock:
+        try:
             known = self._known.pop(nbytes, [])
             known.append(storage)
             self._known[nbytes] = known
             self._bytes += nbytes
             while self._bytes > self.cap:
                 self._forget_one(next(iter(self._known)))
+        finally:
+            self._busy.release()
+
+    def _unused(self, known: list[torch.UntypedStorage], nbytes: int) -> torch.UntypedStorage | None:
+        for _ in range(min(len(known), _LOOKS)):
+            storage, *references = _references(known)
+            if tuple(references) != self._alone:
+                known.append(storage)
+                continue
+            self._bytes -= nbytes
+            if storage.nbytes() == nbytes and not weakref.getweakrefcount(storage) and not storage.is_shared():
+                return storage
+        return None
 
     def _forget_one(self, nbytes: int) -> None:
         known = self._known[nbytes]

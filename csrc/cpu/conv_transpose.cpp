@@ -18,7 +18,6 @@ namespace {
 constexpr double LEAST_GAIN = 1.35;
 // The same for a weight gradient, of which both maps are transformed: multiplications saved for each of their numbers.
 constexpr double LEAST_SAVED = 120;
-constexpr int64_t PARTS_PER_THREAD = 4;
 constexpr int64_t LEAST_TILES = 24, LEAST_CHANNELS = 16, LEAST_GRADIENT_CHANNELS = 32;
 
 // Three taps of one dimension save a third of the products alone.

@@ -120,6 +120,13 @@ def test_what_is_new_is_filled_where_pytorch_fills_it() -> None:
         torch.use_deterministic_algorithms(False)
 
 
+def test_a_call_inside_another_goes_on_without(reuse: Reuse) -> None:
+    before = address_of_a_freed_result()
+    with reuse._busy:
+        assert result().data_ptr() != before
+    assert result().data_ptr() == before
+
+
 def test_results_of_many_threads_never_share_memory() -> None:
     wrong, start = [], threading.Barrier(4)
 

@@ -83,9 +83,6 @@ def is_light(input: Tensor, weight: Tensor, groups: int, transposed: int, gradie
             return False
     if type(groups) is not int or groups != 1:
         return False
-    # See `reference.conv_weight_gradient`.
-    if kernel[-1] == 1 and _grad_enabled() and weight.requires_grad and not input.is_contiguous():
-        return False
     if input.dtype is _float32:
         small = size[0] == 1 and numel <= LIGHT_NUMEL
         return small and (kernel[-1] <= LIGHT_KERNEL or len(kernel) == 3 or kernel[-2] <= LIGHT_KERNEL)

@@ -20,8 +20,11 @@ class DepthwiseTiles {
     DepthwiseTiles(const Geometry& g, bool channels_innermost)
         : g_(g), reach_{Reach(g.axis[0]), Reach(g.axis[1]), Reach(g.axis[2])},
           vectors_(channels_innermost ? least(DEPTHWISE_VECTORS, ceil_div(g.groups, VF)) : 1) {
-        columns_ = even_share(g.axis[2].steps(), DEPTHWISE_COLUMNS);
-        const int64_t line = reach_[0].length(g.axis[0], 1) * reach_[2].length(g.axis[2], columns_);
+        const int64_t deep = reach_[0].length(g.axis[0], 1), of_a_step = reach_[2].length(g.axis[2], 1);
+        const int64_t along = DEPTHWISE_FLOATS / (deep * pixel());
+        columns_ = even_share(g.axis[2].steps(),
+                              least(DEPTHWISE_COLUMNS, 1 + most<int64_t>(0, along - of_a_step) / g.axis[2].in_step()));
+        const int64_t line = deep * reach_[2].length(g.axis[2], columns_);
         const int64_t lines = DEPTHWISE_FLOATS / (line * pixel()), of_one = reach_[1].length(g.axis[1], 1);
         rows_ = even_share(g.axis[1].steps(), 1 + most<int64_t>(0, lines - of_one) / g.axis[1].in_step());
         across_ = ceil_div(g.axis[2].steps(), columns_);

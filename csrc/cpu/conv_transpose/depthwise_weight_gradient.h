@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/conv_transpose/depthwise.h"
+#include "cpu/conv_transpose/parts.h"
 
 namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
@@ -15,7 +16,6 @@ class DepthwiseWeightGradient {
 
     // out: (channels, taps), contiguous
     void run(void* out, int64_t dtype) const {
-        constexpr int64_t PARTS_PER_THREAD = 4;
         const int64_t tiles = small_.batch * tiles_.of_a_block(), blocks = tiles_.blocks();
         const int64_t parts = least(tiles, ceil_div(PARTS_PER_THREAD * thread_count(), blocks));
         const int64_t of_part = g_.taps() * tiles_.pixel();

@@ -8,6 +8,8 @@
 namespace aigc::AIGC_LEVEL::conv_transpose {
 namespace {
 
+constexpr int64_t PARTS_PER_THREAD = 4;
+
 // A convolution, transposed or not, of its own.
 struct Part {
     Geometry g;
