@@ -124,22 +124,32 @@ def test_what_is_pytorchs_depends_on_the_processors_maker(
 
 
 @pytest.mark.parametrize(
-    ("size", "layout", "transposed", "left"),
+    ("size", "outputs", "layout", "transposed", "left"),
     [
-        (64, torch.channels_last, False, True),
-        (63, torch.channels_last, False, False),
-        (64, torch.contiguous_format, False, False),
-        (64, torch.channels_last, True, False),
+        (64, 64, torch.channels_last, False, True),
+        (63, 64, torch.channels_last, False, False),
+        (64, 64, torch.channels_last, True, False),
+        (64, 64, torch.contiguous_format, False, True),
+        (64, 32, torch.contiguous_format, False, True),
+        (64, 48, torch.contiguous_format, False, False),
+        (16, 64, torch.contiguous_format, False, False),
+        (64, 64, torch.contiguous_format, True, False),
     ],
 )
-def test_groups_in_channels_last_are_pytorchs_by_other_makers_processors(
-    size: int, layout: torch.memory_format, transposed: bool, left: bool, monkeypatch: pytest.MonkeyPatch
+def test_groups_are_pytorchs_by_other_makers_processors(
+    size: int,
+    outputs: int,
+    layout: torch.memory_format,
+    transposed: bool,
+    left: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(native, "level", lambda: "avx512")
     input = torch.empty(1, 64, size, size, device="meta").to(memory_format=layout)
-    weight = torch.empty(64, 16, 3, 3, device="meta")
+    shape = (64, outputs // 4, 3, 3) if transposed else (outputs, 16, 3, 3)
     sizes = (1, 1), (1, 1), (0, 0), (1, 1)
-    plan = make_plan(tuple(input.shape), tuple(weight.shape), None, *sizes, 4, transposed)
+    plan = make_plan(tuple(input.shape), shape, None, *sizes, 4, transposed)
+    weight = torch.empty(shape, device="meta")
     for intels, expected in ((False, left), (True, False)):
         monkeypatch.setattr(choice, "is_intels", lambda intels=intels: intels)
         assert (choice.forward_slower(input, weight, plan, "direct") is not None) == expected

@@ -24,7 +24,9 @@ from aigc_fast.ops.conv_transpose.limits import (
     GRADIENT_POSITIONS_ELSEWHERE,
     GRADIENT_SMALL_KERNEL,
     GRADIENT_WINDOW_CHANNELS,
+    GROUPED_BLOCKS_ELSEWHERE,
     GROUPED_POSITIONS_ELSEWHERE,
+    GROUPED_WORK_ELSEWHERE,
     LARGE_WORK,
     LEAST_GROUP_CHANNELS,
     LEFT_BFLOAT16,
@@ -221,11 +223,15 @@ def _lies_where_intels_left_it(input: Tensor, plan: Plan, channels_last: bool, a
     return _lies_where_left(input, plan, channels_last, "direct" if algorithm in _OVER_TAPS else algorithm, regions)
 
 
-def _grouped_is_left_elsewhere(input: Tensor, plan: Plan) -> bool:
-    """Whether groups in channels_last are left to PyTorch on other makers' processors than Intel's."""
-    positions = prod(input.shape[2:]) * input.shape[0]
-    plain = not plan.geometry[-1] and input.dtype == torch.float32
-    return plain and positions >= GROUPED_POSITIONS_ELSEWHERE and has_wide_vectors() and not is_intels()
+def _grouped_is_left_elsewhere(input: Tensor, plan: Plan, channels_last: bool) -> bool:
+    """Whether groups are left to PyTorch on other makers' processors than Intel's."""
+    *_, groups, transposed = plan.geometry
+    if groups == 1 or transposed or input.dtype != torch.float32 or is_intels() or not has_wide_vectors():
+        return False
+    if channels_last:
+        return prod(input.shape[2:]) * input.shape[0] >= GROUPED_POSITIONS_ELSEWHERE
+    fills_blocks = input.dim() > 3 and plan.output_shape[1] // groups in GROUPED_BLOCKS_ELSEWHERE
+    return fills_blocks and plan.multiply_adds >= GROUPED_WORK_ELSEWHERE
 
 
 def _slower_of_few_or_strided(input: Tensor, plan: Plan, channels_last: bool, algorithm: str) -> str | None:
@@ -234,8 +240,8 @@ def _slower_of_few_or_strided(input: Tensor, plan: Plan, channels_last: bool, al
     few = in_channels <= FEW_CHANNELS and not plan.is_matrix
     if few and (not transposed or max(stride) == 1) and channels_last:
         return f"{in_channels} input channels: too few for a product"
-    if channels_last and groups > 1 and _grouped_is_left_elsewhere(input, plan):
-        return f"{groups} groups in channels_last: PyTorch's is faster"
+    if _grouped_is_left_elsewhere(input, plan, channels_last):
+        return f"{groups} groups: PyTorch's is faster"
     strided = not transposed and max(stride) > 1 and input.dtype == torch.float32
     # Memory that is mapped anew is ours in huge pages.
     is_small = prod(plan.output_shape) * input.dtype.itemsize < MAPPED_ANEW

@@ -159,8 +159,10 @@ LEFT_WIDE_ELSEWHERE = (
     Region(3, None, True, None, _ANY, inputs=_FEW, outputs=range(16, _ENDLESS), positions=range(16384, _ENDLESS)),
     Region(3, False, None, True, range(4, _ENDLESS), inputs=range(2, 9), positions=range(16384, _ENDLESS)),
 )
-# With groups in channels_last there, not transposed, from so many positions on: 0.74 of PyTorch's speed.
+# With groups there, not transposed: in channels_last ours takes 0.74 of PyTorch's speed from so many positions on; in
+# planes of two or three axes 0.89 where a group's output channels fill a block of oneDNN's, from so much work on.
 GROUPED_POSITIONS_ELSEWHERE = 4096
+GROUPED_BLOCKS_ELSEWHERE, GROUPED_WORK_ELSEWHERE = (8, 16), 1 << 23
 # The same in bfloat16 whose pairs the processor multiplies, in two dimensions: 1,396 on the same machine. Ours takes
 # 0.66 of PyTorch's speed there in the mean, and 2.7 times it in the others.
 LEFT_PAIRS_ELSEWHERE = (
