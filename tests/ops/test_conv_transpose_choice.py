@@ -126,14 +126,13 @@ def test_what_is_pytorchs_depends_on_the_processors_maker(
 @pytest.mark.parametrize(
     ("size", "outputs", "layout", "transposed", "left"),
     [
-        (64, 64, torch.channels_last, False, True),
-        (63, 64, torch.channels_last, False, False),
-        (64, 64, torch.channels_last, True, False),
-        (64, 64, torch.contiguous_format, False, True),
-        (64, 32, torch.contiguous_format, False, True),
+        (36, 64, torch.channels_last, False, True),
+        (35, 64, torch.channels_last, False, False),
+        (64, 64, torch.channels_last, True, True),
+        (32, 32, torch.contiguous_format, False, True),
+        (31, 32, torch.contiguous_format, False, False),
         (64, 48, torch.contiguous_format, False, False),
-        (16, 64, torch.contiguous_format, False, False),
-        (64, 64, torch.contiguous_format, True, False),
+        (64, 32, torch.contiguous_format, True, False),
     ],
 )
 def test_groups_are_pytorchs_by_other_makers_processors(
@@ -153,6 +152,56 @@ def test_groups_are_pytorchs_by_other_makers_processors(
     for intels, expected in ((False, left), (True, False)):
         monkeypatch.setattr(choice, "is_intels", lambda intels=intels: intels)
         assert (choice.forward_slower(input, weight, plan, "direct") is not None) == expected
+
+
+@pytest.mark.parametrize(
+    ("stride", "kernel", "layout", "left_by_intels", "left_elsewhere"),
+    [
+        (3, 3, torch.channels_last, True, False),
+        (9, 9, torch.contiguous_format, True, False),
+        (10, 11, torch.channels_last, True, True),
+        (2, 2, torch.channels_last, True, True),
+        (2, 3, torch.channels_last, False, False),
+    ],
+)
+def test_transposed_convolutions_of_many_phases_depend_on_the_processors_maker(
+    stride: int,
+    kernel: int,
+    layout: torch.memory_format,
+    left_by_intels: bool,
+    left_elsewhere: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native, "level", lambda: "avx512")
+    input = torch.empty(2, 64, 52, 52, device="meta").to(memory_format=layout)
+    weight = torch.empty(64, 32, kernel, kernel, device="meta")
+    sizes = (stride, stride), (0, 0), (0, 0), (1, 1)
+    plan = make_plan(tuple(input.shape), tuple(weight.shape), None, *sizes, 1, True)
+    for intels, left in ((True, left_by_intels), (False, left_elsewhere)):
+        monkeypatch.setattr(choice, "is_intels", lambda intels=intels: intels)
+        assert (choice.forward_slower(input, weight, plan, "direct") is not None) == left
+
+
+@pytest.mark.parametrize(
+    ("per_group", "transposed", "left_by_intels", "left_elsewhere"),
+    [((16, 4), False, True, False), ((16, 4), True, True, True), ((1, 16), False, True, False)],
+)
+def test_few_channels_per_group_depend_on_the_processors_maker(
+    per_group: tuple[int, int],
+    transposed: bool,
+    left_by_intels: bool,
+    left_elsewhere: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native, "level", lambda: "avx512")
+    inputs, outputs = per_group
+    input = torch.empty(2, 4 * inputs, 32, 32, device="meta")
+    shape = (4 * inputs, outputs, 3, 3) if transposed else (4 * outputs, inputs, 3, 3)
+    plan = make_plan(tuple(input.shape), shape, None, (1, 1), (1, 1), (0, 0), (1, 1), 4, transposed)
+    weight = torch.empty(shape, device="meta")
+    for intels, left in ((True, left_by_intels), (False, left_elsewhere)):
+        monkeypatch.setattr(choice, "is_intels", lambda intels=intels: intels)
+        assert (choice.forward_slower(input, weight, plan, "direct") is not None) == left
 
 
 @pytest.mark.parametrize(
@@ -199,19 +248,25 @@ def test_gradients_of_one_pixels_kernel_in_channels_last_are_pytorchs_by_other_m
 
 
 @pytest.mark.parametrize(
-    ("channels", "side", "kernel", "layout", "left"),
+    ("channels", "side", "kernel", "groups", "layout", "left"),
     [
-        ((2, 32), 64, 4, torch.channels_last, True),
-        ((2, 32), 64, 4, torch.contiguous_format, False),
-        ((16, 2), 32, 4, torch.contiguous_format, False),
-        ((256, 128), 8, 1, torch.contiguous_format, True),
-        ((256, 128), 8, 4, torch.contiguous_format, False),
+        ((2, 32), 64, 4, 1, torch.channels_last, True),
+        ((2, 32), 64, 4, 1, torch.contiguous_format, False),
+        ((16, 2), 32, 4, 1, torch.contiguous_format, False),
+        ((256, 128), 8, 1, 1, torch.contiguous_format, True),
+        ((256, 128), 8, 4, 1, torch.contiguous_format, False),
+        ((16, 8), 64, 3, 4, torch.channels_last, True),
+        ((16, 8), 16, 3, 4, torch.channels_last, False),
+        ((16, 8), 64, 3, 4, torch.contiguous_format, False),
+        ((128, 128), 64, 1, 4, torch.contiguous_format, True),
+        ((128, 128), 16, 1, 4, torch.contiguous_format, False),
     ],
 )
 def test_weight_gradients_left_to_pytorch_by_other_makers_processors(
     channels: tuple[int, int],
     side: int,
     kernel: int,
+    groups: int,
     layout: torch.memory_format,
     left: bool,
     monkeypatch: pytest.MonkeyPatch,
@@ -219,8 +274,8 @@ def test_weight_gradients_left_to_pytorch_by_other_makers_processors(
     monkeypatch.setattr(native, "level", lambda: "avx512")
     monkeypatch.setattr(choice, "is_intels", lambda: False)
     large = torch.empty(8, channels[0], side, side, device="meta").to(memory_format=layout)
-    shape = (channels[1], channels[0], kernel, kernel)
-    plan = make_plan(tuple(large.shape), shape, None, (1, 1), (0, 0), (0, 0), (1, 1), 1, False)
+    shape = (channels[1], channels[0] // groups, kernel, kernel)
+    plan = make_plan(tuple(large.shape), shape, None, (1, 1), (0, 0), (0, 0), (1, 1), groups, False)
     small = torch.empty(plan.output_shape, device="meta").to(memory_format=layout)
     assert (choice.weight_gradient_slower(large, small, plan, "direct") is not None) == left
 
@@ -372,7 +427,10 @@ def test_depthwise_is_left_where_pytorchs_is_as_fast(
 
 @needs_native
 @pytest.mark.parametrize("transposed", [False, True])
-def test_calls_that_want_gradients_are_remembered_for_whom_they_are(transposed: bool) -> None:
+def test_calls_that_want_gradients_are_remembered_for_whom_they_are(
+    transposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "is_intels", lambda: True)
     function = AF.conv_transpose2d if transposed else AF.conv2d
     input = torch.randn(2, 64, 14, 14)
     for groups in (32, 1):

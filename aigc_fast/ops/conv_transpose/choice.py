@@ -24,12 +24,12 @@ from aigc_fast.ops.conv_transpose.limits import (
     GRADIENT_POSITIONS_ELSEWHERE,
     GRADIENT_SMALL_KERNEL,
     GRADIENT_WINDOW_CHANNELS,
-    GROUPED_BLOCKS_ELSEWHERE,
-    GROUPED_POSITIONS_ELSEWHERE,
-    GROUPED_WORK_ELSEWHERE,
+    GROUPED_GRADIENT_CHANNELS,
+    GROUPED_GRADIENT_POSITIONS,
     LARGE_WORK,
     LEAST_GROUP_CHANNELS,
     LEFT_BFLOAT16,
+    LEFT_GROUPED_ELSEWHERE,
     LEFT_PAIRS_ELSEWHERE,
     LEFT_WIDE,
     LEFT_WIDE_ELSEWHERE,
@@ -38,6 +38,7 @@ from aigc_fast.ops.conv_transpose.limits import (
     LIGHT_PRODUCTS,
     MOST_PHASES,
     MOST_PHASES_CHANNELS_LAST,
+    MOST_PHASES_ELSEWHERE,
     MUCH_OUTSIDE,
     ONE_CHANNEL_PIXELS,
     SMALL_MAP,
@@ -46,6 +47,7 @@ from aigc_fast.ops.conv_transpose.limits import (
     WIDE_KERNEL,
     WIDEST_ELSEWHERE,
     WIDEST_KERNEL,
+    WIDEST_STRIDED_ELSEWHERE,
     WINDOW_CHANNELS,
     WINDOWS_PIXELS,
     Region,
@@ -103,6 +105,18 @@ def _few_per_group(channels: int, groups: int) -> str | None:
     return f"{channels // groups} channels per group: too few to fill a vector"
 
 
+def _too_few_channels(input: Tensor, plan: Plan) -> str | None:
+    *_, groups, transposed = plan.geometry
+    if few_per_group := _few_per_group(plan.output_shape[1], groups):
+        return few_per_group
+    one_phase = not transposed or max(plan.geometry[3:6]) == 1
+    pytorchs_is_slow = transposed and max(plan.geometry[:3]) > 1 and prod(input.shape[2:]) > ONE_CHANNEL_PIXELS
+    of_floats = _is_of_floats(input.dtype, plan) and has_wide_vectors()
+    if input.shape[1] == groups and one_phase and not pytorchs_is_slow and of_floats:
+        return "one input channel: too few for a product"
+    return None
+
+
 def _is_depthwise(input: Tensor, plan: Plan) -> bool:
     return 1 < plan.geometry[-2] == input.shape[1] == plan.output_shape[1]
 
@@ -154,6 +168,8 @@ def leave_gradients(input: Tensor, weight: Tensor, plan: Plan) -> str | None:
         return "a kernel of one pixel in channels_last: PyTorch's products need no rearranging"
     if _is_depthwise(input, plan):
         return _depthwise_slower(input, plan, memory_format(input, weight) != torch.contiguous_format, gradients=True)
+    if _regions_elsewhere(input.dtype, plan) is not None:
+        return None
     return _few_per_group(max(input.shape[1], plan.output_shape[1]), groups)
 
 
@@ -162,33 +178,35 @@ def _strided_wins(plan: Plan, winograd: bool) -> bool:
     return plan.outside >= MUCH_OUTSIDE or (winograd and channels >= WINDOW_CHANNELS)
 
 
-def _many_phases(plan: Plan, channels_last: bool) -> str | None:
+def _many_phases(plan: Plan, most: int) -> str | None:
     stride = plan.geometry[3:6]
     phases = prod(stride)
-    most = MOST_PHASES_CHANNELS_LAST if channels_last else MOST_PHASES[sum(step > 1 for step in stride)]
     return f"stride {max(stride)}: {phases} phases of few products each" if phases > most else None
 
 
 def _is_swept(plan: Plan) -> bool:
-    """Whether it is of the kind that the tables of regions were measured of: one group, and no dilation."""
-    return plan.geometry[-2] == 1 and max(plan.geometry[9:12]) == 1 and not plan.is_matrix
+    """Whether it is of the kind that the tables of regions were measured of, whatever its groups: without dilation."""
+    return max(plan.geometry[9:12]) == 1 and not plan.is_matrix
 
 
 def _regions_elsewhere(dtype: torch.dtype, plan: Plan) -> Sequence[Region] | None:
     """The table of other makers' processors than Intel's, where it says all there is to say of the convolution."""
-    if not _is_swept(plan) or max(plan.geometry[:3]) > WIDEST_ELSEWHERE or not has_wide_vectors() or is_intels():
+    if not _is_swept(plan) or not has_wide_vectors() or is_intels():
         return None
+    *_, groups, transposed = plan.geometry
+    kernel = max(plan.geometry[:3])
     if dtype == torch.float32:
-        return LEFT_WIDE_ELSEWHERE
+        widest = WIDEST_STRIDED_ELSEWHERE if transposed and max(plan.geometry[3:6]) > 1 else WIDEST_ELSEWHERE
+        return None if kernel > widest else LEFT_GROUPED_ELSEWHERE if groups > 1 else LEFT_WIDE_ELSEWHERE
     in_pairs = dtype == torch.bfloat16 and native.level() == "avx512_bf16" and not _is_of_floats(dtype, plan)
-    return LEFT_PAIRS_ELSEWHERE if in_pairs else None
+    return LEFT_PAIRS_ELSEWHERE if in_pairs and groups == 1 and kernel <= WIDEST_ELSEWHERE else None
 
 
 def _lies_where_left(input: Tensor, plan: Plan, channels_last: bool, algorithm: str, regions: Sequence[Region]) -> bool:
     """Whether the convolution lies in a region where PyTorch's was measured to be faster."""
-    transposed = bool(plan.geometry[-1])
+    *_, groups, transposed = plan.geometry
     kernel, stride = plan.geometry[:3], plan.geometry[3:6]
-    inputs, outputs = input.shape[1], plan.output_shape[1]
+    inputs, outputs = input.shape[1] // groups, plan.output_shape[1] // groups
     channels = outputs if transposed else inputs
     dims, pixels, strided = input.dim() - 2, prod(input.shape[2:]), max(stride) > 1
     whole = all(size % step == 0 for size, step in zip(plan.output_shape[2:], stride[AXES - dims :], strict=True))
@@ -215,6 +233,7 @@ def _lies_where_intels_left_it(input: Tensor, plan: Plan, channels_last: bool, a
     fits = (
         _is_of_floats(input.dtype, plan)
         and _is_swept(plan)
+        and plan.geometry[-2] == 1
         and min(input.shape[1], plan.output_shape[1]) > FEW_CHANNELS
     )
     if not (fits and has_wide_vectors() and algorithm in (*_OVER_TAPS, "winograd")):
@@ -223,25 +242,12 @@ def _lies_where_intels_left_it(input: Tensor, plan: Plan, channels_last: bool, a
     return _lies_where_left(input, plan, channels_last, "direct" if algorithm in _OVER_TAPS else algorithm, regions)
 
 
-def _grouped_is_left_elsewhere(input: Tensor, plan: Plan, channels_last: bool) -> bool:
-    """Whether groups are left to PyTorch on other makers' processors than Intel's."""
-    *_, groups, transposed = plan.geometry
-    if groups == 1 or transposed or input.dtype != torch.float32 or is_intels() or not has_wide_vectors():
-        return False
-    if channels_last:
-        return prod(input.shape[2:]) * input.shape[0] >= GROUPED_POSITIONS_ELSEWHERE
-    fills_blocks = input.dim() > 3 and plan.output_shape[1] // groups in GROUPED_BLOCKS_ELSEWHERE
-    return fills_blocks and plan.multiply_adds >= GROUPED_WORK_ELSEWHERE
-
-
 def _slower_of_few_or_strided(input: Tensor, plan: Plan, channels_last: bool, algorithm: str) -> str | None:
     *_, groups, transposed = plan.geometry
     in_channels, kernel, stride = input.shape[1] // groups, plan.geometry[:3], plan.geometry[3:6]
     few = in_channels <= FEW_CHANNELS and not plan.is_matrix
     if few and (not transposed or max(stride) == 1) and channels_last:
         return f"{in_channels} input channels: too few for a product"
-    if _grouped_is_left_elsewhere(input, plan, channels_last):
-        return f"{groups} groups: PyTorch's is faster"
     strided = not transposed and max(stride) > 1 and input.dtype == torch.float32
     # Memory that is mapped anew is ours in huge pages.
     is_small = prod(plan.output_shape) * input.dtype.itemsize < MAPPED_ANEW
@@ -262,22 +268,16 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, algorithm: str) ->
         algorithm: of ours, one of "direct", "winograd", "narrow", "col2im", "depthwise" and "other".
     """
     *_, groups, transposed = plan.geometry
-    in_channels = input.shape[1] // groups
     kernel, stride = plan.geometry[:3], plan.geometry[3:6]
     channels_last = memory_format(input, weight) != torch.contiguous_format
     if is_light(input, weight, groups, transposed, gradients=False):
         return "small: PyTorch's call costs less"
     if algorithm == "depthwise":
         return _depthwise_slower(input, plan, channels_last)
-    few_per_group = _few_per_group(plan.output_shape[1], groups)
-    if few_per_group:
-        return few_per_group
-    one_phase = not transposed or max(stride) == 1
-    pytorchs_is_slow = transposed and max(kernel) > 1 and prod(input.shape[2:]) > ONE_CHANNEL_PIXELS
-    of_floats = _is_of_floats(input.dtype, plan) and has_wide_vectors()
-    if in_channels == 1 and one_phase and not pytorchs_is_slow and of_floats:
-        return "one input channel: too few for a product"
-    if (regions := _regions_elsewhere(input.dtype, plan)) is not None:
+    regions = _regions_elsewhere(input.dtype, plan)
+    if (groups == 1 or regions is None) and (reason := _too_few_channels(input, plan)):
+        return reason
+    if regions is not None:
         lies_where_left = _lies_where_left(input, plan, channels_last, algorithm, regions)
     else:
         if reason := _slower_of_few_or_strided(input, plan, channels_last, algorithm):
@@ -285,9 +285,15 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, algorithm: str) ->
         lies_where_left = _lies_where_intels_left_it(input, plan, channels_last, algorithm)
     if lies_where_left:
         return f"kernel {max(kernel)}, stride {max(stride)}: PyTorch's is faster with wide vectors"
+    if regions is not None and input.dtype == torch.float32:
+        few = groups == 1 and not channels_last
+        return None if few or not transposed else _many_phases(plan, MOST_PHASES_ELSEWHERE)
     apart = kernel == stride and plan.output_shape[1] <= FEW_CHANNELS
-    if transposed and algorithm in _OVER_TAPS and not apart and (reason := _many_phases(plan, channels_last)):
-        return reason
+    if transposed and algorithm in _OVER_TAPS and not apart:
+        strided = sum(step > 1 for step in stride)
+        most = MOST_PHASES_CHANNELS_LAST if channels_last else MOST_PHASES[strided]
+        if reason := _many_phases(plan, most):
+            return reason
     small_map = has_wide_vectors() and prod(input.shape[2:]) <= SMALL_MAP
     if transposed and kernel == stride and channels_last and not small_map:
         return "kernel and stride are equal and the layout channels_last: PyTorch's product needs no rearranging"
@@ -313,10 +319,16 @@ def _direct_weight_gradient_wins(channels: int, pixels: int, channels_last: bool
 
 def _weight_gradient_wins_elsewhere(large: Tensor, small: Tensor, plan: Plan, channels_last: bool) -> bool:
     positions = prod(large.shape[2:]) * large.shape[0]
+    groups, kernel = plan.geometry[-2], max(plan.geometry[:3])
+    if groups > 1:
+        few_larger, few_smaller = GROUPED_GRADIENT_CHANNELS
+        few = large.shape[1] < few_larger * groups and small.shape[1] < few_smaller * groups
+        slow = few if channels_last else kernel == 1 and large.dim() > 3
+        return not slow or positions < GROUPED_GRADIENT_POSITIONS[channels_last]
     if large.shape[1] <= FEW_CHANNELS and positions >= GRADIENT_POSITIONS_ELSEWHERE[channels_last]:
         return False
     many = min(large.shape[1], small.shape[1]) >= GRADIENT_MANY_CHANNELS and positions < GRADIENT_FEW_POSITIONS
-    return not (many and max(plan.geometry[:3]) <= GRADIENT_SMALL_KERNEL[large.dim() - 3])
+    return not (many and kernel <= GRADIENT_SMALL_KERNEL[large.dim() - 3])
 
 
 def _weight_gradient_is_as_fast(channels: int, plan: Plan) -> str:

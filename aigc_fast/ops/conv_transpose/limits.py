@@ -48,7 +48,7 @@ _ANY, _ENDLESS = range(1 << 62), 1 << 62
 
 
 class Region(NamedTuple):
-    """Convolutions of one group without dilation that PyTorch computes faster.
+    """Convolutions without dilation that PyTorch computes faster.
 
     Attributes:
         dims: spatial dimensions.
@@ -57,7 +57,7 @@ class Region(NamedTuple):
         kernels: of the widest side of the kernel.
         channels: of the larger map: the input of a convolution, the output of a transposed one.
         pixels: of one image of the input.
-        inputs, outputs: channels of the input and of the output.
+        inputs, outputs: channels of the input and of the output, as `channels` a group's where there are groups.
         positions: of the input, pixels of all images together.
         algorithm: which of ours it would meet, one of "direct", "winograd", "narrow" and "col2im"; None for any.
         whole, multiple: of a transposed one, whether the output, or the kernel, is a multiple of the stride; None for
@@ -123,6 +123,16 @@ _LEFT_OF_FEW_ELSEWHERE = (
     Region(3, False, None, False, _ANY, inputs=_FEW, outputs=range(28, _ENDLESS), positions=range(41_473)),
     Region(3, False, None, True, _ANY, inputs=_FEW, positions=range(16_000, _ENDLESS)),
 )
+# Of transposed ones with a stride in channels_last: 355 more of strides 2 to 8 on the machine of the table below. Ours
+# takes 0.6 of PyTorch's speed there.
+_LEFT_OF_STRIDED_ELSEWHERE = (
+    *(
+        Region(dims, True, True, True, _ANY, inputs=range(5), outputs=range(16, _ENDLESS), whole=True)
+        for dims in (2, 3)
+    ),
+    Region(2, True, True, True, range(2, 3), outputs=range(8, _ENDLESS), positions=range(5184, _ENDLESS)),
+    Region(2, True, True, True, range(8, _ENDLESS), outputs=range(28, _ENDLESS), positions=range(650, _ENDLESS)),
+)
 # The widest kernel of the sweep below.
 WIDEST_ELSEWHERE = 7
 # The same on other makers' processors, of one group with any number of channels but one: AMD EPYC (family 26 model 2),
@@ -134,7 +144,8 @@ LEFT_WIDE_ELSEWHERE = (
     Region(2, True, True, False, range(4, 7), algorithm="direct"),
     Region(2, None, True, False, _ANY, positions=range(8192, _ENDLESS), algorithm="direct"),
     Region(2, None, True, False, _ANY, inputs=range(17), positions=range(4096, _ENDLESS), algorithm="winograd"),
-    Region(2, None, True, True, _ANY, positions=range(16384, _ENDLESS), algorithm="direct"),
+    Region(2, False, True, True, _ANY, positions=range(16384, _ENDLESS), algorithm="direct"),
+    Region(2, True, True, True, _ANY, positions=range(16384, _ENDLESS), algorithm="direct", whole=True),
     Region(2, False, True, True, _ANY, inputs=range(17), positions=range(32768, _ENDLESS), algorithm="winograd"),
     Region(
         2,
@@ -146,23 +157,44 @@ LEFT_WIDE_ELSEWHERE = (
         outputs=range(8, _ENDLESS),
         positions=range(8192, _ENDLESS),
         algorithm="col2im",
+        whole=True,
     ),
-    Region(2, None, None, None, range(7, _ENDLESS), outputs=range(8, _ENDLESS), algorithm="col2im"),
+    Region(2, None, None, None, range(7, _ENDLESS), outputs=range(8, _ENDLESS), algorithm="col2im", whole=True),
     Region(2, False, True, False, _ANY, inputs=_FEW, outputs=range(16, _ENDLESS), positions=range(2048, _ENDLESS)),
     Region(2, True, True, None, range(3), inputs=_FEW, outputs=range(16, _ENDLESS), positions=range(4096, _ENDLESS)),
     Region(2, False, None, True, range(7, _ENDLESS), inputs=_FEW),
     *_LEFT_OF_FEW_ELSEWHERE,
+    *_LEFT_OF_STRIDED_ELSEWHERE,
     *_LEFT_ON_THREE_AXES,
-    Region(3, None, None, False, range(4, _ENDLESS), outputs=range(3, _ENDLESS), algorithm="col2im"),
-    Region(3, None, None, True, range(4, _ENDLESS), outputs=range(8, _ENDLESS), algorithm="col2im"),
+    Region(3, None, None, False, range(4, _ENDLESS), outputs=range(3, _ENDLESS), algorithm="col2im", whole=True),
+    Region(3, None, None, True, range(4, _ENDLESS), outputs=range(8, _ENDLESS), algorithm="col2im", whole=True),
+    Region(
+        3, None, None, False, range(3, 4), inputs=range(48, _ENDLESS), outputs=range(6, _ENDLESS), algorithm="col2im"
+    ),
     Region(3, None, True, None, range(2), positions=range(8192, _ENDLESS)),
     Region(3, None, True, None, _ANY, inputs=_FEW, outputs=range(16, _ENDLESS), positions=range(16384, _ENDLESS)),
     Region(3, False, None, True, range(4, _ENDLESS), inputs=range(2, 9), positions=range(16384, _ENDLESS)),
 )
-# With groups there, not transposed: in channels_last ours takes 0.74 of PyTorch's speed from so many positions on; in
-# planes of two or three axes 0.89 where a group's output channels fill a block of oneDNN's, from so much work on.
-GROUPED_POSITIONS_ELSEWHERE = 4096
-GROUPED_BLOCKS_ELSEWHERE, GROUPED_WORK_ELSEWHERE = (8, 16), 1 << 23
+# Transposed ones with a stride are left to PyTorch by that table alone up to so many phases, and up to this kernel: 690
+# more of strides 3 to 16 on the same machine, ours takes 3 times PyTorch's speed where it is kept.
+MOST_PHASES_ELSEWHERE, WIDEST_STRIDED_ELSEWHERE = 64, 32
+# With groups there: 1,651 of 2 to 16 groups. Ours takes 0.79 of PyTorch's speed there in the mean, and 2.2 times it in
+# the others.
+LEFT_GROUPED_ELSEWHERE = (
+    Region(2, None, True, False, range(5, _ENDLESS)),
+    Region(2, None, True, False, _ANY, positions=range(1296, _ENDLESS)),
+    Region(3, None, True, False, _ANY),
+    *(Region(dims, False, True, True, _ANY, positions=range(1296, _ENDLESS)) for dims in (2, 3)),
+    *(Region(dims, True, True, True, range(5, _ENDLESS), outputs=range(9)) for dims in (2, 3)),
+    Region(2, None, False, False, range(7, _ENDLESS), algorithm="direct"),
+    *(Region(dims, True, False, False, _ANY, outputs=range(8)) for dims in (2, 3)),
+    *(Region(dims, True, False, True, _ANY, outputs=range(6)) for dims in (2, 3)),
+    *(Region(dims, False, False, None, _ANY, outputs=range(8, 9), positions=range(1024, _ENDLESS)) for dims in (2, 3)),
+    Region(1, True, False, None, _ANY, outputs=range(3)),
+    Region(2, True, True, True, range(2, 3), outputs=range(8, _ENDLESS), positions=range(5184, _ENDLESS)),
+    Region(3, None, False, False, range(4, _ENDLESS), algorithm="direct"),
+    Region(3, False, False, True, _ANY, algorithm="winograd"),
+)
 # The same in bfloat16 whose pairs the processor multiplies, in two dimensions: 1,396 on the same machine. Ours takes
 # 0.66 of PyTorch's speed there in the mean, and 2.7 times it in the others.
 LEFT_PAIRS_ELSEWHERE = (
@@ -180,6 +212,11 @@ LEFT_PAIRS_ELSEWHERE = (
 # channels, at few positions, through kernels so small.
 GRADIENT_POSITIONS_ELSEWHERE = 40_000, 8192
 GRADIENT_MANY_CHANNELS, GRADIENT_FEW_POSITIONS, GRADIENT_SMALL_KERNEL = 128, 2048, (7, 2, 0)
+# With groups, 1,349 of 2 to 16: 0.6 to 1.0 of PyTorch's speed in planes on two and three axes through one pixel from so
+# many positions on, and in channels_last from so many on, with fewer channels of a group than these in the larger and
+# the smaller map; 2.4 times it in the others.
+GROUPED_GRADIENT_POSITIONS = 8192, 4096
+GROUPED_GRADIENT_CHANNELS = 8, 32
 # In bfloat16 as products of floats, on the same machine: ours takes 0.4 to 0.95 of PyTorch's speed there, and 2.1 times
 # it in the geometric mean of the others.
 LEFT_BFLOAT16 = (
