@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from aigc_fast.runtime.locks import lock
+
 # Warnings' filters and stderr are the process's: two threads that put them back in another order than they took them
 # would change them for good.
-_ONE_AT_A_TIME = threading.Lock()
+_ONE_AT_A_TIME = lock()
 _STDERR = 2
 
 

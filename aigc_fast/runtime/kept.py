@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from aigc_fast.environment import byte_setting
 from aigc_fast.runtime import backends, native
+from aigc_fast.runtime.locks import lock
 from aigc_fast.runtime.machine import machine_bytes
 from aigc_fast.runtime.memory import footprint, lasting
 
@@ -107,7 +108,7 @@ class Store:
         self.freed = 0
         self._entries: dict[int, _Entry] = {}
         self._calls = itertools.count(1)
-        self._admission = threading.RLock()
+        self._admission = lock(reentrant=True)
 
     def slot_of(self, weight: Tensor, key: Hashable, pointer: int | None = None) -> Slot:
         """The slot of a weight under a key, marked as used; `pointer`: where the weight lies, for who knows it."""
@@ -200,7 +201,7 @@ class Store:
 
 store = Store(byte_setting(KEPT_VARIABLE, machine_bytes() // _SHARE_OF_MACHINE))
 _thread = threading.local()
-_filling = threading.Lock()
+_filling = lock()
 
 
 def _workspace(nbytes: int) -> Tensor:

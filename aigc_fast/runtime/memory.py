@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import mmap
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from aigc_fast.environment import byte_setting
 from aigc_fast.runtime import native
+from aigc_fast.runtime.locks import lock
 
 REUSED_VARIABLE = "AIGC_FAST_REUSED_BYTES"
 # Fewer bytes are mapped faster than they are found again; of more than the most, zeroing huge pages is all it costs.
@@ -50,8 +50,8 @@ class Reuse:
         # By size, that which was asked for last at the end.
         self._known: dict[int, list[torch.UntypedStorage]] = {}
         self._alone = _references([torch.empty(1).untyped_storage()])[1:] if self.cap else (0, 0)
-        # Whoever finds it taken goes on without: a finalizer that runs meanwhile, the child of a fork.
-        self._busy = threading.Lock()
+        # Whoever finds it taken goes on without, as a finalizer that runs meanwhile.
+        self._busy = lock()
 
     def take(self, nbytes: int) -> torch.UntypedStorage | None:
         """A storage of so many bytes that nobody has; whoever takes it adds it again once it is in use."""

@@ -258,6 +258,25 @@ def _slower_of_few_or_strided(input: Tensor, plan: Plan, channels_last: bool, al
     return None
 
 
+def _faster_with_wide_vectors(plan: Plan) -> str:
+    kernel, stride = max(plan.geometry[:3]), max(plan.geometry[3:6])
+    return f"kernel {kernel}, stride {stride}: PyTorch's is faster with wide vectors"
+
+
+def _slower_elsewhere(
+    input: Tensor, plan: Plan, channels_last: bool, algorithm: str, regions: Sequence[Region]
+) -> str | None:
+    """Why PyTorch's forward is preferred in float32 on other makers' processors than Intel's, or None."""
+    *_, groups, transposed = plan.geometry
+    if groups == 1 and (reason := _too_few_channels(input, plan)):
+        return reason
+    if _lies_where_left(input, plan, channels_last, algorithm, regions):
+        return _faster_with_wide_vectors(plan)
+    # In planes of one group no number of phases was too many.
+    bounded = transposed and (groups > 1 or channels_last)
+    return _many_phases(plan, MOST_PHASES_ELSEWHERE) if bounded else None
+
+
 def forward_slower(input: Tensor, weight: Tensor, plan: Plan, algorithm: str) -> str | None:
     """Why PyTorch's forward is preferred for this convolution or transposed convolution, or None.
 
@@ -275,7 +294,9 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, algorithm: str) ->
     if algorithm == "depthwise":
         return _depthwise_slower(input, plan, channels_last)
     regions = _regions_elsewhere(input.dtype, plan)
-    if (groups == 1 or regions is None) and (reason := _too_few_channels(input, plan)):
+    if regions is not None and input.dtype == torch.float32:
+        return _slower_elsewhere(input, plan, channels_last, algorithm, regions)
+    if reason := _too_few_channels(input, plan):
         return reason
     if regions is not None:
         lies_where_left = _lies_where_left(input, plan, channels_last, algorithm, regions)
@@ -284,10 +305,7 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, algorithm: str) ->
             return reason
         lies_where_left = _lies_where_intels_left_it(input, plan, channels_last, algorithm)
     if lies_where_left:
-        return f"kernel {max(kernel)}, stride {max(stride)}: PyTorch's is faster with wide vectors"
-    if regions is not None and input.dtype == torch.float32:
-        few = groups == 1 and not channels_last
-        return None if few or not transposed else _many_phases(plan, MOST_PHASES_ELSEWHERE)
+        return _faster_with_wide_vectors(plan)
     apart = kernel == stride and plan.output_shape[1] <= FEW_CHANNELS
     if transposed and algorithm in _OVER_TAPS and not apart:
         strided = sum(step > 1 for step in stride)

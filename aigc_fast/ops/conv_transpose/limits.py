@@ -175,8 +175,8 @@ LEFT_WIDE_ELSEWHERE = (
     Region(3, None, True, None, _ANY, inputs=_FEW, outputs=range(16, _ENDLESS), positions=range(16384, _ENDLESS)),
     Region(3, False, None, True, range(4, _ENDLESS), inputs=range(2, 9), positions=range(16384, _ENDLESS)),
 )
-# Transposed ones with a stride are left to PyTorch by that table alone up to so many phases, and up to this kernel: 690
-# more of strides 3 to 16 on the same machine, ours takes 3 times PyTorch's speed where it is kept.
+# Transposed ones with a stride up to this kernel are PyTorch's by that table alone, with groups or in channels_last up
+# to so many phases: 690 more of strides 3 to 16 on the same machine, ours takes 3 times PyTorch's speed where kept.
 MOST_PHASES_ELSEWHERE, WIDEST_STRIDED_ELSEWHERE = 64, 32
 # With groups there: 1,651 of 2 to 16 groups. Ours takes 0.79 of PyTorch's speed there in the mean, and 2.2 times it in
 # the others.

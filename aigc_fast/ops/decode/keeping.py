@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
@@ -12,10 +11,11 @@ from aigc_fast.ops.decode.choice import backend_on
 from aigc_fast.ops.decode.cuda import CudaEngine
 from aigc_fast.ops.decode.engine import Engine
 from aigc_fast.ops.decode.spec import Spec
+from aigc_fast.runtime.locks import lock
 
 _ENGINES = {engine.backend: engine for engine in (Engine, CudaEngine)}
 _engines: WeakKeyDictionary[nn.Module, Engine] = WeakKeyDictionary()
-_packing = threading.Lock()
+_packing = lock()
 
 
 def engine_of(
