@@ -272,8 +272,9 @@ def _slower_elsewhere(
         return reason
     if _lies_where_left(input, plan, channels_last, algorithm, regions):
         return _faster_with_wide_vectors(plan)
-    # In planes of one group no number of phases was too many.
-    bounded = transposed and (groups > 1 or channels_last)
+    # In planes of one group no number of phases was too many, nor where each makes pixels of its own for few channels.
+    apart = plan.geometry[:3] == plan.geometry[3:6] and plan.output_shape[1] <= FEW_CHANNELS
+    bounded = transposed and not apart and (groups > 1 or channels_last)
     return _many_phases(plan, MOST_PHASES_ELSEWHERE) if bounded else None
 
 
