@@ -213,17 +213,60 @@ class TestBadInput:
         assert AF.layer_norm(torch.zeros(0, 4), (4,)).shape == (0, 4)
 
 
-@pytest.mark.parametrize("groups", [8, 32])
+@pytest.mark.parametrize("intels", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("groups", [2, 8, 32])
 @pytest.mark.parametrize("activation", ["none", "silu"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_pytorchs_at_once_is_so_by_the_choice(
-    groups: int, activation: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    groups: int,
+    activation: str,
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+    intels: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tuning, "knows", lambda op: False)
-    input = torch.empty(2, 32, 64, 64, dtype=dtype)
+    monkeypatch.setattr(choice, "is_intels", lambda: intels)
+    input = torch.empty(2, 32, 64, 64, dtype=dtype).to(memory_format=layout).requires_grad_()
+    rest = None, None, groups, 1e-5, activation, 0.0
     with torch.no_grad():
         at_once = choice.is_pytorchs_at_once(input, groups, activation)
-    assert at_once == (groups < 32 and activation == "none" and dtype == torch.float32)
-    assert not choice.is_pytorchs_at_once(input, groups, activation), "gradients may be asked for"
-    if at_once:
-        assert choice.group_slower(input, None, None, groups, 1e-5, activation, 0.0) is not None
+    assert at_once or not (groups < 32 and activation == "none" and dtype == torch.float32)
+    assert not at_once or choice.group_slower(input, *rest) is not None
+    if choice.is_pytorchs_at_once(input, groups, activation):
+        assert choice.leave_groups(input, *rest) is not None
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups", "dtype", "layout", "activation", "left", "left_with_gradients"),
+    [
+        ((8, 64, 32, 32), 8, torch.bfloat16, torch.channels_last, "none", False, False),
+        ((8, 64, 32, 32), 4, torch.bfloat16, torch.channels_last, "none", True, True),
+        ((8, 64, 32, 32), 4, torch.bfloat16, torch.channels_last, "silu", False, True),
+        ((8, 64, 32, 32), 16, torch.float32, torch.channels_last, "silu", False, False),
+        ((8, 64, 32, 32), 1, torch.float32, torch.channels_last, "silu", True, True),
+        ((8, 64, 32, 32), 8, torch.float32, torch.contiguous_format, "silu", False, True),
+        ((8, 64, 64, 64), 8, torch.float32, torch.contiguous_format, "silu", False, False),
+        ((8, 64, 32, 32), 8, torch.bfloat16, torch.contiguous_format, "none", False, True),
+        ((4, 64, 32, 32), 8, torch.bfloat16, torch.contiguous_format, "none", True, True),
+        ((32, 128, 8, 8), 128, torch.float32, torch.contiguous_format, "none", False, True),
+        ((32, 128, 9, 9), 128, torch.float32, torch.contiguous_format, "none", False, False),
+    ],
+)
+def test_what_other_makers_processors_leave_to_pytorch(
+    shape: tuple[int, ...],
+    groups: int,
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+    activation: str,
+    left: bool,
+    left_with_gradients: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(choice, "is_intels", lambda: False)
+    monkeypatch.setattr(choice, "has_wide_vectors", lambda: True)
+    input = torch.empty(shape, dtype=dtype, device="meta").to(memory_format=layout)
+    rest = None, None, groups, 1e-5, activation, 0.0
+    assert (choice.group_slower(input, *rest) is not None) == left
+    assert (choice.leave_groups(input, *rest) is not None) == left_with_gradients

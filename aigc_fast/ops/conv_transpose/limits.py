@@ -123,8 +123,8 @@ _LEFT_OF_FEW_ELSEWHERE = (
     Region(3, False, None, False, _ANY, inputs=_FEW, outputs=range(28, _ENDLESS), positions=range(41_473)),
     Region(3, False, None, True, _ANY, inputs=_FEW, positions=range(16_000, _ENDLESS)),
 )
-# Of transposed ones with a stride in channels_last: 1,535 more of strides 2 to 8 on the machine of the table below. Ours
-# takes 0.8 of PyTorch's speed there, all of whole outputs, most of kernels that are a multiple of the stride.
+# Of transposed ones with a stride in channels_last: 1,535 more of strides 2 to 8 on the machine of the table below.
+# Ours takes 0.8 of PyTorch's speed there, all of whole outputs, most of kernels that are a multiple of the stride.
 _LEFT_OF_STRIDED_ELSEWHERE = (
     *(
         Region(dims, True, True, True, _ANY, inputs=range(5), outputs=range(16, _ENDLESS), whole=True)
