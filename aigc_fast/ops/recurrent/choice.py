@@ -10,13 +10,25 @@ from torch import Tensor
 from aigc_fast.ops.recurrent import cpu, cuda
 from aigc_fast.ops.recurrent.limits import (
     FEW_GRADIENT_UNITS,
+    FEW_STEPS_WITH_GATES,
+    FEW_STEPS_WITHOUT_GATES,
     HEAVY_STEP,
     LEAST_GRADIENT_BATCH,
     LIGHT_STEP,
     MANY_GRADIENT_UNITS,
     MOST_ROUNDED_BATCH,
 )
-from aigc_fast.ops.recurrent.sizes import GATES, LAYER_NORM_LSTM, LSTM, Options, Sizes, sizes_of
+from aigc_fast.ops.recurrent.sizes import (
+    GATES,
+    GRU,
+    LAYER_NORM_LSTM,
+    LSTM,
+    RNN_RELU,
+    RNN_TANH,
+    Options,
+    Sizes,
+    sizes_of,
+)
 from aigc_fast.runtime import native
 from aigc_fast.runtime.autocast import has_autocast
 from aigc_fast.runtime.backends import is_automatic
@@ -135,8 +147,13 @@ def _leave_card(
     return f"the tensors are on {input.device}: PyTorch's own kernels compute there"
 
 
-def _leave_gradients(sizes: Sizes) -> Reason:
-    """Why an LSTM that oneDNN has, in float32, is PyTorch's with its gradients, or None."""
+def _leave_gradients(sizes: Sizes, mode: int, packed: bool) -> Reason:
+    """Why a call in float32 is PyTorch's with its gradients, or None."""
+    if mode in (RNN_TANH, RNN_RELU, GRU):
+        few = FEW_STEPS_WITH_GATES if mode == GRU else FEW_STEPS_WITHOUT_GATES
+        return "few steps: PyTorch's call and its gradients cost less" if sizes.steps <= few else None
+    if mode != LSTM or packed or sizes.projected:
+        return None
     has_onednn = torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()
     if not has_onednn or is_intels() or not native.has_wide_vectors() or sizes.batch < LEAST_GRADIENT_BATCH:
         return None
@@ -166,8 +183,7 @@ def leave(
         return missing
     sizes = sizes_of(input, batch_sizes, states, options)
     if input.dtype == torch.float32:
-        is_onednns = options.mode == LSTM and batch_sizes is None and not sizes.projected and gradients
-        return _leave_gradients(sizes) if is_onednns else None
+        return _leave_gradients(sizes, options.mode, batch_sizes is not None) if gradients else None
     if input.dtype != torch.bfloat16 or gradients or not cpu.takes_pairs(input, sizes):
         return f"{input.dtype}: PyTorch's own kernel computes in it"
     if sizes.batch > MOST_ROUNDED_BATCH:
