@@ -281,6 +281,66 @@ def test_weight_gradients_left_to_pytorch_by_other_makers_processors(
 
 
 @pytest.mark.parametrize(
+    ("channels", "side", "kernel", "layout", "left"),
+    [
+        ((32, 32), 16, 3, torch.contiguous_format, False),
+        ((256, 8), 32, 3, torch.contiguous_format, False),
+        ((128, 128), 8, 3, torch.contiguous_format, True),
+        ((64, 32), 32, 3, torch.contiguous_format, True),
+        ((64, 16), 64, 3, torch.contiguous_format, False),
+        ((64, 16), 64, 3, torch.channels_last, True),
+    ],
+)
+def test_weight_gradients_in_bfloat16_left_to_pytorch_by_other_makers_processors(
+    channels: tuple[int, int],
+    side: int,
+    kernel: int,
+    layout: torch.memory_format,
+    left: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native, "level", lambda: "avx512_bf16")
+    large = torch.empty(8, channels[0], side, side, dtype=torch.bfloat16, device="meta").to(memory_format=layout)
+    shape = (channels[1], channels[0], kernel, kernel)
+    plan = make_plan(tuple(large.shape), shape, None, (1, 1), (1, 1), (0, 0), (1, 1), 1, False)
+    small = torch.empty(plan.output_shape, dtype=torch.bfloat16, device="meta").to(memory_format=layout)
+    for room in (choice, precision):
+        monkeypatch.setattr(room, "is_intels", lambda: False)
+    assert (choice.weight_gradient_slower(large, small, plan, "direct") is not None) == left
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups", "transposed", "layout", "left"),
+    [
+        ((2, 32, 16, 16, 16), 1, False, torch.contiguous_format, True),
+        ((2, 32, 16, 16, 16), 1, True, torch.contiguous_format, False),
+        ((2, 32, 16, 16, 16), 4, False, torch.contiguous_format, True),
+        ((2, 8, 20, 20), 1, False, torch.contiguous_format, True),
+        ((2, 32, 20, 20), 4, False, torch.contiguous_format, True),
+        ((2, 36, 20, 20), 4, False, torch.contiguous_format, False),
+    ],
+)
+def test_what_is_pytorchs_in_bfloat16_by_other_makers_processors(
+    shape: tuple[int, ...],
+    groups: int,
+    transposed: bool,
+    layout: torch.memory_format,
+    left: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native, "level", lambda: "avx512_bf16")
+    for room in (choice, precision):
+        monkeypatch.setattr(room, "is_intels", lambda: False)
+    dims = len(shape) - 2
+    input = torch.empty(shape, dtype=torch.bfloat16, device="meta").to(memory_format=layout)
+    size = (shape[1], 32 // groups) if transposed else (32, shape[1] // groups)
+    weight = torch.empty(*size, *(3,) * dims, dtype=torch.bfloat16, device="meta")
+    sizes = (1,) * dims, (1,) * dims, (0,) * dims, (1,) * dims
+    plan = make_plan(shape, tuple(weight.shape), None, *sizes, groups, transposed)
+    assert (choice.forward_slower(input, weight, plan, "direct") is not None) == left
+
+
+@pytest.mark.parametrize(
     ("input", "weight", "groups", "transposed", "light", "light_with_gradients"),
     [
         ((1, 4, 4, 4), (4, 4, 3, 3), 1, False, True, True),

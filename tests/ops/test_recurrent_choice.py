@@ -50,8 +50,15 @@ def test_lstms_of_several_sequences_train_by_onednn_on_other_makers_processors(
 @needs_native
 @pytest.mark.parametrize(
     ("name", "steps", "graded", "left"),
-    [("RNN", 2, True, True), ("RNN", 3, True, False), ("RNN", 1, False, False), ("GRU", 1, True, True)]
-    + [("GRU", 2, True, False), ("GRU", 1, False, False), ("LSTM", 1, True, False)],
+    [
+        ("RNN", 2, True, True),
+        ("RNN", 3, True, False),
+        ("RNN", 1, False, False),
+        ("GRU", 1, True, True),
+        ("GRU", 2, True, False),
+        ("GRU", 1, False, False),
+        ("LSTM", 1, True, False),
+    ],
 )
 def test_few_steps_are_pytorchs_with_their_gradients(name: str, steps: int, graded: bool, left: bool) -> None:
     network, input = getattr(fast_nn, name)(64, 64), torch.randn(steps, 3, 64)

@@ -36,11 +36,16 @@ from aigc_fast.ops.conv_transpose.limits import (
     LIGHT_KERNEL,
     LIGHT_NUMEL,
     LIGHT_PRODUCTS,
+    MANY_ROUNDED_GRADIENT_CHANNELS,
     MOST_PHASES,
     MOST_PHASES_CHANNELS_LAST,
     MOST_PHASES_ELSEWHERE,
     MUCH_OUTSIDE,
+    MUCH_ROUNDED_GRADIENT_WORK,
     ONE_CHANNEL_PIXELS,
+    ROUNDED_GRADIENT_CHANNELS,
+    ROUNDED_GRADIENT_POSITIONS,
+    ROUNDED_GRADIENT_WORK,
     SMALL_MAP,
     SMALL_WORK,
     WIDE_CHANNELS,
@@ -199,7 +204,7 @@ def _regions_elsewhere(dtype: torch.dtype, plan: Plan) -> Sequence[Region] | Non
         widest = WIDEST_STRIDED_ELSEWHERE if transposed and max(plan.geometry[3:6]) > 1 else WIDEST_ELSEWHERE
         return None if kernel > widest else LEFT_GROUPED_ELSEWHERE if groups > 1 else LEFT_WIDE_ELSEWHERE
     in_pairs = dtype == torch.bfloat16 and native.level() == "avx512_bf16" and not _is_of_floats(dtype, plan)
-    return LEFT_PAIRS_ELSEWHERE if in_pairs and groups == 1 and kernel <= WIDEST_ELSEWHERE else None
+    return LEFT_PAIRS_ELSEWHERE if in_pairs and kernel <= WIDEST_ELSEWHERE else None
 
 
 def _lies_where_left(input: Tensor, plan: Plan, channels_last: bool, algorithm: str, regions: Sequence[Region]) -> bool:
@@ -266,7 +271,7 @@ def _faster_with_wide_vectors(plan: Plan) -> str:
 def _slower_elsewhere(
     input: Tensor, plan: Plan, channels_last: bool, algorithm: str, regions: Sequence[Region]
 ) -> str | None:
-    """Why PyTorch's forward is preferred in float32 on other makers' processors than Intel's, or None."""
+    """Why PyTorch's forward is preferred on other makers' processors than Intel's, or None."""
     *_, groups, transposed = plan.geometry
     if groups == 1 and (reason := _too_few_channels(input, plan)):
         return reason
@@ -275,7 +280,8 @@ def _slower_elsewhere(
     # In planes of one group no number of phases was too many, nor where each makes pixels of its own for few channels.
     apart = plan.geometry[:3] == plan.geometry[3:6] and plan.output_shape[1] <= FEW_CHANNELS
     bounded = transposed and not apart and (groups > 1 or channels_last)
-    return _many_phases(plan, MOST_PHASES_ELSEWHERE) if bounded else None
+    reason = _many_phases(plan, MOST_PHASES_ELSEWHERE) if bounded else None
+    return reason or _large_bfloat16(input.dtype, plan, channels_last)
 
 
 def forward_slower(input: Tensor, weight: Tensor, plan: Plan, algorithm: str) -> str | None:
@@ -294,18 +300,11 @@ def forward_slower(input: Tensor, weight: Tensor, plan: Plan, algorithm: str) ->
         return "small: PyTorch's call costs less"
     if algorithm == "depthwise":
         return _depthwise_slower(input, plan, channels_last)
-    regions = _regions_elsewhere(input.dtype, plan)
-    if regions is not None and input.dtype == torch.float32:
+    if (regions := _regions_elsewhere(input.dtype, plan)) is not None:
         return _slower_elsewhere(input, plan, channels_last, algorithm, regions)
-    if reason := _too_few_channels(input, plan):
+    if reason := _too_few_channels(input, plan) or _slower_of_few_or_strided(input, plan, channels_last, algorithm):
         return reason
-    if regions is not None:
-        lies_where_left = _lies_where_left(input, plan, channels_last, algorithm, regions)
-    else:
-        if reason := _slower_of_few_or_strided(input, plan, channels_last, algorithm):
-            return reason
-        lies_where_left = _lies_where_intels_left_it(input, plan, channels_last, algorithm)
-    if lies_where_left:
+    if _lies_where_intels_left_it(input, plan, channels_last, algorithm):
         return _faster_with_wide_vectors(plan)
     apart = kernel == stride and plan.output_shape[1] <= FEW_CHANNELS
     if transposed and algorithm in _OVER_TAPS and not apart:
@@ -350,6 +349,16 @@ def _weight_gradient_wins_elsewhere(large: Tensor, small: Tensor, plan: Plan, ch
     return not (many and kernel <= GRADIENT_SMALL_KERNEL[large.dim() - 3])
 
 
+def _rounded_gradient_wins(large: Tensor, small: Tensor, plan: Plan, channels_last: bool) -> bool:
+    """Whether ours wins in bfloat16 on other makers' processors than Intel's."""
+    work, per_group = plan.multiply_adds, small.shape[1] // plan.geometry[-2]
+    if work < ROUNDED_GRADIENT_WORK or per_group <= ROUNDED_GRADIENT_CHANNELS:
+        return True
+    if prod(large.shape[2:]) * large.shape[0] < ROUNDED_GRADIENT_POSITIONS:
+        return False
+    return work < MUCH_ROUNDED_GRADIENT_WORK or not (channels_last or per_group > MANY_ROUNDED_GRADIENT_CHANNELS)
+
+
 def _weight_gradient_is_as_fast(channels: int, plan: Plan) -> str:
     return f"{channels} channels of the larger map, kernel {plan.geometry[:3]}: PyTorch's weight gradient is as fast"
 
@@ -367,11 +376,12 @@ def weight_gradient_slower(large: Tensor, small: Tensor, plan: Plan, algorithm: 
         return None
     channels_last = memory_format(large, small) != torch.contiguous_format
     channels, pixels = large.shape[1] // plan.geometry[-2], prod(large.shape[2:])
+    if _regions_elsewhere(large.dtype, plan) is not None:
+        wins_elsewhere = _weight_gradient_wins_elsewhere if large.dtype == torch.float32 else _rounded_gradient_wins
+        wins = plan.multiply_adds < SMALL_WORK or wins_elsewhere(large, small, plan, channels_last)
+        return None if wins else _weight_gradient_is_as_fast(channels, plan)
     if not _is_of_floats(large.dtype, plan) and rounds_natively() and not plan.is_matrix:
         return "bfloat16 on a processor that multiplies it: PyTorch's weight gradient does so, ours computes in float32"
-    if large.dtype == torch.float32 and _regions_elsewhere(large.dtype, plan) is not None:
-        wins = plan.multiply_adds < SMALL_WORK or _weight_gradient_wins_elsewhere(large, small, plan, channels_last)
-        return None if wins else _weight_gradient_is_as_fast(channels, plan)
     thin = channels_last and pixels >= WINDOWS_PIXELS and channels < GRADIENT_WINDOW_CHANNELS
     wins = (
         (winograd and not (thin and has_wide_vectors()))

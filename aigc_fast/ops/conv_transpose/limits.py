@@ -228,8 +228,8 @@ LEFT_GROUPED_ELSEWHERE = (
     Region(3, None, False, False, range(4, _ENDLESS), algorithm="direct"),
     Region(3, False, False, True, _ANY, algorithm="winograd"),
 )
-# The same in bfloat16 whose pairs the processor multiplies, in two dimensions: 1,396 on the same machine. Ours takes
-# 0.66 of PyTorch's speed there in the mean, and 2.7 times it in the others.
+# The same in bfloat16 whose pairs the processor multiplies, with groups or without: 2,790 on the same machine. Ours
+# takes 0.7 of PyTorch's speed there in the mean, and 2.5 times it in the others.
 LEFT_PAIRS_ELSEWHERE = (
     Region(2, None, True, False, _ANY, inputs=_SEVERAL, outputs=_SEVERAL, positions=range(4096, _ENDLESS)),
     Region(2, None, True, True, range(3), inputs=_SEVERAL, outputs=_SEVERAL, positions=range(4096, _ENDLESS)),
@@ -239,6 +239,9 @@ LEFT_PAIRS_ELSEWHERE = (
     Region(2, True, True, True, range(4, 7), inputs=_FEW, outputs=range(16, _ENDLESS)),
     # Of kernels 4 and 6 ours takes 0.28 to 0.98 of PyTorch's speed there, of 3, 5 and 7 it is 1.6 to 35 times as fast.
     Region(2, True, True, True, range(4, 7), outputs=range(8, 64), positions=range(4096, _ENDLESS), multiple=True),
+    Region(2, False, False, None, _ANY, inputs=range(9), positions=range(400, _ENDLESS)),
+    Region(3, False, False, None, _ANY),
+    Region(3, None, True, False, _ANY),
 )
 # Weight gradients in float32 there: ours takes 0.55 to 0.93 of PyTorch's speed where the larger map has few channels
 # and, by the layout, contiguous or channels_last, so many positions; and 0.62 to 0.72 where both maps have many
@@ -250,6 +253,11 @@ GRADIENT_MANY_CHANNELS, GRADIENT_FEW_POSITIONS, GRADIENT_SMALL_KERNEL = 128, 204
 # the smaller map; 2.4 times it in the others.
 GROUPED_GRADIENT_POSITIONS = 8192, 4096
 GROUPED_GRADIENT_CHANNELS = 8, 32
+# In bfloat16, which ours makes of floats, with groups or without: 1,620. From so much work on, for more channels of a
+# group in the smaller map than these, ours takes 0.7 of PyTorch's speed at fewer positions than these, and from more
+# work on in channels_last and of many channels; 2.2 times it in the others.
+ROUNDED_GRADIENT_WORK, ROUNDED_GRADIENT_CHANNELS, ROUNDED_GRADIENT_POSITIONS = 1 << 23, 10, 800
+MUCH_ROUNDED_GRADIENT_WORK, MANY_ROUNDED_GRADIENT_CHANNELS = 50_000_000, 28
 # In bfloat16 as products of floats, on the same machine: ours takes 0.4 to 0.95 of PyTorch's speed there, and 2.1 times
 # it in the geometric mean of the others.
 LEFT_BFLOAT16 = (
