@@ -228,3 +228,29 @@ def test_what_is_pytorchs_at_once_is_so_by_the_choice(
     assert at_once == (dtype == torch.float32)
     if at_once:
         assert choice.slower(*tensors, None, "none", 0.0) is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("foreign", [True, False])
+def test_gradients_that_are_pytorchs_are_so_at_once(
+    dtype: torch.dtype, foreign: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "knows", lambda op: False)
+    monkeypatch.setattr(choice, "has_foreign_products", lambda: foreign)
+    tensors = [torch.empty(shape, dtype=dtype) for shape in ((1000, 1024), (2048, 1024))]
+    tensors[1].requires_grad_()
+    assert choice.is_pytorchs_at_once(*tensors) == (choice.leave(*tensors) is not None)
+    assert choice.is_pytorchs_at_once(*tensors) != (foreign and dtype == torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("rows", "inputs", "intels", "left"),
+    [(1024, 63, False, True), (1024, 64, False, False), (1023, 63, False, False), (1024, 63, True, False)],
+)
+def test_few_inputs_of_many_outputs_in_bfloat16_are_pytorchs_by_other_makers_processors(
+    rows: int, inputs: int, intels: bool, left: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "level", lambda: "avx512_bf16")
+    monkeypatch.setattr(choice, "is_intels", lambda: intels)
+    tensors = [torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in ((rows, inputs), (256, inputs))]
+    assert (choice.slower(*tensors, None, "none", 0.0) is not None) == left

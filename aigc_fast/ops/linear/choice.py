@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aigc_fast.ops.linear.limits import (
+    FEW_INPUTS_BFLOAT16,
     FOREIGN_LAYER_PRODUCTS,
     FOREIGN_LAYER_WEIGHT,
     FOREIGN_PRODUCTS,
@@ -17,6 +18,7 @@ from aigc_fast.ops.linear.limits import (
     LEAST_WEIGHT,
     LIGHT_PRODUCTS,
     LIGHT_PRODUCTS_BFLOAT16,
+    MANY_OUTPUTS_BFLOAT16,
     ROWS_OF_LARGE,
     ROWS_OF_OTHERS,
 )
@@ -35,8 +37,12 @@ def is_pytorchs_at_once(input: Tensor, weight: Tensor) -> bool:
     """Whether a call is PyTorch's in any case; the public function asks this first."""
     if is_light(input, weight):
         return True
+    if tuning.knows("linear"):
+        return False
+    if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad) and leave(input, weight) is not None:
+        return True
     rows = input.numel() // (weight.shape[-1] or 1)
-    return input.dtype is torch.float32 and not tuning.knows("linear") and not _floats_win(rows, weight.numel())
+    return input.dtype is torch.float32 and not _floats_win(rows, weight.numel())
 
 
 def _floats_win(rows: int, size: int) -> bool:
@@ -45,6 +51,11 @@ def _floats_win(rows: int, size: int) -> bool:
         return size >= LEAST_WEIGHT or (size >= FOREIGN_WEIGHT and rows * size >= FOREIGN_PRODUCTS)
     taken = rows in ROWS_OF_LARGE if size >= LARGE_WEIGHT else rows in ROWS_OF_OTHERS and size >= LEAST_WEIGHT
     return taken and native.has_wide_vectors()
+
+
+def _few_make_many(input: Tensor, weight: Tensor) -> bool:
+    depth = input.shape[-1]
+    return depth < FEW_INPUTS_BFLOAT16 and input.numel() * weight.shape[0] >= depth * MANY_OUTPUTS_BFLOAT16
 
 
 def has_foreign_products() -> bool:
@@ -64,8 +75,11 @@ def slower(input: Tensor, weight: Tensor, bias: Tensor | None, activation: str, 
     if is_light(input, weight):
         return "small: PyTorch's call costs less"
     if input.dtype == torch.bfloat16:
-        measured = native.level() == "avx512_bf16"
-        return None if measured else f"bfloat16 on {native.level()}: not measured, PyTorch's own"
+        if native.level() != "avx512_bf16":
+            return f"bfloat16 on {native.level()}: not measured, PyTorch's own"
+        if not is_intels() and _few_make_many(input, weight):
+            return f"{input.shape[-1]} inputs of each output: PyTorch's product is faster"
+        return None
     rows, size = prod(input.shape[:-1]), weight.numel()
     if _floats_win(rows, size):
         return None
