@@ -69,22 +69,33 @@ static inline void store(float16* p, vf v) {
 }
 #endif
 
-// The first `count` elements, at most a vector of them, zeros after them.
+// The first `count` elements, at most a vector of them, zeros after them. Nothing beyond them is read or written.
+static inline vf load_up_to(const float* p, int64_t count) { return load_part(p, count); }
 template <class T>
 static inline vf load_up_to(const T* p, int64_t count) {
     if (count >= VF)
         return load(p);
     T padded[VF] = {};
+#if defined(__AVX512BW__) && defined(__AVX512VL__) && AIGC_VECTOR_BYTES == 64
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(padded), _mm256_maskz_loadu_epi16(first_lanes(count), p));
+#else
     __builtin_memcpy(padded, p, static_cast<size_t>(count) * sizeof(T));
+#endif
     return load(padded);
 }
+static inline void store_up_to(float* p, vf v, int64_t count) { store_part(p, v, count); }
 template <class T>
 static inline void store_up_to(T* p, vf v, int64_t count) {
     if (count >= VF)
         return store(p, v);
     T padded[VF];
     store(padded, v);
+#if defined(__AVX512BW__) && defined(__AVX512VL__) && AIGC_VECTOR_BYTES == 64
+    const __m256i whole = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(padded));
+    _mm256_mask_storeu_epi16(p, first_lanes(count), whole);
+#else
     __builtin_memcpy(p, padded, static_cast<size_t>(count) * sizeof(T));
+#endif
 }
 
 // Calls f(first, count) for every whole vector of n elements, then for the rest. Only an inlined f knows that the

@@ -44,19 +44,38 @@ static inline __m256 load_first(const float* p, int64_t count) {
 }
 #endif
 
+#if defined(__AVX512F__) && AIGC_VECTOR_BYTES == 64
+static inline __mmask16 first_lanes(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+#endif
+
 // The same for a vector of the level's width.
 static inline vf load_part(const float* p, int64_t count) {
     if (count >= VF)
         return load(p);
-#if defined(__AVX512F__)
-    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
-#elif AIGC_VECTOR_BYTES == 32
-    return load_first(p, count);
+#if defined(__AVX512F__) && AIGC_VECTOR_BYTES == 64
+    return vf(_mm512_maskz_loadu_ps(first_lanes(count), p));
+#elif defined(__AVX2__) && AIGC_VECTOR_BYTES == 32
+    return vf(load_first(p, count));
 #else
     vf x{};
     for (int64_t i = 0; i < count; ++i)
         x[i] = p[i];
     return x;
+#endif
+}
+
+// The first `count` lanes; nothing beyond them is written.
+static inline void store_part(float* p, vf x, int64_t count) {
+    if (count >= VF)
+        return store(p, x);
+#if defined(__AVX512F__) && AIGC_VECTOR_BYTES == 64
+    _mm512_mask_storeu_ps(p, first_lanes(count), __m512(x));
+#elif defined(__AVX2__) && AIGC_VECTOR_BYTES == 32
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    _mm256_maskstore_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lanes), __m256(x));
+#else
+    for (int64_t i = 0; i < count; ++i)
+        p[i] = x[i];
 #endif
 }
 
