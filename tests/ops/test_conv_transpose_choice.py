@@ -318,6 +318,9 @@ def test_weight_gradients_in_bfloat16_left_to_pytorch_by_other_makers_processors
         ((2, 8, 20, 20), 1, False, torch.contiguous_format, True),
         ((2, 32, 20, 20), 4, False, torch.contiguous_format, True),
         ((2, 36, 20, 20), 4, False, torch.contiguous_format, False),
+        ((2, 36, 22, 22), 4, False, torch.channels_last, False),
+        ((2, 36, 23, 23), 4, False, torch.channels_last, True),
+        ((2, 36, 23, 23), 1, False, torch.channels_last, False),
     ],
 )
 def test_what_is_pytorchs_in_bfloat16_by_other_makers_processors(

@@ -30,6 +30,7 @@ from aigc_fast.ops.conv_transpose.limits import (
     LEAST_GROUP_CHANNELS,
     LEFT_BFLOAT16,
     LEFT_GROUPED_ELSEWHERE,
+    LEFT_GROUPED_PAIRS_ELSEWHERE,
     LEFT_PAIRS_ELSEWHERE,
     LEFT_WIDE,
     LEFT_WIDE_ELSEWHERE,
@@ -204,7 +205,9 @@ def _regions_elsewhere(dtype: torch.dtype, plan: Plan) -> Sequence[Region] | Non
         widest = WIDEST_STRIDED_ELSEWHERE if transposed and max(plan.geometry[3:6]) > 1 else WIDEST_ELSEWHERE
         return None if kernel > widest else LEFT_GROUPED_ELSEWHERE if groups > 1 else LEFT_WIDE_ELSEWHERE
     in_pairs = dtype == torch.bfloat16 and native.level() == "avx512_bf16" and not _is_of_floats(dtype, plan)
-    return LEFT_PAIRS_ELSEWHERE if in_pairs and kernel <= WIDEST_ELSEWHERE else None
+    if not in_pairs or kernel > WIDEST_ELSEWHERE:
+        return None
+    return LEFT_GROUPED_PAIRS_ELSEWHERE if groups > 1 else LEFT_PAIRS_ELSEWHERE
 
 
 def _lies_where_left(input: Tensor, plan: Plan, channels_last: bool, algorithm: str, regions: Sequence[Region]) -> bool:

@@ -243,6 +243,10 @@ LEFT_PAIRS_ELSEWHERE = (
     Region(3, False, False, None, _ANY),
     Region(3, None, True, False, _ANY),
 )
+LEFT_GROUPED_PAIRS_ELSEWHERE = (
+    *LEFT_PAIRS_ELSEWHERE,
+    Region(2, False, True, None, _ANY, positions=range(1000, _ENDLESS)),
+)
 # Weight gradients in float32 there: ours takes 0.55 to 0.93 of PyTorch's speed where the larger map has few channels
 # and, by the layout, contiguous or channels_last, so many positions; and 0.62 to 0.72 where both maps have many
 # channels, at few positions, through kernels so small.
