@@ -15,6 +15,7 @@ import torch
 
 import aigc_fast
 import aigc_fast.functional as AF
+from aigc_fast.ops.conv_transpose import choice as convolution_choice
 from aigc_fast.ops.examples import examples
 from aigc_fast.runtime import backends, native
 from aigc_fast.runtime.backends import BackendError, Choice
@@ -220,7 +221,8 @@ class TestExplain:
         assert "no backend can run this" in str(found)
 
     @needs_native
-    def test_gives_the_reason_of_a_call_of_small_groups(self) -> None:
+    def test_gives_the_reason_of_a_call_of_small_groups(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(convolution_choice, "is_intels", lambda: True)
         found = aigc_fast.explain("conv1d", torch.randn(1, 8, 9), torch.randn(8, 2, 3), groups=4)
         assert found.chosen == "reference"
         assert "2 channels per group" in found.reasons["cpu"]

@@ -223,7 +223,7 @@ LEFT_GROUPED_ELSEWHERE = (
     *(Region(dims, True, False, False, _ANY, outputs=range(8)) for dims in (2, 3)),
     *(Region(dims, True, False, True, _ANY, outputs=range(6)) for dims in (2, 3)),
     *(Region(dims, False, False, None, _ANY, outputs=range(8, 9), positions=range(1024, _ENDLESS)) for dims in (2, 3)),
-    Region(1, True, False, None, _ANY, outputs=range(3)),
+    Region(1, True, False, None, _ANY, outputs=range(3), positions=range(200, _ENDLESS)),
     Region(2, True, True, True, range(2, 3), outputs=range(8, _ENDLESS), positions=range(5184, _ENDLESS)),
     Region(3, None, False, False, range(4, _ENDLESS), algorithm="direct"),
     Region(3, False, False, True, _ANY, algorithm="winograd"),
