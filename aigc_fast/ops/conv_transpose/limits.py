@@ -1,7 +1,8 @@
 """The measured numbers that `choice` uses.
 
 Where nothing else is said, they come from processors with AVX2 whose models were not recorded, with torch 2.13.0;
-other levels inherit them, unmeasured. bench/test_bench_conv_transpose.py and bench/run.py measure them again.
+other levels inherit them, unmeasured. bench/test_bench_conv_transpose.py, bench/run.py and bench/random_shapes.py
+measure them again.
 """
 
 from __future__ import annotations
