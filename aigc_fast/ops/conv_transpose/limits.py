@@ -124,8 +124,9 @@ _LEFT_OF_FEW_ELSEWHERE = (
     Region(3, False, None, False, _ANY, inputs=_FEW, outputs=range(28, _ENDLESS), positions=range(41_473)),
     Region(3, False, None, True, _ANY, inputs=_FEW, positions=range(16_000, _ENDLESS)),
 )
-# Of transposed ones with a stride in channels_last: 1,535 more of strides 2 to 8 on the machine of the table below.
-# Ours takes 0.8 of PyTorch's speed there, all of whole outputs, most of kernels that are a multiple of the stride.
+# Of transposed ones with a stride in channels_last whose outputs are whole, most of kernels that are a multiple of the
+# stride: 1,180 more of strides 2, 4 and 8 on the machine of the table below. Ours takes 1.0 of PyTorch's speed where
+# they are left, and 1.5 times it in the others.
 _LEFT_OF_STRIDED_ELSEWHERE = (
     *(
         Region(dims, True, True, True, _ANY, inputs=range(5), outputs=range(16, _ENDLESS), whole=True)
@@ -229,8 +230,8 @@ LEFT_GROUPED_ELSEWHERE = (
     Region(3, None, False, False, range(4, _ENDLESS), algorithm="direct"),
     Region(3, False, False, True, _ANY, algorithm="winograd"),
 )
-# The same in bfloat16 whose pairs the processor multiplies, with groups or without: 2,790 on the same machine. Ours
-# takes 0.7 of PyTorch's speed there in the mean, and 2.5 times it in the others.
+# The same in bfloat16 whose pairs the processor multiplies, with groups or without: 2,790 on the same machine. Of the
+# last 1,394 ours takes 0.8 of PyTorch's speed there in the mean, and 2.6 times it in the others.
 LEFT_PAIRS_ELSEWHERE = (
     Region(2, None, True, False, _ANY, inputs=_SEVERAL, outputs=_SEVERAL, positions=range(4096, _ENDLESS)),
     Region(2, None, True, True, range(3), inputs=_SEVERAL, outputs=_SEVERAL, positions=range(4096, _ENDLESS)),
@@ -253,13 +254,13 @@ LEFT_GROUPED_PAIRS_ELSEWHERE = (
 # channels, at few positions, through kernels so small.
 GRADIENT_POSITIONS_ELSEWHERE = 40_000, 8192
 GRADIENT_MANY_CHANNELS, GRADIENT_FEW_POSITIONS, GRADIENT_SMALL_KERNEL = 128, 2048, (7, 2, 0)
-# With groups, 1,349 of 2 to 16: 0.6 to 1.0 of PyTorch's speed in planes on two and three axes through one pixel from so
-# many positions on, and in channels_last from so many on, with fewer channels of a group than these in the larger and
-# the smaller map; 2.4 times it in the others.
+# With groups, 1,349 of 2 to 16: 0.94 of PyTorch's speed in planes on two and three axes through one pixel from so many
+# positions on, and in channels_last from so many on, with fewer channels of a group than these in the larger and the
+# smaller map; 2.35 times it in the others.
 GROUPED_GRADIENT_POSITIONS = 8192, 4096
 GROUPED_GRADIENT_CHANNELS = 8, 32
 # In bfloat16, which ours makes of floats, with groups or without: 1,620. From so much work on, for more channels of a
-# group in the smaller map than these, ours takes 0.7 of PyTorch's speed at fewer positions than these, and from more
+# group in the smaller map than these, ours takes 1.0 of PyTorch's speed at fewer positions than these, and from more
 # work on in channels_last and of many channels; 2.2 times it in the others.
 ROUNDED_GRADIENT_WORK, ROUNDED_GRADIENT_CHANNELS, ROUNDED_GRADIENT_POSITIONS = 1 << 23, 10, 800
 MUCH_ROUNDED_GRADIENT_WORK, MANY_ROUNDED_GRADIENT_CHANNELS = 50_000_000, 28

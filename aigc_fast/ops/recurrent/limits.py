@@ -24,9 +24,9 @@ MOST_ROUNDED_BATCH = 1
 LEAST_GRADIENT_BATCH = 8
 FEW_GRADIENT_UNITS, MANY_GRADIENT_UNITS = 128, 1 << 20
 
-# Steps up to which a call with gradients costs more than PyTorch's, which makes a few calls of each step: without gates
-# it takes 0.57 of the time for one step and 0.87 for two, with a GRU's 0.83 for one; for more steps ours takes less,
-# of 8 steps half. The same processor, 1 to 64 sequences, 16 to 512 units.
+# Steps up to which a call with gradients costs more than PyTorch's, which makes a few calls of each step. Without gates
+# PyTorch's takes 0.57 of our time for one step, 0.87 for two and 1.07 for three; with a GRU's 0.83 for one and 1.24 for
+# two. The same processor, 1 to 64 sequences, 16 to 512 units.
 FEW_STEPS_WITHOUT_GATES, FEW_STEPS_WITH_GATES = 2, 1
 
 # A cell's step: multiply-adds below which the call costs more than the kernel, and weights beyond which they do not
